@@ -1,0 +1,162 @@
+"""Message to envelope and back: serialisers, and who sent what.
+
+Understood on the way in, besides unspool's own: the messages of ``uwsgiconf`` (``msg`` and a pickled body) and of
+``uwsgidecorators`` (``ud_spool_func`` and pickled ``args`` and ``kwargs``). What unspool sends, uwsgiconf can read.
+
+The seal of an envelope (see ``wire``) has been verified before anything gets here.
+"""
+
+import json
+import pickle
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from .errors import Damaged, OptionRefused, PayloadRefused
+from .message import Envelope, Message
+from .wire import MAX_VARS
+
+__all__ = ["FCALL", "SERIALIZERS", "TYPE_PREFIX", "UNSUPPORTED", "decode", "encode", "task_label"]
+
+TYPE_PREFIX = "ucfg_"
+FCALL = TYPE_PREFIX + "fcall"
+
+_PICKLE_PROTOCOL = 4  # the newest that every Python which may still drain the queue reads
+_ROOM_FOR_THE_REST = 2048  # of the variables, for all but the message text
+
+
+class _Serializer(NamedTuple):
+    dump: Callable[[Any], bytes]
+    load: Callable[[bytes], Any]
+
+
+SERIALIZERS = {
+    "pickle": _Serializer(lambda value: pickle.dumps(value, _PICKLE_PROTOCOL), pickle.loads),
+    "json": _Serializer(lambda value: json.dumps(value, separators=(",", ":")).encode(), json.loads),
+}
+
+UNSUPPORTED = (ImportError, AttributeError, NotImplementedError)
+"""What decoding raises when this program lacks something that the sender had; a deploy may bring it."""
+
+
+def encode(message: Message) -> Envelope:
+    """The envelope of a message.
+
+    :raises PayloadRefused: if the payload cannot be serialised, naming the argument that cannot.
+    :raises OptionRefused: if there is no such serialiser.
+    """
+    vars: dict[str, bytes] = {}
+    text = message.message.encode()
+    body: dict[str, Any] = {}
+    if len(text) < MAX_VARS - _ROOM_FOR_THE_REST:
+        vars["msg"] = text
+    else:
+        body["msg"] = message.message
+    if message.task is not None:
+        vars["unspool_task"] = message.task.encode()
+    if message.priority is not None:
+        vars["priority"] = b"%d" % message.priority
+    if message.due is not None:
+        vars["at"] = b"%.6f" % message.due
+    if message.serializer != "pickle":
+        vars["unspool_codec"] = message.serializer.encode()
+    if message.payload is not None:
+        body["payload"] = message.payload
+    return Envelope(vars, _serialize(message, body) if body else b"", message.priority, message.due)
+
+
+def decode(envelope: Envelope) -> Message:
+    """The message in an envelope. This unpickles; only ``dispatch`` may call it.
+
+    :raises Damaged: if the body is not what its serialiser wrote.
+    :raises ImportError, AttributeError: if the payload needs a module or class that is not there.
+    """
+    vars = envelope.vars
+    if "ud_spool_func" in vars:
+        return _from_uwsgidecorators(envelope)
+    serializer = vars["unspool_codec"].decode("utf-8", "replace") if "unspool_codec" in vars else "pickle"
+    body = _deserialize(serializer, envelope.body) if envelope.body else {}
+    if "msg" not in vars and not (isinstance(body, dict) and "msg" in body):
+        return Message("", {**vars, "body": envelope.body}, None, envelope.priority, envelope.due)
+    if not isinstance(body, dict):
+        raise Damaged(f"the body holds a {type(body).__name__}, where a task's holds a dict")
+    text = vars["msg"].decode("utf-8", "replace") if "msg" in vars else str(body["msg"])
+    payload = body.get("payload")
+    task = vars["unspool_task"].decode("utf-8", "replace") if "unspool_task" in vars else None
+    if text == FCALL:
+        payload = _call(payload, task)
+        task = payload["func"]
+    return Message(text, payload, task, envelope.priority, envelope.due, serializer)
+
+
+def task_label(vars: Mapping[str, bytes]) -> str:
+    """What to call a task in listings and logs, from its variables alone: nothing is decoded."""
+    for key in ("unspool_task", "ud_spool_func", "msg"):
+        if key in vars:
+            return vars[key][:200].decode("utf-8", "replace").removeprefix(TYPE_PREFIX)
+    return "?"
+
+
+def _call(payload: Any, task: str | None) -> dict[str, Any]:
+    match payload:
+        case {"func": str(func), "arg": list() | tuple() as args, "kwg": dict() as kwargs}:
+            return {**payload, "func": task or func, "arg": tuple(args), "kwg": kwargs}
+    raise Damaged("a function call without a function, arguments and keyword arguments")
+
+
+def _from_uwsgidecorators(envelope: Envelope) -> Message:
+    vars = envelope.vars
+    if "args" in vars:
+        args, kwargs = (_deserialize("pickle", vars.get(key, b"")) for key in ("args", "kwargs"))
+    else:  # its functions then take the message itself, decoded where it can be, with all that uWSGI adds
+        given = {key: _text(value) for key, value in vars.items()}
+        if envelope.body:
+            given["body"] = _text(envelope.body)
+        args, kwargs = (given,), {}
+    func = vars["ud_spool_func"].decode("utf-8", "replace")
+    returns = vars.get("ud_spool_ret", b"").decode("ascii", "replace") or "own"
+    payload = _call({"func": func, "arg": args, "kwg": kwargs, "returns": returns}, None)
+    return Message(FCALL, payload, func, envelope.priority, envelope.due)
+
+
+def _text(value: bytes) -> str | bytes:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value
+
+
+def _serialize(message: Message, body: dict[str, Any]) -> bytes:
+    if message.serializer not in SERIALIZERS:
+        raise OptionRefused(f"serializer is {message.serializer!r}; there are {', '.join(SERIALIZERS)}")
+    dump = SERIALIZERS[message.serializer].dump
+    try:
+        return dump(body)
+    except Exception as error:
+        # A serialiser runs the caller's __reduce__ and the like, so it may raise anything.
+        raise PayloadRefused(
+            f"{_culprit(message, dump)} cannot be sent with {message.serializer}: {error}. "
+            "Pass what another process can rebuild: a name, a path, an id, plain data."
+        ) from error
+
+
+def _culprit(message: Message, dump: Callable[[Any], bytes]) -> str:
+    if message.message == FCALL:
+        arguments = [(f"argument {at}", value) for at, value in enumerate(message.payload["arg"], 1)]
+        arguments += [(f"argument {name!r}", value) for name, value in message.payload["kwg"].items()]
+        for name, value in arguments:
+            try:
+                dump(value)
+            except Exception:  # noqa: BLE001  the caller's own pickling code; which error does not matter here
+                return f"{name} of {message.task} (a {type(value).__name__})"
+    return f"the payload (a {type(message.payload).__name__})"
+
+
+def _deserialize(serializer: str, data: bytes) -> Any:
+    if serializer not in SERIALIZERS:
+        raise Damaged(f"written by a serialiser that is not known here: {serializer[:40]!r}")
+    try:
+        return SERIALIZERS[serializer].load(data)
+    except UNSUPPORTED:
+        raise
+    except Exception as error:
+        raise Damaged(f"the {serializer} body cannot be read: {type(error).__name__}: {error}") from error

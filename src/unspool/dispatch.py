@@ -1,0 +1,126 @@
+"""From a claim to an outcome: find the task, run it, read its verdict. No I/O but the task's own.
+
+::
+
+    Claim --prepare--> Call --run--> result or exception --conclude--> Outcome(verdict, disposition)
+              |
+              +------> Outcome   (damaged, unknown, or out of crashes: there is nothing to run)
+
+``run`` gives a coroutine for ``async def`` functions; whoever runs the event loop awaits it and then concludes. That is the only
+difference between the two.
+"""
+
+import random as _random
+import traceback
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from . import codec
+from .errors import Damaged, NoHandler, TaskTimeout
+from .message import Ack, Bury, Claim, Disposition, Outcome, Retry, Verdict
+from .results import ResultRescheduled, ResultSkipped, TaskResult
+from .retry import MAX_CRASHES, RetryPolicy, next_attempt
+from .tasks import SpoolerTask, TaskOptions, spooler_task_types
+
+__all__ = ["Call", "conclude", "prepare", "run"]
+
+_ERROR_SIZE = 16_000  # characters of a traceback that are kept; its end tells most
+_DEFAULT_RETRY = RetryPolicy()
+_YOUNG_RETRY = 5.0  # seconds after which an unreadable foreign file is looked at once more
+
+
+class Call(NamedTuple):
+    """A task that is ready to run, with what governs the run."""
+
+    task: SpoolerTask
+    options: TaskOptions
+
+
+def prepare(claim: Claim, now: float, random: Callable[[], float] = _random.random) -> Call | Outcome:
+    """The task of a claim, or the outcome of one that must not or cannot run.
+
+    :param now: unix seconds.
+    """
+    if claim.crashes >= MAX_CRASHES:
+        return Outcome(Verdict.DEAD, Bury(reason := f"killed its worker {claim.crashes} times"), reason)
+    try:
+        message = codec.decode(claim.envelope)
+        task = _task_type(message.message)(_name(claim), message.message, message.payload)
+        return Call(task, task.run_options())
+    except Damaged as error:
+        if not claim.envelope.sealed and claim.attempts == 1:
+            # Without a seal, a file that another program is still copying in looks just like this.
+            return Outcome(Verdict.RESCHEDULED, Retry(now + _YOUNG_RETRY), str(error))
+        return Outcome(Verdict.CORRUPT, Bury(str(error), corrupt=True), str(error))
+    except (NoHandler, *codec.UNSUPPORTED) as error:
+        reason = str(error) if isinstance(error, NoHandler) else f"{type(error).__name__}: {error}"
+        return _again(Verdict.RESCHEDULED, claim, _DEFAULT_RETRY, now, random, reason)
+
+
+def run(call: Call) -> Any:
+    """The task's own work: its result, or for ``async def`` functions a coroutine."""
+    return call.task.process()
+
+
+def conclude(
+    call: Call,
+    claim: Claim,
+    result: Any,
+    exception: BaseException | None,
+    now: float,
+    random: Callable[[], float] = _random.random,
+) -> Outcome:
+    """What the result or exception of a run means.
+
+    :param now: unix seconds.
+    """
+    if exception is None and isinstance(result, TaskResult):
+        exception = result.exception
+    elif exception is not None:
+        result = ResultRescheduled(exception=exception)
+    elif result is None:
+        result = ResultSkipped()
+
+    if isinstance(result, ResultRescheduled):
+        verdict = Verdict.TIMEOUT if isinstance(exception, TaskTimeout) else Verdict.RESCHEDULED
+        reason = _describe(exception) if exception else "the task asked to be rescheduled"
+        return _again(verdict, claim, call.options.retry, now, random, reason)
+    if isinstance(result, ResultSkipped):
+        if call.options.release_skipped:
+            return _again(Verdict.SKIPPED, claim, call.options.retry, now, random, "left for another handler")
+        return _ACK_SKIPPED if exception is None else Outcome(Verdict.SKIPPED, Ack(), _describe(exception))
+    return _ACK_PROCESSED if exception is None else Outcome(Verdict.PROCESSED, Ack(), _describe(exception))
+
+
+_ACK_PROCESSED = Outcome(Verdict.PROCESSED, Ack())
+_ACK_SKIPPED = Outcome(Verdict.SKIPPED, Ack())
+
+
+def _again(
+    verdict: Verdict, claim: Claim, policy: RetryPolicy, now: float, random: Callable[[], float], reason: str
+) -> Outcome:
+    at = next_attempt(policy, claim.attempts, now, random)
+    disposition: Disposition = Retry(at) if at is not None else Bury(_last_line(reason))
+    return Outcome(verdict if at is not None else Verdict.DEAD, disposition, reason)
+
+
+def _task_type(text: str) -> type[SpoolerTask]:
+    if not text:
+        raise NoHandler("a message of a program's own uwsgi.spool(); this program has no handler for it")
+    type_id = text.removeprefix(codec.TYPE_PREFIX)
+    found = spooler_task_types.get(type_id)
+    if found is None and type_id != text:
+        raise NoHandler(f"no task type {type_id[:200]!r} in this program; was it renamed, or is its module not imported?")
+    return found or SpoolerTask
+
+
+def _name(claim: Claim) -> str:
+    return claim.id.rpartition("/")[2]
+
+
+def _describe(exception: BaseException) -> str:
+    return "".join(traceback.format_exception(exception))[-_ERROR_SIZE:].strip()
+
+
+def _last_line(text: str) -> str:
+    return text.rpartition("\n")[2]

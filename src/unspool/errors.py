@@ -1,0 +1,89 @@
+"""Everything unspool raises, in one tree.
+
+::
+
+    UnspoolError
+    ├── ConfigurationError      settings that cannot be used             (command line: status 2)
+    │   ├── NoSpooler           no spooler is configured, or not this one
+    │   └── AppError            the application could not be imported
+    ├── SpoolerUnusable         the place itself: missing, not ours, not writable, full   (status 3)
+    ├── Refused                 what the caller gave; nothing was sent
+    │   ├── FunctionRefused     a lambda, a local function, a wrong option at decoration
+    │   ├── PayloadRefused      arguments that the serialiser cannot take
+    │   └── OptionRefused       a priority, delay, period or the like that is no such thing
+    ├── Damaged                 bytes that are not a task, or not the task that was sent
+    ├── NoHandler               a task whose function or type this program does not know
+    ├── TaskBusy                an operation on a task that is running just now
+    └── TaskTimeout             raised inside a task that overran its time limit
+"""
+
+__all__ = [
+    "AppError",
+    "ConfigurationError",
+    "Damaged",
+    "FunctionRefused",
+    "NoHandler",
+    "NoSpooler",
+    "OptionRefused",
+    "PayloadRefused",
+    "Refused",
+    "SpoolerUnusable",
+    "TaskBusy",
+    "TaskTimeout",
+    "UnspoolError",
+]
+
+
+class UnspoolError(Exception):
+    """The root of all errors of this package."""
+
+
+class ConfigurationError(UnspoolError, ValueError):
+    """Settings that cannot be used."""
+
+
+class NoSpooler(ConfigurationError):
+    """No spooler is configured, or none of that name."""
+
+
+class AppError(ConfigurationError):
+    """The application of a worker could not be imported."""
+
+
+class SpoolerUnusable(UnspoolError, OSError):
+    """A spooler's place cannot be used: not a directory, not writable, open to others, full."""
+
+
+class Refused(UnspoolError):
+    """What the caller gave was refused; nothing was sent."""
+
+
+class FunctionRefused(Refused, TypeError):
+    """A function that no other process could find, such as a lambda or a local function."""
+
+
+class PayloadRefused(Refused, TypeError):
+    """Arguments or a payload that the task's serialiser cannot take."""
+
+
+class OptionRefused(Refused, ValueError):
+    """An option whose value is not one it can have."""
+
+
+class Damaged(UnspoolError, ValueError):
+    """Bytes that are not a task, or not the task that was sent."""
+
+
+class NoHandler(UnspoolError, LookupError):
+    """A task whose function or type this program does not know."""
+
+
+class TaskBusy(UnspoolError):
+    """The task is running just now, so it was left alone."""
+
+
+class TaskTimeout(BaseException):
+    """Raised inside a task that overran its time limit.
+
+    Not an ``Exception``: a task's own ``except Exception`` must not swallow it.
+    """

@@ -1,0 +1,174 @@
+"""The data that travels between the parts: frozen, and without any I/O."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+__all__ = [
+    "Ack",
+    "Bury",
+    "Claim",
+    "Disposition",
+    "Entry",
+    "Envelope",
+    "Message",
+    "Outcome",
+    "Record",
+    "Refusal",
+    "RefusalKind",
+    "Release",
+    "Retry",
+    "State",
+    "Verdict",
+]
+
+
+class State(StrEnum):
+    """Where a task stands."""
+
+    READY = "ready"
+    DEFERRED = "deferred"
+    RUNNING = "running"
+    DEAD = "dead"
+    CORRUPT = "corrupt"
+
+
+class Verdict(StrEnum):
+    """How one run of a task ended."""
+
+    PROCESSED = "processed"
+    SKIPPED = "skipped"
+    RESCHEDULED = "rescheduled"
+    TIMEOUT = "timeout"
+    CRASHED = "crashed"
+    DEAD = "dead"
+    CORRUPT = "corrupt"
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What a caller sends.
+
+    :param message: the text that names the handler: ``ucfg_<type id>`` or any other.
+    :param payload: any object that ``serializer`` takes.
+    :param task: for function calls the function, ``module:qualname``.
+    :param priority: 0 or more, smaller runs first; None runs after all numbers.
+    :param due: unix seconds before which it must not run; None for at once.
+    :param serializer: ``pickle`` or ``json``.
+    """
+
+    message: str
+    payload: Any = None
+    task: str | None = None
+    priority: int | None = None
+    due: float | None = None
+    serializer: str = "pickle"
+
+
+class Envelope(NamedTuple):
+    """A message as it travels: uWSGI's variables and a body; priority and due time decide when it runs."""
+
+    vars: Mapping[str, bytes]
+    body: bytes
+    priority: int | None
+    due: float | None
+    sealed: bool = True
+    """Whether it carried a checksum or signature, and that matched. Other programs' tasks carry none."""
+
+
+class Claim(NamedTuple):
+    """A task taken for execution.
+
+    ``attempts`` counts this run; ``crashes`` counts the earlier ones that took their worker with them. ``token`` is the
+    backend's own.
+    """
+
+    id: str
+    ref: str
+    envelope: Envelope
+    attempts: int
+    crashes: int
+    token: Any = None
+
+
+class RefusalKind(StrEnum):
+    """Why a ref could not be claimed. All of these are everyday events where several workers share a queue."""
+
+    GONE = "gone"
+    BUSY = "busy"
+    EARLY = "early"
+    UNUSABLE = "unusable"
+    CORRUPT = "corrupt"
+
+
+class Refusal(NamedTuple):
+    """The answer to a claim that was not granted; ``until`` (unix seconds) is when asking again may help."""
+
+    kind: RefusalKind
+    until: float | None = None
+    detail: str = ""
+
+
+class Ack(NamedTuple):
+    """Done: the task leaves the queue."""
+
+
+class Retry(NamedTuple):
+    """Run it again, not before ``at`` (unix seconds)."""
+
+    at: float
+
+
+class Release(NamedTuple):
+    """It was not begun: put it back as it was, this attempt not counted."""
+
+
+class Bury(NamedTuple):
+    """Set it aside, with a reason for a person to read."""
+
+    reason: str
+    corrupt: bool = False
+
+
+Disposition = Ack | Retry | Release | Bury
+
+
+class Outcome(NamedTuple):
+    """What a run came to, and what the store must now do about it."""
+
+    verdict: Verdict
+    disposition: Disposition
+    error: str = ""
+    """The traceback or reason, empty where all went well."""
+
+
+class Record(NamedTuple):
+    """One line of history: one run of one task. Times in unix seconds, durations in seconds."""
+
+    id: str
+    task: str
+    verdict: str
+    attempt: int
+    started: float
+    duration: float
+    pid: int
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A waiting, running or set-aside task, as a listing shows it.
+
+    ``due`` in unix seconds; ``size`` in bytes; ``reason`` for those set aside or never run.
+    """
+
+    id: str
+    state: State
+    spooler: str
+    task: str
+    priority: int | None
+    due: float
+    attempts: int
+    size: int
+    reason: str = ""

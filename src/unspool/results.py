@@ -1,0 +1,42 @@
+"""A task's verdict on itself: what ``process()`` and task functions may return."""
+
+from typing import Any
+
+__all__ = ["ResultProcessed", "ResultRescheduled", "ResultSkipped", "TaskResult"]
+
+
+class TaskResult:
+    """Represents a task processing result.
+
+    :param result: anything worth keeping of what the task found.
+    :param exception: why, where the verdict stems from an error.
+    """
+
+    code_uwsgi: int | None = None
+    """What uWSGI is told (``core/spooler.c``: -2 done, -1 again, 0 not mine). Skipped tells uWSGI *done*: told
+    *not mine* it would offer the task again at every scan, for ever."""
+
+    def __init__(self, result: Any = None, *, exception: BaseException | None = None) -> None:
+        self.result = result
+        self.exception = exception
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(result={self.result!r}, exception={self.exception!r})"
+
+
+class ResultProcessed(TaskResult):
+    """Treat task as processed."""
+
+    code_uwsgi = -2
+
+
+class ResultSkipped(TaskResult):
+    """Treat task as skipped (ignored)."""
+
+    code_uwsgi = -2
+
+
+class ResultRescheduled(TaskResult):
+    """Treat task as rescheduled (being due to retry)."""
+
+    code_uwsgi = -1

@@ -1,0 +1,310 @@
+"""What can be run: task types, task functions, and the registries in which a worker finds them."""
+
+import functools
+import inspect
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any, ClassVar, Generic, ParamSpec, TypeVar
+
+from .codec import FCALL, SERIALIZERS
+from .errors import FunctionRefused, NoHandler, OptionRefused
+from .message import Message
+from .results import ResultProcessed, ResultRescheduled, ResultSkipped, TaskResult
+from .retry import RetryPolicy
+
+__all__ = [
+    "FunctionTask",
+    "SpoolerFunctionCallTask",
+    "SpoolerTask",
+    "TaskOptions",
+    "check_priority",
+    "find_function",
+    "spooler_task_types",
+    "to_due",
+]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Postpone = timedelta | datetime | None
+Send = Callable[[list[Message], Any], list[str]]
+"""Sends messages to a spooler (a name, a Spooler or None for the default); the decorator brings it along."""
+
+spooler_task_types: dict[str, type["SpoolerTask"]] = {}
+"""Known task types handlers will store here runtime.
+
+SpoolerTask heirs are automatically registered in runtime by SpoolerTask.__init_subclass__.
+"""
+
+_LATEST = 13_569_465_600.0  # the year 2400; ext4's times end in 2446
+
+_functions: dict[str, "FunctionTask[Any, Any]"] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class TaskOptions:
+    """How a kind of task is sent and run.
+
+    :param priority: a number, 0 or more; smaller runs first. None runs after all numbers.
+    :param postpone: a timedelta from the call, or a datetime (aware as it says, naive as local time).
+    :param retry: how often and how soon it runs again after a failure.
+    :param timeout: seconds a run may take; None for no limit.
+    :param serializer: ``pickle`` or ``json``.
+    :param release_skipped: True if ``None`` means that another handler must take the task: it is then offered again
+        with the back-off and the limit of a failed one, instead of ending as skipped.
+    :raises OptionRefused: when a value is not one the option can have.
+    """
+
+    priority: int | None = None
+    postpone: Postpone = None
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    timeout: float | None = None
+    serializer: str = "pickle"
+    release_skipped: bool = False
+
+    def __post_init__(self) -> None:
+        check_priority(self.priority)
+        to_due(self.postpone, 0.0)
+        if self.serializer not in SERIALIZERS:
+            raise OptionRefused(f"serializer is {self.serializer!r}; there are {', '.join(SERIALIZERS)}")
+        limit = self.timeout
+        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int | float) or not limit > 0):
+            raise OptionRefused(f"timeout is {limit!r}; it must be a number of seconds above 0, or None")
+
+
+class SpoolerTask:
+    """Consolidates information for a spooler task.
+
+    :param name: the task's name: on a directory its file's.
+    :param message: the text it was sent with.
+    :param payload: the object it was sent with, or None.
+
+    An heir with a ``type_id`` of its own handles the messages ``ucfg_<type_id>`` and ``<type_id>``.
+    """
+
+    __slots__ = ("message", "name", "payload")
+
+    type_id: ClassVar[str] = ""
+    options: ClassVar[TaskOptions] = TaskOptions()
+    """How tasks of this type are retried and limited."""
+
+    mark_processed = ResultProcessed
+    mark_skipped = ResultSkipped
+    mark_rescheduled = ResultRescheduled
+
+    def __init__(self, name: str, message: str, payload: Any) -> None:
+        self.name = name
+        self.message = message
+        self.payload = payload
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.type_id:
+            spooler_task_types[cls.type_id] = cls
+
+    def process(self) -> TaskResult | bool | None:
+        """Processes the task.
+
+        Supported results:
+            * `None` - mark as ignored (skipped)
+            * TaskResult - result type logic
+            * exception - mark to retry
+            * other - mark as processed
+        """
+        return True
+
+    def run_options(self) -> TaskOptions:
+        """The options that this task is retried and limited by."""
+        return type(self).options
+
+
+class SpoolerFunctionCallTask(SpoolerTask):
+    """Function call type. Allows delegating function calls to spoolers."""
+
+    __slots__ = ()
+
+    type_id = "fcall"
+
+    def process(self) -> Any:
+        """Calls the function.
+
+        Supported results are those of :meth:`SpoolerTask.process`; for an ``async def`` function, a coroutine that
+        gives one of them.
+
+        :raises NoHandler: if this program has no such function.
+        """
+        payload = self.payload
+        result = find_function(payload["func"]).call_local(*payload["arg"], **payload["kwg"])
+        if "returns" in payload:
+            return _uwsgi_verdict(payload["returns"], result)
+        return result
+
+    def run_options(self) -> TaskOptions:
+        return find_function(self.payload["func"]).options
+
+
+class FunctionTask(Generic[P, R]):
+    """A function that runs later: called, it spools and returns the task's id. Made by ``Spooler.task``.
+
+    It keeps the name, docstring and signature of the original.
+    """
+
+    def __init__(self, func: Callable[P, R], options: TaskOptions, send: Send, spooler: Any = None) -> None:
+        self.name = _wire_name(func)
+        self.options = options
+        self.spooler = spooler
+        self._send = send
+        self._func = func
+        self.__doc__ = func.__doc__
+        functools.update_wrapper(self, func)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> str:
+        """Spools the call and returns the task's id: on a directory the absolute path of its file.
+
+        :raises PayloadRefused: if an argument cannot be serialised.
+        :raises NoSpooler: if no spooler is configured.
+        :raises SpoolerUnusable: if the spooler cannot take it; then nothing was sent.
+        """
+        return self._send([self.message(*args, **kwargs)], self.spooler)[0]
+
+    enqueue = __call__
+
+    def enqueue_many(self, calls: Iterable[Any]) -> list[str]:
+        """Spools many calls, sharing their syncs, and returns their ids in order.
+
+        :param calls: for each call a tuple or list of arguments, a mapping of keyword arguments, or one plain argument.
+        :raises PayloadRefused: before anything is sent.
+        """
+        return self._send([self._message_of(call) for call in calls], self.spooler)
+
+    def call_local(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Calls the original here and now."""
+        return self._func(*args, **kwargs)
+
+    def message(self, *args: P.args, **kwargs: P.kwargs) -> Message:
+        """The message that a call would send, for ``Spooler.send_many``."""
+        options = self.options
+        due = None if options.postpone is None else to_due(options.postpone)
+        payload = {
+            "spooler": None,
+            "priority": options.priority,
+            "postpone": None,
+            "func": self._func.__name__,  # bare, for uwsgiconf; unspool looks at the message's task
+            "arg": args,
+            "kwg": kwargs,
+        }
+        return Message(FCALL, payload, self.name, options.priority, due, options.serializer)
+
+    def using(self, **changes: Any) -> "FunctionTask[P, R]":
+        """The same task with other options: ``priority``, ``postpone``, ``spooler``, ``serializer``.
+
+        :raises OptionRefused: if a value is not one the option can have.
+        """
+        spooler = changes.pop("spooler", self.spooler)
+        unknown = changes.keys() - {"priority", "postpone", "serializer"}
+        if unknown:
+            raise OptionRefused(
+                f"using() takes priority, postpone, spooler and serializer, not {', '.join(sorted(unknown))}; "
+                "what governs the run is set where the task is defined"
+            )
+        return FunctionTask(self._func, replace(self.options, **changes), self._send, spooler)
+
+    def register(self) -> "FunctionTask[P, R]":
+        """Makes the function known to workers of this program."""
+        _functions[self.name] = self
+        _functions[self._func.__name__] = self  # other programs' tasks name the bare function
+        return self
+
+    def _message_of(self, call: Any) -> Message:
+        anything: Callable[..., Message] = self.message
+        if isinstance(call, Mapping):
+            return anything(**call)
+        if isinstance(call, list | tuple):
+            return anything(*call)
+        return anything(call)
+
+    def __repr__(self) -> str:
+        return f"<task {self.name}>"
+
+
+def find_function(name: str) -> FunctionTask[Any, Any]:
+    """The task function of a name from the wire.
+
+    :raises NoHandler: if this program has none.
+    """
+    try:
+        return _functions[name]
+    except KeyError:
+        raise NoHandler(f"no task function {name!r} in this program; was it renamed, or is its module not imported?") from None
+
+
+def check_priority(priority: object) -> None:
+    """Refuses what is not a priority.
+
+    :raises OptionRefused: unless it is None or a whole number from 0 to 999,999,999.
+    """
+    if priority is None:
+        return
+    if isinstance(priority, bool) or not isinstance(priority, int) or not 0 <= priority < 10**9:
+        raise OptionRefused(f"priority is {priority!r}; it must be a whole number from 0 to 999999999, or None")
+
+
+def to_due(postpone: object, now: float | None = None) -> float | None:
+    """The due time (unix seconds) that ``postpone`` stands for, or None if that is not in the future.
+
+    :param postpone: a timedelta, an aware datetime, a naive datetime (taken as local time), or None.
+    :raises OptionRefused: if it is none of these, or beyond the times that files can carry.
+    """
+    if postpone is None:
+        return None
+    now = time.time() if now is None else now
+    if isinstance(postpone, datetime):
+        try:
+            due = postpone.timestamp()
+        except (OverflowError, OSError, ValueError) as error:
+            raise OptionRefused(f"postpone is {postpone!r}, which is no time on this system: {error}") from error
+    elif isinstance(postpone, timedelta):
+        due = now + postpone.total_seconds()
+    else:
+        raise OptionRefused(f"postpone is {postpone!r}; it must be a timedelta, a datetime or None")
+    if due >= _LATEST:
+        raise OptionRefused(f"postpone is {postpone!r}, which is further ahead than a file's time can say")
+    return due if due > now else None
+
+
+def _wire_name(func: Callable[..., Any]) -> str:
+    """``module:qualname``; a script's functions are named by the file, as its worker will import it.
+
+    :raises FunctionRefused: if a worker could not find the function by its name.
+    """
+    qualname = getattr(func, "__qualname__", None)
+    if not callable(func) or not inspect.isroutine(func) or qualname is None:
+        raise FunctionRefused(f"{func!r} is not a function; decorate one that is defined with def or async def")
+    if "<lambda>" in qualname or "<locals>" in qualname:
+        kind = "a lambda" if "<lambda>" in qualname else "defined inside another function"
+        raise FunctionRefused(f"{qualname} is {kind}, so no worker could find it; define it at the top of a module")
+    module = func.__module__
+    if module == "__main__":
+        main = sys.modules["__main__"]
+        spec = getattr(main, "__spec__", None)
+        path = getattr(main, "__file__", None)
+        if spec is not None:
+            module = spec.name
+        elif path:
+            module = os.path.splitext(os.path.basename(path))[0]
+    return f"{module}:{qualname}"
+
+
+def _uwsgi_verdict(returns: str, result: Any) -> TaskResult:
+    """What a function of uwsgidecorators meant: ``@spool`` and ``@spoolforever`` fix it, ``@spoolraw`` returns it."""
+    code = returns if returns != "own" else str(result)
+    match code:
+        case "-2":
+            return ResultProcessed(result)
+        case "0":
+            return ResultSkipped(result)
+        case _:
+            return ResultRescheduled(result)
