@@ -4,10 +4,8 @@ import functools
 import inspect
 import os
 import sys
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
 from typing import Any, ClassVar, Generic, ParamSpec, TypeVar
 
 from .codec import FCALL, SERIALIZERS
@@ -15,21 +13,19 @@ from .errors import FunctionRefused, NoHandler, OptionRefused
 from .message import Message
 from .results import ResultProcessed, ResultRescheduled, ResultSkipped, TaskResult
 from .retry import RetryPolicy
+from .schedule import Postpone, check_priority, to_due
 
 __all__ = [
     "FunctionTask",
     "SpoolerFunctionCallTask",
     "SpoolerTask",
     "TaskOptions",
-    "check_priority",
     "find_function",
     "spooler_task_types",
-    "to_due",
 ]
 
 P = ParamSpec("P")
 R = TypeVar("R")
-Postpone = timedelta | datetime | None
 Send = Callable[[list[Message], Any], list[str]]
 """Sends messages to a spooler (a name, a Spooler or None for the default); the decorator brings it along."""
 
@@ -38,8 +34,6 @@ spooler_task_types: dict[str, type["SpoolerTask"]] = {}
 
 SpoolerTask heirs are automatically registered in runtime by SpoolerTask.__init_subclass__.
 """
-
-_LATEST = 13_569_465_600.0  # the year 2400; ext4's times end in 2446
 
 _functions: dict[str, "FunctionTask[Any, Any]"] = {}
 
@@ -239,40 +233,6 @@ def find_function(name: str) -> FunctionTask[Any, Any]:
         return _functions[name]
     except KeyError:
         raise NoHandler(f"no task function {name!r} in this program; was it renamed, or is its module not imported?") from None
-
-
-def check_priority(priority: object) -> None:
-    """Refuses what is not a priority.
-
-    :raises OptionRefused: unless it is None or a whole number from 0 to 999,999,999.
-    """
-    if priority is None:
-        return
-    if isinstance(priority, bool) or not isinstance(priority, int) or not 0 <= priority < 10**9:
-        raise OptionRefused(f"priority is {priority!r}; it must be a whole number from 0 to 999999999, or None")
-
-
-def to_due(postpone: object, now: float | None = None) -> float | None:
-    """The due time (unix seconds) that ``postpone`` stands for, or None if that is not in the future.
-
-    :param postpone: a timedelta, an aware datetime, a naive datetime (taken as local time), or None.
-    :raises OptionRefused: if it is none of these, or beyond the times that files can carry.
-    """
-    if postpone is None:
-        return None
-    now = time.time() if now is None else now
-    if isinstance(postpone, datetime):
-        try:
-            due = postpone.timestamp()
-        except (OverflowError, OSError, ValueError) as error:
-            raise OptionRefused(f"postpone is {postpone!r}, which is no time on this system: {error}") from error
-    elif isinstance(postpone, timedelta):
-        due = now + postpone.total_seconds()
-    else:
-        raise OptionRefused(f"postpone is {postpone!r}; it must be a timedelta, a datetime or None")
-    if due >= _LATEST:
-        raise OptionRefused(f"postpone is {postpone!r}, which is further ahead than a file's time can say")
-    return due if due > now else None
 
 
 def _wire_name(func: Callable[..., Any]) -> str:

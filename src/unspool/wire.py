@@ -14,7 +14,7 @@ from zlib import crc32
 from .errors import Damaged
 from .message import Envelope
 
-__all__ = ["HEADER_SIZE", "MAX_VARS", "dump", "load"]
+__all__ = ["HEADER_SIZE", "MAX_VARS", "dump", "load", "load_vars"]
 
 HEADER_SIZE = 4
 MAX_VARS = 0xFFFF
@@ -60,6 +60,19 @@ def load(data: bytes, *, priority: int | None = None, due: float | None = None) 
     if sealed and data[end - 8 : end] != b"%08x" % crc32(body, crc32(data[HEADER_SIZE:seal])):
         raise Damaged("altered or cut short: the checksum does not match")
     return Envelope(_variables(data, HEADER_SIZE, seal if sealed else end), body, priority, due, sealed)
+
+
+def load_vars(data: bytes) -> Envelope:
+    """The variables alone, for listings: the body is left empty and the seal not verified.
+
+    :raises Damaged: if they are cut short or inconsistent.
+    """
+    if len(data) < HEADER_SIZE:
+        raise Damaged(f"cut short: {len(data)} bytes, and a task has a header of {HEADER_SIZE}")
+    end = HEADER_SIZE + _unpack_size(data, 1)[0]
+    if end > len(data):
+        raise Damaged(f"cut short: the variables end at byte {end}, the data at {len(data)}")
+    return Envelope(_variables(data, HEADER_SIZE, end), b"", None, None, False)
 
 
 def _variables(data: bytes, at: int, end: int) -> dict[str, bytes]:

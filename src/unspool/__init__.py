@@ -1,0 +1,26 @@
+"""unspool: run functions later, in other processes, with nothing to install and nothing to lose."""
+
+from .config import configure
+from .errors import UnspoolError
+from .message import Message
+from .results import ResultProcessed, ResultRescheduled, ResultSkipped, TaskResult
+from .spooler import Spooler, raw_message
+from .tasks import FunctionTask, SpoolerFunctionCallTask, SpoolerTask, spooler_task_types
+
+__version__ = "0.1.0.dev0"
+
+__all__ = [
+    "FunctionTask",
+    "Message",
+    "ResultProcessed",
+    "ResultRescheduled",
+    "ResultSkipped",
+    "Spooler",
+    "SpoolerFunctionCallTask",
+    "SpoolerTask",
+    "TaskResult",
+    "UnspoolError",
+    "configure",
+    "raw_message",
+    "spooler_task_types",
+]

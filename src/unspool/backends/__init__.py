@@ -1,0 +1,1 @@
+"""Where tasks are kept. Each member implements ``base.Backend`` and knows nothing of the others."""

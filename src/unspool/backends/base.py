@@ -1,0 +1,197 @@
+"""The seam: what a place that keeps tasks must do. Argued in ``docs/decisions/0001-the-backend-seam.md``.
+
+A ``Backend`` serves producers, workers and people; a ``Feed`` serves the one supervisor that asks what is due. All times are
+unix seconds, from the clock that the backend was made with.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+from ..errors import OptionRefused
+from ..message import Claim, Disposition, Entry, Envelope, Record, Refusal, State
+
+__all__ = ["REF_SIZE", "UNNUMBERED", "Backend", "Capabilities", "Clock", "Control", "Feed", "Presence", "Ticket", "WorkerInfo", "check_period"]
+
+Clock = Callable[[], float]
+
+REF_SIZE = 480
+"""The most bytes that a ref may take."""
+
+UNNUMBERED = 10**9
+"""The rank of tasks without a priority: after all numbers."""
+
+
+def check_period(seconds: object) -> float:
+    """The period, if it is one.
+
+    :raises OptionRefused: unless it is a finite number of seconds above 0.
+    """
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < float("inf"):
+        raise OptionRefused(f"the period is {seconds!r}; it must be a number of seconds above 0")
+    return float(seconds)
+
+
+class Capabilities(NamedTuple):
+    """What differs between grounds in ways that a caller must know beforehand."""
+
+    feeds: bool
+    """Whether a supervisor can ask it for work (uWSGI pushes instead)."""
+    forks: bool
+    """Whether worker processes see the same tasks (memory is one process's own)."""
+
+
+class Ticket(NamedTuple):
+    """A hint that a task is due; tickets sort in the order in which they should run."""
+
+    rank: int
+    due: float
+    ref: str
+
+
+class WorkerInfo(NamedTuple):
+    """A live process of the queue: what it is, and what it is running just now (empty if nothing), since when."""
+
+    role: str
+    pid: int
+    ref: str
+    since: float
+
+
+class Presence(Protocol):
+    """A process's sign that it is alive; it vanishes with the process, however that ends."""
+
+    def running(self, ref: str, since: float) -> None:
+        """Notes what the process runs now; an empty ref for nothing. Costs no system call."""
+
+    def ref(self) -> str:
+        """What was noted last, also after the process's death, by whoever enlisted it."""
+
+    def close(self) -> None:
+        """Takes the sign away."""
+
+
+class Control(Protocol):
+    """The switches of a queue, seen by all its supervisors at once."""
+
+    @property
+    def paused(self) -> bool:
+        """Whether no task is to be started."""
+
+    def pause(self) -> None:
+        """Lets what runs end, and starts no more."""
+
+    def resume(self) -> None:
+        """Ends a pause."""
+
+    @property
+    def period(self) -> float:
+        """Seconds between full looks at the queue; kernel events make them a safety net only."""
+
+    def set_period(self, seconds: float) -> None:
+        """Sets ``period``, in running supervisors too, at once."""
+
+    def enlist(self, role: str) -> Presence:
+        """A sign of life for this process (or the child it is about to become): ``supervisor`` or ``worker``."""
+
+    def live(self) -> list[WorkerInfo]:
+        """The live processes of this queue."""
+
+
+class Feed(Protocol):
+    """Which tasks are due, in order, and when to look again: a bounded window, never the whole queue."""
+
+    def fileno(self) -> int | None:
+        """A descriptor that becomes readable when ``refresh`` has something to do, or None."""
+
+    def refresh(self) -> bool:
+        """Takes in what is new, in small steps; True if it should be called again at once."""
+
+    def take(self, limit: int) -> list[Ticket]:
+        """Up to ``limit`` due tickets in order; they count as handed out until ``give_back`` or ``settled``."""
+
+    def peek(self) -> Ticket | None:
+        """The ticket that ``take`` would give first."""
+
+    def give_back(self, tickets: Iterable[Ticket]) -> None:
+        """These were not begun."""
+
+    def settled(self, ref: str, until: float | None) -> None:
+        """The task of ``ref`` has ended, or, with ``until``, is to be looked at again then."""
+
+    def busy(self, ref: str) -> None:
+        """Another process has the task; the feed looks again when that one lets go of it."""
+
+    def next_due(self) -> float | None:
+        """When ``refresh`` must be called even if nothing happens; None if never."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is ready, handed out, or still being looked for."""
+
+    @property
+    def backlog(self) -> int:
+        """How many ready tasks the window holds."""
+
+    def close(self) -> None:
+        """Lets go of descriptors and watches."""
+
+
+class Backend(Protocol):
+    """A place that keeps tasks."""
+
+    name: str
+    capabilities: Capabilities
+    control: Control
+
+    def send(self, envelopes: Sequence[Envelope]) -> list[str]:
+        """Keeps the tasks and returns their ids, in order. When it returns, they are kept for good.
+
+        :raises SpoolerUnusable: if it cannot; then the tasks that are not yet visible are gone without a trace.
+        """
+
+    def feed(self) -> Feed:
+        """The supervisor's view of what is due."""
+
+    def claim(self, ref: str) -> Claim | Refusal:
+        """Takes a task for execution, its attempt counted; or says why not."""
+
+    def settle(self, claim: Claim, disposition: Disposition) -> float | None:
+        """Does what was decided; returns when to look at the task again, or None if it left the queue.
+
+        A disposition that cannot be carried out is retried by the backend; the task does not run again for it at once.
+        """
+
+    def flush(self) -> None:
+        """Carries out what ``settle`` may have put off. Called before a worker waits."""
+
+    def entries(self, states: frozenset[State] = frozenset(State), limit: int | None = None) -> Iterator[Entry]:
+        """The tasks in these states, in the order in which they would run; then those set aside."""
+
+    def counts(self) -> dict[State, int]:
+        """How many tasks are in each state."""
+
+    def find(self, id: str) -> Entry | None:
+        """The task of this id, wherever it now stands. Takes no lock and decodes nothing."""
+
+    def read(self, id: str) -> tuple[Entry, Envelope | None] | None:
+        """The same with its envelope, which is None where that cannot be read."""
+
+    def retry(self, id: str) -> str:
+        """Makes a waiting or set-aside task ready now, with its attempts afresh; returns its id.
+
+        :raises LookupError: if there is no such task.
+        :raises TaskBusy: if it is running.
+        """
+
+    def remove(self, id: str) -> None:
+        """Deletes a task that is not running.
+
+        :raises LookupError: if there is no such task.
+        :raises TaskBusy: if it is running.
+        """
+
+    def record(self, records: Sequence[Record]) -> None:
+        """Adds to the history, which is bounded in size and age. Called by one process at a time, in batches."""
+
+    def history(self, *, id: str | None = None, limit: int = 100) -> list[Record]:
+        """The latest runs, newest first; of one task if ``id`` is given."""

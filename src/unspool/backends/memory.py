@@ -1,0 +1,254 @@
+"""Tasks in this process's memory: the reference model, and a backend for tests.
+
+It keeps nothing beyond the process and serves one process only. It does what the spool directory does, as simply as can be
+said, and a state machine in the tests holds the one against the other.
+"""
+
+import itertools
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from .. import wire
+from ..codec import task_label
+from ..errors import Damaged, OptionRefused, TaskBusy
+from ..message import Ack, Bury, Claim, Disposition, Entry, Envelope, Record, Refusal, RefusalKind, Release, Retry, State
+from .base import UNNUMBERED, Capabilities, Clock, Feed, Presence, Ticket, WorkerInfo, check_period
+
+__all__ = ["MemoryBackend"]
+
+
+@dataclass(slots=True)
+class _Task:
+    number: int
+    data: bytes
+    priority: int | None
+    due: float
+    attempts: int = 0
+    crashes: int = 0
+    running: bool = False
+    aside: State | None = None
+    reason: str = ""
+
+    def ticket(self, ref: str) -> Ticket:
+        return Ticket(UNNUMBERED if self.priority is None else self.priority, self.due, ref)
+
+
+class MemoryBackend:
+    """Implements ``base.Backend`` in a dict.
+
+    :param name: any name; ids are ``memory:<name>/<number>``.
+    """
+
+    capabilities = Capabilities(feeds=True, forks=False)
+
+    def __init__(self, name: str = "memory", *, clock: Clock = time.time, period: float = 300.0) -> None:
+        self.name = name
+        self.control = MemoryControl(period)
+        self._clock = clock
+        self._numbers = itertools.count(1)
+        self._tasks: dict[str, _Task] = {}
+        self._records: list[Record] = []
+
+    def send(self, envelopes: Sequence[Envelope]) -> list[str]:
+        ids = []
+        for envelope in envelopes:
+            number = next(self._numbers)
+            due = self._clock() if envelope.due is None else envelope.due
+            ids.append(id := f"memory:{self.name}/{number}")
+            self._tasks[id] = _Task(number, wire.dump(envelope.vars, envelope.body), envelope.priority, due)
+        return ids
+
+    def feed(self) -> Feed:
+        return MemoryFeed(self._tasks, self.control, self._clock)
+
+    def claim(self, ref: str) -> Claim | Refusal:
+        task = self._tasks.get(ref)
+        if task is None or task.aside:
+            return Refusal(RefusalKind.GONE)
+        if task.running:
+            return Refusal(RefusalKind.BUSY)
+        if task.due > self._clock():
+            return Refusal(RefusalKind.EARLY, task.due)
+        try:
+            envelope = wire.load(task.data, priority=task.priority, due=task.due)
+        except Damaged as error:
+            task.aside, task.reason = State.CORRUPT, str(error)
+            return Refusal(RefusalKind.CORRUPT, None, str(error))
+        task.attempts += 1
+        task.running = True
+        return Claim(ref, ref, envelope, task.attempts, task.crashes)
+
+    def settle(self, claim: Claim, disposition: Disposition) -> float | None:
+        task = self._tasks.get(claim.ref)
+        if task is None:
+            return None
+        task.running = False
+        match disposition:
+            case Ack():
+                del self._tasks[claim.ref]
+            case Retry(at):
+                task.due = at
+                return at
+            case Release():
+                task.attempts -= 1
+                return self._clock()
+            case Bury(reason, corrupt):
+                task.aside, task.reason = State.CORRUPT if corrupt else State.DEAD, reason
+        return None
+
+    def crash(self, claim: Claim) -> None:
+        """What the kernel does on a directory when the worker of a claim dies."""
+        task = self._tasks[claim.ref]
+        task.running = False
+        task.crashes += 1
+
+    def flush(self) -> None:
+        """Nothing is put off."""
+
+    def entries(self, states: frozenset[State] = frozenset(State), limit: int | None = None) -> Iterator[Entry]:
+        order = [State.RUNNING, State.READY, State.DEFERRED, State.DEAD, State.CORRUPT]
+        entries = [self._entry(ref, task) for ref, task in self._tasks.items()]
+        entries = [entry for entry in entries if entry.state in states]
+
+        def position(entry: Entry) -> tuple[object, ...]:
+            task = self._tasks[entry.id]
+            rank = UNNUMBERED if task.priority is None else task.priority
+            by = (task.due, rank) if entry.state is State.DEFERRED else (rank, task.due)
+            return order.index(entry.state), *by, task.number
+
+        return iter(sorted(entries, key=position)[:limit])
+
+    def counts(self) -> dict[State, int]:
+        counts = dict.fromkeys(State, 0)
+        for entry in self.entries():
+            counts[entry.state] += 1
+        return counts
+
+    def find(self, id: str) -> Entry | None:
+        task = self._tasks.get(id)
+        return self._entry(id, task) if task else None
+
+    def read(self, id: str) -> tuple[Entry, Envelope | None] | None:
+        task = self._tasks.get(id)
+        if task is None:
+            return None
+        try:
+            return self._entry(id, task), wire.load(task.data)
+        except Damaged:
+            return self._entry(id, task), None
+
+    def retry(self, id: str) -> str:
+        task = self._idle(id)
+        task.aside, task.reason, task.attempts, task.crashes, task.due = None, "", 0, 0, self._clock()
+        return id
+
+    def remove(self, id: str) -> None:
+        self._idle(id)
+        del self._tasks[id]
+
+    def record(self, records: Sequence[Record]) -> None:
+        self._records.extend(records)
+
+    def history(self, *, id: str | None = None, limit: int = 100) -> list[Record]:
+        found = [record for record in reversed(self._records) if id is None or record.id == id]
+        return found[:limit]
+
+    def _idle(self, id: str) -> _Task:
+        if id not in self._tasks:
+            raise LookupError(f"no task {id} in spooler {self.name}")
+        task = self._tasks[id]
+        if task.running:
+            raise TaskBusy(f"task {id} is running; ask again when it has ended")
+        return task
+
+    def _entry(self, ref: str, task: _Task) -> Entry:
+        state = task.aside or (
+            State.RUNNING if task.running else State.DEFERRED if task.due > self._clock() else State.READY
+        )
+        try:
+            label = task_label(wire.load_vars(task.data).vars)
+        except Damaged:
+            label = "?"
+        return Entry(ref, state, self.name, label, task.priority, task.due, task.attempts, len(task.data), task.reason)
+
+
+class MemoryFeed:
+    """Implements ``base.Feed`` by looking at everything each time."""
+
+    def __init__(self, tasks: dict[str, _Task], control: "MemoryControl", clock: Clock) -> None:
+        self._tasks = tasks
+        self._control = control
+        self._clock = clock
+        self._out: set[str] = set()
+
+    def fileno(self) -> int | None:
+        return None
+
+    def refresh(self) -> bool:
+        return False
+
+    def take(self, limit: int) -> list[Ticket]:
+        taken = [] if self._control.paused else self._due()[:limit]
+        self._out.update(ticket.ref for ticket in taken)
+        return taken
+
+    def peek(self) -> Ticket | None:
+        due = [] if self._control.paused else self._due()
+        return due[0] if due else None
+
+    def give_back(self, tickets: Iterable[Ticket]) -> None:
+        self._out.difference_update(ticket.ref for ticket in tickets)
+
+    def settled(self, ref: str, until: float | None) -> None:
+        self._out.discard(ref)
+
+    def busy(self, ref: str) -> None:
+        self._out.discard(ref)
+
+    def next_due(self) -> float | None:
+        return min((task.due for task in self._tasks.values() if not task.aside), default=None)
+
+    @property
+    def idle(self) -> bool:
+        return not self._out and not self._due()
+
+    @property
+    def backlog(self) -> int:
+        return len(self._due())
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def _due(self) -> list[Ticket]:
+        now = self._clock()
+        due = [
+            (task.ticket(ref), task.number)
+            for ref, task in self._tasks.items()
+            if not task.aside and not task.running and task.due <= now and ref not in self._out
+        ]
+        return [ticket for ticket, _ in sorted(due, key=lambda item: (item[0].rank, item[0].due, item[1]))]
+
+
+@dataclass
+class MemoryControl:
+    """Implements ``base.Control`` with two variables."""
+
+    period: float = 300.0
+    paused: bool = False
+    _live: list[WorkerInfo] = field(default_factory=list)
+
+    def pause(self) -> None:
+        self.paused = True
+
+    def resume(self) -> None:
+        self.paused = False
+
+    def set_period(self, seconds: float) -> None:
+        self.period = check_period(seconds)
+
+    def enlist(self, role: str) -> Presence:
+        raise OptionRefused("a memory backend serves this process alone; it has no worker processes")
+
+    def live(self) -> list[WorkerInfo]:
+        return list(self._live)

@@ -1,0 +1,92 @@
+"""Setting tasks aside, with the reason in a file beside each, and bringing them back."""
+
+import contextlib
+import json
+import os
+from typing import Any
+
+from .attempts import Count
+from .layout import ASIDE, TMP, Directory
+
+__all__ = ["REASON_SUFFIX", "bring_back", "discard", "read_reason", "set_aside"]
+
+REASON_SUFFIX = ".reason"
+_REASON_SIZE = 2000
+
+
+def set_aside(directory: Directory, state: str, at: int, name: str, ref: str, reason: str, count: Count, now: float) -> None:
+    """Moves a locked task (``name`` in the directory ``at``) to those of ``state``, after writing why.
+
+    A reason that cannot be written, as on a full disk, does not keep the task in the way.
+    """
+    part = _part(state, ref)
+    target_at, target = directory.place(part, _free_name(directory, part, os.path.basename(name)))
+    note = {"reason": reason[:_REASON_SIZE], "at": now, "attempts": count.attempts, "crashes": count.crashes}
+    with contextlib.suppress(OSError):
+        _write_note(directory, target_at, target + REASON_SUFFIX, note)
+    os.rename(name, target, src_dir_fd=at, dst_dir_fd=target_at)
+
+
+def read_reason(directory: Directory, state: str, ref: str) -> dict[str, Any]:
+    """The note beside a task that was set aside; empty if there is none, or it is not one."""
+    try:
+        at, name = directory.at(f"{ASIDE[state]}/{ref}{REASON_SUFFIX}")
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=at)
+        with open(fd, "rb") as file:
+            note = json.loads(file.read(1 << 16))
+    except (OSError, ValueError):
+        return {}
+    return note if isinstance(note, dict) else {}
+
+
+def bring_back(directory: Directory, state: str, ref: str, now: float) -> None:
+    """Moves a task that was set aside back to where it was, due now."""
+    at, name = directory.at(f"{ASIDE[state]}/{ref}")
+    part, _, base = ref.rpartition("/")
+    target_at, target = directory.place(part, base) if part else (directory.fd(""), base)
+    os.utime(name, (now, now), dir_fd=at, follow_symlinks=False)
+    os.rename(name, target, src_dir_fd=at, dst_dir_fd=target_at)
+    _remove_note(at, name)
+
+
+def discard(directory: Directory, state: str, ref: str) -> None:
+    """Deletes a task that was set aside, and its note."""
+    at, name = directory.at(f"{ASIDE[state]}/{ref}")
+    os.unlink(name, dir_fd=at)
+    _remove_note(at, name)
+
+
+def _part(state: str, ref: str) -> str:
+    priority, slash, _ = ref.rpartition("/")
+    return f"{ASIDE[state]}/{priority}" if slash else ASIDE[state]
+
+
+def _free_name(directory: Directory, part: str, name: str) -> str:
+    """``name``, or with a number behind it: a copy of a task that was set aside earlier must not replace it."""
+    candidate, number = name, 1
+    while True:
+        at, target = directory.place(part, candidate)
+        try:
+            os.stat(target, dir_fd=at, follow_symlinks=False)
+        except FileNotFoundError:
+            return candidate
+        number += 1
+        candidate = f"{name}~{number}"
+
+
+def _write_note(directory: Directory, at: int, name: str, note: dict[str, Any]) -> None:
+    tmp = directory.fd(TMP)
+    draft = os.path.basename(name)
+    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=tmp)
+    try:
+        with open(fd, "w", encoding="utf-8") as file:
+            json.dump(note, file)
+        os.rename(draft, name, src_dir_fd=tmp, dst_dir_fd=at)
+    except OSError:
+        os.unlink(draft, dir_fd=tmp)
+        raise
+
+
+def _remove_note(at: int, name: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(name + REASON_SUFFIX, dir_fd=at)

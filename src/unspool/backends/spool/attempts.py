@@ -1,0 +1,165 @@
+"""How often a task was begun, kept beside its payload and never in it.
+
+An extended attribute of the task's file holds ``<attempts> <crashes> <phase>``. It is set before the task runs, so it survives
+whatever the task does to its worker; it is set by descriptor or by path without opening the file, so it drops no lock;
+and it changes neither the content nor the mtime, which is the due time. It costs 3 µs. Copied with ``cp``, a task starts
+afresh.
+
+Phase ``r`` (running) found on a file that nobody holds means that the run ended with its worker: a crash. ``w`` is waiting. ``d``
+is done, written only when a finished task's file could not be removed: it must not run again.
+
+Where a file system has no such attributes (NFS before 4.2, macOS), a small file in ``.unspool/attempts`` holds the same.
+"""
+
+import contextlib
+import errno
+import os
+from typing import NamedTuple, Protocol
+
+from .layout import ATTEMPTS, TMP, Directory
+
+__all__ = ["DONE", "RUNNING", "WAITING", "Attempts", "Count", "open_attempts"]
+
+RUNNING, WAITING, DONE = "r", "w", "d"
+_NAME = "user.unspool"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class Count(NamedTuple):
+    """What is kept: runs begun, those that ended with their worker, and the phase."""
+
+    attempts: int = 0
+    crashes: int = 0
+    phase: str = WAITING
+
+    def begun(self) -> "Count":
+        """This count after one more run has begun."""
+        return Count(self.attempts + 1, self.crashes + (self.phase == RUNNING), RUNNING)
+
+    def dump(self) -> bytes:
+        """The form that is kept."""
+        return b"%d %d %s" % (self.attempts, self.crashes, self.phase.encode())
+
+    @classmethod
+    def load(cls, data: bytes) -> "Count":
+        """A count from its kept form; anything else counts as none."""
+        with contextlib.suppress(ValueError, UnicodeDecodeError):
+            attempts, crashes, phase = data.decode().split()
+            return cls(int(attempts), int(crashes), phase)
+        return cls()
+
+
+_FIRST = Count().begun()
+
+
+class Attempts(Protocol):
+    """Where counts are kept. ``fd`` is an open descriptor of the task's file."""
+
+    outlive: bool
+    """Whether a count stays when its file is removed, and so must be cleared."""
+
+    def begin(self, fd: int, ref: str) -> Count:
+        """Counts a run before it begins; a task that was done stays so."""
+
+    def write(self, fd: int, ref: str, count: Count) -> None:
+        """Replaces the count."""
+
+    def read(self, ref: str) -> Count:
+        """The count of a file, by path, without opening it."""
+
+    def clear(self, ref: str) -> None:
+        """Forgets the count, for a task that starts afresh or has left."""
+
+
+def open_attempts(directory: Directory) -> Attempts:
+    """The keeper that the directory's file system allows."""
+    try:
+        os.setxattr(directory.fd(TMP), _NAME, b"")
+    except (OSError, AttributeError):
+        return _Sidecars(directory)
+    return _Attributes(directory)
+
+
+class _Attributes:
+    outlive = False
+
+    def __init__(self, directory: Directory) -> None:
+        self._directory = directory
+
+    def begin(self, fd: int, ref: str) -> Count:
+        try:
+            os.setxattr(fd, _NAME, _FIRST_BYTES, os.XATTR_CREATE)
+            return _FIRST
+        except FileExistsError:
+            count = Count.load(os.getxattr(fd, _NAME))
+        except OSError as error:
+            # On a full disk running is what makes room, and the count of a first run is the least of what could be lost.
+            if error.errno in _FULL:
+                return _FIRST
+            raise
+        if count.phase != DONE:
+            count = count.begun()
+            self.write(fd, ref, count)
+        return count
+
+    def write(self, fd: int, ref: str, count: Count) -> None:
+        os.setxattr(fd, _NAME, count.dump())
+
+    def read(self, ref: str) -> Count:
+        try:
+            return Count.load(os.getxattr(self._directory.path(ref), _NAME, follow_symlinks=False))
+        except OSError:
+            return Count()
+
+    def clear(self, ref: str) -> None:
+        with contextlib.suppress(OSError):
+            os.removexattr(self._directory.path(ref), _NAME, follow_symlinks=False)
+
+
+_FIRST_BYTES = _FIRST.dump()
+
+
+class _Sidecars:
+    outlive = True
+
+    def __init__(self, directory: Directory) -> None:
+        self._directory = directory
+
+    def begin(self, fd: int, ref: str) -> Count:
+        count = self.read(ref)
+        if count.phase != DONE:
+            count = count.begun()
+            self.write(fd, ref, count)
+        return count
+
+    def write(self, fd: int, ref: str, count: Count) -> None:
+        try:
+            side = os.open(self._name(ref), os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=self._fd())
+            try:
+                os.write(side, count.dump().ljust(32))
+            finally:
+                os.close(side)
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+
+    def read(self, ref: str) -> Count:
+        try:
+            side = os.open(self._name(ref), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._fd())
+        except FileNotFoundError:
+            return Count()
+        try:
+            return Count.load(os.read(side, 64))
+        finally:
+            os.close(side)
+
+    def clear(self, ref: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._name(ref), dir_fd=self._fd())
+
+    def _fd(self) -> int:
+        return self._directory.fd(ATTEMPTS)
+
+    @staticmethod
+    def _name(ref: str) -> str:
+        return ref.replace("/", "+")

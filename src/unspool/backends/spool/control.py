@@ -1,0 +1,129 @@
+"""The switches of a spool directory and its live processes: small files in ``.unspool/run``.
+
+A process's file is locked as long as it lives, so what is not locked is a leftover. Its content is mapped into memory and says
+what the process runs now: noting that costs no system call, and it is there to read when the process has been killed. The
+file's blocks are allocated beforehand, since writing to a mapped hole on a full disk would kill the writer.
+"""
+
+import contextlib
+import mmap
+import os
+import struct
+from collections.abc import Iterator
+
+from ..base import WorkerInfo, check_period
+from . import lock
+from .layout import RUN, TMP, Directory
+
+__all__ = ["SpoolControl"]
+
+_PAUSED, _PERIOD = "paused", "period"
+_SIZE = 4096
+_slot = struct.Struct("<qdH")  # pid, since, length of the ref behind it
+
+
+class SpoolControl:
+    """Implements ``base.Control`` for a directory."""
+
+    def __init__(self, directory: Directory, period: float) -> None:
+        self._directory = directory
+        self._default_period = period
+
+    @property
+    def paused(self) -> bool:
+        return os.path.lexists(self._directory.path(f"{RUN}/{_PAUSED}"))
+
+    def pause(self) -> None:
+        self._write(_PAUSED, "")
+
+    def resume(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(_PAUSED, dir_fd=self._directory.fd(RUN))
+
+    @property
+    def period(self) -> float:
+        try:
+            with open(self._directory.path(f"{RUN}/{_PERIOD}"), encoding="ascii") as file:
+                return check_period(float(file.read(40)))
+        except (OSError, ValueError):  # OptionRefused is a ValueError: an edited file may hold anything
+            return self._default_period
+
+    def set_period(self, seconds: float) -> None:
+        self._write(_PERIOD, f"{check_period(seconds)}")
+
+    def enlist(self, role: str) -> "SpoolPresence":
+        return SpoolPresence(self._directory, role)
+
+    def live(self) -> list[WorkerInfo]:
+        return list(self._live())
+
+    def _live(self) -> Iterator[WorkerInfo]:
+        try:
+            names = sorted(os.listdir(self._directory.path(RUN)))
+        except OSError:
+            return
+        for name in names:
+            role, dash, _ = name.partition("-")
+            if not dash:
+                continue
+            with contextlib.suppress(OSError):
+                fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self._directory.fd(RUN))
+                try:
+                    if lock.held(fd):
+                        yield _read_slot(role, os.read(fd, _SIZE))
+                finally:
+                    os.close(fd)
+
+    def _write(self, name: str, text: str) -> None:
+        tmp, run = self._directory.fd(TMP), self._directory.fd(RUN)
+        draft = f"{name}-{os.getpid()}"
+        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=tmp)
+        with open(fd, "w", encoding="ascii") as file:
+            file.write(text)
+        os.rename(draft, name, src_dir_fd=tmp, dst_dir_fd=run)
+
+
+class SpoolPresence:
+    """Implements ``base.Presence``. Made before a fork, it is the child's: the lock is shared, and the parent may read."""
+
+    def __init__(self, directory: Directory, role: str) -> None:
+        self._directory = directory
+        self._name = f"{role}-{os.getpid()}-{os.urandom(4).hex()}"
+        self._fd = os.open(self._name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=directory.fd(RUN))
+        try:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(self._fd, 0, _SIZE)
+            else:
+                os.write(self._fd, bytes(_SIZE))
+            self._map = mmap.mmap(self._fd, _SIZE)
+            lock.acquire(self._fd)
+        except OSError:
+            os.close(self._fd)
+            self._unlink()
+            raise
+        self.running("", 0.0)
+
+    def running(self, ref: str, since: float) -> None:
+        name = os.fsencode(ref)
+        self._map[_slot.size : _slot.size + len(name)] = name
+        _slot.pack_into(self._map, 0, os.getpid(), since, len(name))
+
+    def ref(self) -> str:
+        return _read_slot("", self._map[:_SIZE]).ref
+
+    def hand_over(self) -> None:
+        """In the parent, after a fork: the child alone holds the lock now, the parent still reads."""
+        os.close(self._fd)
+
+    def close(self) -> None:
+        """Takes the file away. The mapping ends with the object."""
+        self._unlink()
+
+    def _unlink(self) -> None:
+        with contextlib.suppress(OSError):
+            os.unlink(self._name, dir_fd=self._directory.fd(RUN))
+
+
+def _read_slot(role: str, data: bytes) -> WorkerInfo:
+    pid, since, length = _slot.unpack_from(data)
+    return WorkerInfo(role, pid, os.fsdecode(data[_slot.size : _slot.size + length]), since)

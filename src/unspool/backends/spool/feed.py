@@ -1,0 +1,218 @@
+"""What is due in a spool directory: kernel events and scans, kept in a bounded window.
+
+Events say what arrives; scans are the truth. A scan runs at the start, when events were lost, when the window has
+dropped tickets and runs low, and once a period. It goes in steps, so that the supervisor is never away for long, and it
+reads names only: a name carries a lower bound of the due time, and the worker's claim finds out the rest. Only when a
+scan has dropped tickets that turned out to be deferred does the next one look at each file's time, or it would hand out the
+same ones again and again.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator
+
+from ..base import Clock, Control, Ticket
+from . import lock
+from .layout import PREFIX, RUN, Directory, hint, is_priority, priority_of, rank_of
+from .wake import Change, Wake
+from .window import Window
+
+__all__ = ["SpoolFeed"]
+
+_STEP = 2_000  # directory entries read between two looks at anything else
+_POLL = 1.0  # seconds between scans where the kernel tells nothing, and between looks for a removed directory
+
+
+class SpoolFeed:
+    """Implements ``base.Feed`` for a directory."""
+
+    def __init__(self, directory: Directory, control: Control, clock: Clock, window: Window | None = None) -> None:
+        self._directory = directory
+        self._control = control
+        self._clock = clock
+        self._window = window or Window()
+        self._wake = Wake()
+        self._scan: Iterator[Ticket] | None = None
+        self._next_scan = 0.0
+        self._exact = False
+        self._gone = False
+        self._busy: dict[str, None] = {}
+        self.paused = False
+        self._start()
+
+    # --- base.Feed
+
+    def fileno(self) -> int | None:
+        return self._wake.fileno()
+
+    @property
+    def idle(self) -> bool:
+        return not self._window.ready and not self._window.out and self._scan is None
+
+    @property
+    def backlog(self) -> int:
+        return self._window.ready
+
+    def refresh(self) -> bool:
+        now = self._clock()
+        for change in self._wake.changes():
+            self._note(change, now)
+        self._window.promote(now)
+        if self._scan is None and (now >= self._next_scan or self._window.lacking):
+            self._begin_scan(now)
+        if self._scan is not None:
+            self._step(now)
+        return self._scan is not None
+
+    def take(self, limit: int) -> list[Ticket]:
+        return [] if self.paused else self._window.take(limit)
+
+    def peek(self) -> Ticket | None:
+        return None if self.paused else self._window.peek()
+
+    def give_back(self, tickets: Iterable[Ticket]) -> None:
+        self._window.give_back(tickets)
+
+    def settled(self, ref: str, until: float | None) -> None:
+        self._window.settled(ref)
+        if until is not None:
+            self._window.defer(self._ticket(ref, until), until)
+
+    def busy(self, ref: str) -> None:
+        self._window.settled(ref)
+        self._busy[ref] = None
+        if not self._locked(ref):  # let go of before we could hear of it
+            self._retry_busy(ref)
+
+    def next_due(self) -> float | None:
+        times = [time for time in (self._window.next_due(), self._next_scan) if time is not None]
+        return min(times)
+
+    def close(self) -> None:
+        self._wake.close()
+
+    # --- events
+
+    def _start(self) -> None:
+        """Watches before the first scan, so that nothing falls between the two."""
+        root = self._directory.root
+        self._directory.fd(RUN)
+        self._wake.watch("", root)
+        self._wake.watch(RUN, f"{root}/{RUN}", removals=True)
+        self._look_at_switches()
+        self._next_scan = 0.0
+
+    def _note(self, change: Change, now: float) -> None:
+        if change.lost:
+            self._next_scan = 0.0
+        elif change.part == RUN:
+            self._look_at_switches()
+        elif change.directory:
+            if not change.part and is_priority(change.name):
+                self._watch_priority(change.name)
+        elif change.name.startswith(PREFIX):
+            ref = f"{change.part}/{change.name}" if change.part else change.name
+            if ref in self._busy:
+                self._retry_busy(ref)
+            elif ref in self._window:
+                self._look_again(ref, now)
+            else:
+                self._window.add(self._ticket(ref, hint(change.name)), now)
+
+    def _look_at_switches(self) -> None:
+        self.paused = self._control.paused
+        self._period = self._control.period
+        self._schedule(self._clock())
+
+    def _schedule(self, now: float) -> None:
+        """When to scan next: seldom where the kernel tells what happens."""
+        self._next_scan = min(self._next_scan or now, now) + (self._period if self._wake.working else min(self._period, _POLL))
+
+    def _watch_priority(self, part: str) -> None:
+        """A new priority: what was moved in before the watch began is read once."""
+        path = self._directory.path(part)
+        self._wake.watch(part, path)
+        now = self._clock()
+        for ticket in self._entries(part):
+            self._window.add(ticket, now)
+
+    def _look_again(self, ref: str, now: float) -> None:
+        """A waiting file was touched: its time is the truth, also where that is earlier than we thought."""
+        with contextlib.suppress(OSError):
+            due = os.stat(self._directory.path(ref), follow_symlinks=False).st_mtime
+            self._window.forget_deferred(ref)
+            self._window.add(self._ticket(ref, due), now)
+
+    def _retry_busy(self, ref: str) -> None:
+        """Whoever held it closed it. A look that opens for reading only makes no event that others would answer."""
+        if not self._locked(ref):
+            self._busy.pop(ref, None)
+            self._look_again(ref, self._clock())
+
+    def _locked(self, ref: str) -> bool:
+        try:
+            fd = os.open(self._directory.path(ref), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            return lock.held(fd)
+        finally:
+            os.close(fd)
+
+    # --- scans
+
+    def _begin_scan(self, now: float) -> None:
+        if self._directory.is_gone():
+            self._lose(now)
+            return
+        if self._gone:
+            self._gone = False
+            self._directory.reopen()
+            self._wake.close()
+            self._wake = Wake()
+            self._start()
+        self._window.open_horizon()
+        self._busy = {ref: None for ref in self._busy if self._locked(ref)}
+        self._scan = self._all_entries()
+
+    def _lose(self, now: float) -> None:
+        self._gone = True
+        self._next_scan = now + _POLL
+
+    @property
+    def gone(self) -> bool:
+        """Whether the directory is not there just now."""
+        return self._gone
+
+    def _step(self, now: float) -> None:
+        assert self._scan is not None
+        window = self._window
+        for number, ticket in enumerate(self._scan, 1):
+            if ticket.ref not in self._busy:
+                window.add(ticket, now)
+            if number == _STEP:
+                return
+        self._scan = None
+        self._next_scan = 0.0
+        self._schedule(now)
+
+    def _all_entries(self) -> Iterator[Ticket]:
+        parts = []
+        with contextlib.suppress(OSError), os.scandir(self._directory.root) as entries:
+            parts = [entry.name for entry in entries if is_priority(entry.name) and entry.is_dir(follow_symlinks=False)]
+        for part in sorted(parts, key=int):
+            self._wake.watch(part, self._directory.path(part))
+            yield from self._entries(part)
+        yield from self._entries("")
+
+    def _entries(self, part: str) -> Iterator[Ticket]:
+        rank, lead = rank_of(int(part) if part else None), f"{part}/" if part else ""
+        with contextlib.suppress(OSError), os.scandir(self._directory.path(part)) as entries:
+            for entry in entries:
+                name = entry.name
+                if name.startswith(PREFIX):
+                    yield Ticket(rank, hint(name), lead + name)
+
+    @staticmethod
+    def _ticket(ref: str, due: float) -> Ticket:
+        return Ticket(rank_of(priority_of(ref)), due, ref)

@@ -1,0 +1,121 @@
+"""What ran: one row a run, in SQLite, bounded in number and age.
+
+One writer at a time (a supervisor's recorder), in batches, so it is never in a task's way. It is a convenience and not the
+truth: if it is lost or damaged, it is set aside and begun afresh, and no task is touched.
+"""
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Sequence
+
+from ...message import Record
+from ..base import Clock
+from .layout import HISTORY, Directory
+
+__all__ = ["History"]
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS runs (
+    number INTEGER PRIMARY KEY, id TEXT NOT NULL, task TEXT NOT NULL, verdict TEXT NOT NULL, attempt INTEGER NOT NULL,
+    started REAL NOT NULL, duration REAL NOT NULL, pid INTEGER NOT NULL, error TEXT NOT NULL
+);
+CREATE INDEX IF NOT EXISTS runs_of_a_task ON runs (id);
+"""
+_INSERT = "INSERT INTO runs (id, task, verdict, attempt, started, duration, pid, error) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+_COLUMNS = "id, task, verdict, attempt, started, duration, pid, error"
+_TRIM_EVERY = 5_000  # rows between two trimmings
+_BUSY = 10_000  # milliseconds to wait for another supervisor's writer
+
+
+class History:
+    """The runs of a spool directory.
+
+    :param limit: rows kept; 0 keeps no history at all.
+    :param age: seconds they are kept.
+    """
+
+    def __init__(self, directory: Directory, limit: int, age: float, clock: Clock) -> None:
+        self._directory = directory
+        self._limit = limit
+        self._age = age
+        self._clock = clock
+        self._writer: sqlite3.Connection | None = None
+        self._untrimmed = _TRIM_EVERY
+
+    def add(self, records: Sequence[Record]) -> None:
+        """Adds rows, at the latest ``_TRIM_EVERY`` rows later dropping what is too many or too old.
+
+        :raises sqlite3.Error: if it cannot; a damaged database is set aside first and a new one tried.
+        """
+        if not self._limit:
+            return
+        try:
+            self._add(records)
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError):
+                self._close()
+                raise
+            self._close()
+            self._set_aside()
+            self._add(records)
+
+    def latest(self, id: str | None, limit: int) -> list[Record]:
+        """The newest rows first."""
+        path = self._directory.path(HISTORY)
+        if not os.path.exists(path):
+            return []
+        try:
+            with contextlib.closing(sqlite3.connect(f"file:{_quote(path)}?mode=ro", uri=True, timeout=_BUSY / 1000)) as reader:
+                where, values = ("WHERE id = ?", [id]) if id is not None else ("", [])
+                rows = reader.execute(f"SELECT {_COLUMNS} FROM runs {where} ORDER BY number DESC LIMIT ?", [*values, limit])  # noqa: S608  constants
+                return [Record(*row) for row in rows]
+        except sqlite3.DatabaseError:
+            return []  # damaged, or not made yet; the writer sets it right
+
+    def _add(self, records: Sequence[Record]) -> None:
+        if self._writer is None:
+            self._writer = self._open()
+        with self._writer as writer:
+            writer.executemany(_INSERT, records)
+            self._untrimmed += len(records)
+            if self._untrimmed >= _TRIM_EVERY:
+                self._untrimmed = 0
+                self._trim(writer)
+
+    def _trim(self, writer: sqlite3.Connection) -> None:
+        writer.execute("DELETE FROM runs WHERE number <= (SELECT max(number) FROM runs) - ?", [self._limit])
+        horizon = self._clock() - self._age
+        writer.execute(  # rows are nearly in the order of time: look only as far as they are old
+            "DELETE FROM runs WHERE number < coalesce((SELECT number FROM runs WHERE started >= ? ORDER BY number LIMIT 1), "
+            "(SELECT max(number) + 1 FROM runs))",
+            [horizon],
+        )
+
+    def _open(self) -> sqlite3.Connection:
+        self._directory.fd("")
+        path = self._directory.path(HISTORY)
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+        connection = sqlite3.connect(path, timeout=_BUSY / 1000)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.executescript(_SCHEMA)
+        return connection
+
+    def _close(self) -> None:
+        if self._writer is not None:
+            with contextlib.suppress(sqlite3.Error):
+                self._writer.close()
+            self._writer = None
+
+    def _set_aside(self) -> None:
+        path = self._directory.path(HISTORY)
+        for suffix in ("-wal", "-shm"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path + suffix)
+        os.replace(path, path + ".damaged")
+
+
+def _quote(path: str) -> str:
+    return path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")

@@ -1,0 +1,262 @@
+"""Names and places in a spool directory, and who may own them. The only module that makes up a path.
+
+::
+
+    mail/                        the spooler, mode 0700
+      uwsgi_spoolfile_on_…       a task; its ref is this name
+      5/uwsgi_spoolfile_on_…     a task of priority 5; its ref is ``5/<name>``
+      .unspool/
+        tmp/                     being written
+        dead/  corrupt/          set aside, in the same tree, ``<name>.reason`` beside each
+        run/                     live processes, the pause flag, the period
+        attempts/                only where the file system has no extended attributes
+        history.sqlite3
+
+A name is uWSGI's: ``uwsgi_spoolfile_on_<host>_<pid>_<counter>_<random>_<seconds>_<microseconds>``. unspool puts the *due* time at
+its end, so that one reading of the directory gives an order without looking at each file. The file's mtime is the truth;
+the name is a lower bound of it.
+"""
+
+import contextlib
+import errno
+import itertools
+import os
+import re
+import socket
+import stat
+import threading
+from typing import NamedTuple
+
+from ...errors import SpoolerUnusable
+from ..base import UNNUMBERED
+
+__all__ = ["ASIDE", "ATTEMPTS", "HISTORY", "PREFIX", "PRIVATE", "RUN", "TMP", "Directory", "Names", "hint", "is_priority", "priority_of", "rank_of"]
+
+PREFIX = "uwsgi_spoolfile_on_"
+PRIVATE = ".unspool"
+TMP = f"{PRIVATE}/tmp"
+RUN = f"{PRIVATE}/run"
+ATTEMPTS = f"{PRIVATE}/attempts"
+HISTORY = f"{PRIVATE}/history.sqlite3"
+ASIDE = {"dead": f"{PRIVATE}/dead", "corrupt": f"{PRIVATE}/corrupt"}
+
+_OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_MAX_DESCRIPTORS = 64
+is_priority = re.compile(r"[0-9]{1,9}", re.ASCII).fullmatch
+
+
+def priority_of(ref: str) -> int | None:
+    """The priority that a ref's directory says."""
+    head, slash, _ = ref.rpartition("/")
+    return int(head) if slash else None
+
+
+def rank_of(priority: int | None) -> int:
+    """Where a priority sorts: no number comes after all numbers."""
+    return UNNUMBERED if priority is None else priority
+
+
+def hint(name: str) -> float:
+    """The time at the end of a name: a lower bound of the due time; 0 where the name has none."""
+    parts = name.rsplit("_", 2)
+    try:
+        return int(parts[1]) + int(parts[2]) / 1_000_000
+    except (IndexError, ValueError):
+        return 0.0
+
+
+class Names:
+    """Makes names that no other thread, process or host makes, with strictly rising times within a process."""
+
+    def __init__(self) -> None:
+        self._counter = itertools.count(1)
+        self._lock = threading.Lock()
+        self._last = 0
+        self._renew()
+        os.register_at_fork(after_in_child=self._renew)
+
+    def _renew(self) -> None:
+        self._lock = threading.Lock()  # a fork may have copied it locked
+        host = re.sub(r"[/\0]", "-", socket.gethostname())[:64]
+        self._start = f"{PREFIX}{host}_{os.getpid()}_"
+        self._random = int.from_bytes(os.urandom(4), "little")
+
+    def next(self, now: float, due: float | None) -> str:
+        """A new name for a task that is sent now and due then (unix seconds)."""
+        microseconds = int((now if due is None else due) * 1_000_000)
+        if due is None:
+            with self._lock:  # two tasks of the same microsecond, or a clock set back, keep their order
+                microseconds = self._last = max(microseconds, min(self._last + 1, microseconds + 1_000_000))
+        seconds, rest = divmod(microseconds, 1_000_000)
+        return f"{self._start}{next(self._counter)}_{self._random}_{seconds}_{rest:06d}"
+
+
+class Owner(NamedTuple):
+    """Whose files a directory may hold: its owner's, root's, and ours."""
+
+    uid: int
+    inode: int
+
+    def allows(self, uid: int) -> bool:
+        """Whether a task file of this owner is one to run."""
+        return uid in (self.uid, 0, os.geteuid())
+
+
+class Directory:
+    """A spool directory held by descriptors, so that no path is followed through a link that somebody swapped in.
+
+    Opened on first use. If the directory was removed since, ``reopen`` starts afresh.
+    """
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self._descriptors: dict[str, int] = {}
+        self._lock = threading.Lock()
+        self._owner: Owner | None = None
+
+    @property
+    def owner(self) -> Owner:
+        """Its owner, read when it was opened."""
+        self.fd("")
+        assert self._owner is not None
+        return self._owner
+
+    def fd(self, part: str) -> int:
+        """A descriptor of the root (an empty part), or of a directory in it, which is made if it is missing.
+
+        :raises SpoolerUnusable: if there cannot be one, or others may write to it.
+        """
+        found = self._descriptors.get(part)
+        if found is None:
+            with self._lock:
+                found = self._descriptors.get(part)
+                if found is None:
+                    found = self._open(part)
+        return found
+
+    def at(self, ref: str) -> tuple[int, str]:
+        """Where a ref is: a descriptor, and a name to use with it.
+
+        :raises FileNotFoundError: if its directory does not exist; it is not made.
+        """
+        part, slash, name = ref.rpartition("/")
+        if not slash:
+            return self.fd(""), name
+        found = self._descriptors.get(part)
+        if found is not None:
+            return found, name
+        os.stat(part, dir_fd=self.fd(""), follow_symlinks=False)
+        return self.place(part, name)
+
+    def place(self, part: str, name: str) -> tuple[int, str]:
+        """The same for a directory that is made if it is missing.
+
+        Threads may be using any descriptor, so none is ever closed to make room: beyond some dozens of priorities, the
+        path is walked instead.
+        """
+        if part not in self._descriptors and len(self._descriptors) >= _MAX_DESCRIPTORS:
+            root = self.fd("")
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(part, 0o700, dir_fd=root)
+                os.fsync(root)
+            return root, f"{part}/{name}"
+        return self.fd(part), name
+
+    def path(self, ref: str) -> str:
+        """The absolute path of a ref."""
+        return f"{self.root}/{ref}"
+
+    def sync(self, part: str) -> None:
+        """Makes the names in a directory durable."""
+        at, name = self.place(part, ".") if part else (self.fd(""), ".")
+        fd = os.open(name, _OPEN_DIRECTORY, dir_fd=at)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def objection(self, found: os.stat_result) -> str | None:
+        """Why a file with a task's name is never run, or None if it may be."""
+        if not stat.S_ISREG(found.st_mode):
+            kinds = {stat.S_IFLNK: "a symbolic link", stat.S_IFDIR: "a directory", stat.S_IFIFO: "a FIFO"}
+            return f"{kinds.get(stat.S_IFMT(found.st_mode), 'a special file')}, not a regular file"
+        if found.st_nlink != 1:
+            return f"a file with {found.st_nlink} hard links, which two workers could run at once"
+        if not self.owner.allows(found.st_uid):
+            return f"a file of user {found.st_uid}, who is neither this one nor the directory's owner"
+        return None
+
+    def is_gone(self) -> bool:
+        """Whether the directory was removed, or moved away, since it was opened."""
+        if self._owner is None:
+            return not os.path.isdir(self.root)
+        try:
+            found = os.stat(self.root, follow_symlinks=True)
+        except OSError:
+            return True
+        return found.st_ino != self._owner.inode
+
+    def reopen(self) -> None:
+        """Forgets all descriptors, for the directory was removed. Other threads may be using them, so they stay open then."""
+        with self._lock:
+            if threading.active_count() == 1:
+                for fd in self._descriptors.values():
+                    os.close(fd)
+            self._descriptors.clear()
+            self._owner = None
+
+    def _open(self, part: str) -> int:
+        try:
+            fd = self._open_root() if not part else self._open_part(part)
+        except OSError as error:
+            if isinstance(error, SpoolerUnusable):
+                raise
+            raise self.unusable(error) from error
+        self._descriptors[part] = fd
+        return fd
+
+    def _open_root(self) -> int:
+        with contextlib.suppress(FileExistsError):
+            os.makedirs(os.path.dirname(self.root), mode=0o755, exist_ok=True)
+            os.mkdir(self.root, 0o700)
+        fd = os.open(self.root, _OPEN_DIRECTORY & ~os.O_NOFOLLOW)
+        found = os.fstat(fd)
+        if stat.S_IMODE(found.st_mode) & stat.S_IWOTH:
+            os.close(fd)
+            raise SpoolerUnusable(
+                f"spooler {self.root} may be written by everybody, who could then run code as you; chmod o-w it"
+            )
+        if found.st_uid not in (os.geteuid(), 0) and os.geteuid() != 0 and not os.access(self.root, os.W_OK):
+            os.close(fd)
+            raise SpoolerUnusable(f"spooler {self.root} belongs to another user and is not writable by this one")
+        self._owner = Owner(found.st_uid, found.st_ino)
+        return fd
+
+    def _open_part(self, part: str) -> int:
+        at = self._descriptors.get("")
+        at = self._open("") if at is None else at
+        opened = -1
+        for name in part.split("/"):
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(name, 0o700, dir_fd=at)
+                os.fsync(at)  # a task is no more durable than its directory
+            deeper = os.open(name, _OPEN_DIRECTORY, dir_fd=at)
+            if opened >= 0:
+                os.close(opened)
+            at = opened = deeper
+        return opened
+
+    def unusable(self, error: OSError) -> SpoolerUnusable:
+        """The error of this package for one of the system's, saying what to do."""
+        advice = {
+            errno.ENOTDIR: "it is a file; name a directory",
+            errno.EACCES: "this user may not use it; check its owner and mode",
+            errno.EROFS: "its file system is read-only",
+            errno.ENOSPC: "the disk is full, of data or of inodes; make room and send again",
+            errno.EDQUOT: "the quota is used up; make room and send again",
+            errno.EMFILE: "this process has too many open files",
+            errno.ENFILE: "this system has too many open files",
+            errno.ELOOP: "a part of it is a symbolic link, which is not followed",
+            errno.EIO: "the disk reports an error",
+        }.get(error.errno or 0, error.strerror or str(error))
+        return SpoolerUnusable(error.errno, f"spooler {self.root} cannot be used: {advice}")

@@ -1,0 +1,327 @@
+"""Looking at a spool directory, and changing single tasks: what ``ls``, ``show``, ``retry`` and ``rm`` stand on.
+
+Looking takes no lock and decodes nothing. Whether a task runs is read from the kernel's table of locks, so that a million files need
+not be opened; only where that table knows the inode is the file itself asked. Changing takes the task's lock, as a worker would.
+"""
+
+import contextlib
+import heapq
+import os
+import stat
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from ... import wire
+from ...codec import task_label
+from ...errors import Damaged, TaskBusy
+from ...message import Entry, Envelope, State
+from ..base import Clock
+from . import lock
+from .aside import REASON_SUFFIX, bring_back, discard, read_reason
+from .attempts import Attempts
+from .layout import ASIDE, PREFIX, Directory, hint, is_priority, priority_of, rank_of
+
+__all__ = ["Listing"]
+
+_WAITING = frozenset({State.READY, State.DEFERRED, State.RUNNING})
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+class _Seen(NamedTuple):
+    """A waiting name; sorts in the order of running as far as names tell."""
+
+    rank: int
+    due: float
+    ref: str
+    inode: int
+
+
+class Listing:
+    """The tasks of a directory as entries."""
+
+    def __init__(self, directory: Directory, attempts: Callable[[], Attempts], clock: Clock) -> None:
+        self._directory = directory
+        self._attempts = attempts
+        self._clock = clock
+
+    # --- all of them
+
+    def entries(self, states: frozenset[State], limit: int | None) -> Iterator[Entry]:
+        """Running ones first, then ready in the order of running, then deferred by due time, then those set aside."""
+        left = limit
+        for entry in self._entries(states):
+            if left is not None:
+                if left <= 0:
+                    return
+                left -= 1
+            yield entry
+
+    def counts(self) -> dict[State, int]:
+        """How many there are in each state."""
+        counts = dict.fromkeys(State, 0)
+        now, locked = self._clock(), lock.held_inodes()
+        for seen in self._names(""):
+            counts[self._state(seen, now, locked)] += 1
+        for state in ASIDE:
+            counts[State(state)] += sum(1 for _ in self._names(ASIDE[state]))
+        return counts
+
+    def _entries(self, states: frozenset[State]) -> Iterator[Entry]:
+        if states & _WAITING:
+            yield from self._waiting(states)
+        elif State.CORRUPT in states:
+            yield from self._of_state(sorted(self._names("")), None, states)
+        for name in ASIDE:
+            if State(name) in states:
+                yield from filter(None, (self._aside(name, seen.ref) for seen in sorted(self._names(ASIDE[name]))))
+
+    def _waiting(self, states: frozenset[State]) -> Iterator[Entry]:
+        now, locked = self._clock(), lock.held_inodes()
+        found = list(self._names(""))
+        if State.RUNNING in states:
+            running = [seen for seen in found if self._is_running(seen, locked)]
+            yield from self._of_state(sorted(running), State.RUNNING, states)
+        if State.READY in states:
+            yield from self._ready(found, now, locked, states)
+        if State.DEFERRED in states:
+            late = (seen._replace(due=due) for seen in found if (due := self._due(seen, now)) is not None and due > now)
+            deferred = [seen for seen in late if not self._is_running(seen, locked)]
+            yield from self._of_state(sorted(deferred, key=lambda seen: (seen.due, seen)), State.DEFERRED, states)
+
+    def _ready(
+        self, found: list[_Seen], now: float, locked: frozenset[int] | None, states: frozenset[State]
+    ) -> Iterator[Entry]:
+        """In exact order, looking at no more files than are asked for: a name's time is never after the file's."""
+        heap = [(seen.rank, seen.due, seen, False) for seen in found if seen.due <= now]
+        heapq.heapify(heap)
+        while heap:
+            rank, _, seen, looked_at = heapq.heappop(heap)
+            if looked_at:
+                yield from self._of_state([seen], State.READY, states)
+                continue
+            due = self._due(seen, now)
+            if due is not None and due <= now and not self._is_running(seen, locked):
+                heapq.heappush(heap, (rank, due, seen, True))
+
+    def _of_state(self, found: list[_Seen], state: State | None, states: frozenset[State]) -> Iterator[Entry]:
+        """The entries that are still what they were seen to be; and those that never run, if they are asked for."""
+        for seen in found:
+            entry = self._entry(seen.ref, state)
+            if entry is not None and entry.state in states and entry.state in (state, State.CORRUPT):
+                yield entry
+
+    def _due(self, seen: _Seen, now: float) -> float | None:
+        """The file's due time, read only if its name does not already say that it is later."""
+        if seen.due > now:
+            return seen.due
+        try:
+            return os.stat(self._directory.path(seen.ref), follow_symlinks=False).st_mtime
+        except OSError:
+            return None
+
+    def _state(self, seen: _Seen, now: float, locked: frozenset[int] | None) -> State:
+        if seen.due > now:
+            return State.DEFERRED
+        if self._is_running(seen, locked):
+            return State.RUNNING
+        try:
+            found = os.stat(self._directory.path(seen.ref), follow_symlinks=False)
+        except OSError:
+            return State.READY
+        if self._directory.objection(found):
+            return State.CORRUPT
+        return State.DEFERRED if found.st_mtime > now else State.READY
+
+    def _is_running(self, seen: _Seen, locked: frozenset[int] | None) -> bool:
+        return (locked is None or seen.inode in locked) and self._locked(self._directory.path(seen.ref))
+
+    def _names(self, lead: str) -> Iterator[_Seen]:
+        parts = [""]
+        with contextlib.suppress(OSError), os.scandir(self._directory.path(lead)) as found:
+            parts += [one.name for one in found if is_priority(one.name) and one.is_dir(follow_symlinks=False)]
+        for part in parts:
+            rank, before = rank_of(int(part) if part else None), f"{part}/" if part else ""
+            with contextlib.suppress(OSError), os.scandir(self._directory.path(f"{lead}/{part}")) as found:
+                for one in found:
+                    name = one.name
+                    if name.startswith(PREFIX) and not (lead and name.endswith(REASON_SUFFIX)):
+                        yield _Seen(rank, hint(name), before + name, one.inode())
+
+    # --- one of them
+
+    def find(self, id: str) -> Entry | None:
+        """The task of an id: a path, absolute or relative to the working or the spool directory, or a bare name."""
+        found = self.read(id, body=False)
+        return found[0] if found else None
+
+    def read(self, id: str, *, body: bool = True) -> tuple[Entry, Envelope | None] | None:
+        """The same with its envelope."""
+        for place, ref in self._places(id):
+            entry = self._aside(place, ref) if place else self._entry(ref, None)
+            if entry is not None:
+                path = f"{ASIDE[place]}/{ref}" if place else ref
+                return entry, self._envelope(path, whole=True) if body else None
+        return None
+
+    def retry(self, id: str) -> str:
+        """Makes the task ready now, its attempts afresh.
+
+        :raises LookupError, TaskBusy: as ``base.Backend.retry``.
+        """
+        place, ref = self._located(id)
+        if place:
+            bring_back(self._directory, place, ref, self._clock())
+            self._attempts().clear(ref)
+        else:
+            with self._held(ref):
+                self._attempts().clear(ref)
+                os.utime(self._directory.path(ref), (self._clock(),) * 2, follow_symlinks=False)
+        return self._directory.path(ref)
+
+    def remove(self, id: str) -> None:
+        """Deletes the task.
+
+        :raises LookupError, TaskBusy: as ``base.Backend.remove``.
+        """
+        place, ref = self._located(id)
+        if place:
+            discard(self._directory, place, ref)
+        else:
+            with self._held(ref):
+                os.unlink(self._directory.path(ref))
+        if self._attempts().outlive:
+            self._attempts().clear(ref)
+
+    def _located(self, id: str) -> tuple[str, str]:
+        for place, ref in self._places(id):
+            path = self._directory.path(f"{ASIDE[place]}/{ref}" if place else ref)
+            if os.path.lexists(path):
+                return place, ref
+        raise LookupError(f"no task {id} in spooler {self._directory.root}")
+
+    @contextlib.contextmanager
+    def _held(self, ref: str) -> Iterator[None]:
+        """The task's lock, if it is a file that can be locked: a link or FIFO is nobody's task, and has none."""
+        path = self._directory.path(ref)
+        found = os.stat(path, follow_symlinks=False)
+        if not stat.S_ISREG(found.st_mode) or not os.access(path, os.R_OK | os.W_OK):
+            yield
+            return
+        fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            if not lock.acquire(fd):
+                raise TaskBusy(f"task {path} is running; ask again when it has ended")
+            if not os.path.lexists(path):
+                raise LookupError(f"task {path} has just ended")
+            yield
+        finally:
+            os.close(fd)
+
+    def _places(self, id: str) -> Iterator[tuple[str, str]]:
+        """Where a task of this id may be: where it waits, then where it may have been set aside."""
+        ref = self._ref(id)
+        if ref is None:
+            return
+        lead, _, name = ref.rpartition("/")
+        for place, prefix in ASIDE.items():
+            if f"{ref}/".startswith(f"{prefix}/"):
+                yield place, ref[len(prefix) + 1 :]
+                return
+        if not name.startswith(PREFIX) or (lead and not is_priority(lead)):
+            return
+        yield "", ref
+        for place in ASIDE:
+            yield place, ref
+        if "/" not in id:  # a bare name may be of any priority
+            for seen in self._names(""):
+                if seen.ref.endswith(f"/{name}"):
+                    yield "", seen.ref
+            for place, prefix in ASIDE.items():
+                for seen in self._names(prefix):
+                    if seen.ref.endswith(f"/{name}"):
+                        yield place, seen.ref
+
+    def _ref(self, id: str) -> str | None:
+        root = self._directory.root
+        candidates = [id] if os.path.isabs(id) else [os.path.abspath(id), os.path.normpath(f"{root}/{id}")]
+        for candidate in map(os.path.normpath, candidates):
+            for base in {root, os.path.realpath(root)}:
+                if candidate.startswith(f"{base}/"):
+                    return candidate[len(base) + 1 :]
+        return None
+
+    def _entry(self, ref: str, state: State | None) -> Entry | None:
+        """An entry of a waiting task; with a given state, its lock is not looked at again."""
+        path = self._directory.path(ref)
+        try:
+            found = os.stat(path, follow_symlinks=False)
+        except OSError:
+            return None
+        reason = self._directory.objection(found) or ""
+        count = self._attempts().read(ref)
+        if reason:
+            state = State.CORRUPT
+        elif state is None:
+            due_now = found.st_mtime <= self._clock()
+            state = State.RUNNING if self._locked(path) else State.READY if due_now else State.DEFERRED
+        label, problem = ("?", reason) if reason else self._label(ref)
+        return Entry(
+            path, state, self._directory.root, label, priority_of(ref), found.st_mtime, count.attempts, found.st_size, problem
+        )
+
+    def _aside(self, place: str, ref: str) -> Entry | None:
+        inside = f"{ASIDE[place]}/{ref}"
+        path = self._directory.path(inside)
+        try:
+            found = os.stat(path, follow_symlinks=False)
+        except OSError:
+            return None
+        note = read_reason(self._directory, place, ref)
+        label, problem = self._label(inside)
+        attempts = note.get("attempts")
+        return Entry(
+            path,
+            State(place),
+            self._directory.root,
+            label,
+            priority_of(ref),
+            found.st_mtime,
+            attempts if isinstance(attempts, int) else 0,
+            found.st_size,
+            str(note.get("reason") or problem),
+        )
+
+    def _label(self, inside: str) -> tuple[str, str]:
+        try:
+            envelope = self._envelope(inside, whole=False, strict=True)
+        except Damaged as error:
+            return "?", str(error)
+        return (task_label(envelope.vars), "") if envelope is not None else ("?", "")
+
+    def _envelope(self, inside: str, *, whole: bool, strict: bool = False) -> Envelope | None:
+        """What the file holds; without ``whole``, its variables alone. Opened for reading, in a process that runs no task."""
+        try:
+            fd = os.open(self._directory.path(inside), _READ)
+        except OSError:
+            return None
+        with open(fd, "rb", buffering=0) as file:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                return None
+            head = file.read(wire.HEADER_SIZE + wire.MAX_VARS if not whole else 1 << 26) or b""
+        try:
+            return wire.load(head) if whole else wire.load_vars(head)
+        except Damaged:
+            if strict:
+                raise
+            return None
+
+    @staticmethod
+    def _locked(path: str) -> bool:
+        try:
+            fd = os.open(path, _READ)
+        except OSError:
+            return False
+        try:
+            return lock.held(fd)
+        finally:
+            os.close(fd)

@@ -1,0 +1,69 @@
+"""Locks that die with their process, and exclude uWSGI.
+
+Open file description locks (``F_OFD_SETLK``): they exclude uWSGI's POSIX locks, and unlike those they are not dropped when
+some other descriptor of the file is closed. A fork shares them, so a forked child must close the descriptor (see
+``store``). ``flock`` would not exclude uWSGI. Looking (``held``) needs no lock and no writable descriptor, so it makes no
+``IN_CLOSE_WRITE`` event.
+"""
+
+import errno
+import fcntl
+import struct
+import sys
+
+__all__ = ["acquire", "held", "held_inodes", "release"]
+
+if sys.platform == "darwin":
+    _GET, _SET = 92, 90  # <sys/fcntl.h>: F_OFD_GETLK, F_OFD_SETLK; the fcntl module lacks them there
+    _layout = struct.Struct("qqihh")
+
+    def _flock(kind: int) -> bytes:
+        return _layout.pack(0, 0, 0, kind, 0)
+
+    def _kind(answer: bytes) -> int:
+        return int(_layout.unpack(answer)[3])
+else:
+    _GET, _SET = fcntl.F_OFD_GETLK, fcntl.F_OFD_SETLK
+    _layout = struct.Struct("hhqqi4x")
+
+    def _flock(kind: int) -> bytes:
+        return _layout.pack(kind, 0, 0, 0, 0)
+
+    def _kind(answer: bytes) -> int:
+        return int(_layout.unpack(answer)[0])
+
+
+_WRITE, _UNLOCK = _flock(fcntl.F_WRLCK), _flock(fcntl.F_UNLCK)
+
+
+def acquire(fd: int) -> bool:
+    """Locks the whole file without waiting; False if another process has it."""
+    try:
+        fcntl.fcntl(fd, _SET, _WRITE)
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            return False
+        raise
+    return True
+
+
+def release(fd: int) -> None:
+    """Unlocks, also for children that share the descriptor."""
+    fcntl.fcntl(fd, _SET, _UNLOCK)
+
+
+def held(fd: int) -> bool:
+    """Whether somebody else holds a lock on the file."""
+    return _kind(fcntl.fcntl(fd, _GET, _WRITE)) != fcntl.F_UNLCK
+
+
+def held_inodes() -> frozenset[int] | None:
+    """The inode numbers of all files with a lock on this system, or None where the system does not tell.
+
+    One reading instead of an open for each file. Numbers of other file systems are among them, so a match says *maybe*.
+    """
+    try:
+        with open("/proc/locks", encoding="ascii") as locks:
+            return frozenset(int(line.rsplit(":", 1)[1].split(" ", 1)[0]) for line in locks)
+    except (OSError, ValueError, IndexError):
+        return None

@@ -1,0 +1,89 @@
+"""The kernel's word that something changed in a directory: inotify where there is one.
+
+Watched are names moved in and files closed after writing. The second also tells when a task's file is let go of without being
+removed: put back, or its worker killed. A hint is only ever a hint; losing one (overflow, no watches left) asks for a scan.
+"""
+
+import errno
+import os
+import sys
+from typing import NamedTuple
+
+__all__ = ["Change", "Wake"]
+
+
+class Change(NamedTuple):
+    """What happened: a name in a part (an empty one is the root), or with no name, something that needs a full look."""
+
+    part: str
+    name: str
+    directory: bool = False
+    lost: bool = False
+
+
+class Wake:
+    """Watches parts of a directory; without inotify, it never has anything to say and ``working`` is False."""
+
+    def __init__(self) -> None:
+        self._parts: dict[int, str] = {}
+        self._notify = None
+        if sys.platform != "linux":
+            return
+        try:
+            import inotify_simple  # 10 ms, and only supervisors watch
+
+            self._notify = inotify_simple.INotify(nonblocking=True)
+            flags = inotify_simple.flags
+        except OSError:
+            return
+        self._mask = (
+            flags.MOVED_TO | flags.CLOSE_WRITE | flags.CREATE | flags.DELETE_SELF | flags.MOVE_SELF
+            | flags.ONLYDIR | flags.EXCL_UNLINK
+        )  # fmt: skip
+        self._mask_removed = self._mask | flags.DELETE
+        self._created, self._directory_flag = int(flags.CREATE), int(flags.ISDIR)
+        self._lost = int(flags.Q_OVERFLOW | flags.DELETE_SELF | flags.MOVE_SELF | flags.UNMOUNT)
+        self._ignored = int(flags.IGNORED)
+
+    @property
+    def working(self) -> bool:
+        """Whether changes are told."""
+        return self._notify is not None
+
+    def fileno(self) -> int | None:
+        """A descriptor that is readable when there are changes."""
+        return None if self._notify is None else self._notify.fileno()
+
+    def watch(self, part: str, path: str, *, removals: bool = False) -> None:
+        """Watches a directory, if asked also for names removed; where the system refuses, falls back to not working at all."""
+        if self._notify is None or part in self._parts.values():
+            return
+        try:
+            self._parts[self._notify.add_watch(path, self._mask_removed if removals else self._mask)] = part
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR):
+                return
+            self.close()
+
+    def changes(self) -> list[Change]:
+        """What happened since the last call; never waits."""
+        if self._notify is None:
+            return []
+        found = []
+        for watch, mask, _, name in self._notify.read(timeout=0):
+            if mask & self._ignored:
+                self._parts.pop(watch, None)
+            elif mask & self._lost:
+                found.append(Change(self._parts.get(watch, ""), "", lost=True))
+            elif mask & self._directory_flag:
+                found.append(Change(self._parts.get(watch, ""), name, directory=True))
+            elif not mask & self._created:  # a file that is only created is still being written
+                found.append(Change(self._parts.get(watch, ""), os.fsdecode(name)))
+        return found
+
+    def close(self) -> None:
+        """Ends all watches."""
+        if self._notify is not None:
+            self._notify.close()
+            self._notify = None
+        self._parts.clear()

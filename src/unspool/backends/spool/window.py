@@ -1,0 +1,138 @@
+"""Which tasks are known: a bounded window on a queue that may hold a million. No I/O.
+
+Ready tickets are kept in a heap by priority and due time, deferred ones in a heap by due time. When either holds more than twice its
+limit, the later half is dropped and a horizon remembered: beyond it the window knows nothing, so nothing beyond it is
+given out until a new scan has moved the horizon. So order holds across all of the queue, and memory does not grow with
+it.
+"""
+
+import heapq
+from collections.abc import Iterable
+
+from ..base import Ticket
+
+__all__ = ["Window"]
+
+
+class Window:
+    """Tickets that are ready, deferred or handed out.
+
+    :param limit: how many ready and how many deferred ones are kept.
+    """
+
+    def __init__(self, limit: int = 50_000) -> None:
+        self._limit = limit
+        self._ready: list[Ticket] = []
+        self._deferred: list[tuple[float, Ticket]] = []
+        self._held: set[str] = set()
+        self._out: set[str] = set()
+        self._horizon: Ticket | None = None
+        self._deferred_horizon: float | None = None
+
+    @property
+    def lacking(self) -> bool:
+        """Whether tickets were dropped, and so few are left of their kind that a scan should look for them."""
+        few = self._limit // 2
+        return (self._horizon is not None and len(self._ready) <= few) or (
+            self._deferred_horizon is not None and len(self._deferred) <= few
+        )
+
+    @property
+    def ready(self) -> int:
+        """How many are ready."""
+        return len(self._ready)
+
+    @property
+    def out(self) -> int:
+        """How many are handed out."""
+        return len(self._out)
+
+    def __contains__(self, ref: str) -> bool:
+        return ref in self._held or ref in self._out
+
+    def add(self, ticket: Ticket, now: float) -> None:
+        """Takes in a ticket, unless it is known or beyond the horizon."""
+        if ticket.ref in self._held or ticket.ref in self._out:
+            return
+        if ticket.due > now:
+            self._defer(ticket, ticket.due)
+        elif self._horizon is None or ticket <= self._horizon:
+            self._held.add(ticket.ref)
+            heapq.heappush(self._ready, ticket)
+            if len(self._ready) > 2 * self._limit:
+                self._cut_ready()
+
+    def take(self, limit: int) -> list[Ticket]:
+        """The first ready tickets, now handed out."""
+        taken = []
+        ready, held, out = self._ready, self._held, self._out
+        while ready and len(taken) < limit:
+            ticket = heapq.heappop(ready)
+            held.discard(ticket.ref)
+            out.add(ticket.ref)
+            taken.append(ticket)
+        return taken
+
+    def peek(self) -> Ticket | None:
+        """The first ready ticket."""
+        return self._ready[0] if self._ready else None
+
+    def give_back(self, tickets: Iterable[Ticket]) -> None:
+        """Handed-out tickets that were not begun are ready again."""
+        for ticket in tickets:
+            if ticket.ref in self._out:
+                self._out.discard(ticket.ref)
+                self._held.add(ticket.ref)
+                heapq.heappush(self._ready, ticket)
+
+    def settled(self, ref: str) -> None:
+        """A handed-out ticket has ended."""
+        self._out.discard(ref)
+
+    def defer(self, ticket: Ticket, until: float) -> None:
+        """A ticket is to be looked at again then, and not before."""
+        if ticket.ref not in self:
+            self._defer(ticket, until)
+
+    def promote(self, now: float) -> None:
+        """Makes ready what has become due."""
+        while self._deferred and self._deferred[0][0] <= now:
+            until, ticket = heapq.heappop(self._deferred)
+            self._held.discard(ticket.ref)
+            self.add(ticket._replace(due=until), now)
+
+    def forget_deferred(self, ref: str) -> None:
+        """Drops what is known of a ticket that waits, so that it can be taken in anew."""
+        if ref in self._held and ref not in self._out:
+            kept = [item for item in self._deferred if item[1].ref != ref]
+            if len(kept) < len(self._deferred):
+                heapq.heapify(kept)
+                self._deferred = kept
+                self._held.discard(ref)
+
+    def next_due(self) -> float | None:
+        """When the first deferred ticket becomes due."""
+        return self._deferred[0][0] if self._deferred else None
+
+    def open_horizon(self) -> None:
+        """Before a scan: all that it finds may come in."""
+        self._horizon = self._deferred_horizon = None
+
+    def _defer(self, ticket: Ticket, until: float) -> None:
+        if self._deferred_horizon is not None and until > self._deferred_horizon:
+            return
+        self._held.add(ticket.ref)
+        heapq.heappush(self._deferred, (until, ticket))
+        if len(self._deferred) > 2 * self._limit:
+            kept = heapq.nsmallest(self._limit, self._deferred)
+            self._deferred_horizon = kept[-1][0]
+            self._held.difference_update(ticket.ref for _, ticket in self._deferred)
+            self._held.update(ticket.ref for _, ticket in kept)
+            self._deferred = kept
+
+    def _cut_ready(self) -> None:
+        kept = heapq.nsmallest(self._limit, self._ready)
+        self._horizon = kept[-1]
+        self._held.difference_update(ticket.ref for ticket in self._ready)
+        self._held.update(ticket.ref for ticket in kept)
+        self._ready = kept

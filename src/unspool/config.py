@@ -1,0 +1,183 @@
+"""Settings, and the only place that picks a concrete backend.
+
+Each setting comes from ``configure()``, else from the environment (``UNSPOOL_<NAME>``), else from ``[tool.unspool]`` in the nearest
+``pyproject.toml`` of the working directory and those above it; spoolers also, at last, from uWSGI's options. Nothing is read
+before it is needed.
+"""
+
+import os
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from .backends.base import Backend, check_period
+from .errors import ConfigurationError, NoSpooler, OptionRefused
+
+__all__ = ["Settings", "backend", "configure", "settings", "spooler_names"]
+
+_HOW = (
+    "set UNSPOOL_SPOOLERS=/path/to/directory, or call unspool.configure(spoolers=[...]), "
+    "or write spoolers = [...] under [tool.unspool] in pyproject.toml"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All settings of a process.
+
+    :param spoolers: the absolute paths of the spool directories; the first is the default.
+    :param durability: ``full`` syncs each task to the disk before its call returns; ``relaxed`` leaves that to the kernel.
+    :param period: seconds between full looks at a directory, where the kernel tells of changes anyway.
+    :param history_limit: runs kept in each spooler's history; 0 for none.
+    :param history_age: seconds that they are kept.
+    """
+
+    spoolers: tuple[str, ...] = ()
+    durability: str = "full"
+    period: float = 300.0
+    history_limit: int = 100_000
+    history_age: float = 7 * 86400.0
+
+
+_NAMES = tuple(field.name for field in fields(Settings))
+_lock = threading.Lock()
+_configured: dict[str, Any] = {}
+_settings: Settings | None = None
+_backends: dict[str, Backend] = {}
+
+
+def configure(**values: Any) -> None:
+    """Sets settings for this process, over the environment and ``pyproject.toml``. Each call adds to the ones before.
+
+    :param values: the fields of :class:`Settings`; None gives one back to the environment. Relative directories are resolved now.
+    :raises ConfigurationError: if there is no such setting, or it cannot have this value; then nothing is changed.
+    """
+    global _settings, _configured  # noqa: PLW0603  the process's settings are one thing
+    merged = _configured | {name: _parse(name, value, os.getcwd(), "configure()") for name, value in values.items() if value is not None}
+    for name in [name for name, value in values.items() if value is None]:
+        merged.pop(name, None)
+    with _lock:
+        _configured = merged
+        _settings = None
+        _backends.clear()
+
+
+def settings() -> Settings:
+    """The settings in force.
+
+    :raises ConfigurationError: if one from the environment or a file cannot be used.
+    """
+    global _settings  # noqa: PLW0603  read once
+    if _settings is None:
+        project, base = _project()
+        found = {name: _parse(name, value, base, "[tool.unspool] in pyproject.toml") for name, value in project.items()}
+        for name in _NAMES:
+            variable = f"UNSPOOL_{name.upper()}"
+            if os.environ.get(variable):
+                found[name] = _parse(name, os.environ[variable], os.getcwd(), variable)
+        found |= _configured
+        if not found.get("spoolers"):
+            found["spoolers"] = _from_uwsgi()
+        _settings = Settings(**found)
+    return _settings
+
+
+def spooler_names() -> tuple[str, ...]:
+    """The configured spool directories."""
+    return settings().spoolers
+
+
+def backend(name: str | None = None) -> Backend:
+    """The backend of a spooler: of the default one, or of a directory, or of a configured one's base name.
+
+    :raises NoSpooler: if none is configured, or none has this name.
+    """
+    known = spooler_names()
+    if name is None:
+        if not known:
+            raise NoSpooler(f"no spooler is configured; {_HOW}")
+        name = known[0]
+    elif not os.path.isabs(name) and os.sep not in name:
+        named = [path for path in known if os.path.basename(path) == name]
+        if not named:
+            raise NoSpooler(f"no spooler is named {name!r} (there are: {', '.join(known) or 'none'}); {_HOW}")
+        name = named[0]
+    path = os.path.abspath(name)
+    with _lock:
+        if path not in _backends:
+            _backends[path] = _open(path)
+        return _backends[path]
+
+
+def _open(path: str) -> Backend:
+    from .backends.spool import SpoolBackend
+
+    chosen = settings()
+    return SpoolBackend(
+        path,
+        durable=chosen.durability == "full",
+        period=chosen.period,
+        history_limit=chosen.history_limit,
+        history_age=chosen.history_age,
+    )
+
+
+def _from_uwsgi() -> tuple[str, ...]:
+    from .backends import uwsgi
+
+    return tuple(os.path.abspath(path) for path in uwsgi.spoolers())
+
+
+def _project() -> tuple[Mapping[str, Any], str]:
+    """The project's table and the directory that its paths are relative to."""
+    place = os.getcwd()
+    while True:
+        path = os.path.join(place, "pyproject.toml")
+        if os.path.isfile(path):
+            import tomllib
+
+            with open(path, "rb") as file:
+                try:
+                    table = tomllib.load(file).get("tool", {}).get("unspool", {})
+                except (tomllib.TOMLDecodeError, UnicodeDecodeError, AttributeError) as error:
+                    raise ConfigurationError(f"{path} cannot be read: {error}") from error
+            return table, place
+        above = os.path.dirname(place)
+        if above == place:
+            return {}, place
+        place = above
+
+
+def _parse(name: str, value: Any, base: str, source: str) -> Any:
+    try:
+        match name:
+            case "spoolers":
+                return _spoolers(value, base)
+            case "durability":
+                if value not in ("full", "relaxed"):
+                    raise OptionRefused(f"durability is {value!r}; it is 'full' or 'relaxed'")
+                return value
+            case "period" | "history_age":
+                return check_period(_number(value))
+            case "history_limit":
+                limit = _number(value)
+                if limit < 0 or limit != int(limit):
+                    raise OptionRefused(f"{value!r} is not a whole number of 0 or more")
+                return int(limit)
+    except (OptionRefused, ValueError, TypeError) as error:
+        raise ConfigurationError(f"{name} from {source} cannot be used: {error}") from error
+    raise ConfigurationError(f"{source} has {name!r}, which is no setting; there are {', '.join(_NAMES)}")
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, str) else value
+
+
+def _spoolers(value: Any, base: str) -> tuple[str, ...]:
+    parts = value.split(",") if isinstance(value, str) else [os.fspath(part) for part in value]
+    paths = [part.strip() for part in parts if part.strip()]
+    for path in paths:
+        if "://" in path:
+            raise OptionRefused(f"{path!r} is no directory; this version keeps tasks in directories only")
+    return tuple(os.path.normpath(os.path.join(base, os.path.expanduser(path))) for path in paths)

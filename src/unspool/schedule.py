@@ -1,0 +1,46 @@
+"""When and in which order a task runs, as callers say it."""
+
+import time
+from datetime import datetime, timedelta
+
+from .errors import OptionRefused
+
+__all__ = ["Postpone", "check_priority", "to_due"]
+
+Postpone = timedelta | datetime | None
+
+_LATEST = 13_569_465_600.0  # the year 2400; ext4's times end in 2446
+
+
+def check_priority(priority: object) -> None:
+    """Refuses what is not a priority.
+
+    :raises OptionRefused: unless it is None or a whole number from 0 to 999,999,999.
+    """
+    if priority is None:
+        return
+    if isinstance(priority, bool) or not isinstance(priority, int) or not 0 <= priority < 10**9:
+        raise OptionRefused(f"priority is {priority!r}; it must be a whole number from 0 to 999999999, or None")
+
+
+def to_due(postpone: object, now: float | None = None) -> float | None:
+    """The due time (unix seconds) that ``postpone`` stands for, or None if that is not in the future.
+
+    :param postpone: a timedelta, an aware datetime, a naive datetime (taken as local time), or None.
+    :raises OptionRefused: if it is none of these, or beyond the times that files can carry.
+    """
+    if postpone is None:
+        return None
+    now = time.time() if now is None else now
+    if isinstance(postpone, datetime):
+        try:
+            due = postpone.timestamp()
+        except (OverflowError, OSError, ValueError) as error:
+            raise OptionRefused(f"postpone is {postpone!r}, which is no time on this system: {error}") from error
+    elif isinstance(postpone, timedelta):
+        due = now + postpone.total_seconds()
+    else:
+        raise OptionRefused(f"postpone is {postpone!r}; it must be a timedelta, a datetime or None")
+    if due >= _LATEST:
+        raise OptionRefused(f"postpone is {postpone!r}, which is further ahead than a file's time can say")
+    return due if due > now else None

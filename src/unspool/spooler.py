@@ -1,0 +1,281 @@
+"""The seed's API: spoolers, tasks by decorator, raw messages, inspection."""
+
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime, timedelta
+from itertools import islice
+from typing import Any, Optional, ParamSpec, TypeVar, Union, overload
+
+from . import codec, config
+from .errors import NoSpooler, OptionRefused
+from .message import Entry, Message, State
+from .retry import RetryPolicy
+from .schedule import Postpone, check_priority, to_due
+from .tasks import FunctionTask, TaskOptions
+
+__all__ = ["Spooler"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+_WAITING = frozenset({State.READY, State.DEFERRED, State.RUNNING})
+
+
+class _TaskDecorator:
+    """Allows task decoration using both Spooler class and object."""
+
+    def __init__(self, spooler: "Spooler | None" = None) -> None:
+        self._spooler = spooler
+
+    def __get__(self, instance: "Spooler | None", owner: type["Spooler"]) -> "_TaskDecorator":
+        return self if instance is None else _TaskDecorator(instance)
+
+    @overload
+    def __call__(self, func: Callable[P, R], /) -> FunctionTask[P, R]: ...
+
+    @overload
+    def __call__(
+        self,
+        *,
+        priority: int | None = None,
+        postpone: timedelta | datetime | None = None,
+        max_attempts: int = 20,
+        retry_delay: float = 5.0,
+        retry_backoff: float = 2.0,
+        retry_jitter: float = 0.1,
+        timeout: float | None = None,
+        serializer: str = "pickle",
+        release_skipped: bool = False,
+    ) -> Callable[[Callable[P, R]], FunctionTask[P, R]]: ...
+
+    def __call__(
+        self,
+        func: Callable[P, R] | None = None,
+        /,
+        *,
+        priority: int | None = None,
+        postpone: timedelta | datetime | None = None,
+        max_attempts: int = 20,
+        retry_delay: float = 5.0,
+        retry_backoff: float = 2.0,
+        retry_jitter: float = 0.1,
+        timeout: float | None = None,
+        serializer: str = "pickle",
+        release_skipped: bool = False,
+    ) -> FunctionTask[P, R] | Callable[[Callable[P, R]], FunctionTask[P, R]]:
+        """Decorator. Used to register a function which should be run in Spooler.
+
+        :param priority: a number, 0 or more; smaller runs first, None after all numbers.
+        :param postpone: a timedelta from the call, or a datetime (aware as it says, naive as local time).
+        :param max_attempts: runs in all before it is dead.
+        :param retry_delay: seconds before the second run; each further delay is ``retry_backoff`` times as long.
+        :param retry_jitter: a fraction by which a delay is randomly lengthened.
+        :param timeout: seconds that a run may take.
+        :param serializer: ``pickle`` or ``json``.
+        :param release_skipped: True if ``None`` leaves the task to another handler instead of ending it.
+        :raises FunctionRefused: for a lambda, a local function, or what is no function.
+        :raises OptionRefused: for a value that an option cannot have.
+        """
+        retry = RetryPolicy(max_attempts, retry_delay, retry_backoff, retry_jitter)
+        options = TaskOptions(priority, postpone, retry, timeout, serializer, release_skipped)
+
+        def decorate(func: Callable[P, R]) -> FunctionTask[P, R]:
+            return FunctionTask(func, options, _send, self._spooler).register()
+
+        return decorate if func is None else decorate(func)
+
+
+class Spooler:
+    """Gives an access to a spooler.
+
+    :param name: the path of its directory.
+
+    .. code-block:: python
+
+        my_spooler = Spooler.get_by_basename('myspooler')
+
+        # @Spooler.task() to run on first available or to run on `my_spooler`:
+        @my_spooler.task(postpone=timedelta(seconds=1))
+        def run_me(a, b='c'):
+            ...
+
+        # Now call this function as usual and it'll run in a spooler.
+        run_me('some', b='other')
+    """
+
+    task = _TaskDecorator()
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __str__(self) -> str:
+        return self.name
+
+    def __repr__(self) -> str:
+        return f"Spooler({self.name!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Spooler) and other.name == self.name
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+    @classmethod
+    def send_message_raw(
+        cls,
+        message: str,
+        *,
+        spooler: Union[str, "Spooler", None] = None,
+        priority: int | None = None,
+        postpone: datetime | timedelta | None = None,
+        payload: Any = None,
+    ) -> str:
+        """Sends a message to a spooler.
+
+        :param message: Message to pass using spooler. ``ucfg_<type id>`` or ``<type id>`` goes to the SpoolerTask heir of that type
+            id, any other to SpoolerTask itself.
+        :param spooler: The spooler (id or directory) to use; the default one if not given.
+        :param priority: Number. The priority of the message. Larger - less important.
+        :param postpone: Postpone message processing till.
+        :param payload: Object to pickle and pass within message.
+        :returns: the task's id: on a directory the absolute path of its file.
+        :raises NoSpooler, SpoolerUnusable, OptionRefused, PayloadRefused: then nothing was sent.
+        """
+        return _send([raw_message(message, priority=priority, postpone=postpone, payload=payload)], spooler)[0]
+
+    @classmethod
+    def send_many(cls, messages: Iterable[Message], *, spooler: Union[str, "Spooler", None] = None) -> list[str]:
+        """Sends many messages, sharing their syncs, and returns their ids in order.
+
+        Each task is visible whole or not at all. Make messages with ``task.message(...)`` or :func:`unspool.raw_message`.
+
+        :raises NoSpooler, SpoolerUnusable, PayloadRefused: tasks that are not yet visible then were not sent.
+        """
+        return _send(list(messages), spooler)
+
+    @classmethod
+    def get_spoolers(cls) -> list["Spooler"]:
+        """Returns a list of registered spoolers."""
+        return [cls(name) for name in config.spooler_names()]
+
+    @classmethod
+    def get_by_basename(cls, name: str) -> Optional["Spooler"]:
+        """Returns spooler object for a given directory name.
+
+        If there is more than one spooler with the same directory base name, the first one is returned.
+
+        If not found None is returned.
+
+        :param name: Directory base name. E.g.: 'mydir' to get spooler for '/somewhere/here/is/mydir'
+        """
+        for spooler in cls.get_spoolers():
+            if spooler.name.rstrip("/").rpartition("/")[2] == name:
+                return spooler
+        return None
+
+    @classmethod
+    def get_pids(cls) -> list[int]:
+        """Returns a list of all spooler processes IDs: the live worker processes of all spoolers."""
+        found = {info.pid for name in config.spooler_names() for info in config.backend(name).control.live() if info.role == "worker"}
+        return sorted(found)
+
+    @classmethod
+    def set_period(cls, seconds: float) -> bool:
+        """Sets how often the spooler runs: how often the directory is looked at whole, in running workers at once.
+
+        Tasks do not wait for it where the kernel tells of their arrival.
+
+        :param seconds: a number above 0.
+        :raises OptionRefused: for anything else.
+        """
+        for name in _configured():
+            config.backend(name).control.set_period(seconds)
+        return True
+
+    @classmethod
+    def get_tasks(cls, limit: int | None = None) -> list[str]:
+        """Returns a list of spooler jobs (filenames in spooler directory): the ids of all waiting and running tasks.
+
+        They cover all spoolers and priorities and come in the order in which they would run.
+
+        :param limit: at most so many of each spooler.
+        """
+        return [entry.id for name in config.spooler_names() for entry in config.backend(name).entries(_WAITING, limit)]
+
+    @classmethod
+    def read_task_file(cls, path: str) -> dict[str, Any]:
+        """Returns a spooler task information.
+
+        Takes no lock and unpickles nothing.
+
+        :param path: The relative or absolute path to the task to read.
+        :returns: uWSGI's keys (``spooler_task_name``, ``spooler``, ``priority``, ``at``, ``msg``, ``body``), and ``attempts``, ``state``,
+            ``function``, ``size`` in bytes, ``due`` in unix seconds and ``reason``; ``{}`` if there is no such task.
+        """
+        for name in _candidates(path):
+            found = config.backend(name).read(path)
+            if found is not None:
+                entry, envelope = found
+                return _task_info(entry, envelope)
+        return {}
+
+
+def raw_message(
+    message: str, *, priority: int | None = None, postpone: Postpone = None, payload: Any = None, serializer: str = "pickle"
+) -> Message:
+    """A message for ``Spooler.send_many``, with the parameters of ``Spooler.send_message_raw``.
+
+    :raises OptionRefused: for a value that an option cannot have.
+    """
+    if not isinstance(message, str):
+        raise OptionRefused(f"message is {message!r}; it must be a string")
+    check_priority(priority)
+    return Message(message, payload, None, priority, to_due(postpone), serializer)
+
+
+def _send(messages: Sequence[Message], spooler: "str | Spooler | None") -> list[str]:
+    envelopes = [codec.encode(message) for message in messages]
+    name = spooler.name if isinstance(spooler, Spooler) else spooler
+    return config.backend(name).send(envelopes) if envelopes else []
+
+
+def _configured() -> tuple[str, ...]:
+    names = config.spooler_names()
+    if not names:
+        config.backend(None)  # raises, saying what to set
+    return names
+
+
+def _candidates(path: str) -> list[str]:
+    """The spoolers that a path may belong to: the configured ones, or the directory that it is in."""
+    names = list(config.spooler_names())
+    head = path
+    for _ in range(4):
+        head = head.rpartition("/")[0]
+        if head:
+            names.append(head)
+    return list(islice(dict.fromkeys(names), 64))
+
+
+def _task_info(entry: Entry, envelope: Any) -> dict[str, Any]:
+    info: dict[str, Any] = {} if envelope is None else {key: _text(value) for key, value in envelope.vars.items()}
+    info.pop("unspool_sum", None)
+    body = envelope.body if envelope is not None else b""
+    info["spooler_task_name"] = entry.id.rpartition("/")[2]
+    info.setdefault("spooler", entry.spooler)
+    if entry.priority is not None:
+        info["priority"] = entry.priority
+    return info | {
+        "body": body,
+        "due": entry.due,
+        "attempts": entry.attempts,
+        "state": str(entry.state),
+        "function": entry.task,
+        "size": entry.size,
+        "reason": entry.reason,
+    }
+
+
+def _text(value: bytes) -> str | bytes:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value
