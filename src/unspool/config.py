@@ -1,7 +1,9 @@
 """Settings, and the only place that picks a concrete backend.
 
-Each setting comes from ``configure()``, else from the environment (``UNSPOOL_<NAME>``), else from ``[tool.unspool]`` in the nearest
-``pyproject.toml`` of the working directory and those above it; spoolers also, at last, from uWSGI's options. Nothing is read
+Each setting comes from ``configure()``, else from the environment (``UNSPOOL_<NAME>``), else from ``[tool.unspool]``
+in the nearest
+``pyproject.toml`` of the working directory and those above it; spoolers also, at last, from uWSGI's options. Nothing
+is read
 before it is needed.
 """
 
@@ -27,7 +29,8 @@ class Settings:
     """All settings of a process.
 
     :param spoolers: the absolute paths of the spool directories; the first is the default.
-    :param durability: ``full`` syncs each task to the disk before its call returns; ``relaxed`` leaves that to the kernel.
+    :param durability: ``full`` syncs each task to the disk before its call returns; ``relaxed`` leaves that to the
+        kernel.
     :param period: seconds between full looks at a directory, where the kernel tells of changes anyway.
     :param history_limit: runs kept in each spooler's history; 0 for none.
     :param history_age: seconds that they are kept.
@@ -50,11 +53,14 @@ _backends: dict[str, Backend] = {}
 def configure(**values: Any) -> None:
     """Sets settings for this process, over the environment and ``pyproject.toml``. Each call adds to the ones before.
 
-    :param values: the fields of :class:`Settings`; None gives one back to the environment. Relative directories are resolved now.
+    :param values: the fields of :class:`Settings`; None gives one back to the environment. Relative directories are
+        resolved now.
     :raises ConfigurationError: if there is no such setting, or it cannot have this value; then nothing is changed.
     """
     global _settings, _configured  # noqa: PLW0603  the process's settings are one thing
-    merged = _configured | {name: _parse(name, value, os.getcwd(), "configure()") for name, value in values.items() if value is not None}
+    merged = _configured | {
+        name: _parse(name, value, os.getcwd(), "configure()") for name, value in values.items() if value is not None
+    }
     for name in [name for name, value in values.items() if value is None]:
         merged.pop(name, None)
     with _lock:

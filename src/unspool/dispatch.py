@@ -6,7 +6,8 @@
               |
               +------> Outcome   (damaged, unknown, or out of crashes: there is nothing to run)
 
-``run`` gives a coroutine for ``async def`` functions; whoever runs the event loop awaits it and then concludes. That is the only
+``run`` gives a coroutine for ``async def`` functions; whoever runs the event loop awaits it and then concludes. That
+is the only
 difference between the two.
 """
 
@@ -110,7 +111,9 @@ def _task_type(text: str) -> type[SpoolerTask]:
     type_id = text.removeprefix(codec.TYPE_PREFIX)
     found = spooler_task_types.get(type_id)
     if found is None and type_id != text:
-        raise NoHandler(f"no task type {type_id[:200]!r} in this program; was it renamed, or is its module not imported?")
+        raise NoHandler(
+            f"no task type {type_id[:200]!r} in this program; was it renamed, or is its module not imported?"
+        )
     return found or SpoolerTask
 
 

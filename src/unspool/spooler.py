@@ -3,20 +3,23 @@
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from itertools import islice
-from typing import Any, Optional, ParamSpec, TypeVar, Union, overload
+from typing import Any, Optional, ParamSpec, Protocol, TypeVar, Union, Unpack, overload
 
 from . import codec, config
-from .errors import NoSpooler, OptionRefused
+from .errors import OptionRefused
 from .message import Entry, Message, State
-from .retry import RetryPolicy
 from .schedule import Postpone, check_priority, to_due
-from .tasks import FunctionTask, TaskOptions
+from .tasks import FunctionTask, TaskKeywords, TaskOptions
 
 __all__ = ["Spooler"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 _WAITING = frozenset({State.READY, State.DEFERRED, State.RUNNING})
+
+
+class _Decorate(Protocol):
+    def __call__(self, func: Callable[P, R], /) -> FunctionTask[P, R]: ...
 
 
 class _TaskDecorator:
@@ -32,53 +35,26 @@ class _TaskDecorator:
     def __call__(self, func: Callable[P, R], /) -> FunctionTask[P, R]: ...
 
     @overload
-    def __call__(
-        self,
-        *,
-        priority: int | None = None,
-        postpone: timedelta | datetime | None = None,
-        max_attempts: int = 20,
-        retry_delay: float = 5.0,
-        retry_backoff: float = 2.0,
-        retry_jitter: float = 0.1,
-        timeout: float | None = None,
-        serializer: str = "pickle",
-        release_skipped: bool = False,
-    ) -> Callable[[Callable[P, R]], FunctionTask[P, R]]: ...
+    def __call__(self, func: None = None, /, **options: Unpack[TaskKeywords]) -> _Decorate: ...
 
-    def __call__(
-        self,
-        func: Callable[P, R] | None = None,
-        /,
-        *,
-        priority: int | None = None,
-        postpone: timedelta | datetime | None = None,
-        max_attempts: int = 20,
-        retry_delay: float = 5.0,
-        retry_backoff: float = 2.0,
-        retry_jitter: float = 0.1,
-        timeout: float | None = None,
-        serializer: str = "pickle",
-        release_skipped: bool = False,
-    ) -> FunctionTask[P, R] | Callable[[Callable[P, R]], FunctionTask[P, R]]:
+    def __call__(self, func: Callable[..., Any] | None = None, /, **options: Unpack[TaskKeywords]) -> Any:
         """Decorator. Used to register a function which should be run in Spooler.
 
         :param priority: a number, 0 or more; smaller runs first, None after all numbers.
         :param postpone: a timedelta from the call, or a datetime (aware as it says, naive as local time).
-        :param max_attempts: runs in all before it is dead.
-        :param retry_delay: seconds before the second run; each further delay is ``retry_backoff`` times as long.
-        :param retry_jitter: a fraction by which a delay is randomly lengthened.
-        :param timeout: seconds that a run may take.
+        :param max_attempts: runs in all before it is dead; 20.
+        :param retry_delay: seconds before the second run, 5; each further delay is ``retry_backoff`` (2) times as long.
+        :param retry_jitter: a fraction by which a delay is randomly lengthened; 0.1.
+        :param timeout: seconds that a run may take; no limit if None.
         :param serializer: ``pickle`` or ``json``.
         :param release_skipped: True if ``None`` leaves the task to another handler instead of ending it.
         :raises FunctionRefused: for a lambda, a local function, or what is no function.
-        :raises OptionRefused: for a value that an option cannot have.
+        :raises OptionRefused: for a value that an option cannot have, or an option that there is not.
         """
-        retry = RetryPolicy(max_attempts, retry_delay, retry_backoff, retry_jitter)
-        options = TaskOptions(priority, postpone, retry, timeout, serializer, release_skipped)
+        chosen = TaskOptions.of(**options)
 
         def decorate(func: Callable[P, R]) -> FunctionTask[P, R]:
-            return FunctionTask(func, options, _send, self._spooler).register()
+            return FunctionTask(func, chosen, _send, self._spooler).register()
 
         return decorate if func is None else decorate(func)
 
@@ -130,7 +106,8 @@ class Spooler:
     ) -> str:
         """Sends a message to a spooler.
 
-        :param message: Message to pass using spooler. ``ucfg_<type id>`` or ``<type id>`` goes to the SpoolerTask heir of that type
+        :param message: Message to pass using spooler. ``ucfg_<type id>`` or ``<type id>`` goes to the SpoolerTask
+            heir of that type
             id, any other to SpoolerTask itself.
         :param spooler: The spooler (id or directory) to use; the default one if not given.
         :param priority: Number. The priority of the message. Larger - less important.
@@ -145,7 +122,8 @@ class Spooler:
     def send_many(cls, messages: Iterable[Message], *, spooler: Union[str, "Spooler", None] = None) -> list[str]:
         """Sends many messages, sharing their syncs, and returns their ids in order.
 
-        Each task is visible whole or not at all. Make messages with ``task.message(...)`` or :func:`unspool.raw_message`.
+        Each task is visible whole or not at all. Make messages with ``task.message(...)`` or
+        :func:`unspool.raw_message`.
 
         :raises NoSpooler, SpoolerUnusable, PayloadRefused: tasks that are not yet visible then were not sent.
         """
@@ -174,7 +152,12 @@ class Spooler:
     @classmethod
     def get_pids(cls) -> list[int]:
         """Returns a list of all spooler processes IDs: the live worker processes of all spoolers."""
-        found = {info.pid for name in config.spooler_names() for info in config.backend(name).control.live() if info.role == "worker"}
+        found = {
+            info.pid
+            for name in config.spooler_names()
+            for info in config.backend(name).control.live()
+            if info.role == "worker"
+        }
         return sorted(found)
 
     @classmethod
@@ -207,7 +190,8 @@ class Spooler:
         Takes no lock and unpickles nothing.
 
         :param path: The relative or absolute path to the task to read.
-        :returns: uWSGI's keys (``spooler_task_name``, ``spooler``, ``priority``, ``at``, ``msg``, ``body``), and ``attempts``, ``state``,
+        :returns: uWSGI's keys (``spooler_task_name``, ``spooler``, ``priority``, ``at``, ``msg``, ``body``), and
+            ``attempts``, ``state``,
             ``function``, ``size`` in bytes, ``due`` in unix seconds and ``reason``; ``{}`` if there is no such task.
         """
         for name in _candidates(path):
@@ -219,7 +203,12 @@ class Spooler:
 
 
 def raw_message(
-    message: str, *, priority: int | None = None, postpone: Postpone = None, payload: Any = None, serializer: str = "pickle"
+    message: str,
+    *,
+    priority: int | None = None,
+    postpone: Postpone = None,
+    payload: Any = None,
+    serializer: str = "pickle",
 ) -> Message:
     """A message for ``Spooler.send_many``, with the parameters of ``Spooler.send_message_raw``.
 

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Generic, ParamSpec, TypeVar
+from typing import Any, ClassVar, Generic, ParamSpec, TypedDict, TypeVar, Unpack
 
 from .codec import FCALL, SERIALIZERS
 from .errors import FunctionRefused, NoHandler, OptionRefused
@@ -19,6 +19,7 @@ __all__ = [
     "FunctionTask",
     "SpoolerFunctionCallTask",
     "SpoolerTask",
+    "TaskKeywords",
     "TaskOptions",
     "find_function",
     "spooler_task_types",
@@ -36,6 +37,23 @@ SpoolerTask heirs are automatically registered in runtime by SpoolerTask.__init_
 """
 
 _functions: dict[str, "FunctionTask[Any, Any]"] = {}
+
+
+class TaskKeywords(TypedDict, total=False):
+    """What ``Spooler.task`` takes."""
+
+    priority: int | None
+    postpone: Postpone
+    max_attempts: int
+    retry_delay: float
+    retry_backoff: float
+    retry_jitter: float
+    timeout: float | None
+    serializer: str
+    release_skipped: bool
+
+
+_RETRY_KEYWORDS = ("delay", "backoff", "jitter")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +85,22 @@ class TaskOptions:
         limit = self.timeout
         if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int | float) or not limit > 0):
             raise OptionRefused(f"timeout is {limit!r}; it must be a number of seconds above 0, or None")
+
+    @classmethod
+    def of(cls, **keywords: Unpack[TaskKeywords]) -> "TaskOptions":
+        """The options that a decorator was given.
+
+        :raises OptionRefused: also for an option that there is not.
+        """
+        unknown = keywords.keys() - TaskKeywords.__annotations__.keys()
+        if unknown:
+            known = ", ".join(TaskKeywords.__annotations__)
+            raise OptionRefused(f"task() has no option {', '.join(sorted(unknown))}; there are {known}")
+        options: dict[str, Any] = dict(keywords)
+        retry = {name: options.pop(f"retry_{name}") for name in _RETRY_KEYWORDS if f"retry_{name}" in options}
+        if "max_attempts" in options:
+            retry["max_attempts"] = options.pop("max_attempts")
+        return cls(retry=RetryPolicy(**retry), **options)
 
 
 class SpoolerTask:
@@ -232,7 +266,9 @@ def find_function(name: str) -> FunctionTask[Any, Any]:
     try:
         return _functions[name]
     except KeyError:
-        raise NoHandler(f"no task function {name!r} in this program; was it renamed, or is its module not imported?") from None
+        raise NoHandler(
+            f"no task function {name!r} in this program; was it renamed, or is its module not imported?"
+        ) from None
 
 
 def _wire_name(func: Callable[..., Any]) -> str:

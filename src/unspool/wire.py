@@ -3,7 +3,8 @@
 A 4-byte header (modifier1 = 17, size of the variables as little-endian u16, modifier2 = 0), the variables (each u16 key
 length, key, u16 value length, value), and the body up to the end. Source: ``core/spooler.c`` of unbit/uwsgi.
 
-A sealed envelope ends its variables with ``unspool_sum``, eight hex digits of the CRC-32 of all variables before it and the
+A sealed envelope ends its variables with ``unspool_sum``, eight hex digits of the CRC-32 of all variables before it
+and the
 body. It is the damage check and is verified before anything is decoded. uWSGI reads such a file like any other.
 """
 
@@ -32,7 +33,7 @@ def dump(vars: Mapping[str, bytes], body: bytes) -> bytes:
 
     :raises Damaged: if the variables exceed the 65535 bytes that the format can hold.
     """
-    parts = []
+    parts: list[bytes] = []
     for key, value in vars.items():
         name = key.encode()
         parts += (_size(len(name)), name, _size(len(value)), value)

@@ -1,6 +1,7 @@
 """The seam: what a place that keeps tasks must do. Argued in ``docs/decisions/0001-the-backend-seam.md``.
 
-A ``Backend`` serves producers, workers and people; a ``Feed`` serves the one supervisor that asks what is due. All times are
+A ``Backend`` serves producers, workers and people; a ``Feed`` serves the one supervisor that asks what is due. All
+times are
 unix seconds, from the clock that the backend was made with.
 """
 
@@ -10,7 +11,19 @@ from typing import NamedTuple, Protocol
 from ..errors import OptionRefused
 from ..message import Claim, Disposition, Entry, Envelope, Record, Refusal, State
 
-__all__ = ["REF_SIZE", "UNNUMBERED", "Backend", "Capabilities", "Clock", "Control", "Feed", "Presence", "Ticket", "WorkerInfo", "check_period"]
+__all__ = [
+    "REF_SIZE",
+    "UNNUMBERED",
+    "Backend",
+    "Capabilities",
+    "Clock",
+    "Control",
+    "Feed",
+    "Presence",
+    "Ticket",
+    "WorkerInfo",
+    "check_period",
+]
 
 Clock = Callable[[], float]
 
@@ -66,6 +79,9 @@ class Presence(Protocol):
     def ref(self) -> str:
         """What was noted last, also after the process's death, by whoever enlisted it."""
 
+    def hand_over(self) -> None:
+        """In the parent, after a fork: the child alone keeps the sign up; the parent can still read it."""
+
     def close(self) -> None:
         """Takes the sign away."""
 
@@ -91,7 +107,7 @@ class Control(Protocol):
         """Sets ``period``, in running supervisors too, at once."""
 
     def enlist(self, role: str) -> Presence:
-        """A sign of life for this process (or the child it is about to become): ``supervisor`` or ``worker``."""
+        """A sign of life for this process, or for the child that it is about to fork: ``supervisor`` or ``worker``."""
 
     def live(self) -> list[WorkerInfo]:
         """The live processes of this queue."""
@@ -121,8 +137,19 @@ class Feed(Protocol):
     def busy(self, ref: str) -> None:
         """Another process has the task; the feed looks again when that one lets go of it."""
 
+    def doubt(self) -> None:
+        """A worker died: whatever is handed out may be lost. It is looked for and made ready unless somebody has it."""
+
     def next_due(self) -> float | None:
         """When ``refresh`` must be called even if nothing happens; None if never."""
+
+    @property
+    def paused(self) -> bool:
+        """Whether ``take`` gives nothing because the queue is paused."""
+
+    @property
+    def gone(self) -> bool:
+        """Whether the place itself is away just now; ``refresh`` notices when it is back."""
 
     @property
     def idle(self) -> bool:
@@ -139,9 +166,17 @@ class Feed(Protocol):
 class Backend(Protocol):
     """A place that keeps tasks."""
 
-    name: str
-    capabilities: Capabilities
-    control: Control
+    @property
+    def name(self) -> str:
+        """The spooler's name: on a directory its absolute path."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What it can do."""
+
+    @property
+    def control(self) -> Control:
+        """Its switches."""
 
     def send(self, envelopes: Sequence[Envelope]) -> list[str]:
         """Keeps the tasks and returns their ids, in order. When it returns, they are kept for good.

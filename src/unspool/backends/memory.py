@@ -1,6 +1,7 @@
 """Tasks in this process's memory: the reference model, and a backend for tests.
 
-It keeps nothing beyond the process and serves one process only. It does what the spool directory does, as simply as can be
+It keeps nothing beyond the process and serves one process only. It does what the spool directory does, as simply as
+can be
 said, and a state machine in the tests holds the one against the other.
 """
 
@@ -12,7 +13,20 @@ from dataclasses import dataclass, field
 from .. import wire
 from ..codec import task_label
 from ..errors import Damaged, OptionRefused, TaskBusy
-from ..message import Ack, Bury, Claim, Disposition, Entry, Envelope, Record, Refusal, RefusalKind, Release, Retry, State
+from ..message import (
+    Ack,
+    Bury,
+    Claim,
+    Disposition,
+    Entry,
+    Envelope,
+    Record,
+    Refusal,
+    RefusalKind,
+    Release,
+    Retry,
+    State,
+)
 from .base import UNNUMBERED, Capabilities, Clock, Feed, Presence, Ticket, WorkerInfo, check_period
 
 __all__ = ["MemoryBackend"]
@@ -206,8 +220,19 @@ class MemoryFeed:
     def busy(self, ref: str) -> None:
         self._out.discard(ref)
 
+    def doubt(self) -> None:
+        self._out.clear()
+
     def next_due(self) -> float | None:
         return min((task.due for task in self._tasks.values() if not task.aside), default=None)
+
+    @property
+    def paused(self) -> bool:
+        return self._control.paused
+
+    @property
+    def gone(self) -> bool:
+        return False
 
     @property
     def idle(self) -> bool:

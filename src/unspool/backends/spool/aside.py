@@ -14,7 +14,9 @@ REASON_SUFFIX = ".reason"
 _REASON_SIZE = 2000
 
 
-def set_aside(directory: Directory, state: str, at: int, name: str, ref: str, reason: str, count: Count, now: float) -> None:
+def set_aside(
+    directory: Directory, state: str, at: int, name: str, ref: str, reason: str, count: Count, now: float
+) -> None:
     """Moves a locked task (``name`` in the directory ``at``) to those of ``state``, after writing why.
 
     A reason that cannot be written, as on a full disk, does not keep the task in the way.

@@ -1,14 +1,18 @@
 """How often a task was begun, kept beside its payload and never in it.
 
-An extended attribute of the task's file holds ``<attempts> <crashes> <phase>``. It is set before the task runs, so it survives
+An extended attribute of the task's file holds ``<attempts> <crashes> <phase>``. It is set before the task runs, so it
+survives
 whatever the task does to its worker; it is set by descriptor or by path without opening the file, so it drops no lock;
-and it changes neither the content nor the mtime, which is the due time. It costs 3 µs. Copied with ``cp``, a task starts
+and it changes neither the content nor the mtime, which is the due time. It costs 3 µs. Copied with ``cp``, a task
+starts
 afresh.
 
-Phase ``r`` (running) found on a file that nobody holds means that the run ended with its worker: a crash. ``w`` is waiting. ``d``
+Phase ``r`` (running) found on a file that nobody holds means that the run ended with its worker: a crash. ``w`` is
+waiting. ``d``
 is done, written only when a finished task's file could not be removed: it must not run again.
 
-Where a file system has no such attributes (NFS before 4.2, macOS), a small file in ``.unspool/attempts`` holds the same.
+Where a file system has no such attributes (NFS before 4.2, macOS), a small file in ``.unspool/attempts`` holds the
+same.
 """
 
 import contextlib
@@ -93,7 +97,8 @@ class _Attributes:
         except FileExistsError:
             count = Count.load(os.getxattr(fd, _NAME))
         except OSError as error:
-            # On a full disk running is what makes room, and the count of a first run is the least of what could be lost.
+            # On a full disk running is what makes room, and the count of a first run is the least of what could be
+            # lost.
             if error.errno in _FULL:
                 return _FIRST
             raise
@@ -134,7 +139,9 @@ class _Sidecars:
 
     def write(self, fd: int, ref: str, count: Count) -> None:
         try:
-            side = os.open(self._name(ref), os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=self._fd())
+            side = os.open(
+                self._name(ref), os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=self._fd()
+            )
             try:
                 os.write(side, count.dump().ljust(32))
             finally:

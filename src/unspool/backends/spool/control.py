@@ -1,7 +1,9 @@
 """The switches of a spool directory and its live processes: small files in ``.unspool/run``.
 
-A process's file is locked as long as it lives, so what is not locked is a leftover. Its content is mapped into memory and says
-what the process runs now: noting that costs no system call, and it is there to read when the process has been killed. The
+A process's file is locked as long as it lives, so what is not locked is a leftover. Its content is mapped into memory
+and says
+what the process runs now: noting that costs no system call, and it is there to read when the process has been killed.
+The
 file's blocks are allocated beforehand, since writing to a mapped hole on a full disk would kill the writer.
 """
 
@@ -52,12 +54,21 @@ class SpoolControl:
         self._write(_PERIOD, f"{check_period(seconds)}")
 
     def enlist(self, role: str) -> "SpoolPresence":
+        self._sweep()
         return SpoolPresence(self._directory, role)
 
     def live(self) -> list[WorkerInfo]:
-        return list(self._live())
+        return [info for _, info in self._processes() if info is not None]
 
-    def _live(self) -> Iterator[WorkerInfo]:
+    def _sweep(self) -> None:
+        """Removes what killed processes left behind."""
+        for name, info in self._processes():
+            if info is None:
+                with contextlib.suppress(OSError):
+                    os.unlink(name, dir_fd=self._directory.fd(RUN))
+
+    def _processes(self) -> Iterator[tuple[str, WorkerInfo | None]]:
+        """The processes' files, each with None if its process is dead."""
         try:
             names = sorted(os.listdir(self._directory.path(RUN)))
         except OSError:
@@ -67,10 +78,11 @@ class SpoolControl:
             if not dash:
                 continue
             with contextlib.suppress(OSError):
-                fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self._directory.fd(RUN))
+                fd = os.open(
+                    name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self._directory.fd(RUN)
+                )
                 try:
-                    if lock.held(fd):
-                        yield _read_slot(role, os.read(fd, _SIZE))
+                    yield name, _read_slot(role, os.read(fd, _SIZE)) if lock.held(fd) else None
                 finally:
                     os.close(fd)
 
@@ -84,19 +96,22 @@ class SpoolControl:
 
 
 class SpoolPresence:
-    """Implements ``base.Presence``. Made before a fork, it is the child's: the lock is shared, and the parent may read."""
+    """Implements ``base.Presence``. Made before a fork, it is the child's: the lock is shared, and the parent may
+    read."""
 
     def __init__(self, directory: Directory, role: str) -> None:
         self._directory = directory
         self._name = f"{role}-{os.getpid()}-{os.urandom(4).hex()}"
-        self._fd = os.open(self._name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=directory.fd(RUN))
+        run, tmp = directory.fd(RUN), directory.fd(TMP)
+        self._fd = os.open(self._name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=tmp)
         try:
+            lock.acquire(self._fd)  # before it is seen, or it would be swept
+            os.rename(self._name, self._name, src_dir_fd=tmp, dst_dir_fd=run)
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(self._fd, 0, _SIZE)
             else:
                 os.write(self._fd, bytes(_SIZE))
             self._map = mmap.mmap(self._fd, _SIZE)
-            lock.acquire(self._fd)
         except OSError:
             os.close(self._fd)
             self._unlink()

@@ -3,7 +3,8 @@
 Events say what arrives; scans are the truth. A scan runs at the start, when events were lost, when the window has
 dropped tickets and runs low, and once a period. It goes in steps, so that the supervisor is never away for long, and it
 reads names only: a name carries a lower bound of the due time, and the worker's claim finds out the rest. Only when a
-scan has dropped tickets that turned out to be deferred does the next one look at each file's time, or it would hand out the
+scan has dropped tickets that turned out to be deferred does the next one look at each file's time, or it would hand
+out the
 same ones again and again.
 """
 
@@ -37,13 +38,21 @@ class SpoolFeed:
         self._exact = False
         self._gone = False
         self._busy: dict[str, None] = {}
-        self.paused = False
+        self._paused = False
         self._start()
 
     # --- base.Feed
 
     def fileno(self) -> int | None:
         return self._wake.fileno()
+
+    @property
+    def paused(self) -> bool:
+        return self._paused
+
+    @property
+    def gone(self) -> bool:
+        return self._gone
 
     @property
     def idle(self) -> bool:
@@ -61,20 +70,21 @@ class SpoolFeed:
         if self._scan is None and (now >= self._next_scan or self._window.lacking):
             self._begin_scan(now)
         if self._scan is not None:
-            self._step(now)
+            self._step(self._scan, now)
         return self._scan is not None
 
     def take(self, limit: int) -> list[Ticket]:
-        return [] if self.paused else self._window.take(limit)
+        return [] if self._paused else self._window.take(limit)
 
     def peek(self) -> Ticket | None:
-        return None if self.paused else self._window.peek()
+        return None if self._paused else self._window.peek()
 
     def give_back(self, tickets: Iterable[Ticket]) -> None:
         self._window.give_back(tickets)
 
     def settled(self, ref: str, until: float | None) -> None:
         self._window.settled(ref)
+        self._busy.pop(ref, None)
         if until is not None:
             self._window.defer(self._ticket(ref, until), until)
 
@@ -83,6 +93,10 @@ class SpoolFeed:
         self._busy[ref] = None
         if not self._locked(ref):  # let go of before we could hear of it
             self._retry_busy(ref)
+
+    def doubt(self) -> None:
+        for ref in self._window.handed_out():
+            self.busy(ref)
 
     def next_due(self) -> float | None:
         times = [time for time in (self._window.next_due(), self._next_scan) if time is not None]
@@ -99,8 +113,8 @@ class SpoolFeed:
         self._directory.fd(RUN)
         self._wake.watch("", root)
         self._wake.watch(RUN, f"{root}/{RUN}", removals=True)
-        self._look_at_switches()
         self._next_scan = 0.0
+        self._look_at_switches()
 
     def _note(self, change: Change, now: float) -> None:
         if change.lost:
@@ -120,13 +134,13 @@ class SpoolFeed:
                 self._window.add(self._ticket(ref, hint(change.name)), now)
 
     def _look_at_switches(self) -> None:
-        self.paused = self._control.paused
-        self._period = self._control.period
-        self._schedule(self._clock())
+        self._paused = self._control.paused
+        self._next_scan = min(self._next_scan, self._clock() + self._interval())
 
-    def _schedule(self, now: float) -> None:
-        """When to scan next: seldom where the kernel tells what happens."""
-        self._next_scan = min(self._next_scan or now, now) + (self._period if self._wake.working else min(self._period, _POLL))
+    def _interval(self) -> float:
+        """Seconds between scans: many where the kernel tells what happens."""
+        period = self._control.period
+        return period if self._wake.working else min(period, _POLL)
 
     def _watch_priority(self, part: str) -> None:
         """A new priority: what was moved in before the watch began is read once."""
@@ -179,22 +193,15 @@ class SpoolFeed:
         self._gone = True
         self._next_scan = now + _POLL
 
-    @property
-    def gone(self) -> bool:
-        """Whether the directory is not there just now."""
-        return self._gone
-
-    def _step(self, now: float) -> None:
-        assert self._scan is not None
+    def _step(self, scan: Iterator[Ticket], now: float) -> None:
         window = self._window
-        for number, ticket in enumerate(self._scan, 1):
+        for number, ticket in enumerate(scan, 1):
             if ticket.ref not in self._busy:
                 window.add(ticket, now)
             if number == _STEP:
                 return
         self._scan = None
-        self._next_scan = 0.0
-        self._schedule(now)
+        self._next_scan = now + self._interval()
 
     def _all_entries(self) -> Iterator[Ticket]:
         parts = []

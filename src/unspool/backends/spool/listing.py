@@ -1,7 +1,9 @@
 """Looking at a spool directory, and changing single tasks: what ``ls``, ``show``, ``retry`` and ``rm`` stand on.
 
-Looking takes no lock and decodes nothing. Whether a task runs is read from the kernel's table of locks, so that a million files need
-not be opened; only where that table knows the inode is the file itself asked. Changing takes the task's lock, as a worker would.
+Looking takes no lock and decodes nothing. Whether a task runs is read from the kernel's table of locks, so that a
+million files need
+not be opened; only where that table knows the inode is the file itself asked. Changing takes the task's lock, as a
+worker would.
 """
 
 import contextlib
@@ -266,7 +268,15 @@ class Listing:
             state = State.RUNNING if self._locked(path) else State.READY if due_now else State.DEFERRED
         label, problem = ("?", reason) if reason else self._label(ref)
         return Entry(
-            path, state, self._directory.root, label, priority_of(ref), found.st_mtime, count.attempts, found.st_size, problem
+            path,
+            state,
+            self._directory.root,
+            label,
+            priority_of(ref),
+            found.st_mtime,
+            count.attempts,
+            found.st_size,
+            problem,
         )
 
     def _aside(self, place: str, ref: str) -> Entry | None:
@@ -299,7 +309,8 @@ class Listing:
         return (task_label(envelope.vars), "") if envelope is not None else ("?", "")
 
     def _envelope(self, inside: str, *, whole: bool, strict: bool = False) -> Envelope | None:
-        """What the file holds; without ``whole``, its variables alone. Opened for reading, in a process that runs no task."""
+        """What the file holds; without ``whole``, its variables alone. Opened for reading, in a process that runs no
+        task."""
         try:
             fd = os.open(self._directory.path(inside), _READ)
         except OSError:

@@ -1,17 +1,22 @@
 """The spool directory as a backend: enqueue, claim, settle.
 
-Enqueue. A task is written under a name of its own in ``.unspool/tmp``, synced, renamed into place, and the directory synced. So under
+Enqueue. A task is written under a name of its own in ``.unspool/tmp``, synced, renamed into place, and the directory
+synced. So under
 its final name a task is always whole: uWSGI, which runs or deletes what it finds half-written, never meets one, and
 a power cut leaves it whole or absent. A failed fsync is never repeated: the kernel has by then forgotten the data, so
 the file is given up and the caller told. A batch is written, then synced by one ``syncfs``, then renamed.
 
-Claim. Open (never through a link, never waiting), lock, and only then look whether the path still means the inode that is
+Claim. Open (never through a link, never waiting), lock, and only then look whether the path still means the inode
+that is
 locked: the one who had the lock before may have removed or moved the file, and a lock on an unlinked inode is
-granted. Then the file's kind, links and owner, its due time, its content, its attempts; whatever fails lets go of the lock by
+granted. Then the file's kind, links and owner, its due time, its content, its attempts; whatever fails lets go of the
+lock by
 closing. The lock dies with the process, and that is the whole of crash recovery.
 
-Settle. Done is ``unlink`` under the lock. Nothing is synced: a power cut may bring a finished task back, and delivery is at least once.
-Again is the count, then ``utime``; in this order a crash in between costs the back-off, not an attempt. Set aside is the
+Settle. Done is ``unlink`` under the lock. Nothing is synced: a power cut may bring a finished task back, and delivery
+is at least once.
+Again is the count, then ``utime``; in this order a crash in between costs the back-off, not an attempt. Set aside is
+the
 reason, then ``rename``.
 """
 
@@ -24,7 +29,20 @@ from typing import NamedTuple
 
 from ... import wire
 from ...errors import Damaged, SpoolerUnusable
-from ...message import Ack, Bury, Claim, Disposition, Entry, Envelope, Record, Refusal, RefusalKind, Release, Retry, State
+from ...message import (
+    Ack,
+    Bury,
+    Claim,
+    Disposition,
+    Entry,
+    Envelope,
+    Record,
+    Refusal,
+    RefusalKind,
+    Release,
+    Retry,
+    State,
+)
 from ..base import Capabilities, Clock, Feed
 from . import lock
 from .aside import set_aside
@@ -54,7 +72,7 @@ class _Held(NamedTuple):
     fd: int
     at: int
     name: str
-    count: Count
+    begun: Count
 
 
 class SpoolBackend:
@@ -195,37 +213,46 @@ class SpoolBackend:
 
     def settle(self, claim: Claim, disposition: Disposition) -> float | None:
         held: _Held = claim.token
-        fd, at, name, count = held
         until = None
         try:
-            match disposition:
-                case Ack():
-                    os.unlink(name, dir_fd=at)
-                    if self._attempts.outlive:
-                        self._attempts.clear(claim.ref)
-                case Retry(until):
-                    self._attempts.write(fd, claim.ref, count._replace(phase=WAITING))
-                    due = int(until * 1e9)
-                    os.utime(fd, ns=(due, due))
-                case Release():
-                    self._attempts.write(fd, claim.ref, Count(count.attempts - 1, count.crashes))
-                    until = self._clock()
-                case Bury():
-                    self._bury(claim.ref, at, name, disposition, count)
+            until = self._carry_out(claim.ref, held, disposition)
         except FileNotFoundError:
-            until = None  # somebody removed it meanwhile, perhaps the task itself: it has left
+            pass  # somebody removed it meanwhile, perhaps the task itself: it has left
         except OSError:
-            until = self._clock() + _LOOK_AGAIN
-            with contextlib.suppress(OSError):
-                phase = DONE if isinstance(disposition, Ack) else WAITING
-                self._attempts.write(fd, claim.ref, count._replace(phase=phase))
-                os.utime(fd, (until, until))
+            until = self._postpone(claim.ref, held, done=isinstance(disposition, Ack))
         finally:
-            self._claimed.discard(fd)
+            self._claimed.discard(held.fd)
             if until is not None:
                 with contextlib.suppress(OSError):
-                    lock.release(fd)  # a child that the task left behind may share the descriptor
-            os.close(fd)
+                    lock.release(held.fd)  # a child that the task left behind may share the descriptor
+            os.close(held.fd)
+        return until
+
+    def _carry_out(self, ref: str, held: _Held, disposition: Disposition) -> float | None:
+        fd, at, name, begun = held
+        match disposition:
+            case Ack():
+                os.unlink(name, dir_fd=at)
+                if self._attempts.outlive:
+                    self._attempts.clear(ref)
+            case Retry(at=when):
+                self._attempts.write(fd, ref, begun._replace(phase=WAITING))
+                due = int(when * 1e9)
+                os.utime(fd, ns=(due, due))
+                return when
+            case Release():
+                self._attempts.write(fd, ref, Count(begun.attempts - 1, begun.crashes))
+                return self._clock()
+            case Bury():
+                self._bury(ref, at, name, disposition, begun)
+        return None
+
+    def _postpone(self, ref: str, held: _Held, *, done: bool) -> float:
+        """What was decided cannot be done, as on a failing disk: later then, and what is done never runs again."""
+        until = self._clock() + _LOOK_AGAIN
+        with contextlib.suppress(OSError):
+            self._attempts.write(held.fd, ref, held.begun._replace(phase=DONE if done else WAITING))
+            os.utime(held.fd, (until, until))
         return until
 
     def flush(self) -> None:
@@ -270,7 +297,11 @@ class SpoolBackend:
             if self._directory.is_gone():
                 self._directory.reopen()
             return Refusal(RefusalKind.GONE)
-        reasons = {errno.ELOOP: "a symbolic link", errno.EISDIR: "a directory", errno.EACCES: "not readable by this user"}
+        reasons = {
+            errno.ELOOP: "a symbolic link",
+            errno.EISDIR: "a directory",
+            errno.EACCES: "not readable by this user",
+        }
         reason = reasons.get(error.errno or 0) or f"{error.strerror or error}"
         return Refusal(RefusalKind.UNUSABLE, self._clock() + _LOOK_AGAIN, reason)
 
@@ -282,7 +313,9 @@ class SpoolBackend:
         try:
             os.unlink(name, dir_fd=at)
         except OSError as error:
-            return Refusal(RefusalKind.UNUSABLE, self._clock() + _LOOK_AGAIN, f"done, but cannot be removed: {error.strerror}")
+            return Refusal(
+                RefusalKind.UNUSABLE, self._clock() + _LOOK_AGAIN, f"done, but cannot be removed: {error.strerror}"
+            )
         self._attempts.clear(ref)
         return Refusal(RefusalKind.GONE)
 

@@ -1,7 +1,9 @@
 """The kernel's word that something changed in a directory: inotify where there is one.
 
-Watched are names moved in and files closed after writing. The second also tells when a task's file is let go of without being
-removed: put back, or its worker killed. A hint is only ever a hint; losing one (overflow, no watches left) asks for a scan.
+Watched are names moved in and files closed after writing. The second also tells when a task's file is let go of
+without being
+removed: put back, or its worker killed. A hint is only ever a hint; losing one (overflow, no watches left) asks for a
+scan.
 """
 
 import errno
@@ -55,7 +57,8 @@ class Wake:
         return None if self._notify is None else self._notify.fileno()
 
     def watch(self, part: str, path: str, *, removals: bool = False) -> None:
-        """Watches a directory, if asked also for names removed; where the system refuses, falls back to not working at all."""
+        """Watches a directory, if asked also for names removed; where the system refuses, falls back to not working
+        at all."""
         if self._notify is None or part in self._parts.values():
             return
         try:

@@ -1,6 +1,7 @@
 """Which tasks are known: a bounded window on a queue that may hold a million. No I/O.
 
-Ready tickets are kept in a heap by priority and due time, deferred ones in a heap by due time. When either holds more than twice its
+Ready tickets are kept in a heap by priority and due time, deferred ones in a heap by due time. When either holds more
+than twice its
 limit, the later half is dropped and a horizon remembered: beyond it the window knows nothing, so nothing beyond it is
 given out until a new scan has moved the horizon. So order holds across all of the queue, and memory does not grow with
 it.
@@ -47,6 +48,10 @@ class Window:
         """How many are handed out."""
         return len(self._out)
 
+    def handed_out(self) -> list[str]:
+        """The refs that are handed out."""
+        return list(self._out)
+
     def __contains__(self, ref: str) -> bool:
         return ref in self._held or ref in self._out
 
@@ -64,7 +69,7 @@ class Window:
 
     def take(self, limit: int) -> list[Ticket]:
         """The first ready tickets, now handed out."""
-        taken = []
+        taken: list[Ticket] = []
         ready, held, out = self._ready, self._held, self._out
         while ready and len(taken) < limit:
             ticket = heapq.heappop(ready)

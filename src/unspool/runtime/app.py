@@ -1,0 +1,77 @@
+"""Importing the application whose tasks a worker runs."""
+
+import importlib
+import importlib.util
+import os
+import sys
+import traceback
+from types import ModuleType
+
+from ..errors import AppError
+
+__all__ = ["changed", "load_app", "own_files"]
+
+
+def load_app(spec: str) -> ModuleType:
+    """Imports ``module``, ``module:attr`` or ``path/to/file.py``; the working directory can be imported from.
+
+    :raises AppError: if that fails, in one line that names the file, the line and the error.
+    """
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    name, _, attribute = spec.partition(":")
+    try:
+        module = _load_file(name) if name.endswith(".py") else importlib.import_module(name)
+        for part in filter(None, attribute.split(".")):
+            getattr(module, part)
+    except (Exception, SystemExit) as error:
+        # Anything may happen while user code is imported; all of it means the same: there is no application.
+        raise AppError(f"app {spec!r} cannot be imported: {_where(error)}{type(error).__name__}: {error}") from error
+    return module
+
+
+def own_files() -> dict[str, float]:
+    """The files of the imported modules below the working directory, with their times of change."""
+    here = os.getcwd() + os.sep
+    found = {}
+    for module in list(sys.modules.values()):
+        path = getattr(module, "__file__", None)
+        if path and os.path.abspath(path).startswith(here) and f"{os.sep}site-packages{os.sep}" not in path:
+            found[os.path.abspath(path)] = changed(path)
+    return found
+
+
+def _load_file(path: str) -> ModuleType:
+    path = os.path.abspath(path)
+    name = os.path.splitext(os.path.basename(path))[0]
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"there is no file {path}")
+    folder = os.path.dirname(path)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)  # as Python does for the script that it runs
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _where(error: BaseException) -> str:
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}:{error.lineno}: "
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_machinery(frame.filename)]
+    return f"{frames[-1].filename}:{frames[-1].lineno}: " if frames else ""
+
+
+def _is_machinery(filename: str) -> bool:
+    return filename == __file__ or filename.startswith("<frozen") or filename == importlib.__file__
+
+
+def changed(path: str) -> float:
+    """A file's time of change; 0 if it is gone."""
+    try:
+        return os.stat(path).st_mtime
+    except OSError:
+        return 0.0

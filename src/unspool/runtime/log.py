@@ -1,0 +1,45 @@
+"""One log line for each end of a run, with the same fields in every format."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from ..message import Verdict
+
+__all__ = ["log_end"]
+
+_log = logging.getLogger("unspool")
+_LEVELS = {
+    Verdict.PROCESSED: logging.INFO,
+    Verdict.SKIPPED: logging.INFO,
+    Verdict.RESCHEDULED: logging.WARNING,
+    Verdict.TIMEOUT: logging.WARNING,
+    Verdict.CRASHED: logging.ERROR,
+    Verdict.DEAD: logging.ERROR,
+    Verdict.CORRUPT: logging.ERROR,
+}
+
+
+def log_end(spooler: str, record: Sequence[Any], until: float | None) -> None:
+    """Logs the end of a run.
+
+    :param record: the fields of ``message.Record``.
+    :param until: when it runs again (unix seconds), or None.
+    """
+    id, task, verdict, attempt, _, duration, pid, error = record
+    level = _LEVELS[verdict]
+    if not _log.isEnabledFor(level):
+        return
+    reason = error.rpartition("\n")[2][:300]
+    fields = {
+        "worker": pid,
+        "spooler": spooler,
+        "task": task,
+        "verdict": str(verdict),
+        "attempt": attempt,
+        "duration": round(duration, 6),
+        "id": id,
+        "until": until,
+        "reason": reason,
+    }
+    _log.log(level, "%s %s %.1f ms", task, verdict, duration * 1000, extra={"unspool": fields})

@@ -1,0 +1,89 @@
+"""The pipe from which all workers take tickets: records of one size, so that any reader gets whole ones.
+
+A write of up to PIPE_BUF bytes is atomic, and the pipe only ever holds whole records, so a read of one record's size is
+one record, whoever reads. Reading does not wait; a worker waits with epoll, and of several that wait one is woken.
+"""
+
+import contextlib
+import fcntl
+import os
+import select
+import struct
+import termios
+from collections.abc import Iterable
+
+from ..backends.base import REF_SIZE, Ticket
+
+__all__ = ["Queue"]
+
+_RECORD = 512
+_layout = struct.Struct(f"=HqdH{REF_SIZE}s")  # spooler, rank, due, length of the ref, ref
+_PER_WRITE = select.PIPE_BUF // _RECORD
+_PIPE_SIZE = 1 << 18
+
+
+class Queue:
+    """Tickets on their way from the supervisor to whichever worker is free."""
+
+    def __init__(self) -> None:
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._reader, False)
+        os.set_blocking(self._writer, False)
+        size = 1 << 16
+        with contextlib.suppress(OSError, AttributeError):
+            size = fcntl.fcntl(self._writer, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
+        self.capacity = size // _RECORD
+
+    def fileno(self) -> int:
+        """The reading end."""
+        return self._reader
+
+    def __len__(self) -> int:
+        """How many tickets nobody has taken yet."""
+        answer = fcntl.ioctl(self._reader, termios.FIONREAD, bytes(4))
+        return int(struct.unpack("i", answer)[0]) // _RECORD
+
+    def put(self, tickets: Iterable[tuple[int, Ticket]]) -> list[tuple[int, Ticket]]:
+        """Puts tickets in, each with its spooler's number; returns those that found no room."""
+        waiting = list(tickets)
+        while waiting:
+            records = b"".join(_dump(index, ticket) for index, ticket in waiting[:_PER_WRITE])
+            try:
+                os.write(self._writer, records)
+            except BlockingIOError:
+                break
+            waiting = waiting[_PER_WRITE:]
+        return waiting
+
+    def get(self) -> tuple[int, Ticket] | None:
+        """The next ticket.
+
+        :raises BlockingIOError: if there is none now.
+        :returns: None when the supervisor has closed the queue, or is gone.
+        """
+        record = os.read(self._reader, _RECORD)
+        if not record:
+            return None
+        index, rank, due, size, ref = _layout.unpack_from(record)
+        return index, Ticket(rank, due, os.fsdecode(ref[:size]))
+
+    def recall(self) -> list[tuple[int, Ticket]]:
+        """All tickets that nobody has taken yet, taken back."""
+        found = []
+        with contextlib.suppress(BlockingIOError):
+            while (item := self.get()) is not None:
+                found.append(item)
+        return found
+
+    def close_writer(self) -> None:
+        """No more tickets come: workers end when those within are taken."""
+        os.close(self._writer)
+
+    def close_reader(self) -> None:
+        """In the supervisor, when the queue is done with."""
+        os.close(self._reader)
+
+
+def _dump(index: int, ticket: Ticket) -> bytes:
+    ref = os.fsencode(ticket.ref)
+    return _layout.pack(index, ticket.rank, ticket.due, len(ref), ref).ljust(_RECORD, b"\0")

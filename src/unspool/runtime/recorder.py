@@ -1,0 +1,128 @@
+"""Writes history, in a process of its own: a slow disk or a locked database is never in a task's way.
+
+The supervisor hands over what it has; what does not fit into the pipe it keeps, up to a bound, beyond which the oldest
+lines are dropped and counted. Tasks are not touched by any of this.
+"""
+
+import json
+import logging
+import os
+import select
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ..backends.base import Backend
+from ..message import Record
+
+__all__ = ["Recorder"]
+
+_log = logging.getLogger("unspool")
+_KEPT = 50_000
+_BATCH = 2_000
+_GATHER = 0.1  # seconds in which records are gathered into one transaction
+
+
+class Recorder:
+    """The supervisor's end.
+
+    :param close_others: called in the new process, to close what it must not hold.
+    """
+
+    def __init__(self, backends: Sequence[Backend], close_others: Callable[[], None]) -> None:
+        reader, self._writer = os.pipe()
+        self.dropped = 0
+        self._waiting: deque[bytes] = deque()
+        self._pid = os.fork()
+        if self._pid == 0:
+            os.close(self._writer)
+            _live(backends, reader, close_others)
+        os.close(reader)
+        os.set_blocking(self._writer, False)
+
+    def put(self, index: int, record: Sequence[Any]) -> None:
+        """Hands over one run of a spooler's task."""
+        self._waiting.append(json.dumps([index, *record]).encode() + b"\n")
+        if len(self._waiting) > _KEPT:
+            self._waiting.popleft()
+            self.dropped += 1
+
+    def push(self) -> bool:
+        """Passes on what the pipe takes; True if something is left."""
+        waiting = self._waiting
+        while waiting:
+            chunk = bytearray()
+            lines = 0
+            while lines < len(waiting) and len(chunk) + len(waiting[lines]) <= select.PIPE_BUF:
+                chunk += waiting[lines]
+                lines += 1
+            try:
+                # Up to PIPE_BUF a write is whole or refused; a longer line goes in parts.
+                wrote = os.write(self._writer, chunk or waiting[0])
+            except BlockingIOError:
+                return True
+            except BrokenPipeError:
+                self.dropped += len(waiting)
+                waiting.clear()
+                return False
+            if not lines:
+                waiting[0] = waiting[0][wrote:]
+                if not waiting[0]:
+                    waiting.popleft()
+            for _ in range(lines):
+                waiting.popleft()
+        return False
+
+    def detach(self) -> None:
+        """In a fork of the supervisor: the recorder ends when the supervisor does, not with its children."""
+        os.close(self._writer)
+
+    def close(self) -> None:
+        """Lets it write what it has, and waits for it."""
+        os.set_blocking(self._writer, True)
+        self.push()
+        os.close(self._writer)
+        os.waitpid(self._pid, 0)
+        if self.dropped:
+            _log.warning("%d lines of history were dropped; no task is affected", self.dropped)
+
+
+def _live(backends: Sequence[Backend], reader: int, close_others: Callable[[], None]) -> None:
+    """The process's life: until the supervisor closes the pipe, or is gone."""
+    status = 1
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+            signal.signal(number, signal.SIG_IGN)  # the supervisor says when to end
+        signal.set_wakeup_fd(-1)
+        close_others()
+        _record(backends, reader)
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def _record(backends: Sequence[Backend], reader: int) -> None:
+    rest = b""
+    failed = False
+    while chunk := os.read(reader, 1 << 16):
+        lines = rest + chunk
+        deadline = time.monotonic() + _GATHER
+        while lines.count(b"\n") < _BATCH and (left := deadline - time.monotonic()) > 0:
+            if not select.select([reader], [], [], left)[0] or not (chunk := os.read(reader, 1 << 16)):
+                break
+            lines += chunk
+        whole, _, rest = lines.rpartition(b"\n")
+        batches: dict[int, list[Record]] = {}
+        for index, *record in json.loads(b"[%b]" % whole.replace(b"\n", b",")):
+            batches.setdefault(index, []).append(Record(*record))
+        for index, records in batches.items():
+            try:
+                backends[index].record(records)
+            except Exception as error:  # noqa: BLE001  whatever a database may raise costs history, and nothing else
+                if not failed:
+                    _log.warning("history of %s cannot be written: %s; tasks go on", backends[index].name, error)
+                failed = True
+            else:
+                failed = False

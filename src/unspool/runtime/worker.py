@@ -1,0 +1,232 @@
+"""A worker: takes tickets, claims, runs, settles, and reports each step to its supervisor."""
+
+import atexit
+import contextlib
+import os
+import select
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+from .. import codec, dispatch
+from ..backends.base import Backend, Clock, Presence, Ticket
+from ..errors import AppError, TaskTimeout
+from ..message import Claim, Outcome, Record, Refusal
+from . import report
+from .app import load_app, own_files
+from .eventloop import EventLoop
+from .queue import Queue
+
+__all__ = ["Limits", "Worker", "main"]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """When a worker makes room for a fresh one, and how many coroutines it runs at once.
+
+    :param max_tasks: tasks; None for no limit.
+    :param max_memory: megabytes of its resident memory, looked at after each task; None for no limit.
+    """
+
+    max_tasks: int | None = None
+    max_memory: float | None = None
+    concurrency: int = 100
+
+
+def main(
+    app: str,
+    backends: Sequence[Backend],
+    presences: Sequence[Presence],
+    queue: Queue,
+    reports: report.Writer,
+    limits: Limits,
+    clock: Clock,
+) -> int:
+    """The life of a worker process, from its fork on; returns its exit status."""
+    for presence in presences:
+        presence.running("", 0.0)  # the sign now carries this process's id
+    try:
+        load_app(app)
+    except AppError as error:
+        reports.write(report.FAILED, str(error))
+        return 2
+    worker = Worker(backends, presences, queue, reports, limits, clock)
+    signal.signal(signal.SIGTERM, lambda *_: worker.stop())
+    signal.signal(signal.SIGALRM, _overrun)
+    reports.write(report.READY, own_files())
+    worker.run()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return 0
+
+
+class Worker:
+    """Runs what the queue gives it until the queue is closed, a limit is reached, or it is told to stop."""
+
+    def __init__(
+        self,
+        backends: Sequence[Backend],
+        presences: Sequence[Presence],
+        queue: Queue,
+        reports: report.Writer,
+        limits: Limits,
+        clock: Clock,
+    ) -> None:
+        self._backends = backends
+        self._presences = presences
+        self._queue = queue
+        self._reports = reports
+        self._limits = limits
+        self._clock = clock
+        self._done = 0
+        self._stopping = False
+        self._loop: EventLoop | None = None
+        self._wait = _waiter(queue.fileno())
+
+    def stop(self) -> None:
+        """Ends the worker after the task that it runs. May be called from a signal handler."""
+        self._stopping = True
+
+    def run(self) -> None:
+        """Takes and runs tickets."""
+        while not self._stopping and (item := self._next()) is not None:
+            self._execute(*item)
+            if self._is_worn():
+                break
+        if self._loop is not None:
+            self._loop.finish()
+
+    def _next(self) -> tuple[int, Ticket] | None:
+        if self._loop is not None:
+            self._loop.wait_for_room()
+        while not self._stopping:
+            try:
+                return self._queue.get()
+            except BlockingIOError:
+                self._flush()
+                self._wait(lambda: self._stopping)
+        return None
+
+    def _execute(self, index: int, ticket: Ticket) -> None:
+        backend, presence = self._backends[index], self._presences[index]
+        started = self._clock()
+        presence.running(ticket.ref, started)
+        claim = backend.claim(ticket.ref)
+        if isinstance(claim, Refusal):
+            self._reports.write(report.REFUSED, index, ticket.ref, claim.kind, claim.until, claim.detail)
+        else:
+            call = dispatch.prepare(claim, started)
+            if isinstance(call, Outcome):
+                self._finish(index, claim, call, started)
+            else:
+                self._run(index, claim, call, started)
+        presence.running("", 0.0)
+
+    def _run(self, index: int, claim: Claim, call: dispatch.Call, started: float) -> None:
+        timeout = call.options.timeout
+        if timeout is not None:
+            self._reports.write(report.BEGIN, index, claim.ref, timeout)
+
+        def done(result: Any, exception: BaseException | None) -> None:
+            self._finish(index, claim, dispatch.conclude(call, claim, result, exception, self._clock()), started)
+
+        result: Any = None
+        exception: BaseException | None = None
+        try:
+            with _alarm(timeout):
+                result = dispatch.run(call)
+        except BaseException as error:  # noqa: BLE001  whatever a task raises, sys.exit() included, is its failure
+            exception = error
+        if isinstance(exception, TaskTimeout):
+            self._stopping = True  # whatever was interrupted may be in any state: a fresh process goes on
+        if hasattr(result, "__await__"):
+            if self._loop is None:
+                self._loop = EventLoop(self._limits.concurrency)
+            self._loop.start(result, timeout, done)
+        else:
+            done(result, exception)
+
+    def _finish(self, index: int, claim: Claim, outcome: Outcome, started: float) -> None:
+        until = self._backends[index].settle(claim, outcome.disposition)
+        ended = self._clock()
+        self._done += 1
+        label = codec.task_label(claim.envelope.vars)
+        record = Record(
+            claim.id,
+            label,
+            outcome.verdict,
+            claim.attempts,
+            started,
+            max(ended - started, 0.0),
+            os.getpid(),
+            outcome.error,
+        )
+        self._reports.write(report.END, index, claim.ref, until, record)
+
+    def _flush(self) -> None:
+        for backend in self._backends:
+            backend.flush()
+
+    def _is_worn(self) -> bool:
+        limits = self._limits
+        return (limits.max_tasks is not None and self._done >= limits.max_tasks) or (
+            limits.max_memory is not None and _resident() > limits.max_memory
+        )
+
+
+@contextlib.contextmanager
+def _alarm(timeout: float | None) -> Iterator[None]:
+    """Interrupts Python code that overruns; the supervisor kills what cannot be interrupted."""
+    if timeout is None:
+        yield
+        return
+    signal.setitimer(signal.ITIMER_REAL, timeout)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _overrun(_signal: int, _frame: FrameType | None) -> None:
+    raise TaskTimeout("it ran longer than its time limit")
+
+
+def _waiter(fd: int) -> Callable[[Callable[[], bool]], None]:
+    """Waits until ``fd`` can be read or a signal came. Of several processes that wait, the kernel wakes one."""
+    bell, ringer = os.pipe()
+    os.set_blocking(ringer, False)
+    os.set_blocking(bell, False)
+    if threading.current_thread() is threading.main_thread():
+        signal.set_wakeup_fd(ringer, warn_on_full_buffer=False)
+    if hasattr(select, "epoll"):
+        poller: Any = select.epoll()
+        poller.register(fd, select.EPOLLIN | select.EPOLLEXCLUSIVE)
+    else:
+        poller = select.poll()
+        poller.register(fd, select.POLLIN)
+    poller.register(bell, select.POLLIN)
+
+    def wait(stopping: Callable[[], bool]) -> None:
+        if not stopping():
+            poller.poll()
+            with contextlib.suppress(BlockingIOError):
+                os.read(bell, 64)
+
+    return wait
+
+
+def _resident() -> float:
+    """Megabytes of memory that this process holds."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as statm:
+            pages = int(statm.read().split()[1])
+    except OSError:  # no Linux: the most it ever held
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)
+    return pages * os.sysconf("SC_PAGESIZE") / (1 << 20)
