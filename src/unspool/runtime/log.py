@@ -1,10 +1,8 @@
 """One log line for each end of a run, with the same fields in every format."""
 
 import logging
-from collections.abc import Sequence
-from typing import Any
 
-from ..message import Verdict
+from ..message import Record, Verdict
 
 __all__ = ["log_end"]
 
@@ -20,14 +18,13 @@ _LEVELS = {
 }
 
 
-def log_end(spooler: str, record: Sequence[Any], until: float | None) -> None:
+def log_end(spooler: str, record: Record, until: float | None) -> None:
     """Logs the end of a run.
 
-    :param record: the fields of ``message.Record``.
     :param until: when it runs again (unix seconds), or None.
     """
     id, task, verdict, attempt, _, duration, pid, error = record
-    level = _LEVELS[verdict]
+    level = _LEVELS[Verdict(verdict)]
     if not _log.isEnabledFor(level):
         return
     reason = error.rpartition("\n")[2][:300]

@@ -1,67 +1,44 @@
-"""Worker processes: forking them, hearing from them, replacing them.
+"""The workers of a supervisor: as many as asked for, replaced when they end, renewed on reload.
 
-Workers are forked from the supervisor, which has imported no user code and has one thread, so a fork costs 2 ms and is
-safe. A generation shares one queue; a reload is a new generation, and closing the old one's queue ends its workers when
-they are done.
+A generation is the workers of one import of the application and the queue that they share. A reload is a new
+generation beside
+the old one; when all of the new have imported the application, the old queue is closed, and its workers end with what
+they run. If
+the new ones cannot import it, they go and the old ones stay.
 """
 
-import atexit
 import contextlib
+import logging
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
-from ..backends.base import Backend, Clock, Presence
-from . import report
+from ..backends.base import Clock
+from ..errors import AppError
+from .app import changed
+from .process import Process, Spawner
 from .queue import Queue
-from .worker import Limits, main
 
-__all__ = ["Generation", "Process", "Spawner"]
+__all__ = ["Death", "Pool", "describe"]
+
+_log = logging.getLogger("unspool")
+_LONG_LIFE = 5.0  # seconds after which a worker's death is not part of a series
+_MAX_PAUSE = 5.0  # seconds between two forks of workers that die at once
 
 
-@dataclass(slots=True, eq=False)
-class Process:
-    """A worker process as its supervisor sees it."""
+class Death(NamedTuple):
+    """A worker has ended: with an exit status, or minus the number of the signal that killed it."""
 
-    pid: int
-    started: float
-    presences: Sequence[Presence]
-    reports: report.Reader
-    ready: bool = False
-    failure: str = ""
-    files: dict[str, float] = field(default_factory=dict)
-    deadlines: dict[tuple[int, str], float] = field(default_factory=dict)
-    overrun: bool = False
-
-    def kill(self) -> None:
-        """Ends it at once."""
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGKILL)
-
-    def read(self) -> list[list[Any]]:
-        """What it has reported; its own events (ready, failed, begin) are noted too."""
-        events = self.reports.read()
-        for event in events:
-            match event:
-                case [report.READY, dict(files)]:
-                    self.ready, self.files = True, files
-                case [report.FAILED, str(text)]:
-                    self.failure = text
-        return events
-
-    def close(self) -> None:
-        """After its death: lets go of what was held for it."""
-        self.reports.close()
-        for presence in self.presences:
-            presence.close()
+    process: Process
+    code: int
+    events: list[list[Any]]
+    """Its last words."""
 
 
 @dataclass(slots=True, eq=False)
-class Generation:
-    """Workers of one import of the application, and the queue that they share."""
-
+class _Generation:
     queue: Queue = field(default_factory=Queue)
     processes: dict[int, Process] = field(default_factory=dict)
     retired: bool = False
@@ -70,13 +47,7 @@ class Generation:
 
     @property
     def ready(self) -> bool:
-        """Whether all its workers have imported the application."""
-        return all(process.ready for process in self.processes.values())
-
-    @property
-    def failure(self) -> str:
-        """Why one of them could not."""
-        return next((process.failure for process in self.processes.values() if process.failure), "")
+        return bool(self.processes) and all(process.ready for process in self.processes.values())
 
     def retire(self) -> None:
         """No more work for these: they end with what they run."""
@@ -85,54 +56,176 @@ class Generation:
             self.queue.close_writer()
 
     def kill(self) -> None:
-        """Ends all of them at once."""
         for process in self.processes.values():
             process.kill()
 
 
-class Spawner:
-    """Forks workers.
+class Pool:
+    """Worker processes.
 
-    :param close_others: called in the child, to close what belongs to the supervisor alone.
+    :param size: how many.
     """
 
-    def __init__(
-        self, app: str, backends: Sequence[Backend], limits: Limits, clock: Clock, close_others: Callable[[], None]
-    ) -> None:
-        self._app = app
-        self._backends = backends
-        self._limits = limits
+    def __init__(self, size: int, spawner: Spawner, clock: Clock) -> None:
+        self._size = size
+        self._spawner = spawner
         self._clock = clock
-        self._close_others = close_others
+        self._current = _Generation()
+        self._generations = [self._current]
+        self.started = False
+        """Whether the first workers have all imported the application."""
 
-    def spawn(self, generation: Generation) -> Process:
-        """A new worker of a generation."""
-        presences = [backend.control.enlist("worker") for backend in self._backends]
-        reader, writer = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            self._live(generation.queue, presences, reader, writer)
-        os.close(writer)
-        for presence in presences:
-            presence.hand_over()
-        process = Process(pid, self._clock(), presences, report.Reader(reader))
-        generation.processes[pid] = process
-        return process
+    @property
+    def queue(self) -> Queue:
+        """The queue of the workers in charge."""
+        return self._current.queue
 
-    def _live(self, queue: Queue, presences: Sequence[Presence], reader: int, writer: int) -> None:
-        """The child's life; it never returns into the supervisor's code."""
-        status = 70
-        try:
-            for number in (signal.SIGINT, signal.SIGHUP):
-                signal.signal(number, signal.SIG_IGN)  # a terminal sends them to all; the supervisor answers
-            for number in (signal.SIGTERM, signal.SIGQUIT, signal.SIGCHLD):
-                signal.signal(number, signal.SIG_DFL)
-            signal.set_wakeup_fd(-1)
-            atexit._clear()
-            os.close(reader)
-            self._close_others()
-            status = main(self._app, self._backends, presences, queue, report.Writer(writer), self._limits, self._clock)
-        except BaseException as error:  # noqa: BLE001  nothing may unwind into the supervisor's frames
-            os.write(2, f"unspool: worker {os.getpid()} failed: {type(error).__name__}: {error}\n".encode())
-        finally:
-            os._exit(status)
+    @property
+    def stopping(self) -> bool:
+        """Whether no worker takes new tasks."""
+        return self._current.retired
+
+    @property
+    def empty(self) -> bool:
+        """Whether no worker is left."""
+        return not any(generation.processes for generation in self._generations)
+
+    def __len__(self) -> int:
+        return len(self._current.processes)
+
+    def processes(self) -> Iterator[Process]:
+        """All live workers, those of earlier generations too."""
+        for generation in self._generations:
+            yield from generation.processes.values()
+
+    def start(self) -> None:
+        """Forks the first workers."""
+        self._fill(self._current)
+
+    def events(self) -> Iterator[list[Any]]:
+        """What the workers have reported."""
+        now = self._clock()
+        for process in list(self.processes()):
+            yield from process.read(now)
+
+    def reap(self) -> list[Death]:
+        """The workers that have ended since; the caller closes their processes.
+
+        :raises AppError: if one ended at the start because the application could not be imported.
+        """
+        deaths = []
+        for generation in list(self._generations):
+            for process in list(generation.processes.values()):
+                code = _exit_code(process.pid)
+                if code is not None:
+                    del generation.processes[process.pid]
+                    deaths.append(Death(process, code, process.read(self._clock())))
+                    self._note_death(generation, process, code)
+            if generation.retired and not generation.processes and generation is not self._current:
+                generation.queue.close_reader()
+                self._generations.remove(generation)
+        return deaths
+
+    def turn(self) -> None:
+        """What time brings: replaces the dead, ends the overdue, completes a reload.
+
+        :raises AppError: as ``reap``.
+        """
+        now = self._clock()
+        for process in self.processes():
+            process.kill_if_overrun(now)
+        for generation in self._generations:
+            if generation.respawn_at is not None and generation.respawn_at <= now and not generation.retired:
+                self._fill(generation)
+        newest = self._generations[-1]
+        if newest.ready and not newest.retired:
+            self.started = True
+            if newest is not self._current:
+                self._current.retire()
+                self._current = newest
+                _log.info("reloaded")
+
+    def next_time(self) -> float | None:
+        """When ``turn`` has something to do."""
+        times = [at for process in self.processes() for at in process.deadlines.values()]
+        times += [one.respawn_at for one in self._generations if one.respawn_at is not None and not one.retired]
+        return min(times, default=None)
+
+    def reload(self) -> None:
+        """Fresh workers, unless a reload is under way."""
+        if not self.stopping and self._generations[-1] is self._current:
+            _log.info("reloading")
+            self._generations.append(_Generation())
+            self._fill(self._generations[-1])
+
+    def reload_if_changed(self) -> None:
+        """Fresh workers if a file of the application is not what they imported."""
+        for process in self._current.processes.values():
+            if any(changed(path) != then for path, then in process.files.items()):
+                for other in self._current.processes.values():
+                    other.files = {path: changed(path) for path in other.files}
+                self.reload()
+                return
+
+    def retire(self) -> None:
+        """Lets what runs end, and starts no more."""
+        for generation in self._generations:
+            generation.retire()
+
+    def kill(self) -> None:
+        """Ends all workers at once."""
+        for generation in self._generations:
+            generation.kill()
+
+    def close(self) -> None:
+        """Ends all workers at once, waits for them, and lets go of everything."""
+        self.retire()
+        self.kill()
+        for generation in self._generations:
+            for process in generation.processes.values():
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(process.pid, 0)
+                process.close()
+            generation.queue.close_reader()
+
+    def close_in_child(self) -> None:
+        """In a fork: closes what would keep other workers' pipes open."""
+        for generation in self._generations:
+            if not generation.retired:
+                generation.queue.close_writer()
+            for process in generation.processes.values():
+                process.reports.close()
+
+    def _fill(self, generation: _Generation) -> None:
+        generation.respawn_at = None
+        while len(generation.processes) < self._size:
+            process = self._spawner.spawn(generation.queue)
+            generation.processes[process.pid] = process
+
+    def _note_death(self, generation: _Generation, process: Process, code: int) -> None:
+        now = self._clock()
+        if not process.ready and not self.started and not generation.retired:
+            raise AppError(process.failure or f"the worker was {describe(code)} while it imported the application")
+        if process.failure and generation is not self._current:
+            _log.error("%s; the old workers go on", process.failure)
+            generation.retire()
+            generation.kill()
+        elif process.failure:
+            _log.error("%s; trying again", process.failure)
+        quick = code != 0 and now - process.started < _LONG_LIFE
+        generation.quick_deaths = generation.quick_deaths + 1 if quick else 0
+        pause = 0.0 if generation.quick_deaths <= 1 else min(0.05 * 2 ** min(generation.quick_deaths, 10), _MAX_PAUSE)
+        generation.respawn_at = now + pause
+
+
+def describe(code: int) -> str:
+    """An exit code in words."""
+    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+
+
+def _exit_code(pid: int) -> int | None:
+    try:
+        found, status = os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:  # somebody else has reaped it
+        return 0
+    return os.waitstatus_to_exitcode(status) if found else None

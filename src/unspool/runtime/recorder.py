@@ -49,8 +49,13 @@ class Recorder:
             self._waiting.popleft()
             self.dropped += 1
 
-    def push(self) -> bool:
-        """Passes on what the pipe takes; True if something is left."""
+    @property
+    def full(self) -> bool:
+        """Whether ``push`` should be called again soon."""
+        return bool(self._waiting)
+
+    def push(self) -> None:
+        """Passes on what the pipe takes."""
         waiting = self._waiting
         while waiting:
             chunk = bytearray()
@@ -62,18 +67,17 @@ class Recorder:
                 # Up to PIPE_BUF a write is whole or refused; a longer line goes in parts.
                 wrote = os.write(self._writer, chunk or waiting[0])
             except BlockingIOError:
-                return True
+                return
             except BrokenPipeError:
                 self.dropped += len(waiting)
                 waiting.clear()
-                return False
+                return
             if not lines:
                 waiting[0] = waiting[0][wrote:]
                 if not waiting[0]:
                     waiting.popleft()
             for _ in range(lines):
                 waiting.popleft()
-        return False
 
     def detach(self) -> None:
         """In a fork of the supervisor: the recorder ends when the supervisor does, not with its children."""

@@ -3,7 +3,7 @@
 It imports no user code, runs no task and holds no lock on one, so it can die without losing anything: its workers then
 see the end of their queue and stop, and another supervisor finds every task where it was.
 
-One thread, one loop: reap, read reports, refresh the feeds, fill the queue, wait for the next event or time.
+One thread, one loop: hear, reap, refresh the feeds, fill the queue, wait for the next event or time.
 """
 
 import contextlib
@@ -11,33 +11,29 @@ import logging
 import os
 import selectors
 import signal
-import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..backends.base import Backend, Clock, Feed, Ticket
-from ..errors import AppError
-from ..message import RefusalKind, Verdict
+from ..message import Record, RefusalKind, Verdict
 from . import report
-from .app import changed
 from .log import log_end
-from .pool import Generation, Process, Spawner
+from .pool import Death, Pool, describe
+from .process import Spawner
 from .recorder import Recorder
+from .signals import Signals
 from .worker import Limits
 
 __all__ = ["Options", "Stats", "Supervisor"]
 
 _log = logging.getLogger("unspool")
 _NAP = 0.002  # seconds of sleep where workers have enough to do: many reports are then read at once
-_NAP_ABOVE = 64  # tickets that nobody has taken yet
-_KILL_AFTER = 2.0  # seconds past its time limit after which a run that cannot be interrupted is killed
-_LONG_LIFE = 5.0  # seconds after which a worker's death is not part of a series
-_MAX_PAUSE = 5.0  # seconds between two forks of workers that die at once
-_LONGEST_WAIT = 60.0  # seconds until a timer is looked at again, lest a clock that was set makes it late
+_ENOUGH = 64  # tickets that nobody has taken yet, with which workers have enough to do for a nap
 _RELOAD_EVERY = 0.5
 _PROGRESS_EVERY = 0.2
+_COMPLAINTS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +67,7 @@ class Supervisor:
 
     :param app: ``module``, ``module:attr`` or ``path/to/file.py``.
     :param progress: called a few times a second while there is work.
+    :raises SpoolerUnusable: if a spooler cannot be used.
     """
 
     def __init__(
@@ -88,389 +85,268 @@ class Supervisor:
         self._clock = clock
         self._progress = progress
         self._stats = Stats()
-        self._generation = Generation()
-        self._generations = [self._generation]
+        self._feeds: list[Feed] = [backend.feed() for backend in backends]
+        self._presences = [backend.control.enlist("supervisor") for backend in backends]
+        self._selector = selectors.DefaultSelector()
+        self._signals = Signals()
+        self._pool = Pool(options.processes, Spawner(app, backends, options.limits, clock, self._close_in_child), clock)
+        self._recorder: Recorder | None = None
+        self._more = False
+        self._depth = _ENOUGH
         self._last_rank = -1
-        self._stopping = False
-        self._started = False
-        self._complained: set[str] = set()
-        self._next_progress = 0.0
-        self._next_reload = 0.0
+        self._watched: dict[int, int] = {}
         self._lost: set[int] = set()
+        self._complained: set[str] = set()
+        self._next_progress = self._next_reload = 0.0
 
-    def run(self) -> int:
+    def run(self) -> Stats:
         """Runs until it is told to stop, or with ``burst`` until nothing is ready.
 
         :raises AppError: if the application cannot be imported at the start.
-        :raises SpoolerUnusable: if a spooler cannot be used.
         """
-        self._open()
+        self._signals.catch()
         try:
-            self._begin()
-            while self._step():
+            self._start()
+            while not (self._pool.stopping and self._pool.empty):
+                self._turn()
                 self._wait()
         finally:
             self._close()
-        return 0
+        return self._stats
 
     # --- the loop
 
-    def _step(self) -> bool:
-        """One turn; False when all is done."""
-        self._hear()
-        self._reap()
-        self._enforce_deadlines()
-        self._replace_dead()
-        self._busy = self._refresh()
-        self._advance_reload()
+    def _turn(self) -> None:
+        self._obey(self._signals.take())
+        self._hear(self._pool.events())
+        self._bury(self._pool.reap())
+        self._renew_workers()
+        self._more = self._refresh()
         self._fill()
-        self._recorder_full = self._recorder.push()
         self._show_progress()
-        if self._options.burst and self._started and not self._busy and all(feed.idle for feed in self._feeds):
+        if self._options.burst and self._pool.started and not self._more and all(feed.idle for feed in self._feeds):
             self._stop()
-        return any(generation.processes for generation in self._generations) or not self._stopping
 
     def _wait(self) -> None:
-        if self._busy:
-            timeout: float | None = 0.0
-        elif len(self._generation.queue) > _NAP_ABOVE and not self._stopping:
+        if len(self._pool.queue) > _ENOUGH and not self._pool.stopping:
             time.sleep(_NAP)
-            timeout = 0.0
-        else:
-            timeout = self._timeout()
-        for key, _ in self._selector.select(timeout):
-            if key.fileobj is self._bell:
-                self._bell.recv(4096)
+        reports = [process.reports for process in self._pool.processes()]
+        for reader in reports:
+            self._watch(reader.fileno())
+        ready = self._selector.select(0.0 if self._more else self._timeout())
+        if any(key.fd == self._signals.fileno() for key, _ in ready):
+            self._signals.drain()
 
     def _timeout(self) -> float | None:
         """Seconds until something is due."""
-        times = [due for feed in self._feeds if (due := feed.next_due()) is not None and not self._stopping]
-        for generation in self._generations:
-            times += [at for process in generation.processes.values() for at in process.deadlines.values()]
-            if generation.respawn_at is not None:
-                times.append(generation.respawn_at)
-        if self._options.reload:
-            times.append(self._next_reload)
-        if self._recorder_full:
+        times = [self._pool.next_time()]
+        if not self._pool.stopping:
+            times += [feed.next_due() for feed in self._feeds]
+            times += [self._next_reload] if self._options.reload else []
+        if self._recorder and self._recorder.full:
             times.append(self._clock() + _NAP)
-        return max(0.0, min(min(times) - self._clock(), _LONGEST_WAIT)) if times else None
+        due = min((at for at in times if at is not None), default=None)
+        return None if due is None else max(0.0, due - self._clock())
 
     # --- start and stop
 
-    def _open(self) -> None:
-        self._selector = selectors.DefaultSelector()
-        self._bell, self._ringer = socket.socketpair()
-        self._bell.setblocking(False)
-        self._ringer.setblocking(False)
-        self._feeds: list[Feed] = [backend.feed() for backend in self._backends]
-        self._presences = [backend.control.enlist("supervisor") for backend in self._backends]
+    def _start(self) -> None:
         self._recorder = Recorder(self._backends, self._close_in_child)
-        self._spawner = Spawner(self._app, self._backends, self._options.limits, self._clock, self._close_in_child)
-        self._selector.register(self._bell, selectors.EVENT_READ)
-        self._registered: dict[int, int] = {}
-        self._busy = self._recorder_full = False
-        self._old_handlers = {
-            number: signal.signal(number, self._on_signal)
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP, signal.SIGCHLD)
-        }
-        self._signals: list[int] = []
-        self._old_wakeup = signal.set_wakeup_fd(self._ringer.fileno(), warn_on_full_buffer=False)
+        self._selector.register(self._signals.fileno(), selectors.EVENT_READ)
+        self._pool.start()
+        names = ", ".join(backend.name for backend in self._backends)
+        _log.info("started: app %s, %d workers, spoolers %s", self._app, self._options.processes, names)
 
-    def _begin(self) -> None:
-        for _ in range(self._options.processes):
-            self._spawn(self._generation)
-        _log.info("started: app %s, %d workers, spoolers %s", self._app, self._options.processes,
-                  ", ".join(backend.name for backend in self._backends))  # fmt: skip
+    def _stop(self) -> None:
+        """Lets what runs end, and starts no more."""
+        if not self._pool.stopping:
+            self._give_back(self._pool.queue.recall())
+            self._pool.retire()
 
     def _close(self) -> None:
-        for generation in self._generations:
-            generation.kill()
-            for process in generation.processes.values():
-                with contextlib.suppress(ChildProcessError):
-                    os.waitpid(process.pid, 0)
-                process.close()
-            generation.retire()
-            generation.queue.close_reader()
-        self._recorder.close()
-        signal.set_wakeup_fd(self._old_wakeup)
-        for number, handler in self._old_handlers.items():
-            signal.signal(number, handler)
+        self._pool.close()
+        if self._recorder is not None:
+            self._recorder.close()
+        self._signals.release()
+        self._selector.close()
         for feed in self._feeds:
             feed.close()
         for presence in self._presences:
             presence.hand_over()
             presence.close()
-        self._selector.close()
-        self._bell.close()
-        self._ringer.close()
         _log.info("stopped: %d tasks run", self._stats.done)
 
     def _close_in_child(self) -> None:
-        """In a fork: closes what would keep the supervisor's pipes and watches alive."""
+        """In a fork: closes what would keep the supervisor's pipes, watches and locks alive."""
         self._selector.close()
-        self._bell.close()
-        self._ringer.close()
+        self._signals.close()
+        self._pool.close_in_child()
         for feed in self._feeds:
             feed.close()
         for presence in self._presences:
             presence.hand_over()
-        for generation in self._generations:
-            if not generation.retired:
-                generation.queue.close_writer()
-            for process in generation.processes.values():
-                process.reports.close()
-        if hasattr(self, "_spawner"):
+        if self._recorder is not None:
             self._recorder.detach()
 
-    def _stop(self) -> None:
-        """Lets what runs end, and starts no more."""
-        if not self._stopping:
-            self._stopping = True
-            self._recall()
-            for generation in self._generations:
-                generation.retire()
-
-    def _on_signal(self, number: int, _frame: object) -> None:
-        self._signals.append(number)
-
-    def _obey_signals(self) -> None:
-        while self._signals:
-            number = self._signals.pop(0)
-            if number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT):
-                if self._stopping or number == signal.SIGQUIT:
-                    _log.warning("stopping at once")
-                    for generation in self._generations:
-                        generation.kill()
-                else:
-                    _log.info("stopping when what runs has ended; again to stop at once")
+    def _obey(self, numbers: Iterable[int]) -> None:
+        for number in numbers:
+            if number == signal.SIGHUP:
+                self._pool.reload()
+            elif self._pool.stopping or number == signal.SIGQUIT:
+                _log.warning("stopping at once")
                 self._stop()
-            elif number == signal.SIGHUP:
-                self._reload()
+                self._pool.kill()
+            else:
+                _log.info("stopping when what runs has ended; again to stop at once")
+                self._stop()
 
     # --- workers
 
-    def _spawn(self, generation: Generation) -> None:
-        generation.respawn_at = None
-        process = self._spawner.spawn(generation)
-        self._selector.register(process.reports, selectors.EVENT_READ, process)
-
-    def _reap(self) -> None:
-        for generation in list(self._generations):
-            for process in list(generation.processes.values()):
-                try:
-                    pid, status = os.waitpid(process.pid, os.WNOHANG)
-                except ChildProcessError:
-                    pid, status = process.pid, 0
-                if pid:
-                    self._bury_process(generation, process, os.waitstatus_to_exitcode(status))
-            if generation.retired and not generation.processes and generation is not self._generation:
-                generation.queue.close_reader()
-                self._generations.remove(generation)
-
-    def _bury_process(self, generation: Generation, process: Process, code: int) -> None:
-        self._hear_one(process)  # its last words
-        self._selector.unregister(process.reports)
-        del generation.processes[process.pid]
-        if process.failure:
-            self._fail(generation, process)
-        elif code != 0:
-            self._mourn(process, code)
-        if not generation.retired and generation.respawn_at is None:
-            lived = self._clock() - process.started
-            quick = code != 0 and lived < _LONG_LIFE
-            generation.quick_deaths = generation.quick_deaths + 1 if quick else 0
-            pause = 0.0 if generation.quick_deaths <= 1 else min(0.05 * 2**generation.quick_deaths, _MAX_PAUSE)
-            generation.respawn_at = self._clock() + pause
-        process.close()
-        self._recall()
-        for feed in self._feeds:
-            feed.doubt()
-
-    def _mourn(self, process: Process, code: int) -> None:
-        """A worker died: says so, and names the task that it was running."""
-        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exited with status {code}"
-        verdict = Verdict.TIMEOUT if process.overrun else Verdict.CRASHED
-        if process.overrun:
-            how = "killed for overrunning the task's time limit"
-        running = [(index, presence.ref()) for index, presence in enumerate(process.presences) if presence.ref()]
-        if not running:
-            _log.error("worker %d %s, running no task", process.pid, how)
-        for index, ref in running:
-            backend = self._backends[index]
-            entry = backend.find(ref)
-            task, attempts, id = (entry.task, entry.attempts, entry.id) if entry else ("?", 0, ref)
-            log_end(backend.name, [id, task, verdict, attempts, 0.0, 0.0, process.pid, f"the worker was {how}"], None)
-            self._stats.failed += 1
-            self._recorder.put(
-                index, [id, task, verdict, attempts, self._clock(), 0.0, process.pid, f"the worker was {how}"]
-            )
-
-    def _fail(self, generation: Generation, process: Process) -> None:
-        if not self._started:
-            raise AppError(process.failure)
-        if generation is not self._generation:
-            _log.error("%s; the old workers go on", process.failure)
-            generation.retire()
-            generation.kill()
-        else:
-            _log.error("%s; trying again", process.failure)
-            generation.quick_deaths += 1
-
-    def _replace_dead(self) -> None:
-        now = self._clock()
-        for generation in self._generations:
-            if generation.respawn_at is not None and generation.respawn_at <= now and not generation.retired:
-                for _ in range(self._options.processes - len(generation.processes)):
-                    self._spawn(generation)
-
-    def _enforce_deadlines(self) -> None:
-        now = self._clock()
-        for generation in self._generations:
-            for process in generation.processes.values():
-                if process.deadlines and min(process.deadlines.values()) <= now:
-                    process.overrun = True
-                    process.deadlines.clear()
-                    process.kill()
-
-    # --- reload
-
-    def _reload(self) -> None:
-        """Fresh workers beside the old ones, which go when the fresh ones have imported the application."""
-        if self._stopping or len(self._generations) > 1:
-            return
-        _log.info("reloading")
-        generation = Generation()
-        self._generations.append(generation)
-        for _ in range(self._options.processes):
-            self._spawn(generation)
-
-    def _advance_reload(self) -> None:
-        newest = self._generations[-1]
-        if newest is not self._generation and newest.processes and newest.ready and not newest.retired:
-            self._recall()
-            old, self._generation = self._generation, newest
-            old.retire()
-            _log.info("reloaded")
-        self._started = self._started or (bool(newest.processes) and newest.ready)
+    def _renew_workers(self) -> None:
+        queue = self._pool.queue
+        self._pool.turn()
+        if self._pool.queue is not queue:  # a reload is complete: what the old have not begun is for the new
+            self._give_back(queue.recall())
         if self._options.reload and self._clock() >= self._next_reload:
             self._next_reload = self._clock() + _RELOAD_EVERY
-            files = next(iter(self._generation.processes.values())).files if self._generation.processes else {}
-            if any(changed(path) != then for path, then in files.items()):
-                for process in self._generation.processes.values():
-                    process.files = {path: changed(path) for path in process.files}
-                self._reload()
+            self._pool.reload_if_changed()
+
+    def _bury(self, deaths: Sequence[Death]) -> None:
+        for death in deaths:
+            self._hear(death.events)
+            if death.code != 0 and not death.process.failure:
+                self._mourn(death)
+            self._unwatch(death.process.reports.fileno())
+            death.process.close()
+        if deaths:
+            self._give_back(self._pool.queue.recall())
+            for feed in self._feeds:
+                feed.doubt()
+
+    def _mourn(self, death: Death) -> None:
+        """A worker died: says so, and names the task that it was running."""
+        process = death.process
+        verdict = Verdict.TIMEOUT if process.overrun else Verdict.CRASHED
+        how = "killed for overrunning the task's time limit" if process.overrun else describe(death.code)
+        refs = [(index, presence.ref()) for index, presence in enumerate(process.presences)]
+        if not any(ref for _, ref in refs):
+            _log.error("worker %d was %s; it was running no task", process.pid, how)
+        for index, ref in refs:
+            if ref:
+                entry = self._backends[index].find(ref)
+                task, attempts, id = (entry.task, entry.attempts, entry.id) if entry else ("?", 0, ref)
+                now, reason = self._clock(), f"its worker was {how}"
+                self._ended(index, Record(id, task, verdict, attempts, now, 0.0, process.pid, reason), now)
 
     # --- reports
 
-    def _hear(self) -> None:
-        self._obey_signals()
-        for generation in self._generations:
-            for process in generation.processes.values():
-                self._hear_one(process)
-
-    def _hear_one(self, process: Process) -> None:
-        for event in process.read():
+    def _hear(self, events: Iterable[list[Any]]) -> None:
+        for event in events:
             match event:
                 case [report.END, index, ref, until, record]:
-                    process.deadlines.pop((index, ref), None)
                     self._feeds[index].settled(ref, until)
-                    self._ended(index, record, until)
+                    self._ended(index, Record(*record), until)
                 case [report.REFUSED, index, ref, kind, until, detail]:
                     self._refused(index, ref, kind, until, detail)
-                case [report.BEGIN, index, ref, timeout]:
-                    process.deadlines[index, ref] = self._clock() + timeout + _KILL_AFTER
 
-    def _ended(self, index: int, record: list[Any], until: float | None) -> None:
+    def _ended(self, index: int, record: Record, until: float | None) -> None:
         self._stats.done += 1
-        verdict = record[2]
-        if verdict not in (Verdict.PROCESSED, Verdict.SKIPPED):
+        if record.verdict not in (Verdict.PROCESSED, Verdict.SKIPPED):
             self._stats.failed += 1
-            self._stats.dead += verdict in (Verdict.DEAD, Verdict.CORRUPT)
+            self._stats.dead += record.verdict in (Verdict.DEAD, Verdict.CORRUPT)
         log_end(self._backends[index].name, record, until)
-        self._recorder.put(index, record)
+        if self._recorder is not None:
+            self._recorder.put(index, record)
 
     def _refused(self, index: int, ref: str, kind: str, until: float | None, detail: str) -> None:
-        feed, backend = self._feeds[index], self._backends[index]
+        feed = self._feeds[index]
         if kind == RefusalKind.BUSY:
             feed.busy(ref)
             return
         feed.settled(ref, until)
-        id = f"{backend.name}/{ref}"
+        id = f"{self._backends[index].name}/{ref}"
         if kind == RefusalKind.CORRUPT:
-            self._stats.dead += 1
-            record = [id, "?", Verdict.CORRUPT, 0, self._clock(), 0.0, os.getpid(), detail]
-            log_end(backend.name, record, None)
-            self._recorder.put(index, record)
-        elif kind == RefusalKind.UNUSABLE and id not in self._complained and len(self._complained) < 10_000:
+            self._ended(index, Record(id, "?", Verdict.CORRUPT, 0, self._clock(), 0.0, os.getpid(), detail), None)
+        elif kind == RefusalKind.UNUSABLE and id not in self._complained and len(self._complained) < _COMPLAINTS:
             self._complained.add(id)
             _log.warning("task %s is not run: %s", id, detail)
 
     # --- work
 
     def _refresh(self) -> bool:
-        if self._stopping:
+        """Takes in what is new; True if there is more to take in at once."""
+        if self._pool.stopping:
             return False
         more = False
         for index, feed in enumerate(self._feeds):
             more |= feed.refresh()
-            self._watch(index, feed)
-            if feed.gone != (index in self._lost):
-                self._lost ^= {index}
-                name = self._backends[index].name
-                if feed.gone:
-                    _log.error("spooler %s was removed; going on when it is back", name)
-                else:
-                    _log.info("spooler %s is back", name)
+            self._follow(index, feed)
         return more
 
-    def _watch(self, index: int, feed: Feed) -> None:
-        """Waits on the feed's descriptor, which changes if it begins anew."""
-        fd = feed.fileno()
-        known = self._registered.get(index)
+    def _follow(self, index: int, feed: Feed) -> None:
+        """Waits on the feed's descriptor, which changes if it begins anew; says so when its place is removed, or
+        back."""
+        fd, known = feed.fileno(), self._watched.get(index)
         if fd != known:
             if known is not None:
-                with contextlib.suppress(KeyError, ValueError, OSError):
-                    self._selector.unregister(known)
-                del self._registered[index]
+                self._unwatch(known)
+                del self._watched[index]
             if fd is not None:
-                self._selector.register(fd, selectors.EVENT_READ)
-                self._registered[index] = fd
+                self._watch(fd)
+                self._watched[index] = fd
+        if feed.gone != (index in self._lost):
+            self._lost ^= {index}
+            name = self._backends[index].name
+            if feed.gone:
+                _log.error("spooler %s was removed; going on when it is back", name)
+            else:
+                _log.info("spooler %s is back", name)
 
     def _fill(self) -> None:
-        """Keeps the queue full, in order; takes it back when something more urgent is there."""
-        if self._stopping or self._generation.retired:
+        """Keeps the queue filled in order, and takes it back when something more urgent is there, or a pause begins.
+
+        Taking back costs as much as the queue is deep, so each time halves the depth; undisturbed, it grows again.
+        """
+        if self._pool.stopping:
             return
-        queue = self._generation.queue
+        queue = self._pool.queue
         waiting = len(queue)
-        firsts = [ticket for feed in self._feeds if (ticket := feed.peek()) is not None]
-        if waiting and (
-            any(ticket.rank < self._last_rank for ticket in firsts) or any(feed.paused for feed in self._feeds)
-        ):
-            self._recall()
+        urgent = any(first.rank < self._last_rank for feed in self._feeds if (first := feed.peek()) is not None)
+        if waiting and (urgent or any(feed.paused for feed in self._feeds)):
+            self._give_back(queue.recall())
+            self._depth = max(self._depth // 2, 2 * len(self._pool))
             waiting = 0
+        elif waiting < self._depth // 4:
+            self._depth = min(self._depth * 2, queue.capacity)
         if not waiting:
             self._last_rank = -1
-        room = queue.capacity - waiting
-        while room > 0:
+        while (room := self._depth - waiting) > 0:
             share = max(1, room // len(self._feeds))
             tickets = [(index, ticket) for index, feed in enumerate(self._feeds) for ticket in feed.take(share)]
             if not tickets:
                 break
             self._last_rank = max(self._last_rank, *(ticket.rank for _, ticket in tickets))
             self._give_back(queue.put(tickets))
-            room -= len(tickets)
+            waiting += len(tickets)
 
-    def _recall(self) -> None:
-        self._give_back(self._generation.queue.recall())
-
-    def _give_back(self, tickets: Sequence[tuple[int, Ticket]]) -> None:
+    def _give_back(self, tickets: Iterable[tuple[int, Ticket]]) -> None:
         for index, ticket in tickets:
             self._feeds[index].give_back([ticket])
 
+    def _watch(self, fd: int) -> None:
+        with contextlib.suppress(KeyError):  # it is watched already
+            self._selector.register(fd, selectors.EVENT_READ)
+
+    def _unwatch(self, fd: int) -> None:
+        with contextlib.suppress(KeyError, ValueError, OSError):  # closed by its owner, which ends the watch as well
+            self._selector.unregister(fd)
+
     def _show_progress(self) -> None:
+        if self._recorder is not None:
+            self._recorder.push()
         if self._progress is None or (now := self._clock()) < self._next_progress:
             return
         self._next_progress = now + _PROGRESS_EVERY
-        self._stats.backlog = sum(feed.backlog for feed in self._feeds) + len(self._generation.queue)
-        self._stats.workers = len(self._generation.processes)
+        self._stats.backlog = sum(feed.backlog for feed in self._feeds) + len(self._pool.queue)
+        self._stats.workers = len(self._pool)
         self._progress(self._stats)

@@ -56,7 +56,7 @@ class SpoolFeed:
 
     @property
     def idle(self) -> bool:
-        return not self._window.ready and not self._window.out and self._scan is None
+        return not self._window.out and self._scan is None and (self._paused or not self._window.ready)
 
     @property
     def backlog(self) -> int:

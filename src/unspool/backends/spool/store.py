@@ -49,15 +49,13 @@ from .aside import set_aside
 from .attempts import DONE, WAITING, Attempts, Count, open_attempts
 from .control import SpoolControl
 from .feed import SpoolFeed
+from .file import read_whole, sync_file_system, write_whole
 from .history import History
 from .layout import TMP, Directory, Names, priority_of
 from .listing import Listing
 
 __all__ = ["SpoolBackend"]
 
-_MAX_SIZE = 1 << 30
-_FIRST_READ = 1 << 17  # all of most tasks; of a larger one the variables, to be checked before more is allocated
-_MODIFIER = b"\x11"
 _WRITING = 5.0  # seconds in which an incomplete file may be one that another program is still writing
 _LOOK_AGAIN = 60.0  # seconds after which a file that cannot be used now is looked at again
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -131,7 +129,7 @@ class SpoolBackend:
                 written.append((part, name))
                 self._write(tmp, name, envelope, sync=self._durable and not batch)
             if batch and self._durable:
-                _sync_file_system(tmp)
+                sync_file_system(tmp)
             for part, name in written:
                 at, target = self._directory.place(part, name)
                 os.rename(name, target, src_dir_fd=tmp, dst_dir_fd=at)
@@ -153,8 +151,7 @@ class SpoolBackend:
         data = wire.dump(envelope.vars, envelope.body)
         fd = os.open(name, _CREATE, 0o600, dir_fd=tmp)
         try:
-            if os.write(fd, data) != len(data):
-                _write_rest(fd, data)
+            write_whole(fd, data)
             if envelope.due is not None:
                 due = int(envelope.due * 1e9)
                 os.utime(fd, ns=(due, due))
@@ -200,7 +197,7 @@ class SpoolBackend:
         if found.st_mtime > now:
             return Refusal(RefusalKind.EARLY, found.st_mtime)
         try:
-            envelope = wire.load(_read(fd, found.st_size), priority=priority_of(ref), due=found.st_mtime)
+            envelope = wire.load(read_whole(fd, found.st_size), priority=priority_of(ref), due=found.st_mtime)
         except Damaged as error:
             if now - found.st_ctime < _WRITING:
                 return Refusal(RefusalKind.EARLY, found.st_ctime + _WRITING)
@@ -325,39 +322,3 @@ class SpoolBackend:
             with contextlib.suppress(OSError):
                 os.close(fd)
         self._claimed.clear()
-
-
-def _read(fd: int, size: int) -> bytes:
-    if size > _MAX_SIZE:
-        raise Damaged(f"{size} bytes, more than any task may have ({_MAX_SIZE})")
-    data = os.read(fd, min(size, _FIRST_READ))
-    if data[:1] not in (_MODIFIER, b""):
-        raise Damaged("not a spool file: it does not begin with uWSGI's modifier 17")
-    if size > _FIRST_READ:
-        parts = [data]
-        while parts[-1]:
-            parts.append(os.read(fd, size))
-        data = b"".join(parts)
-    return data
-
-
-def _write_rest(fd: int, data: bytes) -> None:
-    """A disk that fills up takes a part; the rest then raises."""
-    os.lseek(fd, 0, os.SEEK_SET)
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
-
-
-def _sync_file_system(fd: int) -> None:
-    """One sync for all that was written: 150 µs a task in batches of 100, where one fsync costs 1 to 2 ms.
-
-    It reports write errors of the file system since Linux 5.8 (syncfs(2)).
-    """
-    import ctypes  # 10 ms that only a durable batch needs
-
-    libc = ctypes.CDLL(None, use_errno=True)
-    if not hasattr(libc, "syncfs"):
-        os.sync()
-    elif libc.syncfs(fd) != 0:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))

@@ -1,0 +1,124 @@
+"""A worker process: forking it, hearing from it, ending it.
+
+Workers are forked from the supervisor, which has imported no user code and has one thread, so a fork costs 2 ms and is
+safe.
+"""
+
+import atexit
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..backends.base import Backend, Clock, Presence
+from . import report
+from .queue import Queue
+from .worker import Limits, main
+
+__all__ = ["Process", "Spawner"]
+
+_KILL_AFTER = 2.0  # seconds past its time limit after which a run that cannot be interrupted is killed
+
+
+@dataclass(slots=True, eq=False)
+class Process:
+    """A worker as its supervisor sees it."""
+
+    pid: int
+    started: float
+    presences: Sequence[Presence]
+    reports: report.Reader
+    ready: bool = False
+    failure: str = ""
+    """Why it could not import the application."""
+    files: dict[str, float] = field(default_factory=dict)
+    """The application's files and their times of change."""
+    deadlines: dict[tuple[int, str], float] = field(default_factory=dict)
+    """When the runs that have a time limit must have ended, by spooler and ref."""
+    overrun: bool = False
+
+    def read(self, now: float) -> list[list[Any]]:
+        """What it has reported; what concerns the process itself is noted."""
+        events = self.reports.read()
+        for event in events:
+            match event:
+                case [report.READY, dict(files)]:
+                    self.ready, self.files = True, files
+                case [report.FAILED, str(text)]:
+                    self.failure = text
+                case [report.BEGIN, index, ref, timeout]:
+                    self.deadlines[index, ref] = now + timeout + _KILL_AFTER
+                case [report.END, index, ref, *_] if self.deadlines:
+                    self.deadlines.pop((index, ref), None)
+        return events
+
+    def kill(self) -> None:
+        """Ends it at once."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+
+    def kill_if_overrun(self, now: float) -> None:
+        """Ends it if a run did not heed its time limit."""
+        if self.deadlines and min(self.deadlines.values()) <= now:
+            self.overrun = True
+            self.deadlines.clear()
+            self.kill()
+
+    def close(self) -> None:
+        """After its death: lets go of what was held for it."""
+        self.reports.close()
+        for presence in self.presences:
+            presence.close()
+
+
+class Spawner:
+    """Forks workers.
+
+    :param close_others: called in the child, to close what belongs to the supervisor alone.
+    """
+
+    def __init__(
+        self,
+        app: str,
+        backends: Sequence[Backend],
+        limits: Limits,
+        clock: Clock,
+        close_others: Callable[[], None],
+    ) -> None:
+        self._app = app
+        self._backends = backends
+        self._limits = limits
+        self._clock = clock
+        self._close_others = close_others
+
+    def spawn(self, queue: Queue) -> Process:
+        """A new worker on a queue."""
+        presences = [backend.control.enlist("worker") for backend in self._backends]
+        reader, writer = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            self._live(queue, presences, reader, writer)
+        os.close(writer)
+        for presence in presences:
+            presence.hand_over()
+        return Process(pid, self._clock(), presences, report.Reader(reader))
+
+    def _live(self, queue: Queue, presences: Sequence[Presence], reader: int, writer: int) -> None:
+        """The child's life; it never returns into the supervisor's code."""
+        status = 70
+        try:
+            for number in (signal.SIGINT, signal.SIGHUP):
+                signal.signal(number, signal.SIG_IGN)  # a terminal sends them to all; the supervisor answers
+            for number in (signal.SIGTERM, signal.SIGQUIT, signal.SIGCHLD):
+                signal.signal(number, signal.SIG_DFL)
+            signal.set_wakeup_fd(-1)
+            atexit._clear()
+            os.close(reader)
+            self._close_others()
+            status = main(self._app, self._backends, presences, queue, report.Writer(writer), self._limits, self._clock)
+        except BaseException as error:  # noqa: BLE001  nothing may unwind into the supervisor's frames
+            os.write(2, f"unspool: worker {os.getpid()} failed: {type(error).__name__}: {error}\n".encode())
+        finally:
+            os._exit(status)

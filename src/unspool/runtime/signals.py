@@ -1,0 +1,59 @@
+"""Signals as something to wait on: their numbers are kept for the loop, and a descriptor wakes it."""
+
+import contextlib
+import signal
+import socket
+from types import FrameType
+from typing import Any
+
+__all__ = ["Signals"]
+
+_CAUGHT = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP)
+
+
+class Signals:
+    """The signals that a supervisor obeys; the death of a child only wakes it."""
+
+    def __init__(self) -> None:
+        self._bell, self._ringer = socket.socketpair()
+        self._bell.setblocking(False)
+        self._ringer.setblocking(False)
+        self._pending: list[int] = []
+        self._former: dict[int, Any] = {}
+        self._former_wakeup = -1
+
+    def catch(self) -> None:
+        """Takes the signals over. In the main thread only."""
+        self._former = {number: signal.signal(number, self._note) for number in _CAUGHT}
+        self._former[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)
+        self._former_wakeup = signal.set_wakeup_fd(self._ringer.fileno(), warn_on_full_buffer=False)
+
+    def release(self) -> None:
+        """Gives them back."""
+        signal.set_wakeup_fd(self._former_wakeup)
+        for number, handler in self._former.items():
+            signal.signal(number, handler)
+        self.close()
+
+    def close(self) -> None:
+        """Closes the descriptors."""
+        self._bell.close()
+        self._ringer.close()
+
+    def fileno(self) -> int:
+        """Readable when a signal came."""
+        return self._bell.fileno()
+
+    def drain(self) -> None:
+        """Makes the descriptor unreadable again."""
+        with contextlib.suppress(BlockingIOError):
+            while self._bell.recv(4096):
+                pass
+
+    def take(self) -> list[int]:
+        """The signals that came, in order."""
+        taken, self._pending = self._pending, []
+        return taken
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        self._pending.append(number)
