@@ -9,14 +9,14 @@ before it is needed.
 
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 from .backends.base import Backend, check_period
 from .errors import ConfigurationError, NoSpooler, OptionRefused
 
-__all__ = ["Settings", "backend", "configure", "settings", "spooler_names"]
+__all__ = ["Settings", "backend", "candidates", "configure", "origins", "settings", "spooler_names"]
 
 _HOW = (
     "set UNSPOOL_SPOOLERS=/path/to/directory, or call unspool.configure(spoolers=[...]), "
@@ -79,7 +79,7 @@ def settings() -> Settings:
         project, base = _project()
         found = {name: _parse(name, value, base, "[tool.unspool] in pyproject.toml") for name, value in project.items()}
         for name in _NAMES:
-            variable = f"UNSPOOL_{name.upper()}"
+            variable = _variable(name)
             if os.environ.get(variable):
                 found[name] = _parse(name, os.environ[variable], os.getcwd(), variable)
         found |= _configured
@@ -87,6 +87,23 @@ def settings() -> Settings:
             found["spoolers"] = _from_uwsgi()
         _settings = Settings(**found)
     return _settings
+
+
+def origins() -> dict[str, str]:
+    """Where the value of each setting comes from, for a person to read.
+
+    :raises ConfigurationError: if a ``pyproject.toml`` cannot be read.
+    """
+    project, base = _project()
+    found = dict.fromkeys(_NAMES, "default")
+    found |= dict.fromkeys(project.keys() & set(_NAMES), os.path.join(base, "pyproject.toml"))
+    for name in _NAMES:
+        if os.environ.get(_variable(name)):
+            found[name] = _variable(name)
+    found |= dict.fromkeys(_configured, "configure()")
+    if found["spoolers"] == "default" and spooler_names():
+        found["spoolers"] = "uWSGI's options"
+    return found
 
 
 def spooler_names() -> tuple[str, ...]:
@@ -114,6 +131,24 @@ def backend(name: str | None = None) -> Backend:
         if path not in _backends:
             _backends[path] = _open(path)
         return _backends[path]
+
+
+def candidates(id: str) -> Iterator[Backend]:
+    """The backends that may have a task of this id: the configured ones, then the one whose place the id itself names.
+
+    :param id: as ``Backend.find`` takes it.
+    """
+    from .backends.spool.layout import spooler_of
+
+    names = spooler_names()
+    yield from map(backend, names)
+    place = spooler_of(os.path.abspath(id))
+    if os.sep in id and place not in names:
+        yield backend(place)
+
+
+def _variable(name: str) -> str:
+    return f"UNSPOOL_{name.upper()}"
 
 
 def _open(path: str) -> Backend:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
-from itertools import islice
 from typing import Any, Optional, ParamSpec, Protocol, TypeVar, Union, Unpack, overload
 
 from . import codec, config
@@ -194,8 +193,8 @@ class Spooler:
             ``attempts``, ``state``,
             ``function``, ``size`` in bytes, ``due`` in unix seconds and ``reason``; ``{}`` if there is no such task.
         """
-        for name in _candidates(path):
-            found = config.backend(name).read(path)
+        for backend in config.candidates(path):
+            found = backend.read(path)
             if found is not None:
                 entry, envelope = found
                 return _task_info(entry, envelope)
@@ -231,17 +230,6 @@ def _configured() -> tuple[str, ...]:
     if not names:
         config.backend(None)  # raises, saying what to set
     return names
-
-
-def _candidates(path: str) -> list[str]:
-    """The spoolers that a path may belong to: the configured ones, or the directory that it is in."""
-    names = list(config.spooler_names())
-    head = path
-    for _ in range(4):
-        head = head.rpartition("/")[0]
-        if head:
-            names.append(head)
-    return list(islice(dict.fromkeys(names), 64))
 
 
 def _task_info(entry: Entry, envelope: Any) -> dict[str, Any]:

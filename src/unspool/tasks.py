@@ -21,7 +21,9 @@ __all__ = [
     "SpoolerTask",
     "TaskKeywords",
     "TaskOptions",
+    "call_message",
     "find_function",
+    "function_names",
     "spooler_task_types",
 ]
 
@@ -216,15 +218,7 @@ class FunctionTask(Generic[P, R]):
         """The message that a call would send, for ``Spooler.send_many``."""
         options = self.options
         due = None if options.postpone is None else to_due(options.postpone)
-        payload = {
-            "spooler": None,
-            "priority": options.priority,
-            "postpone": None,
-            "func": self._func.__name__,  # bare, for uwsgiconf; unspool looks at the message's task
-            "arg": args,
-            "kwg": kwargs,
-        }
-        return Message(FCALL, payload, self.name, options.priority, due, options.serializer)
+        return call_message(self.name, args, kwargs, options.priority, due, options.serializer)
 
     def using(self, **changes: Any) -> "FunctionTask[P, R]":
         """The same task with other options: ``priority``, ``postpone``, ``spooler``, ``serializer``.
@@ -256,6 +250,35 @@ class FunctionTask(Generic[P, R]):
 
     def __repr__(self) -> str:
         return f"<task {self.name}>"
+
+
+def call_message(
+    name: str,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    priority: int | None = None,
+    due: float | None = None,
+    serializer: str = "pickle",
+) -> Message:
+    """The message that calls a function, whether or not this program has it.
+
+    :param name: ``module:qualname``.
+    :param due: unix seconds before which it must not run; None for at once.
+    """
+    payload = {
+        "spooler": None,
+        "priority": priority,
+        "postpone": None,
+        "func": name.rpartition(":")[2].rpartition(".")[2],  # bare, for uwsgiconf; unspool looks at the message's task
+        "arg": args,
+        "kwg": kwargs,
+    }
+    return Message(FCALL, payload, name, priority, due, serializer)
+
+
+def function_names() -> list[str]:
+    """The functions that this program can run, as the wire names them."""
+    return sorted({task.name for task in _functions.values()})
 
 
 def find_function(name: str) -> FunctionTask[Any, Any]:

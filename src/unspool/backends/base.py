@@ -230,3 +230,6 @@ class Backend(Protocol):
 
     def history(self, *, id: str | None = None, limit: int = 100) -> list[Record]:
         """The latest runs, newest first; of one task if ``id`` is given."""
+
+    def close(self) -> None:
+        """Lets go of descriptors and connections; what is used afterwards is opened anew."""

@@ -168,6 +168,9 @@ class MemoryBackend:
         found = [record for record in reversed(self._records) if id is None or record.id == id]
         return found[:limit]
 
+    def close(self) -> None:
+        """Nothing is held."""
+
     def _idle(self, id: str) -> _Task:
         if id not in self._tasks:
             raise LookupError(f"no task {id} in spooler {self.name}")

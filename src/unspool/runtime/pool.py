@@ -205,7 +205,7 @@ class Pool:
     def _note_death(self, generation: _Generation, process: Process, code: int) -> None:
         now = self._clock()
         if not process.ready and not self.started and not generation.retired:
-            raise AppError(process.failure or f"the worker was {describe(code)} while it imported the application")
+            raise AppError(process.failure or f"the worker {describe(code)} while it imported the application")
         if process.failure and generation is not self._current:
             _log.error("%s; the old workers go on", process.failure)
             generation.retire()
@@ -220,7 +220,7 @@ class Pool:
 
 def describe(code: int) -> str:
     """An exit code in words."""
-    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
 
 
 def _exit_code(pid: int) -> int | None:

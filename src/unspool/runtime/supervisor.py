@@ -214,8 +214,9 @@ class Supervisor:
     def _bury(self, deaths: Sequence[Death]) -> None:
         for death in deaths:
             self._hear(death.events)
-            if death.code != 0 and not death.process.failure:
-                self._mourn(death)
+            refs = [(index, ref) for index, sign in enumerate(death.process.presences) if (ref := sign.ref())]
+            if (death.code != 0 or refs) and not death.process.failure:
+                self._mourn(death, refs)
             self._unwatch(death.process.reports.fileno())
             death.process.close()
         if deaths:
@@ -223,20 +224,18 @@ class Supervisor:
             for feed in self._feeds:
                 feed.doubt()
 
-    def _mourn(self, death: Death) -> None:
-        """A worker died: says so, and names the task that it was running."""
+    def _mourn(self, death: Death, refs: Sequence[tuple[int, str]]) -> None:
+        """A worker died: says so, and names the task that it was running in each spooler."""
         process = death.process
         verdict = Verdict.TIMEOUT if process.overrun else Verdict.CRASHED
-        how = "killed for overrunning the task's time limit" if process.overrun else describe(death.code)
-        refs = [(index, presence.ref()) for index, presence in enumerate(process.presences)]
-        if not any(ref for _, ref in refs):
-            _log.error("worker %d was %s; it was running no task", process.pid, how)
+        how = "was killed for overrunning the task's time limit" if process.overrun else describe(death.code)
+        if not refs:
+            _log.error("worker %d %s; it was running no task", process.pid, how)
         for index, ref in refs:
-            if ref:
-                entry = self._backends[index].find(ref)
-                task, attempts, id = (entry.task, entry.attempts, entry.id) if entry else ("?", 0, ref)
-                now, reason = self._clock(), f"its worker was {how}"
-                self._ended(index, Record(id, task, verdict, attempts, now, 0.0, process.pid, reason), now)
+            entry = self._backends[index].find(ref)
+            task, attempts, id = (entry.task, entry.attempts, entry.id) if entry else ("?", 0, ref)
+            now = self._clock()
+            self._ended(index, Record(id, task, verdict, attempts, now, 0.0, process.pid, f"its worker {how}"), now)
 
     # --- reports
 
@@ -301,6 +300,8 @@ class Supervisor:
                 _log.error("spooler %s was removed; going on when it is back", name)
             else:
                 _log.info("spooler %s is back", name)
+                self._presences[index] = self._backends[index].control.enlist("supervisor")
+                self._pool.reload()  # the signs of life of the present workers went with the old place
 
     def _fill(self) -> None:
         """Keeps the queue filled in order, and takes it back when something more urgent is there, or a pause begins.

@@ -177,21 +177,23 @@ class SpoolFeed:
 
     def _begin_scan(self, now: float) -> None:
         if self._directory.is_gone():
-            self._lose(now)
-            return
-        if self._gone:
-            self._gone = False
-            self._directory.reopen()
-            self._wake.close()
-            self._wake = Wake()
-            self._start()
+            self._gone = not os.path.isdir(self._directory.root)
+            if self._gone:
+                self._next_scan = now + _POLL
+                return
+            self._begin_anew()
         self._window.open_horizon()
         self._busy = {ref: None for ref in self._busy if self._locked(ref)}
         self._scan = self._all_entries()
 
-    def _lose(self, now: float) -> None:
-        self._gone = True
-        self._next_scan = now + _POLL
+    def _begin_anew(self) -> None:
+        """Another directory has taken the place of the one that was watched."""
+        self._directory.reopen()
+        self._wake.close()
+        self._wake = Wake()
+        self._window = Window()
+        self._busy.clear()
+        self._start()
 
     def _step(self, scan: Iterator[Ticket], now: float) -> None:
         window = self._window

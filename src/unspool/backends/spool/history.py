@@ -57,9 +57,9 @@ class History:
             self._add(records)
         except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.OperationalError):
-                self._close()
+                self.close()
                 raise
-            self._close()
+            self.close()
             self._set_aside()
             self._add(records)
 
@@ -77,6 +77,9 @@ class History:
             return []  # damaged, or not made yet; the writer sets it right
 
     def _add(self, records: Sequence[Record]) -> None:
+        if self._writer is not None and self._directory.is_gone():
+            self.close()
+            self._directory.reopen()
         if self._writer is None:
             self._writer = self._open()
         with self._writer as writer:
@@ -106,7 +109,8 @@ class History:
         connection.executescript(_SCHEMA)
         return connection
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Ends the writer's connection."""
         if self._writer is not None:
             with contextlib.suppress(sqlite3.Error):
                 self._writer.close()

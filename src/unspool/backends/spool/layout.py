@@ -46,6 +46,7 @@ __all__ = [
     "is_priority",
     "priority_of",
     "rank_of",
+    "spooler_of",
 ]
 
 PREFIX = "uwsgi_spoolfile_on_"
@@ -65,6 +66,20 @@ def priority_of(ref: str) -> int | None:
     """The priority that a ref's directory says."""
     head, slash, _ = ref.rpartition("/")
     return int(head) if slash else None
+
+
+def spooler_of(path: str) -> str:
+    """The spooler that a task's absolute path is in, as far as the path tells; nothing need exist there.
+
+    A directory with a number for a name is a priority, unless it is a spooler itself.
+    """
+    head, private, _ = path.partition(f"/{PRIVATE}/")
+    if private:
+        return head
+    head = os.path.dirname(path)
+    if is_priority(os.path.basename(head)) and not os.path.isdir(f"{head}/{PRIVATE}"):
+        return os.path.dirname(head)
+    return head
 
 
 def rank_of(priority: int | None) -> int:

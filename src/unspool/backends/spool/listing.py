@@ -165,6 +165,14 @@ class Listing:
                 return entry, self._envelope(path, whole=True) if body else None
         return None
 
+    def origin(self, id: str) -> str:
+        """The id that the task has, or had, where it runs: not where it was set aside."""
+        try:
+            _, ref = self._located(id)
+        except LookupError:
+            _, ref = next(self._places(id), ("", ""))
+        return self._directory.path(ref) if ref else id
+
     def retry(self, id: str) -> str:
         """Makes the task ready now, its attempts afresh.
 

@@ -167,8 +167,7 @@ class SpoolBackend:
 
     def claim(self, ref: str) -> Claim | Refusal:
         try:
-            at, name = self._directory.at(ref)
-            fd = os.open(name, _CLAIM, dir_fd=at)
+            at, name, fd = self._open(ref)
         except OSError as error:
             return self._refusal(error)
         try:
@@ -183,6 +182,17 @@ class SpoolBackend:
         else:
             self._claimed.add(fd)
         return claim
+
+    def _open(self, ref: str) -> tuple[int, str, int]:
+        try:
+            at, name = self._directory.at(ref)
+            return at, name, os.open(name, _CLAIM, dir_fd=at)
+        except FileNotFoundError:
+            if not self._directory.is_gone():
+                raise
+            self._directory.reopen()  # another directory has taken its place
+        at, name = self._directory.at(ref)
+        return at, name, os.open(name, _CLAIM, dir_fd=at)
 
     def _claim(self, fd: int, at: int, name: str, ref: str) -> Claim | Refusal:
         if not lock.acquire(fd):
@@ -279,7 +289,11 @@ class SpoolBackend:
         self._history.add(records)
 
     def history(self, *, id: str | None = None, limit: int = 100) -> list[Record]:
-        return self._history.latest(id, limit)
+        return self._history.latest(None if id is None else self._listing.origin(id), limit)
+
+    def close(self) -> None:
+        self._history.close()
+        self._directory.reopen()
 
     # --- parts
 
@@ -291,8 +305,6 @@ class SpoolBackend:
 
     def _refusal(self, error: OSError) -> Refusal:
         if isinstance(error, FileNotFoundError):
-            if self._directory.is_gone():
-                self._directory.reopen()
             return Refusal(RefusalKind.GONE)
         reasons = {
             errno.ELOOP: "a symbolic link",

@@ -1,0 +1,98 @@
+"""The command line: ``unspool``, also as ``python -m unspool``.
+
+Statuses: 0 fine; 1 a task that was asked about is not there, or is running; 2 bad usage, settings or app; 3 a spooler
+cannot be used. A mistake of the user's is answered by one line on stderr, never by a traceback.
+"""
+
+import contextlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from .. import __version__, errors
+from . import change, doctor, enqueue, inspect, run
+from .output import clean
+
+__all__ = ["main"]
+
+_INTERRUPTED, _PIPE_CLOSED = 130, 141  # as a shell reports a command that SIGINT or SIGPIPE has ended
+
+
+class _PipeClosed(Exception):
+    """Whoever read our output has gone, as ``head`` does: no error, and nothing more to do."""
+
+
+class _Group(click.Group):
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError as error:
+            raise _PipeClosed from error  # click itself would end with 1, which is "not there" here
+        return result
+
+
+@click.group(cls=_Group, context_settings={"auto_envvar_prefix": "UNSPOOL", "help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="unspool", message="%(prog)s %(version)s")
+def commands() -> None:
+    """Run Python functions later, in other processes.
+
+    Spoolers come from --spooler, else from UNSPOOL_SPOOLERS (comma-separated), else from [tool.unspool] in
+    pyproject.toml. Every option can also be set in the environment; each command's --help names the variables.
+
+    Exit status: 0 fine, 1 no such task (or it is running), 2 bad usage or app, 3 spooler not usable.
+    """
+
+
+for _module in (run, enqueue, inspect, change, doctor):
+    for _command in _module.COMMANDS:
+        commands.add_command(_command)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command line and returns its exit status.
+
+    :param argv: the arguments; those of the process if not given.
+    """
+    if not hasattr(os, "fork"):
+        return _complain("this system has no fork(); unspool runs on Linux and macOS, and in WSL on Windows", 2)
+    _tolerate_any_file_name()
+    try:
+        status = commands.main(None if argv is None else list(argv), prog_name="unspool", standalone_mode=False)
+    except _PipeClosed:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still buffered goes nowhere, quietly
+        return _PIPE_CLOSED
+    except (KeyboardInterrupt, click.Abort):
+        return _INTERRUPTED
+    except click.UsageError as error:
+        if error.__class__.__name__ == "NoArgsIsHelpError":  # a command without arguments, from click 8.2 on
+            error.show()
+            return 2
+        where = f" (see '{error.ctx.command_path} --help')" if error.ctx else ""
+        return _complain(f"{error.format_message()}{where}", 2)
+    except click.ClickException as error:
+        return _complain(error.format_message(), error.exit_code)
+    except (errors.ConfigurationError, errors.Refused, errors.NoHandler) as error:
+        return _complain(error, 2)
+    except errors.TaskBusy as error:
+        return _complain(error, 1)
+    except OSError as error:  # SpoolerUnusable is one, and says more
+        return _complain(error.strerror or error if isinstance(error, errors.SpoolerUnusable) else error, 3)
+    return status if isinstance(status, int) else 0
+
+
+def _complain(problem: object, status: int) -> int:
+    with contextlib.suppress(OSError):
+        click.echo(f"unspool: error: {clean(' '.join(str(problem).split()))}", err=True)
+    return status
+
+
+def _tolerate_any_file_name() -> None:
+    """A file's name need not be text; printing it gives the very bytes where that is possible."""
+    for stream in (sys.stdout, sys.stderr):
+        utf8 = (getattr(stream, "encoding", None) or "").lower().replace("-", "") == "utf8"
+        with contextlib.suppress(AttributeError):  # replaced by somebody's own object
+            stream.reconfigure(errors="surrogateescape" if utf8 else "backslashreplace")  # type: ignore[union-attr]

@@ -1,0 +1,160 @@
+"""``unspool enqueue``: sends one task, without importing anybody's code unless asked."""
+
+import inspect
+import json
+import re
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import click
+
+from ..message import Message
+from ..schedule import check_priority, to_due
+from ..spooler import Spooler, raw_message
+from ..tasks import call_message, find_function
+from . import output, spoolers, times
+
+__all__ = ["COMMANDS"]
+
+_function_name = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
+_keyword = re.compile(r"([^\W\d]\w*)=(.*)", re.DOTALL)
+_number = re.compile(r"-[0-9.]", re.ASCII)
+
+
+@click.command(context_settings={"ignore_unknown_options": True})  # or -5 could not be an argument
+@click.argument("function", required=False)
+@click.argument("arguments", nargs=-1, metavar="[JSON | NAME=JSON]...")
+@click.option("--args", metavar="JSON", show_envvar=True, help="All positional arguments as a JSON array.")
+@click.option("--kwargs", metavar="JSON", show_envvar=True, help="All keyword arguments as a JSON object.")
+@click.option("--message", metavar="TEXT", show_envvar=True, help="Send this message instead of a function call.")
+@click.option("--payload", metavar="JSON", show_envvar=True, help="What the message carries.")
+@click.option("--priority", type=int, metavar="N", show_envvar=True,
+              help="0 or more; smaller runs first, none after all numbers.")
+@click.option("--in", "delay", type=times.to_timedelta, metavar="DURATION", envvar="UNSPOOL_ENQUEUE_IN",
+              allow_from_autoenv=False, show_envvar=True, help="Not before so long from now: 90s, 5m, 1h30m, 2d.")
+@click.option("--at", type=times.to_datetime, metavar="TIME", show_envvar=True,
+              help="Not before this time, in ISO 8601; local unless it has an offset.")
+@click.option("--app", metavar="APP", show_envvar=True,
+              help="Import this application and use the task's own priority, delay and spooler; also checks that it "
+              "has the function, and that this takes the arguments.")
+@spoolers.spooler_option  # fmt: skip
+def enqueue(
+    function: str | None,
+    arguments: Sequence[str],
+    args: str | None,
+    kwargs: str | None,
+    message: str | None,
+    payload: str | None,
+    priority: int | None,
+    delay: timedelta | None,
+    at: datetime | None,
+    app: str | None,
+    spooler: Sequence[str],
+) -> None:
+    """Send a task, and print its id.
+
+    FUNCTION is 'module:function'. Each argument is JSON, or NAME=JSON for a keyword argument; strings are quoted
+    within the shell's quotes:
+
+    \b
+      unspool enqueue shop:send_mail '"ann@example.com"' copies=2
+      unspool enqueue shop:send_mail --args '["ann@example.com"]' --kwargs '{"copies": 2}' --in 5m
+      unspool enqueue --message cleanup --payload '{"days": 30}' --at 2030-01-31T08:00
+    """
+    if delay is not None and at is not None:
+        raise click.UsageError("Give --in or --at, not both.")
+    if message is not None and (function is not None or args is not None or kwargs is not None or app is not None):
+        raise click.UsageError("Give a function call or --message, not both.")
+    if message is None and function is None:
+        raise click.UsageError("Give a function as 'module:function', or --message.")
+    if message is None and payload is not None:
+        raise click.UsageError("--payload goes with --message; a function takes arguments.")
+    target = _only(spooler)
+    postpone = delay if delay is not None else at
+    check_priority(priority)
+    if message is not None:
+        raw = raw_message(message, priority=priority, postpone=postpone, payload=_json(payload, "--payload"))
+        _send(raw, target)
+        return
+    assert function is not None
+    positional, named = _arguments(arguments, args, kwargs)
+    if app is not None:
+        _send_by_app(app, function, positional, named, {"priority": priority, "postpone": postpone, "spooler": target})
+    else:
+        _check_name(function)
+        _send(call_message(function, positional, named, priority, to_due(postpone)), target)
+
+
+COMMANDS = [enqueue]
+
+
+def _send(message: Message, spooler: str | None) -> None:
+    [id] = Spooler.send_many([message], spooler=spooler)
+    output.line(output.clean(id) if output.is_terminal() else id)
+
+
+def _send_by_app(
+    app: str, function: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: Mapping[str, Any]
+) -> None:
+    from ..runtime.app import load_app
+
+    load_app(app)
+    task = find_function(function).using(**{name: value for name, value in options.items() if value is not None})
+    try:
+        inspect.signature(task.call_local).bind(*args, **kwargs)
+        inspect.signature(task).bind(*args, **kwargs)
+    except TypeError as error:
+        raise click.UsageError(f"{task.name} does not take these arguments: {error}.") from None
+    output.line(task.enqueue(*args, **kwargs))
+
+
+def _only(given: Sequence[str]) -> str | None:
+    """The one spooler to send to; None for the default."""
+    if len(given) > 1:
+        raise click.UsageError("A task goes to one spooler; give --spooler once.")
+    return spoolers.backends(given)[0].name if given else None
+
+
+def _check_name(function: str) -> None:
+    if not _function_name.fullmatch(function):
+        raise click.UsageError(
+            f"{function!r} does not name a function; write it as 'module:function'"
+            + (f", such as '{':'.join(function.rsplit('.', 1))}'." if function.count(".") else ".")
+        )
+
+
+def _arguments(
+    texts: Sequence[str], args: str | None, kwargs: str | None
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    positional: list[Any] = []
+    named: dict[str, Any] = {}
+    if args is not None:
+        positional = _json(args, "--args")
+        if not isinstance(positional, list):
+            raise click.UsageError("--args must be a JSON array.")
+    if kwargs is not None:
+        named = _json(kwargs, "--kwargs")
+        if not isinstance(named, dict):
+            raise click.UsageError("--kwargs must be a JSON object.")
+    for text in texts:
+        if text.startswith("-") and not _number.match(text):
+            raise click.NoSuchOption(text.partition("=")[0])
+        keyword = _keyword.fullmatch(text)
+        if keyword is None:
+            positional.append(_json(text, "argument"))
+        elif keyword[1] in named:
+            raise click.UsageError(f"Argument {keyword[1]!r} is given twice.")
+        else:
+            named[keyword[1]] = _json(keyword[2], f"argument {keyword[1]!r}")
+    return tuple(positional), named
+
+
+def _json(text: str | None, what: str) -> Any:
+    if text is None:
+        return None
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        hint = f"; is it a string? Then write '{json.dumps(text)}'." if re.fullmatch(r"[^\[\]{}\"]*", text) else "."
+        raise click.UsageError(f"{what} {text[:80]!r} is not JSON{hint}") from None

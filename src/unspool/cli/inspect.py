@@ -1,0 +1,287 @@
+"""``unspool ls``, ``show``, ``history`` and ``status``: looking, without a lock and without unpickling anything."""
+
+import json
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+import click
+
+from ..backends.base import Backend
+from ..message import Entry, Envelope, Record, State, Verdict
+from . import output, spoolers, times
+
+__all__ = ["COMMANDS"]
+
+_SCREENFUL = 500  # tasks listed on a terminal unless --limit says otherwise: all must be known to be aligned
+_RUNS = 10  # that `show` tells of
+_TRACEBACKS = 3  # of these, in full
+_FINE = (Verdict.PROCESSED, Verdict.SKIPPED)
+
+_json_option = click.option("--json", is_flag=True, show_envvar=True, help="Print JSON.")
+
+
+@click.command()
+@click.option("--state", type=click.Choice([str(state) for state in State]), multiple=True, show_envvar=True,
+              help="Only tasks in this state; may be repeated.")
+@click.option("--limit", type=click.IntRange(0), metavar="N", show_envvar=True,
+              help=f"At most so many. Default: all; on a terminal {_SCREENFUL}.")
+@_json_option
+@spoolers.spooler_option  # fmt: skip
+def ls(state: Sequence[str], limit: int | None, json: bool, spooler: Sequence[str]) -> None:
+    """List tasks: running, ready in the order in which they will run, deferred, dead, corrupt.
+
+    Piped, a task is a line of tab-separated id, state, task, priority, due time, attempts and reason.
+    """
+    chosen = spoolers.existing(spooler)
+    people = output.is_terminal() and not json
+    bound = _SCREENFUL + 1 if people and limit is None else limit
+    entries = _entries(chosen, frozenset(map(State, state)) or frozenset(State), bound)
+    if json:
+        output.write_json_array(map(_as_json, entries))
+    elif not people:
+        output.table((), map(_plain_row, entries))
+    else:
+        found = list(entries)
+        shown = found[:_SCREENFUL] if limit is None else found
+        for backend in chosen:
+            _list_on_terminal(backend, [entry for entry in shown if entry.spooler == backend.name])
+        if len(shown) < len(found):
+            output.note(f"these are the first {_SCREENFUL}; --limit shows more, status counts all")
+        elif not found:
+            output.note("no tasks")
+
+
+@click.command()
+@click.argument("id")
+@_json_option
+@spoolers.spooler_option
+def show(id: str, json: bool, spooler: Sequence[str]) -> None:
+    """Show one task: where it stands and why, what was sent, and how its runs ended.
+
+    ID is what ls prints; a path within the spooler or a bare file name will do.
+    """
+    found = spoolers.find(id, spooler)
+    read = found[0].read(found[1].id) if found else None
+    if found is None or read is None:
+        raise spoolers.NotThere(_missing(id, spooler))
+    backend, (entry, envelope) = found[0], read
+    runs = backend.history(id=entry.id, limit=_RUNS)
+    if json:
+        output.write_json(_as_json(entry) | _details(backend, entry, envelope) | {"history": [*map(_run_json, runs)]})
+    else:
+        _show(entry, _details(backend, entry, envelope), runs)
+
+
+@click.command()
+@click.argument("id", required=False)
+@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, metavar="N", show_envvar=True,
+              # UNSPOOL_HISTORY_LIMIT is the setting of how many runs are kept
+              envvar="UNSPOOL_HISTORY_ROWS", allow_from_autoenv=False, help="At most so many.")
+@click.option("--failed", is_flag=True, show_envvar=True, help="Only runs that did not go well.")
+@_json_option
+@spoolers.spooler_option  # fmt: skip
+def history(id: str | None, limit: int, failed: bool, json: bool, spooler: Sequence[str]) -> None:
+    """List past runs, newest first; of one task if ID is given.
+
+    Piped, a run is a line of tab-separated start, verdict, task, attempt, duration, pid, id and the error's last
+    line. Whole tracebacks are in --json, and in show.
+    """
+    chosen = spoolers.existing(spooler)
+    if id is not None and not spooler and (found := spoolers.find(id, spooler)):
+        chosen = [found[0]]
+    runs = [run for backend in chosen for run in _runs(backend, id, limit, failed)]
+    runs = sorted(runs, key=lambda run: -run.started)[:limit]
+    if id is not None and not runs and not spoolers.find(id, spooler):
+        raise spoolers.NotThere(f"no task {id}, and no run of it in the history")
+    if json:
+        output.write_json_array(map(_run_json, runs))
+    else:
+        headings = ("STARTED", "VERDICT", "TASK", "ATTEMPT", "TOOK", "PID", "ID", "ERROR")
+        if not output.table(headings, map(_run_row, runs)) and output.is_terminal():
+            output.note("no runs")
+
+
+@click.command()
+@_json_option
+@spoolers.spooler_option
+def status(json: bool, spooler: Sequence[str]) -> None:
+    """Count each spooler's tasks, and tell whether it is worked on."""
+    rows = [_status(backend) for backend in spoolers.existing(spooler)]
+    if json:
+        output.write_json({"spoolers": rows})
+    else:
+        cells = [[_status_cell(name, value) for name, value in row.items()] for row in rows]
+        headings = ["spooler", *(str(state) for state in State), "workers", "paused", "period"]
+        output.table([heading.upper() for heading in headings], cells, always_headed=True)
+
+
+COMMANDS = [ls, show, history, status]
+
+
+# --- ls
+
+
+def _entries(chosen: Iterable[Backend], states: frozenset[State], limit: int | None) -> Iterator[Entry]:
+    return islice((entry for backend in chosen for entry in backend.entries(states, limit)), limit)
+
+
+def _as_json(entry: Entry) -> dict[str, Any]:
+    return {
+        "id": entry.id,
+        "state": str(entry.state),
+        "spooler": entry.spooler,
+        "task": entry.task,
+        "priority": entry.priority,
+        "due": entry.due,
+        "attempts": entry.attempts,
+        "reason": entry.reason,
+        "size": entry.size,
+    }
+
+
+def _plain_row(entry: Entry) -> Sequence[str]:
+    priority = "" if entry.priority is None else str(entry.priority)
+    due = times.moment(entry.due, "milliseconds")
+    return entry.id, str(entry.state), entry.task, priority, due, str(entry.attempts), entry.reason
+
+
+def _list_on_terminal(backend: Backend, entries: Sequence[Entry]) -> None:
+    """Under the spooler's path; the ids are relative to it, and so short enough to be read and copied."""
+    if not entries:
+        return
+    output.line(output.clean(backend.name), "bold")
+    now = time.time()
+    rows = [
+        (
+            str(entry.state),
+            entry.task,
+            "" if entry.priority is None else str(entry.priority),
+            times.relative(entry.due, now),
+            str(entry.attempts),
+            entry.id.removeprefix(f"{backend.name}/"),
+            entry.reason,
+        )
+        for entry in entries
+    ]
+    output.table(("STATE", "TASK", "PRIORITY", "DUE", "ATTEMPTS", "ID", "REASON"), rows)
+
+
+# --- show
+
+
+def _missing(id: str, given: Sequence[str]) -> str:
+    for backend in spoolers.existing(given) if given or spoolers.configured() else []:
+        if runs := backend.history(id=id, limit=1):
+            last = runs[0]
+            return f"no task {id} now: it was {last.verdict} at {times.moment(last.started)}; see unspool history {id}"
+    return f"no task {id}"
+
+
+def _details(backend: Backend, entry: Entry, envelope: Envelope | None) -> dict[str, Any]:
+    """What only `show` tells. A pickled body is only measured."""
+    details: dict[str, Any] = {"vars": {}, "message": None, "serializer": None, "body_size": None, "worker": None}
+    if entry.state is State.RUNNING:
+        for info in backend.control.live():
+            if info.ref and entry.id.endswith(f"/{info.ref}"):
+                details["worker"] = {"pid": info.pid, "since": info.since}
+    if envelope is None:
+        return details
+    details["vars"] = {key: value.decode("utf-8", "backslashreplace") for key, value in envelope.vars.items()}
+    details["message"] = details["vars"].get("msg")
+    details["serializer"] = details["vars"].get("unspool_codec", "pickle")
+    details["body_size"] = len(envelope.body)
+    if details["serializer"] == "json" and envelope.body:
+        try:
+            details["body"] = json.loads(envelope.body)
+        except ValueError:
+            details["body"] = None
+    return details
+
+
+def _show(entry: Entry, details: dict[str, Any], runs: Sequence[Record]) -> None:
+    fields = {
+        "id": entry.id,
+        "task": entry.task,
+        "state": str(entry.state),
+        "reason": entry.reason,
+        "spooler": entry.spooler,
+        "priority": "none" if entry.priority is None else str(entry.priority),
+        "due": f"{times.moment(entry.due, 'milliseconds')} ({times.relative(entry.due)})",
+        "attempts": str(entry.attempts),
+        "size": f"{entry.size:,} bytes",
+        "message": details["message"] or "",
+    }
+    if worker := details["worker"]:
+        fields["state"] += f" in process {worker['pid']} for {times.span(max(0.0, time.time() - worker['since']))}"
+    if "body" in details:
+        fields["body"] = json.dumps(details["body"])
+    for name, value in fields.items():
+        if value:
+            output.line(f"{name + ':':<10}{output.clean(value)}")
+    if runs:
+        output.line("runs:", "bold")
+    for number, run in enumerate(runs):
+        _show_run(run, whole=number < _TRACEBACKS)
+
+
+def _show_run(run: Record, *, whole: bool) -> None:
+    started = times.moment(run.started, "milliseconds")
+    output.line(f"  {started}  {run.verdict}, attempt {run.attempt}, {times.span(run.duration)}, pid {run.pid}")
+    lines = run.error.splitlines()
+    for text in lines if whole else lines[-1:]:
+        output.line(f"    {output.clean(text)}")
+
+
+# --- history
+
+
+def _runs(backend: Backend, id: str | None, limit: int, failed: bool) -> list[Record]:
+    """The newest runs; of those that failed, which history does not index, as many as it takes."""
+    if not failed:
+        return backend.history(id=id, limit=limit)
+    depth = limit
+    while True:
+        runs = backend.history(id=id, limit=depth)
+        bad = [run for run in runs if run.verdict not in _FINE]
+        if len(bad) >= limit or len(runs) < depth:
+            return bad[:limit]
+        depth *= 8
+
+
+def _run_json(run: Record) -> dict[str, Any]:
+    return run._asdict()
+
+
+def _run_row(run: Record) -> Sequence[str]:
+    return (
+        times.moment(run.started, "milliseconds"),
+        run.verdict,
+        run.task,
+        str(run.attempt),
+        times.span(run.duration),
+        str(run.pid),
+        run.id,
+        run.error.rpartition("\n")[2],
+    )
+
+
+# --- status
+
+
+def _status(backend: Backend) -> dict[str, Any]:
+    counts, control = backend.counts(), backend.control
+    return {
+        "name": backend.name,
+        **{str(state): counts[state] for state in State},
+        "workers": sum(1 for info in control.live() if info.role == "worker"),
+        "paused": control.paused,
+        "period": control.period,
+    }
+
+
+def _status_cell(name: str, value: Any) -> str:
+    if name == "paused":
+        return "yes" if value else "no"
+    return f"{value:g} s" if name == "period" else str(value)

@@ -1,0 +1,97 @@
+"""Log lines of ``unspool run`` on stderr: text for people, or one JSON object a line."""
+
+import json
+import logging
+import sys
+import time
+from datetime import datetime
+from typing import Any
+
+from .output import clean
+from .progress import ProgressLine
+from .times import span
+
+__all__ = ["start"]
+
+
+def start(form: str, level: str, progress: ProgressLine | None = None, *, quiet: bool = False) -> None:
+    """Sends unspool's log lines to stderr.
+
+    :param form: ``text`` or ``json``.
+    :param level: the least level that is shown.
+    :param progress: the line to be cleared before each log line.
+    :param quiet: True to leave out the runs that went well, which the progress line counts.
+    """
+    logger = logging.getLogger("unspool")
+    handler = _Handler(progress)
+    handler.setFormatter(_JsonFormatter() if form == "json" else _TextFormatter())
+    if quiet:
+        handler.addFilter(lambda record: record.levelno > logging.INFO or not hasattr(record, "unspool"))
+    logger.handlers = [handler]
+    logger.setLevel(level.upper())
+    logger.propagate = False  # an application that configures logging of its own would repeat each line
+
+
+class _Handler(logging.StreamHandler[Any]):
+    def __init__(self, progress: ProgressLine | None) -> None:
+        super().__init__(sys.stderr)
+        self._progress = progress
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self._progress is not None:
+            self._progress.clear()
+        super().emit(record)
+
+
+class _TextFormatter(logging.Formatter):
+    """Time, level, pid, and the message; or of a run spooler, task, id, verdict, duration and reason."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        run: dict[str, Any] | None = getattr(record, "unspool", None)
+        pid = run["worker"] if run else record.process
+        text = _describe_run(run) if run else record.getMessage()
+        return clean(f"{_time(record.created)} {record.levelname:<7} {pid} {text}")
+
+
+class _JsonFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        fields = {
+            "time": _time(record.created),
+            "level": record.levelname.lower(),
+            "pid": record.process,
+            "message": record.getMessage(),
+        }
+        run: dict[str, Any] = dict(getattr(record, "unspool", None) or {})
+        if run:
+            fields["pid"] = run.pop("worker")
+        return json.dumps(fields | run)
+
+
+def _describe_run(run: dict[str, Any]) -> str:
+    spooler, id = run["spooler"], run["id"]
+    parts = [
+        spooler,
+        run["task"],
+        id.removeprefix(f"{spooler}/"),
+        run["verdict"],
+        f"in {span(run['duration'])}",
+    ]
+    if run["attempt"] > 1 or run["reason"]:
+        parts.append(f"attempt {run['attempt']}")
+    if run["until"] is not None and (wait := run["until"] - time.time()) > 0:
+        parts.append(f"again in {span(wait)}")
+    text = " ".join(parts)
+    return f"{text}: {run['reason']}" if run["reason"] else text
+
+
+_second = (0, "", "")
+
+
+def _time(created: float) -> str:
+    """Local time in ISO 8601 with milliseconds; all but these is made once a second, for there may be thousands."""
+    global _second  # noqa: PLW0603  the last second's text
+    second = int(created)
+    if second != _second[0]:
+        text = datetime.fromtimestamp(second).astimezone().isoformat()
+        _second = (second, text[:19], text[19:])
+    return f"{_second[1]}.{int((created - second) * 1000):03d}{_second[2]}"

@@ -1,0 +1,119 @@
+"""What commands print: aligned and coloured on a terminal, tab-separated lines without headings when piped, or JSON.
+
+Names, messages and reasons come from files that anybody may have written, so control characters are shown, not sent.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any, TextIO
+
+__all__ = ["clean", "is_terminal", "line", "note", "table", "write_json", "write_json_array"]
+
+_STYLES = {
+    "ready": "green",
+    "running": "cyan",
+    "deferred": "yellow",
+    "dead": "red",
+    "corrupt": "red",
+    "processed": "green",
+    "skipped": "dim",
+    "rescheduled": "yellow",
+    "timeout": "yellow",
+    "crashed": "red",
+    "ok": "green",
+    "warn": "yellow",
+    "fail": "red",
+}
+_controls = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+
+
+def clean(text: str) -> str:
+    """The text in one line, its control characters shown as escapes."""
+    return _controls.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def is_terminal(stream: TextIO | None = None) -> bool:
+    """Whether a person sees the output as it is."""
+    return (stream or sys.stdout).isatty()
+
+
+def line(text: str = "", style: str = "") -> None:
+    """One line of output."""
+    if style and is_terminal():
+        _print([(text, style)])
+    else:
+        sys.stdout.write(f"{text}\n")
+
+
+def note(text: str) -> None:
+    """A remark beside the output, for a person: on stderr."""
+    sys.stderr.write(f"unspool: {clean(text)}\n")
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, always_headed: bool = False) -> int:
+    """Rows of cells; returns how many.
+
+    On a terminal they are aligned under headings, never cut or folded. Piped, they are written as they come, so
+    memory does not grow with them.
+
+    :param always_headed: True for a report, whose headings are wanted in a pipe too.
+    """
+    if is_terminal():
+        return _aligned(headings, rows)
+    if always_headed:
+        sys.stdout.write("\t".join(headings) + "\n")
+    count = 0
+    for row in rows:
+        sys.stdout.write("\t".join(map(clean, row)) + "\n")
+        count += 1
+    return count
+
+
+def write_json(value: Any) -> None:
+    """One value, indented for people on a terminal."""
+    json.dump(value, sys.stdout, indent=2 if is_terminal() else None)
+    sys.stdout.write("\n")
+
+
+def write_json_array(items: Iterable[Any]) -> None:
+    """An array, one item a line, written as they come."""
+    separator = "["
+    for item in items:
+        sys.stdout.write(separator + json.dumps(item))
+        separator = ",\n "
+    sys.stdout.write("]\n" if separator != "[" else "[]\n")
+
+
+def _aligned(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> int:
+    from rich.cells import cell_len
+
+    cells = [[clean(cell) for cell in row] for row in rows]
+    widths = [max(cell_len(row[at]) for row in [headings, *cells]) for at in range(len(headings))]
+
+    def padded(cell: str, width: int, style: str) -> tuple[str, str]:
+        return cell + " " * (width - cell_len(cell) + 2), style
+
+    if cells:
+        _print([padded(text, width, "bold") for text, width in zip(headings, widths, strict=True)])
+    for row in cells:
+        _print([padded(text, width, _STYLES.get(text, "")) for text, width in zip(row, widths, strict=True)])
+    return len(cells)
+
+
+def _print(parts: Sequence[tuple[str, str]]) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    global _console  # noqa: PLW0603  made once, and only on a terminal
+    if _console is None:
+        _console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
+    text = Text()
+    for content, style in parts:
+        text.append(content, style)
+    text.rstrip()
+    _console.print(text, soft_wrap=True)
+
+
+_console: Any = None

@@ -1,0 +1,61 @@
+"""The progress line of ``unspool run``: rewritten in place on a terminal's stderr, and out of the way of log lines."""
+
+import os
+import sys
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..runtime.supervisor import Stats
+
+__all__ = ["ProgressLine"]
+
+_WINDOW = 2.0  # seconds over which the rate is taken
+
+
+class ProgressLine:
+    """Call it with the supervisor's ``Stats``."""
+
+    def __init__(self) -> None:
+        self._past: deque[tuple[float, int]] = deque([(time.monotonic(), 0)])
+        self._shown = False
+
+    def __call__(self, stats: "Stats") -> None:
+        rate = self._rate(stats.done)
+        parts = [f"{stats.done:,} run"]
+        if stats.failed:
+            parts.append(f"{stats.failed:,} failed")
+        if stats.dead:
+            parts.append(f"{stats.dead:,} dead")
+        parts.append(f"{stats.backlog:,} waiting")
+        parts.append(f"{stats.workers} worker{'s' if stats.workers != 1 else ''}")
+        if stats.backlog:
+            parts.insert(0, f"{rate:,.0f}/s")
+        self._write("\r" + " | ".join(parts)[: _width() - 1] + "\x1b[K")
+        self._shown = True
+
+    def clear(self) -> None:
+        """Takes the line away; the next call shows it again."""
+        if self._shown:
+            self._shown = False
+            self._write("\r\x1b[K")
+
+    def _rate(self, done: int) -> float:
+        now = time.monotonic()
+        self._past.append((now, done))
+        while len(self._past) > 2 and self._past[1][0] <= now - _WINDOW:
+            self._past.popleft()
+        then, before = self._past[0]
+        return (done - before) / (now - then) if now > then else 0.0
+
+    def _write(self, text: str) -> None:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+
+
+def _width() -> int:
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or 80
+    except (OSError, ValueError):
+        return 80

@@ -1,0 +1,80 @@
+"""``unspool run``: the supervisor and its workers."""
+
+import sys
+from collections.abc import Sequence
+
+import click
+from click.core import ParameterSource
+
+from .. import config
+from . import logs, spoolers
+from .output import is_terminal
+from .progress import ProgressLine
+
+__all__ = ["COMMANDS"]
+
+_LEVELS = ("debug", "info", "warning", "error")
+
+
+@click.command()
+@click.argument("app", envvar="UNSPOOL_RUN_APP")
+@spoolers.spooler_option
+@click.option("--processes", type=click.IntRange(1, 1024), default=1, show_default=True, show_envvar=True,
+              metavar="N", help="Worker processes.")
+@click.option("--burst", is_flag=True, show_envvar=True, help="Stop when nothing is ready.")
+@click.option("--max-tasks", type=click.IntRange(1), metavar="N", show_envvar=True,
+              help="Replace a worker by a fresh one after so many tasks.")
+@click.option("--max-memory", type=click.FloatRange(0, min_open=True), metavar="MB", show_envvar=True,
+              help="Replace a worker by a fresh one when it holds more megabytes.")
+@click.option("--reload", is_flag=True, show_envvar=True, help="Fresh workers when a file of the application changes.")
+@click.option("--concurrency", type=click.IntRange(1), default=100, show_default=True, show_envvar=True, metavar="N",
+              help="How many async def tasks a worker runs at once.")
+@click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True, show_envvar=True,
+              help="Lines for people, or one JSON object a line.")
+@click.option("--log-level", type=click.Choice(_LEVELS, case_sensitive=False), default="info", show_default=True,
+              show_envvar=True,
+              help="The least that is logged: info is each run, warning each that failed, error each that is dead.")
+@click.option("--progress/--no-progress", default=None, show_envvar=True,
+              help="A line with rate and backlog in place of a log line for each run that went well, which come back "
+              "if --log-level is given. Default: on a terminal, with --log-format text.")  # fmt: skip
+@click.pass_context
+def run(
+    ctx: click.Context,
+    app: str,
+    spooler: Sequence[str],
+    processes: int,
+    burst: bool,
+    max_tasks: int | None,
+    max_memory: float | None,
+    reload: bool,
+    concurrency: int,
+    log_format: str,
+    log_level: str,
+    progress: bool | None,
+) -> None:
+    """Run the tasks of APP: a module, module:attr or path/to/file.py.
+
+    Log lines go to stderr. TERM or INT lets what runs end, then stops; again, or QUIT, stops at once; HUP begins
+    fresh workers. Tasks that were stopped run again later: nothing is lost.
+    """
+    from ..runtime.supervisor import Options, Supervisor
+    from ..runtime.worker import Limits
+
+    if progress and log_format == "json":
+        raise click.UsageError("--progress would be in the way of --log-format json; give one of them.", ctx)
+    chosen = spoolers.backends(spooler)
+    if not config.spooler_names():  # tasks that send tasks then find a spooler, too
+        config.configure(spoolers=[backend.name for backend in chosen])
+    shown = progress if progress is not None else is_terminal(sys.stderr) and log_format == "text"
+    line = ProgressLine() if shown else None
+    chatty = ctx.get_parameter_source("log_level") is not ParameterSource.DEFAULT
+    logs.start(log_format, log_level, line, quiet=shown and not chatty)
+    options = Options(processes, burst, reload, Limits(max_tasks, max_memory, concurrency))
+    try:
+        Supervisor(app, chosen, options, progress=line).run()
+    finally:
+        if line is not None:
+            line.clear()
+
+
+COMMANDS = [run]

@@ -1,0 +1,97 @@
+"""Which spoolers a command is about: those of ``--spooler``, else the configured ones; and which of them has a task."""
+
+import os
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import click
+
+from .. import config
+from ..backends.base import Backend
+from ..errors import NoSpooler
+from ..message import Entry
+from .output import note
+
+__all__ = ["NotThere", "backends", "existing", "find", "spooler_option"]
+
+
+class NotThere(click.ClickException):
+    """Something asked about is not there: status 1."""
+
+    exit_code = 1
+
+
+class _DirectoryType(click.ParamType):  # type: ignore[type-arg]  # generic only from click 8.4 on
+    """A spool directory; in the environment several are separated by commas, as in UNSPOOL_SPOOLERS."""
+
+    name = "DIR"
+    envvar_list_splitter: ClassVar[str] = ","
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        text = str(value).strip()
+        if not text or "\0" in text:
+            self.fail("name a directory.", param, ctx)
+        if "://" in text:
+            self.fail(f"{text!r} is no directory; this version keeps tasks in directories only.", param, ctx)
+        return text
+
+
+spooler_option = click.option(
+    "--spooler",
+    multiple=True,
+    metavar="DIR",
+    type=_DirectoryType(),
+    show_envvar=True,
+    help="A spool directory, or the base name of a configured one; may be repeated. Default: all that are configured.",
+)
+
+
+def backends(given: Sequence[str]) -> list[Backend]:
+    """The spoolers of a command, each once.
+
+    :raises NoSpooler: if none is given or configured.
+    """
+    if given:
+        found = [_backend(name) for name in given]
+    else:
+        try:
+            config.backend()
+        except NoSpooler as error:
+            raise NoSpooler(f"{error}; or give --spooler DIR") from None
+        found = [config.backend(name) for name in config.spooler_names()]
+    return list({backend.name: backend for backend in found}.values())
+
+
+def existing(given: Sequence[str]) -> list[Backend]:
+    """The same without those whose directory has not been made yet, which is said on stderr.
+
+    :raises SpoolerUnusable: if one is there but cannot be used.
+    """
+    from ..backends.spool.layout import Directory
+
+    found = []
+    for backend in backends(given):
+        if os.path.lexists(backend.name):
+            Directory(backend.name).fd("")
+            found.append(backend)
+        else:
+            note(f"spooler {backend.name} does not exist yet; it is made when it is first used")
+    return found
+
+
+def find(id: str, given: Sequence[str]) -> tuple[Backend, Entry] | None:
+    """A task by its id, and the spooler that has it."""
+    if not given and os.sep not in id:
+        backends(given)  # without a path, a spooler must be configured
+    for backend in backends(given) if given else config.candidates(id):
+        entry = backend.find(id)
+        if entry is not None:
+            return backend, entry
+    return None
+
+
+def _backend(name: str) -> Backend:
+    try:
+        return config.backend(name)
+    except NoSpooler:  # no configured one's base name: a directory here
+        return config.backend(os.path.abspath(os.path.expanduser(name)))

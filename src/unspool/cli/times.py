@@ -1,0 +1,74 @@
+"""Times and durations as people write and read them."""
+
+import re
+import time
+from datetime import datetime, timedelta
+
+import click
+
+__all__ = ["moment", "relative", "span", "to_datetime", "to_timedelta"]
+
+_UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
+_part = re.compile(r"([0-9]+(?:\.[0-9]+)?)([dhms])", re.ASCII)
+_whole = re.compile(rf"(?:{_part.pattern})+", re.ASCII)
+
+
+def to_timedelta(text: str) -> timedelta:
+    """A duration: ``90s``, ``5m``, ``1h30m``, ``1.5d``; a bare number is seconds.
+
+    :raises click.BadParameter: for anything else.
+    """
+    compact = text.strip().lower().replace(" ", "")
+    if compact and re.fullmatch(r"[0-9]+(\.[0-9]+)?", compact, re.ASCII):
+        compact += "s"
+    if not _whole.fullmatch(compact):
+        raise click.BadParameter(f"{text!r} is no duration; write it like 90s, 5m, 1h30m or 2d.")
+    try:
+        return timedelta(seconds=sum(float(number) * _UNITS[unit] for number, unit in _part.findall(compact)))
+    except OverflowError:
+        raise click.BadParameter(f"{text!r} is longer than any task can wait.") from None
+
+
+def to_datetime(text: str) -> datetime:
+    """A time in ISO 8601: with an offset or ``Z`` as it says, else local.
+
+    :raises click.BadParameter: for anything else.
+    """
+    try:
+        return datetime.fromisoformat(text.strip())
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is no ISO 8601 time; write it like 2030-01-31T08:00.") from None
+
+
+def moment(seconds: float, timespec: str = "seconds") -> str:
+    """Unix seconds as local time with its offset."""
+    try:
+        return datetime.fromtimestamp(seconds).astimezone().isoformat(timespec=timespec)
+    except (OverflowError, ValueError, OSError):  # a file can carry a time that no calendar has
+        return f"{seconds:.0f} s since 1970"
+
+
+def relative(seconds: float, now: float | None = None) -> str:
+    """Unix seconds as seen from now: ``in 4m``, ``12s ago``, ``now``."""
+    ahead = seconds - (time.time() if now is None else now)
+    if abs(ahead) < 1:
+        return "now"
+    return f"in {_rough(ahead)}" if ahead > 0 else f"{_rough(-ahead)} ago"
+
+
+def span(seconds: float) -> str:
+    """A duration, as exact as is of use: ``0.4 ms``, ``12.3 s``, ``4m10s``."""
+    if seconds < 1:
+        return f"{seconds * 1000:.1f} ms"
+    return f"{seconds:.1f} s" if seconds < 60 else _rough(seconds)
+
+
+def _rough(seconds: float) -> str:
+    """The two largest units."""
+    left = int(seconds)
+    parts = []
+    for unit, size in _UNITS.items():
+        count, left = divmod(left, int(size))
+        if count or parts:
+            parts.append((count, unit))
+    return "".join(f"{count}{unit}" for count, unit in parts[:2] if count) or "0s"

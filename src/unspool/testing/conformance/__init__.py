@@ -1,0 +1,33 @@
+"""What any backend must do, as tests: subclass :class:`BackendConformance` under a name that pytest collects.
+
+::
+
+    class TestMine(BackendConformance):
+        def make_backend(self, clock, place):
+            return MyBackend(str(place / "queue"), clock=clock)
+
+        def damage(self, backend, id):
+            ...  # alter a byte of what is stored
+
+The docstring of each test is a sentence of the contract. Two kinds of backend are let off at the door, by their
+capabilities: one without feeds from what is about handing out and running, one whose tasks no other process sees from
+what is about several processes.
+"""
+
+from .claims import ClaimTests
+from .control import ControlTests
+from .feeds import FeedTests
+from .ground import Ground, Queue
+from .history import HistoryTests
+from .listing import ListingTests
+from .sending import SendingTests
+from .several import SeveralTests
+from .verdicts import VerdictTests
+
+__all__ = ["BackendConformance", "Ground", "Queue"]
+
+
+class BackendConformance(
+    SendingTests, FeedTests, ClaimTests, ListingTests, ControlTests, HistoryTests, SeveralTests, VerdictTests
+):
+    """The whole suite. What to supply is in :class:`Ground`."""

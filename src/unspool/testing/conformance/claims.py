@@ -1,0 +1,167 @@
+"""Claims and their ends: one at a time, counted beforehand, settled as decided."""
+
+import pytest
+
+from ...message import Ack, Bury, Refusal, RefusalKind, Release, Retry, State
+from .ground import Ground, Queue
+
+__all__ = ["ClaimTests"]
+
+
+class ClaimTests(Ground):
+    """``Backend.claim`` and ``Backend.settle``."""
+
+    def test_what_a_claim_tells(self, queue: Queue) -> None:
+        """A claim carries the id, the envelope, and this run among the attempts."""
+        id = queue.send("task", priority=4)
+        claim = queue.begin()
+        assert claim.id == id
+        assert claim.envelope.vars["msg"] == b"task"
+        assert claim.envelope.priority == 4
+        assert (claim.attempts, claim.crashes) == (1, 0)
+        assert queue.state(id) is State.RUNNING
+
+    def test_busy(self, queue: Queue) -> None:
+        """What is claimed cannot be claimed again."""
+        queue.send("task")
+        claim = queue.begin()
+        refusal = queue.backend.claim(claim.ref)
+        assert isinstance(refusal, Refusal)
+        assert refusal.kind is RefusalKind.BUSY
+
+    @pytest.mark.parametrize("disposition", [Ack(), Bury("no good"), Bury("no good", corrupt=True)])
+    def test_gone(self, queue: Queue, disposition: Ack | Bury) -> None:
+        """What ended or was set aside is gone for a worker that was handed its ref before."""
+        queue.send("task")
+        claim = queue.begin()
+        queue.end(claim, disposition)
+        refusal = queue.backend.claim(claim.ref)
+        assert isinstance(refusal, Refusal)
+        assert refusal.kind is RefusalKind.GONE
+
+    def test_gone_by_hand(self, queue: Queue) -> None:
+        """So is what a person removed after it was handed out."""
+        id = queue.send("task")
+        (ticket,) = queue.take()
+        queue.backend.remove(id)
+        refusal = queue.backend.claim(ticket.ref)
+        assert isinstance(refusal, Refusal)
+        assert refusal.kind is RefusalKind.GONE
+
+    def test_early(self, queue: Queue) -> None:
+        """A claim before its time is refused with that time, and counts as no attempt."""
+        id = queue.send("task")
+        claim = queue.begin()
+        at = queue.clock() + 30
+        queue.end(claim, Retry(at))
+        queue.clock.advance(29)
+        refusal = queue.backend.claim(claim.ref)
+        assert isinstance(refusal, Refusal)
+        assert refusal.kind is RefusalKind.EARLY
+        assert refusal.until == pytest.approx(at, abs=0.001)
+        entry = queue.backend.find(id)
+        assert entry is not None
+        assert entry.attempts == 1
+
+    def test_damaged_is_set_aside(self, queue: Queue) -> None:
+        """A task whose bytes were altered never runs: it is set aside with a reason, and the others go on."""
+        damaged = queue.send("damaged", payload="x" * 100)
+        queue.send("whole")
+        self.damage(queue.backend, damaged)
+        (ticket,) = queue.take()
+        refusal = queue.backend.claim(ticket.ref)
+        assert isinstance(refusal, Refusal)
+        assert refusal.kind is RefusalKind.CORRUPT
+        assert refusal.detail
+        queue.feed.settled(ticket.ref, refusal.until)
+        assert queue.state(damaged) is State.CORRUPT
+        (entry,) = queue.backend.entries(frozenset({State.CORRUPT}))
+        assert entry.reason == refusal.detail
+        assert queue.order(1) == ["whole"]
+
+    def test_attempts_are_counted_before_the_run(self, queue: Queue) -> None:
+        """The count is kept when a task begins, so that it survives whatever the task does to its worker."""
+        id = queue.send("task")
+        queue.begin()
+        entry = queue.backend.find(id)
+        assert entry is not None
+        assert (entry.state, entry.attempts) == (State.RUNNING, 1)
+
+    def test_crash(self, queue: Queue) -> None:
+        """The task of a killed worker can be claimed at once, its attempt and the crash counted."""
+        id = queue.send("task")
+        for crashes in range(1, 3):
+            queue.crash(queue.take()[0].ref)
+            assert queue.state(id) is State.READY
+            claim = queue.begin()
+            assert (claim.attempts, claim.crashes) == (2 * crashes, crashes)
+            queue.end(claim, Retry(queue.clock()))
+
+    def test_ack(self, queue: Queue) -> None:
+        """Done is gone."""
+        id = queue.send("task")
+        assert queue.end(queue.begin(), Ack()) is None
+        assert queue.state(id) is None
+        assert sum(queue.backend.counts().values()) == 0
+
+    def test_retry(self, queue: Queue) -> None:
+        """What failed waits, under its id and priority, until the time that was decided."""
+        id = queue.send("task", priority=7)
+        at = queue.clock() + 30
+        until = queue.end(queue.begin(), Retry(at))
+        assert until == pytest.approx(at, abs=0.001)
+        entry = queue.backend.find(id)
+        assert entry is not None
+        assert (entry.state, entry.priority, entry.attempts) == (State.DEFERRED, 7, 1)
+        assert entry.due == pytest.approx(at, abs=0.001)
+        queue.clock.advance(30)
+        claim = queue.begin()
+        assert (claim.id, claim.attempts, claim.crashes) == (id, 2, 0)
+
+    def test_release(self, queue: Queue) -> None:
+        """What was not begun is as it was: ready, and the attempt not counted."""
+        id = queue.send("task")
+        queue.end(queue.begin(), Release())
+        entry = queue.backend.find(id)
+        assert entry is not None
+        assert (entry.state, entry.attempts) == (State.READY, 0)
+        assert queue.begin().attempts == 1
+
+    def test_release_keeps_earlier_attempts(self, queue: Queue) -> None:
+        """Only the attempt of the claim is taken back, and it is no crash."""
+        queue.send("task")
+        queue.end(queue.begin(), Retry(queue.clock()))
+        queue.end(queue.begin(), Release())
+        claim = queue.begin()
+        assert (claim.attempts, claim.crashes) == (2, 0)
+
+    @pytest.mark.parametrize(("corrupt", "state"), [(False, State.DEAD), (True, State.CORRUPT)])
+    def test_bury(self, queue: Queue, corrupt: bool, state: State) -> None:
+        """What is set aside is listed with its reason and attempts, and never given again."""
+        id = queue.send("task", priority=2)
+        queue.send("other")
+        assert queue.end(queue.begin(), Bury("the reason", corrupt)) is None
+        (entry,) = queue.backend.entries(frozenset({state}))
+        assert (entry.task, entry.state, entry.reason) == ("task", state, "the reason")
+        assert (entry.priority, entry.attempts) == (2, 1)
+        assert queue.state(id) is state
+        assert queue.order(1) == ["other"]
+        assert queue.gives_nothing()
+
+    def test_claims_are_independent(self, queue: Queue) -> None:
+        """Several may be held at once and settled in any order, each with its own end."""
+        ids = [queue.send(f"task {number}") for number in range(4)]
+        claims = [queue.begin() for _ in ids]
+        queue.end(claims[2], Ack())
+        queue.end(claims[0], Bury("no good"))
+        queue.end(claims[3], Retry(queue.clock() + 10))
+        states = [queue.state(id) for id in ids]
+        assert states == [State.DEAD, State.RUNNING, None, State.DEFERRED]
+
+    def test_flush(self, queue: Queue) -> None:
+        """After ``flush`` nothing that was settled is left to be done; it may be called at any time."""
+        queue.backend.flush()
+        queue.send("task")
+        queue.end(queue.begin(), Ack())
+        queue.backend.flush()
+        assert sum(queue.backend.counts().values()) == 0

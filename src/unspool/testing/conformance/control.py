@@ -1,0 +1,42 @@
+"""The switches of a queue."""
+
+import pytest
+
+from ...backends.base import Backend
+from ...errors import OptionRefused
+from .ground import Ground
+
+__all__ = ["ControlTests"]
+
+
+class ControlTests(Ground):
+    """``Control``, as far as one process sees it."""
+
+    def test_pause(self, backend: Backend) -> None:
+        """A queue is paused until it is resumed; saying either twice is no error."""
+        assert not backend.control.paused
+        for _ in range(2):
+            backend.control.pause()
+            assert backend.control.paused
+        for _ in range(2):
+            backend.control.resume()
+            assert not backend.control.paused
+
+    def test_period(self, backend: Backend) -> None:
+        """The period is a number of seconds above 0, and what it was set to last."""
+        assert backend.control.period > 0
+        for seconds in (7, 0.25):
+            backend.control.set_period(seconds)
+            assert backend.control.period == seconds
+
+    @pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf"), "5", None, True])
+    def test_refuses_what_is_no_period(self, backend: Backend, value: float) -> None:
+        """Anything else is refused and changes nothing."""
+        backend.control.set_period(7)
+        with pytest.raises(OptionRefused):
+            backend.control.set_period(value)
+        assert backend.control.period == 7
+
+    def test_nobody_lives_here_yet(self, backend: Backend) -> None:
+        """A queue that nobody serves has no live processes."""
+        assert backend.control.live() == []

@@ -1,0 +1,189 @@
+"""Feeds: what is due, in order, each ticket once, and when to look again."""
+
+from ... import codec
+from ...message import Ack, Message, Release, Retry, State
+from .ground import Ground, Queue
+
+__all__ = ["FeedTests"]
+
+
+class FeedTests(Ground):
+    """``Feed``."""
+
+    def test_priorities(self, queue: Queue) -> None:
+        """Smaller numbers run first, and tasks without one after all numbers."""
+        for label, priority in [("none", None), ("ten", 10), ("two", 2), ("zero", 0), ("most", 999_999_999)]:
+            queue.send(label, priority=priority)
+        assert queue.order(5) == ["zero", "two", "ten", "most", "none"]
+
+    def test_first_in_first_out(self, queue: Queue) -> None:
+        """Of the same priority, the first that was sent runs first."""
+        labels = [f"task {number}" for number in range(30)]
+        for label in labels:
+            queue.send(label, priority=3)
+        assert queue.order(30) == labels
+
+    def test_batches_keep_their_order(self, queue: Queue) -> None:
+        """Nor does sending many at once change the order, though the clock stands still."""
+        labels = [f"task {number}" for number in range(30)]
+        queue.backend.send([codec.encode(Message(label)) for label in labels])
+        assert queue.order(30) == labels
+
+    def test_deferred_ones_run_in_the_order_of_their_due_times(self, queue: Queue) -> None:
+        """What counts is when a task is due, not when it was sent."""
+        start = queue.clock()
+        for label, seconds in [("third", 30.0), ("first", 10.0), ("second", 20.0)]:
+            queue.send(label, due=start + seconds)
+        queue.clock.advance(25)
+        queue.send("fourth")
+        queue.clock.advance(10)
+        assert queue.order(4) == ["first", "second", "fourth", "third"]
+
+    def test_a_later_task_of_higher_priority_overtakes(self, queue: Queue) -> None:
+        """All that has not been handed out yet gives way."""
+        queue.send("first")
+        queue.send("second")
+        assert queue.order(1) == ["first"]
+        queue.send("urgent", priority=1)
+        assert queue.order(2) == ["urgent", "second"]
+
+    def test_never_early(self, queue: Queue) -> None:
+        """A deferred task is not handed out before its time, and is then."""
+        queue.send("later", due=queue.clock() + 100)
+        assert queue.gives_nothing()
+        queue.clock.advance(90)
+        assert queue.gives_nothing()
+        queue.clock.advance(10)
+        assert queue.order(1) == ["later"]
+
+    def test_says_when_to_look_again(self, queue: Queue) -> None:
+        """``next_due`` is not after the first due time; whoever sleeps until then is not late."""
+        due = queue.clock() + 100
+        queue.send("later", due=due)
+        queue.look()
+        following = queue.feed.next_due()
+        assert following is not None
+        assert following <= due
+
+    def test_hands_out_once(self, queue: Queue) -> None:
+        """A ticket that is handed out is not given again, and not more are than were asked for."""
+        for number in range(5):
+            queue.send(f"task {number}")
+        first = queue.take(2)
+        rest = queue.take(3)
+        assert len({ticket.ref for ticket in first + rest}) == 5
+        assert queue.gives_nothing()
+
+    def test_gives_back(self, queue: Queue) -> None:
+        """What was taken and not begun is given again, in its old place."""
+        for number in range(4):
+            queue.send(f"task {number}")
+        queue.feed.give_back(queue.take(2))
+        assert queue.order(4) == ["task 0", "task 1", "task 2", "task 3"]
+
+    def test_peek(self, queue: Queue) -> None:
+        """``peek`` shows what ``take`` would give, and takes nothing."""
+        queue.look()
+        assert queue.feed.peek() is None
+        queue.send("low", priority=9)
+        queue.send("high", priority=1)
+        queue.look()
+        shown = queue.feed.peek()
+        assert shown == queue.feed.peek()
+        assert [shown] == queue.take()
+
+    def test_tickets_sort_in_the_order_of_running(self, queue: Queue) -> None:
+        """So a supervisor of several queues can choose between their first tickets."""
+        for label, priority in [("none", None), ("five", 5), ("zero", 0), ("five again", 5)]:
+            queue.send(label, priority=priority)
+        tickets = queue.take(4)
+        assert tickets == sorted(tickets)
+
+    def test_backlog_and_idle(self, queue: Queue) -> None:
+        """A feed is idle when nothing is ready, handed out or being looked for; what is deferred does not count."""
+        queue.send("later", due=queue.clock() + 100)
+        queue.look()
+        assert queue.feed.idle
+        assert queue.feed.backlog == 0
+        queue.send("one")
+        queue.send("two")
+        queue.look()
+        assert not queue.feed.idle
+        assert queue.feed.backlog == 2
+        claims = [queue.begin(), queue.begin()]
+        assert not queue.feed.idle
+        assert queue.feed.backlog == 0
+        for claim in claims:
+            queue.end(claim, Ack())
+        queue.look()
+        assert queue.feed.idle
+
+    def test_settled_for_good(self, queue: Queue) -> None:
+        """A task that ended is not given again."""
+        queue.send("task")
+        queue.end(queue.begin(), Ack())
+        assert queue.gives_nothing()
+
+    def test_settled_until(self, queue: Queue) -> None:
+        """One that runs again is given at its time and not before."""
+        queue.send("task")
+        until = queue.end(queue.begin(), Retry(queue.clock() + 50))
+        assert until is not None
+        queue.clock.advance(40)
+        assert queue.gives_nothing()
+        queue.clock.advance(10)
+        assert queue.order(1) == ["task"]
+
+    def test_released_is_given_again(self, queue: Queue) -> None:
+        """One that was put back is given again at once."""
+        queue.send("task")
+        queue.end(queue.begin(), Release())
+        assert queue.order(1) == ["task"]
+
+    def test_doubt_finds_what_a_dead_worker_held(self, queue: Queue) -> None:
+        """After a worker's death, what it ran and what it had only been handed are both given again."""
+        queue.send("running")
+        queue.send("handed out")
+        running, _ = queue.take(2)
+        queue.crash(running.ref)
+        assert sorted(queue.order(2)) == ["handed out", "running"]
+
+    def test_a_new_feed_sees_all(self, queue: Queue) -> None:
+        """A supervisor that starts finds what is there, in order, but for what somebody runs."""
+        queue.send("low", priority=9)
+        queue.send("high", priority=1)
+        queue.send("later", due=queue.clock() + 50)
+        assert queue.order(1) == ["high"]
+        queue.feed.close()
+        queue.feed = queue.backend.feed()
+        assert queue.order(1) == ["low"]
+        queue.clock.advance(50)
+        assert queue.order(1) == ["later"]
+
+    def test_paused(self, queue: Queue) -> None:
+        """While the queue is paused nothing is handed out, and all of it after."""
+        queue.send("task")
+        queue.look()
+        assert not queue.feed.paused
+        queue.backend.control.pause()
+        queue.look()
+        assert queue.feed.paused
+        assert queue.feed.peek() is None
+        assert queue.feed.take(1) == []
+        queue.backend.control.resume()
+        assert queue.order(1) == ["task"]
+        assert not queue.feed.paused
+
+    def test_retried_by_hand_is_given(self, queue: Queue) -> None:
+        """A task that a person makes ready is handed out: one that waited for its time, and one that was set aside."""
+        waiting = queue.send("waiting", due=queue.clock() + 1000)
+        queue.look()
+        queue.backend.retry(waiting)
+        claim = queue.begin()
+        assert codec.task_label(claim.envelope.vars) == "waiting"
+        assert queue.labels(State.RUNNING) == ["waiting"]
+
+    def test_is_there(self, queue: Queue) -> None:
+        """The place is not gone when it is there."""
+        queue.look()
+        assert not queue.feed.gone

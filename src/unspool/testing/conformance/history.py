@@ -1,0 +1,46 @@
+"""What ran."""
+
+from ...backends.base import Backend
+from ...message import Record, Verdict
+from ..clock import FakeClock
+from .ground import Ground
+
+__all__ = ["HistoryTests"]
+
+
+def _records(clock: FakeClock, *ids: str) -> list[Record]:
+    return [
+        Record(id, "task", Verdict.PROCESSED, number, clock.advance(1), 0.5, 1234, "traceback ü")
+        for number, id in enumerate(ids, 1)
+    ]
+
+
+class HistoryTests(Ground):
+    """``Backend.record`` and ``Backend.history``."""
+
+    def test_empty(self, backend: Backend) -> None:
+        """Where nothing ran there is no history."""
+        assert backend.history() == []
+        backend.record([])
+        assert backend.history(id="any") == []
+
+    def test_newest_first(self, backend: Backend, clock: FakeClock) -> None:
+        """Records come back as they were given, the newest first, over all batches."""
+        first, second = _records(clock, "a", "b"), _records(clock, "c")
+        backend.record(first)
+        backend.record(second)
+        assert backend.history() == [*second, *reversed(first)]
+
+    def test_limit(self, backend: Backend, clock: FakeClock) -> None:
+        """No more than asked for, and the newest of them."""
+        records = _records(clock, *"abcdef")
+        backend.record(records)
+        assert backend.history(limit=2) == [records[5], records[4]]
+
+    def test_of_one_task(self, backend: Backend, clock: FakeClock) -> None:
+        """All runs of one task, by its id."""
+        records = _records(clock, "a", "b", "a")
+        backend.record(records)
+        assert backend.history(id="a") == [records[2], records[0]]
+        assert backend.history(id="a", limit=1) == [records[2]]
+        assert backend.history(id="nobody") == []

@@ -1,0 +1,205 @@
+"""Looking at tasks, and what a person may do to one."""
+
+import pytest
+
+from ...errors import TaskBusy
+from ...message import Ack, Bury, Refusal, RefusalKind, Retry, State
+from .ground import Ground, Queue
+
+__all__ = ["ListingTests"]
+
+
+def one_of_each(queue: Queue) -> dict[State, str]:
+    """Tasks in all states, by their ids when they were sent."""
+    ids = {}
+    for state, bury in [(State.DEAD, Bury("gave up")), (State.CORRUPT, Bury("torn", corrupt=True))]:
+        ids[state] = queue.send(str(state))
+        queue.end(queue.begin(), bury)
+    ids[State.RUNNING] = queue.send("running")
+    queue.begin()
+    ids[State.READY] = queue.send("ready")
+    ids[State.DEFERRED] = queue.send("deferred", due=queue.clock() + 1000)
+    return ids
+
+
+class ListingTests(Ground):
+    """``Backend.entries``, ``counts``, ``find``, ``read``, ``retry`` and ``remove``."""
+
+    def test_states(self, queue: Queue) -> None:
+        """Each task is found in the state that it is in, whichever id it was sent under."""
+        ids = one_of_each(queue)
+        assert {state: queue.state(id) for state, id in ids.items()} == {state: state for state in State}
+
+    def test_counts_agree_with_entries(self, queue: Queue) -> None:
+        """Counting and listing never disagree."""
+        one_of_each(queue)
+        queue.send("one more", priority=1)
+        entries = list(queue.backend.entries())
+        counts = {state: sum(entry.state is state for entry in entries) for state in State}
+        assert counts == queue.backend.counts()
+        assert counts == dict.fromkeys(State, 1) | {State.READY: 2}
+
+    def test_entries_of_chosen_states(self, queue: Queue) -> None:
+        """A listing shows what was asked for and nothing else."""
+        one_of_each(queue)
+        for state in State:
+            assert queue.labels(state) == [str(state)]
+        assert queue.labels(State.DEAD, State.READY) == ["ready", "dead"]
+        assert list(queue.backend.entries(frozenset())) == []
+
+    def test_order(self, queue: Queue) -> None:
+        """Running ones, then ready ones as they would run, then deferred ones by due time, then those set aside."""
+        start = queue.clock()
+        one_of_each(queue)
+        queue.send("ready 5", priority=5)
+        queue.send("ready 0", priority=0)
+        queue.send("ready 5 again", priority=5)
+        queue.send("deferred 9", priority=9, due=start + 500)
+        queue.send("deferred 0", priority=0, due=start + 2000)
+        assert queue.labels() == [
+            "running",
+            *("ready 0", "ready 5", "ready 5 again", "ready"),
+            *("deferred 9", "deferred", "deferred 0"),
+            *("dead", "corrupt"),
+        ]
+
+    def test_order_after_a_failure(self, queue: Queue) -> None:
+        """A task that failed has its place by the time at which it was due again."""
+        queue.send("failed")
+        queue.end(queue.begin(), Retry(queue.clock() + 10))
+        queue.send("before")
+        queue.clock.advance(20)
+        queue.send("after")
+        assert queue.labels(State.READY) == ["before", "failed", "after"]
+
+    def test_limit(self, queue: Queue) -> None:
+        """A limited listing is the beginning of the whole one."""
+        one_of_each(queue)
+        whole = queue.labels()
+        for limit in range(len(whole) + 2):
+            assert [entry.task for entry in queue.backend.entries(limit=limit)] == whole[:limit]
+
+    def test_what_an_entry_tells(self, queue: Queue) -> None:
+        """Label, priority, due time, size, spooler and id of a task are those it was sent with."""
+        due = queue.clock() + 77
+        id = queue.send("label", priority=6, due=due, payload="p" * 500)
+        (entry,) = queue.backend.entries()
+        assert (entry.id, entry.task, entry.priority, entry.state) == (id, "label", 6, State.DEFERRED)
+        assert (entry.spooler, entry.attempts, entry.reason) == (queue.backend.name, 0, "")
+        assert entry.due == pytest.approx(due, abs=0.001)
+        assert entry.size > 500
+        assert queue.backend.find(id) == entry
+
+    def test_listed_ids_are_understood(self, queue: Queue) -> None:
+        """The id that a listing shows finds that task, also where it differs from the one it was sent under."""
+        one_of_each(queue)
+        for entry in queue.backend.entries():
+            assert queue.backend.find(entry.id) == entry
+
+    def test_find_what_is_not_there(self, queue: Queue) -> None:
+        """What ended, and what never was, is None."""
+        id = queue.send("task")
+        queue.end(queue.begin(), Ack())
+        assert queue.backend.find(id) is None
+        assert queue.backend.read(id) is None
+        assert queue.backend.find("no such thing") is None
+        assert queue.backend.read("no such thing") is None
+
+    def test_read(self, queue: Queue) -> None:
+        """Reading gives the envelope as well, in every state, and never disturbs a run."""
+        ids = one_of_each(queue)
+        for state, id in ids.items():
+            found = queue.backend.read(id)
+            assert found is not None
+            entry, envelope = found
+            assert entry.state is state
+            assert envelope is not None
+            assert envelope.vars["msg"] == str(state).encode()
+        running = queue.backend.find(ids[State.RUNNING])
+        assert running is not None
+        assert (running.state, running.attempts) == (State.RUNNING, 1)
+
+    def test_reading_leaves_the_claim_alone(self, queue: Queue) -> None:
+        """After every kind of look at it, a claimed task is still claimed."""
+        id = queue.send("task")
+        claim = queue.begin()
+        queue.backend.read(id)
+        queue.backend.find(id)
+        list(queue.backend.entries())
+        queue.backend.counts()
+        refusal = queue.backend.claim(claim.ref)
+        assert isinstance(refusal, Refusal)
+        assert refusal.kind is RefusalKind.BUSY
+
+    def test_read_damaged(self, queue: Queue) -> None:
+        """Where the bytes are damaged there is an entry and no envelope."""
+        id = queue.send("task", payload="x" * 100)
+        self.damage(queue.backend, id)
+        found = queue.backend.read(id)
+        assert found is not None
+        assert found[1] is None
+
+    @pytest.mark.parametrize("state", [State.READY, State.DEFERRED, State.DEAD, State.CORRUPT])
+    def test_retry(self, queue: Queue, state: State) -> None:
+        """A waiting or set-aside task is made ready now, under the id that is returned, without a reason."""
+        id = queue.backend.retry(one_of_each(queue)[state])
+        entry = queue.backend.find(id)
+        assert entry is not None
+        assert (entry.state, entry.attempts, entry.reason) == (State.READY, 0, "")
+        assert entry.due <= queue.clock()
+        assert str(state) in queue.labels(State.READY)
+        assert queue.backend.counts()[State.READY] == (1 if state is State.READY else 2)
+
+    def test_retry_by_the_listed_id(self, queue: Queue) -> None:
+        """The id that a listing shows of a set-aside task does as well."""
+        one_of_each(queue)
+        (entry,) = queue.backend.entries(frozenset({State.DEAD}))
+        assert queue.state(queue.backend.retry(entry.id)) is State.READY
+        assert queue.labels(State.DEAD) == []
+
+    def test_retry_counts_afresh(self, queue: Queue) -> None:
+        """Neither attempts nor crashes of before count any more."""
+        id = queue.send("task")
+        queue.crash(queue.take()[0].ref)
+        queue.end(queue.begin(), Retry(queue.clock() + 100))
+        queue.backend.retry(id)
+        queue.clock.advance(100)
+        claim = queue.begin()
+        assert (claim.attempts, claim.crashes) == (1, 0)
+
+    def test_a_retried_task_runs(self, queue: Queue) -> None:
+        """After a retry a set-aside task is handed out and can end well."""
+        id = queue.send("task")
+        queue.end(queue.begin(), Bury("gave up"))
+        id = queue.backend.retry(id)
+        queue.end(queue.begin(), Ack())
+        assert queue.state(id) is None
+
+    @pytest.mark.parametrize("state", [State.READY, State.DEFERRED, State.DEAD, State.CORRUPT])
+    def test_remove(self, queue: Queue, state: State) -> None:
+        """A task that is not running is deleted, wherever it stands; the others stay."""
+        ids = one_of_each(queue)
+        queue.backend.remove(ids[state])
+        assert queue.state(ids[state]) is None
+        assert queue.backend.counts() == dict.fromkeys(State, 1) | {state: 0}
+
+    def test_running_ones_are_left_alone(self, queue: Queue) -> None:
+        """A running task can be neither retried nor removed, and runs on."""
+        id = queue.send("task")
+        claim = queue.begin()
+        with pytest.raises(TaskBusy):
+            queue.backend.retry(id)
+        with pytest.raises(TaskBusy):
+            queue.backend.remove(id)
+        assert queue.state(id) is State.RUNNING
+        assert queue.end(claim, Ack()) is None
+
+    def test_nothing_to_retry_or_remove(self, queue: Queue) -> None:
+        """A task that is not there is a LookupError."""
+        id = queue.send("task")
+        queue.end(queue.begin(), Ack())
+        for missing in (id, "no such thing"):
+            with pytest.raises(LookupError):
+                queue.backend.retry(missing)
+            with pytest.raises(LookupError):
+                queue.backend.remove(missing)

@@ -1,0 +1,78 @@
+"""Sending: what is acknowledged is kept, whole and in order."""
+
+import threading
+
+from ... import codec
+from ...backends.base import REF_SIZE, Backend
+from ...message import Envelope, Message, State
+from .ground import Ground, Queue
+
+__all__ = ["SendingTests"]
+
+
+class SendingTests(Ground):
+    """``Backend.send``."""
+
+    def test_ids_come_in_order(self, backend: Backend) -> None:
+        """A batch gives one id a task, in order, all different, and each finds its own task."""
+        ids = backend.send([codec.encode(Message(f"task {number}")) for number in range(20)])
+        entries = [backend.find(id) for id in ids]
+        assert len(set(ids)) == 20
+        assert [entry and entry.task for entry in entries] == [f"task {number}" for number in range(20)]
+
+    def test_nothing_to_send(self, backend: Backend) -> None:
+        """Sending nothing gives no ids and leaves no trace."""
+        assert backend.send([]) == []
+        assert sum(backend.counts().values()) == 0
+
+    def test_batch_is_one_of_many_kinds(self, queue: Queue) -> None:
+        """Priorities and due times may be mixed in a batch."""
+        later = queue.clock() + 60
+        queue.backend.send(
+            [
+                Envelope({"msg": b"plain"}, b"", None, None),
+                Envelope({"msg": b"later"}, b"", 1, later),
+                Envelope({"msg": b"urgent"}, b"", 0, None),
+            ]
+        )
+        assert queue.labels(State.READY) == ["urgent", "plain"]
+        assert queue.labels(State.DEFERRED) == ["later"]
+
+    def test_bytes_arrive_unchanged(self, queue: Queue) -> None:
+        """Variables and body come back as they were sent: empty, binary, or with a name that is not ASCII."""
+        vars = {"msg": b"bytes", "empty": b"", "binary": bytes(range(256)), "clé": "é".encode()}
+        queue.backend.send([Envelope(vars, bytes(range(256)) * 3, None, None)])
+        envelope = queue.begin().envelope
+        assert dict(envelope.vars) == vars
+        assert envelope.body == bytes(range(256)) * 3
+        assert envelope.sealed
+
+    def test_any_size(self, queue: Queue) -> None:
+        """Neither a message beyond the 64 KiB of the variables nor a body of megabytes is too large."""
+        text, payload = "m" * 100_000, b"p" * 3_000_000
+        queue.backend.send([codec.encode(Message(text, payload))])
+        message = codec.decode(queue.begin().envelope)
+        assert message.message == text
+        assert message.payload == payload
+
+    def test_refs_are_short(self, queue: Queue) -> None:
+        """A ref fits into what processes tell each other about it."""
+        queue.send("task", priority=999_999_999)
+        (ticket,) = queue.take()
+        assert 0 < len(ticket.ref.encode()) <= REF_SIZE
+
+    def test_many_threads(self, backend: Backend) -> None:
+        """Threads may send at once; none of their tasks is lost or shares an id."""
+        ids: list[str] = []
+
+        def send() -> None:
+            for _ in range(25):
+                ids.extend(backend.send([codec.encode(Message("task"))]))
+
+        threads = [threading.Thread(target=send) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(set(ids)) == 100
+        assert backend.counts()[State.READY] == 100

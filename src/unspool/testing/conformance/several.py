@@ -1,0 +1,144 @@
+"""Several processes at one queue: they see the same, and never the same task twice."""
+
+import os
+import signal
+
+import pytest
+
+from ...backends.base import Backend
+from ...errors import TaskBusy
+from ...message import Ack, Record, Refusal, RefusalKind, Retry, State
+from .ground import Ground, Queue
+
+__all__ = ["SeveralTests"]
+
+
+class SeveralTests(Ground):
+    """What a second backend object on the same queue sees, as another process would have."""
+
+    def test_tasks_are_shared(self, queue: Queue, other: Backend) -> None:
+        """What one sends the other finds, runs and ends."""
+        id = queue.send("task", priority=1)
+        entry = other.find(id)
+        assert entry == queue.backend.find(id)
+        (ticket,) = queue.take()
+        claim = other.claim(ticket.ref)
+        assert not isinstance(claim, Refusal)
+        assert queue.state(id) is State.RUNNING
+        other.settle(claim, Ack())
+        assert queue.state(id) is None
+
+    def test_a_claim_excludes_the_others(self, queue: Queue, other: Backend) -> None:
+        """What one runs the others cannot claim, retry or remove."""
+        id = queue.send("task")
+        claim = queue.begin()
+        refusal = other.claim(claim.ref)
+        assert isinstance(refusal, Refusal)
+        assert refusal.kind is RefusalKind.BUSY
+        with pytest.raises(TaskBusy):
+            other.retry(id)
+        with pytest.raises(TaskBusy):
+            other.remove(id)
+
+    def test_busy_is_given_again_when_it_is_let_go(self, queue: Queue, other: Backend) -> None:
+        """A feed that met another's task gives it once the other has let go of it, and not before."""
+        queue.send("task")
+        (ticket,) = queue.take()
+        claim = other.claim(ticket.ref)
+        assert not isinstance(claim, Refusal)
+        queue.feed.busy(ticket.ref)
+        assert queue.gives_nothing()
+        other.settle(claim, Retry(queue.clock()))
+        assert queue.order(1) == ["task"]
+
+    def test_doubt_leaves_others_alone(self, queue: Queue, other: Backend) -> None:
+        """After a worker's death what another process runs is not given again before that ends."""
+        queue.send("lost")
+        queue.send("running")
+        lost, running = queue.take(2)
+        claim = other.claim(running.ref)
+        assert not isinstance(claim, Refusal)
+        queue.crash(lost.ref)
+        assert queue.order(1) == ["lost"]
+        assert queue.gives_nothing()
+        other.settle(claim, Ack())
+        assert queue.gives_nothing()
+
+    def test_counts_survive(self, queue: Queue, other: Backend) -> None:
+        """Attempts, crashes and due times are the queue's, not the process's."""
+        id = queue.send("task")
+        queue.crash(queue.take()[0].ref)
+        queue.end(queue.begin(), Retry(queue.clock() + 5))
+        entry = other.find(id)
+        assert entry == queue.backend.find(id)
+        queue.clock.advance(5)
+        (ticket,) = queue.take()
+        claim = other.claim(ticket.ref)
+        assert not isinstance(claim, Refusal)
+        assert (claim.attempts, claim.crashes) == (3, 1)
+
+    def test_switches_are_shared(self, queue: Queue, other: Backend) -> None:
+        """A pause, its end and a period reach the feeds of other processes."""
+        other.control.pause()
+        assert queue.backend.control.paused
+        queue.look()
+        assert queue.feed.paused
+        other.control.resume()
+        queue.look()
+        assert not queue.feed.paused
+        other.control.set_period(3.5)
+        assert queue.backend.control.period == 3.5
+
+    def test_a_shorter_period_is_heard(self, queue: Queue, other: Backend) -> None:
+        """A running feed keeps to a new period at once, not after the old one."""
+        queue.backend.control.set_period(10_000)
+        queue.look()
+        other.control.set_period(20)
+        queue.look()
+        following = queue.feed.next_due()
+        assert following is not None
+        assert following <= queue.clock() + 20
+
+    def test_history_is_shared(self, queue: Queue, other: Backend) -> None:
+        """What one records the others read."""
+        record = Record("id", "task", "processed", 1, queue.clock(), 0.1, 42)
+        queue.backend.record([record])
+        assert other.history() == [record]
+
+    def test_presence(self, queue: Queue, other: Backend) -> None:
+        """A process shows that it lives and what it runs, until it says that it is no more."""
+        presence = queue.backend.control.enlist("worker")
+        presence.running("the ref", 123.5)
+        (info,) = other.control.live()
+        assert (info.role, info.pid, info.ref, info.since) == ("worker", os.getpid(), "the ref", 123.5)
+        assert presence.ref() == "the ref"
+        presence.running("", 0.0)
+        (info,) = other.control.live()
+        assert info.ref == ""
+        presence.close()
+        assert other.control.live() == []
+
+    def test_presence_of_a_child(self, queue: Queue, other: Backend) -> None:
+        """A sign that was handed to a child is the child's: its death ends it, and tells what it was running."""
+        presence = queue.backend.control.enlist("worker")
+        hear, tell = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                presence.running("last words", 1.0)
+                os.write(tell, b".")
+                signal.pause()
+            finally:
+                os._exit(1)
+        presence.hand_over()
+        try:
+            assert os.read(hear, 1) == b"."
+            assert [(info.pid, info.ref) for info in other.control.live()] == [(pid, "last words")]
+        finally:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            os.close(hear)
+            os.close(tell)
+        assert other.control.live() == []
+        assert presence.ref() == "last words"
+        presence.close()

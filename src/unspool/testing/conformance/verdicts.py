@@ -1,0 +1,209 @@
+"""The table of verdicts, from a task's return to where the task then stands."""
+
+from typing import Any
+
+import pytest
+
+from ... import codec, dispatch
+from ...message import Ack, Bury, Claim, Envelope, Message, Outcome, Retry, State, Verdict
+from ...results import ResultProcessed, ResultRescheduled, ResultSkipped, TaskResult
+from ...retry import MAX_CRASHES
+from ...spooler import Spooler
+from ...tasks import SpoolerTask
+from .ground import Ground, Queue
+
+__all__ = ["VerdictTests"]
+
+_DELAY = 10.0
+_RESULTS: dict[str, Any] = {
+    "true": True,
+    "false": False,
+    "text": "a value",
+    "none": None,
+    "result": TaskResult(1),
+    "processed": ResultProcessed(1),
+    "skipped": ResultSkipped(1),
+    "rescheduled": ResultRescheduled(1),
+    "processed though": ResultProcessed(exception=OSError("on the way")),
+    "rescheduled for": ResultRescheduled(exception=OSError("the cause")),
+}
+
+
+@Spooler.task(max_attempts=3, retry_delay=_DELAY, retry_backoff=2, retry_jitter=0)
+def conformance_task(what: str) -> Any:
+    """Returns one of the results above, or raises."""
+    if what not in _RESULTS:
+        raise ValueError(what)
+    return _RESULTS[what]
+
+
+@Spooler.task(max_attempts=2, retry_delay=_DELAY, retry_jitter=0, release_skipped=True)
+def conformance_release(what: str) -> Any:
+    """The same, leaving what it skips to others."""
+    return _RESULTS[what]
+
+
+class ConformanceTask(SpoolerTask):
+    """A task type: processed where its payload says so."""
+
+    type_id = "unspool_conformance"
+
+    def process(self) -> TaskResult | bool | None:
+        return True if self.payload else None
+
+
+def _run(queue: Queue) -> tuple[Outcome, Claim]:
+    """What a worker does with the next task."""
+    claim = queue.begin()
+    call = dispatch.prepare(claim, queue.clock(), lambda: 0.0)
+    if isinstance(call, Outcome):
+        outcome = call
+    else:
+        result, exception = None, None
+        try:
+            result = dispatch.run(call)
+        except Exception as error:  # noqa: BLE001  the task under test raises what it likes
+            exception = error
+        outcome = dispatch.conclude(call, claim, result, exception, queue.clock(), lambda: 0.0)
+    queue.end(claim, outcome.disposition)
+    return outcome, claim
+
+
+def _send(queue: Queue, message: Message) -> str:
+    return queue.backend.send([codec.encode(message)])[0]
+
+
+def _run_until_dead(queue: Queue) -> tuple[Outcome, int]:
+    """Runs the only task whenever it is due; its last outcome and how often it ran."""
+    for runs in range(1, 100):
+        outcome, _ = _run(queue)
+        if not isinstance(outcome.disposition, Retry):
+            return outcome, runs
+        queue.clock.advance(max(outcome.disposition.at - queue.clock(), 0))
+    raise AssertionError("it runs for ever")
+
+
+class VerdictTests(Ground):
+    """``dispatch`` and a backend together."""
+
+    @pytest.mark.parametrize("what", ["true", "false", "text", "result", "processed", "processed though"])
+    def test_processed(self, queue: Queue, what: str) -> None:
+        """``True``, any other value but ``None``, and ``ResultProcessed``: done, and gone."""
+        id = _send(queue, conformance_task.message(what))
+        outcome, _ = _run(queue)
+        assert (outcome.verdict, outcome.disposition) == (Verdict.PROCESSED, Ack())
+        assert queue.state(id) is None
+
+    @pytest.mark.parametrize("what", ["none", "skipped"])
+    def test_skipped(self, queue: Queue, what: str) -> None:
+        """``None`` and ``ResultSkipped``: ignored, gone, and not run again."""
+        id = _send(queue, conformance_task.message(what))
+        outcome, _ = _run(queue)
+        assert (outcome.verdict, outcome.disposition) == (Verdict.SKIPPED, Ack())
+        assert queue.state(id) is None
+
+    @pytest.mark.parametrize("what", ["raises", "rescheduled", "rescheduled for"])
+    def test_rescheduled(self, queue: Queue, what: str) -> None:
+        """An exception and ``ResultRescheduled``: again after the back-off, and the reason is told."""
+        id = _send(queue, conformance_task.message(what))
+        outcome, _ = _run(queue)
+        assert outcome.verdict is Verdict.RESCHEDULED
+        assert outcome.disposition == Retry(queue.clock() + _DELAY)
+        assert outcome.error
+        assert queue.state(id) is State.DEFERRED
+
+    def test_dead_after_its_attempts(self, queue: Queue) -> None:
+        """When its attempts are used up a failing task is set aside with the error, and the back-off has grown."""
+        id = _send(queue, conformance_task.message("raises"))
+        start = queue.clock()
+        outcome, runs = _run_until_dead(queue)
+        assert (outcome.verdict, runs) == (Verdict.DEAD, 3)
+        assert queue.clock() >= start + _DELAY + 2 * _DELAY
+        entry = queue.backend.find(id)
+        assert entry is not None
+        assert (entry.state, entry.attempts, entry.reason) == (State.DEAD, 3, "ValueError: raises")
+
+    def test_left_for_another_handler(self, queue: Queue) -> None:
+        """With ``release_skipped`` what is skipped is offered again after a back-off, and is dead in the end."""
+        id = _send(queue, conformance_release.message("none"))
+        outcome, _ = _run(queue)
+        assert (outcome.verdict, outcome.disposition) == (Verdict.SKIPPED, Retry(queue.clock() + _DELAY))
+        queue.clock.advance(_DELAY)
+        outcome, _ = _run(queue)
+        assert outcome.verdict is Verdict.DEAD
+        assert queue.state(id) is State.DEAD
+
+    @pytest.mark.parametrize("text", ["ucfg_unspool_conformance", "unspool_conformance"])
+    @pytest.mark.parametrize(("payload", "verdict"), [(True, Verdict.PROCESSED), (None, Verdict.SKIPPED)])
+    def test_task_types(self, queue: Queue, text: str, payload: Any, verdict: Verdict) -> None:
+        """A message with or without the prefix goes to the heir of that type."""
+        _send(queue, Message(text, payload))
+        assert _run(queue)[0].verdict is verdict
+
+    def test_raw_message(self, queue: Queue) -> None:
+        """Any other message goes to ``SpoolerTask`` itself and is processed."""
+        _send(queue, Message("just a text", {"any": "payload"}))
+        assert _run(queue)[0].verdict is Verdict.PROCESSED
+
+    @pytest.mark.parametrize(
+        ("message", "missing"),
+        [
+            (Message(codec.FCALL, {"func": "f", "arg": (), "kwg": {}}, "nowhere:missing"), "nowhere:missing"),
+            (Message("ucfg_missing_type", None), "missing_type"),
+        ],
+    )
+    def test_without_a_handler(self, queue: Queue, message: Message, missing: str) -> None:
+        """A task that this program does not know is kept for a deploy to catch up, then dead with the missing name."""
+        id = _send(queue, message)
+        outcome, _ = _run(queue)
+        assert outcome.verdict is Verdict.RESCHEDULED
+        assert isinstance(outcome.disposition, Retry)
+        assert queue.state(id) is State.DEFERRED
+        queue.clock.advance(outcome.disposition.at - queue.clock())
+        assert _run_until_dead(queue)[0].verdict is Verdict.DEAD
+        entry = queue.backend.find(id)
+        assert entry is not None
+        assert entry.state is State.DEAD
+        assert missing in entry.reason
+
+    def test_payload_of_an_unknown_class(self, queue: Queue) -> None:
+        """So is one whose payload needs a module that is not there: it is not damaged."""
+        id = queue.backend.send([Envelope({"msg": b"task"}, b"cnowhere_at_all\nMissing\n.", None, None)])[0]
+        outcome, _ = _run(queue)
+        assert outcome.verdict is Verdict.RESCHEDULED
+        assert "nowhere_at_all" in outcome.error
+        assert queue.state(id) is State.DEFERRED
+
+    @pytest.mark.parametrize(
+        "envelope",
+        [
+            Envelope({"msg": b"task"}, b"no pickle", None, None),
+            Envelope({"msg": b"task", "unspool_codec": b"json"}, b"{", None, None),
+            Envelope({"msg": b"task", "unspool_codec": b"no such codec"}, b"body", None, None),
+            Envelope({"msg": b"task"}, b"]\x94.", None, None),
+            Envelope({"msg": b"ucfg_fcall"}, b"", None, None),
+        ],
+        ids=["pickle", "json", "codec", "no dict", "no call"],
+    )
+    def test_undecodable(self, queue: Queue, envelope: Envelope) -> None:
+        """What cannot be decoded is set aside as corrupt with the reason, and does not keep the others waiting."""
+        id = queue.backend.send([envelope])[0]
+        _send(queue, conformance_task.message("true"))
+        outcome, _ = _run(queue)
+        assert outcome.verdict is Verdict.CORRUPT
+        assert isinstance(outcome.disposition, Bury)
+        entry = queue.backend.find(id)
+        assert entry is not None
+        assert (entry.state, entry.reason) == (State.CORRUPT, outcome.disposition.reason)
+        assert _run(queue)[0].verdict is Verdict.PROCESSED
+
+    def test_kills_its_worker(self, queue: Queue) -> None:
+        """A task that takes its worker with it a few times is set aside without another run."""
+        id = _send(queue, conformance_task.message("true"))
+        for _ in range(MAX_CRASHES):
+            queue.crash(queue.take()[0].ref)
+        outcome, claim = _run(queue)
+        assert (outcome.verdict, claim.crashes) == (Verdict.DEAD, MAX_CRASHES)
+        entry = queue.backend.find(id)
+        assert entry is not None
+        assert (entry.state, entry.reason) == (State.DEAD, f"killed its worker {MAX_CRASHES} times")

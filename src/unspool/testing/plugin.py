@@ -1,0 +1,40 @@
+"""The pytest plugin: a spooler of its own for each test that asks for one, and what was spooled to it.
+
+.. code-block:: python
+
+    from myapp import send_mail, signup     # send_mail is decorated with @Spooler.task
+
+    def test_signup_sends_a_mail(unspool_spooler):
+        signup("ann@example.org")
+        (spooled,) = unspool_spooler.tasks()
+        assert spooled.task == "myapp:send_mail"
+        assert spooled.args == ("ann@example.org",)
+
+        (run,) = unspool_spooler.run()
+        assert run.verdict == "processed"
+
+Nothing to set up: pytest finds the plugin by unspool's entry point. While the fixture is in use, the default spooler is
+a temporary directory; tasks that name another spooler still go there.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from .spooled import TemporarySpooler
+
+__all__ = ["unspool_spooler"]
+
+pytest.register_assert_rewrite("unspool.testing.conformance")
+
+
+@pytest.fixture
+def unspool_spooler(tmp_path: Path) -> Iterator["TemporarySpooler"]:
+    """The default spooler for this test: an empty temporary directory, with ``tasks()``, ``run()`` and ``backend``."""
+    from .spooled import temporary_spooler
+
+    with temporary_spooler(str(tmp_path / "unspool_spooler")) as spooler:
+        yield spooler

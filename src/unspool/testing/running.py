@@ -1,0 +1,102 @@
+"""Running what is spooled here and now, in this process: a worker for tests."""
+
+import time
+from collections.abc import Awaitable
+from typing import Any, NamedTuple
+
+from .. import codec, dispatch
+from ..backends.base import Backend, Clock, Feed
+from ..errors import TaskTimeout
+from ..message import Claim, Outcome, Refusal, Release, Verdict
+
+__all__ = ["Run", "run_all"]
+
+
+class Run(NamedTuple):
+    """How one run of a task ended.
+
+    ``result`` is what the task returned, ``exception`` what it raised; ``error`` is the traceback or reason that a
+    history would show.
+    """
+
+    id: str
+    task: str
+    verdict: Verdict
+    attempt: int
+    result: Any = None
+    exception: BaseException | None = None
+    error: str = ""
+
+
+def run_all(backend: Backend, *, clock: Clock = time.time, limit: int = 10_000) -> list[Run]:
+    """Runs tasks in this process until none is ready, and returns how each run ended, in order.
+
+    What the tasks spool meanwhile is run too; what is deferred, as a failed task is, stays. Coroutines are awaited
+    one by one. Time limits are not kept, and a task that kills its worker kills the test.
+
+    :param clock: the backend's clock.
+    :param limit: runs, after which there must be a task that spools itself for ever.
+    :raises RuntimeError: if there are more.
+    """
+    feed = backend.feed()
+    runs: list[Run] = []
+    try:
+        while (claim := _next(backend, feed)) is not None:
+            if len(runs) == limit:
+                backend.settle(claim, Release())
+                raise RuntimeError(f"{limit} runs, and there is still more to do; pass a greater limit if that is right")
+            run, outcome = _run(backend, claim, clock)
+            runs.append(run)
+            feed.settled(claim.ref, backend.settle(claim, outcome.disposition))
+    finally:
+        backend.flush()
+        feed.close()
+    return runs
+
+
+def _next(backend: Backend, feed: Feed) -> Claim | None:
+    while True:
+        while feed.refresh():
+            pass
+        tickets = feed.take(1)
+        if not tickets:
+            return None
+        ref = tickets[0].ref
+        claim = backend.claim(ref)
+        if not isinstance(claim, Refusal):
+            return claim
+        feed.settled(ref, claim.until)
+
+
+def _run(backend: Backend, claim: Claim, clock: Clock) -> tuple[Run, Outcome]:
+    result: Any = None
+    exception: BaseException | None = None
+    try:
+        call = dispatch.prepare(claim, clock())
+        if isinstance(call, Outcome):
+            outcome = call
+        else:
+            try:
+                result = dispatch.run(call)
+                if hasattr(result, "__await__"):
+                    result = _awaited(result)
+            except (Exception, SystemExit, TaskTimeout) as error:  # what a worker takes as a task's failure
+                result, exception = None, error
+            outcome = dispatch.conclude(call, claim, result, exception, clock())
+    except BaseException:  # the test is being ended
+        backend.settle(claim, Release())
+        raise
+    label = codec.task_label(claim.envelope.vars)
+    return Run(claim.id, label, outcome.verdict, claim.attempts, result, exception, outcome.error), outcome
+
+
+def _awaited(awaitable: Awaitable[Any]) -> Any:
+    """The result, from an event loop in a thread of its own: as in a worker, and the test may have a loop running."""
+    import asyncio  # 30 ms, in every pytest run, that only coroutines need
+    from concurrent.futures import ThreadPoolExecutor
+
+    async def wait() -> Any:
+        return await awaitable
+
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, wait()).result()

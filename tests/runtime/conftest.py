@@ -1,0 +1,177 @@
+"""Real supervisors with real workers on a real directory, waited for by what they log and what their tasks write."""
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import inotify_simple
+import pytest
+
+from unspool.backends.spool import SpoolBackend
+
+PATIENCE = 30.0  # seconds after which something that should happen has not
+
+APP_START = '''
+import asyncio, ctypes, os, signal, sys, time
+from unspool import *
+
+def note(*words):
+    """The oracle: one line, appended and synced, outside of the spool."""
+    fd = os.open(os.environ["ORACLE"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    os.write(fd, (" ".join(map(str, words)) + "\\n").encode())
+    os.fsync(fd)
+    os.close(fd)
+
+def hold(name):
+    """Says that the task has begun, and waits until the test opens the gate of this name."""
+    note("begun", name)
+    with open(os.environ["GATES"] + "/" + name) as gate:
+        gate.read()
+'''
+
+
+class Running:
+    """A supervisor process."""
+
+    def __init__(self, place: "Place", *options: str) -> None:
+        command = [sys.executable, str(Path(__file__).with_name("supervise.py")), place.app, *options]
+        self.process = subprocess.Popen(
+            command, cwd=place.root, env=place.env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+        self.seen: list[dict[str, Any]] = []
+        self.complaints: list[str] = []
+        self._lines: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            if line.startswith("{"):
+                self._lines.put(json.loads(line))
+            else:
+                self.complaints.append(line)
+        self._lines.put(None)
+
+    def wait_for(self, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """The first line from here on that is wanted."""
+        while True:
+            line = self._lines.get(timeout=PATIENCE)
+            if line is None:
+                raise AssertionError(f"it ended without saying what was waited for; it said {self.seen}")
+            self.seen.append(line)
+            if wanted(line):
+                return line
+
+    def wait_for_message(self, start: str) -> dict[str, Any]:
+        """The first line from here on whose message starts so."""
+        return self.wait_for(lambda line: str(line["message"]).startswith(start))
+
+    def wait_for_verdict(self, verdict: str, task: str = "") -> dict[str, Any]:
+        """The first end of a run from here on with this verdict."""
+        return self.wait_for(lambda line: line.get("verdict") == verdict and str(line.get("task")).endswith(task))
+
+    def signal(self, number: int) -> None:
+        """Sends a signal to the supervisor."""
+        self.process.send_signal(number)
+
+    def end(self) -> int:
+        """Waits until it has ended by itself; its exit status."""
+        status = self.process.wait(PATIENCE)
+        self._reader.join(PATIENCE)
+        while (line := self._lines.get(timeout=PATIENCE)) is not None:
+            self.seen.append(line)
+        return status
+
+    def stop(self) -> int:
+        """Stops it gracefully; its exit status."""
+        self.signal(signal.SIGTERM)
+        return self.end()
+
+    def verdicts(self) -> list[str]:
+        """All verdicts that were seen, in order."""
+        return [line["verdict"] for line in self.seen if "verdict" in line]
+
+
+class Place:
+    """A directory for an app, its spooler, its oracle and its gates."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.spool = root / "mail"
+        self.oracle = root / "oracle"
+        self.gates = root / "gates"
+        self.gates.mkdir()
+        self.app = "tasks.py"
+        self.env = os.environ | {
+            "UNSPOOL_SPOOLERS": str(self.spool),
+            "UNSPOOL_DURABILITY": "relaxed",
+            "ORACLE": str(self.oracle),
+            "GATES": str(self.gates),
+        }
+        self.running: list[Running] = []
+        self.backend = SpoolBackend(str(self.spool), durable=False)
+
+    def write_app(self, source: str) -> None:
+        """The application: these lines after ``APP_START``."""
+        (self.root / "tasks.py").write_text(APP_START + textwrap.dedent(source))
+
+    def call(self, code: str) -> None:
+        """Runs code in another process with everything of the app imported, as a producer would."""
+        program = f"from tasks import *\n{textwrap.dedent(code)}"
+        subprocess.run([sys.executable, "-c", program], cwd=self.root, env=self.env, check=True, timeout=PATIENCE)
+
+    def run(self, *options: str) -> Running:
+        """Starts a supervisor; the test's end ends it."""
+        running = Running(self, *options)
+        self.running.append(running)
+        return running
+
+    def burst(self, *options: str) -> Running:
+        """Runs a supervisor until nothing is ready."""
+        running = self.run("--burst", *options)
+        assert running.end() == 0, running.complaints
+        return running
+
+    def gate(self, name: str) -> Path:
+        """A gate at which a task will wait."""
+        path = self.gates / name
+        os.mkfifo(path)
+        return path
+
+    def open_gate(self, name: str) -> None:
+        """Lets the task that waits there go on; waits until it has come to the gate."""
+        (self.gates / name).write_text("go")
+
+    def wait_for_line(self, wanted: str, times: int = 1) -> None:
+        """Waits until tasks have noted this so many times, woken by the kernel when the oracle changes."""
+        with inotify_simple.INotify() as changes:
+            changes.add_watch(str(self.root), inotify_simple.flags.CREATE | inotify_simple.flags.CLOSE_WRITE)
+            while self.lines().count(wanted) < times:
+                assert changes.read(timeout=PATIENCE * 1000), f"{wanted!r} never came; there is {self.lines()}"
+
+    def lines(self) -> list[str]:
+        """What the tasks have noted."""
+        return self.oracle.read_text().splitlines() if self.oracle.exists() else []
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    """A place whose supervisors are ended when the test is."""
+    here = Place(tmp_path)
+    yield here
+    for running in here.running:
+        if running.process.poll() is None:
+            running.process.kill()
+        running.process.wait(PATIENCE)
+        running._reader.join(PATIENCE)
+        assert running.process.stderr is not None
+        running.process.stderr.close()

@@ -1,0 +1,44 @@
+"""Runs a supervisor in this process and tells, a JSON line each, what it logs. The tests start it."""
+
+import argparse
+import json
+import logging
+import sys
+
+from unspool import config
+from unspool.errors import UnspoolError
+from unspool.runtime.supervisor import Options, Supervisor
+from unspool.runtime.worker import Limits
+
+
+class JsonLines(logging.Handler):
+    """Every record on standard error; standard output is the tasks'."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        fields = {"message": record.getMessage(), "level": record.levelname, **getattr(record, "unspool", {})}
+        print(json.dumps(fields), file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("app")
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--burst", action="store_true")
+    parser.add_argument("--reload", action="store_true")
+    parser.add_argument("--max-tasks", type=int)
+    parser.add_argument("--max-memory", type=float)
+    parser.add_argument("--concurrency", type=int, default=100)
+    chosen = parser.parse_args()
+    logging.getLogger("unspool").addHandler(JsonLines())
+    logging.getLogger("unspool").setLevel(logging.INFO)
+    limits = Limits(chosen.max_tasks, chosen.max_memory, chosen.concurrency)
+    options = Options(chosen.processes, chosen.burst, chosen.reload, limits)
+    backends = [config.backend(name) for name in config.spooler_names()]
+    try:
+        Supervisor(chosen.app, backends, options).run()
+    except UnspoolError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()

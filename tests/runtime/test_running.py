@@ -1,0 +1,279 @@
+"""What a supervisor and its workers do with tasks: real processes, real files."""
+
+import signal
+from collections import Counter
+
+from unspool.message import State
+
+from .conftest import Place
+
+
+def test_each_task_runs_once_and_nothing_is_left(place: Place) -> None:
+    """Two workers run a thousand tasks of two producers, each once, and the history knows all of them."""
+    place.write_app("@Spooler.task\ndef mark(n): note(n); return True")
+    place.call("[mark(n) for n in range(500)]; mark.enqueue_many(range(500, 1000))")
+    running = place.burst("--processes", "2")
+    assert sorted(map(int, place.lines())) == list(range(1000))
+    assert sum(place.backend.counts().values()) == 0
+    records = place.backend.history(limit=2000)
+    assert Counter(record.verdict for record in records) == {"processed": 1000}
+    assert len({record.pid for record in records}) == 2
+    assert running.seen[-1]["message"] == "stopped: 1000 tasks run"
+
+
+def test_verdicts(place: Place) -> None:
+    """True, another value and ResultProcessed are processed; None and ResultSkipped are skipped; all of them end."""
+    place.write_app("""
+        results = [True, "x", ResultProcessed(3), None, ResultSkipped()]
+        @Spooler.task
+        def give(n): note(n); return results[n]
+    """)
+    place.call("[give(n) for n in range(5)]")
+    running = place.burst()
+    assert running.verdicts() == ["processed"] * 3 + ["skipped"] * 2
+    assert place.lines() == ["0", "1", "2", "3", "4"]
+    assert sum(place.backend.counts().values()) == 0
+
+
+def test_a_failing_task_is_retried_and_then_dead(place: Place) -> None:
+    """A task that raises runs again after its delay, three times in all, and is then set aside, its traceback kept."""
+    place.write_app("""
+        @Spooler.task(max_attempts=3, retry_delay=0.05)
+        def fail(n): note("run", n); raise ValueError("number %d" % n)
+    """)
+    place.call("fail(7)")
+    running = place.run()
+    dead = running.wait_for_verdict("dead")
+    assert running.stop() == 0
+    assert place.lines() == ["run 7"] * 3
+    assert running.verdicts() == ["rescheduled", "rescheduled", "dead"]
+    assert dead["reason"] == "ValueError: number 7"
+    (entry,) = place.backend.entries()
+    assert (entry.state, entry.attempts, entry.reason) == (State.DEAD, 3, "ValueError: number 7")
+    records = place.backend.history(id=dead["id"])
+    assert [record.attempt for record in records] == [3, 2, 1]
+    assert all("in fail" in record.error for record in records)
+
+
+def test_a_rescheduled_result_runs_again(place: Place) -> None:
+    """ResultRescheduled means another run, as an exception does."""
+    place.write_app("""
+        @Spooler.task(retry_delay=0.01)
+        def again():
+            note("run")
+            return ResultRescheduled() if len(open(os.environ["ORACLE"]).readlines()) < 3 else True
+    """)
+    place.call("again()")
+    running = place.run()
+    running.wait_for_verdict("processed")
+    assert running.stop() == 0
+    assert place.lines() == ["run"] * 3
+
+
+def test_a_task_that_kills_its_worker_is_dead_after_three_crashes(place: Place) -> None:
+    """A segfaulting task is counted although it reports nothing, ends dead, and others go on."""
+    place.write_app("""
+        @Spooler.task
+        def crash(): note("crash"); os.kill(os.getpid(), signal.SIGSEGV)
+        @Spooler.task
+        def mark(n): note(n); return True
+    """)
+    place.call("crash(); [mark(n) for n in range(20)]")
+    running = place.burst()
+    assert Counter(place.lines())["crash"] == 3
+    assert sorted(int(line) for line in place.lines() if line != "crash") == list(range(20))
+    assert [verdict for verdict in running.verdicts() if verdict != "processed"] == ["crashed"] * 3 + ["dead"]
+    (entry,) = place.backend.entries()
+    assert (entry.state, entry.reason) == (State.DEAD, "killed its worker 3 times")
+
+
+def test_exit_in_a_task_is_a_failure_and_not_a_crash(place: Place) -> None:
+    """sys.exit() in a task raises, so its worker lives and reports; os._exit() ends the worker and counts as a crash."""
+    place.write_app("""
+        @Spooler.task(max_attempts=1)
+        def leave(): sys.exit(3)
+        @Spooler.task(max_attempts=1)
+        def vanish(): os._exit(0)
+    """)
+    place.call("leave(); vanish()")
+    running = place.burst()
+    assert running.verdicts() == ["dead", "crashed", "crashed", "crashed", "dead"]
+    assert {entry.reason for entry in place.backend.entries()} == {"SystemExit: 3", "killed its worker 3 times"}
+
+
+def test_a_time_limit_interrupts_python_code(place: Place) -> None:
+    """A task that overruns is interrupted, may clean up, counts as an attempt, and its worker is replaced."""
+    place.write_app("""
+        @Spooler.task(max_attempts=1, timeout=0.1)
+        def slow():
+            try:
+                time.sleep(3600)
+            finally:
+                note("cleaned up")
+        @Spooler.task
+        def mark(): note("next"); return True
+    """)
+    place.call("slow(); mark()")
+    running = place.burst()
+    assert running.verdicts() == ["dead", "processed"]
+    assert place.lines() == ["cleaned up", "next"]
+    assert len({line["worker"] for line in running.seen if "worker" in line}) == 2
+
+
+def test_a_time_limit_kills_what_cannot_be_interrupted(place: Place) -> None:
+    """A call that blocks in C with the signal blocked is killed from outside, and the next task runs."""
+    place.write_app("""
+        @Spooler.task(timeout=0.1)
+        def stuck():
+            note("stuck")
+            signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 32))
+            ctypes.CDLL(None).sleep(3600)
+        @Spooler.task(priority=1)
+        def mark(): note("next"); return True
+    """)
+    place.call("stuck()")
+    running = place.run()
+    killed = running.wait_for_verdict("timeout")
+    assert killed["reason"] == "its worker was killed for overrunning the task's time limit"
+    place.call("mark()")
+    running.wait_for_verdict("processed")
+    running.signal(signal.SIGQUIT)
+    assert running.end() == 0
+
+
+def test_a_later_task_of_higher_priority_overtakes_all_that_wait(place: Place) -> None:
+    """With 300 tasks handed out and none begun, priority 1 runs next, then priority 5, then the others in order."""
+    place.write_app("""
+        @Spooler.task
+        def first(): hold("first"); return True
+        @Spooler.task
+        def mark(n): note(n); return True
+    """)
+    place.gate("first")
+    place.call("first(); [mark(n) for n in range(300)]")
+    running = place.run()
+    running.wait_for_message("started")
+    place.wait_for_line("begun first")
+    place.call("mark.using(priority=5)('five'); mark.using(priority=1)('one')")
+    place.open_gate("first")
+    running.wait_for(lambda line: len(place.lines()) == 303)
+    assert running.stop() == 0
+    assert place.lines() == ["begun first", "one", "five", *map(str, range(300))]
+
+
+def test_postponed_tasks_are_never_early_and_come_in_order(place: Place) -> None:
+    """Tasks due at different times run in the order of those times, none before its own."""
+    place.write_app("""
+        @Spooler.task
+        def late(due): note(due, time.time()); return True
+    """)
+    place.call("""
+        from datetime import datetime
+        now = time.time()
+        for ahead in (0.6, 0.2, 0.4):
+            late.using(postpone=datetime.fromtimestamp(now + ahead))(now + ahead)
+    """)
+    running = place.run()
+    for _ in range(3):
+        running.wait_for_verdict("processed")
+    assert running.stop() == 0
+    times = [tuple(map(float, line.split())) for line in place.lines()]
+    assert all(due <= ran for due, ran in times)
+    assert times == sorted(times)
+
+
+def test_async_tasks_run_many_at_once(place: Place) -> None:
+    """Fifty coroutines that each wait for all the others can end only if they run together."""
+    place.write_app("""
+        arrived = []
+        everybody = asyncio.Event()
+        @Spooler.task
+        async def meet(n):
+            arrived.append(n)
+            if len(arrived) == 50:
+                everybody.set()
+            await everybody.wait()
+            return True
+        @Spooler.task
+        async def fail(): raise KeyError("async")
+        @Spooler.task(timeout=0.05, max_attempts=1)
+        async def slow(): await asyncio.sleep(3600)
+    """)
+    place.call("[meet(n) for n in range(50)]; fail(); slow()")
+    running = place.burst("--concurrency", "60")
+    assert Counter(running.verdicts()) == {"processed": 50, "rescheduled": 1, "dead": 1}
+    assert place.backend.counts()[State.DEFERRED] == 1
+
+
+def test_an_unknown_function_is_kept_for_a_deploy(place: Place) -> None:
+    """A task whose function is missing is deferred with the name in the log, and runs when the function is there."""
+    place.write_app("@Spooler.task(retry_delay=0.05)\ndef old(n): note('ran', n); return True")
+    place.call("old(1)")
+    (place.root / "tasks.py").write_text("import unspool")
+    running = place.burst()
+    assert running.verdicts() == ["rescheduled"]
+    assert "no task function 'tasks:old'" in running.seen[1]["reason"]
+    (entry,) = place.backend.entries()
+    assert entry.state is State.DEFERRED
+    place.backend.retry(entry.id)
+    place.write_app("@Spooler.task(retry_delay=0.05)\ndef old(n): note('ran', n); return True")
+    place.burst()
+    assert place.lines() == ["ran 1"]
+
+
+def test_heirs_and_raw_messages_find_their_handlers(place: Place) -> None:
+    """``ucfg_<type id>`` and ``<type id>`` go to the heir, others to SpoolerTask, unknown ``ucfg_`` ones are kept."""
+    place.write_app("""
+        class Mail(SpoolerTask):
+            type_id = "mail"
+            def process(self):
+                note(self.message, self.payload["to"])
+                return self.mark_processed()
+    """)
+    place.call("""
+        Spooler.send_message_raw("ucfg_mail", payload={"to": "a"})
+        Spooler.send_message_raw("mail", payload={"to": "b"})
+        Spooler.send_message_raw("hello")
+        Spooler.send_message_raw("ucfg_nobody")
+    """)
+    running = place.burst()
+    assert place.lines() == ["ucfg_mail a", "mail b"]
+    assert running.verdicts() == ["processed"] * 3 + ["rescheduled"]
+
+
+def test_large_messages_and_payloads_arrive_whole(place: Place) -> None:
+    """Arguments of 3 MB and a message text of 200 KB, beyond what uWSGI's variables hold, arrive as they were."""
+    place.write_app("""
+        import hashlib
+        digest = lambda data: hashlib.sha256(data).hexdigest()
+        @Spooler.task
+        def take(data): note(digest(data)); return True
+        class Long(SpoolerTask):
+            type_id = "x" * 100_000
+            def process(self):
+                note(len(self.message), len(self.payload))
+                return True
+    """)
+    place.call("take(bytes(range(256)) * 12_000); Spooler.send_message_raw('x' * 100_000, payload='y' * 100_000)")
+    place.burst()
+    import hashlib
+
+    assert place.lines() == [hashlib.sha256(bytes(range(256)) * 12_000).hexdigest(), "100000 100000"]
+
+
+def test_one_bad_task_does_not_stop_the_others(place: Place) -> None:
+    """Tasks that leak descriptors, change directory, mask and signal handlers, and write a lot: the rest still run."""
+    place.write_app("""
+        @Spooler.task
+        def mess(n):
+            os.chdir("/"); os.umask(0o777); signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            sys.stdout.write("x" * 100_000)
+            open("/dev/null")
+            return True
+        @Spooler.task
+        def mark(n): note(n); return True
+    """)
+    place.call("[(mess(n), mark(n)) for n in range(30)]")
+    running = place.burst()
+    assert Counter(running.verdicts()) == {"processed": 60}
+    assert len(place.lines()) == 30

@@ -1,0 +1,271 @@
+"""How a supervisor starts, stops, reloads and survives: signals, kills, broken applications."""
+
+import os
+import signal
+from collections import Counter
+
+from unspool.message import State
+
+from .conftest import Place
+
+HOLDING = """
+    @Spooler.task
+    def held(name): hold(name); note("ended", name); return True
+    @Spooler.task
+    def mark(n): note(n); return True
+"""
+
+
+def test_term_lets_the_running_task_end_and_starts_no_other(place: Place) -> None:
+    """After TERM the task at work is finished, those handed out stay ready with no attempt counted; the status is 0."""
+    place.write_app(HOLDING)
+    place.gate("one")
+    place.call("held('one'); [mark(n) for n in range(50)]")
+    running = place.run()
+    place.wait_for_line("begun one")
+    running.signal(signal.SIGTERM)
+    running.wait_for_message("stopping when what runs has ended")
+    place.open_gate("one")
+    assert running.end() == 0
+    assert place.lines() == ["begun one", "ended one"]
+    waiting = list(place.backend.entries())
+    assert [entry.state for entry in waiting] == [State.READY] * 50
+    assert {entry.attempts for entry in waiting} == {0}
+
+
+def test_a_second_signal_stops_at_once(place: Place) -> None:
+    """A task that does not end is given up at the second TERM; it is not lost, and counts as begun."""
+    place.write_app(HOLDING)
+    place.gate("one")
+    place.call("held('one')")
+    running = place.run()
+    place.wait_for_line("begun one")
+    running.signal(signal.SIGINT)
+    running.wait_for_message("stopping when")
+    running.signal(signal.SIGTERM)
+    assert running.end() == 0
+    (entry,) = place.backend.entries()
+    assert (entry.state, entry.attempts) == (State.READY, 1)
+
+
+def test_quit_stops_at_once(place: Place) -> None:
+    """QUIT does not wait for the running task."""
+    place.write_app(HOLDING)
+    place.gate("one")
+    place.call("held('one')")
+    running = place.run()
+    place.wait_for_line("begun one")
+    running.signal(signal.SIGQUIT)
+    assert running.end() == 0
+    assert place.backend.counts()[State.READY] == 1
+
+
+def test_term_to_a_worker_ends_it_after_its_task(place: Place) -> None:
+    """A worker told to stop, as by a service manager that signals the whole group, ends its task and is replaced."""
+    place.write_app(
+        HOLDING + "    @Spooler.task\n    def term(): os.kill(os.getpid(), signal.SIGTERM); note('term'); return True\n"
+    )
+    place.call("term(); mark(1)")
+    running = place.burst()
+    assert place.lines() == ["term", "1"]
+    assert len({line["worker"] for line in running.seen if "worker" in line}) == 2
+
+
+def test_hup_brings_fresh_workers_beside_the_old(place: Place) -> None:
+    """While an old worker is busy, new ones already run the new code; the old task ends as if nothing had happened."""
+    place.write_app(
+        HOLDING + "    VERSION = 1\n    @Spooler.task\n    def version(): note('version', VERSION); return True\n"
+    )
+    place.gate("one")
+    place.call("held('one')")
+    running = place.run()
+    place.wait_for_line("begun one")
+    source = (place.root / "tasks.py").read_text()
+    (place.root / "tasks.py").write_text(source.replace("VERSION = 1", "VERSION = 22"))
+    running.signal(signal.SIGHUP)
+    running.wait_for_message("reloaded")
+    place.call("version()")
+    running.wait_for_verdict("processed", "version")
+    place.open_gate("one")
+    running.wait_for_verdict("processed", "held")
+    assert running.stop() == 0
+    assert place.lines() == ["begun one", "version 22", "ended one"]
+
+
+def test_hup_with_a_broken_application_keeps_the_old_workers(place: Place) -> None:
+    """A deploy that does not import is reported and changes nothing; the next one that does is taken."""
+    place.write_app(HOLDING)
+    running = place.run()
+    place.call("mark(1)")
+    running.wait_for_verdict("processed")
+    good = (place.root / "tasks.py").read_text()
+    (place.root / "broken.py").write_text("")
+    (place.root / "tasks.py").write_text("import broken\n1 / 0\n")
+    running.signal(signal.SIGHUP)
+    line = running.wait_for(lambda line: "the old workers go on" in line["message"])
+    assert "tasks.py:2: ZeroDivisionError" in line["message"]
+    (place.root / "tasks.py").write_text(good)
+    place.call("mark(2)")
+    running.wait_for_verdict("processed")
+    running.signal(signal.SIGHUP)
+    running.wait_for_message("reloaded")
+    assert running.stop() == 0
+    assert place.lines() == ["1", "2"]
+
+
+def test_reload_on_change(place: Place) -> None:
+    """With reload on, saving a file of the application is enough."""
+    place.write_app("VERSION = 1\n@Spooler.task\ndef version(): note('version', VERSION); return True\n")
+    running = place.run("--reload")
+    place.call("version()")
+    running.wait_for_verdict("processed")
+    source = (place.root / "tasks.py").read_text()
+    (place.root / "tasks.py").write_text(source.replace("VERSION = 1", "VERSION = 22"))
+    running.wait_for_message("reloaded")
+    place.call("version()")
+    running.wait_for_verdict("processed")
+    assert running.stop() == 0
+    assert place.lines() == ["version 1", "version 22"]
+
+
+def test_an_application_that_does_not_import_stops_the_start(place: Place) -> None:
+    """One line names the file, the line and the error; nothing is run."""
+    (place.root / "tasks.py").write_text("import os\n\nraise RuntimeError('no database')\n")
+    running = place.run()
+    assert running.end() == 1
+    assert running.complaints[-1].endswith("tasks.py:3: RuntimeError: no database\n")
+
+
+def test_an_application_that_crashes_while_imported_stops_the_start(place: Place) -> None:
+    """A segfault during the import is told as such, instead of being tried for ever."""
+    (place.root / "tasks.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n")
+    running = place.run()
+    assert running.end() == 1
+    assert "killed by SIGSEGV while it imported the application" in running.complaints[-1]
+
+
+def test_a_killed_worker_loses_nothing(place: Place) -> None:
+    """SIGKILL in mid-task: the task runs again at once, by another worker, and the log names it."""
+    place.write_app(HOLDING)
+    place.gate("one")
+    place.call("held('one'); [mark(n) for n in range(20)]")
+    running = place.run("--processes", "2")
+    place.wait_for_line("begun one")
+    running.wait_for(lambda line: len(place.lines()) == 21)
+    holder = next(info for info in place.backend.control.live() if info.ref and info.role == "worker")
+    os.kill(holder.pid, signal.SIGKILL)
+    crashed = running.wait_for_verdict("crashed")
+    assert (crashed["task"], crashed["worker"]) == ("tasks:held", holder.pid)
+    assert crashed["reason"] == "its worker was killed by SIGKILL"
+    place.wait_for_line("begun one", times=2)
+    place.open_gate("one")
+    running.wait_for_verdict("processed", "held")
+    assert running.stop() == 0
+    assert Counter(place.lines())["ended one"] == 1
+    assert sum(place.backend.counts().values()) == 0
+
+
+def test_a_killed_supervisor_loses_nothing(place: Place) -> None:
+    """Its worker ends the task that it runs and stops; a new supervisor goes on with the rest, each task once."""
+    place.write_app(HOLDING)
+    place.gate("one")
+    place.call("held('one'); [mark(n) for n in range(1000)]")
+    running = place.run()
+    place.wait_for_line("begun one")
+    running.signal(signal.SIGKILL)
+    running.process.wait()
+    place.open_gate("one")
+    running._reader.join()  # the worker holds the other end: it has ended
+    left = place.backend.counts()[State.READY]
+    place.burst("--processes", "2")
+    numbers = [int(line) for line in place.lines() if line.isdigit()]
+    assert sorted(numbers) == list(range(1000))
+    assert place.lines()[:2] == ["begun one", "ended one"]
+    assert 0 < left <= 1000
+
+
+def test_two_supervisors_share_a_directory(place: Place) -> None:
+    """Each of a thousand tasks runs once under two supervisors with two workers each."""
+    place.write_app(HOLDING)
+    place.call("mark.enqueue_many(range(1000))")
+    both = [place.run("--burst", "--processes", "2") for _ in range(2)]
+    assert [one.end() for one in both] == [0, 0]
+    place.burst()  # what one of them was just holding when the other saw nothing more to do
+    assert sorted(map(int, place.lines())) == list(range(1000))
+
+
+def test_a_pause_is_heeded_at_once(place: Place) -> None:
+    """Paused in mid-task, with tasks handed out: that one ends, no other begins until the queue is resumed."""
+    place.write_app(HOLDING)
+    place.gate("one")
+    place.call("held('one'); [mark(n) for n in range(30)]")
+    running = place.run()
+    place.wait_for_line("begun one")
+    place.backend.control.pause()
+    place.gate("two")
+    place.open_gate("one")
+    running.wait_for_verdict("processed", "held")
+    assert running.stop() == 0
+    assert place.lines() == ["begun one", "ended one"]
+    place.burst()
+    assert len(place.lines()) == 2
+    running = place.run()
+    running.wait_for_message("started")
+    place.backend.control.resume()
+    for _ in range(30):
+        running.wait_for_verdict("processed", "mark")
+    assert running.stop() == 0
+
+
+def test_workers_are_recycled(place: Place) -> None:
+    """With a limit of ten tasks a worker, fifty tasks take five workers; with a tiny memory limit, one each."""
+    place.write_app("@Spooler.task\ndef mark(): note(os.getpid()); return True")
+    place.call("mark.enqueue_many([()] * 50)")
+    place.burst("--max-tasks", "10")
+    assert sorted(Counter(place.lines()).values()) == [10] * 5
+    place.oracle.unlink()
+    place.call("mark.enqueue_many([()] * 3)")
+    place.burst("--max-memory", "1")
+    assert sorted(Counter(place.lines()).values()) == [1] * 3
+
+
+def test_live_processes_are_known(place: Place) -> None:
+    """get_pids() names the workers and only them, from any process, and none when they are gone."""
+    place.write_app(HOLDING)
+    running = place.run("--processes", "3")
+    place.call("mark(1)")
+    running.wait_for_verdict("processed")
+    place.call("note('pids', *Spooler.get_pids())")
+    pids = {int(word) for word in place.lines()[-1].split()[1:]}
+    live = place.backend.control.live()
+    assert pids == {info.pid for info in live if info.role == "worker"}
+    assert len(pids) == 3
+    assert {info.pid for info in live if info.role == "supervisor"} == {running.process.pid}
+    assert running.stop() == 0
+    assert place.backend.control.live() == []
+
+
+def test_a_removed_directory_is_told_and_survived(place: Place) -> None:
+    """The spooler is removed under the workers: they say so, and run what comes when it is back."""
+    place.write_app(HOLDING)
+    running = place.run()
+    place.call("mark(1)")
+    running.wait_for_verdict("processed")
+    os.rename(place.spool, place.root / "elsewhere")
+    running.wait_for(lambda line: line["message"] == f"spooler {place.spool} was removed; going on when it is back")
+    place.call("mark(2)")
+    running.wait_for_verdict("processed")
+    assert running.stop() == 0
+    assert place.lines() == ["1", "2"]
+    assert f"spooler {place.spool} is back" in [line["message"] for line in running.seen]
+
+
+def test_several_spoolers_under_one_supervisor(place: Place) -> None:
+    """One supervisor serves two directories, and each is drained."""
+    place.write_app(HOLDING)
+    other = place.root / "other"
+    place.env["UNSPOOL_SPOOLERS"] = f"{place.spool},{other}"
+    place.call("[mark(n) for n in range(50)]; [mark.using(spooler='other')(n) for n in range(50, 100)]")
+    assert len(list(other.glob("uwsgi_spoolfile_on_*"))) == 50
+    place.burst("--processes", "2")
+    assert sorted(map(int, place.lines())) == list(range(100))
