@@ -1,5 +1,6 @@
 """Real supervisors with real workers on a real directory, waited for by what they log and what their tasks write."""
 
+import contextlib
 import json
 import os
 import queue
@@ -44,7 +45,13 @@ class Running:
     def __init__(self, place: "Place", *options: str) -> None:
         command = [sys.executable, str(Path(__file__).with_name("supervise.py")), place.app, *options]
         self.process = subprocess.Popen(
-            command, cwd=place.root, env=place.env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+            command,
+            cwd=place.root,
+            env=place.env,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
         )
         self.seen: list[dict[str, Any]] = []
         self.complaints: list[str] = []
@@ -169,8 +176,8 @@ def place(tmp_path: Path) -> Iterator[Place]:
     here = Place(tmp_path)
     yield here
     for running in here.running:
-        if running.process.poll() is None:
-            running.process.kill()
+        with contextlib.suppress(ProcessLookupError):  # workers that a failed test left at a gate, too
+            os.killpg(running.process.pid, signal.SIGKILL)
         running.process.wait(PATIENCE)
         running._reader.join(PATIENCE)
         assert running.process.stderr is not None

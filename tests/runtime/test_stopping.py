@@ -6,7 +6,7 @@ from collections import Counter
 
 from unspool.message import State
 
-from .conftest import Place
+from .conftest import PATIENCE, Place
 
 HOLDING = """
     @Spooler.task
@@ -152,7 +152,8 @@ def test_a_killed_worker_loses_nothing(place: Place) -> None:
     running = place.run("--processes", "2")
     place.wait_for_line("begun one")
     running.wait_for(lambda line: len(place.lines()) == 21)
-    holder = next(info for info in place.backend.control.live() if info.ref and info.role == "worker")
+    (held,) = place.backend.entries(frozenset({State.RUNNING}))
+    holder = next(info for info in place.backend.control.live() if info.ref == os.path.basename(held.id))
     os.kill(holder.pid, signal.SIGKILL)
     crashed = running.wait_for_verdict("crashed")
     assert (crashed["task"], crashed["worker"]) == ("tasks:held", holder.pid)
@@ -173,9 +174,9 @@ def test_a_killed_supervisor_loses_nothing(place: Place) -> None:
     running = place.run()
     place.wait_for_line("begun one")
     running.signal(signal.SIGKILL)
-    running.process.wait()
+    running.process.wait(PATIENCE)
     place.open_gate("one")
-    running._reader.join()  # the worker holds the other end: it has ended
+    running._reader.join(PATIENCE)  # the worker holds the other end: it has ended
     left = place.backend.counts()[State.READY]
     place.burst("--processes", "2")
     numbers = [int(line) for line in place.lines() if line.isdigit()]

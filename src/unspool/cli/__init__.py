@@ -13,8 +13,7 @@ from typing import Any
 import click
 
 from .. import __version__, errors
-from . import change, doctor, enqueue, inspect, run
-from .output import clean
+from . import change, doctor, enqueue, inspect, output, run
 
 __all__ = ["main"]
 
@@ -26,6 +25,9 @@ class _PipeClosed(Exception):
 
 
 class _Group(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)  # in the order in which they are met, not of the alphabet
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             result = super().invoke(ctx)
@@ -85,8 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _complain(problem: object, status: int) -> int:
-    with contextlib.suppress(OSError):
-        click.echo(f"unspool: error: {clean(' '.join(str(problem).split()))}", err=True)
+    output.error(problem)
     return status
 
 

@@ -21,15 +21,15 @@ _REMOVABLE = tuple(str(state) for state in State if state is not State.RUNNING)
 @click.option("--all-dead", is_flag=True, show_envvar=True, help="All tasks that are dead.")
 @spoolers.spooler_option
 def retry(ids: Sequence[str], all_dead: bool, spooler: Sequence[str]) -> int:
-    """Make tasks ready now, their attempts afresh, and print their ids.
+    """Make tasks ready now, their attempts afresh.
 
-    They may be waiting, dead or corrupt.
+    They may be waiting, dead or corrupt. Prints the id of each, which changes when a dead task is brought back.
     """
     if bool(ids) == all_dead:
         raise click.UsageError("Give the ids of tasks, or --all-dead.")
     if not all_dead:
         return _each(ids, spooler, lambda backend, entry: backend.retry(entry.id))
-    for backend in spoolers.existing(spooler):
+    for backend in spoolers.usable(spooler):
         for entry in list(backend.entries(frozenset({State.DEAD}))):
             try:
                 output.line(output.clean(backend.retry(entry.id)))
@@ -42,7 +42,10 @@ def retry(ids: Sequence[str], all_dead: bool, spooler: Sequence[str]) -> int:
 @click.argument("ids", nargs=-1, required=True, metavar="ID...")
 @spoolers.spooler_option
 def rm(ids: Sequence[str], spooler: Sequence[str]) -> int:
-    """Delete tasks for good, and print their ids. Running ones are left alone."""
+    """Delete tasks for good.
+
+    Prints the id of each that is gone. Running tasks are left alone, with status 1.
+    """
 
     def remove(backend: Backend, entry: Entry) -> str:
         backend.remove(entry.id)
@@ -52,18 +55,31 @@ def rm(ids: Sequence[str], spooler: Sequence[str]) -> int:
 
 
 @click.command()
-@click.option("--state", type=click.Choice(_REMOVABLE), multiple=True, required=True, show_envvar=True,
-              help="Tasks in this state; may be repeated.")
-@click.option("--older-than", type=times.to_timedelta, metavar="DURATION", show_envvar=True,
-              help="Only tasks that were last due at least so long ago: 90s, 12h, 1d.")
+@click.option(
+    "--state",
+    type=click.Choice(_REMOVABLE),
+    multiple=True,
+    required=True,
+    show_envvar=True,
+    help="Tasks in this state; may be repeated.",
+)
+@click.option(
+    "--older-than",
+    type=times.to_timedelta,
+    metavar="DURATION",
+    show_envvar=True,
+    help="Only tasks that were last due at least so long ago: 90s, 12h, 1d.",
+)
 @click.option("--yes", is_flag=True, show_envvar=True, help="Do not ask.")
 @spoolers.spooler_option  # fmt: skip
 def purge(state: Sequence[str], older_than: timedelta | None, yes: bool, spooler: Sequence[str]) -> int:
     """Delete all tasks in a state for good."""
-    chosen = spoolers.existing(spooler)
+    chosen = spoolers.usable(spooler)
     before = None if older_than is None else time.time() - older_than.total_seconds()
     states = frozenset(map(State, state))
-    doomed = [(backend, entry.id) for backend in chosen for entry in backend.entries(states) if _is_older(entry, before)]
+    doomed = [
+        (backend, entry.id) for backend in chosen for entry in backend.entries(states) if _is_older(entry, before)
+    ]
     if doomed and not yes:
         if not output.is_terminal():
             raise click.UsageError(f"This would delete {len(doomed)} tasks; add --yes.")
@@ -82,7 +98,10 @@ def purge(state: Sequence[str], older_than: timedelta | None, yes: bool, spooler
 @click.command()
 @spoolers.spooler_option
 def pause(spooler: Sequence[str]) -> None:
-    """Start no more tasks, in all workers of these spoolers, until resume; what runs goes on."""
+    """Let no more tasks start, until resume.
+
+    This holds for all workers of these spoolers, and for those that are started later. What runs goes on.
+    """
     for backend in spoolers.backends(spooler):
         backend.control.pause()
         output.line(f"paused {output.clean(backend.name)}")
@@ -101,9 +120,9 @@ def resume(spooler: Sequence[str]) -> None:
 @click.argument("seconds", type=float)
 @spoolers.spooler_option
 def set_period(seconds: float, spooler: Sequence[str]) -> None:
-    """Set how often these spoolers are looked at whole, in running workers at once.
+    """Set how often spoolers are looked at whole.
 
-    Tasks do not wait for it where the kernel tells of their arrival.
+    Running workers heed it at once. Tasks do not wait for it where the kernel tells of their arrival.
     """
     for backend in spoolers.backends(spooler):
         backend.control.set_period(seconds)

@@ -29,17 +29,42 @@ _number = re.compile(r"-[0-9.]", re.ASCII)
 @click.option("--kwargs", metavar="JSON", show_envvar=True, help="All keyword arguments as a JSON object.")
 @click.option("--message", metavar="TEXT", show_envvar=True, help="Send this message instead of a function call.")
 @click.option("--payload", metavar="JSON", show_envvar=True, help="What the message carries.")
-@click.option("--priority", type=int, metavar="N", show_envvar=True,
-              help="0 or more; smaller runs first, none after all numbers.")
-@click.option("--in", "delay", type=times.to_timedelta, metavar="DURATION", envvar="UNSPOOL_ENQUEUE_IN",
-              allow_from_autoenv=False, show_envvar=True, help="Not before so long from now: 90s, 5m, 1h30m, 2d.")
-@click.option("--at", type=times.to_datetime, metavar="TIME", show_envvar=True,
-              help="Not before this time, in ISO 8601; local unless it has an offset.")
-@click.option("--app", metavar="APP", show_envvar=True,
-              help="Import this application and use the task's own priority, delay and spooler; also checks that it "
-              "has the function, and that this takes the arguments.")
-@spoolers.spooler_option  # fmt: skip
+@click.option(
+    "--priority", type=int, metavar="N", show_envvar=True, help="0 or more; smaller runs first, none after all numbers."
+)
+@click.option(
+    "--in",
+    "delay",
+    type=times.to_timedelta,
+    metavar="DURATION",
+    envvar="UNSPOOL_ENQUEUE_IN",
+    allow_from_autoenv=False,
+    show_envvar=True,
+    help="Not before so long from now: 90s, 5m, 1h30m, 2d.",
+)
+@click.option(
+    "--at",
+    type=times.to_datetime,
+    metavar="TIME",
+    show_envvar=True,
+    help="Not before this time, in ISO 8601; local unless it has an offset.",
+)
+@click.option(
+    "--app",
+    metavar="APP",
+    show_envvar=True,
+    help="Import this application and use the task's own priority, delay and spooler; also checks that it "
+    "has the function, and that this takes the arguments.",
+)
+@click.option(
+    "--spooler",
+    type=spoolers.DIRECTORY,
+    metavar="DIR",
+    show_envvar=True,
+    help="A spool directory, or the base name of a configured one. Default: the first that is configured.",
+)
 def enqueue(
+    *,
     function: str | None,
     arguments: Sequence[str],
     args: str | None,
@@ -50,7 +75,7 @@ def enqueue(
     delay: timedelta | None,
     at: datetime | None,
     app: str | None,
-    spooler: Sequence[str],
+    spooler: str | None,
 ) -> None:
     """Send a task, and print its id.
 
@@ -66,18 +91,17 @@ def enqueue(
         raise click.UsageError("Give --in or --at, not both.")
     if message is not None and (function is not None or args is not None or kwargs is not None or app is not None):
         raise click.UsageError("Give a function call or --message, not both.")
-    if message is None and function is None:
-        raise click.UsageError("Give a function as 'module:function', or --message.")
     if message is None and payload is not None:
         raise click.UsageError("--payload goes with --message; a function takes arguments.")
-    target = _only(spooler)
+    target = spoolers.backends([spooler])[0].name if spooler else None
     postpone = delay if delay is not None else at
     check_priority(priority)
     if message is not None:
         raw = raw_message(message, priority=priority, postpone=postpone, payload=_json(payload, "--payload"))
         _send(raw, target)
         return
-    assert function is not None
+    if function is None:
+        raise click.UsageError("Give a function as 'module:function', or --message.")
     positional, named = _arguments(arguments, args, kwargs)
     if app is not None:
         _send_by_app(app, function, positional, named, {"priority": priority, "postpone": postpone, "spooler": target})
@@ -109,13 +133,6 @@ def _send_by_app(
     output.line(task.enqueue(*args, **kwargs))
 
 
-def _only(given: Sequence[str]) -> str | None:
-    """The one spooler to send to; None for the default."""
-    if len(given) > 1:
-        raise click.UsageError("A task goes to one spooler; give --spooler once.")
-    return spoolers.backends(given)[0].name if given else None
-
-
 def _check_name(function: str) -> None:
     if not _function_name.fullmatch(function):
         raise click.UsageError(
@@ -124,9 +141,7 @@ def _check_name(function: str) -> None:
         )
 
 
-def _arguments(
-    texts: Sequence[str], args: str | None, kwargs: str | None
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _arguments(texts: Sequence[str], args: str | None, kwargs: str | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
     positional: list[Any] = []
     named: dict[str, Any] = {}
     if args is not None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from .. import config
 from ..backends.base import Backend
 from ..message import Entry, Envelope, Record, State, Verdict
 from . import output, spoolers, times
@@ -23,18 +24,29 @@ _json_option = click.option("--json", is_flag=True, show_envvar=True, help="Prin
 
 
 @click.command()
-@click.option("--state", type=click.Choice([str(state) for state in State]), multiple=True, show_envvar=True,
-              help="Only tasks in this state; may be repeated.")
-@click.option("--limit", type=click.IntRange(0), metavar="N", show_envvar=True,
-              help=f"At most so many. Default: all; on a terminal {_SCREENFUL}.")
+@click.option(
+    "--state",
+    type=click.Choice([str(state) for state in State]),
+    multiple=True,
+    show_envvar=True,
+    help="Only tasks in this state; may be repeated.",
+)
+@click.option(
+    "--limit",
+    type=click.IntRange(0),
+    metavar="N",
+    show_envvar=True,
+    help=f"At most so many. Default: all; on a terminal {_SCREENFUL}.",
+)
 @_json_option
 @spoolers.spooler_option  # fmt: skip
 def ls(state: Sequence[str], limit: int | None, json: bool, spooler: Sequence[str]) -> None:
-    """List tasks: running, ready in the order in which they will run, deferred, dead, corrupt.
+    """List tasks, in the order of running.
 
-    Piped, a task is a line of tab-separated id, state, task, priority, due time, attempts and reason.
+    First those that run, then the ready, deferred, dead and corrupt ones. Piped, a task is a line of tab-separated id,
+    state, task, priority, due time, attempts and reason.
     """
-    chosen = spoolers.existing(spooler)
+    chosen = spoolers.usable(spooler)
     people = output.is_terminal() and not json
     bound = _SCREENFUL + 1 if people and limit is None else limit
     entries = _entries(chosen, frozenset(map(State, state)) or frozenset(State), bound)
@@ -58,7 +70,7 @@ def ls(state: Sequence[str], limit: int | None, json: bool, spooler: Sequence[st
 @_json_option
 @spoolers.spooler_option
 def show(id: str, json: bool, spooler: Sequence[str]) -> None:
-    """Show one task: where it stands and why, what was sent, and how its runs ended.
+    """Show one task and how its runs ended.
 
     ID is what ls prints; a path within the spooler or a bare file name will do.
     """
@@ -76,19 +88,28 @@ def show(id: str, json: bool, spooler: Sequence[str]) -> None:
 
 @click.command()
 @click.argument("id", required=False)
-@click.option("--limit", type=click.IntRange(1), default=50, show_default=True, metavar="N", show_envvar=True,
-              # UNSPOOL_HISTORY_LIMIT is the setting of how many runs are kept
-              envvar="UNSPOOL_HISTORY_ROWS", allow_from_autoenv=False, help="At most so many.")
+@click.option(
+    "--limit",
+    type=click.IntRange(1),
+    default=50,
+    show_default=True,
+    metavar="N",
+    show_envvar=True,
+    # UNSPOOL_HISTORY_LIMIT is the setting of how many runs are kept
+    envvar="UNSPOOL_HISTORY_ROWS",
+    allow_from_autoenv=False,
+    help="At most so many.",
+)
 @click.option("--failed", is_flag=True, show_envvar=True, help="Only runs that did not go well.")
 @_json_option
 @spoolers.spooler_option  # fmt: skip
 def history(id: str | None, limit: int, failed: bool, json: bool, spooler: Sequence[str]) -> None:
-    """List past runs, newest first; of one task if ID is given.
+    """List past runs, of all tasks or one.
 
-    Piped, a run is a line of tab-separated start, verdict, task, attempt, duration, pid, id and the error's last
-    line. Whole tracebacks are in --json, and in show.
+    The newest come first. Piped, a run is a line of tab-separated start, verdict, task, attempt, duration, pid, id and
+    the error's last line. Whole tracebacks are in --json, and in show.
     """
-    chosen = spoolers.existing(spooler)
+    chosen = spoolers.usable(spooler)
     if id is not None and not spooler and (found := spoolers.find(id, spooler)):
         chosen = [found[0]]
     runs = [run for backend in chosen for run in _runs(backend, id, limit, failed)]
@@ -107,8 +128,8 @@ def history(id: str | None, limit: int, failed: bool, json: bool, spooler: Seque
 @_json_option
 @spoolers.spooler_option
 def status(json: bool, spooler: Sequence[str]) -> None:
-    """Count each spooler's tasks, and tell whether it is worked on."""
-    rows = [_status(backend) for backend in spoolers.existing(spooler)]
+    """Count tasks and workers by spooler."""
+    rows = [_status(backend) for backend in spoolers.usable(spooler)]
     if json:
         output.write_json({"spoolers": rows})
     else:
@@ -172,7 +193,7 @@ def _list_on_terminal(backend: Backend, entries: Sequence[Entry]) -> None:
 
 
 def _missing(id: str, given: Sequence[str]) -> str:
-    for backend in spoolers.existing(given) if given or spoolers.configured() else []:
+    for backend in spoolers.usable(given) if given or config.spooler_names() else []:
         if runs := backend.history(id=id, limit=1):
             last = runs[0]
             return f"no task {id} now: it was {last.verdict} at {times.moment(last.started)}; see unspool history {id}"

@@ -3,13 +3,14 @@
 Names, messages and reasons come from files that anybody may have written, so control characters are shown, not sent.
 """
 
+import contextlib
 import json
 import re
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, TextIO
 
-__all__ = ["clean", "is_terminal", "line", "note", "table", "write_json", "write_json_array"]
+__all__ = ["clean", "error", "finding", "is_terminal", "line", "note", "table", "write_json", "write_json_array"]
 
 _STYLES = {
     "ready": "green",
@@ -52,6 +53,12 @@ def note(text: str) -> None:
     sys.stderr.write(f"unspool: {clean(text)}\n")
 
 
+def error(problem: object) -> None:
+    """What went wrong, in one line on stderr."""
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"unspool: error: {clean(' '.join(str(problem).split()))}\n")
+
+
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, always_headed: bool = False) -> int:
     """Rows of cells; returns how many.
 
@@ -69,6 +76,17 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, always_head
         sys.stdout.write("\t".join(map(clean, row)) + "\n")
         count += 1
     return count
+
+
+def finding(level: str, subject: str, text: str, advice: str) -> None:
+    """One finding: a level, and what to do about it on a line of its own."""
+    content = f"{clean(subject)}: {clean(text)}"
+    if is_terminal():
+        _print([(f"{level:<5}", _STYLES[level]), (content, "")])
+    else:
+        sys.stdout.write(f"{level:<5}{content}\n")
+    if advice:
+        sys.stdout.write(f"     -> {clean(advice)}\n")
 
 
 def write_json(value: Any) -> None:

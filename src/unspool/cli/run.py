@@ -19,27 +19,63 @@ _LEVELS = ("debug", "info", "warning", "error")
 @click.command()
 @click.argument("app", envvar="UNSPOOL_RUN_APP")
 @spoolers.spooler_option
-@click.option("--processes", type=click.IntRange(1, 1024), default=1, show_default=True, show_envvar=True,
-              metavar="N", help="Worker processes.")
+@click.option(
+    "--processes",
+    type=click.IntRange(1, 1024),
+    default=1,
+    show_default=True,
+    show_envvar=True,
+    metavar="N",
+    help="Worker processes.",
+)
 @click.option("--burst", is_flag=True, show_envvar=True, help="Stop when nothing is ready.")
-@click.option("--max-tasks", type=click.IntRange(1), metavar="N", show_envvar=True,
-              help="Replace a worker by a fresh one after so many tasks.")
-@click.option("--max-memory", type=click.FloatRange(0, min_open=True), metavar="MB", show_envvar=True,
-              help="Replace a worker by a fresh one when it holds more megabytes.")
+@click.option(
+    "--max-tasks",
+    type=click.IntRange(1),
+    metavar="N",
+    show_envvar=True,
+    help="Replace a worker by a fresh one after so many tasks.",
+)
+@click.option(
+    "--max-memory",
+    type=click.FloatRange(0, min_open=True),
+    metavar="MB",
+    show_envvar=True,
+    help="Replace a worker by a fresh one when it holds more megabytes.",
+)
 @click.option("--reload", is_flag=True, show_envvar=True, help="Fresh workers when a file of the application changes.")
-@click.option("--concurrency", type=click.IntRange(1), default=100, show_default=True, show_envvar=True, metavar="N",
-              help="How many async def tasks a worker runs at once.")
-@click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True, show_envvar=True,
-              help="Lines for people, or one JSON object a line.")
-@click.option("--log-level", type=click.Choice(_LEVELS, case_sensitive=False), default="info", show_default=True,
-              show_envvar=True,
-              help="The least that is logged: info is each run, warning each that failed, error each that is dead.")
+@click.option(
+    "--concurrency",
+    type=click.IntRange(1),
+    default=100,
+    show_default=True,
+    show_envvar=True,
+    metavar="N",
+    help="How many async def tasks a worker runs at once.",
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    show_envvar=True,
+    help="Lines for people, or one JSON object a line.",
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(_LEVELS, case_sensitive=False),
+    default="info",
+    show_default=True,
+    show_envvar=True,
+    help="The least that is logged: info is each run, warning each that failed, error each that is dead.",
+)
 @click.option("--progress/--no-progress", default=None, show_envvar=True,
               help="A line with rate and backlog in place of a log line for each run that went well, which come back "
               "if --log-level is given. Default: on a terminal, with --log-format text.")  # fmt: skip
 @click.pass_context
 def run(
     ctx: click.Context,
+    *,
     app: str,
     spooler: Sequence[str],
     processes: int,
@@ -52,7 +88,9 @@ def run(
     log_level: str,
     progress: bool | None,
 ) -> None:
-    """Run the tasks of APP: a module, module:attr or path/to/file.py.
+    """Run the tasks of an application.
+
+    APP is a module, module:attr or path/to/file.py.
 
     Log lines go to stderr. TERM or INT lets what runs end, then stops; again, or QUIT, stops at once; HUP begins
     fresh workers. Tasks that were stopped run again later: nothing is lost.

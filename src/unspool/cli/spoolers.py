@@ -12,7 +12,7 @@ from ..errors import NoSpooler
 from ..message import Entry
 from .output import note
 
-__all__ = ["NotThere", "backends", "existing", "find", "spooler_option"]
+__all__ = ["DIRECTORY", "NotThere", "backends", "find", "spooler_option", "usable"]
 
 
 class NotThere(click.ClickException):
@@ -36,11 +36,13 @@ class _DirectoryType(click.ParamType):  # type: ignore[type-arg]  # generic only
         return text
 
 
+DIRECTORY = _DirectoryType()
+
 spooler_option = click.option(
     "--spooler",
     multiple=True,
     metavar="DIR",
-    type=_DirectoryType(),
+    type=DIRECTORY,
     show_envvar=True,
     help="A spool directory, or the base name of a configured one; may be repeated. Default: all that are configured.",
 )
@@ -62,18 +64,17 @@ def backends(given: Sequence[str]) -> list[Backend]:
     return list({backend.name: backend for backend in found}.values())
 
 
-def existing(given: Sequence[str]) -> list[Backend]:
-    """The same without those whose directory has not been made yet, which is said on stderr.
+def usable(given: Sequence[str]) -> list[Backend]:
+    """The same, each looked at first. One whose directory has not been made yet is empty, which is said on stderr.
 
     :raises SpoolerUnusable: if one is there but cannot be used.
     """
     from ..backends.spool.layout import Directory
 
-    found = []
-    for backend in backends(given):
+    found = backends(given)
+    for backend in found:
         if os.path.lexists(backend.name):
             Directory(backend.name).fd("")
-            found.append(backend)
         else:
             note(f"spooler {backend.name} does not exist yet; it is made when it is first used")
     return found

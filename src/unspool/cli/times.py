@@ -66,7 +66,7 @@ def span(seconds: float) -> str:
 def _rough(seconds: float) -> str:
     """The two largest units."""
     left = int(seconds)
-    parts = []
+    parts: list[tuple[int, str]] = []
     for unit, size in _UNITS.items():
         count, left = divmod(left, int(size))
         if count or parts:

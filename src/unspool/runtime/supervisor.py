@@ -107,9 +107,10 @@ class Supervisor:
         self._signals.catch()
         try:
             self._start()
+            self._turn()
             while not (self._pool.stopping and self._pool.empty):
-                self._turn()
                 self._wait()
+                self._turn()
         finally:
             self._close()
         return self._stats
@@ -233,9 +234,10 @@ class Supervisor:
             _log.error("worker %d %s; it was running no task", process.pid, how)
         for index, ref in refs:
             entry = self._backends[index].find(ref)
-            task, attempts, id = (entry.task, entry.attempts, entry.id) if entry else ("?", 0, ref)
-            now = self._clock()
-            self._ended(index, Record(id, task, verdict, attempts, now, 0.0, process.pid, f"its worker {how}"), now)
+            if entry is not None:  # else it had just left the queue
+                now, reason = self._clock(), f"its worker {how}"
+                record = Record(entry.id, entry.task, verdict, entry.attempts, now, 0.0, process.pid, reason)
+                self._ended(index, record, now)
 
     # --- reports
 

@@ -166,6 +166,7 @@ class Worker:
             os.getpid(),
             outcome.error,
         )
+        self._presences[index].running("", 0.0)  # before the report, or a kill in between would blame a finished task
         self._reports.write(report.END, index, claim.ref, until, record)
 
     def _flush(self) -> None:

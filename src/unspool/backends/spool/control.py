@@ -105,16 +105,22 @@ class SpoolPresence:
         run, tmp = directory.fd(RUN), directory.fd(TMP)
         self._fd = os.open(self._name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=tmp)
         try:
-            lock.acquire(self._fd)  # before it is seen, or it would be swept
-            os.rename(self._name, self._name, src_dir_fd=tmp, dst_dir_fd=run)
+            lock.acquire(self._fd)
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(self._fd, 0, _SIZE)
             else:
                 os.write(self._fd, bytes(_SIZE))
-            self._map = mmap.mmap(self._fd, _SIZE)
+            # The mapping keeps a descriptor of its own; opened apart, that one is no part of the lock.
+            apart = os.open(self._name, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=tmp)
+            try:
+                self._map = mmap.mmap(apart, _SIZE)
+            finally:
+                os.close(apart)
+            # Seen only now that it is locked and whole, or it would be swept, or misread.
+            os.rename(self._name, self._name, src_dir_fd=tmp, dst_dir_fd=run)
         except OSError:
             os.close(self._fd)
-            self._unlink()
+            os.unlink(self._name, dir_fd=tmp)
             raise
         self.running("", 0.0)
 

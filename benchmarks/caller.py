@@ -1,0 +1,85 @@
+"""The calling side, the same for both systems: sends a number of tasks as fast as it can, or one at a time to an idle
+worker. Runs in a process of its own, which for uWSGI is one of its mules.
+"""
+
+import json
+import os
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from time import monotonic_ns
+
+from . import witness
+
+__all__ = ["JOB", "WARM_UP", "Job", "perform"]
+
+JOB = "BENCH_JOB"
+"""The environment variable that holds the job."""
+
+WARM_UP = 50
+"""Tasks sent before the clock starts: imports, caches and directories are then in place."""
+
+_PAUSE = (0.010, 0.030)  # seconds between calls to an idle worker, uneven so that no timer falls into step
+_GIVE_UP = 30.0
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to send.
+
+    :param kind: ``enqueue`` or ``latency``.
+    :param tasks: how many, after the warm-up.
+    :param batch: so many at a time.
+    :param answer: the file in which the figures are reported.
+    """
+
+    kind: str
+    tasks: int
+    answer: str
+    batch: int = 1
+
+    def dump(self) -> str:
+        """For the environment."""
+        return json.dumps(asdict(self))
+
+
+def perform(
+    noop: Callable[[int], object],
+    stamp: Callable[[int, int], object],
+    many: Callable[[Sequence[int]], object] | None = None,
+) -> None:
+    """Does the job of the environment with one system's tasks; the answer appears whole."""
+    job = Job(**json.loads(os.environ[JOB]))
+    figures = {"seconds": _enqueue(job, noop, many)} if job.kind == "enqueue" else {"calls": _call_idle(job, stamp)}
+    draft = f"{job.answer}.draft"
+    with open(draft, "w", encoding="ascii") as file:
+        json.dump(figures, file)
+    os.rename(draft, job.answer)
+
+
+def _enqueue(job: Job, noop: Callable[[int], object], many: Callable[[Sequence[int]], object] | None) -> float:
+    for number in range(WARM_UP):
+        noop(number)
+    if job.batch == 1:
+        begun = monotonic_ns()
+        for number in range(job.tasks):
+            noop(number)
+    else:
+        assert many is not None
+        begun = monotonic_ns()
+        for start in range(0, job.tasks, job.batch):
+            many(range(start, min(start + job.batch, job.tasks)))
+    return (monotonic_ns() - begun) / 1e9
+
+
+def _call_idle(job: Job, stamp: Callable[[int, int], object]) -> int:
+    for index in range(job.tasks):
+        stamp(index, monotonic_ns())
+        deadline = monotonic_ns() + _GIVE_UP * 1e9
+        time.sleep(random.uniform(*_PAUSE))
+        while not witness.seen(index):
+            if monotonic_ns() > deadline:
+                return index
+            time.sleep(_PAUSE[0])
+    return job.tasks

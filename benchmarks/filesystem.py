@@ -1,0 +1,143 @@
+"""Where the benchmark works: on an ext4 with a journal of its own, mounted from an image, or if that may not be, in a
+plain directory.
+
+The mount is made in a mount namespace of this process, so it ends with the process, however that ends.
+"""
+
+import contextlib
+import ctypes
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+__all__ = ["Ground", "Place", "ground"]
+
+_CLONE_NEWNS = 0x00020000
+_SMALLEST = 1 << 30  # bytes of the image
+# Laid out at once: otherwise the kernel does it in the background, and the first runs pay.
+_WHOLE = ("-q", "-F", "-E", "nodiscard,lazy_itable_init=0,lazy_journal_init=0")
+_PER_TASK = 8 << 10  # a block for the file, and its part of directory and inode table
+
+
+class Place(NamedTuple):
+    """Directories for one measurement, deleted after it."""
+
+    spool: Path
+    scratch: Path
+
+
+class Ground(NamedTuple):
+    """A directory to work in, and what it is on."""
+
+    directory: Path
+    scratch: Path
+    kind: str
+    journal: bool | None
+    """Whether its file system keeps a journal; None if that cannot be told."""
+    note: str
+
+    @contextlib.contextmanager
+    def place(self) -> Iterator[Place]:
+        """A fresh spool directory, with all that came before it written out, so that nobody pays for another."""
+        spool = Path(tempfile.mkdtemp(prefix="spool.", dir=self.directory))
+        scratch = Path(tempfile.mkdtemp(prefix="run.", dir=self.scratch))
+        try:
+            self.settle()
+            yield Place(spool, scratch)
+        finally:
+            shutil.rmtree(spool)
+            shutil.rmtree(scratch)
+
+    def settle(self) -> None:
+        """Waits until the file system has written what it holds back."""
+        subprocess.run(["sync", "-f", self.directory], check=True)
+
+
+@contextlib.contextmanager
+def ground(tasks: int, inside: str | None = None) -> Iterator[Ground]:
+    """The place to work in, gone afterwards.
+
+    :param tasks: the most that will be waiting at once.
+    :param inside: the directory to make it in; the system's temporary one if not given.
+    """
+    with tempfile.TemporaryDirectory(prefix="unspool-bench.", dir=inside) as made:
+        scratch = Path(made) / "scratch"
+        scratch.mkdir()
+        directory = Path(made) / "files"
+        directory.mkdir()
+        refusal = _mount(Path(made) / "ext4.img", directory, tasks)
+        try:
+            kind, device = _kind(directory)
+            host, _ = _kind(scratch)
+            note = f"no image of its own: {refusal}" if refusal else f"an image of its own, loop-mounted, on {host}"
+            yield Ground(directory, scratch, kind, _has_journal(kind, device), note)
+        finally:
+            if not refusal:
+                _unmount(directory)
+
+
+def _mount(image: Path, directory: Path, tasks: int) -> str:
+    """Mounts a fresh image; returns why not, or nothing."""
+    try:
+        _own_mounts()
+        with image.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, _SMALLEST + tasks * _PER_TASK)
+        _run("mkfs.ext4", *_WHOLE, "-N", str(max(1 << 16, 2 * tasks)), str(image))
+        _run("mount", "-o", "loop", str(image), str(directory))
+        image.unlink()  # the mount holds it; nothing stays behind if this process is killed
+    except OSError as error:
+        image.unlink(missing_ok=True)
+        return str(error)
+    return ""
+
+
+def _own_mounts() -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(libc, "unshare"):
+        raise OSError("there are no mount namespaces on this system")
+    if libc.unshare(_CLONE_NEWNS) != 0:
+        raise OSError(f"this user may not mount ({os.strerror(ctypes.get_errno())})")
+    _run("mount", "--make-rprivate", "/")
+
+
+def _unmount(directory: Path) -> None:
+    try:
+        _run("umount", str(directory))
+    except OSError:  # somebody is still in it
+        _run("umount", "--lazy", str(directory))
+
+
+def _run(*command: str) -> None:
+    if shutil.which(command[0]) is None:
+        raise OSError(f"there is no {command[0]}")
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise OSError(f"{command[0]}: {done.stderr.strip() or f'status {done.returncode}'}")
+
+
+def _kind(directory: Path) -> tuple[str, str]:
+    """Type and device of the file system that a directory is on: the last mount of the longest fitting path."""
+    fitting = ("", "unknown", "")
+    try:
+        lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return "unknown", ""
+    for line in lines:
+        left, _, right = line.partition(" - ")
+        target = left.split()[4].encode().decode("unicode_escape")
+        if len(target) >= len(fitting[0]) and directory.resolve().is_relative_to(target):
+            kind, device = right.split()[:2]
+            fitting = (target, kind, device)
+    return fitting[1], fitting[2]
+
+
+def _has_journal(kind: str, device: str) -> bool | None:
+    if kind in ("ext3", "ext4"):
+        name = os.path.basename(os.path.realpath(device))
+        journals = Path("/proc/fs/jbd2")
+        return any(path.name.startswith(f"{name}-") for path in journals.iterdir()) if journals.is_dir() else None
+    return {"xfs": True, "tmpfs": False, "ext2": False}.get(kind)

@@ -1,0 +1,131 @@
+"""What is measured, and the order in which it is: each measure's runs alternate between the systems, so that a machine
+that drifts does so for all of them.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from . import bare
+from .filesystem import Ground
+from .system import System
+from .unspool_side import Unspool
+from .uwsgi_side import Uwsgi
+
+__all__ = ["BARE", "Measured", "Sizes", "measure", "measures"]
+
+BARE = "bare calls"
+_BATCH = 100
+
+Take = Callable[[Ground], Mapping[str, float]]
+"""Takes one measurement: a figure for each row, here the key that follows the measure's name."""
+
+
+class Sizes(NamedTuple):
+    """How much is done in one measurement.
+
+    :param tasks: no-op tasks sent or run.
+    :param synced: tasks sent with a sync each.
+    :param calls: tasks called one at a time.
+    """
+
+    tasks: int
+    synced: int
+    calls: int
+
+
+class Measure(NamedTuple):
+    """Some rows of the table.
+
+    :param name: of the measure; a row's name is this and the figure's own.
+    :param takes: by system.
+    :param compare: the row of uWSGI's to compare with, where it can do nothing of the kind.
+    """
+
+    name: str
+    unit: str
+    takes: Mapping[str, Take]
+    compare: str | None = None
+
+
+@dataclass
+class Measured:
+    """One row: the figures of all runs, by system.
+
+    :param compare: the row in which uWSGI's figures stand, if not in this one.
+    """
+
+    name: str
+    unit: str
+    compare: str | None
+    runs: dict[str, list[float]] = field(default_factory=dict)
+
+
+def measures(sizes: Sizes) -> list[Measure]:
+    """All that is measured."""
+    tasks, synced, calls = sizes
+    relaxed, full, uwsgi = Unspool("relaxed"), Unspool("full"), Uwsgi()
+    plain = Unspool("relaxed", {"UNSPOOL_HISTORY_LIMIT": "0"})
+    alone = "enqueue, relaxed"
+    return [
+        Measure(alone, "/s", {
+            Unspool.name: _rate(lambda on: relaxed.enqueue(on, tasks)),
+            Uwsgi.name: _rate(lambda on: uwsgi.enqueue(on, tasks)),
+            BARE: _rate(lambda on: bare.enqueue(on, tasks, durable=False)),
+        }),
+        Measure(f"enqueue, relaxed, {_BATCH} at a time", "/s", {
+            Unspool.name: _rate(lambda on: relaxed.enqueue(on, tasks, _BATCH)),
+            BARE: _rate(lambda on: bare.enqueue(on, tasks, _BATCH, durable=False)),
+        }, alone),
+        Measure("enqueue, full", "/s", {
+            Unspool.name: _rate(lambda on: full.enqueue(on, synced)),
+            BARE: _rate(lambda on: bare.enqueue(on, synced, durable=True)),
+        }),
+        Measure(f"enqueue, full, {_BATCH} at a time", "/s", {
+            Unspool.name: _rate(lambda on: full.enqueue(on, tasks, _BATCH)),
+            BARE: _rate(lambda on: bare.enqueue(on, tasks, _BATCH, durable=True)),
+        }),
+        Measure("drain, 1 worker", "/s", _drains(1, tasks, relaxed, uwsgi)),
+        Measure("drain, 2 workers", "/s", _drains(2, tasks, relaxed, uwsgi)),
+        Measure("drain, 1 worker, no history", "/s", _drains(1, tasks, plain), "drain, 1 worker"),
+        Measure("idle latency, relaxed", "ms", _latencies(calls, relaxed, uwsgi)),
+        Measure("idle latency, full", "ms", _latencies(calls, full), "idle latency, relaxed"),
+    ]  # fmt: skip
+
+
+def measure(ground: Ground, what: Measure, runs: int, progress: Callable[[str], None]) -> list[Measured]:
+    """The rows of one measure.
+
+    :param progress: told what is being measured.
+    """
+    rows: dict[str, Measured] = {}
+    for run in range(1, runs + 1):
+        for system, take in what.takes.items():
+            progress(f"{what.name}: {system}, run {run} of {runs}")
+            for suffix, figure in take(ground).items():
+                compare = f"{what.compare}{suffix}" if what.compare else None
+                row = rows.setdefault(suffix, Measured(f"{what.name}{suffix}", what.unit, compare))
+                row.runs.setdefault(system, []).append(figure)
+    return list(rows.values())
+
+
+def _rate(take: Callable[[Ground], float]) -> Take:
+    return lambda ground: {"": take(ground)}
+
+
+def _drains(workers: int, tasks: int, *systems: System) -> dict[str, Take]:
+    def take(one: System) -> Take:
+        return _rate(lambda ground: one.drain(ground, tasks, workers))
+
+    return {one.name: take(one) for one in systems}
+
+
+def _latencies(calls: int, *systems: System) -> dict[str, Take]:
+    def take(one: System) -> Take:
+        def figures(ground: Ground) -> Mapping[str, float]:
+            found = one.latency(ground, calls)
+            return {", p50": found.p50, ", p99": found.p99}
+
+        return figures
+
+    return {one.name: take(one) for one in systems}

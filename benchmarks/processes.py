@@ -1,0 +1,87 @@
+"""Starting a process for a measurement, waiting for what it is to bring about, and ending it, by its own id."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+__all__ = ["Failed", "running", "wait_until"]
+
+_ROOT = Path(__file__).resolve().parent.parent
+# The user's own settings of unspool would be measured with it.
+_ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("UNSPOOL_")}
+_LOOK = 0.02  # seconds between looks; the figures come from the processes' own clocks
+_GRACE = 15.0  # seconds to end in
+
+
+class Failed(Exception):
+    """A process did not do what it was started for; the end of its log is in the message."""
+
+
+class Running:
+    """A process that was started, and its log."""
+
+    def __init__(self, command: Sequence[str], process: subprocess.Popen[bytes], log: Path) -> None:
+        self._command = command
+        self._process = process
+        self._log = log
+
+    def ended(self) -> bool:
+        """Whether it has ended."""
+        return self._process.poll() is not None
+
+    @property
+    def status(self) -> int | None:
+        """Its exit status; None while it runs."""
+        return self._process.returncode
+
+    def failure(self, what: str) -> Failed:
+        """An error with the end of the log."""
+        tail = self._log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:]
+        command = " ".join(map(str, self._command))
+        state = "still running" if self.status is None else f"status {self.status}"
+        return Failed("\n".join([f"{what} ({state}): {command}", *tail]))
+
+
+@contextlib.contextmanager
+def running(command: Sequence[str], env: Mapping[str, str], log: Path) -> Iterator[Running]:
+    """The process, ended with all that it started when the block is left."""
+    with log.open("ab") as out:
+        process = subprocess.Popen(
+            command,
+            env={**_ENVIRONMENT, "PYTHONPATH": str(_ROOT), **env},
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+        )
+    try:
+        yield Running(command, process, log)
+    finally:
+        process.terminate()
+        try:
+            process.wait(_GRACE)
+        except BaseException as error:  # it takes too long, or we are to end at once
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # nobody else is in its group
+            process.wait()
+            if not isinstance(error, subprocess.TimeoutExpired):
+                raise
+
+
+def wait_until(condition: Callable[[], bool], process: Running, timeout: float) -> None:
+    """Waits for something that a process brings about.
+
+    :param timeout: seconds without success.
+    :raises Failed: if that passes, or the process ends without it.
+    """
+    deadline = time.monotonic() + timeout
+    while not condition():
+        if process.ended() and not condition():
+            raise process.failure("ended too early")
+        if time.monotonic() > deadline:
+            raise process.failure(f"not done after {timeout:g} s")
+        time.sleep(_LOOK)

@@ -1,0 +1,291 @@
+"""What ``unspool doctor`` looks at. Each function gives findings; none of them raises for what it is there to find."""
+
+import contextlib
+import importlib.util
+import json
+import os
+import pwd
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from .. import config
+from ..backends.spool.layout import PRIVATE, TMP, Directory
+from ..backends.spool.wake import Wake
+from ..errors import ConfigurationError, SpoolerUnusable
+from ..message import State
+from . import output
+from .times import span
+
+__all__ = ["FAIL", "OK", "WARN", "Finding", "application", "configuration", "kernel", "python", "spooler", "uwsgi"]
+
+OK, WARN, FAIL = "ok", "warn", "fail"
+
+_LEFT_BEHIND = 60.0  # seconds after which a draft in tmp/ is nobody's any more
+_IMPORT_LIMIT = 60  # seconds
+_JOURNALLED = {"ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "jfs", "reiserfs", "bcachefs", "apfs", "hfs"}
+_REMOTE = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "glusterfs", "lustre", "afs"}
+_VOLATILE = {"tmpfs": "it is memory: tasks do not survive a reboot", "ramfs": "it is memory: tasks do not survive it",
+             "overlay": "it is a container's own layer: tasks vanish with the container"}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the doctor's.
+
+    :param subject: what was looked at.
+    :param level: ``ok``, ``warn`` or ``fail``.
+    :param text: what was found.
+    :param advice: what to do about it.
+    """
+
+    subject: str
+    level: str
+    text: str
+    advice: str = ""
+
+
+def python() -> Iterator[Finding]:
+    """The interpreter and the system."""
+    version = ".".join(map(str, sys.version_info[:3]))
+    yield Finding("python", OK, f"{version} at {sys.executable}")
+    if sys.platform != "linux":
+        yield Finding("system", WARN, f"{sys.platform}: directories are polled", "fine for development; run on Linux")
+
+
+def configuration() -> Iterator[Finding]:
+    """Each setting's value, and where it comes from."""
+    try:
+        settings, origins = config.settings(), config.origins()
+    except ConfigurationError as error:
+        yield Finding("configuration", FAIL, str(error), "correct it there")
+        return
+    for name, origin in origins.items():
+        value = getattr(settings, name)
+        text = ", ".join(value) or "none" if isinstance(value, tuple) else f"{value}"
+        yield Finding(name, OK, f"{text} (from {origin})" if origin != "default" else f"{text} (default)")
+
+
+def spooler(path: str) -> Iterator[Finding]:
+    """A spool directory: its kind, owner and mode, what is in it, and what it is on."""
+    if not os.path.lexists(path):
+        above = _existing_parent(path)
+        if os.access(above, os.W_OK | os.X_OK):
+            yield Finding(path, OK, "does not exist yet; it is made when it is first used")
+            yield from _file_system(path, above)
+        else:
+            yield Finding(path, FAIL, f"does not exist, and cannot be made: {above} is not writable",
+                          "make it, owned by the user that runs the workers, mode 0700")  # fmt: skip
+        return
+    try:
+        Directory(path).fd("")
+        found = os.stat(path)
+        _try_writing(path)
+    except SpoolerUnusable as error:
+        yield Finding(path, FAIL, error.strerror or str(error), "see the message")
+        return
+    except OSError as error:
+        yield Finding(path, FAIL, f"no file can be written there: {error.strerror}", "check its owner, mode and disk")
+        return
+    yield _permissions(path, found)
+    yield from _file_system(path, path)
+    yield from _content(path)
+
+
+def kernel() -> Iterator[Finding]:
+    """What tells supervisors of new tasks."""
+    if sys.platform != "linux":
+        return
+    wake = Wake()
+    works = wake.working
+    wake.close()
+    limits = {name: _number(f"/proc/sys/fs/inotify/{name}") for name in ("max_user_instances", "max_user_watches")}
+    text = ", ".join(f"{name} {value}" for name, value in limits.items() if value is not None)
+    if works:
+        yield Finding("inotify", OK, f"works ({text})" if text else "works")
+    else:
+        yield Finding("inotify", WARN, f"refused ({text}): directories are looked at once a second instead",
+                      "raise fs.inotify.max_user_instances with sysctl, or end what uses them up")  # fmt: skip
+
+
+def application(app: str) -> Iterator[Finding]:
+    """Whether the application can be imported, tried in a process of its own."""
+    command = [sys.executable, "-c", _IMPORT, app]
+    try:
+        done = subprocess.run(  # noqa: S603  our own interpreter
+            command, capture_output=True, timeout=_IMPORT_LIMIT, stdin=subprocess.DEVNULL, check=False
+        )
+    except subprocess.TimeoutExpired:
+        yield Finding("app", FAIL, f"{app} is not imported after {_IMPORT_LIMIT} s", "move its work out of import time")
+        return
+    if done.returncode < 0:
+        name = signal.Signals(-done.returncode).name
+        yield Finding(
+            "app", FAIL, f"importing {app} killed the process with {name}", "import it by hand, piece by piece"
+        )
+        return
+    try:
+        answer = json.loads(done.stdout.rpartition(b"\n")[2] or b"null")
+    except ValueError:
+        answer = None
+    if not isinstance(answer, dict):
+        yield Finding("app", FAIL, f"importing {app} ended the process with status {done.returncode}",
+                      "import it by hand, piece by piece")  # fmt: skip
+    elif "error" in answer:
+        yield Finding("app", FAIL, answer["error"], "correct it there")
+    elif not answer["functions"] and not answer["types"]:
+        yield Finding("app", WARN, f"{app} can be imported, and has no task", "does it import the modules that do?")
+    else:
+        names = ", ".join(answer["functions"] + answer["types"])
+        yield Finding("app", OK, f"{app} can be imported in {span(answer['seconds'])}; its tasks: {names}")
+
+
+def uwsgi() -> Iterator[Finding]:
+    """Whether real uWSGI is there, which can work on the same directories."""
+    places = [place for place in (shutil.which("uwsgi"), shutil.which("pyuwsgi")) if place]
+    with contextlib.suppress(ValueError):
+        module = importlib.util.find_spec("pyuwsgi")
+        places += [module.origin] if module and module.origin else []
+    yield Finding("uwsgi", OK, ", ".join(places) or "not installed, and not needed")
+
+
+_IMPORT = """
+import json, os, sys, time
+out = os.dup(1)
+os.dup2(2, 1)  # what the application prints is not the answer
+from unspool.errors import AppError
+from unspool.runtime.app import load_app
+from unspool.tasks import function_names, spooler_task_types
+started = time.perf_counter()
+try:
+    load_app(sys.argv[1])
+except AppError as error:
+    answer = {"error": str(error)}
+else:
+    types = sorted(set(spooler_task_types) - {"fcall"})
+    answer = {"functions": function_names(), "types": types, "seconds": time.perf_counter() - started}
+with open(out, "w") as file:
+    json.dump(answer, file)
+    file.flush()
+    os._exit(0)
+"""
+
+
+def _permissions(path: str, found: os.stat_result) -> Finding:
+    mode = stat.S_IMODE(found.st_mode)
+    owner = _user(found.st_uid)
+    text = f"owner {owner}, mode {mode:04o}, writable"
+    if found.st_uid not in (os.geteuid(), 0):
+        return Finding(path, WARN, f"{text}; you are {_user(os.geteuid())}", f"run the workers as {owner}")
+    if mode & 0o020:
+        return Finding(path, WARN, f"{text}, also by its group, who can run code as you", f"chmod g-w {path}")
+    if mode & 0o077:
+        return Finding(path, WARN, f"{text}, and readable by others", f"chmod 700 {path}, if tasks carry secrets")
+    return Finding(path, OK, text)
+
+
+def _content(path: str) -> Iterator[Finding]:
+    counts = config.backend(path).counts()
+    text = ", ".join(f"{counts[state]} {state}" for state in State)
+    workers = [info for info in config.backend(path).control.live() if info.role == "worker"]
+    if counts[State.READY] and not workers:
+        yield Finding(f"{path} tasks", WARN, f"{text}; no worker of unspool's is running", "unspool run APP")
+    else:
+        yield Finding(f"{path} tasks", OK, f"{text}; {len(workers)} workers")
+    if counts[State.DEAD] or counts[State.CORRUPT]:
+        yield Finding(f"{path} set aside", WARN, f"{counts[State.DEAD]} dead, {counts[State.CORRUPT]} corrupt",
+                      "unspool ls --state dead --state corrupt; then show, retry or rm")  # fmt: skip
+    if config.backend(path).control.paused:
+        yield Finding(f"{path} switch", WARN, "paused", "unspool resume")
+    drafts = _left_behind(f"{path}/{TMP}")
+    if drafts:
+        yield Finding(f"{path}/{TMP}", WARN, f"{drafts} files of processes that died while sending",
+                      "delete them; no task whose sending was acknowledged is among them")  # fmt: skip
+
+
+def _file_system(subject: str, place: str) -> Iterator[Finding]:
+    kind = _kind(place)
+    space = os.statvfs(place)
+    free = space.f_bavail * space.f_frsize >> 20
+    text = f"{kind}, {free:,} MB free"
+    if free < 64 or (space.f_files and space.f_favail < 1000):
+        yield Finding(f"{subject} disk", WARN, f"{text}, {space.f_favail:,} inodes free", "make room")
+    elif kind in _VOLATILE:
+        yield Finding(f"{subject} disk", WARN, f"{text}; {_VOLATILE[kind]}", "put it on a disk, or a mounted volume")
+    elif kind in _REMOTE or kind.startswith("fuse"):
+        yield Finding(f"{subject} disk", WARN, f"{text}; locks and events may not reach other machines",
+                      "let the workers of one machine alone use it, or put it on a local disk")  # fmt: skip
+    elif kind not in _JOURNALLED:
+        yield Finding(f"{subject} disk", WARN, f"{text}; it is not known to keep a journal",
+                      "after a power cut, check the file system before starting workers")  # fmt: skip
+    else:
+        yield Finding(f"{subject} disk", OK, text)
+    if os.path.isdir(f"{place}/{PRIVATE}") and not _has_attributes(place):
+        yield Finding(f"{subject} attributes", WARN, "the file system has no extended attributes: attempts are counted "
+                      "in files beside the tasks, which is slower", "")  # fmt: skip
+
+
+def _kind(place: str) -> str:
+    """The type of the file system, from the longest mount point that the path is below."""
+    best, kind = "", "unknown"
+    path = os.path.realpath(place)
+    with contextlib.suppress(OSError), open("/proc/self/mounts", "rb") as mounts:
+        for line in mounts:
+            _, point, found, *_ = line.split(b" ")
+            target = os.fsdecode(point.replace(b"\\040", b" ")).rstrip("/")
+            if (path == target or path.startswith(f"{target}/")) and len(target) >= len(best):
+                best, kind = target, found.decode("ascii", "replace")
+    return kind
+
+
+def _has_attributes(place: str) -> bool:
+    try:
+        with tempfile.TemporaryFile(dir=place) as file:
+            os.setxattr(file.fileno(), "user.unspool", b"")
+    except (OSError, AttributeError):
+        return False
+    return True
+
+
+def _try_writing(path: str) -> None:
+    """A file that no name ever leads to, or none of uWSGI's at least."""
+    with tempfile.TemporaryFile(dir=path) as file:
+        file.write(b"x" * 4096)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _left_behind(place: str) -> int:
+    horizon, count = time.time() - _LEFT_BEHIND, 0
+    with contextlib.suppress(OSError), os.scandir(place) as entries:
+        for entry in entries:
+            with contextlib.suppress(OSError):
+                count += entry.stat(follow_symlinks=False).st_ctime < horizon
+    return count
+
+
+def _existing_parent(path: str) -> str:
+    while not os.path.lexists(path):
+        path = os.path.dirname(path)
+    return path
+
+
+def _user(uid: int) -> str:
+    try:
+        return output.clean(pwd.getpwuid(uid).pw_name)
+    except KeyError:
+        return str(uid)
+
+
+def _number(path: str) -> int | None:
+    try:
+        with open(path, encoding="ascii") as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return None

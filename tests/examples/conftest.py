@@ -1,0 +1,37 @@
+"""Running the examples as their readers do: as programs, with the command line beside this Python."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+UNSPOOL = str(Path(sys.executable).with_name("unspool"))
+PATIENCE = 100.0  # seconds after which a program that should have ended has not
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def env(tmp_path: Path) -> dict[str, str]:
+    """The environment of a reader: no settings but where the spooler is, and a temporary directory that is ours."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("UNSPOOL_")}
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    return clean | {"UNSPOOL_SPOOLERS": str(tmp_path / "myspooler"), "TMPDIR": str(temporary)}
+
+
+@pytest.fixture
+def run(tmp_path: Path, env: dict[str, str]) -> Run:
+    """Runs a command to its end, its output piped."""
+
+    def run(*command: object) -> "subprocess.CompletedProcess[str]":
+        words = [str(word) for word in command]
+        return subprocess.run(
+            words, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=PATIENCE, check=False
+        )
+
+    return run
