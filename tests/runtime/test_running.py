@@ -88,7 +88,7 @@ def test_a_task_that_kills_its_worker_is_dead_after_three_crashes(place: Place) 
 
 
 def test_exit_in_a_task_is_a_failure_and_not_a_crash(place: Place) -> None:
-    """sys.exit() in a task raises, so its worker lives and reports; os._exit() ends the worker and counts as a crash."""
+    """A segfaulting task is counted although it reports nothing, and ends dead; others go on."""
     place.write_app("""
         @Spooler.task(max_attempts=1)
         def leave(): sys.exit(3)

@@ -3,6 +3,7 @@
 import os
 import signal
 from collections import Counter
+from pathlib import Path
 
 from unspool.message import State
 
@@ -270,3 +271,30 @@ def test_several_spoolers_under_one_supervisor(place: Place) -> None:
     assert len(list(other.glob("uwsgi_spoolfile_on_*"))) == 50
     place.burst("--processes", "2")
     assert sorted(map(int, place.lines())) == list(range(100))
+
+
+def test_term_while_workers_wait_to_be_replaced(place: Place) -> None:
+    """With every worker dead and the next one held back, TERM still stops the supervisor."""
+    place.write_app("@Spooler.task\ndef crash(n): os._exit(1)")
+    place.call("crash.enqueue_many(range(20))")
+    running = place.run()
+    for _ in range(6):
+        running.wait_for_verdict("crashed")
+    assert running.stop() == 0
+
+
+def test_a_killed_recorder_is_replaced(place: Place) -> None:
+    """History goes on in a new process; tasks never notice."""
+    place.write_app(HOLDING)
+    running = place.run()
+    place.call("mark(1)")
+    running.wait_for_verdict("processed")
+    children = (Path("/proc") / str(running.process.pid) / "task" / str(running.process.pid) / "children").read_text()
+    workers = {info.pid for info in place.backend.control.live()}
+    (recorder,) = {int(pid) for pid in children.split()} - workers
+    os.kill(recorder, signal.SIGKILL)
+    place.call("[mark(n) for n in range(2, 10)]")
+    for _ in range(8):
+        running.wait_for_verdict("processed")
+    assert running.stop() == 0
+    assert place.lines() == [str(n) for n in range(1, 10)]

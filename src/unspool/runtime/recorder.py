@@ -4,6 +4,7 @@ The supervisor hands over what it has; what does not fit into the pipe it keeps,
 lines are dropped and counted. Tasks are not touched by any of this.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -22,6 +23,7 @@ __all__ = ["Recorder"]
 _log = logging.getLogger("unspool")
 _KEPT = 50_000
 _BATCH = 2_000
+_RESTART = 5.0  # seconds between two starts, lest one that cannot live keeps the supervisor busy
 _GATHER = 0.1  # seconds in which records are gathered into one transaction
 
 
@@ -32,65 +34,76 @@ class Recorder:
     """
 
     def __init__(self, backends: Sequence[Backend], close_others: Callable[[], None]) -> None:
-        reader, self._writer = os.pipe()
-        self.dropped = 0
+        self._backends = backends
+        self._close_others = close_others
         self._waiting: deque[bytes] = deque()
-        self._pid = os.fork()
-        if self._pid == 0:
-            os.close(self._writer)
-            _live(backends, reader, close_others)
-        os.close(reader)
-        os.set_blocking(self._writer, False)
+        self._rest = b""
+        self._dropped = 0
+        self._start()
 
     def put(self, index: int, record: Sequence[Any]) -> None:
         """Hands over one run of a spooler's task."""
         self._waiting.append(json.dumps([index, *record]).encode() + b"\n")
         if len(self._waiting) > _KEPT:
             self._waiting.popleft()
-            self.dropped += 1
+            self._dropped += 1
 
     @property
     def full(self) -> bool:
         """Whether ``push`` should be called again soon."""
-        return bool(self._waiting)
+        return bool(self._rest or self._waiting)
 
     def push(self) -> None:
         """Passes on what the pipe takes."""
-        waiting = self._waiting
-        while waiting:
-            chunk = bytearray()
-            lines = 0
-            while lines < len(waiting) and len(chunk) + len(waiting[lines]) <= select.PIPE_BUF:
-                chunk += waiting[lines]
-                lines += 1
+        while self.full:
+            if not self._rest:
+                self._rest = b"".join(self._waiting.popleft() for _ in range(min(len(self._waiting), _BATCH)))
             try:
-                # Up to PIPE_BUF a write is whole or refused; a longer line goes in parts.
-                wrote = os.write(self._writer, chunk or waiting[0])
+                written = os.write(self._writer, self._rest)
             except BlockingIOError:
                 return
             except BrokenPipeError:
-                self.dropped += len(waiting)
-                waiting.clear()
+                self._restart()
                 return
-            if not lines:
-                waiting[0] = waiting[0][wrote:]
-                if not waiting[0]:
-                    waiting.popleft()
-            for _ in range(lines):
-                waiting.popleft()
+            self._rest = self._rest[written:]
 
     def detach(self) -> None:
         """In a fork of the supervisor: the recorder ends when the supervisor does, not with its children."""
-        os.close(self._writer)
+        with contextlib.suppress(OSError):
+            os.close(self._writer)
 
     def close(self) -> None:
         """Lets it write what it has, and waits for it."""
         os.set_blocking(self._writer, True)
+        self._next_start = float("inf")
         self.push()
         os.close(self._writer)
-        os.waitpid(self._pid, 0)
-        if self.dropped:
-            _log.warning("%d lines of history were dropped; no task is affected", self.dropped)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self._pid, 0)
+        self._dropped += len(self._waiting)
+        if self._dropped:
+            _log.warning("%d lines of history were dropped; no task is affected", self._dropped)
+
+    def _start(self) -> None:
+        reader, self._writer = os.pipe()
+        self._pid = os.fork()
+        if self._pid == 0:
+            self.detach()
+            _live(self._backends, reader, self._close_others)
+        os.close(reader)
+        os.set_blocking(self._writer, False)
+        self._next_start = time.monotonic() + _RESTART
+
+    def _restart(self) -> None:
+        """It died: what it had begun to read is lost, and the rest goes to a new one."""
+        if time.monotonic() < self._next_start:
+            return
+        _log.warning("the recorder of history died; a new one goes on")
+        self._rest = self._rest.partition(b"\n")[2]
+        os.close(self._writer)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self._pid, 0)
+        self._start()
 
 
 def _live(backends: Sequence[Backend], reader: int, close_others: Callable[[], None]) -> None:

@@ -97,6 +97,7 @@ class Supervisor:
         self._watched: dict[int, int] = {}
         self._lost: set[int] = set()
         self._complained: set[str] = set()
+        self._shown = 0  # runs that the last progress told of
         self._next_progress = self._next_reload = 0.0
 
     def run(self) -> Stats:
@@ -113,6 +114,7 @@ class Supervisor:
                 self._turn()
         finally:
             self._close()
+        _log.info("stopped: %d tasks run", self._stats.done)
         return self._stats
 
     # --- the loop
@@ -146,6 +148,8 @@ class Supervisor:
             times += [self._next_reload] if self._options.reload else []
         if self._recorder and self._recorder.full:
             times.append(self._clock() + _NAP)
+        if self._progress is not None and self._stats.done != self._shown:
+            times.append(self._next_progress)
         due = min((at for at in times if at is not None), default=None)
         return None if due is None else max(0.0, due - self._clock())
 
@@ -155,8 +159,6 @@ class Supervisor:
         self._recorder = Recorder(self._backends, self._close_in_child)
         self._selector.register(self._signals.fileno(), selectors.EVENT_READ)
         self._pool.start()
-        names = ", ".join(backend.name for backend in self._backends)
-        _log.info("started: app %s, %d workers, spoolers %s", self._app, self._options.processes, names)
 
     def _stop(self) -> None:
         """Lets what runs end, and starts no more."""
@@ -175,7 +177,6 @@ class Supervisor:
         for presence in self._presences:
             presence.hand_over()
             presence.close()
-        _log.info("stopped: %d tasks run", self._stats.done)
 
     def _close_in_child(self) -> None:
         """In a fork: closes what would keep the supervisor's pipes, watches and locks alive."""
@@ -204,8 +205,11 @@ class Supervisor:
     # --- workers
 
     def _renew_workers(self) -> None:
-        queue = self._pool.queue
+        queue, started = self._pool.queue, self._pool.started
         self._pool.turn()
+        if self._pool.started and not started:
+            names = ", ".join(backend.name for backend in self._backends)
+            _log.info("started: app %s, workers: %d, spoolers: %s", self._app, self._options.processes, names)
         if self._pool.queue is not queue:  # a reload is complete: what the old have not begun is for the new
             self._give_back(queue.recall())
         if self._options.reload and self._clock() >= self._next_reload:
@@ -350,6 +354,7 @@ class Supervisor:
         if self._progress is None or (now := self._clock()) < self._next_progress:
             return
         self._next_progress = now + _PROGRESS_EVERY
+        self._shown = self._stats.done
         self._stats.backlog = sum(feed.backlog for feed in self._feeds) + len(self._pool.queue)
         self._stats.workers = len(self._pool)
         self._progress(self._stats)

@@ -1,0 +1,39 @@
+"""Real uWSGI, from the ``pyuwsgi`` wheel, started and stopped by each test."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import inotify_simple
+import pytest
+
+PATIENCE = 30
+PROGRAM = Path(sys.executable).with_name("pyuwsgi")
+
+
+@pytest.fixture
+def run_uwsgi(tmp_path: Path) -> Callable[..., None]:
+    """Runs uWSGI with some options until its program has written the file ``done`` beside it."""
+    if not PROGRAM.exists():
+        if os.environ.get("CI"):
+            pytest.fail(f"there is no {PROGRAM}, and CI must have it")
+        pytest.skip("pyuwsgi is not installed; there may be no wheel of it for this Python")
+
+    def run(*options: str) -> None:
+        done = tmp_path / "done"
+        done.unlink(missing_ok=True)
+        log = tmp_path / "uwsgi.log"
+        command = [str(PROGRAM), "--master", "--die-on-term", f"--logto={log}", *options]
+        with inotify_simple.INotify() as changes:
+            changes.add_watch(str(tmp_path), inotify_simple.flags.CREATE | inotify_simple.flags.MOVED_TO)
+            process = subprocess.Popen(command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)})
+            try:
+                while not done.exists():
+                    assert changes.read(timeout=PATIENCE * 1000), log.read_text()
+            finally:
+                process.terminate()
+                process.wait(PATIENCE)
+
+    return run
