@@ -1,6 +1,8 @@
 """How a supervisor starts, stops, reloads and survives: signals, kills, broken applications."""
 
+import contextlib
 import os
+import random
 import signal
 from collections import Counter
 from pathlib import Path
@@ -274,12 +276,15 @@ def test_several_spoolers_under_one_supervisor(place: Place) -> None:
 
 
 def test_term_while_workers_wait_to_be_replaced(place: Place) -> None:
-    """With every worker dead and the next one held back, TERM still stops the supervisor."""
-    place.write_app("@Spooler.task\ndef crash(n): os._exit(1)")
-    place.call("crash.enqueue_many(range(20))")
+    """The application breaks on disk and the only worker dies: new ones are tried ever later, and TERM still stops."""
+    place.write_app(HOLDING)
+    place.call("mark(1)")
     running = place.run()
-    for _ in range(6):
-        running.wait_for_verdict("crashed")
+    worker = running.wait_for_verdict("processed")["worker"]
+    (place.root / "tasks.py").write_text("1 / 0")
+    os.kill(worker, signal.SIGKILL)
+    for _ in range(4):
+        running.wait_for(lambda line: "ZeroDivisionError" in line["message"])
     assert running.stop() == 0
 
 
@@ -298,3 +303,24 @@ def test_a_killed_recorder_is_replaced(place: Place) -> None:
         running.wait_for_verdict("processed")
     assert running.stop() == 0
     assert place.lines() == [str(n) for n in range(1, 10)]
+
+
+def test_random_kills_lose_nothing(place: Place) -> None:
+    """Twenty workers are killed while 2,000 tasks run: each task runs, and at most one runs twice for each kill."""
+    seed = random.randrange(1 << 32)
+    print("seed", seed)
+    choose = random.Random(seed).choice
+    place.write_app(HOLDING)
+    place.call("mark.enqueue_many(range(2000))")
+    running = place.run("--processes", "2")
+    for kill in range(20):
+        running.wait_for(lambda line, goal=90 * kill: len(place.lines()) > goal)  # type: ignore[misc]
+        workers = [info.pid for info in place.backend.control.live() if info.role == "worker"]
+        if workers:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(choose(workers), signal.SIGKILL)
+    running.wait_for(lambda line: sum(place.backend.counts().values()) == 0)
+    assert running.stop() == 0
+    counts = Counter(map(int, place.lines()))
+    assert sorted(counts) == list(range(2000))
+    assert sum(counts.values()) - 2000 <= 20

@@ -24,7 +24,6 @@ from .queue import Queue
 __all__ = ["Death", "Pool", "describe"]
 
 _log = logging.getLogger("unspool")
-_LONG_LIFE = 5.0  # seconds after which a worker's death is not part of a series
 _MAX_PAUSE = 5.0  # seconds between two forks of workers that die at once
 
 
@@ -42,7 +41,7 @@ class _Generation:
     queue: Queue = field(default_factory=Queue)
     processes: dict[int, Process] = field(default_factory=dict)
     retired: bool = False
-    quick_deaths: int = 0
+    vain_deaths: int = 0
     respawn_at: float | None = None
 
     @property
@@ -212,9 +211,10 @@ class Pool:
             generation.kill()
         elif process.failure:
             _log.error("%s; trying again", process.failure)
-        quick = code != 0 and now - process.started < _LONG_LIFE
-        generation.quick_deaths = generation.quick_deaths + 1 if quick else 0
-        pause = 0.0 if generation.quick_deaths <= 1 else min(0.05 * 2 ** min(generation.quick_deaths, 10), _MAX_PAUSE)
+        # A task that kills its worker is set aside after a few times; only workers that die on their own are held back.
+        in_vain = code != 0 and not process.useful and not any(sign.ref() for sign in process.presences)
+        generation.vain_deaths = generation.vain_deaths + 1 if in_vain else 0
+        pause = 0.0 if generation.vain_deaths <= 1 else min(0.05 * 2 ** min(generation.vain_deaths, 10), _MAX_PAUSE)
         generation.respawn_at = now + pause
 
 

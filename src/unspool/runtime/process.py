@@ -38,6 +38,8 @@ class Process:
     deadlines: dict[tuple[int, str], float] = field(default_factory=dict)
     """When the runs that have a time limit must have ended, by spooler and ref."""
     overrun: bool = False
+    useful: bool = False
+    """Whether it has run anything."""
 
     def read(self, now: float) -> list[list[Any]]:
         """What it has reported; what concerns the process itself is noted."""
@@ -50,7 +52,8 @@ class Process:
                     self.failure = text
                 case [report.BEGIN, index, ref, timeout]:
                     self.deadlines[index, ref] = now + timeout + _KILL_AFTER
-                case [report.END, index, ref, *_] if self.deadlines:
+                case [report.END, index, ref, *_]:
+                    self.useful = True
                     self.deadlines.pop((index, ref), None)
         return events
 
