@@ -182,6 +182,7 @@ class SpoolFeed:
                 self._next_scan = now + _POLL
                 return
             self._begin_anew()
+        self._paused = self._control.paused
         self._window.open_horizon()
         self._busy = {ref: None for ref in self._busy if self._locked(ref)}
         self._scan = self._all_entries()

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from ...message import Record
 from ..base import Clock
-from .layout import HISTORY, Directory
+from .layout import HISTORY, PRIVATE, Directory
 
 __all__ = ["History"]
 
@@ -99,7 +99,7 @@ class History:
         )
 
     def _open(self) -> sqlite3.Connection:
-        self._directory.fd("")
+        self._directory.fd(PRIVATE)
         path = self._directory.path(HISTORY)
         with contextlib.suppress(FileExistsError):
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))

@@ -46,6 +46,7 @@ __all__ = [
     "is_priority",
     "priority_of",
     "rank_of",
+    "renamed",
     "spooler_of",
 ]
 
@@ -94,6 +95,12 @@ def hint(name: str) -> float:
         return int(parts[1]) + int(parts[2]) / 1_000_000
     except (IndexError, ValueError):
         return 0.0
+
+
+def renamed(ref: str, due: float) -> str:
+    """The same ref with another time at the end of its name; the rest of it keeps it unique."""
+    seconds, rest = divmod(int(due * 1_000_000), 1_000_000)
+    return f"{ref.rsplit('_', 2)[0]}_{seconds}_{rest:06d}"
 
 
 class Names:

@@ -21,7 +21,7 @@ from ..base import Clock
 from . import lock
 from .aside import REASON_SUFFIX, bring_back, discard, read_reason
 from .attempts import Attempts
-from .layout import ASIDE, PREFIX, Directory, hint, is_priority, priority_of, rank_of
+from .layout import ASIDE, PREFIX, Directory, hint, is_priority, priority_of, rank_of, renamed
 
 __all__ = ["Listing"]
 
@@ -174,18 +174,22 @@ class Listing:
         return self._directory.path(ref) if ref else id
 
     def retry(self, id: str) -> str:
-        """Makes the task ready now, its attempts afresh.
+        """Makes the task ready now, its attempts afresh. One whose name says a later time gets another name.
 
         :raises LookupError, TaskBusy: as ``base.Backend.retry``.
         """
         place, ref = self._located(id)
+        now = self._clock()
         if place:
-            bring_back(self._directory, place, ref, self._clock())
+            bring_back(self._directory, place, ref, now)
             self._attempts().clear(ref)
         else:
             with self._held(ref):
                 self._attempts().clear(ref)
-                os.utime(self._directory.path(ref), (self._clock(),) * 2, follow_symlinks=False)
+                os.utime(self._directory.path(ref), (now, now), follow_symlinks=False)
+                if hint(ref) > now:  # scans trust a name never to be later than its task
+                    former, ref = ref, renamed(ref, now)
+                    os.rename(self._directory.path(former), self._directory.path(ref))
         return self._directory.path(ref)
 
     def remove(self, id: str) -> None:

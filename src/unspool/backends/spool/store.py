@@ -61,8 +61,6 @@ _LOOK_AGAIN = 60.0  # seconds after which a file that cannot be used now is look
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _CLAIM = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
-_names = Names()
-
 
 class _Held(NamedTuple):
     """A claim's token: the locked descriptor, and where its name is."""
@@ -97,6 +95,7 @@ class SpoolBackend:
         self.name = root
         self._durable = durable
         self._clock = clock
+        self._names = Names()
         self._directory = Directory(root)
         self._known_attempts: Attempts | None = None
         self.control = SpoolControl(self._directory, period)
@@ -124,7 +123,7 @@ class SpoolBackend:
         moved = 0
         try:
             for envelope in envelopes:
-                name = _names.next(self._clock(), envelope.due)
+                name = self._names.next(self._clock(), envelope.due)
                 part = "" if envelope.priority is None else str(envelope.priority)
                 written.append((part, name))
                 self._write(tmp, name, envelope, sync=self._durable and not batch)
