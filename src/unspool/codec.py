@@ -74,7 +74,12 @@ def decode(envelope: Envelope) -> Message:
     if "ud_spool_func" in vars:
         return _from_uwsgidecorators(envelope)
     serializer = vars["unspool_codec"].decode("utf-8", "replace") if "unspool_codec" in vars else "pickle"
-    body = _deserialize(serializer, envelope.body) if envelope.body else {}
+    try:
+        body = _deserialize(serializer, envelope.body) if envelope.body else {}
+    except Damaged:
+        if "msg" in vars or envelope.sealed:
+            raise
+        body = None  # a program's own uwsgi.spool() may put anything there
     if "msg" not in vars and not (isinstance(body, dict) and "msg" in body):
         return Message("", {**vars, "body": envelope.body}, None, envelope.priority, envelope.due)
     if not isinstance(body, dict):

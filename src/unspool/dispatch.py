@@ -43,7 +43,7 @@ def prepare(claim: Claim, now: float, random: Callable[[], float] = _random.rand
     :param now: unix seconds.
     """
     if claim.crashes >= MAX_CRASHES:
-        return Outcome(Verdict.DEAD, Bury(reason := f"killed its worker {claim.crashes} times"), reason)
+        return Outcome(Verdict.DEAD, Bury(reason := f"killed its worker {claim.crashes} times", begun=False), reason)
     try:
         message = codec.decode(claim.envelope)
         task = _task_type(message.message)(_name(claim), message.message, message.payload)
@@ -52,7 +52,7 @@ def prepare(claim: Claim, now: float, random: Callable[[], float] = _random.rand
         if not claim.envelope.sealed and claim.attempts == 1:
             # Without a seal, a file that another program is still copying in looks just like this.
             return Outcome(Verdict.RESCHEDULED, Retry(now + _YOUNG_RETRY), str(error))
-        return Outcome(Verdict.CORRUPT, Bury(str(error), corrupt=True), str(error))
+        return Outcome(Verdict.CORRUPT, Bury(str(error), corrupt=True, begun=False), str(error))
     except (NoHandler, *codec.UNSUPPORTED) as error:
         reason = str(error) if isinstance(error, NoHandler) else f"{type(error).__name__}: {error}"
         return _again(Verdict.RESCHEDULED, claim, _DEFAULT_RETRY, now, random, reason)

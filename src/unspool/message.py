@@ -125,10 +125,11 @@ class Release(NamedTuple):
 
 
 class Bury(NamedTuple):
-    """Set it aside, with a reason for a person to read."""
+    """Set it aside, with a reason for a person to read. ``begun`` is False if this attempt never ran."""
 
     reason: str
     corrupt: bool = False
+    begun: bool = True
 
 
 Disposition = Ack | Retry | Release | Bury

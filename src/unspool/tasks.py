@@ -305,16 +305,19 @@ def _wire_name(func: Callable[..., Any]) -> str:
     if "<lambda>" in qualname or "<locals>" in qualname:
         kind = "a lambda" if "<lambda>" in qualname else "defined inside another function"
         raise FunctionRefused(f"{qualname} is {kind}, so no worker could find it; define it at the top of a module")
+    return f"{_module_name(func)}:{qualname}"
+
+
+def _module_name(func: Callable[..., Any]) -> str:
+    """The module as another process would import it, where this one runs its file under another name."""
     module = func.__module__
-    if module == "__main__":
-        main = sys.modules["__main__"]
-        spec = getattr(main, "__spec__", None)
-        path = getattr(main, "__file__", None)
-        if spec is not None:
-            module = spec.name
-        elif path:
-            module = os.path.splitext(os.path.basename(path))[0]
-    return f"{module}:{qualname}"
+    if module != "__main__" and not module.startswith("uwsgi_file_"):
+        return module
+    loaded = sys.modules[module]
+    spec, path = getattr(loaded, "__spec__", None), getattr(loaded, "__file__", None)
+    if spec is not None and module == "__main__":
+        return str(spec.name)
+    return os.path.splitext(os.path.basename(path))[0] if path else module
 
 
 def _uwsgi_verdict(returns: str, result: Any) -> TaskResult:

@@ -12,13 +12,15 @@ import struct
 from collections.abc import Mapping
 from zlib import crc32
 
-from .errors import Damaged
+from .errors import Damaged, PayloadRefused
 from .message import Envelope
 
-__all__ = ["HEADER_SIZE", "MAX_VARS", "dump", "load", "load_vars"]
+__all__ = ["HEADER_SIZE", "MAX_SIZE", "MAX_VARS", "dump", "load", "load_vars"]
 
 HEADER_SIZE = 4
 MAX_VARS = 0xFFFF
+MAX_SIZE = 1 << 30
+"""The most bytes that a task may have: it is held in memory, and a file of any size may lie about."""
 _MODIFIER = 17
 _SUM_KEY = b"\x0b\x00unspool_sum\x08\x00"
 _SUM_SIZE = len(_SUM_KEY) + 8
@@ -32,7 +34,12 @@ def dump(vars: Mapping[str, bytes], body: bytes) -> bytes:
     """The bytes of a sealed envelope.
 
     :raises Damaged: if the variables exceed the 65535 bytes that the format can hold.
+    :raises PayloadRefused: if the body is larger than any task may be.
     """
+    if len(body) > MAX_SIZE - MAX_VARS - HEADER_SIZE:
+        raise PayloadRefused(
+            f"the payload takes {len(body)} bytes; pass what is larger than {MAX_SIZE} by a file's path"
+        )
     parts: list[bytes] = []
     for key, value in vars.items():
         name = key.encode()

@@ -3,10 +3,15 @@
 import contextlib
 import os
 import random
+import shutil
 import signal
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
+from unspool.backends.spool import SpoolBackend
 from unspool.message import State
 
 from .conftest import PATIENCE, Place
@@ -249,19 +254,23 @@ def test_live_processes_are_known(place: Place) -> None:
     assert place.backend.control.live() == []
 
 
-def test_a_removed_directory_is_told_and_survived(place: Place) -> None:
-    """The spooler is removed under the workers: they say so, and run what comes when it is back."""
+@pytest.mark.parametrize("how", [lambda spool: spool.rename(spool.with_name("elsewhere")), shutil.rmtree])
+def test_a_removed_directory_is_told_and_survived(place: Place, how: Callable[[Path], object]) -> None:
+    """The spooler is moved or removed under the workers: they say so, and run what comes when it is back."""
     place.write_app(HOLDING)
     running = place.run()
     place.call("mark(1)")
     running.wait_for_verdict("processed")
-    os.rename(place.spool, place.root / "elsewhere")
+    how(place.spool)
     running.wait_for(lambda line: line["message"] == f"spooler {place.spool} was removed; going on when it is back")
     place.call("mark(2)")
     running.wait_for_verdict("processed")
+    place.call("mark(3)")  # by an event of the new directory: its period is far off
+    running.wait_for_verdict("processed")
     assert running.stop() == 0
-    assert place.lines() == ["1", "2"]
+    assert place.lines() == ["1", "2", "3"]
     assert f"spooler {place.spool} is back" in [line["message"] for line in running.seen]
+    assert [record.task for record in SpoolBackend(str(place.spool)).history()] == ["tasks:mark"] * 2
 
 
 def test_several_spoolers_under_one_supervisor(place: Place) -> None:

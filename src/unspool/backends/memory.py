@@ -107,7 +107,8 @@ class MemoryBackend:
             case Release():
                 task.attempts -= 1
                 return self._clock()
-            case Bury(reason, corrupt):
+            case Bury(reason, corrupt, begun):
+                task.attempts -= not begun
                 task.aside, task.reason = State.CORRUPT if corrupt else State.DEAD, reason
         return None
 

@@ -41,10 +41,10 @@ def read_reason(directory: Directory, state: str, ref: str) -> dict[str, Any]:
     return note if isinstance(note, dict) else {}
 
 
-def bring_back(directory: Directory, state: str, ref: str, now: float) -> None:
-    """Moves a task that was set aside back to where it was, due now."""
+def bring_back(directory: Directory, state: str, ref: str, target_ref: str, now: float) -> None:
+    """Moves a task that was set aside back among those that wait, due now."""
     at, name = directory.at(f"{ASIDE[state]}/{ref}")
-    part, _, base = ref.rpartition("/")
+    part, _, base = target_ref.rpartition("/")
     target_at, target = directory.place(part, base) if part else (directory.fd(""), base)
     os.utime(name, (now, now), dir_fd=at, follow_symlinks=False)
     os.rename(name, target, src_dir_fd=at, dst_dir_fd=target_at)

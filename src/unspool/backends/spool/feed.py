@@ -14,13 +14,14 @@ from collections.abc import Iterable, Iterator
 
 from ..base import Clock, Control, Ticket
 from . import lock
-from .layout import PREFIX, RUN, Directory, hint, is_priority, priority_of, rank_of
+from .layout import PREFIX, PRIVATE, RUN, Directory, hint, is_priority, priority_of, rank_of
 from .wake import Change, Wake
 from .window import Window
 
 __all__ = ["SpoolFeed"]
 
 _STEP = 2_000  # directory entries read between two looks at anything else
+_SETTLE = 0.1  # seconds to let whoever is removing the directory finish
 _POLL = 1.0  # seconds between scans where the kernel tells nothing, and between looks for a removed directory
 
 
@@ -112,13 +113,14 @@ class SpoolFeed:
         root = self._directory.root
         self._directory.fd(RUN)
         self._wake.watch("", root)
+        self._wake.watch(PRIVATE, f"{root}/{PRIVATE}", removals=True)
         self._wake.watch(RUN, f"{root}/{RUN}", removals=True)
         self._next_scan = 0.0
         self._look_at_switches()
 
     def _note(self, change: Change, now: float) -> None:
-        if change.lost:
-            self._next_scan = 0.0
+        if change.lost or (change.part == PRIVATE and change.directory):
+            self._next_scan = min(self._next_scan, now + _SETTLE)
         elif change.part == RUN:
             self._look_at_switches()
         elif change.directory:
@@ -190,8 +192,8 @@ class SpoolFeed:
     def _begin_anew(self) -> None:
         """Another directory has taken the place of the one that was watched."""
         self._directory.reopen()
-        self._wake.close()
-        self._wake = Wake()
+        former, self._wake = self._wake, Wake()
+        former.close()  # afterwards, or the new one would have its number, and nobody would see that it is another
         self._window = Window()
         self._busy.clear()
         self._start()

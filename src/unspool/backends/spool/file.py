@@ -3,10 +3,10 @@
 import os
 
 from ...errors import Damaged
+from ...wire import MAX_SIZE
 
 __all__ = ["read_whole", "sync_file_system", "write_whole"]
 
-_MAX_SIZE = 1 << 30
 _FIRST_READ = 1 << 17  # all of most tasks; of a larger one enough to see whether it is one
 _MODIFIER = b"\x11"
 
@@ -16,8 +16,8 @@ def read_whole(fd: int, size: int) -> bytes:
 
     :raises Damaged: if it cannot be a task, before much is allocated for it.
     """
-    if size > _MAX_SIZE:
-        raise Damaged(f"{size} bytes, more than any task may have ({_MAX_SIZE})")
+    if size > MAX_SIZE:
+        raise Damaged(f"{size} bytes, more than any task may have ({MAX_SIZE})")
     data = os.read(fd, min(size, _FIRST_READ))
     if data[:1] not in (_MODIFIER, b""):
         raise Damaged("not a spool file: it does not begin with uWSGI's modifier 17")

@@ -107,20 +107,21 @@ class Names:
     """Makes names that no other thread, process or host makes, with strictly rising times within a process."""
 
     def __init__(self) -> None:
-        self._counter = itertools.count(1)
-        self._lock = threading.Lock()
-        self._last = 0
         self._renew()
-        os.register_at_fork(after_in_child=self._renew)
 
     def _renew(self) -> None:
-        self._lock = threading.Lock()  # a fork may have copied it locked
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._counter = itertools.count(1)
+        self._last = 0
         host = re.sub(r"[/\0]", "-", socket.gethostname())[:64]
-        self._start = f"{PREFIX}{host}_{os.getpid()}_"
+        self._start = f"{PREFIX}{host}_{self._pid}_"
         self._random = int.from_bytes(os.urandom(4), "little")
 
     def next(self, now: float, due: float | None) -> str:
         """A new name for a task that is sent now and due then (unix seconds)."""
+        if os.getpid() != self._pid:
+            self._renew()  # in a fork, where the lock may have been copied locked
         microseconds = int((now if due is None else due) * 1_000_000)
         if due is None:
             with self._lock:  # two tasks of the same microsecond, or a clock set back, keep their order
@@ -227,6 +228,8 @@ class Directory:
         """Whether the directory was removed, or moved away, since it was opened."""
         if self._owner is None:
             return not os.path.isdir(self.root)
+        if any(os.fstat(fd).st_nlink == 0 for fd in list(self._descriptors.values())):
+            return True  # as by ``rm -r``, of which we keep the inodes alive
         try:
             found = os.stat(self.root, follow_symlinks=True)
         except OSError:

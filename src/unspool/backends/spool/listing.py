@@ -1,9 +1,8 @@
 """Looking at a spool directory, and changing single tasks: what ``ls``, ``show``, ``retry`` and ``rm`` stand on.
 
 Looking takes no lock and decodes nothing. Whether a task runs is read from the kernel's table of locks, so that a
-million files need
-not be opened; only where that table knows the inode is the file itself asked. Changing takes the task's lock, as a
-worker would.
+million files need not be opened; only where that table knows the inode is the file itself asked. Changing takes the
+task's lock, as a worker would.
 """
 
 import contextlib
@@ -180,17 +179,20 @@ class Listing:
         """
         place, ref = self._located(id)
         now = self._clock()
+        # Scans trust a name never to be later than its task; and nothing that waits may be replaced.
+        taken = place and os.path.lexists(self._directory.path(ref))
+        target = renamed(ref, now) if taken or hint(ref) > now else ref
         if place:
-            bring_back(self._directory, place, ref, now)
-            self._attempts().clear(ref)
+            for former in (f"{ASIDE[place]}/{ref}", ref):
+                self._attempts().clear(former)
+            bring_back(self._directory, place, ref, target, now)
         else:
             with self._held(ref):
                 self._attempts().clear(ref)
                 os.utime(self._directory.path(ref), (now, now), follow_symlinks=False)
-                if hint(ref) > now:  # scans trust a name never to be later than its task
-                    former, ref = ref, renamed(ref, now)
-                    os.rename(self._directory.path(former), self._directory.path(ref))
-        return self._directory.path(ref)
+                if target != ref:
+                    os.rename(self._directory.path(ref), self._directory.path(target))
+        return self._directory.path(target)
 
     def remove(self, id: str) -> None:
         """Deletes the task.

@@ -24,6 +24,7 @@ import contextlib
 import errno
 import os
 import time
+import weakref
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -102,7 +103,7 @@ class SpoolBackend:
         self._history = History(self._directory, history_limit, history_age, clock)
         self._listing = Listing(self._directory, lambda: self._attempts, clock)
         self._claimed: set[int] = set()
-        os.register_at_fork(after_in_child=self._close_inherited)
+        _opened.add(self)
 
     # --- producers
 
@@ -250,7 +251,8 @@ class SpoolBackend:
                 self._attempts.write(fd, ref, Count(begun.attempts - 1, begun.crashes))
                 return self._clock()
             case Bury():
-                self._bury(ref, at, name, disposition, begun)
+                attempts = begun.attempts - (not disposition.begun)
+                self._bury(ref, at, name, disposition, begun._replace(attempts=attempts))
         return None
 
     def _postpone(self, ref: str, held: _Held, *, done: bool) -> float:
@@ -327,9 +329,20 @@ class SpoolBackend:
         self._attempts.clear(ref)
         return Refusal(RefusalKind.GONE)
 
-    def _close_inherited(self) -> None:
+    def close_inherited(self) -> None:
         """In a child that a task forked: a lock lives as long as any copy of its descriptor."""
         for fd in self._claimed:
             with contextlib.suppress(OSError):
                 os.close(fd)
         self._claimed.clear()
+
+
+_opened: weakref.WeakSet[SpoolBackend] = weakref.WeakSet()
+
+
+def _close_inherited() -> None:
+    for backend in list(_opened):
+        backend.close_inherited()
+
+
+os.register_at_fork(after_in_child=_close_inherited)
