@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+import os
 import sys
 
 from unspool import config
@@ -16,7 +17,7 @@ class JsonLines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         fields = {"message": record.getMessage(), "level": record.levelname, **getattr(record, "unspool", {})}
-        print(json.dumps(fields), file=sys.stderr, flush=True)
+        os.write(2, json.dumps(fields).encode() + b"\n")  # whole, for the recorder writes there too
 
 
 def main() -> None:

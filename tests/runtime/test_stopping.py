@@ -264,13 +264,13 @@ def test_a_removed_directory_is_told_and_survived(place: Place, how: Callable[[P
     how(place.spool)
     running.wait_for(lambda line: line["message"] == f"spooler {place.spool} was removed; going on when it is back")
     place.call("mark(2)")
-    running.wait_for_verdict("processed")
+    second = running.wait_for_verdict("processed")
     place.call("mark(3)")  # by an event of the new directory: its period is far off
-    running.wait_for_verdict("processed")
+    third = running.wait_for_verdict("processed")
     assert running.stop() == 0
     assert place.lines() == ["1", "2", "3"]
     assert f"spooler {place.spool} is back" in [line["message"] for line in running.seen]
-    assert [record.task for record in SpoolBackend(str(place.spool)).history()] == ["tasks:mark"] * 2
+    assert {record.id for record in SpoolBackend(str(place.spool)).history()} >= {second["id"], third["id"]}
 
 
 def test_several_spoolers_under_one_supervisor(place: Place) -> None:

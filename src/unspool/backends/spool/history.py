@@ -77,8 +77,10 @@ class History:
             return []  # damaged, or not made yet; the writer sets it right
 
     def _add(self, records: Sequence[Record]) -> None:
-        if self._writer is not None and self._directory.is_gone():
+        if self._directory.opened and self._directory.is_gone():
             self.close()
+            if not os.path.isdir(self._directory.root):
+                raise sqlite3.OperationalError("the spooler was removed")  # history alone must not bring it back
             self._directory.reopen()
         if self._writer is None:
             self._writer = self._open()

@@ -159,6 +159,11 @@ class Directory:
         self.fd("")
         return self._owner or Owner(os.geteuid(), 0)
 
+    @property
+    def opened(self) -> bool:
+        """Whether it has been opened, here or in the process that this one was forked from."""
+        return self._owner is not None
+
     def fd(self, part: str) -> int:
         """A descriptor of the root (an empty part), or of a directory in it, which is made if it is missing.
 
