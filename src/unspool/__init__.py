@@ -1,6 +1,6 @@
 """unspool: run functions later, in other processes, with nothing to install and nothing to lose."""
 
-from .config import configure
+from .config import configure, enter_uwsgi
 from .errors import UnspoolError
 from .message import Message
 from .results import ResultProcessed, ResultRescheduled, ResultSkipped, TaskResult
@@ -8,6 +8,8 @@ from .spooler import Spooler, raw_message
 from .tasks import FunctionTask, SpoolerFunctionCallTask, SpoolerTask, spooler_task_types
 
 __version__ = "0.1.0.dev0"
+
+enter_uwsgi()
 
 __all__ = [
     "FunctionTask",

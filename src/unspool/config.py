@@ -7,14 +7,19 @@ is read
 before it is needed.
 """
 
+import logging
 import os
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .backends.base import Backend, check_period
 from .errors import ConfigurationError, NoSpooler, OptionRefused
+
+if TYPE_CHECKING:
+    from .runtime.inside import Inside, SpoolerHandler
 
 __all__ = ["Settings", "backend", "candidates", "configure", "origins", "settings", "spooler_names"]
 
@@ -48,6 +53,7 @@ _lock = threading.Lock()
 _configured: dict[str, Any] = {}
 _settings: Settings | None = None
 _backends: dict[str, Backend] = {}
+_handler: "SpoolerHandler | None" = None
 
 
 def configure(**values: Any) -> None:
@@ -151,17 +157,52 @@ def _variable(name: str) -> str:
     return f"UNSPOOL_{name.upper()}"
 
 
+def enter_uwsgi() -> None:
+    """Inside uWSGI, has its spoolers call our handler; elsewhere nothing. May be called again and again.
+
+    A handler of the program's own is kept for the messages that are not ours.
+    """
+    global _handler  # noqa: PLW0603  the process's handler is one thing
+    uwsgi = sys.modules.get("uwsgi")
+    if uwsgi is None or (_handler is not None and getattr(uwsgi, "spooler", None) is _handler):
+        return
+    from .backends.uwsgi import install, module
+
+    if module() is None:
+        return
+    if _handler is None:
+        from .runtime.inside import SpoolerHandler
+
+        _handler = SpoolerHandler(_insides)
+    former = install(_handler)
+    if former is not None:
+        logging.getLogger("unspool").warning("uwsgi.spooler was %r; it is kept for messages that are not ours", former)
+        _handler.former = former
+
+
+def _insides() -> list["Inside"]:
+    from .backends.uwsgi import UwsgiBackend, spoolers
+
+    found = [backend(name) for name in spoolers()]
+    return [one for one in found if isinstance(one, UwsgiBackend)]
+
+
 def _open(path: str) -> Backend:
     from .backends.spool import SpoolBackend
+    from .backends.uwsgi import UwsgiBackend, module, spoolers
 
     chosen = settings()
-    return SpoolBackend(
+    store = SpoolBackend(
         path,
         durable=chosen.durability == "full",
         period=chosen.period,
         history_limit=chosen.history_limit,
         history_age=chosen.history_age,
     )
+    uwsgi = module()
+    if uwsgi is not None and path in [os.path.abspath(name) for name in spoolers()]:
+        return UwsgiBackend(store, uwsgi)
+    return store
 
 
 def _from_uwsgi() -> tuple[str, ...]:
@@ -183,6 +224,8 @@ def _project() -> tuple[Mapping[str, Any], str]:
                     table = tomllib.load(file).get("tool", {}).get("unspool", {})
                 except (tomllib.TOMLDecodeError, UnicodeDecodeError, AttributeError) as error:
                     raise ConfigurationError(f"{path} cannot be read: {error}") from error
+            if not isinstance(table, dict):
+                raise ConfigurationError(f"{path} cannot be read: tool.unspool is {table!r}, and no table")
             return table, place
         above = os.path.dirname(place)
         if above == place:
@@ -203,7 +246,7 @@ def _parse(name: str, value: Any, base: str, source: str) -> Any:
                 return check_period(_number(value))
             case "history_limit":
                 limit = _number(value)
-                if limit < 0 or limit != int(limit):
+                if isinstance(limit, bool) or not 0 <= limit < float("inf") or limit != int(limit):
                     raise OptionRefused(f"{value!r} is not a whole number of 0 or more")
                 return int(limit)
     except (OptionRefused, ValueError, TypeError) as error:

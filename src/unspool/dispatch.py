@@ -11,6 +11,7 @@ is the only
 difference between the two.
 """
 
+import os
 import random as _random
 import traceback
 from collections.abc import Callable
@@ -26,6 +27,7 @@ from .tasks import SpoolerTask, TaskOptions, spooler_task_types
 __all__ = ["Call", "conclude", "prepare", "run"]
 
 _ERROR_SIZE = 16_000  # characters of a traceback that are kept; its end tells most
+_PACKAGE = os.path.dirname(__file__) + os.sep
 _DEFAULT_RETRY = RetryPolicy()
 _YOUNG_RETRY = 5.0  # seconds after which an unreadable foreign file is looked at once more
 
@@ -122,7 +124,16 @@ def _name(claim: Claim) -> str:
 
 
 def _describe(exception: BaseException) -> str:
-    return "".join(traceback.format_exception(exception))[-_ERROR_SIZE:].strip()
+    """The traceback, from the task's own code on."""
+    frames = exception.__traceback__
+    while frames is not None and frames.tb_next is not None and _is_ours(frames.tb_frame.f_code.co_filename):
+        frames = frames.tb_next
+    whole = traceback.format_exception(type(exception), exception, frames)
+    return "".join(whole)[-_ERROR_SIZE:].strip()
+
+
+def _is_ours(filename: str) -> bool:
+    return filename.startswith(_PACKAGE)
 
 
 def _last_line(text: str) -> str:

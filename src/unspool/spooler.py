@@ -53,6 +53,7 @@ class _TaskDecorator:
         chosen = TaskOptions.of(**options)
 
         def decorate(func: Callable[P, R]) -> FunctionTask[P, R]:
+            config.enter_uwsgi()
             return FunctionTask(func, chosen, _send, self._spooler).register()
 
         return decorate if func is None else decorate(func)
@@ -220,6 +221,7 @@ def raw_message(
 
 
 def _send(messages: Sequence[Message], spooler: "str | Spooler | None") -> list[str]:
+    config.enter_uwsgi()  # in case another module has made itself uWSGI's handler since
     envelopes = [codec.encode(message) for message in messages]
     name = spooler.name if isinstance(spooler, Spooler) else spooler
     return config.backend(name).send(envelopes) if envelopes else []

@@ -15,7 +15,7 @@ from zlib import crc32
 from .errors import Damaged, PayloadRefused
 from .message import Envelope
 
-__all__ = ["HEADER_SIZE", "MAX_SIZE", "MAX_VARS", "dump", "load", "load_vars"]
+__all__ = ["HEADER_SIZE", "MAX_SIZE", "MAX_VARS", "dump", "load", "load_parts", "load_vars"]
 
 HEADER_SIZE = 4
 MAX_VARS = 0xFFFF
@@ -68,6 +68,20 @@ def load(data: bytes, *, priority: int | None = None, due: float | None = None) 
     if sealed and data[end - 8 : end] != b"%08x" % crc32(body, crc32(data[HEADER_SIZE:seal])):
         raise Damaged("altered or cut short: the checksum does not match")
     return Envelope(_variables(data, HEADER_SIZE, seal if sealed else end), body, priority, due, sealed)
+
+
+def load_parts(vars: Mapping[str, bytes], body: bytes, *, priority: int | None = None) -> Envelope:
+    """The envelope of variables and body that somebody else has taken apart, in their order, its seal verified.
+
+    :raises Damaged: as ``load``.
+    """
+    if "unspool_sum" not in vars:
+        return Envelope(vars, body, priority, None, False)
+    rest = {key: value for key, value in vars.items() if key != "unspool_sum"}
+    sealed = dump(rest, body)
+    if sealed[len(sealed) - len(body) - 8 : len(sealed) - len(body)] != vars["unspool_sum"]:
+        raise Damaged("altered or cut short: the checksum does not match")
+    return Envelope(rest, body, priority, None, True)
 
 
 def load_vars(data: bytes) -> Envelope:

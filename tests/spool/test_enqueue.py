@@ -237,9 +237,13 @@ def test_a_full_disk(tmp_path: Path) -> None:
         backend = SpoolBackend(str(mount / "mail"))
         big = codec.encode(raw_message("hello", payload="x" * 20_000))
         sent: list[str] = []
-        with pytest.raises(SpoolerUnusable, match="the disk is full"):
+
+        def fill() -> None:
             while len(sent) < 64:
-                sent += backend.send([big])
+                sent.extend(backend.send([big]))
+
+        with pytest.raises(SpoolerUnusable, match="the disk is full"):
+            fill()
         with pytest.raises(SpoolerUnusable, match="the disk is full"):
             backend.send([big] * 20)
         assert leftovers(mount / "mail") == []

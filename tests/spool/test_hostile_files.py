@@ -52,7 +52,7 @@ def claim_all(backend: SpoolBackend) -> tuple[list[Claim], list[Refusal]]:
     feed.close()
     claims = [answer for answer in answers if isinstance(answer, Claim)]
     for claim in claims:
-        os.close(claim.token.fd)
+        os.close(claim.token.file)
         backend._claimed.clear()
     return claims, [answer for answer in answers if isinstance(answer, Refusal)]
 
@@ -208,7 +208,7 @@ def test_random_files_never_do_harm(backend: SpoolBackend) -> None:
         answer = backend.claim(name)
         if isinstance(answer, Claim):
             assert not answer.envelope.sealed or answer.envelope[:2] == ({"msg": b"x"}, b"body")
-            os.close(answer.token.fd)
+            os.close(answer.token.file)
             backend._claimed.clear()
         else:
             assert answer.kind is RefusalKind.CORRUPT

@@ -37,9 +37,14 @@ class _Group(click.Group):
         return result
 
 
-@click.group(cls=_Group, context_settings={"auto_envvar_prefix": "UNSPOOL", "help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=_Group,
+    invoke_without_command=True,
+    context_settings={"auto_envvar_prefix": "UNSPOOL", "help_option_names": ["-h", "--help"]},
+)
 @click.version_option(__version__, prog_name="unspool", message="%(prog)s %(version)s")
-def commands() -> None:
+@click.pass_context
+def commands(ctx: click.Context) -> None:
     """Run Python functions later, in other processes.
 
     Spoolers come from --spooler, else from UNSPOOL_SPOOLERS (comma-separated), else from [tool.unspool] in
@@ -47,6 +52,9 @@ def commands() -> None:
 
     Exit status: 0 fine, 1 no such task (or it is running), 2 bad usage or app, 3 spooler not usable.
     """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help(), err=True)
+        ctx.exit(2)
 
 
 for _module in (run, enqueue, inspect, change, doctor):
@@ -70,11 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, click.Abort):
         return _INTERRUPTED
     except click.UsageError as error:
-        if error.__class__.__name__ == "NoArgsIsHelpError":  # a command without arguments, from click 8.2 on
-            error.show()
-            return 2
-        where = f" (see '{error.ctx.command_path} --help')" if error.ctx else ""
-        return _complain(f"{error.format_message()}{where}", 2)
+        return _complain(f"{error.format_message()}{_where_from(error)}", 2)
     except click.ClickException as error:
         return _complain(error.format_message(), error.exit_code)
     except (errors.ConfigurationError, errors.Refused, errors.NoHandler) as error:
@@ -91,9 +95,22 @@ def _complain(problem: object, status: int) -> int:
     return status
 
 
+def _where_from(error: click.UsageError) -> str:
+    """What helps to find the mistake: the variable that may have brought the value, and the command's help."""
+    if error.ctx is None:
+        return ""
+    hints = [f"see '{error.ctx.command_path} --help'"]
+    if isinstance(error, click.BadParameter) and isinstance(error.param, click.Option) and error.param.name:
+        variable = f"{error.ctx.auto_envvar_prefix}_{error.param.name.upper()}"
+        if os.environ.get(variable):
+            hints.insert(0, f"{variable} is set")
+    return f" ({'; '.join(hints)})"
+
+
 def _tolerate_any_file_name() -> None:
-    """A file's name need not be text; printing it gives the very bytes where that is possible."""
-    for stream in (sys.stdout, sys.stderr):
-        utf8 = (getattr(stream, "encoding", None) or "").lower().replace("-", "") == "utf8"
-        with contextlib.suppress(AttributeError):  # replaced by somebody's own object
-            stream.reconfigure(errors="surrogateescape" if utf8 else "backslashreplace")  # type: ignore[union-attr]
+    """A file's name need not be text: a pipe gets its very bytes, a terminal sees them escaped, as stderr does."""
+    utf8 = (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "") == "utf8"
+    with contextlib.suppress(AttributeError):  # replaced by somebody's own object
+        sys.stdout.reconfigure(  # type: ignore[union-attr]
+            errors="surrogateescape" if utf8 and not output.is_terminal() else "backslashreplace"
+        )

@@ -23,7 +23,7 @@ _REMOVABLE = tuple(str(state) for state in State if state is not State.RUNNING)
 def retry(ids: Sequence[str], all_dead: bool, spooler: Sequence[str]) -> int:
     """Make tasks ready now, their attempts afresh.
 
-    They may be waiting, dead or corrupt. Prints the id of each, which changes when a dead task is brought back.
+    They may be waiting, dead or corrupt. Prints the id of each, which may be a new one.
     """
     if bool(ids) == all_dead:
         raise click.UsageError("Give the ids of tasks, or --all-dead.")
@@ -82,8 +82,9 @@ def purge(state: Sequence[str], older_than: timedelta | None, yes: bool, spooler
     ]
     if doomed and not yes:
         if not output.is_terminal():
-            raise click.UsageError(f"This would delete {len(doomed)} tasks; add --yes.")
-        click.confirm(f"Delete {len(doomed)} tasks ({', '.join(sorted(states))}) for good?", abort=True, err=True)
+            raise click.UsageError(f"This would delete {_tasks(len(doomed))}; add --yes.")
+        if not click.confirm(f"Delete {_tasks(len(doomed))} ({', '.join(sorted(states))}) for good?", err=True):
+            return 1
     removed = 0
     for backend, id in doomed:
         try:
@@ -91,7 +92,7 @@ def purge(state: Sequence[str], older_than: timedelta | None, yes: bool, spooler
             removed += 1
         except (LookupError, TaskBusy):
             continue  # it has left that state meanwhile
-    output.line(f"deleted {removed} task{'s' if removed != 1 else ''}")
+    output.line(f"deleted {_tasks(removed)}")
     return 0
 
 
@@ -145,6 +146,10 @@ def _each(ids: Iterable[str], given: Sequence[str], change: Callable[[Backend, E
             output.error(error)
             status = 1
     return status
+
+
+def _tasks(number: int) -> str:
+    return f"{number} task{'s' if number != 1 else ''}"
 
 
 def _is_older(entry: Entry, before: float | None) -> bool:

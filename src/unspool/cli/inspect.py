@@ -17,7 +17,7 @@ __all__ = ["COMMANDS"]
 
 _SCREENFUL = 500  # tasks listed on a terminal unless --limit says otherwise: all must be known to be aligned
 _RUNS = 10  # that `show` tells of
-_TRACEBACKS = 3  # of these, in full
+_TRACEBACKS = 3  # different ones of these, in full
 _FINE = (Verdict.PROCESSED, Verdict.SKIPPED)
 
 _json_option = click.option("--json", is_flag=True, show_envvar=True, help="Print JSON.")
@@ -243,8 +243,11 @@ def _show(entry: Entry, details: dict[str, Any], runs: Sequence[Record]) -> None
             output.line(f"{name + ':':<10}{output.clean(value)}")
     if runs:
         output.line("runs:", "bold")
-    for number, run in enumerate(runs):
-        _show_run(run, whole=number < _TRACEBACKS)
+    shown: list[str] = []
+    for run in runs:
+        whole = run.error not in shown and len(shown) < _TRACEBACKS
+        _show_run(run, whole=whole)
+        shown += [run.error] if whole and run.error else []
 
 
 def _show_run(run: Record, *, whole: bool) -> None:

@@ -19,7 +19,7 @@ def start(form: str, level: str, progress: ProgressLine | None = None, *, quiet:
 
     :param form: ``text`` or ``json``.
     :param level: the least level that is shown.
-    :param progress: the line to be cleared before each log line.
+    :param progress: the line to be taken away while a log line is written.
     :param quiet: True to leave out the runs that went well, which the progress line counts.
     """
     logger = logging.getLogger("unspool")
@@ -41,6 +41,8 @@ class _Handler(logging.StreamHandler[Any]):
         if self._progress is not None:
             self._progress.clear()
         super().emit(record)
+        if self._progress is not None:
+            self._progress.restore()
 
 
 class _TextFormatter(logging.Formatter):

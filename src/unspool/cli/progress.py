@@ -19,27 +19,36 @@ class ProgressLine:
 
     def __init__(self) -> None:
         self._past: deque[tuple[float, int]] = deque([(time.monotonic(), 0)])
+        self._text = ""
         self._shown = False
 
     def __call__(self, stats: "Stats") -> None:
         rate = self._rate(stats.done)
-        parts = [f"{stats.done:,} run"]
+        parts = [f"{rate:,.0f}/s"] if stats.backlog and rate >= 1 else []
+        parts.append(f"{stats.done:,} run")
         if stats.failed:
             parts.append(f"{stats.failed:,} failed")
         if stats.dead:
             parts.append(f"{stats.dead:,} dead")
         parts.append(f"{stats.backlog:,} waiting")
         parts.append(f"{stats.workers} worker{'s' if stats.workers != 1 else ''}")
-        if stats.backlog:
-            parts.insert(0, f"{rate:,.0f}/s")
-        self._write("\r" + " | ".join(parts)[: _width() - 1] + "\x1b[K")
-        self._shown = True
+        self._text = " | ".join(parts)
+        self._show()
 
     def clear(self) -> None:
-        """Takes the line away; the next call shows it again."""
+        """Takes the line away."""
         if self._shown:
             self._shown = False
             self._write("\r\x1b[K")
+
+    def restore(self) -> None:
+        """Shows it again as it was."""
+        if self._text:
+            self._show()
+
+    def _show(self) -> None:
+        self._write(f"\r{self._text[: _width() - 1]}\x1b[K")
+        self._shown = True
 
     def _rate(self, done: int) -> float:
         now = time.monotonic()

@@ -7,9 +7,8 @@ import click
 from click.core import ParameterSource
 
 from .. import config
-from . import logs, spoolers
+from . import spoolers
 from .output import is_terminal
-from .progress import ProgressLine
 
 __all__ = ["COMMANDS"]
 
@@ -97,6 +96,8 @@ def run(
     """
     from ..runtime.supervisor import Options, Supervisor
     from ..runtime.worker import Limits
+    from . import logs
+    from .progress import ProgressLine
 
     if progress and log_format == "json":
         raise click.UsageError("--progress would be in the way of --log-format json; give one of them.", ctx)

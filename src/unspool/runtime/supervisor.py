@@ -97,6 +97,7 @@ class Supervisor:
         self._watched: dict[int, int] = {}
         self._lost: set[int] = set()
         self._complained: set[str] = set()
+        self._announced = False
         self._shown = 0  # runs that the last progress told of
         self._next_progress = self._next_reload = 0.0
 
@@ -205,11 +206,10 @@ class Supervisor:
     # --- workers
 
     def _renew_workers(self) -> None:
-        queue, started = self._pool.queue, self._pool.started
+        queue = self._pool.queue
         self._pool.turn()
-        if self._pool.started and not started:
-            names = ", ".join(backend.name for backend in self._backends)
-            _log.info("started: app %s, workers: %d, spoolers: %s", self._app, self._options.processes, names)
+        if self._pool.started:
+            self._announce()
         if self._pool.queue is not queue:  # a reload is complete: what the old have not begun is for the new
             self._give_back(queue.recall())
         if self._options.reload and self._clock() >= self._next_reload:
@@ -254,7 +254,15 @@ class Supervisor:
                 case [report.REFUSED, index, ref, kind, until, detail]:
                     self._refused(index, ref, kind, until, detail)
 
+    def _announce(self) -> None:
+        """Says, once, that the application could be imported: before the first run's end is told."""
+        if not self._announced:
+            self._announced = True
+            names = ", ".join(backend.name for backend in self._backends)
+            _log.info("started: app %s, workers: %d, spoolers: %s", self._app, self._options.processes, names)
+
     def _ended(self, index: int, record: Record, until: float | None) -> None:
+        self._announce()
         self._stats.done += 1
         if record.verdict not in (Verdict.PROCESSED, Verdict.SKIPPED):
             self._stats.failed += 1

@@ -7,9 +7,8 @@ import select
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import FrameType
 from typing import Any
 
 from .. import codec, dispatch
@@ -20,6 +19,7 @@ from . import report
 from .app import load_app, own_files
 from .eventloop import EventLoop
 from .queue import Queue
+from .timelimit import limit
 
 __all__ = ["Limits", "Worker", "main"]
 
@@ -56,7 +56,6 @@ def main(
         return 2
     worker = Worker(backends, presences, queue, reports, limits, clock)
     signal.signal(signal.SIGTERM, lambda *_: worker.stop())
-    signal.signal(signal.SIGALRM, _overrun)
     reports.write(report.READY, own_files())
     worker.run()
     atexit._run_exitfuncs()
@@ -138,7 +137,7 @@ class Worker:
         result: Any = None
         exception: BaseException | None = None
         try:
-            with _alarm(timeout):
+            with limit(timeout):
                 result = dispatch.run(call)
         except BaseException as error:  # noqa: BLE001  whatever a task raises, sys.exit() included, is its failure
             exception = error
@@ -178,23 +177,6 @@ class Worker:
         return (limits.max_tasks is not None and self._done >= limits.max_tasks) or (
             limits.max_memory is not None and _resident() > limits.max_memory
         )
-
-
-@contextlib.contextmanager
-def _alarm(timeout: float | None) -> Iterator[None]:
-    """Interrupts Python code that overruns; the supervisor kills what cannot be interrupted."""
-    if timeout is None:
-        yield
-        return
-    signal.setitimer(signal.ITIMER_REAL, timeout)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-
-
-def _overrun(_signal: int, _frame: FrameType | None) -> None:
-    raise TaskTimeout("it ran longer than its time limit")
 
 
 def _waiter(fd: int) -> Callable[[Callable[[], bool]], None]:

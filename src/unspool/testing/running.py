@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from .. import codec, dispatch
 from ..backends.base import Backend, Clock, Feed
 from ..errors import TaskTimeout
-from ..message import Claim, Outcome, Refusal, Release, Verdict
+from ..message import Claim, Outcome, Refusal, RefusalKind, Release, Verdict
 
 __all__ = ["Run", "run_all"]
 
@@ -44,7 +44,9 @@ def run_all(backend: Backend, *, clock: Clock = time.time, limit: int = 10_000) 
         while (claim := _next(backend, feed)) is not None:
             if len(runs) == limit:
                 backend.settle(claim, Release())
-                raise RuntimeError(f"{limit} runs, and there is still more to do; pass a greater limit if that is right")
+                raise RuntimeError(
+                    f"{limit} runs, and there is still more to do; pass a greater limit if that is right"
+                )
             run, outcome = _run(backend, claim, clock)
             runs.append(run)
             feed.settled(claim.ref, backend.settle(claim, outcome.disposition))
@@ -65,7 +67,10 @@ def _next(backend: Backend, feed: Feed) -> Claim | None:
         claim = backend.claim(ref)
         if not isinstance(claim, Refusal):
             return claim
-        feed.settled(ref, claim.until)
+        if claim.kind is RefusalKind.BUSY:
+            feed.busy(ref)
+        else:
+            feed.settled(ref, claim.until)
 
 
 def _run(backend: Backend, claim: Claim, clock: Clock) -> tuple[Run, Outcome]:
@@ -80,7 +85,7 @@ def _run(backend: Backend, claim: Claim, clock: Clock) -> tuple[Run, Outcome]:
                 result = dispatch.run(call)
                 if hasattr(result, "__await__"):
                     result = _awaited(result)
-            except (Exception, SystemExit, TaskTimeout) as error:  # what a worker takes as a task's failure
+            except (Exception, SystemExit, TaskTimeout) as error:  # noqa: BLE001  whatever a worker takes as failure
                 result, exception = None, error
             outcome = dispatch.conclude(call, claim, result, exception, clock())
     except BaseException:  # the test is being ended

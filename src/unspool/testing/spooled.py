@@ -71,7 +71,9 @@ def temporary_spooler(path: str) -> Iterator[TemporarySpooler]:
     """Makes a directory the only spooler of this process, and afterwards sets everything as it was before."""
     before = dict(config._configured)
     config.configure(spoolers=[path], durability="relaxed")
+    backend = config.backend(path)
     try:
-        yield TemporarySpooler(path, config.backend(path))
+        yield TemporarySpooler(path, backend)
     finally:
+        backend.close()
         config.configure(**{"spoolers": None, "durability": None} | before)

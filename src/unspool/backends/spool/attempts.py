@@ -57,15 +57,15 @@ _FIRST = Count().begun()
 
 
 class Attempts(Protocol):
-    """Where counts are kept. ``fd`` is an open descriptor of the task's file."""
+    """Where counts are kept. ``file`` is the task's: an open descriptor, or the path where it must not be opened."""
 
     outlive: bool
     """Whether a count stays when its file is removed, and so must be cleared."""
 
-    def begin(self, fd: int, ref: str) -> Count:
+    def begin(self, file: int | str, ref: str) -> Count:
         """Counts a run before it begins; a task that was done stays so."""
 
-    def write(self, fd: int, ref: str, count: Count) -> None:
+    def write(self, file: int | str, ref: str, count: Count) -> None:
         """Replaces the count."""
 
     def read(self, ref: str) -> Count:
@@ -90,12 +90,12 @@ class _Attributes:
     def __init__(self, directory: Directory) -> None:
         self._directory = directory
 
-    def begin(self, fd: int, ref: str) -> Count:
+    def begin(self, file: int | str, ref: str) -> Count:
         try:
-            os.setxattr(fd, _NAME, _FIRST_BYTES, os.XATTR_CREATE)
+            os.setxattr(file, _NAME, _FIRST_BYTES, os.XATTR_CREATE)
             return _FIRST
         except FileExistsError:
-            count = Count.load(os.getxattr(fd, _NAME))
+            count = Count.load(os.getxattr(file, _NAME))
         except OSError as error:
             # On a full disk running is what makes room, and the count of a first run is the least of what could be
             # lost.
@@ -104,11 +104,11 @@ class _Attributes:
             raise
         if count.phase != DONE:
             count = count.begun()
-            self.write(fd, ref, count)
+            self.write(file, ref, count)
         return count
 
-    def write(self, fd: int, ref: str, count: Count) -> None:
-        os.setxattr(fd, _NAME, count.dump())
+    def write(self, file: int | str, ref: str, count: Count) -> None:
+        os.setxattr(file, _NAME, count.dump())
 
     def read(self, ref: str) -> Count:
         try:
@@ -130,14 +130,14 @@ class _Sidecars:
     def __init__(self, directory: Directory) -> None:
         self._directory = directory
 
-    def begin(self, fd: int, ref: str) -> Count:
+    def begin(self, file: int | str, ref: str) -> Count:
         count = self.read(ref)
         if count.phase != DONE:
             count = count.begun()
-            self.write(fd, ref, count)
+            self.write(file, ref, count)
         return count
 
-    def write(self, fd: int, ref: str, count: Count) -> None:
+    def write(self, file: int | str, ref: str, count: Count) -> None:
         try:
             side = os.open(
                 self._name(ref), os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=self._fd()

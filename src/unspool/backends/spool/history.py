@@ -6,6 +6,7 @@ truth: if it is lost or damaged, it is set aside and begun afresh, and no task i
 """
 
 import contextlib
+import json
 import os
 import sqlite3
 from collections.abc import Sequence
@@ -27,6 +28,9 @@ _INSERT = "INSERT INTO runs (id, task, verdict, attempt, started, duration, pid,
 _SELECT = "SELECT id, task, verdict, attempt, started, duration, pid, error FROM runs"
 _LATEST = f"{_SELECT} ORDER BY number DESC LIMIT ?"
 _LATEST_OF = f"{_SELECT} WHERE id = ? ORDER BY number DESC LIMIT ?"
+_JOURNAL = "history.journal"
+_JOURNAL_SIZE = 1 << 20
+_APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 _TRIM_EVERY = 5_000  # rows between two trimmings
 _BUSY = 10_000  # milliseconds to wait for another supervisor's writer
 
@@ -63,8 +67,25 @@ class History:
             self._set_aside()
             self._add(records)
 
+    def jot(self, record: Record) -> None:
+        """Adds one row from any process: a line appended to a journal, which goes into the database when it is long."""
+        if not self._limit:
+            return
+        fd = os.open(_JOURNAL, _APPEND, 0o600, dir_fd=self._directory.fd(PRIVATE))
+        try:
+            os.write(fd, json.dumps(record).encode() + b"\n")
+            long = os.fstat(fd).st_size > _JOURNAL_SIZE
+        finally:
+            os.close(fd)
+        if long:
+            self._ingest()
+
     def latest(self, id: str | None, limit: int) -> list[Record]:
         """The newest rows first."""
+        jotted = [record for record in reversed(self._jotted(_JOURNAL)) if id is None or record.id == id][:limit]
+        return jotted + self._rows(id, limit - len(jotted))
+
+    def _rows(self, id: str | None, limit: int) -> list[Record]:
         path = self._directory.path(HISTORY)
         if not os.path.exists(path):
             return []
@@ -75,6 +96,29 @@ class History:
                 return [Record(*row) for row in reader.execute(query, values)]
         except sqlite3.DatabaseError:
             return []  # damaged, or not made yet; the writer sets it right
+
+    def _jotted(self, name: str) -> list[Record]:
+        try:
+            with open(self._directory.path(f"{PRIVATE}/{name}"), "rb") as journal:
+                lines = journal.read().splitlines()
+        except OSError:
+            return []
+        found = []
+        for line in lines:
+            with contextlib.suppress(ValueError, TypeError):  # cut short by a full disk
+                found.append(Record(*json.loads(line)))
+        return found
+
+    def _ingest(self) -> None:
+        """Moves the journal into the database; of several processes that find it long, one does."""
+        private = self._directory.fd(PRIVATE)
+        taken = f"{_JOURNAL}-{os.getpid()}"
+        try:
+            os.rename(_JOURNAL, taken, src_dir_fd=private, dst_dir_fd=private)
+        except FileNotFoundError:
+            return
+        self.add(self._jotted(taken))
+        os.unlink(taken, dir_fd=private)
 
     def _add(self, records: Sequence[Record]) -> None:
         if self._directory.opened and self._directory.is_gone():

@@ -44,6 +44,8 @@ class Listing:
         self._directory = directory
         self._attempts = attempts
         self._clock = clock
+        self.adopted: dict[str, Envelope] = {}
+        """What uWSGI has locked in this process, by ref. These files must not be opened: closing drops uWSGI's lock."""
 
     # --- all of them
 
@@ -134,7 +136,7 @@ class Listing:
         return State.DEFERRED if found.st_mtime > now else State.READY
 
     def _is_running(self, seen: _Seen, locked: frozenset[int] | None) -> bool:
-        return (locked is None or seen.inode in locked) and self._locked(self._directory.path(seen.ref))
+        return (locked is None or seen.inode in locked) and self._locked(seen.ref)
 
     def _names(self, lead: str) -> Iterator[_Seen]:
         parts = [""]
@@ -219,6 +221,8 @@ class Listing:
     def _held(self, ref: str) -> Iterator[None]:
         """The task's lock, if it is a file that can be locked: a link or FIFO is nobody's task, and has none."""
         path = self._directory.path(ref)
+        if ref in self.adopted:
+            raise TaskBusy(f"task {path} is running in this very process")
         found = os.stat(path, follow_symlinks=False)
         if not stat.S_ISREG(found.st_mode) or not os.access(path, os.R_OK | os.W_OK):
             yield
@@ -279,7 +283,7 @@ class Listing:
             state = State.CORRUPT
         elif state is None:
             due_now = found.st_mtime <= self._clock()
-            state = State.RUNNING if self._locked(path) else State.READY if due_now else State.DEFERRED
+            state = State.RUNNING if self._locked(ref) else State.READY if due_now else State.DEFERRED
         label, problem = ("?", reason) if reason else self._label(ref)
         return Entry(
             path,
@@ -325,6 +329,8 @@ class Listing:
     def _envelope(self, inside: str, *, whole: bool, strict: bool = False) -> Envelope | None:
         """What the file holds; without ``whole``, its variables alone. Opened for reading, in a process that runs no
         task."""
+        if inside in self.adopted:
+            return self.adopted[inside]
         try:
             fd = os.open(self._directory.path(inside), _READ)
         except OSError:
@@ -340,10 +346,11 @@ class Listing:
                 raise
             return None
 
-    @staticmethod
-    def _locked(path: str) -> bool:
+    def _locked(self, ref: str) -> bool:
+        if ref in self.adopted:
+            return True
         try:
-            fd = os.open(path, _READ)
+            fd = os.open(self._directory.path(ref), _READ)
         except OSError:
             return False
         try:

@@ -22,6 +22,7 @@ reason, then ``rename``.
 
 import contextlib
 import errno
+import math
 import os
 import time
 import weakref
@@ -48,6 +49,7 @@ from ..base import Capabilities, Clock, Feed
 from . import lock
 from .aside import set_aside
 from .attempts import DONE, WAITING, Attempts, Count, open_attempts
+from .bell import Bell
 from .control import SpoolControl
 from .feed import SpoolFeed
 from .file import read_whole, sync_file_system, write_whole
@@ -64,9 +66,9 @@ _CLAIM = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class _Held(NamedTuple):
-    """A claim's token: the locked descriptor, and where its name is."""
+    """A claim's token: the locked descriptor, or the path of a task that uWSGI has locked; and where its name is."""
 
-    fd: int
+    file: int | str
     at: int
     name: str
     begun: Count
@@ -102,6 +104,7 @@ class SpoolBackend:
         self.control = SpoolControl(self._directory, period)
         self._history = History(self._directory, history_limit, history_age, clock)
         self._listing = Listing(self._directory, lambda: self._attempts, clock)
+        self._bell = Bell(self._directory)
         self._claimed: set[int] = set()
         _opened.add(self)
 
@@ -166,6 +169,8 @@ class SpoolBackend:
         return SpoolFeed(self._directory, self.control, self._clock)
 
     def claim(self, ref: str) -> Claim | Refusal:
+        if ref in self._listing.adopted:
+            return Refusal(RefusalKind.BUSY)
         try:
             at, name, fd = self._open(ref)
         except OSError as error:
@@ -218,6 +223,28 @@ class SpoolBackend:
             return self._remove_done(at, name, ref)
         return Claim(f"{self.name}/{ref}", ref, envelope, count.attempts, count.crashes, _Held(fd, at, name, count))
 
+    def adopt(self, ref: str, envelope: Envelope) -> Claim | Refusal:
+        """Takes a task that uWSGI has locked in this process, without opening the file: closing drops that lock.
+
+        :param envelope: what uWSGI read from it. Settled with ``Ack``, the file stays for uWSGI to remove.
+        """
+        path = self._directory.path(ref)
+        try:
+            at, name = self._directory.at(ref)
+            found = os.stat(name, dir_fd=at, follow_symlinks=False)
+            now = self._clock()
+            if (reason := self._directory.objection(found)) is not None:
+                return Refusal(RefusalKind.UNUSABLE, now + _LOOK_AGAIN, reason)
+            if found.st_mtime > now:
+                return Refusal(RefusalKind.EARLY, found.st_mtime)
+            count = self._attempts.begin(path, ref)
+        except OSError as error:
+            return self._refusal(error)
+        if count.phase == DONE:
+            return self._remove_done(at, name, ref)
+        self._listing.adopted[ref] = envelope
+        return Claim(path, ref, envelope, count.attempts, count.crashes, _Held(path, at, name, count))
+
     def settle(self, claim: Claim, disposition: Disposition) -> float | None:
         held: _Held = claim.token
         until = None
@@ -228,27 +255,36 @@ class SpoolBackend:
         except OSError:
             until = self._postpone(claim.ref, held, done=isinstance(disposition, Ack))
         finally:
-            self._claimed.discard(held.fd)
-            if until is not None:
-                with contextlib.suppress(OSError):
-                    lock.release(held.fd)  # a child that the task left behind may share the descriptor
-            os.close(held.fd)
+            if isinstance(held.file, str):
+                self._listing.adopted.pop(claim.ref, None)
+            else:
+                self._let_go(held.file, stays=until is not None)
         return until
 
+    def _let_go(self, fd: int, *, stays: bool) -> None:
+        self._claimed.discard(fd)
+        if stays:
+            with contextlib.suppress(OSError):
+                lock.release(fd)  # a child that the task left behind may share the descriptor
+        os.close(fd)
+
     def _carry_out(self, ref: str, held: _Held, disposition: Disposition) -> float | None:
-        fd, at, name, begun = held
+        file, at, name, begun = held
         match disposition:
             case Ack():
-                os.unlink(name, dir_fd=at)
+                if isinstance(file, int):
+                    os.unlink(name, dir_fd=at)
                 if self._attempts.outlive:
                     self._attempts.clear(ref)
             case Retry(at=when):
-                self._attempts.write(fd, ref, begun._replace(phase=WAITING))
+                self._attempts.write(file, ref, begun._replace(phase=WAITING))
+                # uWSGI compares whole seconds: what it is to run must not be due before the second is full.
+                when = when if isinstance(file, int) else math.ceil(when)
                 due = int(when * 1e9)
-                os.utime(fd, ns=(due, due))
+                os.utime(file, ns=(due, due))
                 return when
             case Release():
-                self._attempts.write(fd, ref, Count(begun.attempts - 1, begun.crashes))
+                self._attempts.write(file, ref, Count(begun.attempts - 1, begun.crashes))
                 return self._clock()
             case Bury():
                 attempts = begun.attempts - (not disposition.begun)
@@ -256,12 +292,33 @@ class SpoolBackend:
         return None
 
     def _postpone(self, ref: str, held: _Held, *, done: bool) -> float:
-        """What was decided cannot be done, as on a failing disk: later then, and what is done never runs again."""
+        """What was decided cannot be done, as on a failing disk: later then; what is done never runs again."""
         until = self._clock() + _LOOK_AGAIN
         with contextlib.suppress(OSError):
-            self._attempts.write(held.fd, ref, held.begun._replace(phase=DONE if done else WAITING))
-            os.utime(held.fd, (until, until))
+            self._attempts.write(held.file, ref, held.begun._replace(phase=DONE if done else WAITING))
+            os.utime(held.file, (until, until))
         return until
+
+    def set_aside(self, ref: str, reason: str) -> None:
+        """Moves a damaged task out of the way, by path: whoever has it locked keeps the lock."""
+        at, name = self._directory.at(ref)
+        self._bury(ref, at, name, Bury(reason, corrupt=True), self._attempts.read(ref))
+
+    def urgent(self) -> list[str]:
+        """The refs of tasks with a priority whose names say that they are due, in the order of running."""
+        return self._bell.urgent(self._clock())
+
+    def ring(self, due: float | None) -> None:
+        """Puts a bell beside the tasks without a priority; see ``bell``."""
+        self._bell.ring(due)
+
+    def answer_bell(self, ref: str) -> bool:
+        """Whether there is a bell for now, or ``ref`` is one; takes it away."""
+        return self._bell.answer(ref)
+
+    def jot(self, record: Record) -> None:
+        """Adds one run to the history, from any process, for little."""
+        self._history.jot(record)
 
     def flush(self) -> None:
         """Nothing is put off."""

@@ -73,7 +73,7 @@ class ClaimTests(Ground):
         assert isinstance(refusal, Refusal)
         assert refusal.kind is RefusalKind.CORRUPT
         assert refusal.detail
-        queue.feed.settled(ticket.ref, refusal.until)
+        queue.refused(ticket, refusal)
         assert queue.state(damaged) is State.CORRUPT
         (entry,) = queue.backend.entries(frozenset({State.CORRUPT}))
         assert entry.reason == refusal.detail
@@ -104,7 +104,7 @@ class ClaimTests(Ground):
         assert queue.state(id) is None
         assert sum(queue.backend.counts().values()) == 0
 
-    def test_retry(self, queue: Queue) -> None:
+    def test_again(self, queue: Queue) -> None:
         """What failed waits, under its id and priority, until the time that was decided."""
         id = queue.send("task", priority=7)
         at = queue.clock() + 30
@@ -147,6 +147,15 @@ class ClaimTests(Ground):
         assert queue.state(id) is state
         assert queue.order(1) == ["other"]
         assert queue.gives_nothing()
+
+    def test_bury_what_never_ran(self, queue: Queue) -> None:
+        """Set aside without a run, a task keeps the count of the runs that it had."""
+        id = queue.send("task")
+        queue.end(queue.begin(), Retry(queue.clock()))
+        queue.end(queue.begin(), Bury("unreadable", corrupt=True, begun=False))
+        entry = queue.backend.find(id)
+        assert entry is not None
+        assert (entry.state, entry.attempts) == (State.CORRUPT, 1)
 
     def test_claims_are_independent(self, queue: Queue) -> None:
         """Several may be held at once and settled in any order, each with its own end."""

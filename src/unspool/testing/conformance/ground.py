@@ -12,7 +12,7 @@ import pytest
 
 from ... import codec
 from ...backends.base import Backend, Clock, Feed, Ticket
-from ...message import Claim, Disposition, Message, Refusal, State
+from ...message import Claim, Disposition, Message, Refusal, RefusalKind, State
 from ..clock import FakeClock
 
 __all__ = ["TICK", "Ground", "Queue"]
@@ -55,9 +55,11 @@ class Ground(ABC):
         return FakeClock()
 
     @pytest.fixture
-    def backend(self, clock: FakeClock, tmp_path: Path) -> Backend:
+    def backend(self, clock: FakeClock, tmp_path: Path) -> Iterator[Backend]:
         """The backend under test, empty."""
-        return self.make_backend(clock, tmp_path)
+        backend = self.make_backend(clock, tmp_path)
+        yield backend
+        backend.close()
 
     @pytest.fixture
     def queue(self, backend: Backend, clock: FakeClock) -> Iterator["Queue"]:
@@ -69,11 +71,13 @@ class Ground(ABC):
         queue.close()
 
     @pytest.fixture
-    def other(self, queue: "Queue", clock: FakeClock, tmp_path: Path) -> Backend:
+    def other(self, queue: "Queue", clock: FakeClock, tmp_path: Path) -> Iterator[Backend]:
         """Another process's view of the queue."""
         if not queue.backend.capabilities.forks:
             pytest.skip("no other process sees this backend's tasks")
-        return self.make_backend(clock, tmp_path)
+        backend = self.make_backend(clock, tmp_path)
+        yield backend
+        backend.close()
 
 
 class Queue:
@@ -122,7 +126,14 @@ class Queue:
             claim = self.backend.claim(ticket.ref)
             if not isinstance(claim, Refusal):
                 return claim
-            self.feed.settled(ticket.ref, claim.until)
+            self.refused(ticket, claim)
+
+    def refused(self, ticket: Ticket, refusal: Refusal) -> None:
+        """Lets the feed know that a ticket could not be claimed."""
+        if refusal.kind is RefusalKind.BUSY:
+            self.feed.busy(ticket.ref)
+        else:
+            self.feed.settled(ticket.ref, refusal.until)
 
     def end(self, claim: Claim, disposition: Disposition) -> float | None:
         """Settles a claim and lets the feed know; when it is to be looked at again."""

@@ -18,7 +18,7 @@ def _records(clock: FakeClock, *ids: str) -> list[Record]:
 class HistoryTests(Ground):
     """``Backend.record`` and ``Backend.history``."""
 
-    def test_empty(self, backend: Backend) -> None:
+    def test_no_history(self, backend: Backend) -> None:
         """Where nothing ran there is no history."""
         assert backend.history() == []
         backend.record([])
@@ -31,7 +31,7 @@ class HistoryTests(Ground):
         backend.record(second)
         assert backend.history() == [*second, *reversed(first)]
 
-    def test_limit(self, backend: Backend, clock: FakeClock) -> None:
+    def test_limited_history(self, backend: Backend, clock: FakeClock) -> None:
         """No more than asked for, and the newest of them."""
         records = _records(clock, *"abcdef")
         backend.record(records)

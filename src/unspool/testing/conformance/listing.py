@@ -72,7 +72,7 @@ class ListingTests(Ground):
         queue.send("after")
         assert queue.labels(State.READY) == ["before", "failed", "after"]
 
-    def test_limit(self, queue: Queue) -> None:
+    def test_limited_listing(self, queue: Queue) -> None:
         """A limited listing is the beginning of the whole one."""
         one_of_each(queue)
         whole = queue.labels()
@@ -140,7 +140,7 @@ class ListingTests(Ground):
         assert found[1] is None
 
     @pytest.mark.parametrize("state", [State.READY, State.DEFERRED, State.DEAD, State.CORRUPT])
-    def test_retry(self, queue: Queue, state: State) -> None:
+    def test_retry_makes_ready(self, queue: Queue, state: State) -> None:
         """A waiting or set-aside task is made ready now, under the id that is returned, without a reason."""
         id = queue.backend.retry(one_of_each(queue)[state])
         entry = queue.backend.find(id)

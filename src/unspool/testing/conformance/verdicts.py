@@ -10,7 +10,7 @@ from ...results import ResultProcessed, ResultRescheduled, ResultSkipped, TaskRe
 from ...retry import MAX_CRASHES
 from ...spooler import Spooler
 from ...tasks import SpoolerTask
-from .ground import Ground, Queue
+from .ground import TICK, Ground, Queue
 
 __all__ = ["VerdictTests"]
 
@@ -70,6 +70,7 @@ def _run(queue: Queue) -> tuple[Outcome, Claim]:
 
 
 def _send(queue: Queue, message: Message) -> str:
+    queue.clock.advance(TICK)
     return queue.backend.send([codec.encode(message)])[0]
 
 

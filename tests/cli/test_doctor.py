@@ -1,0 +1,128 @@
+"""``doctor``: what is right is ok, what is wrong is found, and the status says which kind it is."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from .conftest import Shell
+
+
+def levels(shell: Shell, *words: str, status: int = 0, **env: str) -> dict[str, tuple[str, str]]:
+    """Level and text by subject, from --json."""
+    import json
+
+    found = json.loads(shell("doctor", "--json", *words, status=status, **env))
+    assert found["ok"] is (status == 0)
+    assert all(set(one) == {"subject", "level", "text", "advice"} for one in found["checks"])
+    return {one["subject"]: (one["level"], one["text"]) for one in found["checks"]}
+
+
+def test_all_is_well(shell: Shell) -> None:
+    """A spooler in use, an application that imports: no fail, and each setting with where it comes from."""
+    shell.send("app:add", "1", "--in", "1h")
+    (shell.root / "pyproject.toml").write_text("[tool.unspool]\nhistory_limit = 7\n")
+
+    found = levels(shell, "app")
+
+    assert found["python"][0] == "ok"
+    assert found["spoolers"] == ("ok", f"{shell.mail} (from UNSPOOL_SPOOLERS)")
+    assert found["history_limit"] == ("ok", f"7 (from {shell.root}/pyproject.toml)")
+    assert found["period"] == ("ok", "300.0 (default)")
+    assert "app:add" in found["app"][1]
+    assert "cleanup" in found["app"][1]
+    assert found[str(shell.mail)][0] == "ok"
+    assert found[f"{shell.mail} tasks"] == ("ok", "0 ready, 1 deferred, 0 running, 0 dead, 0 corrupt; 0 workers")
+    assert "uwsgi" in found
+
+
+def test_lines_say_what_to_do(shell: Shell) -> None:
+    """As text, each finding is a line, and what to do about it follows."""
+    shell.send("app:fail")
+    shell.burst()
+    shell.send("app:add", "1")
+
+    text = shell("doctor")
+
+    assert "ok   python: 3." in text
+    assert "     -> unspool run APP\n" in text
+    assert "set aside: 1 dead, 0 corrupt\n     -> unspool ls --state dead" in text
+    assert "warn" in shell.on_terminal("doctor")
+
+
+def test_a_spooler_that_is_not_there_yet(shell: Shell) -> None:
+    """It is fine as long as it can be made, and looking does not make it."""
+    assert levels(shell)[str(shell.mail)][0] == "ok"
+    assert not shell.mail.exists()
+
+
+@pytest.mark.parametrize(
+    ("mode", "level", "status"), [(0o700, "ok", 0), (0o755, "warn", 0), (0o770, "warn", 0), (0o707, "fail", 3)]
+)
+def test_modes(shell: Shell, mode: int, level: str, status: int) -> None:
+    """Whoever may write to a spooler may run code as its workers: the world fails, a group is warned of."""
+    shell.mail.mkdir()
+    shell.mail.chmod(mode)
+
+    assert levels(shell, status=status)[str(shell.mail)][0] == level
+
+
+def test_a_spooler_that_is_a_file(shell: Shell) -> None:
+    """Status 3."""
+    shell.mail.write_text("")
+
+    assert levels(shell, status=3)[str(shell.mail)][0] == "fail"
+
+
+def test_leftovers_are_counted(shell: Shell) -> None:
+    """Drafts that nobody is writing any more are warned of; fresh ones may be somebody's."""
+    shell.send("app:add", "1", "--in", "1h")
+    (shell.mail / ".unspool/tmp/uwsgi_spoolfile_on_fresh").write_text("")
+
+    assert f"{shell.mail}/.unspool/tmp" not in levels(shell)
+
+
+@pytest.mark.parametrize(
+    ("source", "wanted"),
+    [
+        ("def broken(:\n", "app.py:1: SyntaxError"),
+        ("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n", "SIGSEGV"),
+        ("import os\nos._exit(9)\n", "status 9"),
+        ("raise KeyboardInterrupt\n", "SIGINT"),
+    ],
+)
+def test_an_app_that_does_not_import(shell: Shell, source: str, wanted: str) -> None:
+    """It cannot harm the doctor, whatever it does when it is imported; status 2."""
+    (shell.root / "app.py").write_text(f"print('noise')\n{source}".replace("print('noise')\ndef", "def"))
+
+    level, text = levels(shell, "app", status=2)["app"]
+
+    assert level == "fail"
+    assert wanted in text
+
+
+def test_an_app_without_tasks(shell: Shell) -> None:
+    """It can be run, but hardly is the right one: a warning; what it prints is not taken for an answer."""
+    (shell.root / "app.py").write_text('print(\'{"error": "noise"}\')\n')
+
+    assert levels(shell, "app")["app"] == ("warn", "app can be imported, and has no task")
+
+
+def test_bad_settings(shell: Shell) -> None:
+    """A value that cannot be used, or no spooler at all, is status 2, and said with what to set."""
+    assert levels(shell, status=2, UNSPOOL_DURABILITY="maybe")["configuration"][0] == "fail"
+    assert levels(shell, status=2, UNSPOOL_SPOOLERS="")["spoolers"][0] == "fail"
+    assert "UNSPOOL_SPOOLERS=" in shell("doctor", status=2, UNSPOOL_SPOOLERS="")
+    assert levels(shell, "--spooler", "./here", UNSPOOL_SPOOLERS="")[str(shell.root / "here")][0] == "ok"
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir() or not os.access("/dev/shm", os.W_OK), reason="needs a tmpfs")
+def test_memory_is_no_disk(shell: Shell, tmp_path: Path) -> None:
+    """A spooler on tmpfs does not outlive a reboot: a warning."""
+    place = Path("/dev/shm") / f"unspool-{tmp_path.name}-{os.getpid()}"
+    place.mkdir(mode=0o700)
+    try:
+        level, text = levels(shell, "--spooler", str(place))[f"{place} disk"]
+    finally:
+        place.rmdir()
+    assert (level, "reboot" in text) == ("warn", True)

@@ -1,0 +1,341 @@
+"""``ls``, ``show``, ``history`` and ``status``: what they say, and in which form."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from datetime import datetime
+from pathlib import Path
+
+from .conftest import SCRIPT, Shell
+
+ENTRY = {"id", "state", "spooler", "task", "priority", "due", "attempts", "reason", "size"}
+STATUS = ["name", "ready", "deferred", "running", "dead", "corrupt", "workers", "paused", "period"]
+
+
+def test_ls_json_tells_each_task_in_the_order_of_running(shell: Shell) -> None:
+    """An array of objects with the documented keys; ready by priority, then deferred, then set aside."""
+    later = shell.send("app:add", "1", "--in", "1h")
+    plain = shell.send("app:add", "1")
+    failing = shell.send("app:fail", "--priority", "3")
+    shell.burst("--max-tasks", "100")
+    second = shell.send("app:add", "2")
+    first = shell.send("app:add", "2", "--priority", "0")
+
+    found = shell.json("ls")
+
+    assert [one["state"] for one in found] == ["ready", "ready", "deferred", "dead"]
+    assert [one["id"] for one in found][:3] == [first, second, later]
+    assert all(set(one) == ENTRY for one in found)
+    dead = found[3]
+    assert dead["id"] == str(shell.mail / ".unspool/dead/3" / Path(failing).name)
+    assert (dead["task"], dead["priority"], dead["attempts"], dead["reason"]) == (
+        "app:fail",
+        3,
+        1,
+        "ValueError: no luck",
+    )
+    assert dead["spooler"] == str(shell.mail)
+    assert found[1]["priority"] is None
+    assert isinstance(found[2]["due"], float)
+    assert found[2]["due"] > time.time() + 3000
+    assert plain not in {one["id"] for one in found}
+
+
+def test_ls_piped_is_a_line_a_task(shell: Shell) -> None:
+    """Piped, there are no headings, colours or alignment: tab-separated fields, the id first, due in local time."""
+    id = shell.send("app:add", "1", "--priority", "4", "--at", "2030-01-01T00:00:00Z")
+
+    assert shell("ls") == f"{id}\tdeferred\tapp:add\t4\t2030-01-01T01:00:00.000+01:00\t0\t\n"
+
+
+def test_ls_agrees_with_the_directory(shell: Shell) -> None:
+    """Every task file that ``ls`` of the system finds is listed, and nothing else."""
+    for priority in range(3):
+        shell.send("app:add", "1", "--priority", str(priority))
+    shell.send("--message", "hello")
+
+    files = {str(path) for path in shell.mail.rglob("uwsgi_spoolfile_on_*")}
+
+    assert {line.split("\t")[0] for line in shell("ls").splitlines()} == files
+    assert len(files) == 4
+
+
+def test_ls_takes_states_and_a_limit(shell: Shell) -> None:
+    """Options choose; the same options work from the environment."""
+    shell.send("app:add", "1")
+    late = shell.send("app:add", "1", "--in", "1d")
+    later = shell.send("app:add", "1", "--in", "2d")
+
+    assert [one["id"] for one in shell.json("ls", "--state", "deferred")] == [late, later]
+    assert [one["id"] for one in shell.json("ls", UNSPOOL_LS_STATE="deferred", UNSPOOL_LS_LIMIT="1")] == [late]
+    assert len(shell.json("ls", "--state", "ready", "--state", "deferred")) == 3
+    assert shell.json("ls", "--state", "dead") == []
+    assert shell("ls", "--limit", "0") == ""
+
+
+def test_ls_covers_several_spoolers(shell: Shell) -> None:
+    """All that are configured, or those of --spooler: by path, relative path or base name."""
+    other = shell.root / "other"
+    both = f"{shell.mail},{other}"
+    one = shell.send("app:add", "1")
+    two = shell.send("app:add", "1", "--spooler", "other")
+
+    assert [entry["id"] for entry in shell.json("ls", UNSPOOL_SPOOLERS=both)] == [one, two]
+    assert [entry["id"] for entry in shell.json("ls", UNSPOOL_SPOOLERS=both, UNSPOOL_LS_LIMIT="1")] == [one]
+    for name in ("other", "./other", str(other)):
+        assert [entry["id"] for entry in shell.json("ls", "--spooler", name, UNSPOOL_SPOOLERS=both)] == [two]
+    assert len(shell.json("ls", UNSPOOL_LS_SPOOLER=both)) == 2
+
+
+def test_ls_on_a_terminal_is_a_table(shell: Shell) -> None:
+    """A person gets headings, ids relative to the spooler that show takes, a relative time, and no line that is cut."""
+    id = shell.send("app:add", "1", "--in", "90m")
+
+    text = shell.on_terminal("ls")
+
+    assert str(shell.mail) in text
+    assert "STATE" in text
+    assert "REASON" in text
+    assert os.path.basename(id) in text
+    assert "in 1h29m" in text
+    assert shell("show", os.path.basename(id))
+
+
+def test_colours_only_where_they_are_wanted(shell: Shell) -> None:
+    """A terminal gets colours, unless NO_COLOR is set; a pipe gets none."""
+    shell.send("app:add", "1")
+
+    assert "\x1b[32mready" in shell.on_terminal("ls")
+    assert "\x1b[3" not in shell.on_terminal("ls", NO_COLOR="1")
+    assert "\x1b" not in shell("ls") + shell("status")
+
+
+def test_ls_of_a_spooler_that_was_never_used(shell: Shell) -> None:
+    """It is empty, which is no error, and looking does not make it; a person is told."""
+    done = shell.result("ls", "--json")
+
+    assert (done.returncode, done.stdout) == (0, "[]\n")
+    assert "does not exist yet" in done.stderr
+    assert not shell.mail.exists()
+
+
+def test_a_closed_pipe_ends_quietly(shell: Shell) -> None:
+    """``unspool ls | head`` writes no complaint, and its status is that of a program that SIGPIPE ended."""
+    for _ in range(2):
+        shell.send("app:add", "1")
+    for words in (["ls"], ["ls", "--json"], ["status"], ["history"], ["doctor"]):
+        reader, writer = os.pipe()
+        os.close(reader)
+        done = subprocess.run(
+            [SCRIPT, *words], cwd=shell.root, env=shell.env, stdout=writer, stderr=subprocess.PIPE, check=False
+        )
+        os.close(writer)
+        assert done.stderr == b"", words
+        assert done.returncode == (0 if words == ["history"] else 141), words
+
+
+def test_hostile_names_and_messages_are_shown_not_sent(shell: Shell) -> None:
+    """Control characters in a message, and bytes in a file's name that are no text, neither reach the terminal nor
+    break a line."""
+    shell.send("--message", "a\x1b[31m\tb\nc")
+    odd = os.fsencode(shell.mail) + b"/uwsgi_spoolfile_on_\xff\n_1"
+    with open(odd, "wb") as file:
+        file.write(b"\x11\x00\x00\x00")
+
+    lines = shell("ls").splitlines()
+
+    assert len(lines) == 2
+    assert all(line.count("\t") == 6 for line in lines)
+    assert "\x1b" not in "".join(lines)
+    assert "a\\x1b[31m\\tb\\nc" in "".join(lines)
+    assert len(shell.json("ls")) == 2
+    assert "\x1b[31m" not in shell.on_terminal("ls", NO_COLOR="1")
+
+
+def test_show_json_has_all_that_is_known(shell: Shell) -> None:
+    """The keys of ls and more: variables decoded, sizes, and the history with its tracebacks."""
+    id = shell.send("app:stumble")
+    shell.burst()
+
+    found = shell.json("show", id)
+
+    assert set(found) >= {*ENTRY, "vars", "message", "serializer", "body_size", "history"}
+    assert (found["state"], found["attempts"], found["task"]) == ("deferred", 1, "app:stumble")
+    assert found["vars"]["unspool_task"] == "app:stumble"
+    assert found["serializer"] == "pickle"
+    [run] = found["history"]
+    assert run["verdict"] == "rescheduled"
+    assert run["error"].startswith("Traceback")
+    assert run["error"].endswith("ValueError: try me later")
+
+
+def test_show_never_unpickles(shell: Shell) -> None:
+    """Listing, showing and doctoring a task whose pickle would run code do not run it."""
+    proof = shell.root / "proof"
+    code = (
+        "import os, sys\nfrom unspool import Spooler\n"
+        "class Bomb:\n    def __reduce__(self): return (os.mkdir, (sys.argv[1],))\n"
+        "print(Spooler.send_message_raw('bomb', payload=Bomb()))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(proof)],
+        cwd=shell.root,
+        env=shell.env,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    id = done.stdout.strip()
+
+    for words in (["ls"], ["show", id], ["show", "--json", id], ["status"], ["history", id], ["doctor"]):
+        shell(*words)
+
+    assert not proof.exists()
+
+
+def test_show_prints_what_a_person_needs(shell: Shell) -> None:
+    """State, reason, attempts, due time both ways, and the traceback; a dead task is found under its former id, too."""
+    id = shell.send("app:fail", '"broken glass"', "--priority", "9")
+    shell.burst()
+
+    text = shell("show", id)
+
+    for wanted in (
+        "state:    dead",
+        "reason:   ValueError: broken glass",
+        "attempts: 1",
+        "priority: 9",
+        "Traceback",
+        "raise ValueError(text)",
+    ):
+        assert wanted in text
+    due, relative = text.partition("due:")[2].split()[:2]
+    assert datetime.fromisoformat(due).utcoffset() is not None
+    assert relative.startswith("(")
+
+
+def test_show_a_json_body(shell: Shell) -> None:
+    """A task that was serialised as JSON is shown with its arguments: reading JSON runs nothing."""
+    id = shell("enqueue", "--app", "app", "app:urgent", '"ann"', "copies=2").strip()
+
+    body = shell.json("show", id)["body"]
+
+    assert body["payload"]["arg"] == ["ann"]
+    assert body["payload"]["kwg"] == {"copies": 2}
+
+
+def test_show_a_task_that_is_not_there(shell: Shell) -> None:
+    """Status 1; and if it has run, when and how."""
+    id = shell.send("app:add", "1")
+    shell.burst()
+
+    assert "processed at" in shell.error("show", id, status=1)
+    assert shell.error("show", f"{id}9", status=1) == f"no task {id}9"
+    assert shell.error("show", "no-such", status=1) == "no task no-such"
+
+
+def test_show_without_configuration(shell: Shell) -> None:
+    """A path is enough: the spooler is found from it, also for a priority and for a dead task, and nothing is made."""
+    plain = shell.send("app:add", "1")
+    first = shell.send("app:fail", "--priority", "5")
+    before = {path for path in shell.mail.rglob("*") if path.is_dir()}
+
+    for id, priority in ((plain, None), (first, 5)):
+        found = shell.json("show", id, UNSPOOL_SPOOLERS="")
+        assert (found["id"], found["spooler"], found["priority"]) == (id, str(shell.mail), priority)
+    assert {path for path in shell.mail.rglob("*") if path.is_dir()} == before
+    shell.burst()
+    [dead] = shell.json("ls", "--state", "dead")
+    found = shell.json("show", os.path.relpath(dead["id"], shell.root), UNSPOOL_SPOOLERS="")
+    assert (found["state"], found["spooler"]) == ("dead", str(shell.mail))
+    assert "no spooler is configured" in shell.error("show", "uwsgi_spoolfile_on_x", status=2, UNSPOOL_SPOOLERS="")
+
+
+def test_a_running_task_shows_its_worker(shell: Shell) -> None:
+    """While a task runs it is listed as running, with the process that runs it, and cannot be removed."""
+    gate = shell.gate()
+    id = shell.send("app:hold", json.dumps(str(gate)))
+    running = shell.start("app")
+    running.wait_for_output("holding")
+
+    [entry] = shell.json("ls", "--state", "running")
+    found = shell.json("show", id)
+    counted = shell.json("status")["spoolers"][0]
+
+    assert entry["id"] == id
+    assert found["worker"]["pid"] > 0
+    assert f"in process {found['worker']['pid']}" in shell("show", id)
+    assert (counted["running"], counted["workers"]) == (1, 1)
+    assert "is running" in shell.error("rm", id, status=1)
+    assert "is running" in shell.error("retry", id, status=1)
+    gate.write_text("go")
+    running.wait_for("processed")
+
+
+def test_history_lists_runs(shell: Shell) -> None:
+    """Newest first, of all tasks or one, all or those that failed, as lines or JSON."""
+    good = shell.send("app:add", "1")
+    shell.burst()
+    bad = shell.send("app:fail")
+    shell.burst()
+
+    runs = shell.json("history")
+
+    assert [(run["id"], run["verdict"]) for run in runs] == [(bad, "dead"), (good, "processed")]
+    assert set(runs[0]) == {"id", "task", "verdict", "attempt", "started", "duration", "pid", "error"}
+    assert [run["id"] for run in shell.json("history", "--failed")] == [bad]
+    assert [run["id"] for run in shell.json("history", good)] == [good]
+    assert [run["id"] for run in shell.json("history", "--limit", "1")] == [bad]
+    assert [run["id"] for run in shell.json("history", shell.json("ls")[0]["id"])] == [bad]
+    fields = shell("history", bad).rstrip("\n").split("\t")
+    assert fields[1:4] == ["dead", "app:fail", "1"]
+    assert fields[6:] == [bad, "ValueError: no luck"]
+    assert "VERDICT" in shell.on_terminal("history")
+
+
+def test_history_of_what_never_was(shell: Shell) -> None:
+    """An unknown task is status 1; one that has not run yet has an empty history."""
+    id = shell.send("app:add", "1")
+
+    assert "no task" in shell.error("history", f"{id}9", status=1)
+    assert shell.json("history", id) == []
+    assert shell("history") == ""
+
+
+def test_history_s_limit_is_not_the_setting(shell: Shell) -> None:
+    """UNSPOOL_HISTORY_LIMIT is how many runs are kept; what is listed has a variable of its own."""
+    for _ in range(3):
+        shell.send("app:add", "1")
+    shell.burst()
+
+    assert len(shell.json("history", UNSPOOL_HISTORY_LIMIT="1")) == 3
+    assert len(shell.json("history", UNSPOOL_HISTORY_ROWS="2")) == 2
+
+
+def test_status_counts(shell: Shell) -> None:
+    """The documented object for each spooler, also for one that was never used; a table for people."""
+    other = shell.root / "other"
+    shell.send("app:add", "1")
+    shell.send("app:add", "1", "--in", "1h")
+    both = f"{shell.mail},{other}"
+
+    [mail, empty] = shell.json("status", UNSPOOL_SPOOLERS=both)["spoolers"]
+
+    assert list(mail) == STATUS
+    assert mail == {
+        "name": str(shell.mail), "ready": 1, "deferred": 1, "running": 0, "dead": 0, "corrupt": 0,
+        "workers": 0, "paused": False, "period": 300.0,
+    }  # fmt: skip
+    assert (empty["name"], empty["ready"]) == (str(other), 0)
+    heading, row = shell("status").splitlines()
+    assert heading.split("\t")[:3] == ["SPOOLER", "READY", "DEFERRED"]
+    assert row.split("\t") == [str(shell.mail), "1", "1", "0", "0", "0", "0", "no", "300 s"]
+
+
+def test_rich_is_for_terminals_only(shell: Shell) -> None:
+    """A piped command does not spend the time of importing rich."""
+    shell.send("app:add", "1")
+    code = "import sys; from unspool.cli import main; main(['ls']); assert 'rich' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], cwd=shell.root, env=shell.env, check=True, stdout=subprocess.DEVNULL)

@@ -1,0 +1,220 @@
+"""``run``: real supervisors with real workers, told what to do by options and signals."""
+
+import json
+import re
+import signal
+
+import pytest
+
+from .conftest import Shell
+
+
+def test_burst_runs_what_is_ready_and_ends(shell: Shell) -> None:
+    """Everything ready is run, in order of priority; what is deferred stays; the status is 0."""
+    second = shell.send("app:add", "1")
+    first = shell.send("app:add", "1", "--priority", "1")
+    later = shell.send("app:add", "1", "--in", "1h")
+
+    lines = shell.burst("--processes", "1")
+
+    assert [entry["id"] for entry in shell.json("ls")] == [later]
+    runs = [line for line in lines if "processed" in line]
+    assert [line.split()[5] for line in runs] == [first.removeprefix(f"{shell.mail}/"), second.rpartition("/")[2]]
+
+
+def test_text_log_lines(shell: Shell) -> None:
+    """Time with offset, level, pid, spooler, task, id, verdict, duration and reason, one line a run."""
+    id = shell.send("app:fail", '"two\\nlines"')
+    lines = shell.burst()
+
+    [line] = [line for line in lines if "app:fail" in line]
+
+    time = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d\d:\d\d"
+    name = re.escape(id.rpartition("/")[2])
+    assert re.fullmatch(
+        rf"{time} ERROR   \d+ {re.escape(str(shell.mail))} app:fail {name} dead in [\d.]+ m?s attempt 1: lines", line
+    )
+    assert re.fullmatch(rf"{time} INFO    \d+ started: app app, .*", lines[0])
+
+
+def test_json_log_lines(shell: Shell) -> None:
+    """--log-format json writes one object a line, with the fields of a run where it tells of one."""
+    id = shell.send("app:stumble")
+
+    lines = [json.loads(line) for line in shell.burst("--log-format", "json")]
+
+    assert all(set(line) >= {"time", "level", "pid", "message"} for line in lines)
+    [run] = [line for line in lines if "verdict" in line]
+    assert (run["id"], run["spooler"], run["task"]) == (id, str(shell.mail), "app:stumble")
+    assert (run["verdict"], run["attempt"], run["level"]) == ("rescheduled", 1, "warning")
+    assert run["reason"] == "ValueError: try me later"
+    assert run["until"] > 0
+    assert run["duration"] >= 0
+    assert run["pid"] != lines[0]["pid"]
+
+
+def test_log_level(shell: Shell) -> None:
+    """What is below the level is not written; the level may come from the environment."""
+    shell.send("app:add", "1")
+    shell.send("app:fail")
+
+    done = shell.result("run", "app", "--burst", UNSPOOL_RUN_LOG_LEVEL="error")
+
+    assert "dead" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_progress_on_a_terminal(shell: Shell) -> None:
+    """A line rewritten in place stands for the runs that went well; failures are lines above it; at the end it is
+    gone."""
+    shell.send("app:add", "1")
+    shell.send("app:fail")
+
+    text = shell.on_terminal("run", "app", "--burst")
+
+    assert "waiting" in text
+    assert "processed" not in text
+    assert "\r\x1b[K" in text
+    assert text.endswith("\r\x1b[K")
+    assert any("app:fail" in line and "dead" in line for line in text.splitlines())
+
+
+def test_a_log_level_brings_the_runs_back(shell: Shell) -> None:
+    """Whoever gives --log-level or --no-progress on a terminal sees each run."""
+    shell.send("app:add", "1")
+    assert "processed" in shell.on_terminal("run", "app", "--burst", "--log-level", "info")
+    shell.send("app:add", "1")
+    text = shell.on_terminal("run", "app", "--burst", "--no-progress")
+    assert "processed" in text
+    assert "waiting" not in text
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stop_lets_what_runs_end(shell: Shell, number: signal.Signals) -> None:
+    """TERM or INT: the running task ends well, the next one is not begun, status 0."""
+    gate = shell.gate()
+    shell.send("app:hold", json.dumps(str(gate)))
+    running = shell.start("app")
+    running.wait_for_output("holding")
+    waiting = shell.send("app:add", "1")
+
+    running.process.send_signal(number)
+    running.wait_for("stopping when what runs has ended")
+    gate.write_text("go")
+
+    running.wait_for("processed")
+    assert running.end() == 0
+    assert [entry["id"] for entry in shell.json("ls")] == [waiting]
+
+
+@pytest.mark.parametrize("numbers", [[signal.SIGTERM, signal.SIGINT], [signal.SIGQUIT]])
+def test_stop_at_once(shell: Shell, numbers: list[signal.Signals]) -> None:
+    """A second TERM or INT, or QUIT, ends a task that would not; it is not lost, and the status is 0."""
+    id = shell.send("app:hold", json.dumps(str(shell.gate())))
+    running = shell.start("app")
+    running.wait_for_output("holding")
+
+    for number, said in zip(numbers, ["stopping when", "stopping at once"][-len(numbers) :], strict=True):
+        running.process.send_signal(number)
+        running.wait_for(said)
+
+    assert running.end() == 0
+    [entry] = shell.json("ls")
+    assert (entry["id"], entry["state"], entry["attempts"]) == (id, "ready", 1)
+
+
+def test_hup_brings_fresh_workers(shell: Shell) -> None:
+    """HUP: the application is imported anew, so that a changed task runs as it is written now."""
+    running = shell.start("app", "--log-format", "json")
+    running.wait_for("started")
+    (shell.root / "app.py").write_text("from unspool import Spooler\n@Spooler.task\ndef fresh(): return True\n")
+    shell.send("app:fresh")
+    running.wait_for("app:fresh")
+
+    running.process.send_signal(signal.SIGHUP)
+    running.wait_for('"reloaded"')
+    shell.send("app:fresh")
+
+    running.wait_for(lambda line: "app:fresh" in line and "processed" in line)
+    running.process.send_signal(signal.SIGTERM)
+    assert running.end() == 0
+
+
+def test_reload_on_change(shell: Shell) -> None:
+    """--reload does the same when a file of the application is written."""
+    running = shell.start("app.py", "--reload")
+    running.wait_for("started")
+
+    (shell.root / "app.py").write_text("from unspool import Spooler\n@Spooler.task\ndef fresh(): return True\n")
+
+    running.wait_for("reloaded")
+
+
+@pytest.mark.parametrize(
+    ("source", "wanted"),
+    [
+        ("import os\n\ndef broken(:\n    pass\n", r"app\.py:3: SyntaxError"),
+        ("import os\nraise RuntimeError('first\\nsecond')\n", r"app\.py:2: RuntimeError: first second"),
+        ("import no_such_module_here\n", r"app\.py:1: ModuleNotFoundError"),
+        ("import sys\nsys.exit(4)\n", r"app\.py:2: SystemExit: 4"),
+        ("import os\nos._exit(3)\n", r"while it imported the application"),
+    ],
+)
+def test_an_app_that_does_not_import(shell: Shell, source: str, wanted: str) -> None:
+    """Status 2 and one line, which names file, line and error; nothing was started, and the tasks stay."""
+    shell.send("app:add", "1")
+    (shell.root / "app.py").write_text(source)
+
+    assert re.search(wanted, shell.error("run", "app.py", "--processes", "2", status=2))
+    assert len(shell.json("ls")) == 1
+
+
+def test_an_app_that_is_not_there(shell: Shell) -> None:
+    """A module, file or attribute that does not exist is status 2."""
+    for app in ("nowhere", "nowhere.py", "app:nothing", ":"):
+        assert "cannot be imported" in shell.error("run", app, status=2)
+
+
+def test_a_spooler_that_cannot_be_used(shell: Shell) -> None:
+    """A file, or a directory that all may write to, is status 3, and said why."""
+    (shell.root / "file").write_text("")
+    (shell.root / "open").mkdir()
+    (shell.root / "open").chmod(0o777)
+
+    for words in (["run", "app"], ["ls"], ["enqueue", "app:add", "1"], ["pause"]):
+        assert "it is a file" in shell.error(*words, "--spooler", "./file", status=3)
+        assert "written by everybody" in shell.error(*words, "--spooler", "./open", status=3)
+
+
+def test_tasks_of_a_given_spooler_may_send_tasks(shell: Shell) -> None:
+    """With --spooler and nothing configured, a task that sends another finds the same spooler."""
+    (shell.root / "chain.py").write_text(
+        "from unspool import Spooler\n"
+        "@Spooler.task\n"
+        "def last(): return True\n"
+        "@Spooler.task\n"
+        "def first():\n"
+        "    last()\n"
+        "    return True\n"
+    )
+    shell("enqueue", "chain:first", "--spooler", "./here", UNSPOOL_SPOOLERS="")
+
+    shell("run", "chain", "--burst", "--spooler", "./here", UNSPOOL_SPOOLERS="")
+
+    runs = shell.json("history", "--spooler", "./here", UNSPOOL_SPOOLERS="")
+    assert [(run["task"], run["verdict"]) for run in runs] == [
+        ("chain:last", "processed"),
+        ("chain:first", "processed"),
+    ]
+
+
+def test_one_supervisor_serves_several_spoolers(shell: Shell) -> None:
+    """--spooler may be repeated, and a directory named twice is served once."""
+    one = shell.send("app:add", "1", "--spooler", "./one")
+    two = shell.send("app:add", "1", "--spooler", "./two")
+
+    words = [word for name in ("./one", "./two", "./one/") for word in ("--spooler", name)]
+    lines = shell.burst(*words, "--log-format", "json")
+
+    assert {json.loads(line)["id"] for line in lines if "processed" in line} == {one, two}
+    assert lines[0].count("/one") == 1

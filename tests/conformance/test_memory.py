@@ -1,0 +1,24 @@
+"""The memory backend keeps the contract."""
+
+from pathlib import Path
+
+from unspool.backends.base import Backend, Clock
+from unspool.backends.memory import MemoryBackend
+from unspool.message import Claim
+from unspool.testing import BackendConformance
+
+
+class TestMemory(BackendConformance):
+    def make_backend(self, clock: Clock, place: Path) -> Backend:
+        return MemoryBackend(clock=clock)
+
+    def damage(self, backend: Backend, id: str) -> None:
+        assert isinstance(backend, MemoryBackend)
+        task = backend._tasks[id]
+        task.data = task.data[:-1] + bytes([task.data[-1] ^ 1])
+
+    def crash(self, backend: Backend, ref: str) -> None:
+        assert isinstance(backend, MemoryBackend)
+        claim = backend.claim(ref)
+        assert isinstance(claim, Claim)
+        backend.crash(claim)

@@ -1,0 +1,269 @@
+"""The spool directory does what memory does, whatever is asked of the two.
+
+Hypothesis makes up commands; both backends obey, and after each all that can be seen of them is compared. Tasks are
+told apart by labels, since the ids differ. No two are due at the same time, for then either order would be right.
+"""
+
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from unspool.backends.base import UNNUMBERED
+from unspool.backends.memory import MemoryBackend
+from unspool.backends.spool import SpoolBackend
+from unspool.errors import TaskBusy
+from unspool.message import Ack, Bury, Claim, Entry, Envelope, Refusal, RefusalKind, Release, Retry, State
+from unspool.testing import FakeClock
+
+PRIORITIES = st.one_of(st.none(), st.integers(0, 3))
+CHOICES = st.integers(0, 1000)
+
+
+@dataclass
+class Task:
+    """One task in both backends."""
+
+    label: str
+    spool_id: str
+    memory_id: str
+    fresh: bool = True
+    """Neither begun nor retried by hand yet: then the feed's order is exact, also after a restart."""
+    held: tuple[Claim, Claim] | None = None
+
+
+class SpoolLikeMemory(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.place = tempfile.mkdtemp(prefix="unspool-machine-")
+        self.clock = FakeClock()
+        self.start, self.moment = self.clock.now, 0
+        self.memory = MemoryBackend(clock=self.clock)
+        self.tasks: dict[str, Task] = {}
+        self.sent = 0
+        self.used: set[int] = set()
+        self.open()
+
+    def open(self) -> None:
+        self.spool = SpoolBackend(f"{self.place}/mail", durable=False, clock=self.clock)
+        self.feed = self.spool.feed()
+
+    def teardown(self) -> None:
+        for task in self.tasks.values():
+            if task.held:
+                self.die(task)
+        self.feed.close()
+        self.spool.close()
+        shutil.rmtree(self.place)
+
+    # --- time: whole milliseconds from the start, each due time used once
+
+    def pass_time(self, milliseconds: int) -> None:
+        self.moment += milliseconds
+        self.clock.now = self.start + self.moment / 1000
+
+    def now(self) -> None:
+        """Moves on to a moment at which nothing is due yet."""
+        self.pass_time(1)
+        while self.moment in self.used:
+            self.pass_time(1)
+        self.used.add(self.moment)
+
+    def later(self, seconds: int) -> float:
+        """A time at which nothing else is due."""
+        moment = self.moment + 1000 * seconds
+        while moment in self.used:
+            moment += 1
+        self.used.add(moment)
+        return self.start + moment / 1000
+
+    # --- commands
+
+    @rule(priority=PRIORITIES, delay=st.one_of(st.none(), st.integers(1, 30)), size=st.integers(0, 50))
+    def send(self, priority: int | None, delay: int | None, size: int) -> None:
+        self.now()
+        self.sent += 1
+        label = f"task {self.sent}"
+        due = None if delay is None else self.later(delay)
+        envelopes = [Envelope({"msg": label.encode()}, b"x" * size, priority, due)]
+        self.tasks[label] = Task(label, self.spool.send(envelopes)[0], self.memory.send(envelopes)[0])
+
+    @rule(seconds=st.integers(1, 12))
+    def wait(self, seconds: int) -> None:
+        self.pass_time(1000 * seconds)
+
+    @rule()
+    def begin(self) -> None:
+        claim = self.next_claim()
+        ready = list(self.memory.entries(frozenset({State.READY})))
+        if claim is None:
+            assert not ready or self.memory.control.paused
+            return
+        assert not self.memory.control.paused
+        task = self.tasks[claim.envelope.vars["msg"].decode()]
+        self.check_order(task, ready)
+        twin = self.memory.claim(task.memory_id)
+        assert isinstance(twin, Claim), f"memory says {twin}"
+        assert (claim.attempts, claim.crashes) == (twin.attempts, twin.crashes)
+        assert claim.id == task.spool_id
+        assert claim.envelope.body == twin.envelope.body
+        task.held, task.fresh = (claim, twin), False
+
+    @precondition(lambda self: self.held())
+    @rule(choice=CHOICES, disposition=st.sampled_from([Ack(), Release(), Bury("why"), Bury("torn", corrupt=True)]))
+    def end(self, choice: int, disposition: Ack | Release | Bury) -> None:
+        self.settle(self.pick(self.held(), choice), disposition)
+
+    @precondition(lambda self: self.held())
+    @rule(choice=CHOICES, delay=st.integers(1, 20))
+    def fail(self, choice: int, delay: int) -> None:
+        self.settle(self.pick(self.held(), choice), Retry(self.later(delay)))
+
+    @precondition(lambda self: self.held())
+    @rule(choice=CHOICES)
+    def crash(self, choice: int) -> None:
+        self.die(self.pick(self.held(), choice))
+        self.feed.doubt()
+
+    @precondition(lambda self: self.tasks)
+    @rule(choice=CHOICES)
+    def retry(self, choice: int) -> None:
+        task = self.pick(list(self.tasks.values()), choice)
+        self.now()
+        task.fresh = False
+        ids = self.both(task, "retry")
+        if ids is not None:
+            task.spool_id, task.memory_id = ids
+
+    @precondition(lambda self: self.tasks)
+    @rule(choice=CHOICES)
+    def remove(self, choice: int) -> None:
+        task = self.pick(list(self.tasks.values()), choice)
+        if self.both(task, "remove") is not None:
+            del self.tasks[task.label]
+
+    @rule(paused=st.booleans())
+    def pause(self, paused: bool) -> None:
+        for backend in (self.spool, self.memory):
+            (backend.control.pause if paused else backend.control.resume)()
+
+    @rule()
+    def restart(self) -> None:
+        """The supervisor and its workers are killed, and others started."""
+        for task in self.held():
+            self.die(task)
+        self.feed.close()
+        self.spool.close()
+        self.open()
+
+    # --- what must be the same, always
+
+    @invariant()
+    def same(self) -> None:
+        counts = self.spool.counts()
+        assert counts == self.memory.counts()
+        assert sum(counts.values()) == len(self.tasks)
+        for state in (State.READY, State.DEFERRED):
+            assert self.labels(self.spool, state) == self.labels(self.memory, state), state
+        for state in (State.RUNNING, State.DEAD, State.CORRUPT):  # whose order says nothing
+            assert sorted(self.labels(self.spool, state)) == sorted(self.labels(self.memory, state)), state
+        for task in self.tasks.values():
+            here, there = self.spool.find(task.spool_id), self.memory.find(task.memory_id)
+            assert here is not None
+            assert there is not None
+            assert self.seen(here) == self.seen(there)
+            if there.state is State.DEFERRED:
+                assert abs(here.due - there.due) < 0.0005
+
+    # --- parts
+
+    def next_claim(self) -> Claim | None:
+        while True:
+            while self.feed.refresh():
+                pass
+            tickets = self.feed.take(1)
+            if not tickets:
+                return None
+            claim = self.spool.claim(tickets[0].ref)
+            if isinstance(claim, Claim):
+                return claim
+            assert isinstance(claim, Refusal)
+            assert claim.kind in (RefusalKind.GONE, RefusalKind.BUSY, RefusalKind.EARLY)
+            if claim.kind is RefusalKind.BUSY:
+                self.feed.busy(tickets[0].ref)
+            else:
+                self.feed.settled(tickets[0].ref, claim.until)
+
+    def check_order(self, task: Task, ready: list[Entry]) -> None:
+        """It is of the first priority that is ready, and of the fresh ones there the first that was due."""
+        by_label = {entry.task: entry for entry in ready}
+        assert task.label in by_label, f"{task.label} was begun; memory has {ready}"
+        ranks = {entry.task: UNNUMBERED if entry.priority is None else entry.priority for entry in ready}
+        assert ranks[task.label] == min(ranks.values())
+        if task.fresh:
+            fresh = [one for one in by_label if self.tasks[one].fresh and ranks[one] == ranks[task.label]]
+            assert task.label == min(fresh, key=lambda one: by_label[one].due)
+
+    def settle(self, task: Task, disposition: Ack | Release | Bury | Retry) -> None:
+        assert task.held
+        here, there = task.held
+        until = self.spool.settle(here, disposition)
+        self.feed.settled(here.ref, until)
+        expected = self.memory.settle(there, disposition)
+        assert (until is None) == (expected is None)
+        task.held = None
+        if isinstance(disposition, Ack):
+            del self.tasks[task.label]
+
+    def die(self, task: Task) -> None:
+        """What the kernel does to a claim when its process is killed: nothing but to close its descriptors."""
+        assert task.held
+        here, there = task.held
+        self.spool._claimed.discard(here.token.file)
+        os.close(here.token.file)
+        self.memory.crash(there)
+        task.held = None
+
+    def both(self, task: Task, verb: str) -> tuple[str, str] | None:
+        """Does the same to the task in both; their answers, or None if both say that it is running."""
+        answers = []
+        for backend, id in ((self.spool, task.spool_id), (self.memory, task.memory_id)):
+            try:
+                answers.append(getattr(backend, verb)(id))
+            except TaskBusy:
+                answers.append(TaskBusy)
+        assert (answers[0] is TaskBusy) == (answers[1] is TaskBusy) == (task.held is not None)
+        return None if task.held else (answers[0], answers[1])
+
+    def held(self) -> list[Task]:
+        return [task for task in self.tasks.values() if task.held]
+
+    @staticmethod
+    def pick(tasks: list[Task], choice: int) -> Task:
+        return tasks[choice % len(tasks)]
+
+    @staticmethod
+    def labels(backend: SpoolBackend | MemoryBackend, state: State) -> list[str]:
+        return [entry.task for entry in backend.entries(frozenset({state}))]
+
+    @staticmethod
+    def seen(entry: Entry) -> tuple[object, ...]:
+        return entry.state, entry.task, entry.priority, entry.attempts, entry.size, entry.reason
+
+
+SpoolLikeMemory.TestCase.settings = settings(
+    max_examples=80,
+    stateful_step_count=40,
+    deadline=None,
+    derandomize=False,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+
+
+class TestSpoolLikeMemory(SpoolLikeMemory.TestCase):
+    """No sequence of commands tells the two apart."""

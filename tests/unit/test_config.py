@@ -1,0 +1,235 @@
+"""Where settings come from, and what errors say."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from unspool import Spooler, config, configure
+from unspool.config import Settings, origins, settings
+from unspool.errors import ConfigurationError, NoSpooler
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory: two levels deep, so that there is an above."""
+    place = tmp_path / "project" / "deep"
+    place.mkdir(parents=True)
+    monkeypatch.chdir(place)
+    return place
+
+
+def write(directory: Path, *lines: str) -> Path:
+    """A project file with these settings."""
+    path = directory / "pyproject.toml"
+    path.write_text("\n".join(["[tool.unspool]", *lines]))
+    configure()  # settings are read once; this has them read again
+    return path
+
+
+# --- precedence
+
+
+def test_the_defaults() -> None:
+    """Nothing set anywhere."""
+    assert settings() == Settings((), "full", 300.0, 100_000, 7 * 86400.0)
+    assert set(origins().values()) == {"default"}
+
+
+def test_precedence(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``configure()`` over the environment over the project file, each setting for itself; ``origins`` says which."""
+    project = write(place, "period = 10", 'durability = "relaxed"', "history_limit = 3", 'spoolers = ["mail"]')
+    assert settings() == Settings((str(place / "mail"),), "relaxed", 10.0, 3)
+    monkeypatch.setenv("UNSPOOL_PERIOD", "20")
+    monkeypatch.setenv("UNSPOOL_HISTORY_LIMIT", "4")
+    configure(period=30)
+    assert settings() == Settings((str(place / "mail"),), "relaxed", 30.0, 4)
+    assert origins() == {
+        "spoolers": str(project),
+        "durability": str(project),
+        "period": "configure()",
+        "history_limit": "UNSPOOL_HISTORY_LIMIT",
+        "history_age": "default",
+    }
+
+
+def test_none_gives_a_setting_back() -> None:
+    """Each call of ``configure`` adds to those before; None takes one of theirs away."""
+    configure(period=5)
+    configure(history_limit=7)
+    assert (settings().period, settings().history_limit) == (5.0, 7)
+    configure(period=None)
+    assert (settings().period, settings().history_limit) == (300.0, 7)
+
+
+def test_the_nearest_project_file_is_the_one(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of the working directory before those above it, which add nothing, even if it has no settings."""
+    write(place.parent, "period = 1", "history_limit = 1")
+    assert settings().period == 1.0
+    write(place, "period = 2")
+    assert settings() == Settings(period=2.0)
+    (place / "pyproject.toml").write_text("[project]\n")
+    configure()
+    assert settings() == Settings()
+    monkeypatch.chdir(place.parent)
+    configure()
+    assert settings() == Settings(period=1.0, history_limit=1)
+
+
+def test_an_empty_variable_is_none(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As shells and service managers leave them."""
+    write(place, "period = 2")
+    monkeypatch.setenv("UNSPOOL_PERIOD", "")
+    assert settings().period == 2.0
+
+
+def test_settings_are_read_once(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until they are configured anew."""
+    first = settings()
+    monkeypatch.setenv("UNSPOOL_PERIOD", "20")
+    assert settings() is first
+    configure()
+    assert settings().period == 20.0
+
+
+# --- spoolers
+
+
+@pytest.mark.parametrize("source", ["configure", "environment", "project"])
+def test_relative_paths_are_resolved_once(place: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
+    """Against the working directory, or the project file's; a later change of directory changes nothing."""
+    write(place.parent)
+    base = place
+    if source == "configure":
+        configure(spoolers=["mail", "./a/../thumbs"])
+    elif source == "environment":
+        monkeypatch.setenv("UNSPOOL_SPOOLERS", "mail, a/../thumbs ,")
+    else:
+        base = place.parent
+        write(base, 'spoolers = ["mail", "a/../thumbs"]')
+    expected = [str(base / "mail"), str(base / "thumbs")]
+    assert [str(spooler) for spooler in Spooler.get_spoolers()] == expected
+    monkeypatch.chdir("/")
+    assert [str(spooler) for spooler in Spooler.get_spoolers()] == expected
+    assert config.backend().name == expected[0]
+
+
+@pytest.mark.parametrize(
+    "spoolers", ["/srv/mail,/srv/other", ["/srv/mail", "/srv/other"], (Path("/srv/mail"), "/srv/other")]
+)
+def test_spoolers_may_be_given_as_a_string_or_a_list(spoolers: Any) -> None:
+    """Of strings or paths, with a comma between in the one case."""
+    configure(spoolers=spoolers)
+    assert settings().spoolers == ("/srv/mail", "/srv/other")
+
+
+def test_a_home_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``~`` is the user's."""
+    monkeypatch.setenv("HOME", "/home/ann")
+    configure(spoolers="~/mail")
+    assert settings().spoolers == ("/home/ann/mail",)
+
+
+def test_a_backend_by_name(tmp_path: Path) -> None:
+    """The default, one by its base name, and any by its path; the same object for the same place."""
+    mail, other = str(tmp_path / "mail"), str(tmp_path / "other")
+    configure(spoolers=[mail, other])
+    assert config.backend().name == mail
+    assert config.backend("other").name == other
+    assert config.backend("other") is config.backend(other) is config.backend(other + "/.")
+    assert config.backend(str(tmp_path / "third")).name == str(tmp_path / "third")
+    assert config.backend("./here").name == os.path.abspath("here")
+    assert not os.path.exists(mail)
+
+
+def test_get_by_basename(tmp_path: Path) -> None:
+    """The first of that name, or None."""
+    configure(spoolers=[tmp_path / "a" / "mail", tmp_path / "b" / "mail"])
+    assert Spooler.get_by_basename("mail") == Spooler(str(tmp_path / "a" / "mail"))
+    assert Spooler.get_by_basename("other") is None
+
+
+# --- errors
+
+
+def test_no_spooler_says_what_to_set() -> None:
+    """All three ways."""
+    with pytest.raises(NoSpooler) as caught:
+        config.backend()
+    for way in ("UNSPOOL_SPOOLERS=", "unspool.configure(spoolers=[...])", "[tool.unspool]"):
+        assert way in str(caught.value)
+    with pytest.raises(NoSpooler, match="UNSPOOL_SPOOLERS"):
+        Spooler.set_period(5)
+
+
+def test_an_unknown_name_says_which_there_are(tmp_path: Path) -> None:
+    """And what to set."""
+    configure(spoolers=[tmp_path / "mail"])
+    with pytest.raises(NoSpooler, match=rf"'other' \(there are: {tmp_path}/mail\).*UNSPOOL_SPOOLERS"):
+        config.backend("other")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("durability", "maybe"),
+        ("durability", True),
+        ("period", 0),
+        ("period", -1),
+        ("period", "often"),
+        ("period", True),
+        ("period", float("inf")),
+        ("period", float("nan")),
+        ("history_age", 0),
+        ("history_limit", -1),
+        ("history_limit", 1.5),
+        ("history_limit", "many"),
+        ("history_limit", "inf"),
+        ("history_limit", "nan"),
+        ("history_limit", True),
+        ("spoolers", 5),
+        ("spoolers", [5]),
+        ("spoolers", "postgres://localhost/app"),
+        ("colour", "blue"),
+    ],
+)
+def test_a_bad_value_is_refused(name: str, value: Any) -> None:
+    """The error names the setting and where it came from; what was configured before stays in force."""
+    configure(period=5)
+    with pytest.raises(ConfigurationError, match=name) as caught:
+        configure(**{"history_limit": 1} | {name: value})
+    assert "configure()" in str(caught.value)
+    assert settings() == Settings(period=5.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("DURABILITY", "maybe"), ("PERIOD", "0"), ("HISTORY_LIMIT", "1.5"), ("SPOOLERS", "nats://x")]
+)
+def test_a_bad_variable_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    """By its own name."""
+    monkeypatch.setenv(f"UNSPOOL_{name}", value)
+    with pytest.raises(ConfigurationError, match=f"UNSPOOL_{name}"):
+        settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("period", '"often"'), ("colour", '"blue"'), ("spoolers", "5"), ("history_limit", "inf")]
+)
+def test_a_bad_project_file_is_named(place: Path, name: str, value: str) -> None:
+    """With the setting in it."""
+    write(place, f"{name} = {value}")
+    with pytest.raises(ConfigurationError, match=name) as caught:
+        settings()
+    assert "[tool.unspool] in pyproject.toml" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content", [b"[tool.unspool", b"\xff", b"tool = 5", b"[tool]\nunspool = 5", b"[[tool.unspool]]"]
+)
+def test_a_project_file_that_cannot_be_read_is_named(place: Path, content: bytes) -> None:
+    """By its path, whatever is wrong with it."""
+    (place / "pyproject.toml").write_bytes(content)
+    for ask in (settings, origins):
+        with pytest.raises(ConfigurationError, match=str(place / "pyproject.toml")):
+            ask()

@@ -1,0 +1,288 @@
+"""From a claim to an outcome: the table of verdicts, one case a row."""
+
+import inspect
+import pickle
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from unspool import ResultProcessed, ResultRescheduled, ResultSkipped, Spooler, SpoolerTask, TaskResult, codec, dispatch
+from unspool.dispatch import Call
+from unspool.errors import TaskTimeout
+from unspool.message import Ack, Bury, Claim, Envelope, Message, Outcome, Retry, Verdict
+from unspool.retry import MAX_CRASHES, RetryPolicy
+from unspool.tasks import TaskOptions, call_message, spooler_task_types
+
+NOW = 1_900_000_000.0
+OPTIONS = TaskOptions(retry=RetryPolicy(max_attempts=3, delay=10, backoff=2, jitter=0))
+
+
+@Spooler.task(max_attempts=3, retry_delay=10, retry_jitter=0)
+def echo(result: Any = True, *, error: BaseException | None = None) -> Any:
+    """Gives back what it is given, or raises it."""
+    if error is not None:
+        raise error
+    return result
+
+
+@Spooler.task
+async def aecho(result: Any = True) -> Any:
+    """The same as a coroutine."""
+    return result
+
+
+@pytest.fixture(autouse=True)
+def types() -> Iterator[None]:
+    """Task types that a test defines are its own."""
+    before = dict(spooler_task_types)
+    yield
+    spooler_task_types.clear()
+    spooler_task_types.update(before)
+
+
+def claim(message: Message | Envelope, attempts: int = 1, crashes: int = 0) -> Claim:
+    """A claim as a backend makes it."""
+    envelope = message if isinstance(message, Envelope) else codec.encode(message)
+    return Claim("/mail/uwsgi_spoolfile_1", "uwsgi_spoolfile_1", envelope, attempts, crashes)
+
+
+def prepared(message: Message | Envelope, attempts: int = 1) -> Call:
+    """What is to run, where something is."""
+    call = dispatch.prepare(claim(message, attempts), NOW, lambda: 0.0)
+    assert isinstance(call, Call)
+    return call
+
+
+def refused(message: Message | Envelope, attempts: int = 1, crashes: int = 0) -> Outcome:
+    """The outcome, where nothing is to run."""
+    outcome = dispatch.prepare(claim(message, attempts, crashes), NOW, lambda: 0.0)
+    assert isinstance(outcome, Outcome)
+    return outcome
+
+
+def concluded(
+    result: Any = None, exception: BaseException | None = None, attempts: int = 1, options: TaskOptions = OPTIONS
+) -> Outcome:
+    """What a run that ended so came to."""
+    call = Call(SpoolerTask("name", "m", None), options)
+    return dispatch.conclude(call, claim(Message("m"), attempts), result, exception, NOW, lambda: 0.0)
+
+
+@pytest.mark.parametrize(
+    "result", [True, False, 0, "", [], object(), ResultProcessed(), ResultProcessed(5), TaskResult()]
+)
+def test_processed(result: Any) -> None:
+    """Anything but ``None`` and the two other results is done, also what is false."""
+    assert concluded(result) == Outcome(Verdict.PROCESSED, Ack())
+
+
+@pytest.mark.parametrize("result", [None, ResultSkipped(), ResultSkipped("not mine")])
+def test_skipped(result: Any) -> None:
+    """``None`` ends a task too."""
+    assert concluded(result) == Outcome(Verdict.SKIPPED, Ack())
+
+
+@pytest.mark.parametrize("result", [None, ResultSkipped()])
+def test_skipped_for_another_handler(result: Any) -> None:
+    """Where the task says so, it is offered again with back-off, until its attempts are used up."""
+    options = TaskOptions(retry=OPTIONS.retry, release_skipped=True)
+    outcome = concluded(result, options=options)
+    assert (outcome.verdict, outcome.disposition) == (Verdict.SKIPPED, Retry(NOW + 10))
+    outcome = concluded(result, attempts=3, options=options)
+    assert (outcome.verdict, outcome.disposition) == (Verdict.DEAD, Bury("left for another handler"))
+
+
+@pytest.mark.parametrize("exception", [ValueError("x"), SystemExit(1), KeyboardInterrupt(), BaseException("y")])
+def test_raised(exception: BaseException) -> None:
+    """Runs again after each back-off; after the last run it is dead, with the error's last line for a reason."""
+    for attempts, delay in ((1, 10), (2, 20)):
+        outcome = concluded(exception=exception, attempts=attempts)
+        assert (outcome.verdict, outcome.disposition) == (Verdict.RESCHEDULED, Retry(NOW + delay))
+    outcome = concluded(exception=exception, attempts=3)
+    assert outcome.verdict is Verdict.DEAD
+    assert isinstance(outcome.disposition, Bury)
+    assert outcome.disposition.reason.startswith(type(exception).__name__)
+    assert not outcome.disposition.corrupt
+
+
+def test_rescheduled() -> None:
+    """What a task asks for itself counts as a failure does."""
+    outcome = concluded(ResultRescheduled())
+    assert (outcome.verdict, outcome.disposition) == (Verdict.RESCHEDULED, Retry(NOW + 10))
+    assert outcome.error == "the task asked to be rescheduled"
+    assert concluded(ResultRescheduled(), attempts=3).verdict is Verdict.DEAD
+
+
+def test_timed_out() -> None:
+    """A verdict of its own while there are attempts left."""
+    outcome = concluded(exception=TaskTimeout("ran for more than 5 s"))
+    assert (outcome.verdict, outcome.disposition) == (Verdict.TIMEOUT, Retry(NOW + 10))
+    assert concluded(exception=TaskTimeout("x"), attempts=3).verdict is Verdict.DEAD
+
+
+@pytest.mark.parametrize(
+    ("kind", "verdict"),
+    [
+        (ResultProcessed, Verdict.PROCESSED),
+        (ResultSkipped, Verdict.SKIPPED),
+        (ResultRescheduled, Verdict.RESCHEDULED),
+    ],
+)
+def test_an_exception_in_a_result_is_kept(kind: type[TaskResult], verdict: Verdict) -> None:
+    """It changes no verdict, and is there to read."""
+    outcome = concluded(kind(exception=ValueError("why")))
+    assert outcome.verdict is verdict
+    assert outcome.error.endswith("ValueError: why")
+
+
+def test_the_traceback_is_kept_and_bounded() -> None:
+    """With the line that raised it; of a very long one the end, which tells most."""
+    call = prepared(call_message(echo.name, (), {"error": ValueError("x" * 20_000 + "end")}))
+    with pytest.raises(ValueError, match="end") as caught:
+        dispatch.run(call)
+    outcome = concluded(exception=caught.value)
+    assert len(outcome.error) <= 16_000
+    assert outcome.error.endswith("end")
+    outcome = concluded(exception=call_and_catch("short"))
+    assert "raise error" in outcome.error
+    assert outcome.error.startswith("Traceback")
+
+
+def call_and_catch(text: str) -> BaseException:
+    """The exception of a run, with its traceback."""
+    with pytest.raises(ValueError, match=text) as caught:
+        dispatch.run(prepared(call_message(echo.name, (), {"error": ValueError(text)})))
+    return caught.value
+
+
+def test_a_function_call_runs() -> None:
+    """By its full name, with its arguments and its own options."""
+    call = prepared(call_message(echo.name, (["x"],), {}))
+    assert dispatch.run(call) == ["x"]
+    assert call.options is echo.options
+    assert (call.task.name, call.task.message) == ("uwsgi_spoolfile_1", "ucfg_fcall")
+
+
+def test_a_coroutine_is_left_to_the_event_loop() -> None:
+    """``run`` gives the coroutine itself; whoever has a loop awaits it."""
+    found = dispatch.run(prepared(call_message(aecho.name, (5,), {})))
+    assert inspect.iscoroutine(found)
+    with pytest.raises(StopIteration) as caught:
+        found.send(None)
+    assert caught.value.value == 5
+
+
+def test_a_bare_name_runs() -> None:
+    """uwsgiconf and uwsgidecorators name functions without a module."""
+    payload = {"func": "echo", "arg": ["x"], "kwg": {}}
+    body = pickle.dumps({"payload": payload})
+    assert dispatch.run(prepared(Envelope({"msg": b"ucfg_fcall"}, body, None, None, False))) == "x"
+
+
+@pytest.mark.parametrize(
+    ("returns", "given", "kind"),
+    [
+        (b"-2", None, ResultProcessed),
+        (b"-1", True, ResultRescheduled),
+        (b"0", True, ResultSkipped),
+        (b"", -2, ResultProcessed),
+        (b"", -1, ResultRescheduled),
+        (b"", 0, ResultSkipped),
+        (b"", None, ResultRescheduled),
+    ],
+)
+def test_uwsgidecorators_verdicts(returns: bytes, given: Any, kind: type[TaskResult]) -> None:
+    """``@spool`` is done, ``@spoolforever`` again, whatever the function returns; ``@spoolraw`` says it."""
+    vars = {"ud_spool_func": b"echo", "args": pickle.dumps((given,)), "kwargs": pickle.dumps({})}
+    if returns:
+        vars["ud_spool_ret"] = returns
+    result = dispatch.run(prepared(Envelope(vars, b"", None, None, False)))
+    assert type(result) is kind
+    assert result.result == given
+
+
+def test_a_message_goes_to_the_heir_of_its_type() -> None:
+    """With and without the prefix; any other text goes to ``SpoolerTask`` itself, which has it processed."""
+
+    class Mail(SpoolerTask):
+        type_id = "mail"
+        options = OPTIONS
+
+        def process(self) -> Any:
+            return self.message, self.payload
+
+    for text in ("ucfg_mail", "mail"):
+        call = prepared(Message(text, {"to": "ann"}))
+        assert type(call.task) is Mail
+        assert call.options is OPTIONS
+        assert dispatch.run(call) == (text, {"to": "ann"})
+    for text in ("mails", "Mail", "hello"):
+        call = prepared(Message(text))
+        assert type(call.task) is SpoolerTask
+        assert dispatch.run(call) is True
+
+
+@pytest.mark.parametrize(
+    ("message", "missing"),
+    [
+        (call_message("app:gone", (), {}), "'app:gone'"),
+        (call_message("tests.unit.test_dispatch:gone", (), {}), "'tests.unit.test_dispatch:gone'"),
+        (Message("ucfg_gone"), "'gone'"),
+        (Envelope({"k": b"v"}, b"", None, None, False), "uwsgi.spool()"),
+    ],
+)
+def test_no_handler(message: Message | Envelope, missing: str) -> None:
+    """Kept with back-off for a deploy to catch up, then dead with the missing name."""
+    outcome = refused(message)
+    assert (outcome.verdict, outcome.disposition) == (Verdict.RESCHEDULED, Retry(NOW + 5))
+    assert missing in outcome.error
+    outcome = refused(message, attempts=20)
+    assert outcome.verdict is Verdict.DEAD
+    assert isinstance(outcome.disposition, Bury)
+    assert missing in outcome.disposition.reason
+    assert not outcome.disposition.corrupt
+
+
+def test_a_missing_module_is_waited_for() -> None:
+    """A payload of a class that this program does not have: as for a missing handler."""
+    body = pickle.dumps({"payload": 1}).replace(b"K\x01", b"cmodule_of_tomorrow\nThing\n")
+    outcome = refused(Envelope({"msg": b"m"}, body, None, None))
+    assert (outcome.verdict, outcome.disposition) == (Verdict.RESCHEDULED, Retry(NOW + 5))
+    assert "module_of_tomorrow" in outcome.error
+
+
+def test_corrupt() -> None:
+    """A sealed body that cannot be read was sent so: set aside at once."""
+    outcome = refused(Envelope({"msg": b"m"}, b"garbage", None, None, True))
+    assert outcome.verdict is Verdict.CORRUPT
+    assert isinstance(outcome.disposition, Bury)
+    assert outcome.disposition.corrupt
+
+
+def test_an_unsealed_file_is_given_one_more_look() -> None:
+    """Another program may still be copying it in; the second time it is set aside."""
+    envelope = Envelope({"msg": b"m"}, b"garbage", None, None, False)
+    outcome = refused(envelope)
+    assert (outcome.verdict, outcome.disposition) == (Verdict.RESCHEDULED, Retry(NOW + 5))
+    outcome = refused(envelope, attempts=2)
+    assert outcome.verdict is Verdict.CORRUPT
+    assert isinstance(outcome.disposition, Bury)
+    assert outcome.disposition.corrupt
+
+
+def test_killed_its_worker_too_often() -> None:
+    """After three crashes it is not even decoded."""
+    prepared(Message("m"), attempts=3)
+    outcome = refused(Envelope({"msg": b"m"}, b"garbage", None, None), attempts=4, crashes=MAX_CRASHES)
+    assert outcome.verdict is Verdict.DEAD
+    assert isinstance(outcome.disposition, Bury)
+    assert (outcome.disposition.reason, outcome.disposition.corrupt) == ("killed its worker 3 times", False)
+
+
+def test_jitter_is_given() -> None:
+    """The random number comes from outside, so a test can say what it is."""
+    options = TaskOptions(retry=RetryPolicy(delay=10, jitter=0.5))
+    call = Call(SpoolerTask("name", "m", None), options)
+    outcome = dispatch.conclude(call, claim(Message("m")), ResultRescheduled(), None, NOW, lambda: 1.0)
+    assert outcome.disposition == Retry(NOW + 15)

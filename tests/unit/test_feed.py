@@ -1,0 +1,409 @@
+"""What is due in a real directory: told by the kernel, and found by scans where it is not.
+
+The clock stands still unless a test moves it, and scans are minutes apart: what is seen without moving it was told.
+"""
+
+import contextlib
+import errno
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import inotify_simple
+import pytest
+
+from unspool import codec, wire
+from unspool.backends.base import Feed
+from unspool.backends.spool import SpoolBackend, lock
+from unspool.message import Ack, Claim, Message, Refusal
+from unspool.testing import FakeClock
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the kernel tells of changes on Linux")
+
+PERIOD = 300.0
+TICK = 1 / 1024
+PREFIX = "uwsgi_spoolfile_on_elsewhere_1_1_1_"
+
+
+Make = Callable[..., "Watched"]
+
+
+class Watched:
+    """A spool directory in use, with a feed on it that has looked once, and another program's view of the same."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.clock = FakeClock()
+        self.backend = SpoolBackend(str(root), durable=False, period=PERIOD, clock=self.clock)
+        self.other = SpoolBackend(str(root), durable=False, period=PERIOD, clock=self.clock)
+        self.other.control.resume()
+        self.other.control.set_period(PERIOD)
+        self.feed: Feed = self.backend.feed()
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Takes in all there is to take in."""
+        while self.feed.refresh():
+            pass
+
+    @property
+    def told(self) -> bool:
+        """Whether the kernel has something to say."""
+        fd = self.feed.fileno()
+        return fd is not None and bool(select.select([fd], [], [], 0)[0])
+
+    def send(self, text: str = "m", priority: int | None = None, due: float | None = None) -> str:
+        """Sends from elsewhere, a moment passes, and the ref is returned."""
+        (id,) = self.other.send([codec.encode(Message(text, priority=priority, due=due))])
+        self.clock.advance(TICK)
+        return os.path.relpath(id, self.root)
+
+    def given(self) -> list[str]:
+        """The refs that are given out after a look."""
+        self.refresh()
+        return [ticket.ref for ticket in self.feed.take(100)]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Make]:
+    """Makes one when the test is ready for it."""
+    made: list[Watched] = []
+
+    def make(name: str = "mail") -> Watched:
+        made.append(Watched(tmp_path / name))
+        return made[-1]
+
+    yield make
+    for watched in made:
+        watched.feed.close()
+        watched.backend.close()
+        watched.other.close()
+
+
+@pytest.fixture
+def watched(make: Make) -> Watched:
+    """An empty directory under watch."""
+    return make()
+
+
+# --- arrivals
+
+
+def test_nothing_happens_in_silence(watched: Watched) -> None:
+    """A feed that has looked once has nothing to do until the next scan."""
+    assert not watched.told
+    assert watched.given() == []
+    assert watched.feed.idle
+    assert watched.feed.next_due() == watched.clock() + PERIOD
+
+
+def test_an_arrival_is_told(watched: Watched) -> None:
+    """By the kernel and without a scan: the descriptor is readable, and one look gives the task."""
+    ref = watched.send()
+    assert watched.told
+    assert not watched.feed.refresh(), "there is no scan to go on with"
+    assert watched.given() == [ref]
+    assert not watched.told
+
+
+def test_many_arrivals(watched: Watched) -> None:
+    """In order, all of them told."""
+    refs = [watched.send() for _ in range(300)]
+    found = []
+    while given := watched.given():
+        found += given
+    assert found == refs
+
+
+def test_what_was_there_before(tmp_path: Path, make: Make) -> None:
+    """A feed begins with a scan, of priorities too."""
+    first = make()
+    refs = [first.send(priority=2), first.send(priority=10), first.send()]
+    assert make().given() == refs
+
+
+def test_a_priority_that_is_new(watched: Watched) -> None:
+    """Its directory is made after the watch began: it is watched from then on, and what is in it already is found."""
+    first = watched.send(priority=7)
+    assert watched.told
+    assert watched.given() == [first]
+    second = watched.send(priority=7)
+    assert watched.told
+    assert watched.given() == [second]
+
+
+def test_a_priority_that_is_moved_in(watched: Watched, make: Make, tmp_path: Path) -> None:
+    """With a task in it, as somebody who merges two spoolers would."""
+    ref = make("former").send(priority=3)
+    (tmp_path / "former" / "3").rename(watched.root / "3")
+    assert watched.told
+    assert watched.given() == [ref]
+
+
+def test_a_deferred_one_is_not_given_before_its_time(watched: Watched) -> None:
+    """It is known when to look again: at its time, to the moment."""
+    due = watched.clock() + 20
+    ref = watched.send(due=due)
+    assert watched.given() == []
+    assert watched.feed.next_due() == pytest.approx(due, abs=1e-6)
+    watched.clock.advance(19.9)
+    assert watched.given() == []
+    watched.clock.advance(0.2)
+    assert not watched.told
+    assert watched.given() == [ref]
+
+
+def test_touched_to_an_earlier_time(watched: Watched) -> None:
+    """``touch`` on a deferred task: its file's time is the truth, and it is given without waiting for anything."""
+    ref = watched.send(due=watched.clock() + 200)
+    assert watched.given() == []
+    subprocess.run(["touch", str(watched.root / ref)], check=True)
+    assert watched.told
+    assert watched.given() == [ref]
+
+
+def test_a_foreign_writer_in_place_is_seen_when_it_closes(watched: Watched) -> None:
+    """uWSGI writes under the final name: nothing is given while it does, and the task as soon as it is whole."""
+    data = wire.dump({"msg": b"hello"}, b"")
+    name = f"{PREFIX}1700000000_000000"
+    with open(watched.root / name, "wb", buffering=0) as file:
+        assert lock.acquire(file.fileno())
+        file.write(data[:5])
+        assert watched.given() == []
+        file.write(data[5:])
+        assert watched.given() == []
+    assert watched.told
+    assert watched.given() == [name]
+    claim = watched.backend.claim(name)
+    assert isinstance(claim, Claim)
+    assert claim.envelope.vars == {"msg": b"hello"}
+    watched.backend.settle(claim, Ack())
+
+
+def test_other_names_are_nobodys_task(watched: Watched) -> None:
+    """A file of any other name, and a directory that is no number."""
+    (watched.root / "README").write_text("")
+    (watched.root / "notes").mkdir()
+    (watched.root / "notes" / f"{PREFIX}1_0").write_text("")
+    assert watched.given() == []
+    watched.clock.advance(PERIOD)
+    assert watched.given() == []
+
+
+# --- what others hold
+
+
+def test_let_go_of_by_another(watched: Watched) -> None:
+    """A task that another process holds is given again when that one is killed, and not before."""
+    ref = watched.send()
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.write(writer, type(watched.other.claim(ref)).__name__.encode())
+            signal.pause()
+        finally:
+            os._exit(1)
+    try:
+        assert os.read(reader, 100) == b"Claim"
+        assert watched.given() == [ref]
+        assert isinstance(watched.backend.claim(ref), Refusal)
+        watched.feed.busy(ref)
+        assert watched.given() == []
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        os.close(reader)
+        os.close(writer)
+    assert watched.told
+    assert watched.given() == [ref]
+    assert isinstance(watched.backend.claim(ref), Claim)
+
+
+def test_let_go_of_before_we_heard(watched: Watched) -> None:
+    """Between the refusal and its report the holder ended: nobody would tell of it any more, so it is looked at."""
+    ref = watched.send()
+    assert watched.given() == [ref]
+    watched.feed.busy(ref)
+    assert watched.given() == [ref]
+
+
+# --- scans
+
+
+def test_the_period_is_a_safety_net(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What no event told of is found by the scan at the end of the period."""
+    with monkeypatch.context() as patch:
+        patch.setattr(inotify_simple.INotify, "read", lambda self, timeout=None: [])
+        ref = watched.send()
+        assert watched.given() == []
+        watched.clock.advance(PERIOD - 1)
+        assert watched.given() == []
+        watched.clock.advance(1)
+        assert watched.given() == [ref]
+
+
+def test_lost_events_ask_for_a_scan(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel says that its queue overflowed: all is looked for, without waiting for the period."""
+    overflow = inotify_simple.Event(-1, int(inotify_simple.flags.Q_OVERFLOW), 0, "")
+    with monkeypatch.context() as patch:
+        patch.setattr(inotify_simple.INotify, "read", lambda self, timeout=None: [overflow])
+        ref = watched.send()
+        watched.refresh()
+    watched.clock.advance(1)
+    assert watched.given() == [ref]
+
+
+def test_a_scan_goes_in_steps(make: Make) -> None:
+    """Of a long directory: the supervisor is never away for long, and is told to come back."""
+    watched = make()
+    for number in range(5_000):
+        (watched.root / f"{PREFIX}{number}_000000").touch()
+    other = watched.backend.feed()
+    try:
+        steps = 1
+        while other.refresh():
+            steps += 1
+        assert steps > 2
+        assert other.backlog == 5_000
+    finally:
+        other.close()
+
+
+# --- without the kernel's word
+
+
+def no_instances() -> None:
+    """What the system says when there are too many watchers."""
+    raise OSError(errno.EMFILE, "Too many open files")
+
+
+def test_polling_where_there_is_no_inotify(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system refuses a watcher: there is nothing to wait on, and a scan a second."""
+    monkeypatch.setattr(inotify_simple, "INotify", lambda **options: no_instances())
+    watched = make()
+    assert watched.feed.fileno() is None
+    due = watched.feed.next_due()
+    assert due is not None
+    assert due <= watched.clock() + 1
+    ref = watched.send(priority=3)
+    assert watched.given() == []
+    watched.clock.advance(1)
+    assert watched.given() == [ref]
+
+
+def test_polling_where_watches_run_out(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system refuses one more watch: half of them would be worse than none, so it polls."""
+
+    def refuse(self: object, path: str, mask: int) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    watched = make()
+    assert watched.feed.fileno() is not None
+    monkeypatch.setattr(inotify_simple.INotify, "add_watch", refuse)
+    first = watched.send(priority=3)
+    assert watched.given() == [first]
+    assert watched.feed.fileno() is None
+    second = watched.send(priority=3)
+    watched.clock.advance(PERIOD)
+    assert watched.given() == [second]
+    third = watched.send()
+    watched.clock.advance(1)
+    assert watched.given() == [third]
+
+
+# --- the directory itself
+
+
+@pytest.mark.parametrize("how", ["removed", "moved"])
+def test_a_lost_directory(watched: Watched, tmp_path: Path, how: str) -> None:
+    """It is told at once that it is gone; when it is back it is found, watched anew, and gives what is in it."""
+    watched.send()
+    watched.refresh()
+    if how == "moved":
+        watched.root.rename(tmp_path / "aside")
+    else:
+        shutil.rmtree(watched.root)
+    assert watched.told
+    watched.refresh()
+    watched.clock.advance(1)
+    watched.refresh()
+    assert watched.feed.gone
+
+    anew = SpoolBackend(str(watched.root), durable=False, clock=watched.clock)
+    (id,) = anew.send([codec.encode(Message("m", priority=2))])
+    watched.clock.advance(1)
+    assert watched.given() == [os.path.relpath(id, watched.root)]
+    assert not watched.feed.gone
+
+    (id,) = anew.send([codec.encode(Message("m"))])
+    assert watched.told
+    assert watched.given() == [os.path.relpath(id, watched.root)]
+    anew.close()
+
+
+def test_a_priority_that_is_removed(watched: Watched) -> None:
+    """And made again: the rest goes on, and the new one is watched."""
+    watched.send(priority=3)
+    watched.refresh()
+    shutil.rmtree(watched.root / "3")
+    plain = watched.send()
+    watched.clock.advance(1)
+    assert plain in watched.given()
+    again = SpoolBackend(str(watched.root), durable=False, clock=watched.clock)
+    (id,) = again.send([codec.encode(Message("m", priority=3))])
+    assert watched.told
+    assert watched.given() == [os.path.relpath(id, watched.root)]
+    again.close()
+
+
+# --- switches
+
+
+def test_a_shorter_period_is_heard_at_once(watched: Watched) -> None:
+    """Set by another process: the kernel tells, and the next scan is as much nearer."""
+    watched.other.control.set_period(5)
+    assert watched.told
+    watched.refresh()
+    assert watched.feed.next_due() == watched.clock() + 5
+    watched.clock.advance(5)
+    watched.refresh()
+    assert watched.feed.next_due() == watched.clock() + 5
+
+
+def test_a_longer_period(watched: Watched) -> None:
+    """Holds from the next scan on."""
+    before = watched.feed.next_due()
+    watched.other.control.set_period(1_000)
+    watched.refresh()
+    assert watched.feed.next_due() == before
+    watched.clock.advance(PERIOD)
+    watched.refresh()
+    assert watched.feed.next_due() == watched.clock() + 1_000
+
+
+def test_pause_and_resume_are_heard_at_once(watched: Watched) -> None:
+    """Set by another process: nothing is given while it lasts, and all of it when it ends, without a scan."""
+    watched.other.control.pause()
+    assert watched.told
+    ref = watched.send()
+    assert watched.given() == []
+    assert watched.feed.paused
+    watched.other.control.resume()
+    assert watched.told
+    assert watched.given() == [ref]
+
+
+def test_closing_ends_the_watch(watched: Watched) -> None:
+    """There is no descriptor any more."""
+    fd = watched.feed.fileno()
+    assert fd is not None
+    watched.feed.close()
+    assert watched.feed.fileno() is None
+    with contextlib.suppress(OSError):
+        assert not os.readlink(f"/proc/self/fd/{fd}").endswith("inotify")

@@ -1,0 +1,223 @@
+"""The history of a spool directory: bounded, in nobody's way, and never in need of being whole."""
+
+import os
+import shutil
+import sqlite3
+import stat
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from unspool.backends.spool.history import History
+from unspool.backends.spool.layout import HISTORY, Directory
+from unspool.message import Record
+from unspool.testing import FakeClock
+
+Open = Callable[..., History]
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    """The time, as the test moves it."""
+    return FakeClock(1_000_000.0)
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    """Where the history is kept."""
+    return tmp_path / "mail" / HISTORY
+
+
+@pytest.fixture
+def opened(tmp_path: Path, clock: FakeClock) -> Iterator[Open]:
+    """Opens histories of the same directory, as different processes would."""
+    made: list[History] = []
+
+    def open(limit: int = 100, age: float = 1000.0) -> History:
+        made.append(History(Directory(str(tmp_path / "mail")), limit, age, clock))
+        return made[-1]
+
+    yield open
+    for history in made:
+        history.close()
+
+
+def run(number: int, started: float = 1_000_000.0, id: str | None = None) -> Record:
+    """One run."""
+    return Record(id or f"/mail/task{number}", "app:f", "processed", number, started, 0.5, 4711, "")
+
+
+def runs(*numbers: int) -> list[Record]:
+    """Several."""
+    return [run(number) for number in numbers]
+
+
+def rows(database: Path) -> int:
+    """How many rows there are."""
+    with closing(sqlite3.connect(database)) as connection:
+        (count,) = connection.execute("SELECT count(*) FROM runs").fetchone()
+    return int(count)
+
+
+def test_newest_first(opened: Open) -> None:
+    """All fields as they were given; of all tasks or one; as many as asked for; seen by other processes."""
+    history = opened()
+    history.add(runs(1, 2))
+    history.add([Record("/mail/5/task", "app:\N{SNOWMAN}", "dead", 20, 1.5, 2.5, 1, "Traceback\nx"), run(4)])
+    for looking in (history, opened()):
+        found = looking.latest(None, 10)
+        assert [record.attempt for record in found] == [4, 20, 2, 1]
+        assert found[1] == Record("/mail/5/task", "app:\N{SNOWMAN}", "dead", 20, 1.5, 2.5, 1, "Traceback\nx")
+        assert [record.attempt for record in looking.latest(None, 2)] == [4, 20]
+        assert looking.latest("/mail/task2", 10) == runs(2)
+        assert looking.latest("/mail/gone", 10) == []
+
+
+def test_looking_makes_nothing(opened: Open, tmp_path: Path) -> None:
+    """Where there was no run there is no database, and no directory."""
+    assert opened().latest(None, 10) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_it_is_private(opened: Open, database: Path) -> None:
+    """Tracebacks tell secrets: its files are the owner's alone."""
+    opened().add(runs(1))
+    for path in database.parent.glob("history*"):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
+
+
+def test_bounded_in_number(opened: Open, database: Path) -> None:
+    """At most the limit and what may gather between two trimmings; after a trimming exactly the newest."""
+    history = opened(limit=50)
+    history.add(runs(*range(200)))
+    assert [record.attempt for record in history.latest(None, 1000)] == list(range(199, 149, -1))
+    for _ in range(11):
+        history.add(runs(*range(1_000)))
+        assert rows(database) <= 50 + 5_000
+    again = opened(limit=50)  # a new writer begins with a trimming
+    again.add(runs(7))
+    assert rows(database) == 50
+
+
+def test_bounded_in_age(opened: Open, clock: FakeClock, database: Path) -> None:
+    """What is older than its age goes at the next trimming, and nothing younger does."""
+    history = opened(age=1000.0)
+    history.add([run(number, started=clock()) for number in range(5)])
+    clock.advance(600)
+    history.add([run(number, started=clock()) for number in range(5, 10)])
+    clock.advance(600)
+    again = opened(age=1000.0)
+    again.add([run(10, started=clock())])
+    assert sorted(record.attempt for record in again.latest(None, 100)) == [5, 6, 7, 8, 9, 10]
+    clock.advance(5_000)
+    opened(age=1000.0).add([run(11, started=clock() - 2_000)])
+    assert rows(database) == 0
+
+
+def test_none_is_kept_where_none_is_wanted(opened: Open, tmp_path: Path) -> None:
+    """A limit of 0 makes no database."""
+    history = opened(limit=0)
+    history.add(runs(1))
+    assert history.latest(None, 10) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("damage", ["garbage", "cut", "pages", "a table of another form"])
+def test_a_damaged_database_is_set_aside(opened: Open, database: Path, damage: str) -> None:
+    """Looking finds what can be read, and raises nothing; adding begins a new one, with the old beside it."""
+    first = opened(limit=10_000)
+    first.add([run(number, id="/mail/task" + "x" * 500) for number in range(1_000)])
+    first.close()
+    size = database.stat().st_size
+    with database.open("r+b") as file:
+        match damage:
+            case "garbage":
+                file.write(os.urandom(8192))
+            case "cut":
+                file.truncate(size // 2)
+            case "pages":
+                file.seek(4096)
+                file.write(os.urandom(size - 4096))
+            case _:
+                file.truncate(0)
+                file.write(b"not a database at all, but longer than its header is" * 10)
+    history = opened()
+    history.latest(None, 10)
+    history.add(runs(1))
+    assert history.latest(None, 10)[0] == run(1)
+    assert database.with_name("history.sqlite3.damaged").exists()
+    assert rows(database) == 1
+
+
+def test_damage_under_a_writer(opened: Open, database: Path) -> None:
+    """It comes while the database is in use: the same."""
+    history = opened()
+    history.add(runs(1, 2))
+    for path in database.parent.glob("history*"):
+        path.write_bytes(b"garbage" * 1000)
+    history.close()
+    history.add(runs(3))
+    assert history.latest(None, 10) == runs(3)
+
+
+def test_readable_while_written(opened: Open, database: Path) -> None:
+    """Within a writer's transaction, a look sees what was there before it, and does not wait for its end."""
+    opened().add(runs(1, 2))
+    with closing(sqlite3.connect(database, isolation_level=None)) as writer:
+        writer.execute("BEGIN EXCLUSIVE")
+        writer.execute("UPDATE runs SET verdict = 'half done'")
+        assert opened().latest(None, 10) == runs(2, 1)
+        writer.execute("ROLLBACK")
+
+
+def test_each_batch_is_seen_whole(opened: Open) -> None:
+    """Looking all the while that batches of ten are added shows whole batches only, and ever more."""
+    writer, reader = opened(limit=10_000), opened()
+    batches = 40
+
+    def write() -> None:
+        for batch in range(batches):
+            writer.add(runs(*range(batch * 10, batch * 10 + 10)))
+        writer.close()  # in its own thread, as SQLite wants it
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    seen = 0
+    while seen < batches * 10 and (thread.is_alive() or seen == 0):
+        found = [record.attempt for record in reader.latest(None, 10_000)]
+        assert len(found) % 10 == 0
+        assert found == list(range(len(found) - 1, -1, -1))
+        assert len(found) >= seen
+        seen = len(found)
+    thread.join()
+    assert len(reader.latest(None, 10_000)) == batches * 10
+
+
+def test_two_writers(opened: Open) -> None:
+    """Two supervisors of one directory each add theirs."""
+    first, second = opened(), opened()
+    for number in range(10):
+        (first if number % 2 else second).add(runs(number))
+    assert [record.attempt for record in first.latest(None, 100)] == list(range(9, -1, -1))
+
+
+@pytest.mark.parametrize("written", [True, False])
+def test_a_directory_that_is_removed(opened: Open, database: Path, tmp_path: Path, written: bool) -> None:
+    """With the history in it, be it in use or not yet: history alone does not bring it back, and begins anew in the one
+    that takes its place.
+    """
+    history = opened()
+    history._directory.fd("")
+    if written:
+        history.add(runs(1))
+    shutil.rmtree(tmp_path / "mail")
+    with pytest.raises(sqlite3.OperationalError, match="removed"):
+        history.add(runs(2))
+    assert not (tmp_path / "mail").exists()
+    (tmp_path / "mail").mkdir()
+    history.add(runs(3))
+    assert history.latest(None, 10) == runs(3)
+    assert rows(database) == 1

@@ -1,0 +1,106 @@
+"""What a worker tells its supervisor."""
+
+import os
+import select
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from unspool.runtime import report
+from unspool.runtime.report import Reader, Writer
+
+PATIENCE = 30.0  # seconds after which an event that should come has not
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[Reader, int]]:
+    """The reader, and the descriptor to write to, which the test closes or not."""
+    reader, writer = os.pipe()
+    yield Reader(reader), writer
+    for fd in (reader, writer):
+        try:
+            os.close(fd)
+        except OSError:
+            continue
+
+
+def read(reader: Reader, count: int) -> list[list[Any]]:
+    """So many events, waited for."""
+    events: list[list[Any]] = []
+    while len(events) < count:
+        assert select.select([reader], [], [], PATIENCE)[0], f"{len(events)} events, and then none"
+        events += reader.read()
+    return events
+
+
+def test_events_arrive_in_order(ends: tuple[Reader, int]) -> None:
+    """With whatever JSON can say, many at one reading; and then none."""
+    reader, fd = ends
+    writer = Writer(fd)
+    writer.write(report.READY)
+    writer.write(report.END, 0, "5/name", 1.25, None, {"error": 'line\nbreak "quoted" \N{SNOWMAN}'})
+    writer.write(report.BEGIN, 1, os.fsdecode(b"\xff"), 5)
+    assert reader.read() == [
+        ["ready"],
+        ["end", 0, "5/name", 1.25, None, {"error": 'line\nbreak "quoted" \N{SNOWMAN}'}],
+        ["begin", 1, os.fsdecode(b"\xff"), 5],
+    ]
+    assert reader.read() == []
+
+
+def test_a_part_of_a_line_waits_for_the_rest(ends: tuple[Reader, int]) -> None:
+    """Wherever it is cut."""
+    reader, fd = ends
+    line = b'["ready"]\n["end",1]\n'
+    for cut in range(len(line)):
+        os.write(fd, line[:cut])
+        events = reader.read()
+        assert len(events) == line[:cut].count(b"\n")
+        os.write(fd, line[cut:])
+        assert events + reader.read() == [["ready"], ["end", 1]]
+
+
+def test_threads_do_not_mix_their_lines(ends: tuple[Reader, int]) -> None:
+    """Lines larger than a pipe takes at once, from several threads: each arrives whole."""
+    reader, fd = ends
+    writer = Writer(fd)
+
+    def tell(name: str) -> None:
+        for number in range(20):
+            writer.write("event", name, number, name * 50_000)
+
+    threads = [threading.Thread(target=tell, args=[name], daemon=True) for name in "abcd"]
+    for thread in threads:
+        thread.start()
+    events = read(reader, 80)
+    for thread in threads:
+        thread.join()
+    for name in "abcd":
+        mine = [event for event in events if event[1] == name]
+        assert mine == [["event", name, number, name * 50_000] for number in range(20)]
+
+
+def test_events_survive_their_writer(ends: tuple[Reader, int]) -> None:
+    """A process tells something and is killed: it is there to read, but for the line that it did not finish."""
+    reader, fd = ends
+    pid = os.fork()
+    if pid == 0:
+        try:
+            Writer(fd).write(report.BEGIN, 0, "name", None)
+            os.write(fd, b'["end",0,"na')
+            os.kill(os.getpid(), 9)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -9
+    os.close(fd)
+    assert reader.read() == [["begin", 0, "name", None]]
+    assert reader.read() == []
+
+
+def test_a_supervisor_that_is_gone_hears_nothing(ends: tuple[Reader, int]) -> None:
+    """And the worker, which notices that elsewhere, is not disturbed."""
+    reader, fd = ends
+    reader.close()
+    Writer(fd).write(report.END, 0, "name")

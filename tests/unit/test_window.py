@@ -1,0 +1,228 @@
+"""The bounded window: order over all of a queue of any length, held against a sorted list."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from unspool.backends.base import Ticket
+from unspool.backends.spool.window import Window
+
+Operation = tuple[str, Any]
+operations = st.lists(
+    st.one_of(
+        st.tuples(st.just("arrive"), st.tuples(st.integers(0, 3), st.integers(0, 40))),
+        st.tuples(st.just("arrive many"), st.tuples(st.integers(0, 3), st.integers(0, 40), st.integers(1, 12))),
+        st.tuples(st.just("take"), st.integers(1, 8)),
+        st.tuples(st.just("give back"), st.integers(1, 4)),
+        st.tuples(st.just("settle"), st.integers(1, 4)),
+        st.tuples(st.just("pass"), st.integers(1, 15)),
+    ),
+    max_size=40,
+)
+
+
+def ticket(number: int, due: float = 0.0, rank: int = 0) -> Ticket:
+    """A ticket with a ref of its own."""
+    return Ticket(rank, due, f"task{number:05}")
+
+
+class Queue:
+    """A directory as a window's owner sees it: a list of all that waits, and scans of it."""
+
+    def __init__(self, limit: int) -> None:
+        self.window = Window(limit)
+        self.limit = limit
+        self.now = 0.0
+        self.waiting: set[Ticket] = set()
+        self.out: list[Ticket] = []
+        self.made = 0
+        self.most_out = 0
+
+    def arrive(self, rank: int, due: float) -> None:
+        """An event tells of a new task."""
+        self.made += 1
+        new = ticket(self.made, due, rank)
+        self.waiting.add(new)
+        self.window.add(new, self.now)
+
+    def look(self) -> None:
+        """What a feed does before it gives anything out: a scan only where the window asks for one."""
+        self.window.promote(self.now)
+        if self.window.lacking:
+            self.window.open_horizon()
+            for waiting in self.waiting:
+                self.window.add(waiting, self.now)
+            assert not self.window.lacking, "one scan is enough"
+
+    def take(self, limit: int) -> None:
+        """Takes what is due from the window; it is what the sorted list of all that waits begins with."""
+        taken: list[Ticket] = []
+        while len(taken) < limit:
+            self.look()
+            one = self.window.take(1)
+            if not one:
+                break
+            taken += one
+            self.waiting.difference_update(one)
+            self.out += one
+        due = sorted(waiting for waiting in self.waiting | set(taken) if waiting.due <= self.now)
+        assert taken == due[:limit]
+
+    def apply(self, operation: Operation) -> None:
+        """One step, and what holds after each."""
+        match operation:
+            case "arrive", (rank, due):
+                self.arrive(rank, due)
+            case "arrive many", (rank, due, count):
+                for _ in range(count):
+                    self.arrive(rank, due)
+            case "take", limit:
+                self.take(limit)
+            case "give back", count:
+                back, self.out = self.out[:count], self.out[count:]
+                self.waiting.update(back)
+                self.window.give_back(back)
+            case "settle", count:
+                ended, self.out = self.out[:count], self.out[count:]
+                for one in ended:
+                    self.window.settled(one.ref)
+            case "pass", seconds:
+                self.now += seconds
+        assert self.window.out == len(self.out)
+        assert sorted(self.window.handed_out()) == sorted(one.ref for one in self.out)
+        assert len(self.window._deferred) <= 2 * self.limit
+        self.most_out = max(self.most_out, len(self.out))
+        assert self.window.ready <= 2 * self.limit + self.most_out
+
+
+@settings(max_examples=200, deadline=None)
+@given(operations, st.integers(1, 5))
+def test_order_over_the_whole_queue(steps: list[Operation], limit: int) -> None:
+    """Whatever arrives, is taken, given back or becomes due, and however small the window: what it gives out is what a
+    sorted list of all that waits begins with; and at the end nothing is left.
+    """
+    queue = Queue(limit)
+    for step in steps:
+        queue.apply(step)
+    queue.apply(("pass", 100))
+    queue.take(len(queue.waiting) + 1)
+    assert not queue.waiting
+
+
+def test_bounds() -> None:
+    """Of a million tasks, at most twice the limit is held of either kind, and nothing is remembered of the rest."""
+    window = Window(100)
+    for number in range(20_000):
+        window.add(ticket(number), 0.0)
+        window.add(ticket(100_000 + number, due=10.0 + number), 0.0)
+        assert window.ready <= 200
+        assert len(window._deferred) <= 200
+    assert len(window._held) == window.ready + len(window._deferred)
+
+
+def test_nothing_beyond_the_horizon() -> None:
+    """After a cut, a later ticket is not taken in: others, dropped, would have gone before it. An earlier one is."""
+    window = Window(2)
+    for number in range(10, 15):
+        window.add(ticket(number), 0.0)
+    assert window.ready == 2
+    window.add(ticket(99), 0.0)
+    assert ticket(99).ref not in window
+    window.add(ticket(1), 0.0)
+    assert window.take(5) == [ticket(1), ticket(10), ticket(11)]
+    assert window.lacking
+    window.open_horizon()
+    assert not window.lacking
+    window.add(ticket(99), 0.0)
+    assert window.take(5) == [ticket(99)]
+
+
+def test_lacking_before_it_is_empty() -> None:
+    """A scan is asked for while half of the limit is left, so that workers need not wait for it."""
+    window = Window(10)
+    for number in range(21):
+        window.add(ticket(number), 0.0)
+    assert not window.lacking
+    window.take(4)
+    assert not window.lacking
+    window.take(1)
+    assert window.lacking
+
+
+def test_not_lacking_when_nothing_was_dropped() -> None:
+    """An empty window that knows all of an empty queue asks for nothing."""
+    window = Window(10)
+    assert not window.lacking
+    window.add(ticket(1), 0.0)
+    window.take(1)
+    assert not window.lacking
+
+
+def test_a_known_ticket_is_not_taken_twice() -> None:
+    """Neither while it waits nor while it is handed out; once it has ended, it may come again."""
+    window = Window()
+    for _ in range(2):
+        window.add(ticket(1), 0.0)
+    assert window.take(5) == [ticket(1)]
+    window.add(ticket(1), 0.0)
+    assert window.take(5) == []
+    window.settled(ticket(1).ref)
+    window.add(ticket(1), 0.0)
+    assert window.take(5) == [ticket(1)]
+
+
+def test_deferred_until_due() -> None:
+    """Not given before its time, and then in order with the others."""
+    window = Window()
+    window.add(ticket(1, due=10.0), 0.0)
+    window.add(ticket(2, due=5.0), 0.0)
+    assert (window.ready, window.next_due()) == (0, 5.0)
+    window.promote(4.9)
+    assert window.take(5) == []
+    window.promote(10.0)
+    assert window.next_due() is None
+    assert window.peek() == ticket(2, due=5.0)
+    assert window.take(5) == [ticket(2, due=5.0), ticket(1, due=10.0)]
+
+
+def test_put_off() -> None:
+    """A ticket that has ended may be looked at again at a later time, and then has that for its due time."""
+    window = Window()
+    window.add(ticket(1), 0.0)
+    (taken,) = window.take(1)
+    window.defer(taken, 7.0)
+    assert window.next_due() is None  # it is still handed out
+    window.settled(taken.ref)
+    window.defer(taken, 7.0)
+    assert window.next_due() == 7.0
+    window.promote(7.0)
+    assert window.take(1) == [ticket(1, due=7.0)]
+
+
+def test_give_back_only_what_is_out() -> None:
+    """What has ended meanwhile does not come back."""
+    window = Window()
+    for number in range(3):
+        window.add(ticket(number), 0.0)
+    taken = window.take(3)
+    window.settled(taken[0].ref)
+    window.give_back(taken)
+    window.give_back(taken)
+    assert window.take(5) == taken[1:]
+
+
+@pytest.mark.parametrize("due", [3.0, 20.0])
+def test_a_deferred_ticket_may_change_its_time(due: float) -> None:
+    """Forgotten and taken in anew, it is there once, at the new time; a ready one and one handed out stay."""
+    window = Window()
+    window.add(ticket(1, due=10.0), 0.0)
+    window.add(ticket(2), 0.0)
+    window.forget_deferred(ticket(1).ref)
+    window.forget_deferred(ticket(2).ref)
+    window.add(ticket(1, due=due), 0.0)
+    assert (window.next_due(), window.ready) == (due, 1)
+    assert window.take(1) == [ticket(2)]
+    window.forget_deferred(ticket(2).ref)
+    assert window.out == 1
