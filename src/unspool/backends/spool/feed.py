@@ -36,7 +36,6 @@ class SpoolFeed:
         self._wake = Wake()
         self._scan: Iterator[Ticket] | None = None
         self._next_scan = 0.0
-        self._exact = False
         self._gone = False
         self._busy: dict[str, None] = {}
         self._paused = False
@@ -115,6 +114,7 @@ class SpoolFeed:
         self._wake.watch("", root)
         self._wake.watch(PRIVATE, f"{root}/{PRIVATE}", removals=True)
         self._wake.watch(RUN, f"{root}/{RUN}", removals=True)
+        self._window.hold_back()
         self._next_scan = 0.0
         self._look_at_switches()
 
@@ -185,9 +185,10 @@ class SpoolFeed:
                 return
             self._begin_anew()
         self._paused = self._control.paused
+        exact = self._window.forgetful
         self._window.open_horizon()
         self._busy = {ref: None for ref in self._busy if self._locked(ref)}
-        self._scan = self._all_entries()
+        self._scan = self._all_entries(exact)
 
     def _begin_anew(self) -> None:
         """Another directory has taken the place of the one that was watched."""
@@ -206,25 +207,32 @@ class SpoolFeed:
             if number == _STEP:
                 return
         self._scan = None
+        window.lift_barrier()
         self._next_scan = now + self._interval()
 
-    def _all_entries(self) -> Iterator[Ticket]:
+    def _all_entries(self, exact: bool) -> Iterator[Ticket]:
         parts = []
         with contextlib.suppress(OSError), os.scandir(self._directory.root) as entries:
             parts = [entry.name for entry in entries if is_priority(entry.name) and entry.is_dir(follow_symlinks=False)]
         for part in sorted(parts, key=int):
             self._wake.watch(part, self._directory.path(part))
-            yield from self._entries(part)
-        yield from self._entries("")
+            yield from self._entries(part, exact)
+        yield from self._entries("", exact)
 
-    def _entries(self, part: str) -> Iterator[Ticket]:
+    def _entries(self, part: str, exact: bool = False) -> Iterator[Ticket]:
         rank, lead = rank_of(int(part) if part else None), f"{part}/" if part else ""
         with contextlib.suppress(OSError), os.scandir(self._directory.path(part)) as entries:
             for entry in entries:
                 name = entry.name
                 if name.startswith(PREFIX):
-                    yield Ticket(rank, hint(name), lead + name)
+                    yield Ticket(rank, _due(entry) if exact else hint(name), lead + name)
 
     @staticmethod
     def _ticket(ref: str, due: float) -> Ticket:
         return Ticket(rank_of(priority_of(ref)), due, ref)
+
+
+def _due(entry: os.DirEntry[str]) -> float:
+    with contextlib.suppress(OSError):
+        return entry.stat(follow_symlinks=False).st_mtime
+    return hint(entry.name)

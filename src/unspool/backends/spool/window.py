@@ -15,6 +15,10 @@ from ..base import Ticket
 __all__ = ["Window"]
 
 
+_NOTHING = Ticket(-1, 0.0, "")  # before all tickets
+_EVERYTHING = Ticket(1 << 62, 0.0, "")  # after all tickets
+
+
 class Window:
     """Tickets that are ready, deferred or handed out.
 
@@ -28,13 +32,14 @@ class Window:
         self._held: set[str] = set()
         self._out: set[str] = set()
         self._horizon: Ticket | None = None
+        self._barrier: Ticket | None = None
         self._deferred_horizon: float | None = None
 
     @property
     def lacking(self) -> bool:
         """Whether tickets were dropped, and so few are left of their kind that a scan should look for them."""
         few = self._limit // 2
-        return (self._horizon is not None and len(self._ready) <= few) or (
+        return (self._horizon is not None and (len(self._ready) <= few or self._ready[0] > self._horizon)) or (
             self._deferred_horizon is not None and len(self._deferred) <= few
         )
 
@@ -71,7 +76,8 @@ class Window:
         """The first ready tickets, now handed out."""
         taken: list[Ticket] = []
         ready, held, out = self._ready, self._held, self._out
-        while ready and len(taken) < limit:
+        last = self._last_known
+        while ready and len(taken) < limit and ready[0] <= last:
             ticket = heapq.heappop(ready)
             held.discard(ticket.ref)
             out.add(ticket.ref)
@@ -79,8 +85,13 @@ class Window:
         return taken
 
     def peek(self) -> Ticket | None:
-        """The first ready ticket."""
-        return self._ready[0] if self._ready else None
+        """The ticket that ``take`` would give first."""
+        return self._ready[0] if self._ready and self._ready[0] <= self._last_known else None
+
+    @property
+    def _last_known(self) -> Ticket:
+        """Beyond this ticket there may be others that are not known."""
+        return min(self._barrier or _EVERYTHING, self._horizon or _EVERYTHING)
 
     def give_back(self, tickets: Iterable[Ticket]) -> None:
         """Handed-out tickets that were not begun are ready again."""
@@ -119,9 +130,24 @@ class Window:
         """When the first deferred ticket becomes due."""
         return self._deferred[0][0] if self._deferred else None
 
+    @property
+    def forgetful(self) -> bool:
+        """Whether deferred tickets were dropped: a scan that goes by names alone would take them for ready again."""
+        return self._deferred_horizon is not None
+
+    def hold_back(self) -> None:
+        """Before the first scan: nothing is known, so nothing is given out until its end."""
+        self._barrier = _NOTHING
+
     def open_horizon(self) -> None:
-        """Before a scan: all that it finds may come in."""
+        """Before a scan: all that it finds may come in, but what lies beyond the horizon is held back until its end."""
+        if self._horizon is not None:
+            self._barrier = self._horizon
         self._horizon = self._deferred_horizon = None
+
+    def lift_barrier(self) -> None:
+        """After a scan: what the window holds is in order."""
+        self._barrier = None
 
     def _defer(self, ticket: Ticket, until: float) -> None:
         if self._deferred_horizon is not None and until > self._deferred_horizon:
