@@ -1,6 +1,7 @@
 """unspool: run functions later, in other processes, with nothing to install and nothing to lose."""
 
-from .config import configure, enter_uwsgi
+from .config import configure
+from .config import enter_uwsgi as _enter_uwsgi
 from .errors import UnspoolError
 from .message import Message
 from .results import ResultProcessed, ResultRescheduled, ResultSkipped, TaskResult
@@ -9,7 +10,7 @@ from .tasks import FunctionTask, SpoolerFunctionCallTask, SpoolerTask, spooler_t
 
 __version__ = "0.1.0.dev0"
 
-enter_uwsgi()
+_enter_uwsgi()
 
 __all__ = [
     "FunctionTask",

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from unspool.backends.base import UNNUMBERED
 from unspool.backends.memory import MemoryBackend
 from unspool.backends.spool import SpoolBackend
+from unspool.backends.spool.feed import SpoolFeed
+from unspool.backends.spool.window import Window
 from unspool.errors import TaskBusy
 from unspool.message import Ack, Bury, Claim, Entry, Envelope, Refusal, RefusalKind, Release, Retry, State
 from unspool.testing import FakeClock
@@ -37,6 +39,8 @@ class Task:
 
 
 class SpoolLikeMemory(RuleBasedStateMachine):
+    window = 50_000
+
     def __init__(self) -> None:
         super().__init__()
         self.place = tempfile.mkdtemp(prefix="unspool-machine-")
@@ -50,7 +54,7 @@ class SpoolLikeMemory(RuleBasedStateMachine):
 
     def open(self) -> None:
         self.spool = SpoolBackend(f"{self.place}/mail", durable=False, clock=self.clock)
-        self.feed = self.spool.feed()
+        self.feed = SpoolFeed(self.spool._directory, self.spool.control, self.clock, Window(self.window))
 
     def teardown(self) -> None:
         for task in self.tasks.values():
@@ -82,6 +86,11 @@ class SpoolLikeMemory(RuleBasedStateMachine):
         return self.start + moment / 1000
 
     # --- commands
+
+    @initialize(priorities=st.lists(PRIORITIES, min_size=3, max_size=8))
+    def send_some(self, priorities: list[int | None]) -> None:
+        for priority in priorities:
+            self.send(priority, None, 0)
 
     @rule(priority=PRIORITIES, delay=st.one_of(st.none(), st.integers(1, 30)), size=st.integers(0, 50))
     def send(self, priority: int | None, delay: int | None, size: int) -> None:
@@ -255,8 +264,14 @@ class SpoolLikeMemory(RuleBasedStateMachine):
         return entry.state, entry.task, entry.priority, entry.attempts, entry.size, entry.reason
 
 
-SpoolLikeMemory.TestCase.settings = settings(
-    max_examples=80,
+class WithNarrowWindow(SpoolLikeMemory):
+    """A feed that cannot hold all tasks, as with a million of them."""
+
+    window = 2
+
+
+SpoolLikeMemory.TestCase.settings = WithNarrowWindow.TestCase.settings = settings(
+    max_examples=60,
     stateful_step_count=40,
     deadline=None,
     derandomize=False,
@@ -267,3 +282,7 @@ SpoolLikeMemory.TestCase.settings = settings(
 
 class TestSpoolLikeMemory(SpoolLikeMemory.TestCase):
     """No sequence of commands tells the two apart."""
+
+
+class TestWithNarrowWindow(WithNarrowWindow.TestCase):
+    """Nor where the feed has to drop tickets and to look for them again."""

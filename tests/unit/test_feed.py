@@ -120,11 +120,12 @@ def test_many_arrivals(watched: Watched) -> None:
     assert found == refs
 
 
-def test_what_was_there_before(tmp_path: Path, make: Make) -> None:
+def test_what_was_there_before(watched: Watched) -> None:
     """A feed begins with a scan, of priorities too."""
-    first = make()
-    refs = [first.send(priority=2), first.send(priority=10), first.send()]
-    assert make().given() == refs
+    refs = [watched.send(priority=2), watched.send(priority=10), watched.send()]
+    watched.feed.close()
+    watched.feed = watched.backend.feed()
+    assert watched.given() == refs
 
 
 def test_a_priority_that_is_new(watched: Watched) -> None:
