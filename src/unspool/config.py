@@ -54,6 +54,7 @@ _configured: dict[str, Any] = {}
 _settings: Settings | None = None
 _backends: dict[str, Backend] = {}
 _handler: "SpoolerHandler | None" = None
+_start: str | None = None  # inside uWSGI, the directory it was started in: its spoolers work in another
 
 
 def configure(**values: Any) -> None:
@@ -87,7 +88,7 @@ def settings() -> Settings:
         for name in _NAMES:
             variable = _variable(name)
             if os.environ.get(variable):
-                found[name] = _parse(name, os.environ[variable], os.getcwd(), variable)
+                found[name] = _parse(name, os.environ[variable], _start or os.getcwd(), variable)
         found |= _configured
         if not found.get("spoolers"):
             found["spoolers"] = _from_uwsgi()
@@ -162,7 +163,7 @@ def enter_uwsgi() -> None:
 
     A handler of the program's own is kept for the messages that are not ours.
     """
-    global _handler  # noqa: PLW0603  the process's handler is one thing
+    global _handler, _start  # noqa: PLW0603  the process's handler is one thing
     uwsgi = sys.modules.get("uwsgi")
     if uwsgi is None or (_handler is not None and getattr(uwsgi, "spooler", None) is _handler):
         return
@@ -174,6 +175,7 @@ def enter_uwsgi() -> None:
         from .runtime.inside import SpoolerHandler
 
         _handler = SpoolerHandler(_insides)
+        _start = os.getcwd()
     former = install(_handler)
     if former is not None:
         logging.getLogger("unspool").warning("uwsgi.spooler was %r; it is kept for messages that are not ours", former)
@@ -213,7 +215,7 @@ def _from_uwsgi() -> tuple[str, ...]:
 
 def _project() -> tuple[Mapping[str, Any], str]:
     """The project's table and the directory that its paths are relative to."""
-    place = os.getcwd()
+    place = _start or os.getcwd()
     while True:
         path = os.path.join(place, "pyproject.toml")
         if os.path.isfile(path):

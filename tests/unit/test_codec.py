@@ -123,7 +123,7 @@ def test_uwsgidecorators_without_pass_arguments() -> None:
     vars = {"ud_spool_func": b"resize", "ud_spool_ret": b"-2", "path": b"a.png", "raw": b"\xff"}
     found = codec.decode(foreign(vars, b"BODY"))
     given = {"ud_spool_func": "resize", "ud_spool_ret": "-2", "path": "a.png", "raw": b"\xff", "body": "BODY"}
-    assert found.payload == {"func": "resize", "arg": (given,), "kwg": {}, "returns": "-2"}
+    assert found.payload == {"func": "resize", "arg": (given,), "kwg": {}, "returns": "-2", "takes": "message"}
 
 
 def test_spoolraw_returns_its_own() -> None:

@@ -36,9 +36,9 @@ Make = Callable[..., "Watched"]
 class Watched:
     """A spool directory in use, with a feed on it that has looked once, and another program's view of the same."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, clock: FakeClock) -> None:
         self.root = root
-        self.clock = FakeClock()
+        self.clock = clock
         self.backend = SpoolBackend(str(root), durable=False, period=PERIOD, clock=self.clock)
         self.other = SpoolBackend(str(root), durable=False, period=PERIOD, clock=self.clock)
         self.other.control.resume()
@@ -71,11 +71,12 @@ class Watched:
 
 @pytest.fixture
 def make(tmp_path: Path) -> Iterator[Make]:
-    """Makes one when the test is ready for it."""
+    """Makes one when the test is ready for it; all of a test have the same time."""
     made: list[Watched] = []
+    clock = FakeClock()
 
     def make(name: str = "mail") -> Watched:
-        made.append(Watched(tmp_path / name))
+        made.append(Watched(tmp_path / name, clock))
         return made[-1]
 
     yield make

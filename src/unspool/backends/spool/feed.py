@@ -10,7 +10,7 @@ same ones again and again.
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from ..base import Clock, Control, Ticket
 from . import lock
@@ -133,7 +133,14 @@ class SpoolFeed:
             elif ref in self._window:
                 self._look_again(ref, now)
             else:
-                self._window.add(self._ticket(ref, hint(change.name)), now)
+                self._take_in(ref, change.name, now)
+
+    def _take_in(self, ref: str, name: str, now: float) -> None:
+        """A file that the window does not hold. Its name is not enough here: a worker that finds a task not yet due
+        closes its file again, and that is an event too; where the window has no room for it, it would come for ever.
+        """
+        path = self._directory.path(ref)
+        self._window.add(self._ticket(ref, _due(lambda **how: os.stat(path, **how), name, now)), now)
 
     def _look_at_switches(self) -> None:
         self._paused = self._control.paused
@@ -225,14 +232,16 @@ class SpoolFeed:
             for entry in entries:
                 name = entry.name
                 if name.startswith(PREFIX):
-                    yield Ticket(rank, _due(entry) if exact else hint(name), lead + name)
+                    yield Ticket(rank, _due(entry.stat, name, self._clock()) if exact else hint(name), lead + name)
 
     @staticmethod
     def _ticket(ref: str, due: float) -> Ticket:
         return Ticket(rank_of(priority_of(ref)), due, ref)
 
 
-def _due(entry: os.DirEntry[str]) -> float:
+def _due(look: Callable[..., os.stat_result], name: str, now: float) -> float:
+    """A file's time where that is to come, else the name's, which tells the order more finely."""
     with contextlib.suppress(OSError):
-        return entry.stat(follow_symlinks=False).st_mtime
-    return hint(entry.name)
+        due = look(follow_symlinks=False).st_mtime
+        return due if due > now else hint(name)
+    return hint(name)
