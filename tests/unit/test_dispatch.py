@@ -286,3 +286,22 @@ def test_jitter_is_given() -> None:
     call = Call(SpoolerTask("name", "m", None), options)
     outcome = dispatch.conclude(call, claim(Message("m")), ResultRescheduled(), None, NOW, lambda: 1.0)
     assert outcome.disposition == Retry(NOW + 15)
+
+
+def test_an_heir_that_cannot_be_made_fails_as_a_run_would() -> None:
+    """A constructor that raises is the task's failure, with its traceback; the worker lives."""
+
+    class Broken(SpoolerTask):
+        """Its constructor raises."""
+
+        type_id = "broken-constructor"
+
+        def __init__(self, name: str, message: str, payload: object) -> None:
+            raise ValueError("no")
+
+    envelope = codec.encode(Message("ucfg_broken-constructor"))
+    outcome = dispatch.prepare(Claim("id", "ref", envelope, 1, 0), 100.0)
+    del spooler_task_types["broken-constructor"]
+    assert isinstance(outcome, Outcome)
+    assert outcome.verdict is Verdict.RESCHEDULED
+    assert "ValueError: no" in outcome.error
