@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from unspool import config
+from unspool.backends.spool import store
 
 pytest_plugins = ["pytester"]
 
@@ -19,3 +20,5 @@ def own_settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     config.configure(**dict.fromkeys(config.Settings.__dataclass_fields__))
     yield
     config.configure(**dict.fromkeys(config.Settings.__dataclass_fields__))
+    for backend in list(store._opened):  # of hundreds of tests; their directories held open exceed what select() takes
+        backend.close()

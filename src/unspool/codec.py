@@ -15,10 +15,26 @@ from .errors import Damaged, OptionRefused, PayloadRefused
 from .message import Envelope, Message
 from .wire import MAX_VARS
 
-__all__ = ["FCALL", "SERIALIZERS", "TYPE_PREFIX", "UNSUPPORTED", "decode", "encode", "task_label"]
+__all__ = [
+    "AS_IS",
+    "BARE",
+    "FCALL",
+    "SERIALIZERS",
+    "TYPE_PREFIX",
+    "UNSUPPORTED",
+    "decode",
+    "decode_bare",
+    "encode",
+    "is_bare",
+    "task_label",
+]
 
 TYPE_PREFIX = "ucfg_"
 FCALL = TYPE_PREFIX + "fcall"
+BARE = "uwsgi.spool"
+"""The type id of what handles the messages of a program's own ``uwsgi.spool()``."""
+AS_IS = b"as-is"
+"""The value of ``unspool_codec`` in such a message, where unspool has sent it: nothing in it is for us to decode."""
 
 _PICKLE_PROTOCOL = 4  # the newest that every Python which may still drain the queue reads
 _ROOM_FOR_THE_REST = 2048  # of the variables, for all but the message text
@@ -45,7 +61,10 @@ def encode(message: Message) -> Envelope:
     :raises OptionRefused: if there is no such serialiser.
     """
     vars: dict[str, bytes] = {}
-    text = message.message.encode()
+    try:
+        text = message.message.encode()
+    except UnicodeEncodeError as error:
+        raise PayloadRefused(f"the message {message.message[:40]!r} cannot be sent: it is no valid text") from error
     body: dict[str, Any] = {}
     if len(text) < MAX_VARS - _ROOM_FOR_THE_REST:
         vars["msg"] = text
@@ -73,6 +92,8 @@ def decode(envelope: Envelope) -> Message:
     vars = envelope.vars
     if "ud_spool_func" in vars:
         return _from_uwsgidecorators(envelope)
+    if vars.get("unspool_codec") == AS_IS:
+        return decode_bare(envelope)
     serializer = vars["unspool_codec"].decode("utf-8", "replace") if "unspool_codec" in vars else "pickle"
     try:
         body = _deserialize(serializer, envelope.body) if envelope.body else {}
@@ -81,7 +102,7 @@ def decode(envelope: Envelope) -> Message:
             raise
         body = None  # a program's own uwsgi.spool() may put anything there
     if "msg" not in vars and not (isinstance(body, dict) and "msg" in body):
-        return Message("", {**vars, "body": envelope.body}, None, envelope.priority, envelope.due)
+        return decode_bare(envelope)
     if not isinstance(body, dict):
         raise Damaged(f"the body holds a {type(body).__name__}, where a task's holds a dict")
     text = vars["msg"].decode("utf-8", "replace") if "msg" in vars else str(body["msg"])
@@ -91,6 +112,23 @@ def decode(envelope: Envelope) -> Message:
         payload = _call(payload, task)
         task = payload["func"]
     return Message(text, payload, task, envelope.priority, envelope.due, serializer)
+
+
+def is_bare(envelope: Envelope) -> bool:
+    """Whether this is a message of a program's own ``uwsgi.spool()``, as far as can be told before decoding.
+
+    What uwsgiconf sends as plain text cannot be told from a program's own variable ``msg``.
+    """
+    vars = envelope.vars
+    if envelope.sealed:
+        return vars.get("unspool_codec") == AS_IS
+    return "ud_spool_func" not in vars and not vars.get("msg", b"").startswith(TYPE_PREFIX.encode())
+
+
+def decode_bare(envelope: Envelope) -> Message:
+    """The message of a program's own ``uwsgi.spool()``: no text, and as payload its variables and its body."""
+    payload = {**_foreign(envelope.vars), "body": envelope.body}
+    return Message("", payload, None, envelope.priority, envelope.due)
 
 
 def task_label(vars: Mapping[str, bytes]) -> str:
@@ -110,17 +148,25 @@ def _call(payload: Any, task: str | None) -> dict[str, Any]:
 
 def _from_uwsgidecorators(envelope: Envelope) -> Message:
     vars = envelope.vars
+    func = vars["ud_spool_func"].decode("utf-8", "replace")
+    returns = vars.get("ud_spool_ret", b"").decode("ascii", "replace") or "own"
+    payload: dict[str, Any] = {"func": func, "returns": returns}
     if "args" in vars:
         args, kwargs = (_deserialize("pickle", vars.get(key, b"")) for key in ("args", "kwargs"))
     else:  # its functions then take the message itself, decoded where it can be, with all that uWSGI adds
-        given = {key: _text(value) for key, value in vars.items()}
+        given = {key: _text(value) for key, value in _foreign(vars).items()}
         if envelope.body:
             given["body"] = _text(envelope.body)
         args, kwargs = (given,), {}
-    func = vars["ud_spool_func"].decode("utf-8", "replace")
-    returns = vars.get("ud_spool_ret", b"").decode("ascii", "replace") or "own"
-    payload = _call({"func": func, "arg": args, "kwg": kwargs, "returns": returns}, None)
-    return Message(FCALL, payload, func, envelope.priority, envelope.due)
+        payload["takes"] = "message"
+    task = vars["unspool_task"].decode("utf-8", "replace") if "unspool_task" in vars else None
+    payload = _call({**payload, "arg": args, "kwg": kwargs}, task)
+    return Message(FCALL, payload, payload["func"], envelope.priority, envelope.due)
+
+
+def _foreign(vars: Mapping[str, bytes]) -> dict[str, bytes]:
+    """The variables that another program knows: all but ours."""
+    return {key: value for key, value in vars.items() if not key.startswith("unspool_")}
 
 
 def _text(value: bytes) -> str | bytes:

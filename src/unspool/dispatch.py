@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from . import codec
 from .errors import Damaged, NoHandler, TaskTimeout
-from .message import Ack, Bury, Claim, Disposition, Outcome, Retry, Verdict
+from .message import Ack, Bury, Claim, Disposition, Envelope, Message, Outcome, Retry, Verdict
 from .results import ResultRescheduled, ResultSkipped, TaskResult
 from .retry import MAX_CRASHES, RetryPolicy, next_attempt
 from .tasks import SpoolerTask, TaskOptions, spooler_task_types
@@ -47,7 +47,7 @@ def prepare(claim: Claim, now: float, random: Callable[[], float] = _random.rand
     if claim.crashes >= MAX_CRASHES:
         return Outcome(Verdict.DEAD, Bury(reason := f"killed its worker {claim.crashes} times", begun=False), reason)
     try:
-        message = codec.decode(claim.envelope)
+        message = _message(claim.envelope)
         task = _task_type(message.message)(_name(claim), message.message, message.payload)
         return Call(task, task.run_options())
     except Damaged as error:
@@ -58,6 +58,8 @@ def prepare(claim: Claim, now: float, random: Callable[[], float] = _random.rand
     except (NoHandler, *codec.UNSUPPORTED) as error:
         reason = str(error) if isinstance(error, NoHandler) else f"{type(error).__name__}: {error}"
         return _again(Verdict.RESCHEDULED, claim, _DEFAULT_RETRY, now, random, reason)
+    except Exception as error:  # noqa: BLE001  an heir's own constructor or options: its failure, as in its process()
+        return _again(Verdict.RESCHEDULED, claim, _DEFAULT_RETRY, now, random, _describe(error))
 
 
 def run(call: Call) -> Any:
@@ -107,9 +109,20 @@ def _again(
     return Outcome(verdict if at is not None else Verdict.DEAD, disposition, reason)
 
 
+def _message(envelope: Envelope) -> Message:
+    """Decoded, unless it belongs to the program's own handler: what that finds in there is its own affair."""
+    if codec.BARE in spooler_task_types and codec.is_bare(envelope):
+        return codec.decode_bare(envelope)
+    return codec.decode(envelope)
+
+
 def _task_type(text: str) -> type[SpoolerTask]:
     if not text:
-        raise NoHandler("a message of a program's own uwsgi.spool(); this program has no handler for it")
+        if codec.BARE in spooler_task_types:
+            return spooler_task_types[codec.BARE]
+        raise NoHandler(
+            "a message of a program's own uwsgi.spool(); this program has no unspool.compat.spooler_handler for it"
+        )
     type_id = text.removeprefix(codec.TYPE_PREFIX)
     found = spooler_task_types.get(type_id)
     if found is None and type_id != text:

@@ -4,7 +4,7 @@ import functools
 import inspect
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Generic, ParamSpec, TypedDict, TypeVar, Unpack
 
@@ -23,8 +23,10 @@ __all__ = [
     "TaskOptions",
     "call_message",
     "find_function",
+    "full_name",
     "function_names",
     "spooler_task_types",
+    "uwsgi_verdict",
 ]
 
 P = ParamSpec("P")
@@ -167,10 +169,11 @@ class SpoolerFunctionCallTask(SpoolerTask):
         :raises NoHandler: if this program has no such function.
         """
         payload = self.payload
-        result = find_function(payload["func"]).call_local(*payload["arg"], **payload["kwg"])
-        if "returns" in payload:
-            return _uwsgi_verdict(payload["returns"], result)
-        return result
+        args = payload["arg"]
+        if payload.get("takes") == "message":  # a function of uwsgidecorators; uWSGI adds the name of the file
+            args = ({"spooler_task_name": self.name, **args[0]},)
+        result = find_function(payload["func"]).call_local(*args, **payload["kwg"])
+        return uwsgi_verdict(payload["returns"], result) if "returns" in payload else result
 
     def run_options(self) -> TaskOptions:
         return find_function(self.payload["func"]).options
@@ -180,10 +183,14 @@ class FunctionTask(Generic[P, R]):
     """A function that runs later: called, it spools and returns the task's id. Made by ``Spooler.task``.
 
     It keeps the name, docstring and signature of the original.
+
+    :param name: its name on the wire, where it is not one that a worker could import.
     """
 
-    def __init__(self, func: Callable[P, R], options: TaskOptions, send: Send, spooler: Any = None) -> None:
-        self.name = _wire_name(func)
+    def __init__(
+        self, func: Callable[P, R], options: TaskOptions, send: Send, spooler: Any = None, name: str | None = None
+    ) -> None:
+        self.name = name or _wire_name(func)
         self.options = options
         self.spooler = spooler
         self._send = send
@@ -232,7 +239,7 @@ class FunctionTask(Generic[P, R]):
                 f"using() takes priority, postpone, spooler and serializer, not {', '.join(sorted(unknown))}; "
                 "what governs the run is set where the task is defined"
             )
-        return FunctionTask(self._func, replace(self.options, **changes), self._send, spooler)
+        return FunctionTask(self._func, replace(self.options, **changes), self._send, spooler, self.name)
 
     def register(self) -> "FunctionTask[P, R]":
         """Makes the function known to workers of this program."""
@@ -305,7 +312,12 @@ def _wire_name(func: Callable[..., Any]) -> str:
     if "<lambda>" in qualname or "<locals>" in qualname:
         kind = "a lambda" if "<lambda>" in qualname else "defined inside another function"
         raise FunctionRefused(f"{qualname} is {kind}, so no worker could find it; define it at the top of a module")
-    return f"{_module_name(func)}:{qualname}"
+    return full_name(func)
+
+
+def full_name(func: Callable[..., Any]) -> str:
+    """``module:qualname``, also of a function that no import would find by it."""
+    return f"{_module_name(func)}:{getattr(func, '__qualname__', func.__name__)}"
 
 
 def _module_name(func: Callable[..., Any]) -> str:
@@ -320,13 +332,23 @@ def _module_name(func: Callable[..., Any]) -> str:
     return os.path.splitext(os.path.basename(path))[0] if path else module
 
 
-def _uwsgi_verdict(returns: str, result: Any) -> TaskResult:
-    """What a function of uwsgidecorators meant: ``@spool`` and ``@spoolforever`` fix it, ``@spoolraw`` returns it."""
-    code = returns if returns != "own" else str(result)
-    match code:
+def uwsgi_verdict(returns: str, result: Any) -> Any:
+    """What a function that was written for uWSGI meant; for a coroutine's, a coroutine that gives it.
+
+    :param returns: uWSGI's code, where ``@spool`` or ``@spoolforever`` fix it; ``own`` where the function returns it.
+    """
+    if hasattr(result, "__await__"):
+        return _verdict_later(returns, result)
+    if isinstance(result, TaskResult):
+        return result
+    match returns if returns != "own" else str(result):
         case "-2":
             return ResultProcessed(result)
         case "0":
             return ResultSkipped(result)
         case _:
             return ResultRescheduled(result)
+
+
+async def _verdict_later(returns: str, result: Awaitable[Any]) -> Any:
+    return uwsgi_verdict(returns, await result)

@@ -42,7 +42,7 @@ def dump(vars: Mapping[str, bytes], body: bytes) -> bytes:
         )
     parts: list[bytes] = []
     for key, value in vars.items():
-        name = key.encode()
+        name = key.encode("utf-8", "surrogateescape")
         parts += (_size(len(name)), name, _size(len(value)), value)
     head = b"".join(parts)
     size = len(head) + _SUM_SIZE

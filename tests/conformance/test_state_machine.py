@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -19,11 +20,16 @@ from unspool.backends.spool import SpoolBackend
 from unspool.backends.spool.feed import SpoolFeed
 from unspool.backends.spool.window import Window
 from unspool.errors import TaskBusy
-from unspool.message import Ack, Bury, Claim, Entry, Envelope, Refusal, RefusalKind, Release, Retry, State
+from unspool.message import Ack, Bury, Claim, Disposition, Entry, Envelope, Refusal, RefusalKind, Release, Retry, State
 from unspool.testing import FakeClock
 
 PRIORITIES = st.one_of(st.none(), st.integers(0, 3))
 CHOICES = st.integers(0, 1000)
+STATES = st.sampled_from(State)
+ENDS = st.one_of(
+    st.sampled_from([Ack(), Release(), Bury("why"), Bury("torn", corrupt=True), Bury("odd", begun=False), None]),
+    st.builds(Retry, st.integers(1, 20)),  # seconds from then
+)
 
 
 @dataclass
@@ -77,9 +83,9 @@ class SpoolLikeMemory(RuleBasedStateMachine):
             self.pass_time(1)
         self.used.add(self.moment)
 
-    def later(self, seconds: int) -> float:
+    def later(self, seconds: float) -> float:
         """A time at which nothing else is due."""
-        moment = self.moment + 1000 * seconds
+        moment = self.moment + int(1000 * seconds)
         while moment in self.used:
             moment += 1
         self.used.add(moment)
@@ -107,41 +113,25 @@ class SpoolLikeMemory(RuleBasedStateMachine):
 
     @rule()
     def begin(self) -> None:
-        claim = self.next_claim()
-        ready = list(self.memory.entries(frozenset({State.READY})))
-        if claim is None:
-            assert not ready or self.memory.control.paused
-            return
-        assert not self.memory.control.paused
-        task = self.tasks[claim.envelope.vars["msg"].decode()]
-        self.check_order(task, ready)
-        twin = self.memory.claim(task.memory_id)
-        assert isinstance(twin, Claim), f"memory says {twin}"
-        assert (claim.attempts, claim.crashes) == (twin.attempts, twin.crashes)
-        assert claim.id == task.spool_id
-        assert claim.envelope.body == twin.envelope.body
-        task.held, task.fresh = (claim, twin), False
+        self.begin_next()
+
+    @rule(end=ENDS)
+    def run(self, end: Disposition | None) -> None:
+        """Begins a task and ends it at once; None kills its worker."""
+        task = self.begin_next()
+        if task is not None:
+            self.end(task, end)
 
     @precondition(lambda self: self.held())
-    @rule(choice=CHOICES, disposition=st.sampled_from([Ack(), Release(), Bury("why"), Bury("torn", corrupt=True)]))
-    def end(self, choice: int, disposition: Ack | Release | Bury) -> None:
-        self.settle(self.pick(self.held(), choice), disposition)
-
-    @precondition(lambda self: self.held())
-    @rule(choice=CHOICES, delay=st.integers(1, 20))
-    def fail(self, choice: int, delay: int) -> None:
-        self.settle(self.pick(self.held(), choice), Retry(self.later(delay)))
-
-    @precondition(lambda self: self.held())
-    @rule(choice=CHOICES)
-    def crash(self, choice: int) -> None:
-        self.die(self.pick(self.held(), choice))
-        self.feed.doubt()
+    @rule(choice=CHOICES, end=ENDS)
+    def end_one(self, choice: int, end: Disposition | None) -> None:
+        """Ends a task that was begun before, perhaps while others run."""
+        self.end(self.pick(self.held(), choice), end)
 
     @precondition(lambda self: self.tasks)
-    @rule(choice=CHOICES)
-    def retry(self, choice: int) -> None:
-        task = self.pick(list(self.tasks.values()), choice)
+    @rule(choice=CHOICES, state=STATES)
+    def retry(self, choice: int, state: State) -> None:
+        task = self.pick(self.those(state), choice)
         self.now()
         task.fresh = False
         ids = self.both(task, "retry")
@@ -149,16 +139,18 @@ class SpoolLikeMemory(RuleBasedStateMachine):
             task.spool_id, task.memory_id = ids
 
     @precondition(lambda self: self.tasks)
-    @rule(choice=CHOICES)
-    def remove(self, choice: int) -> None:
-        task = self.pick(list(self.tasks.values()), choice)
+    @rule(choice=CHOICES, state=STATES)
+    def remove(self, choice: int, state: State) -> None:
+        task = self.pick(self.those(state), choice)
         if self.both(task, "remove") is not None:
             del self.tasks[task.label]
 
-    @rule(paused=st.booleans())
-    def pause(self, paused: bool) -> None:
-        for backend in (self.spool, self.memory):
-            (backend.control.pause if paused else backend.control.resume)()
+    @rule()
+    def pause(self) -> None:
+        """While the queue is paused nothing is begun."""
+        self.spool.control.pause()
+        assert self.next_claim() is None
+        self.spool.control.resume()
 
     @rule()
     def restart(self) -> None:
@@ -207,6 +199,32 @@ class SpoolLikeMemory(RuleBasedStateMachine):
             else:
                 self.feed.settled(tickets[0].ref, claim.until)
 
+    def begin_next(self) -> Task | None:
+        """Claims what the feed gives, and the same in memory."""
+        claim = self.next_claim()
+        ready = list(self.memory.entries(frozenset({State.READY})))
+        if claim is None:
+            assert not ready
+            return None
+        task = self.tasks[claim.envelope.vars["msg"].decode()]
+        self.check_order(task, ready)
+        twin = self.memory.claim(task.memory_id)
+        assert isinstance(twin, Claim), f"memory says {twin}"
+        assert (claim.attempts, claim.crashes) == (twin.attempts, twin.crashes)
+        assert claim.id == task.spool_id
+        assert claim.envelope.body == twin.envelope.body
+        task.held, task.fresh = (claim, twin), False
+        return task
+
+    def end(self, task: Task, end: Disposition | None) -> None:
+        if end is None:
+            self.die(task)
+            self.feed.doubt()
+        elif isinstance(end, Retry):
+            self.settle(task, Retry(self.later(end.at)))
+        else:
+            self.settle(task, end)
+
     def check_order(self, task: Task, ready: list[Entry]) -> None:
         """It is of the first priority that is ready, and of the fresh ones there the first that was due."""
         by_label = {entry.task: entry for entry in ready}
@@ -217,7 +235,7 @@ class SpoolLikeMemory(RuleBasedStateMachine):
             fresh = [one for one in by_label if self.tasks[one].fresh and ranks[one] == ranks[task.label]]
             assert task.label == min(fresh, key=lambda one: by_label[one].due)
 
-    def settle(self, task: Task, disposition: Ack | Release | Bury | Retry) -> None:
+    def settle(self, task: Task, disposition: Disposition) -> None:
         assert task.held
         here, there = task.held
         until = self.spool.settle(here, disposition)
@@ -251,6 +269,11 @@ class SpoolLikeMemory(RuleBasedStateMachine):
     def held(self) -> list[Task]:
         return [task for task in self.tasks.values() if task.held]
 
+    def those(self, state: State) -> list[Task]:
+        """The tasks in this state, or all if there are none."""
+        labels = self.labels(self.memory, state) or list(self.tasks)
+        return [self.tasks[label] for label in labels]
+
     @staticmethod
     def pick(tasks: list[Task], choice: int) -> Task:
         return tasks[choice % len(tasks)]
@@ -280,9 +303,11 @@ SpoolLikeMemory.TestCase.settings = WithNarrowWindow.TestCase.settings = setting
 )
 
 
+@pytest.mark.timeout(600)  # a failure takes minutes to be made small
 class TestSpoolLikeMemory(SpoolLikeMemory.TestCase):
     """No sequence of commands tells the two apart."""
 
 
+@pytest.mark.timeout(600)
 class TestWithNarrowWindow(WithNarrowWindow.TestCase):
     """Nor where the feed has to drop tickets and to look for them again."""

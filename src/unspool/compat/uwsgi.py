@@ -1,0 +1,71 @@
+"""What a program uses of the ``uwsgi`` module for its spooler, without uWSGI: ``spool``, its handler, the codes.
+
+::
+
+    from unspool.compat import uwsgi              # was: import uwsgi
+
+    @uwsgi.spooler_handler                        # was: uwsgi.spooler = handle
+    def handle(env):
+        print(env[b"to"])
+        return uwsgi.SPOOL_OK
+
+    uwsgi.spool({b"to": b"ann"})                  # as it was
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from .. import config
+from ..codec import AS_IS, BARE
+from ..tasks import SpoolerTask, uwsgi_verdict
+from .variables import pack, send
+
+__all__ = ["SPOOL_IGNORE", "SPOOL_OK", "SPOOL_RETRY", "spool", "spooler_handler"]
+
+SPOOL_OK, SPOOL_RETRY, SPOOL_IGNORE = -2, -1, 0
+"""What a handler returns: done; again, after a growing delay, as if it had raised; not mine, which ends the task as
+skipped, where uWSGI would offer it again at every scan."""
+
+Handler = TypeVar("Handler", bound=Callable[[dict[Any, Any]], Any])
+
+
+def spool(message: Mapping[Any, Any] | None = None, /, **variables: Any) -> bytes:
+    """Sends a message to the function that is registered with :func:`spooler_handler`; returns its file's path.
+
+    :param message: keys and values are str or bytes, values also numbers. ``body`` may be large, the others take 65535
+        bytes at most. ``priority`` (0 or more, smaller runs first), ``at`` (unix seconds) and ``spooler`` (a directory)
+        mean what they mean to uWSGI.
+    :param variables: the same, as keyword arguments.
+    :raises OptionRefused, PayloadRefused, NoSpooler, SpoolerUnusable: then nothing was sent.
+    """
+    envelope = pack({**(message or {}), **variables})
+    spooler = envelope.vars.get("spooler")
+    return send(envelope._replace(vars={**envelope.vars, "unspool_codec": AS_IS}), spooler)
+
+
+def spooler_handler(function: Handler) -> Handler:
+    """Decorator. Registers what the program gave uWSGI as ``uwsgi.spooler``; the function stays what it is.
+
+    It gets the messages of :func:`spool` and, of those that uWSGI left behind, all that are neither uwsgiconf's nor
+    uwsgidecorators': a dict as from uWSGI, whose keys are ``'spooler_task_name'``, the message's own as bytes, and
+    ``'body'`` if there is one; all values are bytes. It returns one of the codes. The last one registered counts.
+    """
+    config.enter_uwsgi()
+
+    class UwsgiMessage(SpoolerTask):
+        __slots__ = ()
+        type_id = BARE
+
+        def process(self) -> Any:
+            return uwsgi_verdict("own", function(_as_from_uwsgi(self.name, self.payload)))
+
+    return function
+
+
+def _as_from_uwsgi(name: str, payload: Mapping[str, bytes]) -> dict[Any, bytes]:
+    given: dict[Any, bytes] = {"spooler_task_name": os.fsencode(name)}
+    given |= {key.encode("utf-8", "surrogateescape"): value for key, value in payload.items() if key != "body"}
+    if payload["body"]:
+        given["body"] = payload["body"]
+    return given

@@ -1,0 +1,165 @@
+"""``uwsgidecorators`` without uWSGI: ``spool``, ``spoolraw`` and ``spoolforever``, under their names and signatures.
+
+::
+
+    from unspool.compat.uwsgidecorators import spool      # was: from uwsgidecorators import spool
+
+A call sends what uwsgidecorators sends, so uWSGI's spooler can run it, too; and what uwsgidecorators sent is run here.
+Only arguments beyond the 65535 bytes of uWSGI's variables, which it cuts, travel in a way that is unspool's alone.
+
+What differs: a task that raises, or asks for ``SPOOL_RETRY``, runs again after a growing delay, and is dead after 20
+attempts. One of ``spoolforever`` has no such limit.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from sys import maxsize
+from typing import Any, overload
+
+from .. import codec, config
+from ..backends.base import check_period
+from ..message import Envelope, Message
+from ..retry import RetryPolicy
+from ..spooler import Spooler
+from ..tasks import FunctionTask, TaskOptions, call_message, full_name, uwsgi_verdict
+from .uwsgi import SPOOL_IGNORE, SPOOL_OK, SPOOL_RETRY
+from .variables import fits, pack, send
+
+__all__ = ["SPOOL_IGNORE", "SPOOL_OK", "SPOOL_RETRY", "SpoolFunction", "spool", "spoolforever", "spoolraw"]
+
+_SPECIAL = ("message_dict", "spooler", "priority", "at", "body")
+_NOT_OFFERED = (
+    *("cron", "filemon", "get_free_signal", "rbtimer", "signal", "timer"),
+    *("farm", "farm_loop", "mule", "mule_brain", "mule_brainloop", "mulefunc", "muleloop", "mulemsg", "mulemsg_loop"),
+    *("erlang", "harakiri", "lock", "postfork", "rpc", "thread"),
+)
+_pickle = codec.SERIALIZERS["pickle"].dump
+
+
+class SpoolFunction:
+    """A function that runs later: called, it spools. Made by the decorators.
+
+    ``f`` is the original; ``spool`` is the same as a call, also on the original, as uwsgidecorators has it.
+    """
+
+    def __init__(self, f: Callable[..., Any], pass_arguments: bool, returns: str, options: TaskOptions) -> None:
+        config.enter_uwsgi()
+        self.f = f
+        self.pass_arguments = pass_arguments
+        self._name = full_name(f)  # two modules may have functions of one name
+        self._returns = returns
+        self._register(options)
+        f.spool = self.__call__  # type: ignore[attr-defined]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> bytes:
+        """Spools a call and returns the path of its file, as uWSGI does.
+
+        With ``pass_arguments`` the arguments are the function's, but for the keyword arguments ``spooler`` (a
+        directory), ``priority`` (0 or more, smaller runs first) and ``at`` (unix seconds). Without it they are the
+        message: a dict, keyword arguments, or both; values are str, bytes or numbers, and ``body`` may be large.
+
+        :raises OptionRefused, PayloadRefused, NoSpooler, SpoolerUnusable: then nothing was sent.
+        """
+        given: dict[Any, Any] = {"ud_spool_func": self.f.__name__, "unspool_task": self._name}
+        if self._returns != "own":
+            given["ud_spool_ret"] = self._returns
+        if self.pass_arguments:
+            given |= {key: kwargs.pop(key) for key in _SPECIAL if key in kwargs}
+            envelope = pack(given)
+            return send(self._with_arguments(envelope, args, kwargs), envelope.vars.get("spooler"))
+        message: Mapping[Any, Any] = args[0] if args else {}
+        envelope = pack({**given, **message, **kwargs})
+        return send(envelope, envelope.vars.get("spooler"))
+
+    def spool(self, *args: Any, **kwargs: Any) -> bytes:
+        """The same as a call."""
+        return self(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<spool function {self._name}>"
+
+    def _register(self, options: TaskOptions) -> None:
+        @functools.wraps(self.f)
+        def run(*args: Any, **kwargs: Any) -> Any:
+            return uwsgi_verdict(self._returns, self.f(*args, **kwargs))
+
+        FunctionTask(run, options, _send_messages, name=self._name).register()
+
+    def _with_arguments(self, envelope: Envelope, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Envelope:
+        call = call_message(self._name, args, kwargs, envelope.priority, envelope.due)
+        try:
+            vars = {**envelope.vars, "args": _pickle(args), "kwargs": _pickle(kwargs)}
+        except Exception:  # noqa: BLE001  the caller's own pickling code
+            return codec.encode(call)  # raises, naming the argument
+        if fits(vars):
+            return envelope._replace(vars=vars)
+        return codec.encode(replace(call, payload={**call.payload, "returns": self._returns}))
+
+
+_Decorate = Callable[[Callable[..., Any]], SpoolFunction]
+
+
+@overload
+def spool(f: Callable[..., Any], pass_arguments: bool = False) -> SpoolFunction: ...
+@overload
+def spool(f: None = None, pass_arguments: bool = False) -> _Decorate: ...
+def spool(f: Callable[..., Any] | None = None, pass_arguments: bool = False) -> SpoolFunction | _Decorate:
+    """Decorator. A call spools; the task is done unless it raises.
+
+    :param pass_arguments: True if the function takes the call's arguments, and not the message as a dict.
+    """
+    return _decorate(f, pass_arguments, str(SPOOL_OK), TaskOptions())
+
+
+@overload
+def spoolraw(f: Callable[..., Any], pass_arguments: bool = False) -> SpoolFunction: ...
+@overload
+def spoolraw(f: None = None, pass_arguments: bool = False) -> _Decorate: ...
+def spoolraw(f: Callable[..., Any] | None = None, pass_arguments: bool = False) -> SpoolFunction | _Decorate:
+    """Decorator. A call spools; the function returns ``SPOOL_OK``, ``SPOOL_RETRY`` or ``SPOOL_IGNORE``.
+
+    :param pass_arguments: as for :func:`spool`.
+    """
+    return _decorate(f, pass_arguments, "own", TaskOptions())
+
+
+@overload
+def spoolforever(f: Callable[..., Any], pass_arguments: bool = False, *, period: float = ...) -> SpoolFunction: ...
+@overload
+def spoolforever(f: None = None, pass_arguments: bool = False, *, period: float = ...) -> _Decorate: ...
+def spoolforever(
+    f: Callable[..., Any] | None = None, pass_arguments: bool = False, *, period: float = 30.0
+) -> SpoolFunction | _Decorate:
+    """Decorator. A call spools; the task runs again and again, whatever it returns or raises.
+
+    It ends when somebody removes it, or after it has killed its worker three times.
+
+    :param pass_arguments: as for :func:`spool`.
+    :param period: seconds from the end of a run to the next, in place of uWSGI's ``spooler-frequency``.
+    :raises OptionRefused: unless the period is a number above 0, and at most a year.
+    """
+    steady = RetryPolicy(max_attempts=maxsize, delay=check_period(period), backoff=1, jitter=0)
+    return _decorate(f, pass_arguments, str(SPOOL_RETRY), TaskOptions(retry=steady))
+
+
+def __getattr__(name: str) -> Any:
+    if name in _NOT_OFFERED:
+        # Not an AttributeError: ``from ... import`` would put a text of its own in its place.
+        raise ImportError(
+            f"unspool.compat.uwsgidecorators has no {name}: only spool, spoolraw and spoolforever work without uWSGI",
+            name=__name__,
+        )
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _decorate(
+    f: Callable[..., Any] | None, pass_arguments: bool, returns: str, options: TaskOptions
+) -> SpoolFunction | _Decorate:
+    if f is None:
+        return lambda f: SpoolFunction(f, pass_arguments, returns, options)
+    return SpoolFunction(f, pass_arguments, returns, options)
+
+
+def _send_messages(messages: list[Message], spooler: Any) -> list[str]:
+    return Spooler.send_many(messages, spooler=spooler)

@@ -1,0 +1,86 @@
+"""uWSGI's variables: from what a program gives ``uwsgi.spool()`` to an envelope that is sent."""
+
+import os
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from .. import config
+from ..errors import OptionRefused, PayloadRefused
+from ..message import Envelope
+from ..schedule import check_priority, to_due
+from ..wire import MAX_VARS
+
+__all__ = ["fits", "pack", "send"]
+
+_SEAL = 64  # bytes of the variables that are left for it; it takes less
+
+
+def pack(given: Mapping[Any, Any]) -> Envelope:
+    """The envelope of a program's variables.
+
+    :param given: keys and values are str or bytes, values also numbers. ``body`` is the body; ``priority`` (0 or more),
+        ``at`` (unix seconds) and ``spooler`` (a directory) mean what they mean to uWSGI, which reads them as well.
+    :raises OptionRefused: if one of these cannot be understood.
+    :raises PayloadRefused: for a key or value of another type.
+    """
+    vars = {_text(key): _bytes(key, value) for key, value in given.items()}
+    body = vars.pop("body", b"")
+    return Envelope(vars, body, _priority(vars.get("priority")), _due(vars.get("at")))
+
+
+def fits(vars: Mapping[str, bytes]) -> bool:
+    """Whether uWSGI's format can hold these variables."""
+    sizes = (4 + len(key.encode("utf-8", "surrogateescape")) + len(value) for key, value in vars.items())
+    return sum(sizes) <= MAX_VARS - _SEAL
+
+
+def send(envelope: Envelope, spooler: bytes | None = None) -> bytes:
+    """Sends to a spooler, or else to the default one; returns the path of the task's file, as uWSGI does.
+
+    :raises PayloadRefused: if the variables are too large; uWSGI would have cut them.
+    :raises NoSpooler, SpoolerUnusable: if the spooler cannot take it; then nothing was sent.
+    """
+    if not fits(envelope.vars):
+        raise PayloadRefused(f"the variables take more than {MAX_VARS} bytes; put what is large under 'body'")
+    config.enter_uwsgi()
+    [id] = config.backend(os.fsdecode(spooler) if spooler else None).send([envelope])
+    return os.fsencode(id)
+
+
+def _text(key: Any) -> str:
+    if not isinstance(key, str | bytes):
+        raise PayloadRefused(f"the key {key!r} is a {type(key).__name__}; keys are str or bytes")
+    return key if isinstance(key, str) else key.decode("utf-8", "surrogateescape")
+
+
+def _bytes(key: Any, value: Any) -> bytes:
+    match value:
+        case bytes():
+            return value
+        case str():
+            return value.encode()
+        case int() | float():
+            return str(value).encode()
+    raise PayloadRefused(f"the value of {key!r} is a {type(value).__name__}; values are str, bytes or numbers")
+
+
+def _priority(value: bytes | None) -> int | None:
+    if value is None:
+        return None
+    try:
+        priority = int(value)
+    except ValueError:
+        raise OptionRefused(f"priority is {value!r}; it must be a whole number of 0 or more") from None
+    check_priority(priority)
+    return priority
+
+
+def _due(value: bytes | None) -> float | None:
+    if value is None:
+        return None
+    try:
+        at = datetime.fromtimestamp(float(value), UTC)
+    except (ValueError, OverflowError, OSError):
+        raise OptionRefused(f"at is {value!r}; it must be a time in unix seconds") from None
+    return to_due(at)

@@ -1,0 +1,279 @@
+"""What unspool ships for tests: the clock, running in process, the pytest plugin, the suite's own soundness."""
+
+import asyncio
+import subprocess
+import sys
+import textwrap
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from unspool import ResultRescheduled, Spooler, config, raw_message
+from unspool.backends.memory import MemoryBackend
+from unspool.backends.spool import SpoolBackend
+from unspool.codec import encode
+from unspool.message import Message, Refusal, State, Verdict
+from unspool.testing import BackendConformance, FakeClock, plugin, run_all
+from unspool.testing.spooled import TemporarySpooler
+
+ran: list[Any] = []
+
+
+@Spooler.task(retry_delay=0, max_attempts=3)
+def note(what: Any) -> Any:
+    """Notes what it was called with, and returns or raises that."""
+    ran.append(what)
+    if isinstance(what, str):
+        raise ValueError(what)
+    return what
+
+
+@Spooler.task
+def more(count: int) -> bool:
+    """Spools itself until there is nothing left to count."""
+    ran.append(count)
+    if count:
+        more(count - 1)
+    return True
+
+
+@Spooler.task
+async def later(what: Any) -> Any:
+    """Notes what it was called with, on an event loop."""
+    await asyncio.sleep(0)
+    ran.append(what)
+    return what
+
+
+@Spooler.task
+def leave() -> None:
+    """Tries to end the process."""
+    sys.exit(3)
+
+
+@Spooler.task
+def interrupt() -> None:
+    """Ctrl-C, pressed while a task runs."""
+    raise KeyboardInterrupt
+
+
+@pytest.fixture(autouse=True)
+def nothing_ran() -> None:
+    ran.clear()
+
+
+@pytest.fixture
+def memory() -> MemoryBackend:
+    return MemoryBackend()
+
+
+class TestFakeClock:
+    def test_it_stands_still(self) -> None:
+        """It gives the same time until it is advanced, and then as much more."""
+        clock = FakeClock(100.0)
+        assert (clock(), clock()) == (100.0, 100.0)
+        assert clock.advance(2.5) == clock() == 102.5
+
+    def test_it_does_not_go_back(self) -> None:
+        """A negative step is a mistake of the test's."""
+        with pytest.raises(ValueError, match="back by 1 s"):
+            FakeClock().advance(-1)
+
+
+class TestRunAll:
+    def test_in_order_with_results(self, memory: MemoryBackend) -> None:
+        """Everything that is ready is run in order, and what each run came to is told."""
+        ids = memory.send([encode(note.using(priority=9).message(1)), encode(note.using(priority=1).message(None))])
+        skipped, processed = run_all(memory)
+        assert ran == [None, 1]
+        assert (skipped.id, skipped.verdict, skipped.result) == (ids[1], Verdict.SKIPPED, None)
+        assert (processed.id, processed.verdict, processed.result) == (ids[0], Verdict.PROCESSED, 1)
+        assert processed.task == f"{__name__}:note"
+        assert (processed.attempt, processed.exception, processed.error) == (1, None, "")
+        assert run_all(memory) == []
+
+    def test_a_failing_one_until_it_is_dead(self, memory: MemoryBackend) -> None:
+        """A task that is ready again at once is run again, with its exception and traceback told each time."""
+        memory.send([encode(note.message("no"))])
+        runs = run_all(memory)
+        assert [run.verdict for run in runs] == [Verdict.RESCHEDULED, Verdict.RESCHEDULED, Verdict.DEAD]
+        assert [run.attempt for run in runs] == [1, 2, 3]
+        assert isinstance(runs[0].exception, ValueError)
+        assert "Traceback" in runs[0].error
+        assert memory.counts()[State.DEAD] == 1
+
+    def test_deferred_ones_stay(self) -> None:
+        """What is not due by the backend's clock is left alone, until the clock is advanced."""
+        clock = FakeClock()
+        memory = MemoryBackend(clock=clock)
+        memory.send([encode(Message("raw", due=clock() + 10))])
+        assert run_all(memory, clock=clock) == []
+        clock.advance(10)
+        assert [run.task for run in run_all(memory, clock=clock)] == ["raw"]
+
+    def test_what_tasks_spool_is_run_too(self, unspool_spooler: TemporarySpooler) -> None:
+        """Until there is nothing left."""
+        more(3)
+        assert len(unspool_spooler.run()) == 4
+        assert ran == [3, 2, 1, 0]
+
+    def test_for_ever(self, unspool_spooler: TemporarySpooler) -> None:
+        """A task that spools itself again and again is given up, and its last run is not begun."""
+        more(100)
+        with pytest.raises(RuntimeError, match="5 runs"):
+            unspool_spooler.run(limit=5)
+        (waiting,) = unspool_spooler.tasks()
+        assert (waiting.args, waiting.attempts) == ((95,), 0)
+
+    def test_coroutines(self, memory: MemoryBackend) -> None:
+        """An ``async def`` task is awaited, also from a test that has an event loop running."""
+        memory.send([encode(later.message(7))])
+
+        async def test() -> int:
+            (run,) = run_all(memory)
+            assert run.verdict is Verdict.PROCESSED
+            return int(run.result)
+
+        assert asyncio.run(test()) == 7
+        assert ran == [7]
+
+    def test_what_it_cannot_run(self, memory: MemoryBackend) -> None:
+        """A task without a handler is no error of the test's: its run says what is missing."""
+        memory.send([encode(Message("ucfg_no_such_type"))])
+        (run,) = run_all(memory)
+        assert run.verdict is Verdict.RESCHEDULED
+        assert "no_such_type" in run.error
+
+    def test_exit_is_a_failure(self, memory: MemoryBackend) -> None:
+        """``sys.exit()`` in a task fails the task, as in a worker, and not the test."""
+        memory.send([encode(leave.message())])
+        (run,) = run_all(memory)
+        assert isinstance(run.exception, SystemExit)
+        assert run.verdict is Verdict.RESCHEDULED
+
+    def test_interrupted(self, memory: MemoryBackend) -> None:
+        """Ctrl-C ends the test, and the task is put back with no attempt counted."""
+        (id,) = memory.send([encode(interrupt.message())])
+        with pytest.raises(KeyboardInterrupt):
+            run_all(memory)
+        entry = memory.find(id)
+        assert entry is not None
+        assert (entry.state, entry.attempts) == (State.READY, 0)
+
+    def test_what_somebody_else_runs(self, tmp_path: Path) -> None:
+        """A task that another worker holds is passed over."""
+        backend, other = (SpoolBackend(str(tmp_path), durable=False) for _ in range(2))
+        backend.send([encode(note.message(1)), encode(note.message(2))])
+        feed = other.feed()
+        while feed.refresh():
+            pass
+        (ticket,) = feed.take(1)
+        assert not isinstance(other.claim(ticket.ref), Refusal)
+        assert [run.result for run in run_all(backend)] == [2]
+        feed.close()
+        backend.close()
+        other.close()
+
+
+class TestSpoolerFixture:
+    def test_what_was_spooled(self, unspool_spooler: TemporarySpooler) -> None:
+        """Waiting tasks are shown in the order of running, with what they were called with."""
+        note(1)
+        id = note.using(priority=5).enqueue(what=ResultRescheduled)
+        Spooler.send_message_raw("text", payload={"a": 1}, priority=7)
+        first, second, third = unspool_spooler.tasks()
+        assert (first.id, first.task, first.args, first.kwargs) == (
+            id, f"{__name__}:note", (), {"what": ResultRescheduled},
+        )  # fmt: skip
+        assert (first.priority, first.state, first.attempts, first.payload) == (5, State.READY, 0, None)
+        assert (second.task, second.args, second.kwargs, second.payload) == ("text", (), {}, {"a": 1})
+        assert (third.args, third.priority) == ((1,), None)
+
+    def test_it_is_the_default(self, unspool_spooler: TemporarySpooler) -> None:
+        """It is the only spooler that is configured, and a real directory."""
+        assert Spooler.get_spoolers() == [Spooler(unspool_spooler.name)]
+        assert Path(note(1)).parent == Path(unspool_spooler.name)
+
+    def test_settings_are_as_before(self, tmp_path: Path) -> None:
+        """After the test whatever ``configure`` had set is in force again."""
+        config.configure(spoolers=[tmp_path / "own"], period=5)
+        before = config.settings()
+        from unspool.testing.spooled import temporary_spooler
+
+        with temporary_spooler(str(tmp_path / "other")):
+            assert config.spooler_names() == (str(tmp_path / "other"),)
+            assert config.settings().period == 5
+        assert config.settings() == before
+
+    def test_many_tests_hold_nothing(self, tmp_path: Path) -> None:
+        """It closes what it opened: a suite of thousands of tests does not run out of descriptors."""
+        from unspool.testing.spooled import temporary_spooler
+
+        def descriptors() -> int:
+            return len(list(Path("/proc/self/fd").iterdir()))
+
+        counts = []
+        for number in range(3):
+            with temporary_spooler(str(tmp_path / str(number))) as spooler:
+                note.using(priority=1)(1)
+                spooler.run()
+            counts.append(descriptors())
+        assert counts[0] == counts[-1]
+
+    def test_send_many(self, unspool_spooler: TemporarySpooler) -> None:
+        """Batches arrive there too, in order."""
+        ids = Spooler.send_many([raw_message(f"message {number}") for number in range(5)])
+        assert [spooled.id for spooled in unspool_spooler.tasks()] == ids
+
+
+class TestPlugin:
+    def test_the_documented_example(self, pytester: pytest.Pytester) -> None:
+        """The example in the plugin's docstring works as it stands, in a pytest that has no configuration."""
+        doc = plugin.__doc__
+        assert doc is not None
+        example = doc.partition(".. code-block:: python\n")[2].partition("Nothing to set up")[0]
+        pytester.makepyfile(
+            myapp="""
+            from unspool import Spooler
+
+            @Spooler.task
+            def send_mail(to):
+                return True
+
+            def signup(address):
+                send_mail(address)
+            """,
+            test_example=textwrap.dedent(example),
+        )
+        result = pytester.runpytest_subprocess("-W", "error", "-p", "no:cacheprovider")
+        result.assert_outcomes(passed=1)
+
+    def test_it_is_light(self) -> None:
+        """Being loaded in every pytest run, it brings no backend, nor anything that takes long to import."""
+        heavy = (
+            "asyncio sqlite3 click rich inotify_simple hypothesis unspool.backends.spool unspool.testing.conformance"
+        )
+        code = (
+            "import sys, pytest; before = set(sys.modules); import unspool.testing.plugin; "
+            f"print(*set('{heavy}'.split()) & (set(sys.modules) - before))"
+        )
+        answer = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+        assert answer.stdout.split() == []
+
+
+def test_no_test_of_the_suite_hides_another() -> None:
+    """The suite is put together by inheritance, so a test could silently replace another of its name."""
+    names = Counter(name for part in BackendConformance.__mro__ for name in vars(part) if name.startswith("test_"))
+    assert [name for name, count in names.items() if count > 1] == []
+    assert len(names) > 80
+
+
+def test_every_test_of_the_suite_says_what_it_proves() -> None:
+    """For whoever writes a backend, the docstrings are the contract."""
+    assert [
+        name
+        for name in dir(BackendConformance)
+        if name.startswith("test_") and not getattr(BackendConformance, name).__doc__
+    ] == []
