@@ -30,6 +30,14 @@ def test_a_foreign_file_is_read() -> None:
     assert wire.load(data, priority=4, due=5.0) == Envelope({"msg": b"hello", "at": b"12"}, b"\0\0BODY", 4, 5.0, False)
 
 
+def test_a_key_that_is_no_text() -> None:
+    """A program's own variables may be named by any bytes: they are read, and come out as the same bytes."""
+    data = b"\x11\x07\x00\x00" + b"\x02\x00k\xff\x01\x00v"
+    vars = wire.load(data).vars
+    assert wire.dump(vars, b"")[wire.HEADER_SIZE :].startswith(data[wire.HEADER_SIZE :])
+    assert wire.load(wire.dump(vars, b"")).vars == vars
+
+
 def test_a_sealed_file_is_read_without_its_seal() -> None:
     """The seal is verified and is none of the variables; priority and due time are those that the place says."""
     assert wire.load(SEALED, priority=3, due=1.0) == Envelope(VARS, b"BODY", 3, 1.0, True)

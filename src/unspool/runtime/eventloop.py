@@ -39,10 +39,15 @@ class EventLoop:
         self._room.acquire()
         self._room.release()
 
-    def finish(self) -> None:
-        """Waits until all have ended, then ends the loop."""
+    def drain(self) -> None:
+        """Waits until all have ended."""
         for _ in range(self._concurrency):
             self._room.acquire()
+        self._room.release(self._concurrency)
+
+    def finish(self) -> None:
+        """Waits until all have ended, then ends the loop."""
+        self.drain()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()

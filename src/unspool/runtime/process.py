@@ -37,7 +37,10 @@ class Process:
     """The application's files and their times of change."""
     deadlines: dict[tuple[int, str], float] = field(default_factory=dict)
     """When the runs that have a time limit must have ended, by spooler and ref."""
-    overrun: bool = False
+    begun: set[tuple[int, str]] = field(default_factory=set)
+    """The runs of which it has told the beginning, and not yet the end: those with a time limit, and coroutines."""
+    overrun: set[tuple[int, str]] = field(default_factory=set)
+    """Those for which it was killed."""
     useful: bool = False
     """Whether it has run anything."""
 
@@ -51,9 +54,12 @@ class Process:
                 case [report.FAILED, str(text)]:
                     self.failure = text
                 case [report.BEGIN, index, ref, timeout]:
-                    self.deadlines[index, ref] = now + timeout + _KILL_AFTER
+                    self.begun.add((index, ref))
+                    if timeout is not None:
+                        self.deadlines[index, ref] = now + timeout + _KILL_AFTER
                 case [report.END, index, ref, *_]:
                     self.useful = True
+                    self.begun.discard((index, ref))
                     self.deadlines.pop((index, ref), None)
         return events
 
@@ -65,7 +71,7 @@ class Process:
     def kill_if_overrun(self, now: float) -> None:
         """Ends it if a run did not heed its time limit."""
         if self.deadlines and min(self.deadlines.values()) <= now:
-            self.overrun = True
+            self.overrun.update(run for run, at in self.deadlines.items() if at <= now)
             self.deadlines.clear()
             self.kill()
 

@@ -128,7 +128,7 @@ class Supervisor:
         self._more = self._refresh()
         self._fill()
         self._show_progress()
-        if self._options.burst and self._pool.started and not self._more and all(feed.idle for feed in self._feeds):
+        if self._options.burst and self._pool.started and not self._more and self._is_idle():
             self._stop()
 
     def _wait(self) -> None:
@@ -153,6 +153,12 @@ class Supervisor:
             times.append(self._next_progress)
         due = min((at for at in times if at is not None), default=None)
         return None if due is None else max(0.0, due - self._clock())
+
+    def _is_idle(self) -> bool:
+        """Whether nothing is ready and nothing runs. After a worker's death the feeds do not know all that still runs,
+        but each worker says what it does, and reports once it has ended that."""
+        running = (sign.ref() for process in self._pool.processes() for sign in process.presences)
+        return all(feed.idle for feed in self._feeds) and not any(running)
 
     # --- start and stop
 
@@ -219,7 +225,8 @@ class Supervisor:
     def _bury(self, deaths: Sequence[Death]) -> None:
         for death in deaths:
             self._hear(death.events)
-            refs = [(index, ref) for index, sign in enumerate(death.process.presences) if (ref := sign.ref())]
+            refs = {(index, ref) for index, sign in enumerate(death.process.presences) if (ref := sign.ref())}
+            refs |= death.process.begun
             if (death.code != 0 or refs) and not death.process.failure:
                 self._mourn(death, refs)
             self._unwatch(death.process.reports.fileno())
@@ -229,14 +236,14 @@ class Supervisor:
             for feed in self._feeds:
                 feed.doubt()
 
-    def _mourn(self, death: Death, refs: Sequence[tuple[int, str]]) -> None:
-        """A worker died: says so, and names the task that it was running in each spooler."""
+    def _mourn(self, death: Death, refs: Iterable[tuple[int, str]]) -> None:
+        """A worker died: says so, and names the tasks that it was running."""
         process = death.process
-        verdict = Verdict.TIMEOUT if process.overrun else Verdict.CRASHED
         how = "was killed for overrunning the task's time limit" if process.overrun else describe(death.code)
         if not refs:
             _log.error("worker %d %s; it was running no task", process.pid, how)
-        for index, ref in refs:
+        for index, ref in sorted(refs):
+            verdict = Verdict.TIMEOUT if (index, ref) in process.overrun else Verdict.CRASHED
             entry = self._backends[index].find(ref)
             if entry is not None:  # else it had just left the queue
                 now, reason = self._clock(), f"its worker {how}"

@@ -14,7 +14,8 @@ from typing import Any
 from .. import codec, dispatch
 from ..backends.base import Backend, Clock, Presence, Ticket
 from ..errors import AppError, TaskTimeout
-from ..message import Claim, Outcome, Record, Refusal
+from ..message import Claim, Outcome, Record, Refusal, Release
+from ..retry import MAX_CRASHES
 from . import report
 from .app import load_app, own_files
 from .eventloop import EventLoop
@@ -116,7 +117,16 @@ class Worker:
         started = self._clock()
         presence.running(ticket.ref, started)
         claim = backend.claim(ticket.ref)
+        suspect = isinstance(claim, Claim) and claim.crashes == MAX_CRASHES - 1
+        if isinstance(claim, Claim) and suspect and self._loop is not None:
+            # At its next crash it is set aside, so it runs alone: others must not die with it, nor it with others.
+            backend.settle(claim, Release())
+            presence.running("", 0.0)
+            self._loop.drain()
+            presence.running(ticket.ref, started)
+            claim = backend.claim(ticket.ref)
         if isinstance(claim, Refusal):
+            presence.running("", 0.0)  # before the report, which has the supervisor look
             self._reports.write(report.REFUSED, index, ticket.ref, claim.kind, claim.until, claim.detail)
         else:
             call = dispatch.prepare(claim, started)
@@ -124,6 +134,8 @@ class Worker:
                 self._finish(index, claim, call, started)
             else:
                 self._run(index, claim, call, started)
+            if suspect and self._loop is not None:
+                self._loop.drain()
         presence.running("", 0.0)
 
     def _run(self, index: int, claim: Claim, call: dispatch.Call, started: float) -> None:
@@ -144,6 +156,8 @@ class Worker:
         if isinstance(exception, TaskTimeout):
             self._stopping = True  # whatever was interrupted may be in any state: a fresh process goes on
         if hasattr(result, "__await__"):
+            if timeout is None:
+                self._reports.write(report.BEGIN, index, claim.ref, None)
             if self._loop is None:
                 self._loop = EventLoop(self._limits.concurrency)
             self._loop.start(result, timeout, done)

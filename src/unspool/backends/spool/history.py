@@ -83,7 +83,10 @@ class History:
     def latest(self, id: str | None, limit: int) -> list[Record]:
         """The newest rows first."""
         jotted = [record for record in reversed(self._jotted(_JOURNAL)) if id is None or record.id == id][:limit]
-        return jotted + self._rows(id, limit - len(jotted))
+        rows = self._rows(id, limit)
+        if not jotted:
+            return rows
+        return sorted(jotted + rows, key=lambda record: record.started + record.duration, reverse=True)[:limit]
 
     def _rows(self, id: str | None, limit: int) -> list[Record]:
         path = self._directory.path(HISTORY)

@@ -28,7 +28,8 @@ class Window:
     def __init__(self, limit: int = 50_000) -> None:
         self._limit = limit
         self._ready: list[Ticket] = []
-        self._deferred: list[tuple[float, Ticket]] = []
+        self._deferred: list[tuple[float, Ticket]] = []  # also ones forgotten since, which ``_until`` does not have
+        self._until: dict[str, float] = {}
         self._held: set[str] = set()
         self._out: set[str] = set()
         self._horizon: Ticket | None = None
@@ -40,7 +41,7 @@ class Window:
         """Whether tickets were dropped, and so few are left of their kind that a scan should look for them."""
         few = self._limit // 2
         return (self._horizon is not None and (len(self._ready) <= few or self._ready[0] > self._horizon)) or (
-            self._deferred_horizon is not None and len(self._deferred) <= few
+            self._deferred_horizon is not None and len(self._until) <= few
         )
 
     @property
@@ -112,22 +113,20 @@ class Window:
 
     def promote(self, now: float) -> None:
         """Makes ready what has become due."""
-        while self._deferred and self._deferred[0][0] <= now:
+        while (due := self.next_due()) is not None and due <= now:
             until, ticket = heapq.heappop(self._deferred)
-            self._held.discard(ticket.ref)
+            self.forget_deferred(ticket.ref)
             self.add(ticket._replace(due=until), now)
 
     def forget_deferred(self, ref: str) -> None:
         """Drops what is known of a ticket that waits, so that it can be taken in anew."""
-        if ref in self._held and ref not in self._out:
-            kept = [item for item in self._deferred if item[1].ref != ref]
-            if len(kept) < len(self._deferred):
-                heapq.heapify(kept)
-                self._deferred = kept
-                self._held.discard(ref)
+        if self._until.pop(ref, None) is not None:
+            self._held.discard(ref)
 
     def next_due(self) -> float | None:
         """When the first deferred ticket becomes due."""
+        while self._deferred and not self._is_deferred(self._deferred[0]):
+            heapq.heappop(self._deferred)
         return self._deferred[0][0] if self._deferred else None
 
     @property
@@ -153,13 +152,20 @@ class Window:
         if self._deferred_horizon is not None and until > self._deferred_horizon:
             return
         self._held.add(ticket.ref)
+        self._until[ticket.ref] = until
         heapq.heappush(self._deferred, (until, ticket))
         if len(self._deferred) > 2 * self._limit:
-            kept = heapq.nsmallest(self._limit, self._deferred)
-            self._deferred_horizon = kept[-1][0]
-            self._held.difference_update(ticket.ref for _, ticket in self._deferred)
-            self._held.update(ticket.ref for _, ticket in kept)
-            self._deferred = kept
+            self._cut_deferred()
+
+    def _is_deferred(self, item: tuple[float, Ticket]) -> bool:
+        return self._until.get(item[1].ref) == item[0]
+
+    def _cut_deferred(self) -> None:
+        kept = sorted(filter(self._is_deferred, set(self._deferred)))
+        for _, ticket in kept[self._limit :]:
+            self.forget_deferred(ticket.ref)
+            self._deferred_horizon = kept[self._limit - 1][0]
+        self._deferred = kept[: self._limit]
 
     def _cut_ready(self) -> None:
         kept = heapq.nsmallest(self._limit, self._ready)
