@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from .backends.base import Backend, check_period
-from .errors import ConfigurationError, NoSpooler, OptionRefused
+from .errors import ConfigurationError, NoSpooler, OptionRefused, UnspoolError
 
 if TYPE_CHECKING:
     from .runtime.inside import Inside, SpoolerHandler
@@ -176,10 +176,12 @@ def enter_uwsgi() -> None:
 
         _handler = SpoolerHandler(_insides)
         _start = os.getcwd()
-    former = install(_handler)
-    if former is not None:
-        logging.getLogger("unspool").warning("uwsgi.spooler was %r; it is kept for messages that are not ours", former)
-        _handler.former = former
+    install(_handler, _handler.keep)
+    try:
+        for inside in _insides():
+            inside.enter()
+    except (UnspoolError, OSError) as error:  # an import is no place to fail; sending will say it again
+        logging.getLogger("unspool").error("%s", error)
 
 
 def _insides() -> list["Inside"]:
@@ -202,7 +204,7 @@ def _open(path: str) -> Backend:
         history_age=chosen.history_age,
     )
     uwsgi = module()
-    if uwsgi is not None and path in [os.path.abspath(name) for name in spoolers()]:
+    if uwsgi is not None and os.path.realpath(path) in spoolers():
         return UwsgiBackend(store, uwsgi)
     return store
 
@@ -210,7 +212,7 @@ def _open(path: str) -> Backend:
 def _from_uwsgi() -> tuple[str, ...]:
     from .backends import uwsgi
 
-    return tuple(os.path.abspath(path) for path in uwsgi.spoolers())
+    return tuple(uwsgi.spoolers())
 
 
 def _project() -> tuple[Mapping[str, Any], str]:
@@ -267,3 +269,11 @@ def _spoolers(value: Any, base: str) -> tuple[str, ...]:
         if "://" in path:
             raise OptionRefused(f"{path!r} is no directory; this version keeps tasks in directories only")
     return tuple(os.path.normpath(os.path.join(base, os.path.expanduser(path))) for path in paths)
+
+
+def _renew_lock() -> None:
+    global _lock  # noqa: PLW0603  another thread may have held it when this process was forked
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)

@@ -137,3 +137,13 @@ def test_set_period(shell: Shell) -> None:
     for wrong in ("-1", "nan", "often"):
         shell.error("set-period", wrong, status=2)
     assert shell.json("status")["spoolers"][0]["period"] == 12.5
+
+
+def test_a_directory_with_the_name_of_a_task(shell: Shell) -> None:
+    """It is listed, is not deleted, and is in the way of no other."""
+    (shell.mail / "uwsgi_spoolfile_on_a").mkdir(parents=True)
+    (shell.mail / "uwsgi_spoolfile_on_b").symlink_to("nowhere")
+
+    assert "is a directory, and no task" in shell.error("rm", "uwsgi_spoolfile_on_a", status=1)
+    assert shell("purge", "--state", "corrupt", "--yes") == "deleted 1 task\n"
+    assert [entry["id"] for entry in shell.json("ls")] == [str(shell.mail / "uwsgi_spoolfile_on_a")]

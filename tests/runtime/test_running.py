@@ -278,3 +278,36 @@ def test_one_bad_task_does_not_stop_the_others(place: Place) -> None:
     running = place.burst()
     assert Counter(running.verdicts()) == {"processed": 60}
     assert len(place.lines()) == 30
+
+
+def test_burst_ends_only_when_no_worker_runs_anything(place: Place) -> None:
+    """Each run ends its worker while the other takes the next one: all runs are made before the end."""
+    place.write_app("""
+        @Spooler.task(max_attempts=5, retry_delay=0, timeout=0.05)
+        def slow(): time.sleep(3600)
+    """)
+    place.call("slow()")
+    assert place.burst("--processes", "2").verdicts() == [*["timeout"] * 4, "dead"]
+
+
+def test_a_task_that_kills_its_worker_takes_no_coroutine_with_it(place: Place) -> None:
+    """Coroutines that run beside one that kills the worker again and again die with it, but only so often that they
+    do not end dead: then each runs alone, and it is the guilty one that is set aside."""
+    place.write_app("""
+        import asyncio
+        @Spooler.task
+        async def innocent(n): await asyncio.sleep(0.05); note(n); return True
+        @Spooler.task
+        async def guilty(): os._exit(9)
+    """)
+    place.call("[innocent(n) for n in range(5)]; guilty()")
+    place.burst()
+    assert [entry.task for entry in place.backend.entries()] == ["tasks:guilty"]
+    assert sorted(place.lines()) == list("01234")
+
+
+def test_a_coroutine_that_kills_its_worker_is_named(place: Place) -> None:
+    """Each of its crashes has its line and its record, as a plain function's."""
+    place.write_app("@Spooler.task\nasync def guilty(): os._exit(9)")
+    place.call("guilty()")
+    assert place.burst().verdicts() == ["crashed", "crashed", "crashed", "dead"]

@@ -267,6 +267,8 @@ def test_a_removed_directory_is_told_and_survived(place: Place, how: Callable[[P
     second = running.wait_for_verdict("processed")
     place.call("mark(3)")  # by an event of the new directory: its period is far off
     third = running.wait_for_verdict("processed")
+    held = [os.readlink(fd) for fd in Path(f"/proc/{running.process.pid}/fd").iterdir() if fd.is_symlink()]
+    assert not [path for path in held if path.endswith(" (deleted)") or path.startswith(f"{place.root}/elsewhere")]
     assert running.stop() == 0
     assert place.lines() == ["1", "2", "3"]
     assert f"spooler {place.spool} is back" in [line["message"] for line in running.seen]

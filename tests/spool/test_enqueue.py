@@ -1,12 +1,14 @@
 """Putting tasks into a directory: whole or not at all, from anywhere, whatever the disk does."""
 
 import os
+import signal
 import stat
 import subprocess
 import sys
 import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -124,6 +126,29 @@ def test_many_at_once_from_threads_processes_and_forks(spool: Path) -> None:
     assert len(set(ids)) == 400
     assert len(files(spool)) == 400 + 200 + 100
     assert leftovers(spool) == []
+
+
+def test_a_fork_in_the_middle_of_another_threads_first_use(spool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process forked while another thread makes a priority's directory can send all the same."""
+    add(1)
+    children: list[int] = []
+    make = os.mkdir
+
+    def mkdir(*args: Any, **kwargs: Any) -> None:
+        if not children:
+            children.append(os.fork())
+            if children[0] == 0:
+                signal.alarm(20)
+                worker = threading.Thread(target=lambda: add.using(priority=7)(2))
+                worker.start()
+                worker.join()
+                os._exit(0)
+        make(*args, **kwargs)
+
+    monkeypatch.setattr(os, "mkdir", mkdir)
+    add.using(priority=5)(3)
+    assert os.waitpid(children[0], 0)[1] == 0
+    assert len(files(spool)) == 3
 
 
 def test_a_batch_returns_ids_in_order(spool: Path) -> None:

@@ -229,3 +229,33 @@ def test_a_deferred_ticket_may_change_its_time(due: float) -> None:
     assert window.take(1) == [ticket(2)]
     window.forget_deferred(ticket(2).ref)
     assert window.out == 1
+
+
+def test_a_forgotten_ticket_comes_at_its_new_time_and_once() -> None:
+    """What is taken in anew, earlier or later, no longer comes at the time that was known before."""
+    window = Window()
+    for ref, before, after in [("earlier", 20.0, 10.0), ("later", 20.0, 30.0), ("same", 20.0, 20.0)]:
+        window.add(Ticket(0, before, ref), 0.0)
+        window.forget_deferred(ref)
+        assert ref not in window
+        window.add(Ticket(0, after, ref), 0.0)
+    window.add(Ticket(0, 5.0, "gone"), 0.0)
+    window.forget_deferred("gone")
+    for now, ref in [(10.0, "earlier"), (20.0, "same"), (30.0, "later")]:
+        assert window.next_due() == now
+        window.promote(now)
+        assert [ticket.ref for ticket in window.take(10)] == [ref]
+    assert window.next_due() is None
+
+
+def test_forgetting_costs_no_look_at_all_the_others() -> None:
+    """Tens of thousands that were each touched, as after a restart with many in back-off, are taken in anew in little
+    time and memory, and none is dropped for those forgotten."""
+    window = Window(limit=20_000)
+    for round in range(3):
+        for number in range(20_000):
+            window.forget_deferred(str(number))
+            window.add(Ticket(0, 100.0 + round, str(number)), 0.0)
+    assert not window.forgetful
+    window.promote(102.0)
+    assert window.ready == 20_000

@@ -2,24 +2,21 @@
 
 import os
 import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import inotify_simple
 import pytest
 
+from .instance import PROGRAM, Instance
+
 PATIENCE = 30
-PROGRAM = Path(sys.executable).with_name("pyuwsgi")
 
 
 @pytest.fixture
 def run_uwsgi(tmp_path: Path) -> Callable[..., None]:
     """Runs uWSGI with some options until its program has written the file ``done`` beside it."""
-    if not PROGRAM.exists():
-        if os.environ.get("CI"):
-            pytest.fail(f"there is no {PROGRAM}, and CI must have it")
-        pytest.skip("pyuwsgi is not installed; there may be no wheel of it for this Python")
+    _require()
 
     def run(*options: str) -> None:
         done = tmp_path / "done"
@@ -37,3 +34,19 @@ def run_uwsgi(tmp_path: Path) -> Callable[..., None]:
                 process.wait(PATIENCE)
 
     return run
+
+
+@pytest.fixture
+def instance(tmp_path: Path) -> Iterator[Instance]:
+    """A uWSGI that the test starts, and that is stopped when the test ends."""
+    _require()
+    here = Instance(tmp_path)
+    yield here
+    here.close()
+
+
+def _require() -> None:
+    if not PROGRAM.exists():
+        if os.environ.get("CI"):
+            pytest.fail(f"there is no {PROGRAM}, and CI must have it")
+        pytest.skip("pyuwsgi is not installed; there may be no wheel of it for this Python")

@@ -1,15 +1,12 @@
 """Real uWSGI, from within: the only importer of the ``uwsgi`` module.
 
-A spooler inside uWSGI is a spool directory whose tasks uWSGI's own spooler processes take. Sending is the
-directory's, and then the
-spoolers are woken, also those that are busy: uWSGI itself wakes only idle ones, and a busy one would then wait out
-its frequency.
+A spooler inside uWSGI is a spool directory whose tasks uWSGI's own spooler processes take. Sending is the directory's,
+and then the spoolers are woken, also those that are busy: uWSGI itself wakes only idle ones, and a busy one would then
+wait out its frequency.
 
-uWSGI looks into the directories of priorities only with ``spooler-ordered``, and a cheap one not even then. So for a
-task with a
-priority a *bell* is put beside the others: a task of its own that, whenever it is due, has the handler run what waits
-in those
-directories. Before any task the handler looks whether the bell of tasks due now is there: one stat.
+uWSGI looks into the directories of priorities only with ``spooler-ordered``, and a cheap one not even then. So a bell
+is put beside the tasks without a priority (see ``spool/bell``), by which uWSGI calls the handler; that one finds the
+tasks. It runs one task a call, for uWSGI's time limit (harakiri) and its count of tasks are those of a call.
 """
 
 import contextlib
@@ -27,24 +24,46 @@ from .base import Backend, Capabilities, Control, Feed, Presence, WorkerInfo
 
 __all__ = ["UwsgiBackend", "install", "module", "spoolers"]
 
+Handler = Callable[[dict[Any, Any]], Any]
+
+
+class Bell(Protocol):
+    """What leads uWSGI to the tasks with a priority."""
+
+    def want(self) -> None:
+        """Has everybody ring from now on."""
+
+    def is_bell(self, ref: str) -> bool:
+        """Whether this is no task but a bell."""
+
+    def rung(self) -> bool:
+        """Whether there is a bell for now."""
+
+    def urgent(self, ref: str) -> Iterator[str]:
+        """The refs of due tasks with a priority, in order; to be left at the first that can be run."""
+
+    def later(self, ref: str, until: float | None) -> None:
+        """The task of ``ref`` is not to be offered before then; None if somebody else runs it."""
+
 
 class Store(Backend, Protocol):
     """What is needed of the directory."""
 
+    @property
+    def bell(self) -> Bell:
+        """Its bell."""
+
+    def holding(self, ref: str, envelope: Envelope) -> contextlib.AbstractContextManager[None]:
+        """While uWSGI has the file locked in this process, keeps all others in it from opening the file."""
+
     def adopt(self, ref: str, envelope: Envelope) -> Claim | Refusal:
         """Takes a task that uWSGI has locked in this process."""
 
+    def crashes(self, ref: str) -> int:
+        """How many of its runs are known to have ended with their worker."""
+
     def set_aside(self, ref: str, reason: str) -> None:
         """Moves a damaged task out of the way, by path."""
-
-    def urgent(self) -> list[str]:
-        """The refs of tasks with a priority that are due, in order."""
-
-    def ring(self, due: float | None) -> None:
-        """Puts a bell that is due then."""
-
-    def answer_bell(self, ref: str) -> bool:
-        """Whether there is a bell for now, or ``ref`` is one; takes it away."""
 
     def jot(self, record: Record) -> None:
         """Adds one run to the history, from any process, for little."""
@@ -57,29 +76,44 @@ def module() -> ModuleType | None:
 
 
 def spoolers() -> list[str]:
-    """The directories of uWSGI's ``spooler`` options; empty outside uWSGI."""
-    found = module()
-    if found is None:
-        return []
-    options = {_text(key): value for key, value in found.opt.items()}
-    names: list[str] = []
-    for option in ("spooler", "spooler-external"):
-        value = options.get(option, [])
-        names += [_text(one) for one in (value if isinstance(value, list) else [value])]
-    return [name for name in dict.fromkeys(names) if name]
+    """The real paths of uWSGI's spool directories, in its order; empty outside uWSGI."""
+    return list(dict.fromkeys(_text(path) for path in getattr(module(), "spoolers", ())))
 
 
-def install(handler: Callable[[dict[Any, Any]], Any]) -> Callable[[dict[Any, Any]], Any] | None:
-    """Makes ``handler`` the one that uWSGI's spoolers call; returns the one that was there before, if it was
-    another."""
+def install(handler: Handler, keep: Callable[[Handler], None]) -> None:
+    """Makes ``handler`` the one that uWSGI's spoolers call, also if the program sets another one later.
+
+    :param keep: gets each other handler, the one that is there now and any that is set from now on.
+    """
     found = module()
     if found is None:
-        return None
-    former = getattr(found, "spooler", None)
-    if former is handler:
-        return None
-    found.spooler = handler  # type: ignore[attr-defined]
-    return former if callable(former) else None
+        return
+    _fill_low_descriptors()
+
+    class Module(ModuleType):
+        """The uwsgi module, whose attribute ``spooler`` stays what it is; uWSGI reads it from the module's dict."""
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            if name != "spooler":
+                super().__setattr__(name, value)
+            elif value is not handler and callable(value):
+                keep(value)
+
+    former = found.__dict__.get("spooler")
+    if former is not handler and callable(former):
+        keep(former)
+    found.__dict__["spooler"] = handler
+    found.__class__ = Module
+
+
+def _fill_low_descriptors() -> None:
+    """A spooler process begins with descriptor 0 closed, if it is not the first one, and after the imports of
+    ``spooler-import`` uWSGI puts /dev/null there, over whatever has been opened in the meantime."""
+    while True:
+        fd = os.open(os.devnull, os.O_RDWR)
+        if fd > 2:
+            os.close(fd)
+            return
 
 
 class UwsgiBackend:
@@ -94,9 +128,11 @@ class UwsgiBackend:
     def __init__(self, store: Store, uwsgi: ModuleType) -> None:
         self._store = store
         self._uwsgi = uwsgi
-        self._options = {_text(key): value for key, value in uwsgi.opt.items()}
+        options = {_text(key) for key in uwsgi.opt}
+        self._elsewhere = "spooler-chdir" in options
+        self._rings = "spooler-ordered" not in options or "spooler-cheap" in options
         self._real = os.path.realpath(store.name)
-        self.control = UwsgiControl(store.control, uwsgi)
+        self.control = UwsgiControl(store.control, uwsgi, self._pids, self.wake)
 
     @property
     def name(self) -> str:
@@ -113,16 +149,15 @@ class UwsgiBackend:
         if not self._uwsgi.masterpid():
             raise ConfigurationError("this uWSGI has no master process, so it has no spoolers; start it with --master")
         ids = self._store.send(envelopes)
-        if "spooler-ordered" not in self._options or "spooler-cheap" in self._options:
-            for due in {envelope.due for envelope in envelopes if envelope.priority is not None}:
-                self._store.ring(due)
-        for pid in self._uwsgi.spooler_pids():
-            if pid > 0:
-                with contextlib.suppress(OSError):
-                    os.kill(pid, signal.SIGUSR1)
+        self.wake()
         return ids
 
     # --- runtime.inside.Inside
+
+    def enter(self) -> None:
+        """Has everybody who sends here know what this uWSGI needs."""
+        if self._rings:
+            self._store.bell.want()
 
     def ref(self, name: str) -> str | None:
         path = self._path(name)
@@ -134,19 +169,44 @@ class UwsgiBackend:
         vars = {_text(key): value for key, value in variables.items() if key not in ("spooler_task_name", "body")}
         return wire.load_parts(vars, variables.get("body", b""))
 
+    def holding(self, ref: str, envelope: Envelope) -> contextlib.AbstractContextManager[None]:
+        return self._store.holding(ref, envelope)
+
     def adopt(self, ref: str, envelope: Envelope) -> Claim | Refusal:
         return self._store.adopt(ref, envelope)
+
+    def crashes(self, ref: str) -> int:
+        return self._store.crashes(ref)
 
     def set_aside(self, ref: str, reason: str) -> None:
         self._store.set_aside(ref, reason)
 
-    def urgent(self, ref: str) -> list[str]:
-        return self._store.urgent() if self._store.answer_bell(ref) else []
+    def is_bell(self, ref: str) -> bool:
+        return self._store.bell.is_bell(ref)
+
+    def rung(self) -> bool:
+        return self._rings and self._store.bell.rung()
+
+    def urgent(self, ref: str) -> Iterator[str]:
+        return self._store.bell.urgent(ref)
+
+    def later(self, ref: str, until: float | None) -> None:
+        self._store.bell.later(ref, until)
+
+    def wake(self) -> None:
+        for pid in self._pids():
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGUSR1)
+
+    def _pids(self) -> list[int]:
+        """The live processes of this spooler; uWSGI tells one for each place in its list of spoolers."""
+        pairs = zip(self._uwsgi.spoolers, self._uwsgi.spooler_pids(), strict=False)
+        return [pid for spooler, pid in pairs if pid > 0 and _text(spooler) == self._real]
 
     def _path(self, name: str) -> str | None:
         """uWSGI names a task relative to the directory that it is in, where this process is, unless it was told to be
         elsewhere."""
-        if "spooler-chdir" not in self._options:
+        if not self._elsewhere:
             return os.path.join(os.getcwd(), name)
         for fd in os.listdir("/proc/self/fd"):  # it has the file open
             with contextlib.suppress(OSError):
@@ -201,9 +261,13 @@ class UwsgiBackend:
 class UwsgiControl:
     """Implements ``base.Control``: the directory's switches, uWSGI's processes and frequency."""
 
-    def __init__(self, control: Control, uwsgi: ModuleType) -> None:
+    def __init__(
+        self, control: Control, uwsgi: ModuleType, pids: Callable[[], list[int]], wake: Callable[[], None]
+    ) -> None:
         self._control = control
         self._uwsgi = uwsgi
+        self._pids = pids
+        self._wake = wake
 
     @property
     def paused(self) -> bool:
@@ -214,6 +278,7 @@ class UwsgiControl:
 
     def resume(self) -> None:
         self._control.resume()
+        self._wake()
 
     @property
     def period(self) -> float:
@@ -222,14 +287,14 @@ class UwsgiControl:
     def set_period(self, seconds: float) -> None:
         self._control.set_period(seconds)
         self._uwsgi.set_spooler_frequency(max(1, round(seconds)))
+        self._wake()  # or they would wait out the former one
 
     def enlist(self, role: str) -> Presence:
         return self._control.enlist(role)
 
     def live(self) -> list[WorkerInfo]:
-        spoolers = [WorkerInfo("worker", pid, "", 0.0) for pid in self._uwsgi.spooler_pids() if pid > 0]
-        return spoolers + self._control.live()
+        return [WorkerInfo("worker", pid, "", 0.0) for pid in self._pids()] + self._control.live()
 
 
 def _text(value: object) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
+    return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else str(value)

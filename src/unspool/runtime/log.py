@@ -39,4 +39,7 @@ def log_end(spooler: str, record: Record, until: float | None) -> None:
         "until": until,
         "reason": reason,
     }
-    _log.log(level, "%s %s %.1f ms", task, verdict, duration * 1000, extra={"unspool": fields})
+    text, words = "%s %s %.1f ms", [task, verdict, duration * 1000]
+    if level > logging.INFO:  # whatever formats it, and be it logging's last resort, it says what a person must know
+        text, words = f"{text}, attempt %d: %s (%s)", [*words, attempt, reason or "no reason given", id]
+    _log.log(level, text, *words, extra={"unspool": fields})

@@ -212,7 +212,8 @@ class Pool:
         elif process.failure:
             _log.error("%s; trying again", process.failure)
         # A task that kills its worker is set aside after a few times; only workers that die on their own are held back.
-        in_vain = code != 0 and not process.useful and not any(sign.ref() for sign in process.presences)
+        in_vain = code != 0 and not process.useful and not process.begun
+        in_vain = in_vain and not any(sign.ref() for sign in process.presences)
         generation.vain_deaths = generation.vain_deaths + 1 if in_vain else 0
         pause = 0.0 if generation.vain_deaths <= 1 else min(0.05 * 2 ** min(generation.vain_deaths, 10), _MAX_PAUSE)
         generation.respawn_at = now + pause

@@ -155,9 +155,9 @@ class Supervisor:
         return None if due is None else max(0.0, due - self._clock())
 
     def _is_idle(self) -> bool:
-        """Whether nothing is ready and nothing runs. After a worker's death the feeds do not know all that still runs,
-        but each worker says what it does, and reports once it has ended that."""
-        running = (sign.ref() for process in self._pool.processes() for sign in process.presences)
+        """Whether nothing is ready and nothing runs. After a worker's death the feeds do not know all that others still
+        run, but each worker says what it does, and reports once it has ended that."""
+        running = (process.begun or any(sign.ref() for sign in process.presences) for process in self._pool.processes())
         return all(feed.idle for feed in self._feeds) and not any(running)
 
     # --- start and stop
@@ -321,6 +321,7 @@ class Supervisor:
                 _log.error("spooler %s was removed; going on when it is back", name)
             else:
                 _log.info("spooler %s is back", name)
+                self._presences[index].hand_over()  # its file went with the old place
                 self._presences[index] = self._backends[index].control.enlist("supervisor")
                 self._pool.reload()  # the signs of life of the present workers went with the old place
 

@@ -117,12 +117,13 @@ class Worker:
         started = self._clock()
         presence.running(ticket.ref, started)
         claim = backend.claim(ticket.ref)
-        suspect = isinstance(claim, Claim) and claim.crashes == MAX_CRASHES - 1
+        suspect = not isinstance(claim, Refusal) and claim.crashes == MAX_CRASHES - 1
         if isinstance(claim, Claim) and suspect and self._loop is not None:
             # At its next crash it is set aside, so it runs alone: others must not die with it, nor it with others.
             backend.settle(claim, Release())
             presence.running("", 0.0)
             self._loop.drain()
+            started = self._clock()
             presence.running(ticket.ref, started)
             claim = backend.claim(ticket.ref)
         if isinstance(claim, Refusal):

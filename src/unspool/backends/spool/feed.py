@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from ..base import Clock, Control, Ticket
 from . import lock
-from .layout import PREFIX, PRIVATE, RUN, Directory, hint, is_priority, priority_of, rank_of
+from .layout import PRIVATE, RUN, Directory, hint, is_priority, is_task, priority_of, rank_of
 from .wake import Change, Wake
 from .window import Window
 
@@ -126,7 +126,7 @@ class SpoolFeed:
         elif change.directory:
             if not change.part and is_priority(change.name):
                 self._watch_priority(change.name)
-        elif change.name.startswith(PREFIX):
+        elif is_task(change.name):
             ref = f"{change.part}/{change.name}" if change.part else change.name
             if ref in self._busy:
                 self._retry_busy(ref)
@@ -231,7 +231,7 @@ class SpoolFeed:
         with contextlib.suppress(OSError), os.scandir(self._directory.path(part)) as entries:
             for entry in entries:
                 name = entry.name
-                if name.startswith(PREFIX):
+                if is_task(name):
                     yield Ticket(rank, _due(entry.stat, name, self._clock()) if exact else hint(name), lead + name)
 
     @staticmethod

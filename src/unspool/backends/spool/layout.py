@@ -35,6 +35,7 @@ from ..base import UNNUMBERED
 __all__ = [
     "ASIDE",
     "ATTEMPTS",
+    "BELL",
     "HISTORY",
     "PREFIX",
     "PRIVATE",
@@ -43,7 +44,9 @@ __all__ = [
     "Directory",
     "Names",
     "hint",
+    "is_bell",
     "is_priority",
+    "is_task",
     "priority_of",
     "rank_of",
     "renamed",
@@ -51,6 +54,7 @@ __all__ = [
 ]
 
 PREFIX = "uwsgi_spoolfile_on_"
+BELL = f"{PREFIX}unspool_bell"
 PRIVATE = ".unspool"
 TMP = f"{PRIVATE}/tmp"  # noqa: S108  ours, in a private directory
 RUN = f"{PRIVATE}/run"
@@ -61,6 +65,16 @@ ASIDE = {"dead": f"{PRIVATE}/dead", "corrupt": f"{PRIVATE}/corrupt"}
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _MAX_DESCRIPTORS = 64
 is_priority = re.compile(r"[0-9]{1,9}", re.ASCII).fullmatch
+
+
+def is_bell(name: str) -> bool:
+    """Whether this is no task but one of the bells for uWSGI; see ``bell``."""
+    return name.startswith(BELL) and (len(name) == len(BELL) or name[len(BELL)] == "_")
+
+
+def is_task(name: str) -> bool:
+    """Whether a file of this name is a task."""
+    return name.startswith(PREFIX) and not is_bell(name)
 
 
 def priority_of(ref: str) -> int | None:
@@ -240,6 +254,10 @@ class Directory:
         except OSError:
             return True
         return found.st_ino != self._owner.inode
+
+    def renew_lock(self) -> None:
+        """In a fork, where another thread's lock was copied locked."""
+        self._lock = threading.Lock()
 
     def reopen(self) -> None:
         """Forgets all descriptors, for the directory was removed. Other threads may be using them, so they stay open

@@ -20,7 +20,8 @@ from ..base import Clock
 from . import lock
 from .aside import REASON_SUFFIX, bring_back, discard, read_reason
 from .attempts import Attempts
-from .layout import ASIDE, PREFIX, Directory, hint, is_priority, priority_of, rank_of, renamed
+from .held import held
+from .layout import ASIDE, Directory, hint, is_priority, is_task, priority_of, rank_of, renamed
 
 __all__ = ["Listing"]
 
@@ -44,8 +45,6 @@ class Listing:
         self._directory = directory
         self._attempts = attempts
         self._clock = clock
-        self.adopted: dict[str, Envelope] = {}
-        """What uWSGI has locked in this process, by ref. These files must not be opened: closing drops uWSGI's lock."""
 
     # --- all of them
 
@@ -147,7 +146,7 @@ class Listing:
             with contextlib.suppress(OSError), os.scandir(self._directory.path(f"{lead}/{part}")) as found:
                 for one in found:
                     name = one.name
-                    if name.startswith(PREFIX) and not (lead and name.endswith(REASON_SUFFIX)):
+                    if is_task(name) and not (lead and name.endswith(REASON_SUFFIX)):
                         yield _Seen(rank, hint(name), before + name, one.inode())
 
     # --- one of them
@@ -205,8 +204,11 @@ class Listing:
         if place:
             discard(self._directory, place, ref)
         else:
+            path = self._directory.path(ref)
+            if os.path.isdir(path) and not os.path.islink(path):
+                raise LookupError(f"{path} is a directory, and no task")
             with self._held(ref):
-                os.unlink(self._directory.path(ref))
+                os.unlink(path)
         if self._attempts().outlive:
             self._attempts().clear(ref)
 
@@ -221,7 +223,7 @@ class Listing:
     def _held(self, ref: str) -> Iterator[None]:
         """The task's lock, if it is a file that can be locked: a link or FIFO is nobody's task, and has none."""
         path = self._directory.path(ref)
-        if ref in self.adopted:
+        if held(path) is not None:
             raise TaskBusy(f"task {path} is running in this very process")
         found = os.stat(path, follow_symlinks=False)
         if not stat.S_ISREG(found.st_mode) or not os.access(path, os.R_OK | os.W_OK):
@@ -247,7 +249,7 @@ class Listing:
             if f"{ref}/".startswith(f"{prefix}/"):
                 yield place, ref[len(prefix) + 1 :]
                 return
-        if not name.startswith(PREFIX) or (lead and not is_priority(lead)):
+        if not is_task(name) or (lead and not is_priority(lead)):
             return
         yield "", ref
         for place in ASIDE:
@@ -329,10 +331,11 @@ class Listing:
     def _envelope(self, inside: str, *, whole: bool, strict: bool = False) -> Envelope | None:
         """What the file holds; without ``whole``, its variables alone. Opened for reading, in a process that runs no
         task."""
-        if inside in self.adopted:
-            return self.adopted[inside]
+        path = self._directory.path(inside)
+        if (read := held(path)) is not None:
+            return read
         try:
-            fd = os.open(self._directory.path(inside), _READ)
+            fd = os.open(path, _READ)
         except OSError:
             return None
         with open(fd, "rb", buffering=0) as file:
@@ -347,10 +350,11 @@ class Listing:
             return None
 
     def _locked(self, ref: str) -> bool:
-        if ref in self.adopted:
+        path = self._directory.path(ref)
+        if held(path) is not None:
             return True
         try:
-            fd = os.open(self._directory.path(ref), _READ)
+            fd = os.open(path, _READ)
         except OSError:
             return False
         try:

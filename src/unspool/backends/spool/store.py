@@ -53,8 +53,9 @@ from .bell import Bell
 from .control import SpoolControl
 from .feed import SpoolFeed
 from .file import read_whole, sync_file_system, write_whole
+from .held import held, holding
 from .history import History
-from .layout import TMP, Directory, Names, priority_of
+from .layout import TMP, Directory, Names, is_priority, priority_of
 from .listing import Listing
 
 __all__ = ["SpoolBackend"]
@@ -104,7 +105,7 @@ class SpoolBackend:
         self.control = SpoolControl(self._directory, period)
         self._history = History(self._directory, history_limit, history_age, clock)
         self._listing = Listing(self._directory, lambda: self._attempts, clock)
-        self._bell = Bell(self._directory)
+        self._bell = Bell(self._directory, clock)
         self._claimed: set[int] = set()
         _opened.add(self)
 
@@ -140,6 +141,8 @@ class SpoolBackend:
             if self._durable:
                 for part in {part for part, _ in written}:
                     self._directory.sync(part)
+            for due in {envelope.due for envelope in envelopes if envelope.priority is not None}:
+                self._bell.announce(due)
         except OSError as error:
             for _, name in written[moved:]:
                 with contextlib.suppress(OSError):
@@ -169,7 +172,7 @@ class SpoolBackend:
         return SpoolFeed(self._directory, self.control, self._clock)
 
     def claim(self, ref: str) -> Claim | Refusal:
-        if ref in self._listing.adopted:
+        if held(self._directory.path(ref)) is not None:
             return Refusal(RefusalKind.BUSY)
         try:
             at, name, fd = self._open(ref)
@@ -242,23 +245,20 @@ class SpoolBackend:
             return self._refusal(error)
         if count.phase == DONE:
             return self._remove_done(at, name, ref)
-        self._listing.adopted[ref] = envelope
         return Claim(path, ref, envelope, count.attempts, count.crashes, _Held(path, at, name, count))
 
     def settle(self, claim: Claim, disposition: Disposition) -> float | None:
-        held: _Held = claim.token
+        token: _Held = claim.token
         until = None
         try:
-            until = self._carry_out(claim.ref, held, disposition)
+            until = self._carry_out(claim.ref, token, disposition)
         except FileNotFoundError:
             pass  # somebody removed it meanwhile, perhaps the task itself: it has left
         except OSError:
-            until = self._postpone(claim.ref, held, done=isinstance(disposition, Ack))
+            until = self._postpone(claim.ref, token, done=isinstance(disposition, Ack))
         finally:
-            if isinstance(held.file, str):
-                self._listing.adopted.pop(claim.ref, None)
-            else:
-                self._let_go(held.file, stays=until is not None)
+            if isinstance(token.file, int):
+                self._let_go(token.file, stays=until is not None)
         return until
 
     def _let_go(self, fd: int, *, stays: bool) -> None:
@@ -268,8 +268,8 @@ class SpoolBackend:
                 lock.release(fd)  # a child that the task left behind may share the descriptor
         os.close(fd)
 
-    def _carry_out(self, ref: str, held: _Held, disposition: Disposition) -> float | None:
-        file, at, name, begun = held
+    def _carry_out(self, ref: str, token: _Held, disposition: Disposition) -> float | None:
+        file, at, name, begun = token
         match disposition:
             case Ack():
                 if isinstance(file, int):
@@ -291,12 +291,12 @@ class SpoolBackend:
                 self._bury(ref, at, name, disposition, begun._replace(attempts=attempts))
         return None
 
-    def _postpone(self, ref: str, held: _Held, *, done: bool) -> float:
+    def _postpone(self, ref: str, token: _Held, *, done: bool) -> float:
         """What was decided cannot be done, as on a failing disk: later then; what is done never runs again."""
         until = self._clock() + _LOOK_AGAIN
         with contextlib.suppress(OSError):
-            self._attempts.write(held.file, ref, held.begun._replace(phase=DONE if done else WAITING))
-            os.utime(held.file, (until, until))
+            self._attempts.write(token.file, ref, token.begun._replace(phase=DONE if done else WAITING))
+            os.utime(token.file, (until, until))
         return until
 
     def set_aside(self, ref: str, reason: str) -> None:
@@ -304,17 +304,19 @@ class SpoolBackend:
         at, name = self._directory.at(ref)
         self._bury(ref, at, name, Bury(reason, corrupt=True), self._attempts.read(ref))
 
-    def urgent(self) -> list[str]:
-        """The refs of tasks with a priority whose names say that they are due, in the order of running."""
-        return self._bell.urgent(self._clock())
+    def holding(self, ref: str, envelope: Envelope) -> contextlib.AbstractContextManager[None]:
+        """While uWSGI has the file locked in this process, nobody in it may open the file; see ``held``."""
+        return holding(self._directory.path(ref), envelope)
 
-    def ring(self, due: float | None) -> None:
-        """Puts a bell beside the tasks without a priority; see ``bell``."""
-        self._bell.ring(due)
+    def crashes(self, ref: str) -> int:
+        """How many runs of the task are known to have ended with their worker; one that is found to have when the
+        task is claimed comes on top."""
+        return self._attempts.read(ref).crashes
 
-    def answer_bell(self, ref: str) -> bool:
-        """Whether there is a bell for now, or ``ref`` is one; takes it away."""
-        return self._bell.answer(ref)
+    @property
+    def bell(self) -> Bell:
+        """How uWSGI is led to the tasks with a priority."""
+        return self._bell
 
     def jot(self, record: Record) -> None:
         """Adds one run to the history, from any process, for little."""
@@ -338,7 +340,10 @@ class SpoolBackend:
         return self._listing.read(id)
 
     def retry(self, id: str) -> str:
-        return self._listing.retry(id)
+        target = self._listing.retry(id)
+        if is_priority(os.path.basename(os.path.dirname(target))):
+            self._bell.announce(None)
+        return target
 
     def remove(self, id: str) -> None:
         self._listing.remove(id)
@@ -387,7 +392,8 @@ class SpoolBackend:
         return Refusal(RefusalKind.GONE)
 
     def close_inherited(self) -> None:
-        """In a child that a task forked: a lock lives as long as any copy of its descriptor."""
+        """In a forked child: a task's lock lives as long as any copy of its descriptor."""
+        self._directory.renew_lock()
         for fd in self._claimed:
             with contextlib.suppress(OSError):
                 os.close(fd)

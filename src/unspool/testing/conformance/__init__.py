@@ -12,6 +12,10 @@
 The docstring of each test is a sentence of the contract. Two kinds of backend are let off at the door, by their
 capabilities: one without feeds from what is about handing out and running, one whose tasks no other process sees from
 what is about several processes.
+
+Of unspool's own, ``memory`` and ``spool`` pass it in ``tests/conformance``; ``uwsgi`` in ``tests/uwsgi``, where pytest
+runs it within a mule of a real uWSGI, given the directory's feed. What only uWSGI can do, call the handler, is covered
+there end to end: the same table of verdicts for each of uWSGI's modes and for ``unspool run``.
 """
 
 from .claims import ClaimTests

@@ -1,0 +1,74 @@
+"""A program with a spooler handler of its own in uWSGI: it keeps the messages that are not unspool's."""
+
+import pytest
+
+from .instance import Instance
+
+OURS = """
+@Spooler.task
+def ours():
+    note("ours")
+    return True
+"""
+ITS_OWN = """
+def handle(env):
+    note("its own", env[b"colour"].decode())
+    return uwsgi.SPOOL_OK
+uwsgi.spooler = handle
+"""
+DECORATORS = """
+from uwsgidecorators import spool
+@spool(pass_arguments=True)
+def decorated(a, b):
+    note("decorated", a, b)
+"""
+CHAINED = """
+former = uwsgi.spooler
+def chain(env):
+    return handle(env) if b"colour" in env else former(env)
+uwsgi.spooler = chain
+"""
+IMPORTS = "import uwsgi\n"
+UNSPOOL = "from unspool import Spooler\n"
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        IMPORTS + ITS_OWN + UNSPOOL + OURS,
+        IMPORTS + UNSPOOL + OURS + ITS_OWN,
+        IMPORTS + UNSPOOL + OURS + ITS_OWN + CHAINED,
+    ],
+    ids=["before", "after", "chained"],
+)
+def test_its_own_handler_is_kept(instance: Instance, program: str) -> None:
+    """Whether it was set before unspool was imported or after: it gets its messages, unspool its own; and unspool says
+    so in the log."""
+    instance.write_app(program)
+    instance.start()
+    instance.do("ours()\nuwsgi.spool({b'colour': b'blue'})")
+    instance.wait(lambda: sorted(instance.lines()) == ["its own blue", "ours"])
+    instance.wait(lambda: not list(instance.backend.entries()))
+    assert "the messages that are not unspool's" in instance.log.read_text()
+
+
+@pytest.mark.parametrize("first", ["unspool", "uwsgidecorators"])
+def test_uwsgidecorators_beside_unspool(instance: Instance, first: str) -> None:
+    """Its functions run by its own handler, whichever is imported first."""
+    parts = [UNSPOOL + OURS, DECORATORS]
+    instance.write_app(IMPORTS + "".join(parts if first == "unspool" else parts[::-1]))
+    instance.start()
+    instance.do("ours()\ndecorated(1, b=2)")
+    instance.wait(lambda: sorted(instance.lines()) == ["decorated 1 2", "ours"])
+    instance.wait(lambda: not list(instance.backend.entries()))
+
+
+def test_a_message_that_nobody_handles_is_kept(instance: Instance) -> None:
+    """Without a handler of its own, the program's bare message waits with a back-off, and its reason is told."""
+    instance.write_app(IMPORTS + UNSPOOL)
+    instance.start()
+    instance.do("uwsgi.spool({b'colour': b'blue'})")
+    instance.wait(lambda: [run.verdict for run in instance.backend.history()] == ["rescheduled"])
+    (entry,) = instance.backend.entries()
+    assert entry.attempts == 1
+    assert "uwsgi.spool()" in instance.backend.history()[0].error

@@ -1,0 +1,268 @@
+"""Inside real uWSGI: its spooler processes run what was sent, in each of its modes, with the same verdicts."""
+
+import pytest
+
+from unspool import wire
+from unspool.message import State
+
+from . import table
+from .instance import Instance, require
+
+MODES = {
+    "one process": (),
+    "two processes": ("--spooler-processes=2",),
+    "ordered, two processes": ("--spooler-processes=2", "--spooler-ordered"),
+    "cheap": ("--spooler-cheap",),
+    "cheap and ordered": ("--spooler-cheap", "--spooler-ordered"),
+    "elsewhere": ("--spooler-chdir=/",),
+}
+
+SEED = """
+my_spooler = Spooler.get_by_basename('myspooler')
+
+# @Spooler.task() to  run on first available or to run on `my_spooler`:
+@my_spooler.task(postpone=timedelta(seconds=1))
+def run_me(a, b='c'):
+    # We do:
+    # * return True if task processed
+    # * return None if task was ignored
+    # * raise an exception to force task retry
+    note("run_me", a, b, time.time())
+    return True
+"""
+
+
+@pytest.mark.parametrize("mode", [*MODES, "several spoolers", "unspool run"])
+def test_the_table_of_verdicts(instance: Instance, mode: str) -> None:
+    """Each row comes out the same in each of uWSGI's modes and without uWSGI; and what went wrong is in uWSGI's log, a
+    line each, though the program has not set up any logging."""
+    instance.write_app(table.APP)
+    if mode == "unspool run":
+        instance.start_unspool("--processes=2")
+        ids = instance.call("send_all()")
+    else:
+        require(*MODES.get(mode, ()))
+        several = ("other", "myspooler") if mode == "several spoolers" else ("myspooler",)
+        instance.start(*MODES.get(mode, ()), spoolers=several)
+        ids = instance.do("send_all()")
+    ids["altered"] = str(instance.drop("altered", bytes(table.ALTERED)))
+    table.wait_and_check(instance.backend, ids, instance.lines, instance.wait)
+    if mode != "unspool run":
+        log = instance.log.read_text().splitlines()
+        for name, ends in table.VERDICTS.items():
+            for verdict in {"dead", "crashed", "corrupt"} & set(ends):
+                told = [line for line in log if f" {verdict} " in line and f"({ids[name]})" in line]
+                assert len(told) == ends.count(verdict), (name, verdict, log)
+
+
+@pytest.mark.parametrize("place", ["unspool", "uwsgiconf.runtime.spooler"])
+def test_the_seeds_example_as_it_stands(instance: Instance, place: str) -> None:
+    """It runs in real uWSGI from either import, once, and not before its second is over."""
+    instance.write_app(f"from {place} import Spooler\n{SEED}")
+    instance.start()
+    instance.do("sent = time.time()\nrun_me('some', b='other')")
+    instance.wait(instance.lines)
+    (line,) = instance.lines()
+    name, a, b, ran = line.split()
+    assert (name, a, b) == ("run_me", "some", "other")
+    assert float(ran) - instance.do("sent") >= 1.0
+
+
+def test_postponed_tasks_never_run_early(instance: Instance) -> None:
+    """uWSGI compares whole seconds; a task whose time has a fraction still waits for it, however that is given."""
+    instance.write_app(
+        """
+        from unspool import Spooler
+        @Spooler.task
+        def late(kind, due):
+            note(kind, time.time() - due)
+            return True
+        def send():
+            now = time.time()
+            due = [now + 0.3 + n / 10 for n in range(9)]
+            for when in due:
+                late.using(postpone=timedelta(seconds=when - time.time()))("timedelta", time.time())
+                late.using(postpone=datetime.fromtimestamp(when, timezone.utc))("aware", when)
+                late.using(postpone=datetime.fromtimestamp(when))("naive", when)
+                late.using(postpone=datetime.fromtimestamp(when), priority=3)("priority", when)
+        """
+    )
+    instance.start("--spooler-processes=2")
+    instance.do("send()")
+    instance.wait(lambda: len(instance.lines()) == 36)
+    assert {line.split()[0] for line in instance.lines()} == {"timedelta", "aware", "naive", "priority"}
+    assert all(float(line.split()[1]) >= 0 for line in instance.lines())
+
+
+def test_uwsgis_time_limit_is_for_one_task(instance: Instance) -> None:
+    """A task that overruns harakiri is killed and counted, three times; short tasks with a priority, which the handler
+    finds one after the other, have their time each."""
+    instance.write_app(
+        """
+        import threading
+        from unspool import Spooler
+        @Spooler.task
+        def hangs():
+            note("hangs")
+            threading.Event().wait()
+        @Spooler.task(priority=2)
+        def takes(seconds):
+            threading.Event().wait(seconds)
+            note("takes")
+            return True
+        def send():
+            for n in range(6):
+                takes(0.6)
+            return hangs()
+        """
+    )
+    instance.start("--spooler-harakiri=1", "--spooler-processes=2")
+    id = instance.do("send()")
+    instance.wait(lambda: instance.verdicts(id)[-1:] == ["dead"])
+    assert instance.verdicts(id) == ["crashed", "crashed", "crashed", "dead"]
+    assert instance.lines().count("hangs") == 3
+    assert instance.lines().count("takes") == 6
+    assert {record.verdict for record in instance.backend.history() if record.id != id} == {"processed"}
+
+
+def test_whole_files_from_mules_and_threads(instance: Instance) -> None:
+    """Several processes with several threads each send tasks of many sizes at once: each is whole, and runs once."""
+    instance.write_app(
+        """
+        import threading
+        from unspool import Spooler
+        @Spooler.task
+        def measured(number, text):
+            assert text == str(number % 10) * (number * 97 % 70_000)
+            note("measured", number)
+            return True
+        def send(start):
+            def some(first):
+                for number in range(first, first + 25):
+                    task = measured.using(priority=number % 3) if number % 4 == 0 else measured
+                    task(number, str(number % 10) * (number * 97 % 70_000))
+            threads = [threading.Thread(target=some, args=(start + 25 * n,)) for n in range(4)]
+            for thread in threads: thread.start()
+            for thread in threads: thread.join()
+        """
+    )
+    (instance.root / "sender.py").write_text(
+        "import app, uwsgi\napp.send(uwsgi.mule_id() * 1000)\nuwsgi.mule_get_msg()\n"
+    )
+    senders = [f"--mule={instance.root / 'sender.py'}"] * 2
+    instance.start("--enable-threads", "--spooler-processes=2", *senders)
+    instance.do("send(0)")
+    instance.wait(lambda: len(instance.lines()) >= 300 and not list(instance.backend.entries()))
+    numbers = sorted(int(line.split()[1]) for line in instance.lines())
+    assert len(numbers) == 300
+    assert len(set(numbers)) == 300
+    assert {record.verdict for record in instance.backend.history(limit=1000)} == {"processed"}
+
+
+def test_what_uwsgi_does_before_anybody_is_asked(instance: Instance) -> None:
+    """Of files that other programs left cut short, uWSGI passes over the shortest, and deletes those whose variables
+    are incomplete: we are not called. A cut body is run by plain uWSGI; ours is sealed, and is set aside."""
+    whole = wire.dump({"msg": b"ucfg_fcall"}, b"x" * 100)
+    instance.write_app("from unspool import Spooler")
+    instance.start()
+    short = instance.drop("short", whole[:3])
+    variables = instance.drop("variables", whole[:20])
+    body = instance.drop("body", whole[:-1])
+    instance.wait(lambda: not variables.exists() and not body.exists())
+    assert short.exists()
+    assert [record.id for record in instance.backend.history()] == [str(body)]
+    corrupt = instance.backend.find(str(body))
+    assert corrupt is not None
+    assert corrupt.state is State.CORRUPT
+
+
+def test_a_task_that_removes_its_own_file(instance: Instance) -> None:
+    """uWSGI's spooler would exit when it cannot remove a finished task; it is not asked to."""
+    instance.write_app(
+        """
+        from unspool import Spooler, SpoolerTask
+        class Gone(SpoolerTask):
+            type_id = "gone"
+            def process(self):
+                os.unlink(self.name)
+                note("gone")
+                return True
+        """
+    )
+    instance.start()
+    pids = instance.pids()
+    for _ in range(2):
+        instance.do("Spooler.send_message_raw('ucfg_gone')")
+    instance.wait_for_line("gone", 2)
+    instance.wait(lambda: len(instance.backend.history()) == 2)
+    assert instance.pids() == pids
+    assert "horrible" not in instance.log.read_text()
+
+
+def test_a_pause_holds_for_uwsgi_too(instance: Instance) -> None:
+    """While the spooler is paused, what uWSGI offers is not run; it is when the pause ends."""
+    instance.write_app(
+        """
+        from unspool import Spooler, config
+        @Spooler.task
+        def mark():
+            note("mark")
+            return True
+        """
+    )
+    instance.start(quiet=False)
+    instance.backend.control.pause()
+    instance.do("mark()")
+    instance.wait(lambda: "managing request" in instance.log.read_text())
+    instance.wait(lambda: instance.log.read_text().count("managing request") > 1)
+    assert instance.lines() == []
+    instance.do("config.backend().control.resume()")
+    instance.wait_for_line("mark")
+
+
+def test_stopping_uwsgi_in_mid_task_loses_nothing(instance: Instance) -> None:
+    """uWSGI kills its spoolers when it stops. The task runs again at the next start, and that is a crash by count."""
+    instance.write_app(
+        """
+        from unspool import Spooler
+        @Spooler.task
+        def held():
+            hold("gate")
+            note("held")
+            return True
+        """
+    )
+    instance.gate("gate")
+    instance.start()
+    id = instance.do("held()")
+    instance.wait_for_line("begun gate")
+    instance.stop()
+    found = instance.backend.find(id)
+    assert found is not None
+    assert (found.state, found.attempts) == (State.READY, 1)
+    instance.start()
+    instance.wait_for_line("begun gate", 2)
+    instance.open_gate("gate")
+    instance.wait(lambda: instance.verdicts(id) == ["crashed", "processed"])
+
+
+def test_a_task_that_is_due_is_run_without_a_scan(instance: Instance) -> None:
+    """Sending wakes the spoolers, and also one that is busy: uWSGI's own would let the task wait out the frequency."""
+    instance.write_app(
+        """
+        from unspool import Spooler
+        @Spooler.task
+        def held():
+            hold("gate")
+        @Spooler.task
+        def mark():
+            note("mark")
+        """
+    )
+    instance.gate("gate")
+    instance.start(frequency=3600)
+    instance.do("held()")
+    instance.wait_for_line("begun gate")
+    instance.do("mark()")
+    instance.open_gate("gate")
+    instance.wait_for_line("mark")

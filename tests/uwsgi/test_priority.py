@@ -1,0 +1,148 @@
+"""Tasks with a priority under a uWSGI that does not look into their directories: none is ever stranded."""
+
+import os
+import signal
+
+import pytest
+
+from unspool.message import State
+
+from .instance import Instance, require
+
+APP = """
+from unspool import Spooler
+
+@Spooler.task
+def mark(name):
+    note("mark", name)
+    return True
+
+@Spooler.task
+def held():
+    hold("gate")
+    return True
+
+@Spooler.task(priority=4)
+def held_urgent(gate="urgent"):
+    hold(gate)
+    note("through", gate)
+    return True
+
+@Spooler.task(priority=2, max_attempts=2, retry_delay=0.1)
+def fails():
+    note("fails")
+    raise ValueError
+
+@Spooler.task(priority=1)
+def kills():
+    note("kills")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def send(*priorities):
+    for priority in priorities:
+        mark.using(priority=priority)(priority)
+"""
+
+
+def marks(instance: Instance) -> list[str]:
+    """What was marked, in order."""
+    return [line.split()[1] for line in instance.lines() if line.startswith("mark ")]
+
+
+@pytest.mark.parametrize("options", [(), ("--spooler-ordered",), ("--spooler-chdir=/",)])
+def test_smaller_numbers_run_first_and_those_without_last(instance: Instance, options: tuple[str, ...]) -> None:
+    """What was sent while the spooler was busy is run by priority as soon as that has ended: no scan is waited for."""
+    instance.write_app(APP)
+    instance.gate("gate")
+    instance.start(*options, frequency=3600)
+    instance.do("held()")
+    instance.wait_for_line("begun gate")
+    instance.do("send(None, 7, 30, 0, None, 7)")
+    instance.open_gate("gate")
+    instance.wait(lambda: len(marks(instance)) == 6)
+    if "--spooler-ordered" not in options:  # there one scan may have begun before they came
+        assert marks(instance) == ["0", "7", "7", "30", "None", "None"]
+
+
+def test_what_others_send_and_what_was_left_is_found(instance: Instance) -> None:
+    """A plain process's task rings for uWSGI; and one that was there before uWSGI started is looked for."""
+    instance.write_app(APP)
+    instance.call("[send(5)]")
+    instance.start(frequency=3600)
+    instance.wait(lambda: marks(instance) == ["5"])
+    instance.stop()
+    instance.start()
+    instance.call("[send(6, 3)]")
+    instance.wait(lambda: sorted(marks(instance)) == ["3", "5", "6"])
+    instance.wait(lambda: not list(instance.spool.glob("uwsgi_spoolfile_on_*")))  # no bell rings for nothing
+
+
+def test_failing_and_killing_and_deferred_tasks(instance: Instance) -> None:
+    """One that fails is found again at its time, one that kills its process by the next process, which also finds those
+    behind it; retried by hand, a dead one is found, too."""
+    instance.write_app(APP)
+    instance.start()
+    failing = instance.do("fails()")
+    instance.wait(lambda: instance.verdicts(failing)[-1:] == ["dead"])
+    killing = instance.do("kills()")
+    instance.do("send(8)")
+    late = instance.do("mark.using(priority=9, postpone=timedelta(seconds=1))('late')")
+    instance.wait(lambda: instance.verdicts(killing)[-1:] == ["dead"])
+    instance.wait(lambda: instance.verdicts(late) == ["processed"])
+    assert instance.verdicts(failing) == ["rescheduled", "dead"]
+    assert instance.verdicts(killing) == ["crashed", "crashed", "crashed", "dead"]
+    assert marks(instance) == ["8", "late"]
+    found = instance.backend.find(failing)
+    assert found is not None
+    assert found.state is State.DEAD
+    instance.backend.retry(failing)
+    instance.wait_for_line("fails", 3)
+
+
+def test_two_processes_run_them_side_by_side(instance: Instance) -> None:
+    """A long one in one process keeps neither those that come later nor those that were there from the other process;
+    when the process of the long one is killed, the other takes it over."""
+    instance.write_app(APP)
+    instance.gate("urgent")
+    instance.gate("second")
+    instance.start("--spooler-processes=2", frequency=3600)
+    instance.do("held_urgent()\nheld_urgent('second')")
+    instance.wait_for_line("begun urgent")
+    instance.wait_for_line("begun second")
+    instance.open_gate("second")
+    instance.wait_for_line("through second")
+    instance.do("send(8)")
+    instance.wait(lambda: marks(instance) == ["8"])
+    (running,) = (entry.id for entry in instance.backend.entries(frozenset({State.RUNNING})))
+    victim = next(pid for pid in instance.pids() if has_open(pid, running))
+    os.kill(victim, signal.SIGKILL)
+    instance.wait_for_line("begun urgent", 2)
+    instance.open_gate("urgent")
+    instance.wait_for_line("through urgent")
+
+
+def has_open(pid: int, path: str) -> bool:
+    """Whether the process has the file open."""
+    links = f"/proc/{pid}/fd"
+    return any(os.path.realpath(f"{links}/{fd}") == path for fd in os.listdir(links))
+
+
+@pytest.mark.parametrize("options", [("--spooler-cheap",), ("--spooler-cheap", "--spooler-ordered")])
+def test_a_cheap_spooler_is_started_for_them(instance: Instance, options: tuple[str, ...]) -> None:
+    """uWSGI starts it for files among the tasks without a priority only; the bell is one."""
+    require(*options)
+    instance.write_app(APP)
+    instance.start(*options)
+    instance.do("send(8, 2)\nmark.using(priority=3, postpone=timedelta(seconds=1))('late')")
+    instance.wait(lambda: sorted(marks(instance)) == ["2", "8", "late"])
+
+
+def test_priorities_that_are_none_are_refused(instance: Instance) -> None:
+    """A negative, a fraction, text, a path: nothing is sent, and nothing is made outside of the spooler."""
+    instance.write_app(APP)
+    instance.start()
+    for priority in ("-1", "1.5", "True", "'7'", "'../../x'", "10**9", "float('nan')"):
+        for code in (f"mark.using(priority={priority})", f"Spooler.send_message_raw('m', priority={priority})"):
+            with pytest.raises(RuntimeError, match="OptionRefused"):
+                instance.do(code)
+    assert sorted(os.listdir(instance.spool)) == [".unspool"]
