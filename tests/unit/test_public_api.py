@@ -35,6 +35,7 @@ MODULES = [
     "unspool.results",
     "unspool.retry",
     "unspool.schedule",
+    "unspool.section",
     "unspool.spooler",
     "unspool.tasks",
     "unspool.testing",

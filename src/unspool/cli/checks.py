@@ -1,11 +1,9 @@
 """What ``unspool doctor`` looks at. Each function gives findings; none of them raises for what it is there to find."""
 
 import contextlib
-import importlib.util
 import json
 import os
 import pwd
-import shutil
 import signal
 import stat
 import subprocess
@@ -14,13 +12,15 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from .. import config
 from ..backends.spool.layout import PRIVATE, TMP, Directory
 from ..backends.spool.wake import Wake
+from ..backends.uwsgi import module, spoolers
 from ..errors import ConfigurationError, SpoolerUnusable
 from ..message import State
-from . import output
+from . import output, program
 from .times import span
 
 __all__ = ["FAIL", "OK", "WARN", "Finding", "application", "configuration", "kernel", "python", "spooler", "uwsgi"]
@@ -147,12 +147,36 @@ def application(app: str) -> Iterator[Finding]:
 
 
 def uwsgi() -> Iterator[Finding]:
-    """Whether real uWSGI is there, which can work on the same directories."""
-    places = [place for place in (shutil.which("uwsgi"), shutil.which("pyuwsgi")) if place]
-    with contextlib.suppress(ValueError):
-        module = importlib.util.find_spec("pyuwsgi")
-        places += [module.origin] if module and module.origin else []
-    yield Finding("uwsgi", OK, ", ".join(places) or "not installed, and not needed")
+    """The uWSGI that this is in, or the one that ``unspool uwsgi`` would start."""
+    inside = module()
+    if inside is not None:
+        yield _inside(inside)
+        return
+    path = program.find()
+    if path is None:
+        yield Finding("uwsgi", OK, "not installed, and not needed")
+        return
+    try:
+        found = program.look_at(path)
+    except ConfigurationError as error:
+        yield Finding("uwsgi", WARN, str(error))
+        return
+    if found.objection:
+        yield Finding("uwsgi", WARN, found.objection, f"not needed by 'unspool run'; else {program.INSTALL}")
+    else:
+        yield Finding("uwsgi", OK, f"{found.version} at {path}, with its spooler and Python {found.python}")
+
+
+def _inside(uwsgi: Any) -> Finding:
+    version = uwsgi.version.decode() if isinstance(uwsgi.version, bytes) else uwsgi.version
+    directories = ", ".join(spoolers())
+    if not hasattr(uwsgi, "spool"):
+        return Finding("uwsgi", FAIL if directories else WARN, f"inside uWSGI {version}, which has no spooler",
+                       "write spooler = DIR, absolute, in its configuration")  # fmt: skip
+    if not uwsgi.masterpid():
+        return Finding("uwsgi", FAIL, f"inside uWSGI {version}, without a master process, so no spooler runs",
+                       "write master = true in its configuration")  # fmt: skip
+    return Finding("uwsgi", OK, f"inside uWSGI {version}, with a master process; its spoolers: {directories}")
 
 
 _IMPORT = """

@@ -1,0 +1,172 @@
+"""``unspool uwsgi``: real uWSGI, with the options that running an application's tasks needs."""
+
+import glob
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from ..errors import AppError, ConfigurationError, SpoolerUnusable
+from ..section import Section
+from . import program, spoolers
+
+__all__ = ["COMMANDS"]
+
+
+@click.command()
+@click.argument("app", envvar="UNSPOOL_UWSGI_APP")
+@spoolers.spooler_option
+@click.option(
+    "--processes",
+    type=click.IntRange(1, 1024),
+    default=1,
+    show_default=True,
+    show_envvar=True,
+    metavar="N",
+    help="Spooler processes of each directory.",
+)
+@click.option(
+    "--ordered/--no-ordered",
+    default=False,
+    show_envvar=True,
+    help="Sort tasks by name before they are run. Tasks with a priority come first either way.",
+)
+@click.option(
+    "--cheap",
+    is_flag=True,
+    show_envvar=True,
+    help="Start no spooler process before there is a task; from uWSGI 2.1 on.",
+)
+@click.option(
+    "--harakiri",
+    type=click.IntRange(1),
+    metavar="SECONDS",
+    show_envvar=True,
+    help="Kill a process whose task takes longer, whatever the task's own timeout.",
+)
+@click.option(
+    "--chdir",
+    metavar="DIR",
+    type=click.Path(exists=True, file_okay=False),
+    show_envvar=True,
+    help="Run tasks in this directory. Default: in the spooler's.",
+)
+@click.option(
+    "--max-tasks",
+    type=click.IntRange(1),
+    metavar="N",
+    show_envvar=True,
+    help="Replace a process by a fresh one after so many tasks.",
+)
+@click.option(
+    "--frequency",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    show_envvar=True,
+    metavar="SECONDS",
+    help="Look so often for tasks of other programs, and for postponed ones that are due.",
+)
+@click.option("--binary", metavar="PROGRAM", show_envvar=True, help="The uWSGI to start. Default: pyuwsgi or uwsgi, "
+              "beside this Python, else on PATH.")  # fmt: skip
+@click.option("--print", "shown", is_flag=True, envvar="UNSPOOL_UWSGI_PRINT", allow_from_autoenv=False,
+              show_envvar=True, help="Print the configuration as ini, and start nothing.")  # fmt: skip
+def uwsgi(
+    *,
+    app: str,
+    spooler: Sequence[str],
+    processes: int,
+    ordered: bool,
+    cheap: bool,
+    harakiri: int | None,
+    chdir: str | None,
+    max_tasks: int | None,
+    frequency: int,
+    binary: str | None,
+    shown: bool,
+) -> None:
+    """Run the tasks of an application in uWSGI's spooler.
+
+    APP is a module, module:attr or path/to/file.py. This command becomes uWSGI: TERM or INT stops it.
+    """
+    name, folders = _module(app)
+    directories = [backend.name for backend in spoolers.backends(spooler)]
+    section = Section()
+    section.set(strict=True, master=True, die_on_term=True, processes=0)
+    section.set(pythonpath=[glob.escape(folder) for folder in folders], spooler_import=name)
+    section.spooler.set_basic_params(
+        process_count=processes,
+        order_tasks=ordered,
+        cheap=cheap,
+        harakiri=harakiri,
+        change_dir=None if chdir is None else os.path.abspath(chdir),
+        max_tasks=max_tasks,
+        poll_interval=frequency,
+    )
+    section.spooler.add(directories)
+    if shown:
+        sys.stdout.write(section.as_ini())
+        return
+    for directory in directories:
+        _make_sure_of(directory)
+    path = _program(binary, section)
+    _import(app)
+    _become(path, section)
+
+
+COMMANDS = [uwsgi]
+
+
+def _module(app: str) -> tuple[str, list[str]]:
+    """The module to import, and from where; of directories the last is looked at first."""
+    here = os.getcwd()
+    spec = app.partition(":")[0]
+    if not spec.endswith(".py"):
+        return spec, [here]
+    # not as a file: uWSGI would make up a name for its module, and no other worker would know that
+    name = os.path.basename(spec).removesuffix(".py")
+    if not name.isidentifier() or name in sys.stdlib_module_names:
+        raise AppError(f"{spec} cannot be imported inside uWSGI as {name!r}; give the file another name")
+    folder = os.path.dirname(os.path.abspath(spec))
+    return name, list(dict.fromkeys([here, folder]))
+
+
+def _program(binary: str | None, section: Section) -> str:
+    path = program.find(binary)
+    if path is None:
+        missing = f"there is no program {binary!r}" if binary else "there is no uWSGI on this machine"
+        raise ConfigurationError(f"{missing}; {program.INSTALL}")
+    found = program.look_at(path)
+    if found.objection:
+        raise ConfigurationError(f"{found.objection}; {program.INSTALL}")
+    unknown = [name for name, _ in section.options() if name not in found.options]
+    if unknown:
+        raise ConfigurationError(f"uWSGI {found.version} at {path} has no option {unknown[0]}")
+    return path
+
+
+def _make_sure_of(directory: str) -> None:
+    """uWSGI's spoolers are begun again and again, for ever, in a directory that they cannot use."""
+    from ..backends.spool.layout import Directory
+
+    Directory(directory).fd("")
+    if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
+        raise SpoolerUnusable(f"spooler {directory} cannot be used: this user may not write there")
+
+
+def _import(app: str) -> None:
+    """uWSGI goes on without an application that it cannot import."""
+    from . import checks
+
+    for finding in checks.application(app):
+        if finding.level == checks.FAIL:
+            raise AppError(finding.text)
+
+
+def _become(path: str, section: Section) -> None:
+    sys.stdout.flush()
+    try:
+        os.execv(path, [path, *section.as_arguments()])  # noqa: S606  the program that was looked at
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be started: {error.strerror}") from error

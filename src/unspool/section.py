@@ -1,0 +1,239 @@
+"""A section of uWSGI's configuration, built in Python and rendered as ini, or as arguments.
+
+::
+
+    section = Section()
+    section.spooler.set_basic_params(order_tasks=True, process_count=2, poll_interval=5)
+    section.spooler.add("/var/spool/mail")
+    print(section)
+
+The names are uwsgiconf's. uWSGI itself ignores an option that it does not know, unless it is ``strict``, and reads a
+number that is none as 0; here either is an error. uWSGI is not imported, and no file is looked at.
+"""
+
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias, TypedDict, Unpack
+
+from .errors import ConfigurationError
+
+__all__ = ["Params", "Section", "SpoolerOptions", "SpoolerParams"]
+
+Path: TypeAlias = str | os.PathLike[str]
+Paths: TypeAlias = Path | Sequence[Path]
+
+_LARGEST = 2**31 - 1  # uWSGI keeps numbers in a C int
+_broken = re.compile(r"[\x00-\x1f\x7f]")
+_replaced = re.compile(r"[%$@]\(")
+
+
+class SpoolerParams(TypedDict, total=False):
+    """What ``Section.spooler.set_basic_params`` takes. None leaves a parameter as it is, False takes it away."""
+
+    touch_reload: Paths | None
+    """Begin fresh spooler processes when one of these files is touched: absolute paths."""
+    quiet: bool | None
+    """No log line for each task."""
+    process_count: int | None
+    """Processes for each directory."""
+    max_tasks: int | None
+    """Replace a process by a fresh one after so many tasks."""
+    order_tasks: bool | None
+    """Take tasks in the order of their names, those with a priority first."""
+    harakiri: int | None
+    """Kill a process whose task takes longer: seconds."""
+    change_dir: Path | None
+    """Run tasks in this directory, and not in the spooler's own: an absolute path."""
+    poll_interval: int | None
+    """Look for tasks so often: seconds. uWSGI's default is 30."""
+    signal_as_task: bool | None
+    """Count a uWSGI signal as a task; not known to uWSGI 2.0."""
+    cheap: bool | None
+    """Start no process before there is a task; not known to uWSGI 2.0."""
+    base_dir: Path | None
+    """Where relative directories given to ``add`` are: an absolute path. For those that are added from then on."""
+
+
+class Params(TypedDict, total=False):
+    """What ``Section.set`` takes: the few options of uWSGI, beside the spooler's, that running tasks needs."""
+
+    strict: bool | None
+    """Refuse an option that this uWSGI does not know."""
+    master: bool | None
+    """A master process; uWSGI turns it on with the first spooler."""
+    die_on_term: bool | None
+    """End on SIGTERM, which to uWSGI means to reload."""
+    processes: int | None
+    """Processes that serve requests; 0 for none."""
+    pythonpath: Paths | None
+    """Directories to import from, absolute; the last comes first. uWSGI expands ``*``, ``?`` and ``[]``."""
+    spooler_import: str | Sequence[str] | None
+    """Modules that each spooler process imports when it begins."""
+
+
+Check = Callable[[str, Any], list[str]]
+
+
+class Section:
+    """One ``[uwsgi]`` section.
+
+    ``str(section)`` is :meth:`as_ini`.
+    """
+
+    def __init__(self) -> None:
+        self._values: dict[str, list[str]] = {}
+        self._directories: list[tuple[str, str]] = []
+        self.spooler = SpoolerOptions(self, self._values, self._directories)
+
+    def set(self, **params: Unpack[Params]) -> "Section":
+        """Sets options of the server; returns the section.
+
+        :raises ConfigurationError: if there is no such option here, or it cannot have this value.
+        """
+        _apply(self._values, _SERVER, params)
+        return self
+
+    def options(self) -> list[tuple[str, str]]:
+        """uWSGI's names and the values, in the order in which they are rendered; ``true`` for what takes none."""
+        return [(name, value) for name, values in self._values.items() for value in values] + self._directories
+
+    def as_ini(self) -> str:
+        """As the text of an ini file."""
+        lines = (f"{name} = {value.replace('%', '%%')}\n" for name, value in self.options())
+        return "[uwsgi]\n" + "".join(lines)
+
+    def as_arguments(self) -> list[str]:
+        """As arguments of the uWSGI program."""
+        return [f"--{name}" if name in _FLAGS else f"--{name}={value}" for name, value in self.options()]
+
+    def __str__(self) -> str:
+        return self.as_ini()
+
+
+class SpoolerOptions:
+    """The part of a section that is about spoolers: ``Section.spooler``."""
+
+    def __init__(self, section: Section, values: dict[str, list[str]], directories: list[tuple[str, str]]) -> None:
+        self._section = section
+        self._values = values
+        self._directories = directories
+        self._base = ""
+
+    def set_basic_params(self, **params: Unpack[SpoolerParams]) -> Section:
+        """Sets parameters of all spoolers; returns the section. Each call adds to the ones before.
+
+        :raises ConfigurationError: if there is no such parameter, or it cannot have this value; then nothing is
+            changed.
+        """
+        _apply(self._values, _SPOOLER, params)
+        base = params.get("base_dir")
+        if base is not None:
+            [self._base] = _paths("base_dir", base)
+        return self._section
+
+    def add(self, work_dir: Paths, *, external: bool = False) -> Section:
+        """Adds a spooler, or several; returns the section.
+
+        :param work_dir: absolute paths, or relative ones if there is a ``base_dir``. uWSGI makes what does not exist.
+        :param external: True if another program runs the tasks: unspool, or another uWSGI. This one only sends.
+        :raises ConfigurationError: if it is not such a path, or was added already.
+        """
+        found = [os.path.join(self._base, _text("work_dir", path)) for path in _several(work_dir)]
+        added: list[tuple[str, str]] = []
+        for path in _paths("work_dir", found):
+            if any(path == known for _, known in self._directories + added):
+                raise ConfigurationError(f"spooler {path} is there already; for more processes set process_count")
+            added.append(("spooler-external" if external else "spooler", path))
+        self._directories += added
+        return self._section
+
+
+def _apply(values: dict[str, list[str]], known: Mapping[str, tuple[str, Check]], params: Mapping[str, Any]) -> None:
+    changes: dict[str, list[str]] = {}
+    for name, value in params.items():
+        if name not in known:
+            raise ConfigurationError(f"there is no parameter {name!r}; there are {', '.join(known)}")
+        if value is not None:
+            option, check = known[name]
+            changes[option] = check(name, value)
+    changes.pop("", None)  # what is no option of uWSGI's
+    values |= changes
+
+
+def _flag(name: str, value: Any) -> list[str]:
+    if not isinstance(value, bool):
+        raise ConfigurationError(f"{name} is {value!r}; it is True or False")
+    return ["true"] if value else []
+
+
+def _number(name: str, value: Any, least: int = 1) -> list[str]:
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= _LARGEST:
+        raise ConfigurationError(f"{name} is {value!r}; it is a whole number from {least} to {_LARGEST}")
+    return [str(value)]
+
+
+def _count(name: str, value: Any) -> list[str]:
+    return _number(name, value, least=0)
+
+
+def _path(name: str, value: Any) -> list[str]:
+    text = _text(name, value)
+    if not os.path.isabs(text):
+        raise ConfigurationError(f"{name} is {text!r}; give an absolute path, as uWSGI may be started anywhere")
+    return [os.path.normpath(text)]
+
+
+def _paths(name: str, value: Any) -> list[str]:
+    return [path for part in _several(value) for path in _path(name, part)]
+
+
+def _modules(name: str, value: Any) -> list[str]:
+    found = [_text(name, part) for part in _several(value)]
+    for module in found:
+        if "/" in module or module.endswith(".py") or not all(module.split(".")):
+            # uWSGI takes those for files, and makes up a module's name that no other worker knows
+            raise ConfigurationError(f"{name} is {module!r}; give a module's name, and its directory to pythonpath")
+    return found
+
+
+def _several(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, (list, tuple)) else [value]
+
+
+def _text(name: str, value: Any) -> str:
+    """A value that uWSGI reads as it was written."""
+    text = os.fspath(value) if isinstance(value, (str, os.PathLike)) else None
+    if not isinstance(text, str) or not text:
+        raise ConfigurationError(f"{name} is {value!r}; it is a text")
+    if _broken.search(text) or text != text.strip():
+        raise ConfigurationError(
+            f"{name} is {text!r}; a line of an ini cannot hold control characters, or spaces at an end"
+        )
+    if _replaced.search(text):
+        raise ConfigurationError(f"{name} is {text!r}; uWSGI would replace what begins with '%(', '$(' or '@('")
+    return text
+
+
+_SPOOLER: Mapping[str, tuple[str, Check]] = {
+    "touch_reload": ("touch-spoolers-reload", _paths),
+    "quiet": ("spooler-quiet", _flag),
+    "process_count": ("spooler-processes", _number),
+    "max_tasks": ("spooler-max-tasks", _number),
+    "order_tasks": ("spooler-ordered", _flag),
+    "harakiri": ("spooler-harakiri", _number),
+    "change_dir": ("spooler-chdir", _path),
+    "poll_interval": ("spooler-frequency", _number),
+    "signal_as_task": ("spooler-signal-as-task", _flag),
+    "cheap": ("spooler-cheap", _flag),
+    "base_dir": ("", _path),
+}
+_SERVER: Mapping[str, tuple[str, Check]] = {
+    "strict": ("strict", _flag),
+    "master": ("master", _flag),
+    "die_on_term": ("die-on-term", _flag),
+    "processes": ("processes", _count),
+    "pythonpath": ("pythonpath", _paths),
+    "spooler_import": ("spooler-import", _modules),
+}
+_FLAGS = {option for option, check in [*_SPOOLER.values(), *_SERVER.values()] if check is _flag}
