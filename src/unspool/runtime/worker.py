@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .. import codec, dispatch
+from .. import codec, dispatch, points
 from ..backends.base import Backend, Clock, Presence, Ticket
 from ..errors import AppError, TaskTimeout
 from ..message import Claim, Outcome, Record, Refusal, Release
@@ -149,6 +149,7 @@ class Worker:
 
         result: Any = None
         exception: BaseException | None = None
+        points.reach("run.begin")
         try:
             with limit(timeout):
                 result = dispatch.run(call)
@@ -166,6 +167,7 @@ class Worker:
             done(result, exception)
 
     def _finish(self, index: int, claim: Claim, outcome: Outcome, started: float) -> None:
+        points.reach("run.end")
         until = self._backends[index].settle(claim, outcome.disposition)
         ended = self._clock()
         self._done += 1
@@ -182,6 +184,7 @@ class Worker:
         )
         self._presences[index].running("", 0.0)  # before the report, or a kill in between would blame a finished task
         self._reports.write(report.END, index, claim.ref, until, record)
+        points.reach("reported")
 
     def _flush(self) -> None:
         for backend in self._backends:

@@ -5,6 +5,7 @@ import json
 import os
 from typing import Any
 
+from ... import points
 from .attempts import Count
 from .layout import ASIDE, TMP, Directory
 
@@ -23,10 +24,13 @@ def set_aside(
     """
     part = _part(state, ref)
     target_at, target = directory.place(part, _free_name(directory, part, os.path.basename(name)))
+    points.reach("bury.begin")
     note = {"reason": reason[:_REASON_SIZE], "at": now, "attempts": count.attempts, "crashes": count.crashes}
     with contextlib.suppress(OSError):
         _write_note(directory, target_at, target + REASON_SUFFIX, note)
+    points.reach("bury.noted")
     os.rename(name, target, src_dir_fd=at, dst_dir_fd=target_at)
+    points.reach("bury.moved")
 
 
 def read_reason(directory: Directory, state: str, ref: str) -> dict[str, Any]:

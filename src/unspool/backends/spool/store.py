@@ -29,7 +29,7 @@ import weakref
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from ... import wire
+from ... import points, wire
 from ...errors import Damaged, SpoolerUnusable
 from ...message import (
     Ack,
@@ -134,13 +134,16 @@ class SpoolBackend:
                 self._write(tmp, name, envelope, sync=self._durable and not batch)
             if batch and self._durable:
                 sync_file_system(tmp)
+                points.reach("send.synced")
             for part, name in written:
                 at, target = self._directory.place(part, name)
                 os.rename(name, target, src_dir_fd=tmp, dst_dir_fd=at)
                 moved += 1
+                points.reach("send.renamed")
             if self._durable:
                 for part in {part for part, _ in written}:
                     self._directory.sync(part)
+            points.reach("send.kept")
             for due in {envelope.due for envelope in envelopes if envelope.priority is not None}:
                 self._bell.announce(due)
         except OSError as error:
@@ -157,12 +160,15 @@ class SpoolBackend:
         data = wire.dump(envelope.vars, envelope.body)
         fd = os.open(name, _CREATE, 0o600, dir_fd=tmp)
         try:
+            points.reach("send.created")
             write_whole(fd, data)
             if envelope.due is not None:
                 due = int(envelope.due * 1e9)
                 os.utime(fd, ns=(due, due))
+            points.reach("send.written")
             if sync:
                 os.fsync(fd)
+                points.reach("send.synced")
         finally:
             os.close(fd)
 
@@ -178,6 +184,7 @@ class SpoolBackend:
             at, name, fd = self._open(ref)
         except OSError as error:
             return self._refusal(error)
+        points.reach("claim.opened")
         try:
             claim = self._claim(fd, at, name, ref)
         except OSError as error:
@@ -205,6 +212,7 @@ class SpoolBackend:
     def _claim(self, fd: int, at: int, name: str, ref: str) -> Claim | Refusal:
         if not lock.acquire(fd):
             return Refusal(RefusalKind.BUSY)
+        points.reach("claim.locked")
         found = os.fstat(fd)
         path = os.stat(name, dir_fd=at, follow_symlinks=False)
         if path.st_ino != found.st_ino or path.st_dev != found.st_dev:
@@ -221,7 +229,9 @@ class SpoolBackend:
                 return Refusal(RefusalKind.EARLY, found.st_ctime + _WRITING)
             self._bury(ref, at, name, Bury(str(error), corrupt=True), self._attempts.read(ref))
             return Refusal(RefusalKind.CORRUPT, None, str(error))
+        points.reach("claim.read")
         count = self._attempts.begin(fd, ref)
+        points.reach("claim.counted")
         if count.phase == DONE:
             return self._remove_done(at, name, ref)
         return Claim(f"{self.name}/{ref}", ref, envelope, count.attempts, count.crashes, _Held(fd, at, name, count))
@@ -259,6 +269,7 @@ class SpoolBackend:
         finally:
             if isinstance(token.file, int):
                 self._let_go(token.file, stays=until is not None)
+        points.reach("settled")
         return until
 
     def _let_go(self, fd: int, *, stays: bool) -> None:
@@ -272,16 +283,21 @@ class SpoolBackend:
         file, at, name, begun = token
         match disposition:
             case Ack():
+                points.reach("ack.begin")
                 if isinstance(file, int):
                     os.unlink(name, dir_fd=at)
+                    points.reach("ack.removed")
                 if self._attempts.outlive:
                     self._attempts.clear(ref)
             case Retry(at=when):
+                points.reach("retry.begin")
                 self._attempts.write(file, ref, begun._replace(phase=WAITING))
+                points.reach("retry.counted")
                 # uWSGI compares whole seconds: what it is to run must not be due before the second is full.
                 when = when if isinstance(file, int) else math.ceil(when)
                 due = int(when * 1e9)
                 os.utime(file, ns=(due, due))
+                points.reach("retry.dated")
                 return when
             case Release():
                 self._attempts.write(file, ref, Count(begun.attempts - 1, begun.crashes))

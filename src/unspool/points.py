@@ -1,0 +1,48 @@
+"""Named points on the way of a task, where a test may wait, or kill.
+
+In production a point is a call of a function that does nothing: 0.05 µs. A test puts its own in the place of ``reach``,
+in its own process or in one that it starts; nothing in the environment does. ``NAMES`` is the whole of them, in the
+order in which a task meets them; ``tests/faults`` kills at each.
+"""
+
+from collections.abc import Callable
+
+__all__ = ["NAMES", "reach"]
+
+NAMES = (
+    # enqueue
+    "send.created",  # the draft is there, empty
+    "send.written",  # whole, but perhaps not on the disk
+    "send.synced",  # on the disk, under its draft's name
+    "send.renamed",  # in its place, seen by everybody
+    "send.kept",  # in its place, come what may; the caller does not know yet
+    # claim
+    "claim.opened",
+    "claim.locked",
+    "claim.read",  # looked at and found good
+    "claim.counted",  # the attempt is counted
+    # run
+    "run.begin",
+    "run.end",  # the task has done its work; nobody knows yet
+    # settle: done
+    "ack.begin",
+    "ack.removed",  # gone from the directory; the history does not know
+    # settle: again
+    "retry.begin",
+    "retry.counted",  # no longer marked as running
+    "retry.dated",  # due later
+    # settle: set aside
+    "bury.begin",
+    "bury.noted",  # the reason is written
+    "bury.moved",
+    # all
+    "settled",  # the lock is let go of
+    "reported",  # the supervisor can know
+)
+
+
+def _nothing(_name: str) -> None:
+    pass
+
+
+reach: Callable[[str], None] = _nothing

@@ -1,0 +1,115 @@
+"""Killed at each named point of enqueue, claim, run, settle and bury: nothing is lost, nothing runs twice at once.
+
+The oracle is what tasks and producers append to a synced file outside of the spool; unspool's own records are only
+compared with it.
+"""
+
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from unspool import points
+from unspool.backends.spool import SpoolBackend
+from unspool.message import State
+
+from ..runtime.conftest import PATIENCE, Place
+
+PRODUCER_POINTS = [name for name in points.NAMES if name.startswith("send.")]
+WORKER_POINTS = [name for name in points.NAMES if name not in PRODUCER_POINTS]
+
+APP = """
+    from unspool import points
+    def _die(name):
+        if name == os.environ["KILL_AT"] and (pid := os.getpid()):
+            try:
+                os.close(os.open(os.environ["ORACLE"] + ".killed", os.O_CREAT | os.O_EXCL))
+            except FileExistsError:
+                return  # once is enough
+            os.kill(pid, signal.SIGKILL)
+    points.reach = _die
+    def run(name):
+        note("start", name, os.getpid())
+        first = sum(line.startswith("start " + name) for line in open(os.environ["ORACLE"])) == 1
+        note("end", name, os.getpid())
+        return first
+    @Spooler.task
+    def done(): run("done"); return True
+    @Spooler.task(retry_delay=0.01)
+    def again():
+        if run("again"): raise ValueError("the first time")
+        return True
+    @Spooler.task(max_attempts=1)
+    def hopeless(): run("hopeless"); raise ValueError("hopeless")
+"""
+
+
+@pytest.mark.parametrize("point", WORKER_POINTS)
+def test_a_worker_killed_at(place: Place, point: str) -> None:
+    """Each task ends as it would have, at most one run is made twice, and the crash is logged and recorded."""
+    place.env["KILL_AT"] = "nowhere"
+    place.write_app(APP)
+    place.call("done(); again(); hopeless()")
+    place.env["KILL_AT"] = point
+    running = place.run()
+    running.wait_for(lambda line: place.backend.counts() | {State.DEAD: 1} == dict.fromkeys(State, 0) | {State.DEAD: 1}
+                     and place.backend.counts()[State.DEAD] == 1)  # fmt: skip
+    assert running.stop() == 0
+    assert Path(f"{place.oracle}.killed").exists(), "the point was never reached"
+    starts = Counter(line.split()[1] for line in place.lines() if line.startswith("start"))
+    assert starts - Counter({"done": 1, "again": 2, "hopeless": 1}) in [Counter(), *[Counter({n: 1}) for n in starts]]
+    assert set(starts) == {"done", "again", "hopeless"}
+    assert overlapping(place.lines()) == []
+    (dead,) = place.backend.entries()
+    assert (dead.task, dead.reason) == ("tasks:hopeless", "ValueError: hopeless")
+    crashes = [line for line in running.seen if line.get("verdict") == "crashed"]
+    records = Counter(record.verdict for record in place.backend.history())
+    assert len(crashes) == records["crashed"] <= 1
+    if point.startswith(("run.", "ack.begin", "retry.begin", "bury.begin", "bury.noted")):
+        assert [crash["reason"] for crash in crashes] == ["its worker was killed by SIGKILL"]
+    assert list((place.spool / ".unspool" / "tmp").iterdir()) == []
+
+
+@pytest.mark.parametrize("call", ["done()", "done.using(priority=5)()", "done.enqueue_many([()] * 3)"])
+@pytest.mark.parametrize("point", PRODUCER_POINTS)
+def test_a_producer_killed_at(place: Place, point: str, call: str) -> None:
+    """Each task is absent or whole, what is whole runs once, and what is left behind is swept."""
+    place.env |= {"KILL_AT": point, "UNSPOOL_DURABILITY": "full"}
+    place.write_app(APP)
+    producer = subprocess.run(
+        [sys.executable, "-c", f"from tasks import *\n{call}"], cwd=place.root, env=place.env, timeout=PATIENCE
+    )
+    assert producer.returncode == -9
+    counts = place.backend.counts()
+    present = counts[State.READY]
+    assert sum(counts.values()) == present
+    if point == "send.kept":
+        assert present == (3 if "many" in call else 1)
+    elif point != "send.renamed":
+        assert present == 0
+    running = place.burst()
+    assert running.verdicts() == ["processed"] * present
+    assert SpoolBackend(str(place.spool)).counts() == dict.fromkeys(State, 0)
+
+
+def test_each_point_is_named_once() -> None:
+    """The code has all the points that ``NAMES`` lists, and no others."""
+    source = "\n".join(path.read_text() for path in Path(points.__file__).parent.rglob("*.py"))
+    import re
+
+    assert set(re.findall(r'points\.reach\("([a-z.]+)"\)', source)) == set(points.NAMES)
+
+
+def overlapping(lines: list[str]) -> list[str]:
+    """Tasks that a process went on with after another process had begun them: two at once."""
+    holder: dict[str, str] = {}
+    found = []
+    for line in lines:
+        word, name, pid = line.split()
+        if word == "start":
+            holder[name] = pid
+        elif holder.get(name) != pid:
+            found.append(name)
+    return found
