@@ -24,18 +24,18 @@ NAMES = (
     # run
     "run.begin",
     "run.end",  # the task has done its work; nobody knows yet
-    # settle: done
+    # settling what is done
     "ack.begin",
     "ack.removed",  # gone from the directory; the history does not know
-    # settle: again
+    # settling what is to run again
     "retry.begin",
     "retry.counted",  # no longer marked as running
     "retry.dated",  # due later
-    # settle: set aside
+    # setting aside
     "bury.begin",
     "bury.noted",  # the reason is written
     "bury.moved",
-    # all
+    # all of them
     "settled",  # the lock is let go of
     "reported",  # the supervisor can know
 )
