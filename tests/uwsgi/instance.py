@@ -81,6 +81,8 @@ class Instance:
     :param root: an empty directory.
     """
 
+    patience = PATIENCE
+
     def __init__(self, root: Path) -> None:
         self.root = root
         self.spool = root / "myspooler"
@@ -122,7 +124,7 @@ class Instance:
         program = f"import json\nfrom app import *\nprint(json.dumps({code}))"
         command = [sys.executable, "-c", program]
         done = subprocess.run(
-            command, cwd=self.root, env=self.outside, check=True, timeout=PATIENCE, capture_output=True
+            command, cwd=self.root, env=self.outside, check=True, timeout=self.patience, capture_output=True
         )
         return json.loads(done.stdout)
 
@@ -166,7 +168,7 @@ class Instance:
         place = os.open(self.root, os.O_RDONLY)
         try:
             with socket.socket(socket.AF_UNIX) as client:
-                client.settimeout(PATIENCE)
+                client.settimeout(self.patience)
                 client.connect(f"/proc/self/fd/{place}/mule.sock")  # a socket's path must be short
                 with client.makefile("rw") as file:
                     file.write(json.dumps(textwrap.dedent(code).strip()) + "\n")
@@ -209,12 +211,14 @@ class Instance:
         return draft.rename(self.spool / f"uwsgi_spoolfile_on_{name}")
 
     def wait(self, condition: Callable[[], Any], what: str = "") -> None:
-        """Waits until this is so, looking again whenever the kernel tells of a change in the instance's directory."""
+        """Waits until this is so, looking again whenever the kernel tells of a change in the instance's directory, but
+        for a small part of the time, or looking would slow down what is waited for."""
         flags = inotify_simple.flags
         mask = flags.CREATE | flags.MOVED_TO | flags.MOVED_FROM | flags.DELETE | flags.CLOSE_WRITE | flags.MODIFY
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + self.patience
         with inotify_simple.INotify() as changes:
             while True:
+                began = time.monotonic()
                 for place, _, _ in os.walk(self.root):
                     with contextlib.suppress(FileNotFoundError):
                         changes.add_watch(place, mask | flags.ATTRIB)
@@ -225,7 +229,8 @@ class Instance:
                 if self._process is not None and self._process.poll() is not None:
                     raise AssertionError(f"uWSGI ended by itself: {log}")
                 assert left > 0, f"{what or 'what was waited for'} never came; {self.lines()}; uWSGI said:\n{log}"
-                changes.read(timeout=min(left, 1.0) * 1000, read_delay=10)
+                looking = time.monotonic() - began
+                changes.read(timeout=min(left, 1.0) * 1000, read_delay=min(10 + 10_000 * looking, 500))
 
     def wait_for_line(self, wanted: str, times: int = 1) -> None:
         """Waits until tasks have noted this so many times."""
