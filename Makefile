@@ -5,10 +5,10 @@ INSTALLED := $(VENV)/.installed
 SEED ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check bench clean
+.PHONY: help demo test test-all check bench bench-uwsgi clean
 
 help: ## what each command does
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
 
 demo: $(INSTALLED) ## spool and run one task for each module of Python's standard library
 	$(BIN)/python examples/demo.py
@@ -27,6 +27,9 @@ check: $(INSTALLED) ## lint, types and import rules
 
 bench: $(INSTALLED) ## figures, as ratios against uWSGI's own spooler
 	$(BIN)/python -m benchmarks
+
+bench-uwsgi: $(INSTALLED) ## figures inside uWSGI, beside uwsgiconf and uwsgidecorators
+	$(BIN)/python -m benchmarks.inside
 
 clean: ## removes what the other commands made
 	rm -rf $(VENV) .venvs .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

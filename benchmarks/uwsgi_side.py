@@ -1,4 +1,4 @@
-"""uWSGI's own spooler, with uwsgidecorators, set up to be as fast as it can be.
+"""uWSGI's own spooler, with uwsgidecorators or with another program's tasks, set up to be as fast as it can be.
 
 No log lines for tasks, no order asked for, spoolers that import nothing but the tasks, and a caller that fills a
 directory which no spooler looks at, so that it has the disk and the processor to itself. The caller runs in a mule: it
@@ -21,16 +21,20 @@ _COMMON = [
     "--spooler-quiet",
     "--disable-logging",
 ]
-_CALLER = f"--mule={_HERE / 'app_uwsgi.py'}"
 
 
 class Uwsgi(System):
-    """uWSGI."""
+    """uWSGI; an heir may have another module's tasks run, which, as a program, is their caller."""
 
     name = "uWSGI"
+    app = "app_uwsgi"
+
+    @property
+    def _caller(self) -> str:
+        return f"--mule={_HERE / self.app}.py"
 
     def calling(self, place: Place) -> list[str]:
-        return [*_COMMON, f"--spooler-external={place.spool}", _CALLER]
+        return [*_COMMON, f"--spooler-external={place.spool}", self._caller]
 
     def working(self, place: Place, workers: int) -> list[str]:
         return [
@@ -38,8 +42,8 @@ class Uwsgi(System):
             f"--spooler={place.spool}",
             f"--spooler-processes={workers}",
             "--spooler-frequency=1",
-            "--spooler-import=benchmarks.app_uwsgi",
+            f"--spooler-import=benchmarks.{self.app}",
         ]
 
     def calling_idle(self, place: Place) -> tuple[list[str], None]:
-        return [*self.working(place, 1), _CALLER], None  # a spooler wakes up at once only for its own uWSGI
+        return [*self.working(place, 1), self._caller], None  # a spooler wakes up at once only for its own uWSGI
