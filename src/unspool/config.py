@@ -7,14 +7,18 @@ is read
 before it is needed.
 """
 
+import contextlib
+import importlib
+import importlib.util
 import logging
 import os
 import sys
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from . import address
 from .backends.base import Backend, check_period
 from .errors import ConfigurationError, NoSpooler, OptionRefused, UnspoolError
 
@@ -29,11 +33,27 @@ _HOW = (
 )
 
 
+class _Ground(NamedTuple):
+    """What keeps the tasks of a URL's scheme: a class, the package that it needs, and the extra that brings that."""
+
+    module: str
+    backend: str
+    driver: str
+    extra: str
+
+
+_GROUNDS = {
+    "postgresql": _Ground("unspool.backends.postgres", "PostgresBackend", "psycopg", "postgres"),
+    "nats": _Ground("unspool.backends.nats", "NatsBackend", "nats", "nats"),
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """All settings of a process.
 
-    :param spoolers: the absolute paths of the spool directories; the first is the default.
+    :param spoolers: the spoolers' names: of a directory its absolute path, of a server's spooler its URL without user
+        and password; the first is the default.
     :param durability: ``full`` syncs each task to the disk before its call returns; ``relaxed`` leaves that to the
         kernel.
     :param period: seconds between full looks at a directory, where the kernel tells of changes anyway.
@@ -53,6 +73,7 @@ _lock = threading.Lock()
 _configured: dict[str, Any] = {}
 _settings: Settings | None = None
 _backends: dict[str, Backend] = {}
+_addresses: dict[str, address.Address] = {}  # of servers' spoolers, by name; they know the passwords
 _handler: "SpoolerHandler | None" = None
 _start: str | None = None  # inside uWSGI, the directory it was started in: its spoolers work in another
 
@@ -114,14 +135,33 @@ def origins() -> dict[str, str]:
 
 
 def spooler_names() -> tuple[str, ...]:
-    """The configured spool directories."""
+    """The names of the configured spoolers."""
     return settings().spoolers
 
 
+def spooler_name(text: str) -> str:
+    """The name of the spooler at a path or URL, which may have a password; that is kept for when it is opened.
+
+    :raises OptionRefused: for a URL that is none.
+    """
+    if not address.is_url(text):
+        return text
+    found = address.parse(text)
+    if text != found.name or text not in _addresses:  # a name has no password to be kept
+        _addresses[found.name] = found
+    return found.name
+
+
+def basename(name: str) -> str:
+    """The last part of a spooler's name."""
+    return name.rstrip("/").rpartition("/")[2]
+
+
 def backend(name: str | None = None) -> Backend:
-    """The backend of a spooler: of the default one, or of a directory, or of a configured one's base name.
+    """The backend of a spooler: of the default one, or of a directory or URL, or of a configured one's base name.
 
     :raises NoSpooler: if none is configured, or none has this name.
+    :raises ConfigurationError: if what this kind of spooler needs is not installed.
     """
     known = spooler_names()
     if name is None:
@@ -129,15 +169,15 @@ def backend(name: str | None = None) -> Backend:
             raise NoSpooler(f"no spooler is configured; {_HOW}")
         name = known[0]
     elif not os.path.isabs(name) and os.sep not in name:
-        named = [path for path in known if os.path.basename(path) == name]
+        named = [one for one in known if basename(one) == name]
         if not named:
             raise NoSpooler(f"no spooler is named {name!r} (there are: {', '.join(known) or 'none'}); {_HOW}")
         name = named[0]
-    path = os.path.abspath(name)
+    place = spooler_name(name) if address.is_url(name) else os.path.abspath(name)
     with _lock:
-        if path not in _backends:
-            _backends[path] = _open(path)
-        return _backends[path]
+        if place not in _backends:
+            _backends[place] = _open_server(_addresses[place]) if place in _addresses else _open(place)
+        return _backends[place]
 
 
 def candidates(id: str) -> Iterator[Backend]:
@@ -148,6 +188,10 @@ def candidates(id: str) -> Iterator[Backend]:
     from .backends.spool.layout import spooler_of
 
     names = spooler_names()
+    if address.is_url(id):  # it says which, and no other has it
+        with contextlib.suppress(OptionRefused):  # then it is no id of ours
+            yield backend(address.place_of(id))
+        return
     yield from map(backend, names)
     place = spooler_of(os.path.abspath(id))
     if os.sep in id and place not in names:
@@ -209,6 +253,16 @@ def _open(path: str) -> Backend:
     return store
 
 
+def _open_server(place: address.Address) -> Backend:
+    ground = _GROUNDS[place.scheme]
+    if importlib.util.find_spec(ground.driver) is None:
+        raise ConfigurationError(
+            f"spooler {place.name} needs the package {ground.driver}: pip install 'unspool[{ground.extra}]'"
+        )
+    made: Backend = getattr(importlib.import_module(ground.module), ground.backend)(place, settings())
+    return made
+
+
 def _from_uwsgi() -> tuple[str, ...]:
     from .backends import uwsgi
 
@@ -263,12 +317,12 @@ def _number(value: Any) -> float:
 
 
 def _spoolers(value: Any, base: str) -> tuple[str, ...]:
-    parts = value.split(",") if isinstance(value, str) else [os.fspath(part) for part in value]
-    paths = [part.strip() for part in parts if part.strip()]
-    for path in paths:
-        if "://" in path:
-            raise OptionRefused(f"{path!r} is no directory; this version keeps tasks in directories only")
-    return tuple(os.path.normpath(os.path.join(base, os.path.expanduser(path))) for path in paths)
+    parts = address.split(value) if isinstance(value, str) else [os.fspath(part).strip() for part in value]
+    return tuple(
+        spooler_name(part) if address.is_url(part) else os.path.normpath(os.path.join(base, os.path.expanduser(part)))
+        for part in parts
+        if part
+    )
 
 
 def _renew_lock() -> None:

@@ -62,7 +62,9 @@ class _TaskDecorator:
 class Spooler:
     """Gives an access to a spooler.
 
-    :param name: the path of its directory.
+    :param name: the path of its directory, or its URL: ``postgresql://db/app?spooler=mail``, ``nats://a,b?spooler=mail``.
+        As an attribute, a URL's user and password are left out.
+    :raises OptionRefused: for a URL that is none.
 
     .. code-block:: python
 
@@ -80,7 +82,7 @@ class Spooler:
     task = _TaskDecorator()
 
     def __init__(self, name: str) -> None:
-        self.name = name
+        self.name = config.spooler_name(name)
 
     def __str__(self) -> str:
         return self.name
@@ -136,7 +138,7 @@ class Spooler:
 
     @classmethod
     def get_by_basename(cls, name: str) -> Optional["Spooler"]:
-        """Returns spooler object for a given directory name.
+        """Returns spooler object for a given directory name, or a server's spooler of this name.
 
         If there is more than one spooler with the same directory base name, the first one is returned.
 
@@ -145,18 +147,18 @@ class Spooler:
         :param name: Directory base name. E.g.: 'mydir' to get spooler for '/somewhere/here/is/mydir'
         """
         for spooler in cls.get_spoolers():
-            if spooler.name.rstrip("/").rpartition("/")[2] == name:
+            if config.basename(spooler.name) == name:
                 return spooler
         return None
 
     @classmethod
     def get_pids(cls) -> list[int]:
-        """Returns a list of all spooler processes IDs: the live worker processes of all spoolers."""
+        """Returns a list of all spooler processes IDs: this machine's live worker processes of all spoolers."""
         found = {
             info.pid
             for name in config.spooler_names()
             for info in config.backend(name).control.live()
-            if info.role == "worker"
+            if info.role == "worker" and not info.host
         }
         return sorted(found)
 

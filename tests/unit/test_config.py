@@ -1,6 +1,7 @@
 """Where settings come from, and what errors say."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,27 @@ def test_get_by_basename(tmp_path: Path) -> None:
     configure(spoolers=[tmp_path / "a" / "mail", tmp_path / "b" / "mail"])
     assert Spooler.get_by_basename("mail") == Spooler(str(tmp_path / "a" / "mail"))
     assert Spooler.get_by_basename("other") is None
+
+
+# --- servers
+
+
+def test_a_server_s_spooler_is_found_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the whole name and by its last part; neither shows a password, whichever way it was configured."""
+    monkeypatch.setenv("UNSPOOL_SPOOLERS", "/srv/mail,postgresql://ann:s3cret@a,b:5433/app?spooler=bulk, nats://x,y/n")
+    names = ("/srv/mail", "postgresql://a,b:5433/app/bulk", "nats://x,y/n")
+    assert settings().spoolers == names
+    assert Spooler.get_by_basename("bulk") == Spooler(names[1]) == Spooler("postgres://a,b:5433/app?spooler=bulk")
+    assert "s3cret" not in f"{Spooler.get_spoolers()}{settings()}{origins()}"
+
+
+def test_what_a_server_needs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the client's package, one line says what to install."""
+    monkeypatch.setattr(config.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigurationError, match=re.escape("pip install 'unspool[postgres]'")):
+        config.backend("postgresql://db/app?spooler=mail")
+    with pytest.raises(ConfigurationError, match=re.escape("pip install 'unspool[nats]'")):
+        config.backend("nats://db?spooler=mail")
 
 
 # --- errors

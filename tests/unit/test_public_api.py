@@ -24,6 +24,7 @@ SEED = [
 ]
 MODULES = [
     "unspool",
+    "unspool.address",
     "unspool.backends.base",
     "unspool.backends.memory",
     "unspool.backends.spool",

@@ -51,6 +51,10 @@ class Capabilities(NamedTuple):
     """Whether a supervisor can ask it for work (uWSGI pushes instead)."""
     forks: bool
     """Whether worker processes see the same tasks (memory is one process's own)."""
+    remote: bool = False
+    """Whether it is a server, which may be away for a while: signs of life and connections then renew themselves."""
+    records: bool = False
+    """Whether ``settle`` writes the record that it is given; if not, the supervisor's recorder does."""
 
 
 class Ticket(NamedTuple):
@@ -68,13 +72,16 @@ class WorkerInfo(NamedTuple):
     pid: int
     ref: str
     since: float
+    host: str = ""
+    """The machine that it is on; empty for this one."""
 
 
 class Presence(Protocol):
     """A process's sign that it is alive; it vanishes with the process, however that ends."""
 
     def running(self, ref: str, since: float) -> None:
-        """Notes what the process runs now; an empty ref for nothing. Costs no system call."""
+        """Notes what the process runs now; an empty ref for nothing. Costs no system call: where others cannot see
+        what is noted, they are told what the process has claimed instead."""
 
     def ref(self) -> str:
         """What was noted last, also after the process's death, by whoever enlisted it."""
@@ -168,7 +175,8 @@ class Backend(Protocol):
 
     @property
     def name(self) -> str:
-        """The spooler's name: on a directory its absolute path."""
+        """The spooler's name: on a directory its absolute path, on a server its URL without user and password. A
+        task's id is this, a slash, and the task's own part."""
 
     @property
     def capabilities(self) -> Capabilities:
@@ -177,6 +185,12 @@ class Backend(Protocol):
     @property
     def control(self) -> Control:
         """Its switches."""
+
+    def exists(self) -> bool:
+        """Looks whether the place is there; if it is not, the first send makes it.
+
+        :raises SpoolerUnusable: if it is there and cannot be used, or can only be made by a person.
+        """
 
     def send(self, envelopes: Sequence[Envelope]) -> list[str]:
         """Keeps the tasks and returns their ids, in order. When it returns, they are kept for good.
@@ -190,10 +204,14 @@ class Backend(Protocol):
     def claim(self, ref: str) -> Claim | Refusal:
         """Takes a task for execution, its attempt counted; or says why not."""
 
-    def settle(self, claim: Claim, disposition: Disposition) -> float | None:
+    def settle(self, claim: Claim, disposition: Disposition, record: Record | None = None) -> float | None:
         """Does what was decided; returns when to look at the task again, or None if it left the queue.
 
         A disposition that cannot be carried out is retried by the backend; the task does not run again for it at once.
+        It may be put off until ``flush``, or until the next call. Where a claim can be lost, one that was is refused
+        here: what is said of it is logged, and changes nothing.
+
+        :param record: this run, for a history that is kept along with it (``Capabilities.records``).
         """
 
     def flush(self) -> None:

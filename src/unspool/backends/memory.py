@@ -64,6 +64,9 @@ class MemoryBackend:
         self._tasks: dict[str, _Task] = {}
         self._records: list[Record] = []
 
+    def exists(self) -> bool:
+        return True
+
     def send(self, envelopes: Sequence[Envelope]) -> list[str]:
         ids = []
         for envelope in envelopes:
@@ -93,7 +96,7 @@ class MemoryBackend:
         task.running = True
         return Claim(ref, ref, envelope, task.attempts, task.crashes)
 
-    def settle(self, claim: Claim, disposition: Disposition) -> float | None:
+    def settle(self, claim: Claim, disposition: Disposition, record: Record | None = None) -> float | None:
         task = self._tasks.get(claim.ref)
         if task is None:
             return None

@@ -145,6 +145,9 @@ class UwsgiBackend:
 
     # --- producers
 
+    def exists(self) -> bool:
+        return self._store.exists()
+
     def send(self, envelopes: Sequence[Envelope]) -> list[str]:
         if not self._uwsgi.masterpid():
             raise ConfigurationError("this uWSGI has no master process, so it has no spoolers; start it with --master")
@@ -223,7 +226,7 @@ class UwsgiBackend:
     def claim(self, ref: str) -> Claim | Refusal:
         return self._store.claim(ref)
 
-    def settle(self, claim: Claim, disposition: Disposition) -> float | None:
+    def settle(self, claim: Claim, disposition: Disposition, record: Record | None = None) -> float | None:
         return self._store.settle(claim, disposition)
 
     def flush(self) -> None:

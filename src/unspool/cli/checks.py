@@ -23,7 +23,8 @@ from ..message import State
 from . import output, program
 from .times import span
 
-__all__ = ["FAIL", "OK", "WARN", "Finding", "application", "configuration", "kernel", "python", "spooler", "uwsgi"]
+__all__ = ["FAIL", "OK", "WARN", "Finding", "application", "configuration", "kernel", "python", "server",
+           "spooler", "uwsgi"]  # fmt: skip
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 
@@ -96,6 +97,18 @@ def spooler(path: str) -> Iterator[Finding]:
     yield _permissions(path, found)
     yield from _file_system(path, path)
     yield from _content(path)
+
+
+def server(name: str) -> Iterator[Finding]:
+    """A spooler on a server: whether it can be reached and used, and what is in it."""
+    try:
+        config.backend(name).exists()
+        found = list(_tasks(name))
+    except (SpoolerUnusable, ConfigurationError) as error:
+        yield Finding(name, FAIL, getattr(error, "strerror", None) or str(error))
+        return
+    yield Finding(name, OK, "can be reached and used")
+    yield from found
 
 
 def kernel() -> Iterator[Finding]:
@@ -215,6 +228,14 @@ def _permissions(path: str, found: os.stat_result) -> Finding:
 
 
 def _content(path: str) -> Iterator[Finding]:
+    yield from _tasks(path)
+    drafts = _left_behind(f"{path}/{TMP}")
+    if drafts:
+        yield Finding(f"{path}/{TMP}", WARN, f"{drafts} files of processes that died while sending",
+                      "delete them; no task whose sending was acknowledged is among them")  # fmt: skip
+
+
+def _tasks(path: str) -> Iterator[Finding]:
     counts = config.backend(path).counts()
     text = ", ".join(f"{counts[state]} {state}" for state in State)
     workers = [info for info in config.backend(path).control.live() if info.role == "worker"]
@@ -227,10 +248,6 @@ def _content(path: str) -> Iterator[Finding]:
                       "unspool ls --state dead --state corrupt; then show, retry or rm")  # fmt: skip
     if config.backend(path).control.paused:
         yield Finding(f"{path} switch", WARN, "paused", "unspool resume")
-    drafts = _left_behind(f"{path}/{TMP}")
-    if drafts:
-        yield Finding(f"{path}/{TMP}", WARN, f"{drafts} files of processes that died while sending",
-                      "delete them; no task whose sending was acknowledged is among them")  # fmt: skip
 
 
 def _file_system(subject: str, place: str) -> Iterator[Finding]:

@@ -5,6 +5,7 @@ from dataclasses import asdict
 
 import click
 
+from ..address import is_url
 from ..errors import ConfigurationError, NoSpooler
 from . import output, spoolers
 
@@ -29,7 +30,7 @@ def doctor(app: str | None, json: bool, spooler: Sequence[str]) -> int:
         usage.append(checks.Finding("spoolers", checks.FAIL, "none is configured", missing))
     if app is not None:
         usage += checks.application(app)
-    places = [finding for path in paths for finding in checks.spooler(path)]
+    places = [finding for path in paths for finding in (checks.server(path) if is_url(path) else checks.spooler(path))]
     findings = [*usage, *places, *checks.kernel(), *checks.uwsgi()]
     sound = all(finding.level != checks.FAIL for finding in findings)
     if json:

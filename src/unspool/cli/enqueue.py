@@ -58,10 +58,10 @@ _number = re.compile(r"-[0-9.]", re.ASCII)
 )
 @click.option(
     "--spooler",
-    type=spoolers.DIRECTORY,
-    metavar="DIR",
+    type=spoolers.SPOOLER,
+    metavar="SPOOLER",
     show_envvar=True,
-    help="A spool directory, or the base name of a configured one. Default: the first that is configured.",
+    help="A spool directory, a URL, or the base name of a configured one. Default: the first that is configured.",
 )
 def enqueue(
     *,

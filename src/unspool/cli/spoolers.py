@@ -2,17 +2,17 @@
 
 import os
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import click
 
-from .. import config
+from .. import address, config
 from ..backends.base import Backend
-from ..errors import NoSpooler
+from ..errors import NoSpooler, OptionRefused
 from ..message import Entry
 from .output import note
 
-__all__ = ["DIRECTORY", "NotThere", "backends", "find", "spooler_option", "usable"]
+__all__ = ["SPOOLER", "NotThere", "backends", "find", "spooler_option", "usable"]
 
 
 class NotThere(click.ClickException):
@@ -21,30 +21,34 @@ class NotThere(click.ClickException):
     exit_code = 1
 
 
-class _DirectoryType(click.ParamType):  # type: ignore[type-arg]  # generic only from click 8.4 on
-    """A spool directory; in the environment several are separated by commas, as in UNSPOOL_SPOOLERS."""
+class _SpoolerType(click.ParamType):  # type: ignore[type-arg]  # generic only from click 8.4 on
+    """A spool directory or a URL; in the environment several are separated by commas, as in UNSPOOL_SPOOLERS."""
 
-    name = "DIR"
-    envvar_list_splitter: ClassVar[str] = ","
+    name = "SPOOLER"
+
+    def split_envvar_value(self, rv: str) -> Sequence[str]:
+        return address.split(rv)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         text = str(value).strip()
         if not text or "\0" in text:
-            self.fail("name a directory.", param, ctx)
-        if "://" in text:
-            self.fail(f"{text!r} is no directory; this version keeps tasks in directories only.", param, ctx)
-        return text
+            self.fail("name a directory, or give a URL.", param, ctx)
+        try:
+            return config.spooler_name(text)  # without its password, which no message may then show
+        except OptionRefused as error:
+            self.fail(str(error), param, ctx)
 
 
-DIRECTORY = _DirectoryType()
+SPOOLER = _SpoolerType()
 
 spooler_option = click.option(
     "--spooler",
     multiple=True,
-    metavar="DIR",
-    type=DIRECTORY,
+    metavar="SPOOLER",
+    type=SPOOLER,
     show_envvar=True,
-    help="A spool directory, or the base name of a configured one; may be repeated. Default: all that are configured.",
+    help="A spool directory, a URL, or the base name of a configured one; may be repeated. Default: all that are "
+    "configured.",
 )
 
 
@@ -59,23 +63,19 @@ def backends(given: Sequence[str]) -> list[Backend]:
         try:
             config.backend()
         except NoSpooler as error:
-            raise NoSpooler(f"{error}; or give --spooler DIR") from None
+            raise NoSpooler(f"{error}; or give --spooler DIR or URL") from None
         found = [config.backend(name) for name in config.spooler_names()]
     return list({backend.name: backend for backend in found}.values())
 
 
 def usable(given: Sequence[str]) -> list[Backend]:
-    """The same, each looked at first. One whose directory has not been made yet is empty, which is said on stderr.
+    """The same, each looked at first. One that has not been made yet is empty, which is said on stderr.
 
     :raises SpoolerUnusable: if one is there but cannot be used.
     """
-    from ..backends.spool.layout import Directory
-
     found = backends(given)
     for backend in found:
-        if os.path.lexists(backend.name):
-            Directory(backend.name).fd("")
-        else:
+        if not backend.exists():
             note(f"spooler {backend.name} does not exist yet; it is made when it is first used")
     return found
 

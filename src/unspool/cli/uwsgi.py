@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import click
 
+from ..address import is_url
 from ..errors import AppError, ConfigurationError, SpoolerUnusable
 from ..section import Section
 from . import program, spoolers
@@ -92,6 +93,9 @@ def uwsgi(
     """
     name, folders = _module(app)
     directories = [backend.name for backend in spoolers.backends(spooler)]
+    for directory in directories:
+        if is_url(directory):
+            raise ConfigurationError(f"spooler {directory} is no directory, and uWSGI's spooler runs directories only")
     section = Section()
     section.set(strict=True, master=True, die_on_term=True, processes=0)
     section.set(pythonpath=[glob.escape(folder) for folder in folders], spooler_import=name)

@@ -257,7 +257,7 @@ class Supervisor:
             match event:
                 case [report.END, index, ref, until, record]:
                     self._feeds[index].settled(ref, until)
-                    self._ended(index, Record(*record), until)
+                    self._ended(index, Record(*record), until, recorded=self._backends[index].capabilities.records)
                 case [report.REFUSED, index, ref, kind, until, detail]:
                     self._refused(index, ref, kind, until, detail)
 
@@ -268,14 +268,14 @@ class Supervisor:
             names = ", ".join(backend.name for backend in self._backends)
             _log.info("started: app %s, workers: %d, spoolers: %s", self._app, self._options.processes, names)
 
-    def _ended(self, index: int, record: Record, until: float | None) -> None:
+    def _ended(self, index: int, record: Record, until: float | None, *, recorded: bool = False) -> None:
         self._announce()
         self._stats.done += 1
         if record.verdict not in (Verdict.PROCESSED, Verdict.SKIPPED):
             self._stats.failed += 1
             self._stats.dead += record.verdict in (Verdict.DEAD, Verdict.CORRUPT)
         log_end(self._backends[index].name, record, until)
-        if self._recorder is not None:
+        if self._recorder is not None and not recorded:
             self._recorder.put(index, record)
 
     def _refused(self, index: int, ref: str, kind: str, until: float | None, detail: str) -> None:
@@ -317,8 +317,11 @@ class Supervisor:
         if feed.gone != (index in self._lost):
             self._lost ^= {index}
             name = self._backends[index].name
+            remote = self._backends[index].capabilities.remote
             if feed.gone:
-                _log.error("spooler %s was removed; going on when it is back", name)
+                _log.error("spooler %s %s; going on when it is back", name, "is away" if remote else "was removed")
+            elif remote:
+                _log.info("spooler %s is back", name)
             else:
                 _log.info("spooler %s is back", name)
                 self._presences[index].hand_over()  # its file went with the old place

@@ -168,9 +168,7 @@ class Worker:
 
     def _finish(self, index: int, claim: Claim, outcome: Outcome, started: float) -> None:
         points.reach("run.end")
-        until = self._backends[index].settle(claim, outcome.disposition)
         ended = self._clock()
-        self._done += 1
         label = codec.task_label(claim.envelope.vars)
         record = Record(
             claim.id,
@@ -182,6 +180,8 @@ class Worker:
             os.getpid(),
             outcome.error,
         )
+        until = self._backends[index].settle(claim, outcome.disposition, record)
+        self._done += 1
         self._presences[index].running("", 0.0)  # before the report, or a kill in between would blame a finished task
         self._reports.write(report.END, index, claim.ref, until, record)
         points.reach("reported")

@@ -111,6 +111,12 @@ class SpoolBackend:
 
     # --- producers
 
+    def exists(self) -> bool:
+        if not os.path.lexists(self.name):
+            return False
+        self._directory.fd("")
+        return True
+
     def send(self, envelopes: Sequence[Envelope]) -> list[str]:
         try:
             return self._send(envelopes)
@@ -257,7 +263,7 @@ class SpoolBackend:
             return self._remove_done(at, name, ref)
         return Claim(path, ref, envelope, count.attempts, count.crashes, _Held(path, at, name, count))
 
-    def settle(self, claim: Claim, disposition: Disposition) -> float | None:
+    def settle(self, claim: Claim, disposition: Disposition, record: Record | None = None) -> float | None:
         token: _Held = claim.token
         until = None
         try:

@@ -1,0 +1,133 @@
+"""Where a spooler is: the path of a directory, or the URL of a server with the spooler's name in it.
+
+``postgresql://db/app?spooler=mail`` is any libpq URI with one parameter more, and ``nats://a,b,c?spooler=mail`` a list
+of servers. Such a spooler is *named* by the same without user, password and parameters: ``postgresql://db/app/mail``.
+The name is what listings, logs and ids show, it says which queue is meant whoever asks, and it can be used as a URL
+again, by whoever has the password elsewhere (``PGPASSWORD``, ``~/.pgpass``).
+"""
+
+import re
+from typing import NamedTuple
+from urllib.parse import quote, unquote
+
+from .errors import OptionRefused
+
+__all__ = ["SCHEMES", "Address", "is_url", "parse", "place_of", "split"]
+
+SCHEMES = {"postgresql": "postgresql", "postgres": "postgresql", "nats": "nats"}
+"""The schemes of URLs, each with its usual form."""
+
+_DEFAULT_PORTS = {"postgresql": ":5432", "nats": ":4222"}
+# A comma within a URL's servers, before the first / or ?, is the URL's own.
+_item = re.compile(r"(?:\s*[A-Za-z][A-Za-z0-9+.-]*://[^/?]*)?[^,]*")
+_url = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)(?:/([^?#]*))?(?:\?([^#]*))?")
+_server = re.compile(r"(?:[A-Za-z0-9._~%=-]*|\[[0-9A-Fa-f:.%]+\])(?::[0-9]+)?")
+_spooler = re.compile(r"[A-Za-z0-9_-]{1,63}")
+
+
+class Address(NamedTuple):
+    """A server's spooler.
+
+    :param scheme: ``postgresql`` or ``nats``.
+    :param spooler: the spooler's own name there.
+    :param name: what it is called: no user, no password.
+    :param url: what the server's client takes, password and all: never to be shown.
+    """
+
+    scheme: str
+    spooler: str
+    name: str
+    url: str
+
+
+def is_url(text: str) -> bool:
+    """Whether this names a server, and not a directory."""
+    return "://" in text
+
+
+def split(text: str) -> list[str]:
+    """The paths and URLs of a comma-separated list.
+
+    A URL may have several servers, ``nats://a,b,c?spooler=mail``: commas before its first ``/`` or ``?`` are its own.
+    One further on, in a parameter, has to be written ``%2C``.
+    """
+    return [part for found in _item.finditer(text) if (part := found[0].strip())]
+
+
+def parse(text: str) -> Address:
+    """The address in a URL, or in a name that ``parse`` gave.
+
+    :raises OptionRefused: if it is none, in a line that shows no password.
+    """
+    found = _url.fullmatch(text)
+    if found is None or found[1].lower() not in SCHEMES:
+        raise OptionRefused(f"{_shown(text)!r} is no path and no URL of a spooler; there are {', '.join(SCHEMES)}")
+    scheme = SCHEMES[found[1].lower()]
+    servers, parameters = found[2], [part for part in (found[4] or "").split("&") if part]
+    path = found[3] or ""
+    database, _, last = path.partition("/") if scheme == "postgresql" else ("", "", path)
+    rest = [part for part in parameters if not part.startswith("spooler=")]
+    shown = ",".join(_servers(scheme, servers, rest, text))
+    given = [unquote(part[8:]) for part in parameters if part.startswith("spooler=")]
+    spooler = given[-1] if given else last
+    if given and last:
+        raise OptionRefused(f"{_shown(text)!r} names a spooler twice, by its path and by 'spooler='")
+    if not spooler:
+        raise OptionRefused(f"{_shown(text)!r} names no spooler; add ?spooler=NAME, or &spooler=NAME")
+    if not _spooler.fullmatch(spooler):
+        raise OptionRefused(f"the spooler {spooler!r} of {_shown(text)!r} can only have letters, digits, _ and -")
+    if scheme == "postgresql":
+        database = quote(_value(rest, "dbname") or unquote(database), safe="")
+        name = f"postgresql://{shown}/{database}/{spooler}"
+        url = f"postgresql://{_unnamed(servers)}/{database}" + (f"?{'&'.join(rest)}" if rest else "")
+        if servers.startswith("service="):  # in a name
+            url += ("&" if rest else "?") + servers
+    else:
+        name = f"{scheme}://{shown}/{spooler}"
+        url = f"{scheme}://{servers}" + (f"?{'&'.join(rest)}" if rest else "")
+    return Address(scheme, spooler, name, url)
+
+
+def place_of(id: str) -> str:
+    """The spooler's name in the id of a task: what comes before the task's own part."""
+    return id.rpartition("/")[0]
+
+
+def _servers(scheme: str, servers: str, parameters: list[str], text: str) -> list[str]:
+    """The servers as a name has them: without users, passwords and usual ports."""
+    hosts = _value(parameters, "host") or _value(parameters, "hostaddr")
+    if scheme == "postgresql" and hosts:
+        ports = (_value(parameters, "port") or "").split(",")
+        ports = ports * len(hosts.split(",")) if len(ports) == 1 else ports
+        found = [
+            quote(host, safe="") + (f":{port}" if port else "")
+            for host, port in zip(hosts.split(","), ports, strict=False)
+        ]
+    else:
+        # A libpq URI has one user, before all its servers; NATS takes one for each.
+        plain = servers.rpartition("@")[2] if scheme == "postgresql" else servers
+        found = [server.rpartition("@")[2] for server in plain.split(",")]
+    for server in found:
+        if not _server.fullmatch(server):
+            raise OptionRefused(
+                f"{_shown(text)!r} has a server that is none; it is written HOST or HOST:PORT, several with commas, "
+                "and what is odd in a user or password as %XX"
+            )
+    if service := _value(parameters, "service"):
+        found = [f"service={quote(service, safe='')}"]
+    return [server.removesuffix(_DEFAULT_PORTS[scheme]).lower() if "%2F" not in server else server for server in found]
+
+
+def _unnamed(servers: str) -> str:
+    return "" if servers.startswith("service=") else servers
+
+
+def _value(parameters: list[str], name: str) -> str | None:
+    found = [unquote(part.partition("=")[2]) for part in parameters if part.partition("=")[0] == name]
+    return found[-1] if found else None
+
+
+def _shown(text: str) -> str:
+    """What a message may show of it."""
+    text = re.sub(r"://.*@", "://…@", text)
+    return re.sub(r"((?:password|token|sslpassword)=)[^&]*", r"\1…", text)
