@@ -15,12 +15,13 @@ import os
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import address
 from .backends.base import Backend, check_period
 from .errors import ConfigurationError, NoSpooler, OptionRefused, UnspoolError
+from .signing import Signer, check_keys
 
 if TYPE_CHECKING:
     from .runtime.inside import Inside, SpoolerHandler
@@ -59,6 +60,9 @@ class Settings:
     :param period: seconds between full looks at a directory, where the kernel tells of changes anyway.
     :param history_limit: runs kept in each spooler's history; 0 for none.
     :param history_age: seconds that they are kept.
+    :param secret_key: the secret keys: the first signs each task that is sent, and only what any of them verifies is
+        run; none, and tasks are not signed.
+    :param secret_key_file: the absolute path of a file that holds them instead, one a line.
     """
 
     spoolers: tuple[str, ...] = ()
@@ -66,9 +70,13 @@ class Settings:
     period: float = 300.0
     history_limit: int = 100_000
     history_age: float = 7 * 86400.0
+    secret_key: tuple[str, ...] = field(default=(), repr=False)
+    secret_key_file: str = ""
 
 
-_NAMES = tuple(field.name for field in fields(Settings))
+_NAMES = tuple(one.name for one in fields(Settings))
+_SECRETS = ("secret_key", "secret_key_file")  # empty, they are a mistake, and not the same as unset
+_MAX_KEY_FILE = 1 << 16  # characters
 _lock = threading.Lock()
 _configured: dict[str, Any] = {}
 _settings: Settings | None = None
@@ -104,13 +112,13 @@ def settings() -> Settings:
     """
     global _settings  # noqa: PLW0603  read once
     if _settings is None:
-        project, base = _project()
-        found = {name: _parse(name, value, base, "[tool.unspool] in pyproject.toml") for name, value in project.items()}
-        for name in _NAMES:
-            variable = _variable(name)
-            if os.environ.get(variable):
-                found[name] = _parse(name, os.environ[variable], _start or os.getcwd(), variable)
-        found |= _configured
+        found: dict[str, Any] = {}
+        for layer, _ in _layers():
+            if not layer.keys().isdisjoint(_SECRETS):  # either stands for both: a key replaces a file, and the reverse
+                found = {name: value for name, value in found.items() if name not in _SECRETS}
+            found |= layer
+        if "secret_key_file" in found:
+            found["secret_key"] = _keys_of(found)
         if not found.get("spoolers"):
             found["spoolers"] = _from_uwsgi()
         _settings = Settings(**found)
@@ -122,13 +130,13 @@ def origins() -> dict[str, str]:
 
     :raises ConfigurationError: if a ``pyproject.toml`` cannot be read.
     """
-    project, base = _project()
     found = dict.fromkeys(_NAMES, "default")
-    found |= dict.fromkeys(project.keys() & set(_NAMES), os.path.join(base, "pyproject.toml"))
-    for name in _NAMES:
-        if os.environ.get(_variable(name)):
-            found[name] = _variable(name)
-    found |= dict.fromkeys(_configured, "configure()")
+    for layer, origin in _layers():
+        if not layer.keys().isdisjoint(_SECRETS):
+            found |= dict.fromkeys(_SECRETS, "default")
+        found |= {name: origin or _variable(name) for name in layer}
+    if file := settings().secret_key_file:
+        found["secret_key"] = file
     if found["spoolers"] == "default" and spooler_names():
         found["spoolers"] = "uWSGI's options"
     return found
@@ -202,6 +210,30 @@ def _variable(name: str) -> str:
     return f"UNSPOOL_{name.upper()}"
 
 
+def _layers() -> Iterator[tuple[dict[str, Any], str]]:
+    """The settings of each source and what it is called, from the least to the most important; the environment is
+    called by the variables.
+
+    :raises ConfigurationError: as ``settings``.
+    """
+    project, base = _project()
+    source = "[tool.unspool] in pyproject.toml"
+    values = {name: _parse(name, value, base, source) for name, value in project.items()}
+    yield values, os.path.join(base, "pyproject.toml")
+    here = _start or os.getcwd()
+    yield (
+        {name: _parse(name, os.environ[_variable(name)], here, _variable(name)) for name in _NAMES if _is_set(name)},
+        "",
+    )
+    yield _configured, "configure()"
+
+
+def _is_set(name: str) -> bool:
+    """Whether the environment has the setting. Shells and service managers leave empty variables for none."""
+    value = os.environ.get(_variable(name))
+    return value is not None and (value != "" or name in _SECRETS)
+
+
 def enter_uwsgi() -> None:
     """Inside uWSGI, has its spoolers call our handler; elsewhere nothing. May be called again and again.
 
@@ -240,16 +272,18 @@ def _open(path: str) -> Backend:
     from .backends.uwsgi import UwsgiBackend, module, spoolers
 
     chosen = settings()
+    signer = _signer(os.path.basename(os.path.realpath(path)))
     store = SpoolBackend(
         path,
         durable=chosen.durability == "full",
         period=chosen.period,
         history_limit=chosen.history_limit,
         history_age=chosen.history_age,
+        signer=signer,
     )
     uwsgi = module()
     if uwsgi is not None and os.path.realpath(path) in spoolers():
-        return UwsgiBackend(store, uwsgi)
+        return UwsgiBackend(store, uwsgi, signer)
     return store
 
 
@@ -259,8 +293,15 @@ def _open_server(place: address.Address) -> Backend:
         raise ConfigurationError(
             f"spooler {place.name} needs the package {ground.driver}: pip install 'unspool[{ground.extra}]'"
         )
-    made: Backend = getattr(importlib.import_module(ground.module), ground.backend)(place, settings())
+    make = getattr(importlib.import_module(ground.module), ground.backend)
+    made: Backend = make(place, settings(), signer=_signer(basename(place.name)))
     return made
+
+
+def _signer(queue: str) -> Signer | None:
+    """What signs and verifies the tasks of a queue; None where no secret key is set."""
+    keys = settings().secret_key
+    return Signer(keys, queue) if keys else None
 
 
 def _from_uwsgi() -> tuple[str, ...]:
@@ -307,9 +348,28 @@ def _parse(name: str, value: Any, base: str, source: str) -> Any:
                 if isinstance(limit, bool) or not 0 <= limit < float("inf") or limit != int(limit):
                     raise OptionRefused(f"{value!r} is not a whole number of 0 or more")
                 return int(limit)
+            case "secret_key":
+                return check_keys(value.split(",") if isinstance(value, str) else value)
+            case "secret_key_file":
+                if not value:
+                    raise OptionRefused("it is empty; name a file, or unset it to work without signatures")
+                return os.path.normpath(os.path.join(base, os.path.expanduser(os.fspath(value))))
     except (OptionRefused, ValueError, TypeError) as error:
         raise ConfigurationError(f"{name} from {source} cannot be used: {error}") from error
     raise ConfigurationError(f"{source} has {name!r}, which is no setting; there are {', '.join(_NAMES)}")
+
+
+def _keys_of(found: Mapping[str, Any]) -> tuple[str, ...]:
+    path = found["secret_key_file"]
+    if "secret_key" in found:
+        raise ConfigurationError(f"secret_key and secret_key_file ({path}) are both set; set one of them")
+    try:
+        with open(path, encoding="utf-8") as file:
+            lines = file.read(_MAX_KEY_FILE).splitlines()
+        return check_keys([line for line in lines if line.strip()])
+    except (OSError, UnicodeDecodeError, OptionRefused) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigurationError(f"secret_key_file {path} cannot be used: {reason}") from None
 
 
 def _number(value: Any) -> float:

@@ -12,6 +12,7 @@
     │   ├── PayloadRefused      arguments that the serialiser cannot take
     │   └── OptionRefused       a priority, delay, period or the like that is no such thing
     ├── Damaged                 bytes that are not a task, or not the task that was sent
+    │   └── Unsigned            whole, and signed by nobody who has a secret key of ours
     ├── NoHandler               a task whose function or type this program does not know
     ├── TaskBusy                an operation on a task that is running just now
     └── TaskTimeout             raised inside a task that overran its time limit
@@ -30,6 +31,7 @@ __all__ = [
     "SpoolerUnusable",
     "TaskBusy",
     "TaskTimeout",
+    "Unsigned",
     "UnspoolError",
 ]
 
@@ -72,6 +74,10 @@ class OptionRefused(Refused, ValueError):
 
 class Damaged(UnspoolError, ValueError):
     """Bytes that are not a task, or not the task that was sent."""
+
+
+class Unsigned(Damaged):
+    """A task that is whole, but is not signed with any of the secret keys that are set."""
 
 
 class NoHandler(UnspoolError, LookupError):

@@ -238,7 +238,8 @@ def _configured() -> tuple[str, ...]:
 
 def _task_info(entry: Entry, envelope: Any) -> dict[str, Any]:
     info: dict[str, Any] = {} if envelope is None else {key: _text(value) for key, value in envelope.vars.items()}
-    info.pop("unspool_sum", None)
+    for seal in ("unspool_sum", "unspool_sig"):
+        info.pop(seal, None)
     body = envelope.body if envelope is not None else b""
     info["spooler_task_name"] = entry.id.rpartition("/")[2]
     info.setdefault("spooler", entry.spooler)

@@ -4,16 +4,19 @@ A 4-byte header (modifier1 = 17, size of the variables as little-endian u16, mod
 length, key, u16 value length, value), and the body up to the end. Source: ``core/spooler.c`` of unbit/uwsgi.
 
 A sealed envelope ends its variables with ``unspool_sum``, eight hex digits of the CRC-32 of all variables before it
-and the
-body. It is the damage check and is verified before anything is decoded. uWSGI reads such a file like any other.
+and the body. It is the damage check and is verified before anything is decoded. uWSGI reads such a file like any other.
+
+A signed one has two more before that: ``unspool_queue``, the queue that it was sent to, and ``unspool_sig``, the
+signature of all variables before itself and the body. Who has no key verifies the checksum alone.
 """
 
 import struct
 from collections.abc import Mapping
 from zlib import crc32
 
-from .errors import Damaged, PayloadRefused
+from .errors import Damaged, PayloadRefused, Unsigned
 from .message import Envelope
+from .signing import SIGNATURE_SIZE, Signer
 
 __all__ = ["HEADER_SIZE", "MAX_SIZE", "MAX_VARS", "dump", "load", "load_parts", "load_vars"]
 
@@ -24,15 +27,19 @@ MAX_SIZE = 1 << 30
 _MODIFIER = 17
 _SUM_KEY = b"\x0b\x00unspool_sum\x08\x00"
 _SUM_SIZE = len(_SUM_KEY) + 8
+_SIG_KEY = b"\x0b\x00unspool_sig%c\x00" % SIGNATURE_SIZE
+_SIG_SIZE = len(_SIG_KEY) + SIGNATURE_SIZE
+_QUEUE = "unspool_queue"
 
 _header = struct.Struct("<BHB").pack
 _unpack_size = struct.Struct("<H").unpack_from
 _sizes = [struct.pack("<H", n) for n in range(256)]  # most keys and values are short
 
 
-def dump(vars: Mapping[str, bytes], body: bytes) -> bytes:
+def dump(vars: Mapping[str, bytes], body: bytes, signer: Signer | None) -> bytes:
     """The bytes of a sealed envelope.
 
+    :param signer: signs it; None where no secret key is set.
     :raises Damaged: if the variables exceed the 65535 bytes that the format can hold.
     :raises PayloadRefused: if the body is larger than any task may be.
     """
@@ -40,21 +47,21 @@ def dump(vars: Mapping[str, bytes], body: bytes) -> bytes:
         raise PayloadRefused(
             f"the payload takes {len(body)} bytes; pass what is larger than {MAX_SIZE} by a file's path"
         )
-    parts: list[bytes] = []
-    for key, value in vars.items():
-        name = key.encode("utf-8", "surrogateescape")
-        parts += (_size(len(name)), name, _size(len(value)), value)
-    head = b"".join(parts)
+    head = _pack(vars if signer is None else {**vars, _QUEUE: signer.queue})
+    if signer is not None:
+        head += _SIG_KEY + signer.sign(head, body)
     size = len(head) + _SUM_SIZE
     if size > MAX_VARS:
         raise Damaged(f"the variables take {size} bytes; the format holds {MAX_VARS}")
     return b"%b%b%b%08x%b" % (_header(_MODIFIER, size, 0), head, _SUM_KEY, crc32(body, crc32(head)), body)
 
 
-def load(data: bytes, *, priority: int | None = None, due: float | None = None) -> Envelope:
+def load(data: bytes, signer: Signer | None, *, priority: int | None = None, due: float | None = None) -> Envelope:
     """The envelope in ``data``, its seal verified if it has one.
 
-    :raises Damaged: if the bytes are cut short, inconsistent, or do not match their seal. Nothing is decoded then.
+    :param signer: verifies its signature, which it then must have; None where no secret key is set.
+    :raises Damaged: if the bytes are cut short, inconsistent, or do not match their checksum.
+    :raises Unsigned: if they are whole, and not signed with a key of the signer's. Nothing is decoded in either case.
     """
     if len(data) < HEADER_SIZE:
         raise Damaged(f"cut short: {len(data)} bytes, and a task has a header of {HEADER_SIZE}")
@@ -65,23 +72,41 @@ def load(data: bytes, *, priority: int | None = None, due: float | None = None) 
     body = data[end:]
     seal = end - _SUM_SIZE
     sealed = seal >= HEADER_SIZE and data[seal : end - 8] == _SUM_KEY
-    if sealed and data[end - 8 : end] != b"%08x" % crc32(body, crc32(data[HEADER_SIZE:seal])):
+    if not sealed:
+        if signer is not None:
+            raise Unsigned(_UNSIGNED)
+        return Envelope(_variables(data, HEADER_SIZE, end), body, priority, due, False)
+    if data[end - 8 : end] != b"%08x" % crc32(body, crc32(data[HEADER_SIZE:seal])):
         raise Damaged("altered or cut short: the checksum does not match")
-    return Envelope(_variables(data, HEADER_SIZE, seal if sealed else end), body, priority, due, sealed)
+    signature = seal - _SIG_SIZE
+    if signature < HEADER_SIZE or data[signature : seal - SIGNATURE_SIZE] != _SIG_KEY:
+        if signer is not None:
+            raise Unsigned(_UNSIGNED)
+        return Envelope(_variables(data, HEADER_SIZE, seal), body, priority, due)
+    if signer is None:
+        found = _variables(data, HEADER_SIZE, signature)
+        found.pop(_QUEUE, None)
+        return Envelope(found, body, priority, due)
+    head = data[HEADER_SIZE:signature]
+    genuine = signer.verify(head, body, data[seal - SIGNATURE_SIZE : seal])
+    found = _variables(head, 0, len(head))
+    queue = found.pop(_QUEUE, b"")
+    if not genuine:
+        raise Unsigned(_why_not(queue, signer))
+    return Envelope(found, body, priority, due)
 
 
-def load_parts(vars: Mapping[str, bytes], body: bytes, *, priority: int | None = None) -> Envelope:
+def load_parts(
+    vars: Mapping[str, bytes], body: bytes, signer: Signer | None, *, priority: int | None = None
+) -> Envelope:
     """The envelope of variables and body that somebody else has taken apart, in their order, its seal verified.
 
-    :raises Damaged: as ``load``.
+    :raises Damaged, Unsigned: as ``load``.
     """
-    if "unspool_sum" not in vars:
-        return Envelope(vars, body, priority, None, False)
-    rest = {key: value for key, value in vars.items() if key != "unspool_sum"}
-    sealed = dump(rest, body)
-    if sealed[len(sealed) - len(body) - 8 : len(sealed) - len(body)] != vars["unspool_sum"]:
-        raise Damaged("altered or cut short: the checksum does not match")
-    return Envelope(rest, body, priority, None, True)
+    head = _pack(vars)
+    if len(head) > MAX_VARS:
+        raise Damaged(f"the variables take {len(head)} bytes; the format holds {MAX_VARS}")
+    return load(b"%b%b%b" % (_header(_MODIFIER, len(head), 0), head, body), signer, priority=priority)
 
 
 def load_vars(data: bytes) -> Envelope:
@@ -95,6 +120,24 @@ def load_vars(data: bytes) -> Envelope:
     if end > len(data):
         raise Damaged(f"cut short: the variables end at byte {end}, the data at {len(data)}")
     return Envelope(_variables(data, HEADER_SIZE, end), b"", None, None, False)
+
+
+_UNSIGNED = "unsigned, and here a secret key is set: its sender has none"
+
+
+def _why_not(queue: bytes, signer: Signer) -> str:
+    if queue != signer.queue:
+        sent, here = (name.decode("utf-8", "backslashreplace") for name in (queue[:200], signer.queue))
+        return f"signed for the queue {sent!r}, and this is {here!r}"
+    return "the signature does not match: altered, or signed with a secret key that is not set here"
+
+
+def _pack(vars: Mapping[str, bytes]) -> bytes:
+    parts: list[bytes] = []
+    for key, value in vars.items():
+        name = key.encode("utf-8", "surrogateescape")
+        parts += (_size(len(name)), name, _size(len(value)), value)
+    return b"".join(parts)
 
 
 def _variables(data: bytes, at: int, end: int) -> dict[str, bytes]:

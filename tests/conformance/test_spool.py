@@ -8,6 +8,7 @@ import pytest
 
 from unspool.backends.base import Backend, Clock
 from unspool.backends.spool import SpoolBackend, wake
+from unspool.signing import Signer
 from unspool.testing import BackendConformance
 
 
@@ -16,8 +17,8 @@ class TestRelaxed(BackendConformance):
 
     durable = False
 
-    def make_backend(self, clock: Clock, place: Path) -> Backend:
-        return SpoolBackend(str(place / "mail"), durable=self.durable, clock=clock)
+    def make_backend(self, clock: Clock, place: Path, signer: Signer | None = None) -> Backend:
+        return SpoolBackend(str(place / "mail"), durable=self.durable, clock=clock, signer=signer)
 
     def damage(self, backend: Backend, id: str) -> None:
         data = Path(id).read_bytes()

@@ -159,7 +159,7 @@ def test_settings() -> None:
     expected = {}
     for field in dataclasses.fields(Settings):
         default = field.default
-        shown = "none" if default == () else f"`{default:g}`" if isinstance(default, float) else f"`{default}`"
+        shown = "none" if default in ((), "") else f"`{default:g}`" if isinstance(default, float) else f"`{default}`"
         expected[f"`{field.name}`"] = [f"`UNSPOOL_{field.name.upper()}`", shown]
     assert rows == expected
 

@@ -64,7 +64,7 @@ def put(backend: SpoolBackend, data: bytes, name: str = NAME) -> Path:
     return path
 
 
-GOOD = wire.dump({"msg": b"x"}, b"body")
+GOOD = wire.dump({"msg": b"x"}, b"body", None)
 
 
 @pytest.mark.parametrize(

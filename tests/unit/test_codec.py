@@ -18,8 +18,8 @@ from unspool.tasks import call_message
 def travelled(message: Message) -> Message:
     """The message after encoding, writing, reading and decoding."""
     envelope = codec.encode(message)
-    data = wire.dump(envelope.vars, envelope.body)
-    return codec.decode(wire.load(data, priority=envelope.priority, due=envelope.due))
+    data = wire.dump(envelope.vars, envelope.body, None)
+    return codec.decode(wire.load(data, None, priority=envelope.priority, due=envelope.due))
 
 
 def foreign(vars: dict[str, bytes], body: bytes = b"") -> Envelope:

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from unspool import Spooler, config, configure
+from unspool.backends.spool import SpoolBackend
 from unspool.config import Settings, origins, settings
 from unspool.errors import ConfigurationError, NoSpooler
+from unspool.signing import Signer
 
 
 @pytest.fixture(autouse=True)
@@ -52,6 +54,8 @@ def test_precedence(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "period": "configure()",
         "history_limit": "UNSPOOL_HISTORY_LIMIT",
         "history_age": "default",
+        "secret_key": "default",
+        "secret_key_file": "default",
     }
 
 
@@ -130,6 +134,112 @@ def test_a_home_directory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/ann")
     configure(spoolers="~/mail")
     assert settings().spoolers == ("/home/ann/mail",)
+
+
+# --- secret keys
+
+KEY, OTHER = "k" * 32, "o" * 32
+
+
+def signer(name: str | None = None) -> Signer | None:
+    """What a backend signs with."""
+    backend = config.backend(name)
+    assert isinstance(backend, SpoolBackend)
+    return backend._signer
+
+
+def test_secret_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the environment with commas between, as a string or a list; none is set unless one is."""
+    configure(spoolers=[tmp_path / "mail"])
+    assert settings().secret_key == ()
+    assert signer() is None
+    monkeypatch.setenv("UNSPOOL_SECRET_KEY", f"{KEY}, {OTHER}")
+    configure()
+    assert settings().secret_key == (KEY, OTHER)
+    assert origins()["secret_key"] == "UNSPOOL_SECRET_KEY"
+    assert signer() is not None
+    for keys in (OTHER, [OTHER], (OTHER,)):
+        configure(secret_key=keys)
+        assert settings().secret_key == (OTHER,)
+    assert origins()["secret_key"] == "configure()"
+
+
+def test_a_file_of_secret_keys(place: Path, tmp_path: Path) -> None:
+    """One a line, relative to where it is named; empty lines count for nothing. ``origins`` names the file."""
+    (place / "keys").write_text(f"{KEY}\n\n{OTHER}\n")
+    write(place, 'secret_key_file = "keys"')
+    assert settings().secret_key == (KEY, OTHER)
+    assert origins()["secret_key"] == str(place / "keys")
+    assert origins()["secret_key_file"] == str(place / "pyproject.toml")
+
+
+def test_a_key_replaces_a_file_and_the_reverse(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is set nearer counts; both set in one place is a mistake."""
+    (place / "keys").write_text(KEY)
+    write(place, 'secret_key_file = "keys"')
+    monkeypatch.setenv("UNSPOOL_SECRET_KEY", OTHER)
+    configure()
+    assert settings() == Settings(secret_key=(OTHER,))
+    assert (origins()["secret_key"], origins()["secret_key_file"]) == ("UNSPOOL_SECRET_KEY", "default")
+    configure(secret_key_file="keys")
+    assert settings().secret_key == (KEY,)
+    configure(secret_key=OTHER)
+    with pytest.raises(ConfigurationError, match="both set"):
+        settings()
+
+
+def test_a_key_is_never_shown() -> None:
+    """Not in the text of the settings, which logs and tracebacks may show."""
+    configure(secret_key=KEY)
+    assert settings().secret_key == (KEY,)
+    assert KEY not in f"{settings()!r} {settings()!s} {origins()}"
+
+
+@pytest.mark.parametrize("value", ["", " ", "short", f"{KEY},", f",{KEY}", f"{KEY},short"])
+def test_an_empty_or_short_key_is_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    """Also an empty variable, which elsewhere stands for none: who meant to sign must not go on unsigned. The error
+    names the variable, the minimum and the way to a key, and quotes none."""
+    monkeypatch.setenv("UNSPOOL_SECRET_KEY", value)
+    with pytest.raises(ConfigurationError, match=r"UNSPOOL_SECRET_KEY .* 32 or more; make one with: python3") as caught:
+        settings()
+    assert KEY not in str(caught.value)
+    assert "short" not in str(caught.value)
+    monkeypatch.setenv("UNSPOOL_SECRET_KEY", KEY)
+    with pytest.raises(ConfigurationError, match="32 or more"):
+        configure(secret_key=value)
+    with pytest.raises(ConfigurationError, match="it is empty"):
+        configure(secret_key=[])
+
+
+def test_a_file_that_has_no_keys(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A missing, empty or binary file, and one with a short key: named, with the reason."""
+    for content, reason in (
+        (None, "No such file"),
+        (b"", "it is empty"),
+        (b"\xff", "can't decode"),
+        (f"{KEY}\nshort".encode(), "key 2 of 2 has 5 characters"),
+    ):
+        if content is not None:
+            (place / "keys").write_bytes(content)
+        configure(secret_key_file="keys")
+        with pytest.raises(ConfigurationError, match=f"{place}/keys cannot be used: .*{reason}"):
+            settings()
+    configure(secret_key_file=None)
+    monkeypatch.setenv("UNSPOOL_SECRET_KEY_FILE", "")
+    configure()
+    with pytest.raises(ConfigurationError, match="UNSPOOL_SECRET_KEY_FILE cannot be used: it is empty"):
+        settings()
+
+
+def test_the_queue_is_named_by_the_last_part_of_its_real_path(tmp_path: Path) -> None:
+    """So that it may lie anywhere, and be reached through a link."""
+    (tmp_path / "mail").mkdir()
+    (tmp_path / "current").symlink_to("mail")
+    configure(spoolers=[tmp_path / "mail"], secret_key=KEY)
+    for name in (str(tmp_path / "mail"), str(tmp_path / "current"), str(tmp_path / "elsewhere" / "mail")):
+        found = signer(name)
+        assert found is not None
+        assert found.queue == b"mail"
 
 
 def test_a_backend_by_name(tmp_path: Path) -> None:

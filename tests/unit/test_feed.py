@@ -171,7 +171,7 @@ def test_touched_to_an_earlier_time(watched: Watched) -> None:
 
 def test_a_foreign_writer_in_place_is_seen_when_it_closes(watched: Watched) -> None:
     """uWSGI writes under the final name: nothing is given while it does, and the task as soon as it is whole."""
-    data = wire.dump({"msg": b"hello"}, b"")
+    data = wire.dump({"msg": b"hello"}, b"", None)
     name = f"{PREFIX}1700000000_000000"
     with open(watched.root / name, "wb", buffering=0) as file:
         assert lock.acquire(file.fileno())

@@ -136,7 +136,7 @@ RUNS = {"raises": 3, "returns_rescheduled": 2, "raises_once": 2, "kills_its_proc
 _LENGTHS = {name: len(ends) for name, ends in VERDICTS.items()}
 WAITING = {"unknown", "unknown_type"}
 NEVER_RUN = WAITING | {"altered"}
-ALTERED = bytearray(wire.dump({"msg": b"ucfg_fax"}, b"x" * 50))
+ALTERED = bytearray(wire.dump({"msg": b"ucfg_fax"}, b"x" * 50, None))
 ALTERED[-1] ^= 1
 
 

@@ -143,7 +143,7 @@ def test_the_period_is_uwsgis_frequency(instance: Instance) -> None:
     for n in range(2):
         vars = {"msg": b"ucfg_fcall", "unspool_task": b"app:mark"}
         body = {"payload": {"func": "mark", "arg": [n], "kwg": {}}}
-        file = wire.dump({**vars, "unspool_codec": b"json"}, json.dumps(body).encode())
+        file = wire.dump({**vars, "unspool_codec": b"json"}, json.dumps(body).encode(), None)
         instance.drop(f"foreign_{n}", file)
         instance.wait_for_line(f"mark {n}")
     with pytest.raises(RuntimeError, match="OptionRefused"):
@@ -161,7 +161,7 @@ def test_a_directory_that_cannot_be_used(instance: Instance) -> None:
     for _ in range(2):
         with pytest.raises(RuntimeError, match=f"SpoolerUnusable.*{instance.spool}.*it is a file"):
             instance.do("mark(1)")
-    foreign = instance.drop("foreign", wire.dump({"msg": b"ucfg_fcall"}, b""))
+    foreign = instance.drop("foreign", wire.dump({"msg": b"ucfg_fcall"}, b"", None))
     instance.wait(lambda: instance.log.read_text().count("managing request") > 2)
     assert foreign.exists()
     assert instance.pids() == pids

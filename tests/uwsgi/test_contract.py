@@ -25,8 +25,9 @@ class WithFeeds(UwsgiBackend):
 
 
 class TestInsideUwsgi(BackendConformance):
-    def make_backend(self, clock, place):
-        return WithFeeds(SpoolBackend(str(place / "mail"), durable=False, clock=clock), uwsgi)
+    def make_backend(self, clock, place, signer=None):
+        store = SpoolBackend(str(place / "mail"), durable=False, clock=clock, signer=signer)
+        return WithFeeds(store, uwsgi, signer)
 
     def damage(self, backend, id):
         data = Path(id).read_bytes()

@@ -162,7 +162,7 @@ def test_whole_files_from_mules_and_threads(instance: Instance) -> None:
 def test_what_uwsgi_does_before_anybody_is_asked(instance: Instance) -> None:
     """Of files that other programs left cut short, uWSGI passes over the shortest, and deletes those whose variables
     are incomplete: we are not called. A cut body is run by plain uWSGI; ours is sealed, and is set aside."""
-    whole = wire.dump({"msg": b"ucfg_fcall"}, b"x" * 100)
+    whole = wire.dump({"msg": b"ucfg_fcall"}, b"x" * 100, None)
     instance.write_app("from unspool import Spooler")
     instance.start()
     short = instance.drop("short", whole[:3])

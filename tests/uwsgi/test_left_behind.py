@@ -126,10 +126,10 @@ def test_the_format_is_uwsgis_own(tmp_path: Path, run_uwsgi: Run) -> None:
     run_uwsgi(f"--spooler-external={spool}", f"--mule={tmp_path / 'sender.py'}")
     (path,) = spool.glob("uwsgi_spoolfile_on_*")
     data = path.read_bytes()
-    envelope = wire.load(data)
+    envelope = wire.load(data, None)
     assert dict(envelope.vars) == {"msg": b"x" * 300, "k": b""}
     assert (envelope.body, envelope.sealed) == (b"BODY", False)
-    ours = wire.dump(envelope.vars, envelope.body)
+    ours = wire.dump(envelope.vars, envelope.body, None)
     seal = ours.index(b"\x0b\x00unspool_sum")
     variables = data[4 : -len(b"BODY")]
     assert ours[4:seal] == variables

@@ -27,6 +27,7 @@ from ..message import (
     Retry,
     State,
 )
+from ..signing import Signer
 from .base import UNNUMBERED, Capabilities, Clock, Feed, Presence, Ticket, WorkerInfo, check_period
 
 __all__ = ["MemoryBackend"]
@@ -52,12 +53,21 @@ class MemoryBackend:
     """Implements ``base.Backend`` in a dict.
 
     :param name: any name; ids are ``memory:<name>/<number>``.
+    :param signer: signs what is sent, and refuses what is not signed; None for neither.
     """
 
     capabilities = Capabilities(feeds=True, forks=False)
 
-    def __init__(self, name: str = "memory", *, clock: Clock = time.time, period: float = 300.0) -> None:
+    def __init__(
+        self,
+        name: str = "memory",
+        *,
+        signer: Signer | None = None,
+        clock: Clock = time.time,
+        period: float = 300.0,
+    ) -> None:
         self.name = name
+        self._signer = signer
         self.control = MemoryControl(period)
         self._clock = clock
         self._numbers = itertools.count(1)
@@ -73,7 +83,8 @@ class MemoryBackend:
             number = next(self._numbers)
             due = self._clock() if envelope.due is None else envelope.due
             ids.append(id := f"memory:{self.name}/{number}")
-            self._tasks[id] = _Task(number, wire.dump(envelope.vars, envelope.body), envelope.priority, due)
+            data = wire.dump(envelope.vars, envelope.body, self._signer)
+            self._tasks[id] = _Task(number, data, envelope.priority, due)
         return ids
 
     def feed(self) -> Feed:
@@ -88,7 +99,7 @@ class MemoryBackend:
         if task.due > self._clock():
             return Refusal(RefusalKind.EARLY, task.due)
         try:
-            envelope = wire.load(task.data, priority=task.priority, due=task.due)
+            envelope = wire.load(task.data, self._signer, priority=task.priority, due=task.due)
         except Damaged as error:
             task.aside, task.reason = State.CORRUPT, str(error)
             return Refusal(RefusalKind.CORRUPT, None, str(error))
@@ -152,7 +163,7 @@ class MemoryBackend:
         if task is None:
             return None
         try:
-            return self._entry(id, task), wire.load(task.data)
+            return self._entry(id, task), wire.load(task.data, None)
         except Damaged:
             return self._entry(id, task), None
 

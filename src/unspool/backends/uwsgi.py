@@ -20,6 +20,7 @@ from typing import Any, Protocol
 from .. import wire
 from ..errors import ConfigurationError
 from ..message import Claim, Disposition, Entry, Envelope, Record, Refusal, State
+from ..signing import Signer
 from .base import Backend, Capabilities, Control, Feed, Presence, WorkerInfo
 
 __all__ = ["UwsgiBackend", "install", "module", "spoolers"]
@@ -121,12 +122,14 @@ class UwsgiBackend:
 
     :param store: the directory.
     :param uwsgi: the ``uwsgi`` module.
+    :param signer: the directory's; None where no secret key is set.
     """
 
     capabilities = Capabilities(feeds=False, forks=True)
 
-    def __init__(self, store: Store, uwsgi: ModuleType) -> None:
+    def __init__(self, store: Store, uwsgi: ModuleType, signer: Signer | None = None) -> None:
         self._store = store
+        self._signer = signer
         self._uwsgi = uwsgi
         options = {_text(key) for key in uwsgi.opt}
         self._elsewhere = "spooler-chdir" in options
@@ -170,7 +173,7 @@ class UwsgiBackend:
 
     def envelope(self, variables: Mapping[Any, Any]) -> Envelope:
         vars = {_text(key): value for key, value in variables.items() if key not in ("spooler_task_name", "body")}
-        return wire.load_parts(vars, variables.get("body", b""))
+        return wire.load_parts(vars, variables.get("body", b""), self._signer)
 
     def holding(self, ref: str, envelope: Envelope) -> contextlib.AbstractContextManager[None]:
         return self._store.holding(ref, envelope)

@@ -69,8 +69,24 @@ def configuration() -> Iterator[Finding]:
         return
     for name, origin in origins.items():
         value = getattr(settings, name)
+        if name == "secret_key":
+            yield _secret_key(len(value), origin)
+            continue
         text = ", ".join(value) or "none" if isinstance(value, tuple) else f"{value}"
         yield Finding(name, OK, f"{text} (from {origin})" if origin != "default" else f"{text} (default)")
+
+
+def _secret_key(keys: int, origin: str) -> Finding:
+    if not keys:
+        return Finding("secret_key", OK, "none: tasks are not signed, and whoever may write to a spooler may run code")
+    text = f"{keys} key{'s' if keys > 1 else ''}, the first signs; unsigned tasks are set aside (from {origin})"
+    if os.path.basename(origin) == "pyproject.toml":
+        return Finding("secret_key", WARN, text, "a file that is kept with the code is no place for a secret; use "
+                       "UNSPOOL_SECRET_KEY, or secret_key_file")  # fmt: skip
+    with contextlib.suppress(OSError):
+        if os.stat(origin).st_mode & 0o022:
+            return Finding("secret_key", WARN, f"{text}, which others may write to", f"chmod go-w {origin}")
+    return Finding("secret_key", OK, text)
 
 
 def spooler(path: str) -> Iterator[Finding]:

@@ -13,7 +13,7 @@ from ..wire import MAX_VARS
 
 __all__ = ["fits", "pack", "send"]
 
-_SEAL = 64  # bytes of the variables that are left for it; it takes less
+_SEAL = 512  # bytes of the variables that are left for it; it takes less, signature and name of the queue included
 
 
 def pack(given: Mapping[Any, Any]) -> Envelope:

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from .. import codec, dispatch
 from ..backends.base import Backend, Clock
-from ..errors import Damaged, NoHandler, SpoolerUnusable
+from ..errors import ConfigurationError, Damaged, NoHandler, SpoolerUnusable
 from ..message import Ack, Claim, Disposition, Envelope, Outcome, Record, Refusal, RefusalKind, Verdict
 from ..tasks import find_function, spooler_task_types
 from .log import log_end
@@ -49,7 +49,7 @@ class Inside(Protocol):
     def envelope(self, variables: Mapping[Any, Any]) -> Envelope:
         """What uWSGI has read.
 
-        :raises Damaged: if its seal does not match.
+        :raises Damaged: if its seal does not match, or it is not signed where a secret key is set.
         """
 
     def holding(self, ref: str, envelope: Envelope) -> contextlib.AbstractContextManager[None]:
@@ -100,7 +100,12 @@ class SpoolerHandler:
 
     def __call__(self, variables: dict[Any, Any]) -> Any:
         name = os.fsdecode(variables["spooler_task_name"])  # bytes, as are all values
-        for inside in self._insides():
+        try:
+            insides = self._insides()
+        except ConfigurationError as error:
+            self._complain(f"no task is run: {error}")
+            return AGAIN
+        for inside in insides:
             ref = inside.ref(name)
             if ref is not None:
                 try:
@@ -112,16 +117,14 @@ class SpoolerHandler:
         return AGAIN
 
     def _handle(self, inside: Inside, ref: str, variables: dict[Any, Any]) -> Any:
-        try:
-            envelope = inside.envelope(variables)
-        except Damaged as error:
-            inside.set_aside(ref, str(error))
-            record = Record(self._id(inside, ref), "?", Verdict.CORRUPT, 0, self._clock(), 0.0, os.getpid(), str(error))
-            self._note(inside, record, None)
-            return AGAIN
+        bell = inside.is_bell(ref)
+        if not bell:
+            try:
+                envelope = inside.envelope(variables)
+            except Damaged as error:
+                return self._set_aside(inside, ref, str(error))
         if inside.backend.control.paused:
             return AGAIN
-        bell = inside.is_bell(ref)
         if (bell or inside.rung()) and self._run_urgent(inside, ref):
             return AGAIN
         if bell:
@@ -130,6 +133,12 @@ class SpoolerHandler:
             if self._former is not None and not _is_ours(envelope):
                 return self._hand_on(self._former, variables)
             return self._run_adopted(inside, ref, envelope)
+
+    def _set_aside(self, inside: Inside, ref: str, reason: str) -> int:
+        inside.set_aside(ref, reason)
+        record = Record(self._id(inside, ref), "?", Verdict.CORRUPT, 0, self._clock(), 0.0, os.getpid(), reason)
+        self._note(inside, record, None)
+        return AGAIN
 
     def _complain(self, text: str) -> None:
         """Says it once: uWSGI offers the same task again and again."""

@@ -23,7 +23,7 @@ from .layout import BELL, PREFIX, RUN, TMP, Directory, hint, is_bell, is_priorit
 __all__ = ["Bell"]
 
 _MARK = "bell"
-_CONTENT = wire.dump({"msg": b"unspool_bell"}, b"")
+_CONTENT = wire.dump({"msg": b"unspool_bell"}, b"", None)  # never run, so never signed
 _SHARE = 20  # of the time, at most one part in so many goes into looking at the priorities
 _BUSY = 1.0  # seconds in which a process leaves a task alone that somebody else runs
 _SLACK = 1.0  # seconds by which a name may be ahead of its task, as after the clock was set back; a claim finds out

@@ -343,7 +343,7 @@ class Listing:
                 return None
             head = file.read(wire.HEADER_SIZE + wire.MAX_VARS if not whole else 1 << 26) or b""
         try:
-            return wire.load(head) if whole else wire.load_vars(head)
+            return wire.load(head, None) if whole else wire.load_vars(head)
         except Damaged:
             if strict:
                 raise

@@ -30,7 +30,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from ... import points, wire
-from ...errors import Damaged, SpoolerUnusable
+from ...errors import Damaged, SpoolerUnusable, Unsigned
 from ...message import (
     Ack,
     Bury,
@@ -45,6 +45,7 @@ from ...message import (
     Retry,
     State,
 )
+from ...signing import Signer
 from ..base import Capabilities, Clock, Feed
 from . import lock
 from .aside import set_aside
@@ -82,6 +83,7 @@ class SpoolBackend:
     :param durable: True syncs each task to the disk before its call returns.
     :param period: seconds between full looks at the directory, unless ``set_period`` says otherwise.
     :param history_limit: how many runs the history keeps; ``history_age``: for how many seconds.
+    :param signer: signs what is sent, and refuses what is not signed; None where no secret key is set.
     """
 
     capabilities = Capabilities(feeds=True, forks=True)
@@ -94,9 +96,11 @@ class SpoolBackend:
         period: float = 300.0,
         history_limit: int = 100_000,
         history_age: float = 7 * 86400.0,
+        signer: Signer | None = None,
         clock: Clock = time.time,
     ) -> None:
         self.name = root
+        self._signer = signer
         self._durable = durable
         self._clock = clock
         self._names = Names()
@@ -163,7 +167,7 @@ class SpoolBackend:
         return [f"{root}/{part}/{name}" if part else f"{root}/{name}" for part, name in written]
 
     def _write(self, tmp: int, name: str, envelope: Envelope, *, sync: bool) -> None:
-        data = wire.dump(envelope.vars, envelope.body)
+        data = wire.dump(envelope.vars, envelope.body, self._signer)
         fd = os.open(name, _CREATE, 0o600, dir_fd=tmp)
         try:
             points.reach("send.created")
@@ -229,9 +233,10 @@ class SpoolBackend:
         if found.st_mtime > now:
             return Refusal(RefusalKind.EARLY, found.st_mtime)
         try:
-            envelope = wire.load(read_whole(fd, found.st_size), priority=priority_of(ref), due=found.st_mtime)
+            data = read_whole(fd, found.st_size)
+            envelope = wire.load(data, self._signer, priority=priority_of(ref), due=found.st_mtime)
         except Damaged as error:
-            if now - found.st_ctime < _WRITING:
+            if now - found.st_ctime < _WRITING and not isinstance(error, Unsigned):
                 return Refusal(RefusalKind.EARLY, found.st_ctime + _WRITING)
             self._bury(ref, at, name, Bury(str(error), corrupt=True), self._attempts.read(ref))
             return Refusal(RefusalKind.CORRUPT, None, str(error))

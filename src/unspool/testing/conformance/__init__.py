@@ -3,8 +3,8 @@
 ::
 
     class TestMine(BackendConformance):
-        def make_backend(self, clock, place):
-            return MyBackend(str(place / "queue"), clock=clock)
+        def make_backend(self, clock, place, signer=None):
+            return MyBackend(str(place / "queue"), clock=clock, signer=signer)
 
         def damage(self, backend, id):
             ...  # alter a byte of what is stored
@@ -26,12 +26,21 @@ from .history import HistoryTests
 from .listing import ListingTests
 from .sending import SendingTests
 from .several import SeveralTests
+from .signing import SigningTests
 from .verdicts import VerdictTests
 
 __all__ = ["BackendConformance", "Ground", "Queue"]
 
 
 class BackendConformance(
-    SendingTests, FeedTests, ClaimTests, ListingTests, ControlTests, HistoryTests, SeveralTests, VerdictTests
+    SendingTests,
+    FeedTests,
+    ClaimTests,
+    ListingTests,
+    ControlTests,
+    HistoryTests,
+    SeveralTests,
+    SigningTests,
+    VerdictTests,
 ):
     """The whole suite. What to supply is in :class:`Ground`."""

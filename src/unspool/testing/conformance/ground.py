@@ -13,6 +13,7 @@ import pytest
 from ... import codec
 from ...backends.base import Backend, Clock, Feed, Ticket
 from ...message import Claim, Disposition, Message, Refusal, RefusalKind, State
+from ...signing import Signer
 from ..clock import FakeClock
 
 __all__ = ["TICK", "Ground", "Queue"]
@@ -28,8 +29,8 @@ class Ground(ABC):
     """What to supply; every test class of the suite is an heir."""
 
     @abstractmethod
-    def make_backend(self, clock: Clock, place: Path) -> Backend:
-        """A backend with this clock.
+    def make_backend(self, clock: Clock, place: Path, signer: Signer | None = None) -> Backend:
+        """A backend with this clock, whose tasks are signed and verified by ``signer`` if there is one.
 
         :param place: a directory of the test's own, empty at first. Called again with the same one, where the backend's
             ``Capabilities.forks`` is true, it returns another object for the same queue, as another process would.
