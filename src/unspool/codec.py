@@ -140,9 +140,12 @@ def task_label(vars: Mapping[str, bytes]) -> str:
 
 
 def _call(payload: Any, task: str | None) -> dict[str, Any]:
-    match payload:
-        case {"func": str(func), "arg": list() | tuple() as args, "kwg": dict() as kwargs}:
-            return {**payload, "func": task or func, "arg": tuple(args), "kwg": kwargs}
+    if isinstance(payload, dict):  # just decoded, and so ours to change
+        func, args, kwargs = payload.get("func"), payload.get("arg"), payload.get("kwg")
+        if isinstance(func, str) and isinstance(args, tuple | list) and isinstance(kwargs, dict):
+            payload["func"] = task or func
+            payload["arg"] = tuple(args)
+            return payload
     raise Damaged("a function call without a function, arguments and keyword arguments")
 
 

@@ -46,8 +46,7 @@ class Verdict(StrEnum):
     CORRUPT = "corrupt"
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     """What a caller sends.
 
     :param message: the text that names the handler: ``ucfg_<type id>`` or any other.

@@ -10,6 +10,7 @@ A signed one has two more before that: ``unspool_queue``, the queue that it was 
 signature of all variables before itself and the body. Who has no key verifies the checksum alone.
 """
 
+import functools
 import struct
 from collections.abc import Mapping
 from zlib import crc32
@@ -141,13 +142,19 @@ def _pack(vars: Mapping[str, bytes]) -> bytes:
 
 
 def _variables(data: bytes, at: int, end: int) -> dict[str, bytes]:
+    block = data[at:end]
+    return dict(_known(block)) if len(block) <= _SHORT else _taken_apart(block)
+
+
+def _taken_apart(data: bytes) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     key: bytes | None = None
+    at, end = 0, len(data)
     while at < end:
         start = at + 2
         at = start + _unpack_size(data, at)[0] if start <= end else start
         if at > end:
-            raise Damaged(f"inconsistent: a length at byte {start - 2} reaches beyond the variables")
+            raise Damaged(f"inconsistent: a length at byte {HEADER_SIZE + start - 2} reaches beyond the variables")
         if key is None:
             key = data[start:at]
         else:
@@ -156,6 +163,10 @@ def _variables(data: bytes, at: int, end: int) -> dict[str, bytes]:
     if key is not None:
         raise Damaged("inconsistent: a variable without a value")
     return found
+
+
+_SHORT = 512
+_known = functools.lru_cache(256)(_taken_apart)  # the calls of a function differ in their bodies only
 
 
 def _size(n: int) -> bytes:

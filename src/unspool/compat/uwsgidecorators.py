@@ -13,7 +13,6 @@ attempts. One of ``spoolforever`` has no such limit.
 
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from sys import maxsize
 from typing import Any, overload
 
@@ -94,7 +93,7 @@ class SpoolFunction:
             return codec.encode(call)  # raises, naming the argument
         if fits(vars):
             return envelope._replace(vars=vars)
-        return codec.encode(replace(call, payload={**call.payload, "returns": self._returns}))
+        return codec.encode(call._replace(payload={**call.payload, "returns": self._returns}))
 
 
 _Decorate = Callable[[Callable[..., Any]], SpoolFunction]

@@ -7,7 +7,7 @@ from ..message import Record, Verdict
 __all__ = ["log_end"]
 
 _log = logging.getLogger("unspool")
-_LEVELS = {
+_LEVELS: dict[str, int] = {
     Verdict.PROCESSED: logging.INFO,
     Verdict.SKIPPED: logging.INFO,
     Verdict.RESCHEDULED: logging.WARNING,
@@ -24,7 +24,7 @@ def log_end(spooler: str, record: Record, until: float | None) -> None:
     :param until: when it runs again (unix seconds), or None.
     """
     id, task, verdict, attempt, _, duration, pid, error = record
-    level = _LEVELS[Verdict(verdict)]
+    level = _LEVELS[verdict]
     if not _log.isEnabledFor(level):
         return
     reason = error.rpartition("\n")[2][:300]

@@ -48,19 +48,22 @@ class Process:
         """What it has reported; what concerns the process itself is noted."""
         events = self.reports.read()
         for event in events:
-            match event:
-                case [report.READY, dict(files)]:
-                    self.ready, self.files = True, files
-                case [report.FAILED, str(text)]:
-                    self.failure = text
-                case [report.BEGIN, index, ref, timeout]:
-                    self.begun.add((index, ref))
-                    if timeout is not None:
-                        self.deadlines[index, ref] = now + timeout + _KILL_AFTER
-                case [report.END, index, ref, *_]:
-                    self.useful = True
-                    self.begun.discard((index, ref))
-                    self.deadlines.pop((index, ref), None)
+            kind = event[0]
+            if kind == report.END:
+                self.useful = True
+                if self.begun:
+                    run = (event[1], event[2])
+                    self.begun.discard(run)
+                    self.deadlines.pop(run, None)
+            elif kind == report.BEGIN:
+                _, index, ref, timeout = event
+                self.begun.add((index, ref))
+                if timeout is not None:
+                    self.deadlines[index, ref] = now + timeout + _KILL_AFTER
+            elif kind == report.READY:
+                self.ready, self.files = True, event[1]
+            elif kind == report.FAILED:
+                self.failure = event[1]
         return events
 
     def kill(self) -> None:

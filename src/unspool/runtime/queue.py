@@ -17,7 +17,7 @@ from ..backends.base import REF_SIZE, Ticket
 __all__ = ["Queue"]
 
 _RECORD = 512
-_layout = struct.Struct(f"=HqdH{REF_SIZE}s")  # spooler, rank, due, length of the ref, ref
+_layout = struct.Struct(f"=HqdH{REF_SIZE}s{_RECORD - REF_SIZE - 20}x")  # spooler, rank, due, length of the ref, ref
 _PER_WRITE = select.PIPE_BUF // _RECORD
 _PIPE_SIZE = 1 << 18
 
@@ -65,7 +65,7 @@ class Queue:
         if not record:
             return None
         index, rank, due, size, ref = _layout.unpack_from(record)
-        return index, Ticket(rank, due, os.fsdecode(ref[:size]))
+        return index, Ticket(rank, due, ref[:size].decode("utf-8", "surrogateescape"))
 
     def recall(self) -> list[tuple[int, Ticket]]:
         """All tickets that nobody has taken yet, taken back."""
@@ -85,5 +85,5 @@ class Queue:
 
 
 def _dump(index: int, ticket: Ticket) -> bytes:
-    ref = os.fsencode(ticket.ref)
-    return _layout.pack(index, ticket.rank, ticket.due, len(ref), ref).ljust(_RECORD, b"\0")
+    ref = ticket.ref.encode("utf-8", "surrogateescape")
+    return _layout.pack(index, ticket.rank, ticket.due, len(ref), ref)

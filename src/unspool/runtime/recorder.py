@@ -13,10 +13,10 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from ..backends.base import Backend
 from ..message import Record
+from .report import dump_record
 
 __all__ = ["Recorder"]
 
@@ -41,9 +41,9 @@ class Recorder:
         self._dropped = 0
         self._start()
 
-    def put(self, index: int, record: Sequence[Any]) -> None:
+    def put(self, index: int, record: Record) -> None:
         """Hands over one run of a spooler's task."""
-        self._waiting.append(json.dumps([index, *record]).encode() + b"\n")
+        self._waiting.append(f"[{index},{dump_record(record)}]\n".encode())
         if len(self._waiting) > _KEPT:
             self._waiting.popleft()
             self._dropped += 1
@@ -132,7 +132,7 @@ def _record(backends: Sequence[Backend], reader: int) -> None:
             lines += chunk
         whole, _, rest = lines.rpartition(b"\n")
         batches: dict[int, list[Record]] = {}
-        for index, *record in json.loads(b"[%b]" % whole.replace(b"\n", b",")):
+        for index, record in json.loads(b"[%b]" % whole.replace(b"\n", b",")):
             batches.setdefault(index, []).append(Record(*record))
         for index, records in batches.items():
             try:

@@ -254,12 +254,13 @@ class Supervisor:
 
     def _hear(self, events: Iterable[list[Any]]) -> None:
         for event in events:
-            match event:
-                case [report.END, index, ref, until, record]:
-                    self._feeds[index].settled(ref, until)
-                    self._ended(index, Record(*record), until, recorded=self._backends[index].capabilities.records)
-                case [report.REFUSED, index, ref, kind, until, detail]:
-                    self._refused(index, ref, kind, until, detail)
+            if event[0] == report.END:
+                _, index, ref, until, record = event
+                self._feeds[index].settled(ref, until)
+                self._ended(index, Record(*record), until, recorded=self._backends[index].capabilities.records)
+            elif event[0] == report.REFUSED:
+                _, index, ref, kind, until, detail = event
+                self._refused(index, ref, kind, until, detail)
 
     def _announce(self) -> None:
         """Says, once, that the application could be imported: before the first run's end is told."""

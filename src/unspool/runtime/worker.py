@@ -83,6 +83,7 @@ class Worker:
         self._reports = reports
         self._limits = limits
         self._clock = clock
+        self._pid = os.getpid()
         self._done = 0
         self._stopping = False
         self._loop: EventLoop | None = None
@@ -137,7 +138,6 @@ class Worker:
                 self._run(index, claim, call, started)
             if suspect and self._loop is not None:
                 self._loop.drain()
-        presence.running("", 0.0)
 
     def _run(self, index: int, claim: Claim, call: dispatch.Call, started: float) -> None:
         timeout = call.options.timeout
@@ -151,8 +151,11 @@ class Worker:
         exception: BaseException | None = None
         points.reach("run.begin")
         try:
-            with limit(timeout):
+            if timeout is None:
                 result = dispatch.run(call)
+            else:
+                with limit(timeout):
+                    result = dispatch.run(call)
         except BaseException as error:  # noqa: BLE001  whatever a task raises, sys.exit() included, is its failure
             exception = error
         if isinstance(exception, TaskTimeout):
@@ -163,6 +166,7 @@ class Worker:
             if self._loop is None:
                 self._loop = EventLoop(self._limits.concurrency)
             self._loop.start(result, timeout, done)
+            self._presences[index].running("", 0.0)  # from here on it is among those whose beginning was told
         else:
             done(result, exception)
 
@@ -177,13 +181,13 @@ class Worker:
             claim.attempts,
             started,
             max(ended - started, 0.0),
-            os.getpid(),
+            self._pid,
             outcome.error,
         )
         until = self._backends[index].settle(claim, outcome.disposition, record)
         self._done += 1
         self._presences[index].running("", 0.0)  # before the report, or a kill in between would blame a finished task
-        self._reports.write(report.END, index, claim.ref, until, record)
+        self._reports.end(index, claim.ref, until, record)
         points.reach("reported")
 
     def _flush(self) -> None:

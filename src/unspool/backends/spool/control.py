@@ -125,7 +125,7 @@ class SpoolPresence:
         self.running("", 0.0)
 
     def running(self, ref: str, since: float) -> None:
-        name = os.fsencode(ref)
+        name = ref.encode("utf-8", "surrogateescape")
         self._map[_slot.size : _slot.size + len(name)] = name
         _slot.pack_into(self._map, 0, os.getpid(), since, len(name))
 
@@ -147,4 +147,4 @@ class SpoolPresence:
 
 def _read_slot(role: str, data: bytes) -> WorkerInfo:
     pid, since, length = _slot.unpack_from(data)
-    return WorkerInfo(role, pid, os.fsdecode(data[_slot.size : _slot.size + length]), since)
+    return WorkerInfo(role, pid, data[_slot.size : _slot.size + length].decode("utf-8", "surrogateescape"), since)

@@ -65,6 +65,7 @@ _WRITING = 5.0  # seconds in which an incomplete file may be one that another pr
 _LOOK_AGAIN = 60.0  # seconds after which a file that cannot be used now is looked at again
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _CLAIM = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_QUIET = getattr(os, "O_NOATIME", 0)  # the note that a file was read costs as much as reading it
 
 
 class _Held(NamedTuple):
@@ -211,13 +212,13 @@ class SpoolBackend:
     def _open(self, ref: str) -> tuple[int, str, int]:
         try:
             at, name = self._directory.at(ref)
-            return at, name, os.open(name, _CLAIM, dir_fd=at)
+            return at, name, _open_quietly(name, at)
         except FileNotFoundError:
             if not self._directory.is_gone():
                 raise
             self._directory.reopen()  # another directory has taken its place
         at, name = self._directory.at(ref)
-        return at, name, os.open(name, _CLAIM, dir_fd=at)
+        return at, name, _open_quietly(name, at)
 
     def _claim(self, fd: int, at: int, name: str, ref: str) -> Claim | Refusal:
         if not lock.acquire(fd):
@@ -425,6 +426,13 @@ class SpoolBackend:
             with contextlib.suppress(OSError):
                 os.close(fd)
         self._claimed.clear()
+
+
+def _open_quietly(name: str, at: int) -> int:
+    try:
+        return os.open(name, _CLAIM | _QUIET, dir_fd=at)
+    except PermissionError:  # that is for the file's owner alone
+        return os.open(name, _CLAIM, dir_fd=at)
 
 
 _opened: weakref.WeakSet[SpoolBackend] = weakref.WeakSet()
