@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from . import address
 from .backends.base import Backend, check_period
 from .errors import ConfigurationError, NoSpooler, OptionRefused, UnspoolError
+from .imports import late
 from .signing import Signer, check_keys
 
 if TYPE_CHECKING:
@@ -193,7 +194,8 @@ def candidates(id: str) -> Iterator[Backend]:
 
     :param id: as ``Backend.find`` takes it.
     """
-    from .backends.spool.layout import spooler_of
+    with late:
+        from .backends.spool.layout import spooler_of
 
     names = spooler_names()
     if address.is_url(id):  # it says which, and no other has it
@@ -243,12 +245,14 @@ def enter_uwsgi() -> None:
     uwsgi = sys.modules.get("uwsgi")
     if uwsgi is None or (_handler is not None and getattr(uwsgi, "spooler", None) is _handler):
         return
-    from .backends.uwsgi import install, module
+    with late:
+        from .backends.uwsgi import install, module
 
     if module() is None:
         return
     if _handler is None:
-        from .runtime.inside import SpoolerHandler
+        with late:
+            from .runtime.inside import SpoolerHandler
 
         _handler = SpoolerHandler(_insides)
         _start = os.getcwd()
@@ -261,15 +265,17 @@ def enter_uwsgi() -> None:
 
 
 def _insides() -> list["Inside"]:
-    from .backends.uwsgi import UwsgiBackend, spoolers
+    with late:
+        from .backends.uwsgi import UwsgiBackend, spoolers
 
     found = [backend(name) for name in spoolers()]
     return [one for one in found if isinstance(one, UwsgiBackend)]
 
 
 def _open(path: str) -> Backend:
-    from .backends.spool import SpoolBackend
-    from .backends.uwsgi import UwsgiBackend, module, spoolers
+    with late:
+        from .backends.spool import SpoolBackend
+        from .backends.uwsgi import UwsgiBackend, module, spoolers
 
     chosen = settings()
     signer = _signer(os.path.basename(os.path.realpath(path)))
@@ -293,7 +299,8 @@ def _open_server(place: address.Address) -> Backend:
         raise ConfigurationError(
             f"spooler {place.name} needs the package {ground.driver}: pip install 'unspool[{ground.extra}]'"
         )
-    make = getattr(importlib.import_module(ground.module), ground.backend)
+    with late:
+        make = getattr(importlib.import_module(ground.module), ground.backend)
     made: Backend = make(place, settings(), signer=_signer(basename(place.name)))
     return made
 
@@ -305,7 +312,8 @@ def _signer(queue: str) -> Signer | None:
 
 
 def _from_uwsgi() -> tuple[str, ...]:
-    from .backends import uwsgi
+    with late:
+        from .backends import uwsgi
 
     return tuple(uwsgi.spoolers())
 
@@ -316,7 +324,8 @@ def _project() -> tuple[Mapping[str, Any], str]:
     while True:
         path = os.path.join(place, "pyproject.toml")
         if os.path.isfile(path):
-            import tomllib
+            with late:
+                import tomllib
 
             with open(path, "rb") as file:
                 try:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from hashlib import sha256
 
 from .errors import OptionRefused
+from .imports import late
 
 __all__ = ["MIN_KEY", "SIGNATURE_SIZE", "Signer", "check_keys"]
 
@@ -28,7 +29,8 @@ class Signer:
     """
 
     def __init__(self, keys: Sequence[str], queue: str) -> None:
-        import itsdangerous  # 30 ms that nobody pays who has no key
+        with late:
+            import itsdangerous  # 30 ms that nobody pays who has no key
 
         self.queue = queue.encode("utf-8", "surrogateescape")
         self._signer = itsdangerous.Signer(

@@ -3,6 +3,7 @@
 import os
 
 from ...errors import Damaged
+from ...imports import late
 from ...wire import MAX_SIZE
 
 __all__ = ["read_whole", "sync_file_system", "write_whole"]
@@ -41,7 +42,8 @@ def sync_file_system(fd: int) -> None:
 
     It reports write errors of the file system since Linux 5.8 (syncfs(2)).
     """
-    import ctypes  # 10 ms that only a durable batch needs
+    with late:
+        import ctypes  # 10 ms that only a durable batch needs
 
     libc = ctypes.CDLL(None, use_errno=True)
     if not hasattr(libc, "syncfs"):
