@@ -26,6 +26,7 @@ __all__ = [
     "decode_bare",
     "encode",
     "is_bare",
+    "is_pickled",
     "task_label",
 ]
 
@@ -112,6 +113,14 @@ def decode(envelope: Envelope) -> Message:
         payload = _call(payload, task)
         task = payload["func"]
     return Message(text, payload, task, envelope.priority, envelope.due, serializer)
+
+
+def is_pickled(envelope: Envelope) -> bool:
+    """Whether decoding this would unpickle anything."""
+    vars = envelope.vars
+    if "ud_spool_func" in vars:
+        return "args" in vars
+    return bool(envelope.body) and vars.get("unspool_codec", b"pickle") == b"pickle"
 
 
 def is_bare(envelope: Envelope) -> bool:

@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 from typing import Any, Optional, ParamSpec, Protocol, TypeVar, Union, Unpack, overload
 
 from . import codec, config
+from .backends.base import Transactional
 from .errors import OptionRefused
 from .message import Entry, Message, State
 from .schedule import Postpone, check_priority, to_due
@@ -105,6 +106,7 @@ class Spooler:
         priority: int | None = None,
         postpone: datetime | timedelta | None = None,
         payload: Any = None,
+        connection: Any = None,
     ) -> str:
         """Sends a message to a spooler.
 
@@ -115,21 +117,28 @@ class Spooler:
         :param priority: Number. The priority of the message. Larger - less important.
         :param postpone: Postpone message processing till.
         :param payload: Object to pickle and pass within message.
+        :param connection: to send in its transaction; see ``send_many``.
         :returns: the task's id: on a directory the absolute path of its file.
         :raises NoSpooler, SpoolerUnusable, OptionRefused, PayloadRefused: then nothing was sent.
         """
-        return _send([raw_message(message, priority=priority, postpone=postpone, payload=payload)], spooler)[0]
+        raw = raw_message(message, priority=priority, postpone=postpone, payload=payload)
+        return _send([raw], spooler, connection)[0]
 
     @classmethod
-    def send_many(cls, messages: Iterable[Message], *, spooler: Union[str, "Spooler", None] = None) -> list[str]:
+    def send_many(
+        cls, messages: Iterable[Message], *, spooler: Union[str, "Spooler", None] = None, connection: Any = None
+    ) -> list[str]:
         """Sends many messages, sharing their syncs, and returns their ids in order.
 
         Each task is visible whole or not at all. Make messages with ``task.message(...)`` or
         :func:`unspool.raw_message`.
 
+        :param connection: of psycopg, SQLAlchemy (also a Session) or Django, to the database of a PostgreSQL spooler.
+            The tasks are sent in the transaction that is open on it: committed with it, or not at all.
         :raises NoSpooler, SpoolerUnusable, PayloadRefused: tasks that are not yet visible then were not sent.
+        :raises OptionRefused: for a connection that the spooler cannot use.
         """
-        return _send(list(messages), spooler)
+        return _send(list(messages), spooler, connection)
 
     @classmethod
     def get_spoolers(cls) -> list["Spooler"]:
@@ -222,11 +231,20 @@ def raw_message(
     return Message(message, payload, None, priority, to_due(postpone), serializer)
 
 
-def _send(messages: Sequence[Message], spooler: "str | Spooler | None") -> list[str]:
+def _send(messages: Sequence[Message], spooler: "str | Spooler | None", connection: Any = None) -> list[str]:
     config.enter_uwsgi()  # in case another module has made itself uWSGI's handler since
     envelopes = [codec.encode(message) for message in messages]
     name = spooler.name if isinstance(spooler, Spooler) else spooler
-    return config.backend(name).send(envelopes) if envelopes else []
+    if not envelopes:
+        return []
+    backend = config.backend(name)
+    if connection is None:
+        return backend.send(envelopes)
+    if not isinstance(backend, Transactional):
+        raise OptionRefused(
+            f"spooler {backend.name} cannot send within a transaction; only one on PostgreSQL takes a connection"
+        )
+    return backend.send_within(connection, envelopes)
 
 
 def _configured() -> tuple[str, ...]:

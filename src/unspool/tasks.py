@@ -31,8 +31,9 @@ __all__ = [
 
 P = ParamSpec("P")
 R = TypeVar("R")
-Send = Callable[[list[Message], Any], list[str]]
-"""Sends messages to a spooler (a name, a Spooler or None for the default); the decorator brings it along."""
+Send = Callable[[list[Message], Any, Any], list[str]]
+"""Sends messages to a spooler (a name, a Spooler or None for the default), within the transaction of a connection or
+None; the decorator brings it along."""
 
 spooler_task_types: dict[str, type["SpoolerTask"]] = {}
 """Known task types handlers will store here runtime.
@@ -188,11 +189,18 @@ class FunctionTask(Generic[P, R]):
     """
 
     def __init__(
-        self, func: Callable[P, R], options: TaskOptions, send: Send, spooler: Any = None, name: str | None = None
+        self,
+        func: Callable[P, R],
+        options: TaskOptions,
+        send: Send,
+        spooler: Any = None,
+        name: str | None = None,
+        connection: Any = None,
     ) -> None:
         self.name = name or _wire_name(func)
         self.options = options
         self.spooler = spooler
+        self._connection = connection
         self._send = send
         self._func = func
         self.__doc__ = func.__doc__
@@ -205,7 +213,7 @@ class FunctionTask(Generic[P, R]):
         :raises NoSpooler: if no spooler is configured.
         :raises SpoolerUnusable: if the spooler cannot take it; then nothing was sent.
         """
-        return self._send([self.message(*args, **kwargs)], self.spooler)[0]
+        return self._send([self.message(*args, **kwargs)], self.spooler, self._connection)[0]
 
     enqueue = __call__
 
@@ -215,7 +223,7 @@ class FunctionTask(Generic[P, R]):
         :param calls: for each call a tuple or list of arguments, a mapping of keyword arguments, or one plain argument.
         :raises PayloadRefused: before anything is sent.
         """
-        return self._send([self._message_of(call) for call in calls], self.spooler)
+        return self._send([self._message_of(call) for call in calls], self.spooler, self._connection)
 
     def call_local(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Calls the original here and now."""
@@ -228,18 +236,22 @@ class FunctionTask(Generic[P, R]):
         return call_message(self.name, args, kwargs, options.priority, due, options.serializer)
 
     def using(self, **changes: Any) -> "FunctionTask[P, R]":
-        """The same task with other options: ``priority``, ``postpone``, ``spooler``, ``serializer``.
+        """The same task with other options: ``priority``, ``postpone``, ``spooler``, ``serializer``; or with a
+        ``connection`` of psycopg's, SQLAlchemy's or Django's to the database of a PostgreSQL spooler: the task is then
+        sent in that connection's transaction, committed with it or not at all.
 
         :raises OptionRefused: if a value is not one the option can have.
         """
         spooler = changes.pop("spooler", self.spooler)
+        connection = changes.pop("connection", self._connection)
         unknown = changes.keys() - {"priority", "postpone", "serializer"}
         if unknown:
             raise OptionRefused(
-                f"using() takes priority, postpone, spooler and serializer, not {', '.join(sorted(unknown))}; "
+                f"using() takes priority, postpone, spooler, serializer and connection, not "
+                f"{', '.join(sorted(unknown))}; "
                 "what governs the run is set where the task is defined"
             )
-        return FunctionTask(self._func, replace(self.options, **changes), self._send, spooler, self.name)
+        return FunctionTask(self._func, replace(self.options, **changes), self._send, spooler, self.name, connection)
 
     def register(self) -> "FunctionTask[P, R]":
         """Makes the function known to workers of this program."""

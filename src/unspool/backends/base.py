@@ -6,7 +6,7 @@ unix seconds, from the clock that the backend was made with.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from ..errors import OptionRefused
 from ..message import Claim, Disposition, Entry, Envelope, Record, Refusal, State
@@ -14,13 +14,17 @@ from ..message import Claim, Disposition, Entry, Envelope, Record, Refusal, Stat
 __all__ = [
     "REF_SIZE",
     "UNNUMBERED",
+    "UNSIGNED_PICKLE",
     "Backend",
     "Capabilities",
     "Clock",
     "Control",
     "Feed",
+    "Migratable",
     "Presence",
+    "Settings",
     "Ticket",
+    "Transactional",
     "WorkerInfo",
     "check_period",
 ]
@@ -32,6 +36,13 @@ REF_SIZE = 480
 
 UNNUMBERED = 10**9
 """The rank of tasks without a priority: after all numbers."""
+
+
+UNSIGNED_PICKLE = (
+    "it is pickled, which is code to whoever runs it, and no secret key is set that would tell who sent it: set "
+    'UNSPOOL_SECRET_KEY for senders and workers, or give the task serializer="json"'
+)
+"""Why a server's queue, to which others may write too, takes no pickle without a signature."""
 
 
 def check_period(seconds: object) -> float:
@@ -53,8 +64,31 @@ class Capabilities(NamedTuple):
     """Whether worker processes see the same tasks (memory is one process's own)."""
     remote: bool = False
     """Whether it is a server, which may be away for a while: signs of life and connections then renew themselves."""
+    withholds: bool = False
+    """Whether what a feed hands out is kept from other supervisors meanwhile, so that no more should be than is soon
+    begun."""
     records: bool = False
     """Whether ``settle`` writes the record that it is given; if not, the supervisor's recorder does."""
+
+
+class Settings(Protocol):
+    """What of ``config.Settings`` a backend needs to know."""
+
+    @property
+    def durability(self) -> str:
+        """``full`` if what was sent must survive a power cut, else ``relaxed``."""
+
+    @property
+    def period(self) -> float:
+        """Seconds between full looks at a queue, unless ``Control.set_period`` says otherwise."""
+
+    @property
+    def history_limit(self) -> int:
+        """How many runs are kept; 0 for none."""
+
+    @property
+    def history_age(self) -> float:
+        """For how many seconds they are kept."""
 
 
 class Ticket(NamedTuple):
@@ -170,6 +204,29 @@ class Feed(Protocol):
         """Lets go of descriptors and watches."""
 
 
+@runtime_checkable
+class Transactional(Protocol):
+    """A backend that can send within the caller's own database transaction."""
+
+    def send_within(self, connection: Any, envelopes: Sequence[Envelope]) -> list[str]:
+        """Keeps the tasks if and when the transaction on this connection commits; returns their ids.
+
+        :raises OptionRefused: if it cannot use such a connection.
+        :raises SpoolerUnusable: if its database is not prepared.
+        """
+
+
+@runtime_checkable
+class Migratable(Protocol):
+    """A backend whose place a person has to prepare, once and after upgrades."""
+
+    def migrate(self) -> tuple[int, int]:
+        """Prepares it, and returns the versions before (0 for none) and after. May be repeated, and while it is used.
+
+        :raises SpoolerUnusable: if it cannot; then nothing is changed.
+        """
+
+
 class Backend(Protocol):
     """A place that keeps tasks."""
 
@@ -215,7 +272,7 @@ class Backend(Protocol):
         """
 
     def flush(self) -> None:
-        """Carries out what ``settle`` may have put off. Called before a worker waits."""
+        """Carries out what ``settle`` may have put off. Called before a worker waits, and at its end."""
 
     def entries(self, states: frozenset[State] = frozenset(State), limit: int | None = None) -> Iterator[Entry]:
         """The tasks in these states, in the order in which they would run; then those set aside."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from .. import config
 from ..message import Message
 from ..schedule import check_priority, to_due
 from ..spooler import Spooler, raw_message
@@ -97,7 +98,8 @@ def enqueue(
     postpone = delay if delay is not None else at
     check_priority(priority)
     if message is not None:
-        raw = raw_message(message, priority=priority, postpone=postpone, payload=_json(payload, "--payload"))
+        given = _json(payload, "--payload")
+        raw = raw_message(message, priority=priority, postpone=postpone, payload=given, serializer=_serializer(target))
         _send(raw, target)
         return
     if function is None:
@@ -107,10 +109,17 @@ def enqueue(
         _send_by_app(app, function, positional, named, {"priority": priority, "postpone": postpone, "spooler": target})
     else:
         _check_name(function)
-        _send(call_message(function, positional, named, priority, to_due(postpone)), target)
+        due = to_due(postpone)
+        _send(call_message(function, positional, named, priority, due, _serializer(target)), target)
 
 
 COMMANDS = [enqueue]
+
+
+def _serializer(spooler: str | None) -> str:
+    """All arguments were JSON. On a server they stay that, and need no secret key; in a directory uwsgiconf may read
+    them."""
+    return "json" if config.backend(spooler).capabilities.remote else "pickle"
 
 
 def _send(message: Message, spooler: str | None) -> None:

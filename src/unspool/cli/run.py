@@ -27,6 +27,12 @@ _LEVELS = ("debug", "info", "warning", "error")
     metavar="N",
     help="Worker processes.",
 )
+@click.option(
+    "--require-ready",
+    is_flag=True,
+    show_envvar=True,
+    help="End with status 3 if a spooler's server cannot be reached now, instead of waiting for it.",
+)
 @click.option("--burst", is_flag=True, show_envvar=True, help="Stop when nothing is ready.")
 @click.option(
     "--max-tasks",
@@ -78,6 +84,7 @@ def run(
     app: str,
     spooler: Sequence[str],
     processes: int,
+    require_ready: bool,
     burst: bool,
     max_tasks: int | None,
     max_memory: float | None,
@@ -102,6 +109,9 @@ def run(
     if progress and log_format == "json":
         raise click.UsageError("--progress would be in the way of --log-format json; give one of them.", ctx)
     chosen = spoolers.backends(spooler)
+    if require_ready:
+        for backend in chosen:
+            backend.exists()
     if not config.spooler_names():  # tasks that send tasks then find a spooler, too
         config.configure(spoolers=[backend.name for backend in chosen])
     shown = progress if progress is not None else is_terminal(sys.stderr) and log_format == "text"

@@ -160,5 +160,5 @@ def _decorate(
     return SpoolFunction(f, pass_arguments, returns, options)
 
 
-def _send_messages(messages: list[Message], spooler: Any) -> list[str]:
-    return Spooler.send_many(messages, spooler=spooler)
+def _send_messages(messages: list[Message], spooler: Any, connection: Any = None) -> list[str]:
+    return Spooler.send_many(messages, spooler=spooler, connection=connection)

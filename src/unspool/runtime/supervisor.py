@@ -34,6 +34,8 @@ _ENOUGH = 64  # tickets that nobody has taken yet, with which workers have enoug
 _RELOAD_EVERY = 0.5
 _PROGRESS_EVERY = 0.2
 _COMPLAINTS = 10_000
+_SOON = 0.05  # seconds; what workers begin within them may be kept from other supervisors
+_STUCK = 1.0  # seconds after which other supervisors get what nobody here has begun
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,10 @@ class Supervisor:
         self._more = False
         self._depth = _ENOUGH
         self._last_rank = -1
+        self._withholds = [backend.capabilities.withholds for backend in backends]
+        self._rate = 0.0  # tasks a second that ended lately
+        self._rated = (0, time.monotonic())
+        self._waiting = (0, 0.0)  # tickets that nobody has taken yet, and since when so many
         self._watched: dict[int, int] = {}
         self._lost: set[int] = set()
         self._complained: set[str] = set()
@@ -147,6 +153,8 @@ class Supervisor:
         if not self._pool.stopping:
             times += [feed.next_due() for feed in self._feeds]
             times += [self._next_reload] if self._options.reload else []
+        if any(self._withholds) and self._waiting[0]:
+            times.append(self._clock() + _STUCK)
         if self._recorder and self._recorder.full:
             times.append(self._clock() + _NAP)
         if self._progress is not None and self._stats.done != self._shown:
@@ -338,8 +346,12 @@ class Supervisor:
             return
         queue = self._pool.queue
         waiting = len(queue)
+        now = time.monotonic()
+        if waiting != self._waiting[0]:
+            self._waiting = (waiting, now)
+        stuck = waiting > 0 and any(self._withholds) and now - self._waiting[1] >= _STUCK
         urgent = any(first.rank < self._last_rank for feed in self._feeds if (first := feed.peek()) is not None)
-        if waiting and (urgent or any(feed.paused for feed in self._feeds)):
+        if waiting and (urgent or stuck or any(feed.paused for feed in self._feeds)):
             self._give_back(queue.recall())
             self._depth = max(self._depth // 2, 2 * len(self._pool))
             waiting = 0
@@ -349,12 +361,27 @@ class Supervisor:
             self._last_rank = -1
         while (room := self._depth - waiting) > 0:
             share = max(1, room // len(self._feeds))
-            tickets = [(index, ticket) for index, feed in enumerate(self._feeds) for ticket in feed.take(share)]
+            shares = [min(share, self._soon(now) - waiting) if withholds else share for withholds in self._withholds]
+            tickets = [
+                (index, ticket)
+                for index, feed in enumerate(self._feeds)
+                if shares[index] > 0
+                for ticket in feed.take(shares[index])
+            ]
             if not tickets:
                 break
             self._last_rank = max(self._last_rank, *(ticket.rank for _, ticket in tickets))
             self._give_back(queue.put(tickets))
             waiting += len(tickets)
+
+    def _soon(self, now: float) -> int:
+        """How many tickets will soon be begun: one for each idle worker, and as many as lately ended in a moment."""
+        done, then = self._rated
+        if now - then >= _SOON:
+            self._rate = (self._rate + (self._stats.done - done) / (now - then)) / 2
+            self._rated = (self._stats.done, now)
+        idle = sum(not any(sign.ref() for sign in process.presences) for process in self._pool.processes())
+        return idle + int(self._rate * _SOON)
 
     def _give_back(self, tickets: Iterable[tuple[int, Ticket]]) -> None:
         for index, ticket in tickets:

@@ -101,6 +101,7 @@ class Worker:
                 break
         if self._loop is not None:
             self._loop.finish()
+        self._flush()
 
     def _next(self) -> tuple[int, Ticket] | None:
         if self._loop is not None:

@@ -49,6 +49,13 @@ class Ground(ABC):
             finally:
                 os.kill(os.getpid(), signal.SIGKILL)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+        self.bury(pid)
+
+    def bury(self, pid: int) -> None:  # noqa: B027  most grounds have nothing to wait for
+        """Waits until the ground has noticed that a process is dead; a kernel has noticed at once."""
+
+    def tell(self, feed: Feed) -> None:  # noqa: B027  the same
+        """Waits until a feed has been told of all that was done before; a kernel has told at once."""
 
     @pytest.fixture
     def clock(self) -> FakeClock:
@@ -67,7 +74,7 @@ class Ground(ABC):
         """The same with a feed."""
         if not backend.capabilities.feeds:
             pytest.skip("this backend has no feeds")
-        queue = Queue(backend, clock, lambda ref: self.crash(backend, ref))
+        queue = Queue(backend, clock, lambda ref: self.crash(backend, ref), self.tell)
         yield queue
         queue.close()
 
@@ -84,9 +91,12 @@ class Ground(ABC):
 class Queue:
     """A backend and its feed, with what a supervisor and a worker do to them."""
 
-    def __init__(self, backend: Backend, clock: FakeClock, crash: Callable[[str], None]) -> None:
+    def __init__(
+        self, backend: Backend, clock: FakeClock, crash: Callable[[str], None], tell: Callable[[Feed], None]
+    ) -> None:
         self.backend = backend
         self.clock = clock
+        self._tell = tell
         self.feed: Feed = backend.feed()
         self._crash = crash
 
@@ -99,6 +109,7 @@ class Queue:
         """Lets the feed take in what is new."""
         if self.feed.fileno() is None:
             self.clock.advance(_POLL)
+        self._tell(self.feed)
         while self.feed.refresh():
             pass
 
@@ -139,6 +150,7 @@ class Queue:
     def end(self, claim: Claim, disposition: Disposition) -> float | None:
         """Settles a claim and lets the feed know; when it is to be looked at again."""
         until = self.backend.settle(claim, disposition)
+        self.backend.flush()
         self.feed.settled(claim.ref, until)
         return until
 
@@ -146,6 +158,7 @@ class Queue:
         """A worker dies while it runs a ticket that was taken; the supervisor notices."""
         self._crash(ref)
         self.feed.doubt()
+        self.look()
 
     def order(self, count: int) -> list[str]:
         """The labels of the next tasks, in the order in which they are begun; they stay claimed."""

@@ -26,6 +26,7 @@ class SeveralTests(Ground):
         assert not isinstance(claim, Refusal)
         assert queue.state(id) is State.RUNNING
         other.settle(claim, Ack())
+        other.flush()
         assert queue.state(id) is None
 
     def test_a_claim_excludes_the_others(self, queue: Queue, other: Backend) -> None:
@@ -49,6 +50,7 @@ class SeveralTests(Ground):
         queue.feed.busy(ticket.ref)
         assert queue.gives_nothing()
         other.settle(claim, Retry(queue.clock()))
+        other.flush()
         assert queue.order(1) == ["task"]
 
     def test_doubt_leaves_others_alone(self, queue: Queue, other: Backend) -> None:
@@ -62,6 +64,7 @@ class SeveralTests(Ground):
         assert queue.order(1) == ["lost"]
         assert queue.gives_nothing()
         other.settle(claim, Ack())
+        other.flush()
         assert queue.gives_nothing()
 
     def test_counts_survive(self, queue: Queue, other: Backend) -> None:
@@ -107,11 +110,18 @@ class SeveralTests(Ground):
 
     def test_presence(self, queue: Queue, other: Backend) -> None:
         """A process shows that it lives and what it runs, until it says that it is no more."""
+        queue.send("task")
         presence = queue.backend.control.enlist("worker")
-        presence.running("the ref", 123.5)
+        presence.running("", 0.0)
+        (ticket,) = queue.take()
+        presence.running(ticket.ref, queue.clock())
+        claim = queue.backend.claim(ticket.ref)
+        assert not isinstance(claim, Refusal)
         (info,) = other.control.live()
-        assert (info.role, info.pid, info.ref, info.since) == ("worker", os.getpid(), "the ref", 123.5)
-        assert presence.ref() == "the ref"
+        assert (info.role, info.pid, info.ref, info.host) == ("worker", os.getpid(), ticket.ref, "")
+        assert info.since == pytest.approx(queue.clock(), abs=0.001)
+        assert presence.ref() == ticket.ref
+        queue.end(claim, Ack())
         presence.running("", 0.0)
         (info,) = other.control.live()
         assert info.ref == ""
@@ -120,12 +130,15 @@ class SeveralTests(Ground):
 
     def test_presence_of_a_child(self, queue: Queue, other: Backend) -> None:
         """A sign that was handed to a child is the child's: its death ends it, and tells what it was running."""
+        queue.send("task")
+        (ticket,) = queue.take()
         presence = queue.backend.control.enlist("worker")
         hear, tell = os.pipe()
         pid = os.fork()
         if pid == 0:
             try:
-                presence.running("last words", 1.0)
+                presence.running(ticket.ref, 1.0)
+                queue.backend.claim(ticket.ref)
                 os.write(tell, b".")
                 signal.pause()
             finally:
@@ -133,12 +146,13 @@ class SeveralTests(Ground):
         presence.hand_over()
         try:
             assert os.read(hear, 1) == b"."
-            assert [(info.pid, info.ref) for info in other.control.live()] == [(pid, "last words")]
+            assert [(info.pid, info.ref) for info in other.control.live()] == [(pid, ticket.ref)]
         finally:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
             os.close(hear)
             os.close(tell)
+        self.bury(pid)
         assert other.control.live() == []
-        assert presence.ref() == "last words"
+        assert presence.ref() == ticket.ref
         presence.close()

@@ -1,0 +1,302 @@
+"""A queue in PostgreSQL: enqueue, claim, settle.
+
+Enqueue is one statement, with its NOTIFY, in a transaction of its own or in the caller's. A claim begins in the
+supervisor's feed, which holds rows back from other supervisors in batches; it is made in the worker, by the statement
+that counts the attempt, and by the task's lock, which the worker's session holds as long as it lives. No transaction
+stays open while a task runs.
+
+What is done is put off until the next claim and settled by the same statement, so that a task costs a worker one round
+trip. Each claim has a number, the fence, and nothing is settled under another's: whoever was cut off and comes back
+late, after the task was given to somebody else, is refused.
+"""
+
+import logging
+import threading
+import time
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import psycopg
+
+from ... import codec, wire
+from ...address import Address
+from ...errors import Damaged, PayloadRefused, Unsigned
+from ...message import (
+    Ack,
+    Bury,
+    Claim,
+    Disposition,
+    Entry,
+    Envelope,
+    Record,
+    Refusal,
+    RefusalKind,
+    Release,
+    Retry,
+    State,
+)
+from ...signing import Signer
+from ..base import UNNUMBERED, UNSIGNED_PICKLE, Capabilities, Clock, Feed, Settings
+from . import schema
+from .connection import Away, Connector
+from .control import PostgresControl
+from .feed import PostgresFeed
+from .history import History
+from .listing import Listing
+from .names import Names
+from .session import TASKS, Session
+from .sql import statement
+from .within import keep_within
+
+__all__ = ["PostgresBackend"]
+
+_log = logging.getLogger("unspool")
+_AWAY = 0.5  # seconds that a worker waits before it tries another task while the server is away
+_PUT_OFF = 100  # ends of runs that are kept for the next statement
+
+
+class PostgresBackend:
+    """Implements ``base.Backend`` in the schema ``unspool`` of a database, which ``unspool migrate`` makes.
+
+    :param address: which database, and which of its spoolers.
+    :param signer: signs what is sent, and refuses what is not signed; without it, pickles are refused.
+    :param trusting: True to take pickles all the same: for a server that nobody else can reach.
+    :param clock: the time that tasks go by; the server's own if not given.
+    """
+
+    capabilities = Capabilities(feeds=True, forks=True, remote=True, withholds=True, records=True)
+
+    def __init__(
+        self,
+        address: Address,
+        settings: Settings,
+        *,
+        signer: Signer | None = None,
+        trusting: bool = False,
+        clock: Clock | None = None,
+    ) -> None:
+        self.name = address.name
+        self._signer = signer
+        self._pickles = trusting or signer is not None
+        self._clock = clock
+        self._durable = settings.durability == "full"
+        self._names = Names(address)
+        self._connector = Connector(address.name, address.url)
+        self._session = Session(self._connector, self._names)
+        self._history = History(self._connector, self._names, settings.history_limit, settings.history_age, self._now)
+        self._listing = Listing(self._connector, self._names, self._now)
+        self.control = PostgresControl(self._connector, self._session, self._names, settings.period)
+        self._feeds: weakref.WeakSet[PostgresFeed] = weakref.WeakSet()
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        self._lock = threading.Lock()
+        self._done: list[tuple[Claim, Record | None]] = []
+
+    def _now(self) -> float | None:
+        """The time that statements are to take for now; None for the server's own."""
+        return self._clock() if self._clock else None
+
+    def _local(self) -> float:
+        return (self._clock or time.time)()
+
+    # --- producers
+
+    def exists(self) -> bool:
+        with self._connector.lend():
+            return True
+
+    def send(self, envelopes: Sequence[Envelope]) -> list[str]:
+        if not envelopes:
+            return []
+        values = self._to_send(envelopes)
+        with self._connector.lend() as connection:
+            if self._durable:
+                row = connection.execute(statement("send"), values, binary=True).fetchone()
+            else:
+                with connection.transaction():
+                    connection.execute("SET LOCAL synchronous_commit = off")
+                    row = connection.execute(statement("send"), values, binary=True).fetchone()
+        return self._sent(row)
+
+    def send_within(self, connection: Any, envelopes: Sequence[Envelope]) -> list[str]:
+        """Keeps the tasks in the transaction that is open on a connection of the caller's: they are there when it
+        commits, and never were if it does not.
+
+        :param connection: of psycopg (3 or 2), SQLAlchemy (also a Session) or Django, to this spooler's database.
+        :raises OptionRefused: if it is none of these.
+        :raises SpoolerUnusable: if the database has no schema ``unspool``.
+        """
+        return self._sent(keep_within(connection, self.name, self._to_send(envelopes))) if envelopes else []
+
+    def _to_send(self, envelopes: Sequence[Envelope]) -> Mapping[str, Any]:
+        if not self._pickles and any(map(codec.is_pickled, envelopes)):
+            raise PayloadRefused(f"spooler {self.name} does not take this payload: {UNSIGNED_PICKLE}")
+        return {
+            "clock": self._now(),
+            "local": self._local(),
+            "spooler": self._names.spooler,
+            "channel": self._names.channel,
+            "data": [wire.dump(envelope.vars, envelope.body, self._signer) for envelope in envelopes],
+            "ranks": [UNNUMBERED if envelope.priority is None else envelope.priority for envelope in envelopes],
+            "dues": [envelope.due for envelope in envelopes],
+        }
+
+    def _sent(self, row: Any) -> list[str]:
+        for feed in self._feeds:
+            feed.changed()
+        return [self._names.id(number) for number in row[0]]
+
+    # --- workers
+
+    def feed(self) -> Feed:
+        feed = PostgresFeed(self._session, self._names, self.control, self._history, self._clock)
+        self._feeds.add(feed)
+        return feed
+
+    def claim(self, ref: str) -> Claim | Refusal:
+        number = self._names.number(ref)
+        if number is None:
+            return Refusal(RefusalKind.GONE)
+        if number in self._session.tasks:
+            return Refusal(RefusalKind.BUSY)
+        done = self._take_done()
+        try:
+            worker = self._session.known_key("worker") or self._session.key("claim")
+            values = self._to_settle(done) | {"id": number, "worker": worker, "clock": self._now()}
+            gone, *begun = self._session.execute("begin", values)
+        except Away as error:
+            self._put_off(done)
+            time.sleep(_AWAY)
+            return Refusal(RefusalKind.UNUSABLE, self._local() + _AWAY, str(error))
+        self._settled(done, gone)
+        return self._refusal(number) if begun[0] is None else self._begun(ref, number, begun)
+
+    def _begun(self, ref: str, number: int, row: Sequence[Any]) -> Claim | Refusal:
+        data, attempts, crashes, fence, rank, due, locked = row
+        if not locked:
+            self._session.insist("back_out", {"id": number, "fence": fence})
+            return Refusal(RefusalKind.BUSY)
+        self._session.tasks.add(number)
+        priority = None if rank == UNNUMBERED else rank
+        try:
+            envelope = wire.load(data, self._signer, priority=priority, due=due)
+            if not self._pickles and codec.is_pickled(envelope):
+                raise Unsigned(UNSIGNED_PICKLE)
+        except Damaged as error:
+            broken = Claim(
+                self._names.id(number), ref, Envelope({}, b"", priority, due, False), attempts, crashes, fence
+            )
+            self.settle(broken, Bury(str(error), corrupt=True, begun=False))
+            return Refusal(RefusalKind.CORRUPT, None, str(error))
+        return Claim(self._names.id(number), ref, envelope, attempts, crashes, fence)
+
+    def _refusal(self, number: int) -> Refusal:
+        row = self._session.execute("refusal", {"id": number, "spooler": self._names.spooler, "clock": self._now()})
+        if row is None or row[0] >= 2:
+            return Refusal(RefusalKind.GONE)
+        _, begun, due, now = row
+        if begun or due <= now:
+            return Refusal(RefusalKind.BUSY)
+        return Refusal(RefusalKind.EARLY, self._local() + due - now)
+
+    def settle(self, claim: Claim, disposition: Disposition, record: Record | None = None) -> float | None:
+        if isinstance(disposition, Ack):
+            self._put_off([(claim, record)])
+            if len(self._done) >= _PUT_OFF:
+                self.flush()
+            return None
+        number = self._names.number(claim.ref)
+        now = self._local()
+        values: dict[str, Any] = {"delay": None, "aside": None, "uncounted": 0, "reason": ""}
+        match disposition:
+            case Retry(at):
+                values["delay"] = at - now
+                until: float | None = at
+            case Release():
+                values["uncounted"] = 1
+                until = now
+            case Bury(reason, corrupt, begun):
+                values |= {"aside": 3 if corrupt else 2, "uncounted": int(not begun), "reason": reason}
+                until = None
+        values |= {"id": number, "fence": claim.token, "clock": self._now(), "locks": TASKS}
+        values |= self._names.values() | self._history.one(record)
+        row = self._session.insist("put_back", values)
+        self._session.tasks.discard(number or 0)
+        if row is None:
+            self._refuse(claim)
+            return None
+        return until
+
+    def flush(self) -> None:
+        done = self._take_done()
+        if done:
+            self._settled(done, self._session.insist("ack", self._to_settle(done))[0])
+
+    def _put_off(self, done: Sequence[tuple[Claim, Record | None]]) -> None:
+        with self._lock:
+            self._done[:0] = done
+
+    def _take_done(self) -> list[tuple[Claim, Record | None]]:
+        with self._lock:
+            done, self._done = self._done, []
+        return done
+
+    def _to_settle(self, done: Sequence[tuple[Claim, Record | None]]) -> dict[str, Any]:
+        return {
+            "ids": [int(claim.ref) for claim, _ in done],
+            "fences": [claim.token for claim, _ in done],
+            "locks": TASKS,
+            **self._names.values(),
+            **self._history.columns([record for _, record in done if record is not None]),
+        }
+
+    def _settled(self, done: Sequence[tuple[Claim, Record | None]], gone: Sequence[int] | None) -> None:
+        for claim, _ in done:
+            number = int(claim.ref)
+            self._session.tasks.discard(number)
+            if number not in (gone or ()):
+                self._refuse(claim)
+
+    def _refuse(self, claim: Claim) -> None:
+        _log.error("task %s has ended here, but its claim was lost meanwhile; the result is refused", claim.id)
+
+    # --- people
+
+    def migrate(self) -> tuple[int, int]:
+        connection = self._connector.open(check=False)
+        try:
+            return schema.migrate(connection)
+        except psycopg.Error as error:
+            raise self._connector.unusable(error) from error
+        finally:
+            connection.close()
+
+    def entries(self, states: frozenset[State] = frozenset(State), limit: int | None = None) -> Iterator[Entry]:
+        return self._listing.entries(states, limit)
+
+    def counts(self) -> dict[State, int]:
+        return self._listing.counts()
+
+    def find(self, id: str) -> Entry | None:
+        return self._listing.find(id)
+
+    def read(self, id: str) -> tuple[Entry, Envelope | None] | None:
+        return self._listing.read(id)
+
+    def retry(self, id: str) -> str:
+        return self._listing.retry(id)
+
+    def remove(self, id: str) -> None:
+        self._listing.remove(id)
+
+    def record(self, records: Sequence[Record]) -> None:
+        self._history.add(records)
+
+    def history(self, *, id: str | None = None, limit: int = 100) -> list[Record]:
+        return self._history.latest(id, limit)
+
+    def close(self) -> None:
+        self._session.close()
+        self._connector.close()

@@ -1,0 +1,204 @@
+"""Connections: how they are opened, kept for each thread that sends, and left alone after a fork.
+
+A connection belongs to the process that opened it. A child closes its copy of the socket, so that the server sees the
+end of the owner when that ends, and never touches the rest.
+"""
+
+import contextlib
+import os
+import select
+import threading
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+from psycopg import conninfo, pq
+
+from ...errors import SpoolerUnusable
+from . import schema
+
+__all__ = ["Away", "Connection", "Connector", "first_line"]
+
+Connection = psycopg.Connection[Any]
+
+_DEFAULTS: dict[str, Any] = {
+    # A server or a path to it that has died silently is noticed within half a minute, not after the kernel's two hours.
+    "connect_timeout": 5,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+    "target_session_attrs": "read-write",
+    "application_name": "unspool",
+}
+_MISTAKES = (
+    "password authentication failed",
+    "no password supplied",
+    "does not exist",
+    "pg_hba.conf",
+    "session is read-only",
+    "invalid",
+    "could not translate host name",
+    "certificate",
+)
+_KEPT = 8  # idle connections of senders
+_opened: "weakref.WeakSet[Connection]" = weakref.WeakSet()
+_parents: list[Connection] = []  # never touched again, and never collected: that would warn, or say good-bye for others
+
+
+class Away(SpoolerUnusable):
+    """The server cannot be reached just now; trying again may help."""
+
+
+def first_line(error: BaseException) -> str:
+    """What the server or its client says, in one line."""
+    return " ".join(str(error).split())
+
+
+class Connector:
+    """Opens connections to one database, and keeps idle ones for whoever sends.
+
+    :param name: the spooler's name, for messages.
+    :param url: a libpq URI; it may have a password, so it is never shown.
+    """
+
+    def __init__(self, name: str, url: str) -> None:
+        self.name = name
+        self._url = url
+        self._idle: list[Connection] = []
+        self._lock = threading.Lock()
+        self._pid = os.getpid()
+        weakref.finalize(self, _close_all, self._idle)
+
+    def open(self, *, check: bool = True, **options: Any) -> Connection:
+        """A new connection, each statement a transaction of its own.
+
+        :param check: whether the schema must be one that this version can use.
+        :raises Away: if the server cannot be reached.
+        :raises SpoolerUnusable: if it refuses us, or the schema is not there or not ours to use.
+        """
+        try:
+            given = conninfo.conninfo_to_dict(self._url)
+            connection = psycopg.connect(autocommit=True, **{**_DEFAULTS, **given, **options})
+        except psycopg.Error as error:
+            raise self.unusable(error) from error
+        _opened.add(connection)
+        try:
+            if check:
+                schema.check(connection, self.name)
+            if self._is_behind_a_proxy(connection):
+                connection.prepare_threshold = None  # the next transaction may be another server process's
+        except psycopg.Error as error:
+            connection.close()
+            raise self.unusable(error) from error
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    @contextlib.contextmanager
+    def lend(self) -> Iterator[Connection]:
+        """A connection for some statements of this thread.
+
+        :raises Away, SpoolerUnusable: as ``open``, and for what fails within.
+        """
+        connection = self._kept() or self.open()
+        try:
+            yield connection
+        except psycopg.Error as error:
+            connection.close() if _is_lost(connection, error) else self._keep(connection)
+            raise self.unusable(error) from error
+        except BaseException:
+            if connection.pgconn.transaction_status == pq.TransactionStatus.IDLE:
+                self._keep(connection)
+            else:
+                connection.close()
+            raise
+        self._keep(connection)
+
+    def close(self) -> None:
+        """Ends the idle connections."""
+        with self._own():
+            _close_all(self._idle)
+
+    def unusable(self, error: psycopg.Error) -> SpoolerUnusable:
+        """What a caller gets for an error of the server's or of the way to it."""
+        text = first_line(error)
+        if isinstance(error, psycopg.errors.ReadOnlySqlTransaction) or "session is read-only" in text:
+            return SpoolerUnusable(
+                f"spooler {self.name} cannot be used: its server is a read-only replica; name the primary, or all "
+                "servers with commas"
+            )
+        if isinstance(error, psycopg.errors.InsufficientPrivilege):
+            return SpoolerUnusable(f"spooler {self.name} cannot be used: {text}; who needs which is in docs/guide/"
+                                   "postgresql.md")  # fmt: skip
+        refused = error.sqlstate is not None and not error.sqlstate.startswith(("08", "57P", "53"))
+        if not isinstance(error, psycopg.OperationalError | psycopg.InterfaceError) or refused:
+            return SpoolerUnusable(f"spooler {self.name} cannot be used: {text}")
+        if error.sqlstate is None and any(mistake in text for mistake in _MISTAKES):
+            return SpoolerUnusable(f"spooler {self.name} cannot be used: {text}")
+        return Away(f"spooler {self.name} cannot be reached: {text}")
+
+    def _kept(self) -> Connection | None:
+        with self._own():
+            while self._idle:
+                connection = self._idle.pop()
+                if not _is_stale(connection):
+                    return connection
+                connection.close()
+        return None
+
+    def _keep(self, connection: Connection) -> None:
+        with self._own():
+            if len(self._idle) < _KEPT:
+                self._idle.append(connection)
+                return
+        connection.close()
+
+    @contextlib.contextmanager
+    def _own(self) -> Iterator[None]:
+        """The list, after a fork a fresh one."""
+        if self._pid != os.getpid():
+            self._pid, self._lock = os.getpid(), threading.Lock()
+            _close_all(self._idle)
+        with self._lock:
+            yield
+
+    @staticmethod
+    def _is_behind_a_proxy(connection: Connection) -> bool:
+        """Proxies hand out process numbers of their own."""
+        row = connection.execute("SELECT pg_backend_pid()").fetchone()
+        return row is not None and row[0] != connection.info.backend_pid
+
+
+def _is_lost(connection: Connection, error: psycopg.Error) -> bool:
+    return connection.closed or connection.broken or isinstance(error, psycopg.OperationalError)
+
+
+def _is_stale(connection: Connection) -> bool:
+    """Whether the server has ended an idle connection, or said anything at all: nothing is expected."""
+    if connection.closed:
+        return True
+    poller = select.poll()
+    poller.register(connection.fileno(), select.POLLIN)
+    return bool(poller.poll(0))
+
+
+def _close_all(connections: list[Connection]) -> None:
+    while connections:
+        connection = connections.pop()
+        if not any(connection is parent for parent in _parents):
+            connection.close()
+
+
+def _leave_to_the_parent() -> None:
+    for connection in list(_opened):
+        _parents.append(connection)
+        if not connection.closed:
+            with contextlib.suppress(OSError, psycopg.Error):
+                os.close(connection.fileno())
+    _opened.clear()
+
+
+os.register_at_fork(after_in_child=_leave_to_the_parent)

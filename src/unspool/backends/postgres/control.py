@@ -1,0 +1,112 @@
+"""The switches of a queue and its live processes, seen alike on every machine."""
+
+import mmap
+import os
+import struct
+import weakref
+
+from ..base import WorkerInfo, check_period
+from .connection import Connector
+from .names import Names
+from .session import HOST, PROCESSES, Session
+from .sql import statement
+
+__all__ = ["PostgresControl"]
+
+_SIZE = 4096
+_slot = struct.Struct("<qdH")  # pid, since, length of the ref behind it
+
+
+class PostgresControl:
+    """Implements ``base.Control`` with a row for the queue, and one for each process."""
+
+    def __init__(self, connector: Connector, session: Session, names: Names, period: float) -> None:
+        self._connector = connector
+        self._session = session
+        self._names = names
+        self.default_period = period
+        self._signs: weakref.WeakSet[PostgresPresence] = weakref.WeakSet()
+
+    @property
+    def paused(self) -> bool:
+        return self._switches()[0]
+
+    def pause(self) -> None:
+        self._switch(paused=True)
+
+    def resume(self) -> None:
+        self._switch(paused=False)
+
+    @property
+    def period(self) -> float:
+        return self._switches()[1]
+
+    def set_period(self, seconds: float) -> None:
+        self._switch(period=check_period(seconds))
+
+    def enlist(self, role: str) -> "PostgresPresence":
+        sign = PostgresPresence(self._session, role)
+        self._signs.add(sign)
+        return sign
+
+    def live(self) -> list[WorkerInfo]:
+        values = self._names.values() | {"processes": PROCESSES}
+        with self._connector.lend() as connection:
+            rows = connection.execute(statement("live"), values, binary=True).fetchall()
+        return [
+            WorkerInfo(role, pid, "" if number is None else str(number), begun or 0.0, "" if host == HOST else host)
+            for role, host, pid, number, begun in rows
+        ]
+
+    def running_here(self) -> set[str]:
+        """What this process's own children say that they run."""
+        return {ref for sign in self._signs if (ref := sign.ref())}
+
+    def _switches(self) -> tuple[bool, float]:
+        with self._connector.lend() as connection:
+            row = connection.execute(statement("switches"), self._names.values(), binary=True).fetchone()
+        paused, period = row or (False, None)
+        return paused, period or self.default_period
+
+    def _switch(self, paused: bool | None = None, period: float | None = None) -> None:
+        values = self._names.values() | {"paused": paused, "period": period}
+        with self._connector.lend() as connection:
+            connection.execute(statement("switch"), values, binary=True)
+
+
+class PostgresPresence:
+    """Implements ``base.Presence``. Others are shown by a lock of the process's session, and what it has claimed; what
+    it notes itself is for its parent, in memory that the two share."""
+
+    def __init__(self, session: Session, role: str) -> None:
+        self._session = session
+        self._role = role
+        self._map = mmap.mmap(-1, _SIZE)
+        self._shown = 0  # the process that shows it
+        _slot.pack_into(self._map, 0, os.getpid(), 0.0, 0)
+        if role != "worker":  # which is about to be forked
+            self._show()
+
+    def running(self, ref: str, since: float) -> None:
+        if self._shown != os.getpid():
+            self._show()
+        name = ref.encode()
+        self._map[_slot.size : _slot.size + len(name)] = name
+        _slot.pack_into(self._map, 0, os.getpid(), since, len(name))
+
+    def ref(self) -> str:
+        _, _, length = _slot.unpack_from(self._map)
+        return self._map[_slot.size : _slot.size + length].decode()
+
+    def hand_over(self) -> None:
+        """Nothing: the child shows its own."""
+
+    def close(self) -> None:
+        if self._shown == os.getpid():
+            self._session.drop(self._role)
+            self._shown = 0
+        _slot.pack_into(self._map, 0, 0, 0.0, 0)
+
+    def _show(self) -> None:
+        self._shown = os.getpid()
+        self._session.show(self._role)

@@ -1,0 +1,230 @@
+"""What is due in a queue: told by NOTIFY, asked for in batches.
+
+A notification is a hint; a look at the table is the truth. A look happens at the start, when the queue was changed,
+when something becomes due, and once a period. While other supervisors hold tasks, theirs are looked at each second: one
+whose session has ended holds nothing any more.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Iterable
+
+from ...errors import SpoolerUnusable
+from ..base import Clock, Ticket
+from .connection import Away
+from .control import PostgresControl
+from .history import History
+from .names import Names
+from .session import PROCESSES, TASKS, Session
+
+__all__ = ["PostgresFeed"]
+
+_log = logging.getLogger("unspool")
+_WATCH = 1.0  # seconds between looks at supervisors that hold tasks, and at what another one runs of ours
+_DOUBT = (0.01, 0.5)  # seconds between looks at what a dead worker may have held, at first and at most
+_DOUBT_ENDS = 5.0  # seconds after which whatever is still locked is run by somebody who lives
+_GRACE = 15.0  # seconds that supervisors have to come back after a start of the server, which ends all sessions
+_BACK = (0.1, 5.0)  # seconds between attempts to reach a server that is away
+_BACKLOG = 10_000  # the most ready tasks that are counted
+
+
+class PostgresFeed:
+    """Implements ``base.Feed``; holds back what it hands out from other supervisors."""
+
+    def __init__(
+        self, session: Session, names: Names, control: PostgresControl, history: History, clock: Clock | None
+    ) -> None:
+        self._session = session
+        self._names = names
+        self._control = control
+        self._history = history
+        self._fixed = clock
+        self._clock = clock or time.time
+        self._pid = os.getpid()
+        self._out: set[str] = set()
+        self._back: list[str] = []  # not begun, and not yet given back
+        self._busy: set[str] = set()
+        self._doubted: dict[str, float] = {}  # until when, by the monotonic clock
+        self._first: Ticket | None = None
+        self._ready = False  # whether there may be more to take
+        self._changed = True
+        self._paused = False
+        self._others = True
+        self._gone = False
+        self._next_due: float | None = None  # by our own clock
+        self._next_look = 0.0
+        self._next_doubt = self._next_watch = self._next_try = 0.0  # by the monotonic clock
+        self._patience = _BACK[0]
+        self._doubt_every = _DOUBT[0]
+        session.show("feed")
+        try:
+            session.listen(self.changed)
+        except Away as error:
+            self._lose(error)
+
+    def changed(self) -> None:
+        """Something is different: the next ``refresh`` looks."""
+        self._changed = True
+
+    # --- base.Feed
+
+    def fileno(self) -> int | None:
+        return self._session.fileno()
+
+    @property
+    def paused(self) -> bool:
+        return self._paused
+
+    @property
+    def gone(self) -> bool:
+        return self._gone
+
+    @property
+    def idle(self) -> bool:
+        ready = (self._ready or self._changed) and not self._paused
+        return not (self._out or self._doubted or ready or self._gone)
+
+    @property
+    def backlog(self) -> int:
+        try:
+            return int(self._session.execute("backlog", self._values(limit=_BACKLOG))[0])
+        except SpoolerUnusable as error:
+            self._lose(error)
+            return 0
+
+    def refresh(self) -> bool:
+        if self._gone and time.monotonic() < self._next_try:
+            return False
+        try:
+            self._session.hear()
+            self._give_back()
+            self._recover()
+            now = self._clock()
+            drained = self._ready and self._first is None and not self._out
+            due = self._next_look if self._next_due is None else min(self._next_look, self._next_due)
+            if self._changed or drained or now >= due:
+                self._look(now)
+            self._history.trim()
+        except SpoolerUnusable as error:
+            self._lose(error)
+        else:
+            self._gone, self._patience = False, _BACK[0]
+        return False
+
+    def take(self, limit: int) -> list[Ticket]:
+        if self._paused or self._gone or not self._ready:
+            return []
+        try:
+            self._give_back()
+            rows = sorted(self._session.rows("take", self._values(limit=limit)))
+        except SpoolerUnusable as error:
+            self._lose(error)
+            return []
+        self._ready, self._first = len(rows) == limit, None
+        tickets = [Ticket(rank, due, str(number)) for rank, due, number in rows]
+        self._out.update(ticket.ref for ticket in tickets)
+        return tickets
+
+    def peek(self) -> Ticket | None:
+        return None if self._paused else self._first
+
+    def give_back(self, tickets: Iterable[Ticket]) -> None:
+        for ticket in tickets:
+            self._out.discard(ticket.ref)
+            self._back.append(ticket.ref)
+
+    def settled(self, ref: str, until: float | None) -> None:
+        self._out.discard(ref)
+        self._busy.discard(ref)
+        self._history.ended(1)
+        if until is not None:
+            self._doubt([ref])  # it may still be ours, if its worker could not reach the server
+            self._next_due = until if self._next_due is None else min(self._next_due, until)
+
+    def busy(self, ref: str) -> None:
+        self._out.discard(ref)
+        self._busy.add(ref)
+
+    def doubt(self) -> None:
+        self._doubt(self._out - self._control.running_here())
+
+    def next_due(self) -> float | None:
+        now, real = self._clock(), time.monotonic()
+        if self._gone:
+            return now + max(0.0, self._next_try - real)
+        times = [self._next_look]
+        times += [] if self._next_due is None else [self._next_due]
+        times += [now + max(0.0, self._next_doubt - real)] if self._doubted else []
+        times += [now + max(0.0, self._next_watch - real)] if self._others or self._busy else []
+        return now if self._changed or self._back else min(times)
+
+    def close(self) -> None:
+        if self._pid != os.getpid():
+            return  # a child's copy
+        try:
+            self._back += self._out
+            self._give_back()
+            self._session.drop("feed")
+        except SpoolerUnusable as error:  # whoever comes next finds what this one held
+            _log.warning("%s", error)
+
+    # --- parts
+
+    def _look(self, now: float) -> None:
+        """Asks for all that has to be known, after what has become due meanwhile was made ready."""
+        self._changed = False
+        if self._next_due is None or now >= self._next_due:
+            self._session.execute("promote", self._values())
+        there, paused, period, rank, due, number, later, others = self._session.execute("look", self._values())
+        self._paused = paused
+        self._first = None if number is None else Ticket(rank, due, str(number))
+        self._ready = number is not None
+        self._next_due = None if later is None else later + now - there
+        self._next_look = now + (period or self._control.default_period)
+        if others and not self._others:
+            self._next_watch = time.monotonic() + _WATCH
+        self._others = others
+
+    def _give_back(self) -> None:
+        if self._back:
+            self._session.execute("give_back", self._values(ids=[int(ref) for ref in self._back]))
+            self._back = []
+            self._changed = True
+
+    def _doubt(self, refs: Iterable[str]) -> None:
+        ends = time.monotonic() + _DOUBT_ENDS
+        self._doubted |= dict.fromkeys(refs, ends)
+        self._next_doubt, self._doubt_every = 0.0, _DOUBT[0]
+
+    def _recover(self) -> None:
+        """Frees what nobody runs any more."""
+        now = time.monotonic()
+        doubting = bool(self._doubted) and now >= self._next_doubt
+        watching = (self._others or bool(self._busy)) and now >= self._next_watch
+        if not doubting and not watching:
+            return
+        ids = [int(ref) for ref in {*self._doubted, *self._busy}]
+        freed, held = self._session.execute("recover", self._values(ids=ids, others=watching, grace=_GRACE))
+        for number in freed or ():
+            self._out.discard(str(number))
+            self._changed = True
+        held_refs = {str(number) for number in held or ()}
+        self._busy &= held_refs
+        self._doubted = {ref: ends for ref, ends in self._doubted.items() if ref in held_refs and ends > now}
+        self._next_doubt, self._doubt_every = now + self._doubt_every, min(self._doubt_every * 2, _DOUBT[1])
+        if watching:
+            self._next_watch = now + _WATCH
+            self._changed = True
+
+    def _values(self, **more: object) -> dict[str, object]:
+        values = {"clock": self._fixed() if self._fixed else None, "owner": self._session.key("feed")}
+        return values | {"locks": TASKS, "processes": PROCESSES} | self._names.values() | more
+
+    def _lose(self, error: SpoolerUnusable) -> None:
+        """The server is away, or has no use for us just now: says so once, and tries again after a while."""
+        if not self._gone:
+            _log.error("%s", error.strerror or error)
+        self._gone, self._changed, self._first = True, True, None
+        self._next_try = time.monotonic() + self._patience
+        self._patience = min(self._patience * 2, _BACK[1])

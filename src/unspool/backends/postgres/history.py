@@ -1,0 +1,96 @@
+"""The runs of a queue: written by the statements that settle them, bounded in number and age."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ...message import Record
+from .connection import Connector
+from .names import Names
+from .sql import statement
+
+__all__ = ["History"]
+
+_TRIM_EVERY = 5_000  # rows between two trimmings, each of which takes up to twice as many
+_FIELDS = ("tasks", "verdicts", "attempts", "starts", "durations", "pids", "errors")
+
+
+class History:
+    """Implements the history of ``base.Backend``.
+
+    :param limit: rows kept; 0 keeps no history at all.
+    :param age: seconds they are kept.
+    """
+
+    def __init__(
+        self, connector: Connector, names: Names, limit: int, age: float, now: Callable[[], float | None]
+    ) -> None:
+        self._connector = connector
+        self._names = names
+        self._limit = limit
+        self._age = age
+        self._now = now
+        self._untrimmed = 0
+
+    def columns(self, records: Sequence[Record]) -> dict[str, list[Any]]:
+        """Records as the arrays that a statement takes, with ``run_ids``."""
+        kept = records if self._limit else []
+        ids, *fields = zip(*kept, strict=True) if kept else [()] * (1 + len(_FIELDS))
+        found = dict(zip(_FIELDS, map(list, fields), strict=True))
+        return {"run_ids": [self._names.number(id) for id in ids], **found}
+
+    def one(self, record: Record | None) -> dict[str, Any]:
+        """A single record's fields, under the names of ``Record``; the verdict is None if nothing is to be kept."""
+        if record is None or not self._limit:
+            return dict.fromkeys(Record._fields[1:])
+        found = record._asdict()
+        del found["id"]
+        return found
+
+    def add(self, records: Sequence[Record]) -> None:
+        """Adds rows.
+
+        :raises SpoolerUnusable: if it cannot.
+        """
+        if not self._limit or not records:
+            return
+        values = self.columns(records) | {"spooler": self._names.spooler}
+        values["ids"] = [self._inner(record.id) for record in records]
+        with self._connector.lend() as connection:
+            connection.execute(statement("record"), values, binary=True)
+        self.ended(len(records))
+        self.trim()
+
+    def ended(self, runs: int) -> None:
+        """Takes note that so many rows were added."""
+        self._untrimmed += runs
+
+    @property
+    def long(self) -> bool:
+        """Whether it is time to trim."""
+        return self._untrimmed >= _TRIM_EVERY
+
+    def trim(self) -> None:
+        """Drops what is too many or too old, if it is time to.
+
+        :raises SpoolerUnusable: if it cannot.
+        """
+        if not self.long:
+            return
+        self._untrimmed = 0
+        values = {"spooler": self._names.spooler, "limit": self._limit, "age": self._age, "clock": self._now()}
+        with self._connector.lend() as connection:
+            connection.execute(statement("trim"), values, binary=True)
+
+    def latest(self, id: str | None, limit: int) -> list[Record]:
+        """The newest rows first."""
+        values = {"spooler": self._names.spooler, "limit": limit, "id": self._inner(id or "")}
+        with self._connector.lend() as connection:
+            rows = connection.execute(statement("history" if id is None else "history_of"), values, binary=True)
+            return [Record(self._outer(row[0]), *row[1:]) for row in rows]
+
+    def _inner(self, id: str) -> str:
+        number = self._names.number(id)
+        return id if number is None else str(number)
+
+    def _outer(self, id: str) -> str:
+        return self._names.id(id) if id.isdigit() else id

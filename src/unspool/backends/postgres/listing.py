@@ -1,0 +1,121 @@
+"""Looking at a queue, and changing single tasks: what ``ls``, ``show``, ``retry`` and ``rm`` stand on.
+
+Whether a task runs is read from the server's table of locks. Changing takes the task's lock, as a worker would.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from ... import wire
+from ...codec import task_label
+from ...errors import Damaged, TaskBusy
+from ...message import Entry, Envelope, State
+from ..base import UNNUMBERED
+from .connection import Connector
+from .names import Names
+from .session import PROCESSES, TASKS
+from .sql import statement
+
+__all__ = ["Listing"]
+
+_STATES = {-1: State.RUNNING, 0: State.READY, 1: State.DEFERRED, 2: State.DEAD, 3: State.CORRUPT}
+_NUMBERS = {state: number for number, state in _STATES.items()}
+_STEP = 1000  # rows fetched at a time
+
+
+class Listing:
+    """The tasks of a queue as entries."""
+
+    def __init__(self, connector: Connector, names: Names, now: Callable[[], float | None]) -> None:
+        self._connector = connector
+        self._names = names
+        self._now = now
+
+    def entries(self, states: frozenset[State], limit: int | None) -> Iterator[Entry]:
+        """Running ones first, then ready in the order of running, then deferred by due time, then those set aside."""
+        values = self._values(states=[_NUMBERS[state] for state in states], limit=limit)
+        with (
+            self._connector.lend() as connection,
+            connection.transaction(),
+            connection.cursor("unspool_entries", binary=True) as cursor,
+        ):
+            cursor.itersize = _STEP
+            for row in cursor.execute(statement("entries"), values):
+                yield self._entry(row)[0]
+
+    def counts(self) -> dict[State, int]:
+        """How many tasks are in each state."""
+        found = dict.fromkeys(State, 0)
+        with self._connector.lend() as connection:
+            for number, count in connection.execute(statement("counts"), self._values(), binary=True):
+                found[_STATES[number]] = count
+        return found
+
+    def find(self, id: str) -> Entry | None:
+        """The task of this id."""
+        found = self._one(id, whole=False)
+        return found and found[0]
+
+    def read(self, id: str) -> tuple[Entry, Envelope | None] | None:
+        """The same with its envelope, if that is whole."""
+        return self._one(id, whole=True)
+
+    def retry(self, id: str) -> str:
+        """Makes the task ready now, its attempts afresh.
+
+        :raises LookupError, TaskBusy: as ``base.Backend.retry``.
+        """
+        return self._names.id(self._change(id, "retry"))
+
+    def remove(self, id: str) -> None:
+        """Deletes the task.
+
+        :raises LookupError, TaskBusy: as ``base.Backend.remove``.
+        """
+        self._change(id, "remove")
+
+    def _change(self, id: str, verb: str) -> int:
+        number = self._names.number(id)
+        values = self._values(id=number)
+        with self._connector.lend() as connection, connection.transaction():
+            row = connection.execute(statement("hold"), values).fetchone() if number is not None else None
+            if row is not None and not row[0]:
+                raise TaskBusy(f"task {id} is running; ask again when it has ended")
+            if number is None or row is None or connection.execute(statement(verb), values).fetchone() is None:
+                raise LookupError(f"no task {id} in spooler {self._names.name}")
+        return number
+
+    def _one(self, id: str, *, whole: bool) -> tuple[Entry, Envelope | None] | None:
+        number = self._names.number(id)
+        if number is None:
+            return None
+        values = self._values(id=number, states=list(_STATES), whole=whole)
+        with self._connector.lend() as connection:
+            row = connection.execute(statement("entries"), values, binary=True).fetchone()
+        return row and self._entry(row, whole=whole)
+
+    def _values(self, **more: Any) -> dict[str, Any]:
+        values = {"clock": self._now(), "locks": TASKS, "processes": PROCESSES, "id": None, "limit": None}
+        return values | {"whole": False, "states": []} | self._names.values() | more
+
+    def _entry(self, row: Any, *, whole: bool = False) -> tuple[Entry, Envelope | None]:
+        number, rank, due, attempts, reason, shown, size, data = row
+        label, envelope = "?", None
+        try:
+            envelope = wire.load(data, None) if whole else wire.load_vars(data)
+            label = task_label(envelope.vars)
+        except Damaged as error:
+            reason = reason or str(error)
+            label = _label(data)
+        priority = None if rank == UNNUMBERED else rank
+        entry = Entry(
+            self._names.id(number), _STATES[shown], self._names.name, label, priority, due, attempts, size, reason
+        )
+        return entry, envelope if whole else None
+
+
+def _label(data: bytes) -> str:
+    try:
+        return task_label(wire.load_vars(data).vars)
+    except Damaged:
+        return "?"

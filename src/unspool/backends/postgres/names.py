@@ -1,0 +1,35 @@
+"""What a queue and its tasks are called, in the database and outside."""
+
+from typing import Any
+
+from ...address import Address
+
+__all__ = ["Names"]
+
+_LARGEST = 2**63 - 1
+_CHANNEL_SIZE = 63  # the longest name that PostgreSQL takes; queues that share a cut one wake each other in vain
+
+
+class Names:
+    """Of one spooler: tasks are numbers inside, and ``<name>/<number>`` outside."""
+
+    def __init__(self, address: Address) -> None:
+        self.spooler = address.spooler
+        self.channel = f"unspool_{address.spooler}"[:_CHANNEL_SIZE]
+        self.name = address.name
+
+    def values(self) -> dict[str, Any]:
+        """What most statements are told."""
+        return {"spooler": self.spooler, "channel": self.channel}
+
+    def id(self, number: int | str) -> str:
+        """A task's id."""
+        return f"{self.name}/{number}"
+
+    def number(self, id: str) -> int | None:
+        """The number in an id, a ref, or what is left of an id without the server; None if it is none of this queue."""
+        lead, _, digits = id.rpartition("/")
+        if lead not in ("", self.spooler, self.name) or not (digits.isascii() and digits.isdigit()):
+            return None
+        number = int(digits[:20])
+        return number if number <= _LARGEST else None

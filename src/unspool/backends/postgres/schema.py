@@ -1,0 +1,81 @@
+"""The schema ``unspool``: its version, whether this program can use it, and how it is brought up to date.
+
+The table ``unspool.version`` has one row: ``number``, the version of the schema, and ``oldest``, the oldest version
+that a program must know to work with it. So programs of before an upgrade go on until they are replaced, unless a
+version says that they cannot.
+"""
+
+from typing import TYPE_CHECKING
+
+from ...errors import SpoolerUnusable
+from .sql import CURRENT, step
+
+if TYPE_CHECKING:
+    from .connection import Connection
+
+__all__ = ["check", "migrate"]
+
+_LOCK = 0x756E73706F6F6C00  # one migration at a time
+_FIRST = """
+CREATE SCHEMA IF NOT EXISTS unspool;
+CREATE TABLE IF NOT EXISTS unspool.version (number integer NOT NULL, oldest integer NOT NULL);
+"""
+_OLDEST = {1: 1}
+"""For each version the oldest one that a program must know to work with it."""
+
+
+def check(connection: "Connection", name: str) -> None:
+    """Whether this program can work with the schema.
+
+    :raises SpoolerUnusable: if not, naming the command that helps.
+    """
+    found = version(connection)
+    if found is None:
+        raise SpoolerUnusable(
+            f"spooler {name} cannot be used: its database has no schema 'unspool'; make it with 'unspool migrate'"
+        )
+    number, oldest = found
+    if number < CURRENT:
+        raise SpoolerUnusable(
+            f"spooler {name} cannot be used: the schema 'unspool' is of version {number}, and this program needs "
+            f"{CURRENT}; bring it up to date with 'unspool migrate'"
+        )
+    if oldest > CURRENT:
+        raise SpoolerUnusable(
+            f"spooler {name} cannot be used: the schema 'unspool' is of version {number}, which needs programs that "
+            f"know version {oldest}, and this one knows {CURRENT}; install a newer unspool here, then see "
+            "'unspool migrate --help'"
+        )
+
+
+def version(connection: "Connection") -> tuple[int, int] | None:
+    """The schema's version and the oldest that a program must know; None if there is no schema."""
+    row = connection.execute("SELECT to_regclass('unspool.version') IS NOT NULL").fetchone()
+    if row is None or not row[0]:
+        return None
+    row = connection.execute("SELECT number, oldest FROM unspool.version").fetchone()
+    return row and (row[0], row[1])
+
+
+def migrate(connection: "Connection") -> tuple[int, int]:
+    """Makes the schema, or brings it up to date, in one transaction; returns the versions before (0: none) and after.
+
+    It waits for another migration, and does not wait long for a lock that tasks in flight hold: what they need is never
+    kept from them for more than a moment.
+
+    :raises psycopg.Error: if it cannot; then nothing is changed.
+    """
+    with connection.transaction():
+        connection.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
+        found = version(connection)
+        before = found[0] if found else 0
+        if before >= CURRENT:
+            return before, before
+        connection.execute("SET LOCAL lock_timeout = '5s'")
+        if found is None:
+            connection.execute(_FIRST)
+            connection.execute("INSERT INTO unspool.version VALUES (0, 0)")
+        for number in range(before + 1, CURRENT + 1):
+            connection.execute(step(number))
+        connection.execute("UPDATE unspool.version SET number = %s, oldest = %s", [CURRENT, _OLDEST[CURRENT]])
+    return before, CURRENT

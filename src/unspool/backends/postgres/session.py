@@ -1,0 +1,233 @@
+"""The one connection with which a process serves a queue: its claims, its locks and its signs of life end with it.
+
+A session-level advisory lock says who is alive: one for each process that shows a sign of life or holds tasks back from
+others, one for each task that is being run. The server lets go of them when the connection ends, however that happens.
+A session that was lost is opened again under the same keys, unless somebody has taken note of its end before.
+"""
+
+import contextlib
+import logging
+import os
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import psycopg
+
+from ...errors import SpoolerUnusable
+from .connection import Away, Connection, Connector
+from .names import Names
+from .sql import statement
+
+__all__ = ["HOST", "PROCESSES", "TASKS", "Session"]
+
+HOST = socket.gethostname()
+TASKS = 0x2E59 << 44
+"""What is added to a task's number for the key of its lock: other programs lock smaller numbers, or others."""
+PROCESSES = 0x2E5A << 44
+"""The same for a process."""
+
+_log = logging.getLogger("unspool")
+_PATIENCE = (0.05, 5.0)  # seconds between attempts to reach a server that is away, at first and at most
+
+
+class Session:
+    """Opened when it is first used, and again when it was lost or the process is another."""
+
+    def __init__(self, connector: Connector, names: Names) -> None:
+        self._connector = connector
+        self._names = names
+        self._listener: Callable[[], None] | None = None
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        """All that belongs to the process."""
+        self._pid = os.getpid()
+        self._connection: Connection | None = None
+        self._lock = threading.RLock()
+        self._keys: dict[str, int | None] = {}
+        self.tasks: set[int] = set()
+        """The tasks whose locks this session holds, or held when it was lost."""
+
+    # --- use
+
+    def execute(self, name: str, values: Mapping[str, Any]) -> Any:
+        """Runs ``<name>.sql``, which gives one row or none.
+
+        :raises Away: if the server cannot be reached, or was lost in the middle.
+        :raises SpoolerUnusable: if it refuses.
+        """
+        with self._held() as connection:
+            return connection.execute(statement(name), values, binary=True).fetchone()
+
+    def rows(self, name: str, values: Mapping[str, Any]) -> list[Any]:
+        """The same for any number of rows."""
+        with self._held() as connection:
+            return connection.execute(statement(name), values, binary=True).fetchall()
+
+    def insist(self, name: str, values: Mapping[str, Any]) -> Any:
+        """``execute``, repeated until the server is there: for what must not be forgotten."""
+        wait = _PATIENCE[0]
+        while True:
+            try:
+                return self.execute(name, values)
+            except Away as error:
+                if wait == _PATIENCE[0]:
+                    _log.warning("%s; trying again until it is back", error)
+                time.sleep(wait)
+                wait = min(wait * 2, _PATIENCE[1])
+
+    # --- keys
+
+    def show(self, role: str) -> None:
+        """Has this process be alive in a role as soon as the server can be reached, and as long as the session is."""
+        if self._pid != os.getpid():
+            self._begin_anew()
+        self._keys.setdefault(role, None)
+        with contextlib.suppress(Away):
+            self.key(role)
+
+    def key(self, role: str) -> int:
+        """The key of this process in a role.
+
+        :raises Away, SpoolerUnusable: as ``execute``.
+        """
+        with self._held() as connection:
+            return self._keys.get(role) or self._register(connection, role)
+
+    def known_key(self, role: str) -> int | None:
+        """The key if there is one."""
+        return self._keys.get(role) if self._pid == os.getpid() else None
+
+    def drop(self, role: str) -> None:
+        """Takes a sign of life away."""
+        if self._pid != os.getpid():
+            return
+        key = self._keys.pop(role, None)
+        if key is not None and self._open:
+            with contextlib.suppress(SpoolerUnusable), self._held() as connection:
+                connection.execute(statement("drop"), {"key": key, "processes": PROCESSES})
+
+    def _register(self, connection: Connection, role: str) -> int:
+        values = {
+            "spooler": self._names.spooler,
+            "role": role,
+            "host": HOST,
+            "pid": os.getpid(),
+            "processes": PROCESSES,
+        }
+        row = connection.execute(statement("register"), values).fetchone()
+        assert row is not None  # noqa: S101  an INSERT has a row
+        key: int = row[0]
+        self._keys[role] = key
+        return key
+
+    # --- being told
+
+    def listen(self, listener: Callable[[], None]) -> None:
+        """Has ``listener`` called, while something is read from this session, when the queue was changed."""
+        self._listener = listener
+        with self._held() as connection:
+            self._listen(connection)
+
+    def fileno(self) -> int | None:
+        """What becomes readable when the server says something."""
+        with self._lock:
+            if self._connection is None or self._connection.closed or self._pid != os.getpid():
+                return None
+            return self._connection.fileno()
+
+    def hear(self) -> None:
+        """Takes in what the server has said.
+
+        :raises Away: if the connection is lost.
+        """
+        with self._lock:
+            if self._connection is None or self._pid != os.getpid():
+                return
+            pgconn = self._connection.pgconn
+            try:
+                pgconn.consume_input()
+                while (note := pgconn.notifies()) is not None:
+                    self._told(note)
+            except psycopg.Error as error:
+                self._lose()
+                raise self._connector.unusable(error) from error
+
+    def close(self) -> None:
+        """Ends the session, and with it what it held; the next use opens another."""
+        with self._lock:
+            if self._pid == os.getpid():
+                for role in list(self._keys):
+                    self.drop(role)
+                self.tasks.clear()
+                self._lose()
+
+    # --- opening
+
+    @property
+    def _open(self) -> bool:
+        return self._connection is not None and not self._connection.closed
+
+    @contextlib.contextmanager
+    def _held(self) -> Iterator[Connection]:
+        if self._pid != os.getpid():
+            self._begin_anew()
+        with self._lock:
+            if not self._open:
+                self._connection = self._opened()
+            assert self._connection is not None  # noqa: S101  just opened
+            try:
+                yield self._connection
+            except psycopg.Error as error:
+                unusable = self._connector.unusable(error)
+                if isinstance(unusable, Away) or self._connection.closed:
+                    self._lose()
+                raise unusable from error
+
+    def _opened(self) -> Connection:
+        connection = self._connector.open()
+        try:
+            # A run that is lost to a power cut of the server is run again: what a claim or its end costs is not a sync.
+            connection.execute("SET synchronous_commit = off")
+            for role, key in list(self._keys.items()):
+                self._take_up(connection, role, key) if key else self._register(connection, role)
+            if self.tasks:  # they run on in this process
+                connection.execute(
+                    "SELECT pg_try_advisory_lock(%s + id) FROM unnest(%s::int8[]) AS id", [TASKS, list(self.tasks)]
+                )
+            if self._listener is not None:
+                self._listen(connection)
+        except psycopg.Error as error:
+            connection.close()
+            raise self._connector.unusable(error) from error
+        if self._listener is not None:
+            self._listener()
+        return connection
+
+    def _take_up(self, connection: Connection, role: str, key: int) -> None:
+        """Shows the same sign as before the connection was lost. If the server has not noticed that yet, it is told."""
+        values = {"key": key, "lock": PROCESSES + key, "spooler": self._names.spooler, "role": role, "host": HOST}
+        for _ in range(50):
+            row = connection.execute(statement("take_up"), values | {"pid": os.getpid()}).fetchone()
+            if row is not None and row[0]:
+                return
+            select.select([], [], [], 0.02)
+        self._register(connection, role)  # the old one's end will be noticed by all
+
+    def _listen(self, connection: Connection) -> None:
+        connection.add_notify_handler(lambda _: self._listener() if self._listener else None)
+        connection.execute(f'LISTEN "{self._names.channel}"')
+
+    def _told(self, _note: Any) -> None:
+        if self._listener is not None:
+            self._listener()
+
+    def _lose(self) -> None:
+        if self._connection is not None:
+            with contextlib.suppress(psycopg.Error):
+                self._connection.close()
+        self._connection = None

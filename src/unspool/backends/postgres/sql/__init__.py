@@ -1,0 +1,20 @@
+"""The statements, a file each, named for what it does."""
+
+from functools import cache
+from importlib import resources
+
+__all__ = ["CURRENT", "statement", "step"]
+
+CURRENT = 1
+"""The version of the schema that these statements are for."""
+
+
+@cache
+def statement(name: str) -> str:
+    """The text of ``<name>.sql``."""
+    return resources.files(__name__).joinpath(f"{name}.sql").read_text(encoding="utf-8")
+
+
+def step(number: int) -> str:
+    """What makes a schema of the version before into this one."""
+    return resources.files(__name__).joinpath("schema", f"{number}.sql").read_text(encoding="utf-8")

@@ -1,0 +1,12 @@
+-- A sign of life; those of the dead, from whom nothing is held, are swept.
+WITH held AS MATERIALIZED (
+    SELECT (classid::bigint << 32) | objid::bigint AS lock FROM pg_locks
+    WHERE locktype = 'advisory' AND granted AND objsubid = 1
+        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+), swept AS (
+    DELETE FROM unspool.process
+    WHERE spooler = %(spooler)s AND %(processes)s + key NOT IN (SELECT lock FROM held)
+        AND NOT EXISTS (SELECT FROM unspool.task WHERE owner = process.key)
+)
+INSERT INTO unspool.process (spooler, role, host, pid) VALUES (%(spooler)s, %(role)s, %(host)s, %(pid)s)
+RETURNING key, pg_advisory_lock(%(processes)s + key)

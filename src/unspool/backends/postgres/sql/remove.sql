@@ -1,0 +1,1 @@
+DELETE FROM unspool.task WHERE id = %(id)s AND spooler = %(spooler)s RETURNING id

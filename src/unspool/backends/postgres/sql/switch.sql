@@ -1,0 +1,9 @@
+-- Pauses, resumes or sets the period of a queue; what is null stays.
+WITH changed AS (
+    INSERT INTO unspool.spooler AS s (name, paused, period)
+    VALUES (%(spooler)s, coalesce(%(paused)s::boolean, false), %(period)s::float8)
+    ON CONFLICT (name) DO UPDATE
+    SET paused = coalesce(%(paused)s::boolean, s.paused), period = coalesce(%(period)s::float8, s.period)
+    RETURNING name
+)
+SELECT pg_notify(%(channel)s, '') FROM changed

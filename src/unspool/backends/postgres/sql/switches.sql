@@ -1,0 +1,1 @@
+SELECT paused, period FROM unspool.spooler WHERE name = %(spooler)s

