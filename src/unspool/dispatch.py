@@ -24,7 +24,7 @@ from .results import ResultRescheduled, ResultSkipped, TaskResult
 from .retry import MAX_CRASHES, RetryPolicy, next_attempt
 from .tasks import SpoolerTask, TaskOptions, spooler_task_types
 
-__all__ = ["Call", "conclude", "prepare", "run"]
+__all__ = ["Call", "conclude", "delay_after", "prepare", "run"]
 
 _ERROR_SIZE = 16_000  # characters of a traceback that are kept; its end tells most
 _PACKAGE = os.path.dirname(__file__) + os.sep
@@ -49,7 +49,7 @@ def prepare(claim: Claim, now: float, random: Callable[[], float] = _random.rand
     try:
         message = _message(claim.envelope)
         task = _task_type(message.message)(_name(claim), message.message, message.payload)
-        return Call(task, task.run_options())
+        options = task.run_options()
     except Damaged as error:
         if not claim.envelope.sealed and claim.attempts == 1:
             # Without a seal, a file that another program is still copying in looks just like this.
@@ -60,6 +60,15 @@ def prepare(claim: Claim, now: float, random: Callable[[], float] = _random.rand
         return _again(Verdict.RESCHEDULED, claim, _DEFAULT_RETRY, now, random, reason)
     except Exception as error:  # noqa: BLE001  an heir's own constructor or options: its failure, as in its process()
         return _again(Verdict.RESCHEDULED, claim, _DEFAULT_RETRY, now, random, _describe(error))
+    if claim.crashes and claim.attempts > options.retry.max_attempts:
+        # Not so without a crash: the earlier attempts may have found no handler, and this one is the first that has.
+        return Outcome(Verdict.DEAD, Bury(reason := _used_up(claim, options.retry), begun=False), reason)
+    return Call(task, options)
+
+
+def delay_after(call: Call, claim: Claim, random: Callable[[], float] = _random.random) -> float | None:
+    """Seconds to the next run if this one has to be ended by force; None if that was the last."""
+    return next_attempt(call.options.retry, claim.attempts, 0.0, random)
 
 
 def run(call: Call) -> Any:
@@ -107,6 +116,13 @@ def _again(
     at = next_attempt(policy, claim.attempts, now, random)
     disposition: Disposition = Retry(at) if at is not None else Bury(_last_line(reason))
     return Outcome(verdict if at is not None else Verdict.DEAD, disposition, reason)
+
+
+def _used_up(claim: Claim, policy: RetryPolicy) -> str:
+    begun = claim.attempts - 1
+    if begun == 1:
+        return "its only attempt ended with its worker"
+    return f"its {policy.max_attempts} attempts are used up; {claim.crashes} of {begun} runs ended with their worker"
 
 
 def _message(envelope: Envelope) -> Message:

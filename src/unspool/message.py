@@ -142,6 +142,11 @@ class Outcome(NamedTuple):
     error: str = ""
     """The traceback or reason, empty where all went well."""
 
+    @property
+    def begun(self) -> bool:
+        """Whether the task was run at all, so that this counts as an attempt."""
+        return not isinstance(self.disposition, Bury) or self.disposition.begun
+
 
 class Record(NamedTuple):
     """One line of history: one run of one task. Times in unix seconds, durations in seconds."""

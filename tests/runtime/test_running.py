@@ -3,6 +3,8 @@
 import signal
 from collections import Counter
 
+import pytest
+
 from unspool.message import State
 
 from .conftest import Place
@@ -92,13 +94,51 @@ def test_exit_in_a_task_is_a_failure_and_not_a_crash(place: Place) -> None:
     place.write_app("""
         @Spooler.task(max_attempts=1)
         def leave(): sys.exit(3)
-        @Spooler.task(max_attempts=1)
+        @Spooler.task
         def vanish(): os._exit(0)
     """)
     place.call("leave(); vanish()")
     running = place.burst()
     assert running.verdicts() == ["dead", "crashed", "crashed", "crashed", "dead"]
     assert {entry.reason for entry in place.backend.entries()} == {"SystemExit: 3", "killed its worker 3 times"}
+
+
+def test_a_run_that_ends_its_worker_is_one_of_the_attempts(place: Place) -> None:
+    """A task that may run once and ends its worker runs once, and history and listing agree on that."""
+    place.write_app("@Spooler.task(max_attempts=1)\ndef vanish(): note('ran'); os._exit(1)")
+    place.call("vanish()")
+    assert place.burst().verdicts() == ["crashed", "dead"]
+    assert place.lines() == ["ran"]
+    (entry,) = place.backend.entries()
+    assert (entry.state, entry.attempts, entry.reason) == (State.DEAD, 1, "its only attempt ended with its worker")
+    assert [record.attempt for record in place.backend.history()] == [1, 1]
+
+
+STUCK = """
+    @Spooler.task(timeout=0.1, max_attempts={attempts}, retry_delay={delay})
+    def stuck():
+        note("stuck")
+        signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 32))
+        ctypes.CDLL(None).sleep(3600)
+"""
+
+
+def test_a_run_that_had_to_be_killed_waits_for_the_next(place: Place) -> None:
+    """It is put off as a failed one is, and that is there for everybody to see."""
+    place.write_app(STUCK.format(attempts=3, delay=600))
+    place.call("stuck()")
+    line = next(line for line in place.burst().seen if line.get("verdict") == "timeout")
+    (entry,) = place.backend.entries()
+    assert (entry.state, entry.attempts, entry.due) == (State.DEFERRED, 1, pytest.approx(line["until"], abs=0.01))
+    assert place.lines() == ["stuck"]
+
+
+def test_the_last_run_that_had_to_be_killed(place: Place) -> None:
+    """Its attempts are used up: it is set aside at once."""
+    place.write_app(STUCK.format(attempts=1, delay=600))
+    place.call("stuck()")
+    assert place.burst().verdicts() == ["timeout", "dead"]
+    assert place.lines() == ["stuck"]
 
 
 def test_a_time_limit_interrupts_python_code(place: Place) -> None:

@@ -26,6 +26,12 @@ def echo(result: Any = True, *, error: BaseException | None = None) -> Any:
     return result
 
 
+@Spooler.task(max_attempts=1)
+def once() -> bool:
+    """May run once."""
+    return True
+
+
 @Spooler.task
 async def aecho(result: Any = True) -> Any:
     """The same as a coroutine."""
@@ -305,3 +311,27 @@ def test_an_heir_that_cannot_be_made_fails_as_a_run_would() -> None:
     assert isinstance(outcome, Outcome)
     assert outcome.verdict is Verdict.RESCHEDULED
     assert "ValueError: no" in outcome.error
+
+
+def test_attempts_that_ended_with_their_worker_are_used_up_too() -> None:
+    """A run that kills its worker has no verdict of its own, so the next claim sets the task aside instead of running
+    it once more; the claim itself is no attempt."""
+    message = call_message("tests.unit.test_dispatch:echo", (), {})
+    assert isinstance(dispatch.prepare(claim(message, attempts=3, crashes=2), NOW), Call)
+    outcome = refused(message, attempts=4, crashes=1)
+    reason = "its 3 attempts are used up; 1 of 3 runs ended with their worker"
+    assert outcome == Outcome(Verdict.DEAD, Bury(reason, begun=False), reason)
+    assert not outcome.begun
+    assert refused(call_message(once.name, (), {}), 2, 1).error == "its only attempt ended with its worker"
+
+
+def test_attempts_without_a_handler_do_not_keep_a_task_from_its_first_run() -> None:
+    """A task that waited for a deploy runs once, even if the attempts of the wait are more than it may have."""
+    assert isinstance(dispatch.prepare(claim(call_message(once.name, (), {}), attempts=5), NOW), Call)
+
+
+def test_the_delay_after_a_run_that_was_killed() -> None:
+    """It is that of a failed run, and there is none after the last attempt."""
+    call = prepared(call_message(echo.name, (), {}), attempts=2)
+    assert dispatch.delay_after(call, claim(Message("m"), attempts=2), lambda: 0.0) == 20
+    assert dispatch.delay_after(call, claim(Message("m"), attempts=3), lambda: 0.0) is None

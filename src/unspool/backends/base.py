@@ -271,6 +271,10 @@ class Backend(Protocol):
         :param record: this run, for a history that is kept along with it (``Capabilities.records``).
         """
 
+    def put_off(self, ref: str, until: float) -> None:
+        """Has a task that runs just now wait until then, should that run end without a verdict: it overran its time
+        limit, and its worker is about to be killed. What the run itself still says replaces this."""
+
     def flush(self) -> None:
         """Carries out what ``settle`` may have put off. Called before a worker waits, and at its end."""
 

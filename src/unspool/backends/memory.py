@@ -132,6 +132,10 @@ class MemoryBackend:
         task.running = False
         task.crashes += 1
 
+    def put_off(self, ref: str, until: float) -> None:
+        if (task := self._tasks.get(ref)) is not None and task.running:
+            task.due = until
+
     def flush(self) -> None:
         """Nothing is put off."""
 

@@ -232,6 +232,9 @@ class UwsgiBackend:
     def settle(self, claim: Claim, disposition: Disposition, record: Record | None = None) -> float | None:
         return self._store.settle(claim, disposition)
 
+    def put_off(self, ref: str, until: float) -> None:
+        self._store.put_off(ref, until)
+
     def flush(self) -> None:
         self._store.flush()
 

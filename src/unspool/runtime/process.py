@@ -37,6 +37,10 @@ class Process:
     """The application's files and their times of change."""
     deadlines: dict[tuple[int, str], float] = field(default_factory=dict)
     """When the runs that have a time limit must have ended, by spooler and ref."""
+    delays: dict[tuple[int, str], float] = field(default_factory=dict)
+    """For how long each of them, if it has to be killed, waits for its next run."""
+    put_off: Callable[[int, str, float], None] = lambda *_: None
+    """Has the task of a spooler and ref wait so many seconds."""
     begun: set[tuple[int, str]] = field(default_factory=set)
     """The runs of which it has told the beginning, and not yet the end: those with a time limit, and coroutines."""
     overrun: set[tuple[int, str]] = field(default_factory=set)
@@ -55,11 +59,13 @@ class Process:
                     run = (event[1], event[2])
                     self.begun.discard(run)
                     self.deadlines.pop(run, None)
+                    self.delays.pop(run, None)
             elif kind == report.BEGIN:
-                _, index, ref, timeout = event
+                _, index, ref, timeout, delay = event
                 self.begun.add((index, ref))
                 if timeout is not None:
                     self.deadlines[index, ref] = now + timeout + _KILL_AFTER
+                    self.delays[index, ref] = delay or 0.0
             elif kind == report.READY:
                 self.ready, self.files = True, event[1]
             elif kind == report.FAILED:
@@ -76,6 +82,9 @@ class Process:
         if self.deadlines and min(self.deadlines.values()) <= now:
             self.overrun.update(run for run, at in self.deadlines.items() if at <= now)
             self.deadlines.clear()
+            for index, ref in self.overrun:  # first, or another might begin it in between
+                if delay := self.delays.get((index, ref)):
+                    self.put_off(index, ref, delay)
             self.kill()
 
     def close(self) -> None:
@@ -115,7 +124,10 @@ class Spawner:
         os.close(writer)
         for presence in presences:
             presence.hand_over()
-        return Process(pid, self._clock(), presences, report.Reader(reader))
+        return Process(pid, self._clock(), presences, report.Reader(reader), put_off=self._put_off)
+
+    def _put_off(self, index: int, ref: str, seconds: float) -> None:
+        self._backends[index].put_off(ref, self._clock() + seconds)
 
     def _live(self, queue: Queue, presences: Sequence[Presence], reader: int, writer: int) -> None:
         """The child's life; it never returns into the supervisor's code."""

@@ -256,7 +256,7 @@ class Supervisor:
             if entry is not None:  # else it had just left the queue
                 now, reason = self._clock(), f"its worker {how}"
                 record = Record(entry.id, entry.task, verdict, entry.attempts, now, 0.0, process.pid, reason)
-                self._ended(index, record, now)
+                self._ended(index, record, max(now, entry.due))
 
     # --- reports
 

@@ -143,7 +143,7 @@ class Worker:
     def _run(self, index: int, claim: Claim, call: dispatch.Call, started: float) -> None:
         timeout = call.options.timeout
         if timeout is not None:
-            self._reports.write(report.BEGIN, index, claim.ref, timeout)
+            self._reports.write(report.BEGIN, index, claim.ref, timeout, dispatch.delay_after(call, claim))
 
         def done(result: Any, exception: BaseException | None) -> None:
             self._finish(index, claim, dispatch.conclude(call, claim, result, exception, self._clock()), started)
@@ -163,7 +163,7 @@ class Worker:
             self._stopping = True  # whatever was interrupted may be in any state: a fresh process goes on
         if hasattr(result, "__await__"):
             if timeout is None:
-                self._reports.write(report.BEGIN, index, claim.ref, None)
+                self._reports.write(report.BEGIN, index, claim.ref, None, None)
             if self._loop is None:
                 self._loop = EventLoop(self._limits.concurrency)
             self._loop.start(result, timeout, done)
@@ -179,7 +179,7 @@ class Worker:
             claim.id,
             label,
             outcome.verdict,
-            claim.attempts,
+            claim.attempts - (not outcome.begun),
             started,
             max(ended - started, 0.0),
             self._pid,
