@@ -21,7 +21,7 @@ import psycopg
 
 from ... import codec, wire
 from ...address import Address
-from ...errors import Damaged, PayloadRefused, Unsigned
+from ...errors import Damaged, PayloadRefused, SpoolerUnusable, Unsigned
 from ...message import (
     Ack,
     Bury,
@@ -167,7 +167,7 @@ class PostgresBackend:
             values = self._to_settle(done) | {"id": number, "worker": worker, "clock": self._now()}
             gone, *begun = self._session.execute("begin", values)
         except Away as error:
-            self._put_off(done)
+            self._keep_done(done)
             time.sleep(_AWAY)
             return Refusal(RefusalKind.UNUSABLE, self._local() + _AWAY, str(error))
         self._settled(done, gone)
@@ -203,7 +203,7 @@ class PostgresBackend:
 
     def settle(self, claim: Claim, disposition: Disposition, record: Record | None = None) -> float | None:
         if isinstance(disposition, Ack):
-            self._put_off([(claim, record)])
+            self._keep_done([(claim, record)])
             if len(self._done) >= _PUT_OFF:
                 self.flush()
             return None
@@ -229,12 +229,19 @@ class PostgresBackend:
             return None
         return until
 
+    def put_off(self, ref: str, until: float) -> None:
+        values = {"id": self._names.number(ref), "spooler": self._names.spooler, "clock": self._now()}
+        try:
+            self._session.execute("put_off", values | {"delay": until - self._local()})
+        except SpoolerUnusable as error:  # then it runs again sooner
+            _log.warning("%s", error)
+
     def flush(self) -> None:
         done = self._take_done()
         if done:
             self._settled(done, self._session.insist("ack", self._to_settle(done))[0])
 
-    def _put_off(self, done: Sequence[tuple[Claim, Record | None]]) -> None:
+    def _keep_done(self, done: Sequence[tuple[Claim, Record | None]]) -> None:
         with self._lock:
             self._done[:0] = done
 

@@ -1,9 +1,13 @@
 """Claims and their ends: one at a time, counted beforehand, settled as decided."""
 
+import os
+import select
+import signal
+
 import pytest
 
 from ...message import Ack, Bury, Refusal, RefusalKind, Release, Retry, State
-from .ground import Ground, Queue
+from .ground import PATIENCE, Ground, Queue
 
 __all__ = ["ClaimTests"]
 
@@ -174,3 +178,41 @@ class ClaimTests(Ground):
         queue.end(queue.begin(), Ack())
         queue.backend.flush()
         assert sum(queue.backend.counts().values()) == 0
+
+    def test_put_off_while_it_runs(self, queue: Queue) -> None:
+        """A task that was put off while it ran is not begun before that time when its worker is killed; then it is."""
+        if not queue.backend.capabilities.forks:
+            pytest.skip("no worker of this backend can be killed")
+        id = queue.send("task")
+        (ticket,) = queue.take()
+        reader, writer = os.pipe()
+        worker = os.fork()
+        if worker == 0:
+            queue.backend.claim(ticket.ref)
+            os.write(writer, b".")
+            signal.pause()
+        try:
+            assert select.select([reader], [], [], 60)[0], "it was never claimed"
+            until = queue.clock() + 30
+            queue.backend.put_off(ticket.ref, until)
+        finally:
+            os.kill(worker, signal.SIGKILL)
+            os.waitpid(worker, 0)
+            os.close(reader)
+            os.close(writer)
+        queue.feed.doubt()
+        for _ in range(PATIENCE):
+            queue.look()
+            if queue.state(id) is not State.RUNNING:
+                break
+            fd = queue.feed.fileno()
+            select.select([] if fd is None else [fd], [], [], 0.1)
+        assert queue.state(id) is State.DEFERRED
+        assert queue.gives_nothing()
+        refusal = queue.backend.claim(ticket.ref)
+        assert isinstance(refusal, Refusal)
+        assert refusal.kind is RefusalKind.EARLY
+        assert refusal.until == pytest.approx(until, abs=1)
+        queue.clock.advance(31)
+        claim = queue.begin()
+        assert (claim.attempts, claim.crashes) == (2, 1)

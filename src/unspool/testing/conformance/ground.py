@@ -16,13 +16,13 @@ from ...message import Claim, Disposition, Message, Refusal, RefusalKind, State
 from ...signing import Signer
 from ..clock import FakeClock
 
-__all__ = ["TICK", "Ground", "Queue"]
+__all__ = ["PATIENCE", "TICK", "Ground", "Queue"]
 
 TICK = 0.001
 """Seconds by which the clock moves with each task that is sent, so that first in, first out has one answer."""
 
 _POLL = 1.0  # seconds by which the clock moves where a feed learns of changes only by looking again
-_PATIENCE = 50  # looks of a tenth of a second at a feed that is told of changes from outside
+PATIENCE = 50  # looks of a tenth of a second at a feed that is told of changes from outside
 
 
 class Ground(ABC):
@@ -116,7 +116,7 @@ class Queue:
     def take(self, count: int = 1) -> list[Ticket]:
         """The next tickets; fails unless there are so many."""
         taken: list[Ticket] = []
-        for _ in range(_PATIENCE):
+        for _ in range(PATIENCE):
             self.look()
             taken += self.feed.take(count - len(taken))
             fd = self.feed.fileno()
