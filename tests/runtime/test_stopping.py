@@ -3,10 +3,11 @@
 import contextlib
 import os
 import random
+import resource
 import shutil
 import signal
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -159,7 +160,8 @@ def test_a_killed_worker_loses_nothing(place: Place) -> None:
     place.call("held('one'); [mark(n) for n in range(20)]")
     running = place.run("--processes", "2")
     place.wait_for_line("begun one")
-    running.wait_for(lambda line: len(place.lines()) == 21)
+    for _ in range(20):
+        running.wait_for_verdict("processed", "mark")
     (held,) = place.backend.entries(frozenset({State.RUNNING}))
     holder = next(info for info in place.backend.control.live() if info.ref == os.path.basename(held.id))
     os.kill(holder.pid, signal.SIGKILL)
@@ -314,6 +316,48 @@ def test_a_killed_recorder_is_replaced(place: Place) -> None:
         running.wait_for_verdict("processed")
     assert running.stop() == 0
     assert place.lines() == [str(n) for n in range(1, 10)]
+
+
+@contextlib.contextmanager
+def limited(what: int, most: int, pid: int = 0) -> Iterator[None]:
+    """A process, or this one and those that it starts, can have no more than that for a while."""
+    soft, hard = resource.prlimit(pid, what)
+    resource.prlimit(pid, what, (most, hard))
+    try:
+        yield
+    finally:
+        resource.prlimit(pid, what, (soft, hard))
+
+
+def test_a_disk_without_room_keeps_nobody_from_working(place: Place) -> None:
+    """No file can be written: a supervisor still starts, runs what is there, renews its workers and stops."""
+    place.write_app("@Spooler.task\ndef fine(): return True")
+    place.call("fine()")
+    with limited(resource.RLIMIT_FSIZE, 0):
+        running = place.run()
+        first = running.wait_for_verdict("processed")
+    assert any(line["message"].startswith(f"no sign of life in {place.spool}: File too large") for line in running.seen)
+    running.signal(signal.SIGHUP)
+    running.wait_for_message("reloaded")
+    place.call("fine()")
+    assert running.wait_for_verdict("processed")["worker"] != first["worker"]
+    assert running.stop() == 0
+
+
+def test_a_worker_that_cannot_be_forked_is_tried_again(place: Place) -> None:
+    """With no descriptor left for a new worker the supervisor says so and waits; when there is room, it goes on."""
+    place.write_app(HOLDING)
+    place.call("mark(1)")
+    running = place.run()
+    worker = running.wait_for_verdict("processed")["worker"]
+    with limited(resource.RLIMIT_NOFILE, 3, running.process.pid):
+        os.kill(worker, signal.SIGKILL)
+        running.wait_for_message("no new worker: Too many open files; trying again in")
+        running.wait_for_message("no new worker: Too many open files; trying again in")
+    place.call("mark(2)")
+    running.wait_for_verdict("processed")
+    assert running.stop() == 0
+    assert place.lines() == ["1", "2"]
 
 
 def test_random_kills_lose_nothing(place: Place) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from unspool import Message, Spooler, codec, configure, raw_message
+from unspool import Message, Spooler, codec, configure, raw_message, wire
 from unspool.backends.spool import SpoolBackend
 from unspool.errors import NoSpooler, OptionRefused, PayloadRefused, SpoolerUnusable
 from unspool.message import State
@@ -300,3 +300,17 @@ def test_messages_are_frozen() -> None:
     message = Message("x")
     with pytest.raises(AttributeError):
         message.message = "y"  # type: ignore[misc]
+
+
+def test_looking_makes_nothing(tmp_path: Path) -> None:
+    """Listings of a directory that only uWSGI has used leave it as it is, attempts of its tasks included."""
+    mail = tmp_path / "mail"
+    mail.mkdir(mode=0o700)
+    task = mail / "uwsgi_spoolfile_on_host_1_1_1_1700000000_000001"
+    task.write_bytes(wire.dump({"msg": b"hello"}, b"", None))
+    before = mail.stat().st_mtime_ns
+    configure(spoolers=[str(mail)])
+    assert Spooler.get_tasks() == [str(task)]
+    assert Spooler.read_task_file(str(task))["attempts"] == 0
+    assert os.listdir(mail) == [task.name]
+    assert mail.stat().st_mtime_ns == before

@@ -48,6 +48,11 @@ class _Generation:
     def ready(self) -> bool:
         return bool(self.processes) and all(process.ready for process in self.processes.values())
 
+    @property
+    def pause(self) -> float:
+        """Seconds to the next try, after some that were in vain."""
+        return min(0.05 * 2.0 ** min(self.vain_deaths, 10), _MAX_PAUSE)
+
     def retire(self) -> None:
         """No more work for these: they end with what they run."""
         if not self.retired:
@@ -153,9 +158,14 @@ class Pool:
     def reload(self) -> None:
         """Fresh workers, unless a reload is under way."""
         if not self.stopping and self._generations[-1] is self._current:
+            try:
+                fresh = _Generation()
+            except OSError as error:
+                _log.error("no fresh workers: %s; the old workers go on", error.strerror)
+                return
             _log.info("reloading")
-            self._generations.append(_Generation())
-            self._fill(self._generations[-1])
+            self._generations.append(fresh)
+            self._fill(fresh)
 
     def reload_if_changed(self) -> None:
         """Fresh workers if a file of the application is not what they imported."""
@@ -198,7 +208,14 @@ class Pool:
     def _fill(self, generation: _Generation) -> None:
         generation.respawn_at = None
         while len(generation.processes) < self._size:
-            process = self._spawner.spawn(generation.queue)
+            try:
+                process = self._spawner.spawn(generation.queue)
+            except OSError as error:  # too many processes or open files: there may be room again soon
+                generation.vain_deaths += 1
+                generation.respawn_at = self._clock() + generation.pause
+                why = error.strerror or error
+                _log.error("no new worker: %s; trying again in %.1f s", why, generation.pause)
+                return
             generation.processes[process.pid] = process
 
     def _note_death(self, generation: _Generation, process: Process, code: int) -> None:
@@ -215,8 +232,7 @@ class Pool:
         in_vain = code != 0 and not process.useful and not process.begun
         in_vain = in_vain and not any(sign.ref() for sign in process.presences)
         generation.vain_deaths = generation.vain_deaths + 1 if in_vain else 0
-        pause = 0.0 if generation.vain_deaths <= 1 else min(0.05 * 2 ** min(generation.vain_deaths, 10), _MAX_PAUSE)
-        generation.respawn_at = now + pause
+        generation.respawn_at = now + (generation.pause if generation.vain_deaths > 1 else 0.0)
 
 
 def describe(code: int) -> str:

@@ -115,10 +115,20 @@ class Spawner:
         self._close_others = close_others
 
     def spawn(self, queue: Queue) -> Process:
-        """A new worker on a queue."""
+        """A new worker on a queue.
+
+        :raises OSError: if there is no room for one more process or descriptor.
+        """
         presences = [backend.control.enlist("worker") for backend in self._backends]
-        reader, writer = os.pipe()
-        pid = os.fork()
+        with contextlib.ExitStack() as undo:
+            for presence in presences:
+                undo.callback(presence.close)
+                undo.callback(presence.hand_over)
+            reader, writer = os.pipe()
+            undo.callback(os.close, reader)
+            undo.callback(os.close, writer)
+            pid = os.fork()
+            undo.pop_all()
         if pid == 0:
             self._live(queue, presences, reader, writer)
         os.close(writer)

@@ -24,6 +24,7 @@ _log = logging.getLogger("unspool")
 _KEPT = 50_000
 _BATCH = 2_000
 _RESTART = 5.0  # seconds between two starts, lest one that cannot live keeps the supervisor busy
+_AGAIN = 0.002  # seconds until a pipe that was full may have room
 _GATHER = 0.1  # seconds in which records are gathered into one transaction
 
 
@@ -39,7 +40,10 @@ class Recorder:
         self._waiting: deque[bytes] = deque()
         self._rest = b""
         self._dropped = 0
-        self._start()
+        self._pid = 0
+        self._writer = -1
+        self._next_start = 0.0
+        self._try_to_start()
 
     def put(self, index: int, record: Record) -> None:
         """Hands over one run of a spooler's task."""
@@ -50,21 +54,31 @@ class Recorder:
 
     @property
     def full(self) -> bool:
-        """Whether ``push`` should be called again soon."""
+        """Whether there is something to ``push``."""
         return bool(self._rest or self._waiting)
+
+    def next_push(self) -> float | None:
+        """Seconds after which ``push`` should be called again; None if there is nothing to push."""
+        if not self.full:
+            return None
+        return max(_AGAIN, self._next_start - time.monotonic() if self._writer < 0 else 0.0)
 
     def push(self) -> None:
         """Passes on what the pipe takes."""
         while self.full:
+            if self._writer < 0 and not self._try_to_start():
+                return
             if not self._rest:
                 self._rest = b"".join(self._waiting.popleft() for _ in range(min(len(self._waiting), _BATCH)))
             try:
                 written = os.write(self._writer, self._rest)
             except BlockingIOError:
                 return
-            except BrokenPipeError:
-                self._restart()
-                return
+            except BrokenPipeError:  # it died: what it had begun to read is lost, and the rest goes to a new one
+                _log.warning("the recorder of history died; a new one goes on")
+                self._rest = self._rest.partition(b"\n")[2]
+                self._end()
+                continue
             self._rest = self._rest[written:]
 
     def detach(self) -> None:
@@ -74,36 +88,47 @@ class Recorder:
 
     def close(self) -> None:
         """Lets it write what it has, and waits for it."""
-        os.set_blocking(self._writer, True)
         self._next_start = float("inf")
-        self.push()
-        os.close(self._writer)
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(self._pid, 0)
-        self._dropped += len(self._waiting)
+        if self._writer >= 0:
+            os.set_blocking(self._writer, True)
+            self.push()
+        self._end()
+        self._dropped += len(self._waiting) + self._rest.count(b"\n")
         if self._dropped:
             _log.warning("%d lines of history were dropped; no task is affected", self._dropped)
 
+    def _try_to_start(self) -> bool:
+        if time.monotonic() < self._next_start:
+            return False
+        self._next_start = time.monotonic() + _RESTART
+        try:
+            self._start()
+        except OSError as error:  # too many processes or open files: there may be room again soon
+            _log.error("no recorder of history: %s; trying again in %g s, and tasks go on", error.strerror, _RESTART)
+            return False
+        return True
+
     def _start(self) -> None:
-        reader, self._writer = os.pipe()
-        self._pid = os.fork()
-        if self._pid == 0:
+        reader, writer = os.pipe()
+        try:
+            pid = os.fork()
+        except OSError:
+            os.close(reader)
+            os.close(writer)
+            raise
+        self._pid, self._writer = pid, writer
+        if pid == 0:
             self.detach()
             _live(self._backends, reader, self._close_others)
         os.close(reader)
-        os.set_blocking(self._writer, False)
-        self._next_start = time.monotonic() + _RESTART
+        os.set_blocking(writer, False)
 
-    def _restart(self) -> None:
-        """It died: what it had begun to read is lost, and the rest goes to a new one."""
-        if time.monotonic() < self._next_start:
-            return
-        _log.warning("the recorder of history died; a new one goes on")
-        self._rest = self._rest.partition(b"\n")[2]
-        os.close(self._writer)
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(self._pid, 0)
-        self._start()
+    def _end(self) -> None:
+        if self._writer >= 0:
+            os.close(self._writer)
+            self._writer = -1
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(self._pid, 0)
 
 
 def _live(backends: Sequence[Backend], reader: int, close_others: Callable[[], None]) -> None:

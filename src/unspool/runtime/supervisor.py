@@ -155,8 +155,8 @@ class Supervisor:
             times += [self._next_reload] if self._options.reload else []
         if any(self._withholds) and self._waiting[0]:
             times.append(self._clock() + _STUCK)
-        if self._recorder and self._recorder.full:
-            times.append(self._clock() + _NAP)
+        if self._recorder and (wait := self._recorder.next_push()) is not None:
+            times.append(self._clock() + wait)
         if self._progress is not None and self._stats.done != self._shown:
             times.append(self._next_progress)
         due = min((at for at in times if at is not None), default=None)

@@ -22,11 +22,12 @@ from typing import NamedTuple, Protocol
 
 from .layout import ATTEMPTS, TMP, Directory
 
-__all__ = ["DONE", "RUNNING", "WAITING", "Attempts", "Count", "open_attempts"]
+__all__ = ["DONE", "RUNNING", "WAITING", "Attempts", "Count", "open_attempts", "read_count"]
 
 RUNNING, WAITING, DONE = "r", "w", "d"
 _NAME = "user.unspool"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class Count(NamedTuple):
@@ -79,9 +80,30 @@ def open_attempts(directory: Directory) -> Attempts:
     """The keeper that the directory's file system allows."""
     try:
         os.setxattr(directory.fd(TMP), _NAME, b"")
-    except (OSError, AttributeError):
+    except AttributeError:
         return _Sidecars(directory)
+    except OSError as error:
+        if error.errno not in _FULL:  # such a one has attributes, but no room just now
+            return _Sidecars(directory)
     return _Attributes(directory)
+
+
+def read_count(directory: Directory, ref: str) -> Count:
+    """The count of a file, wherever it is kept. For those who only look: nothing is made, and no lock is dropped."""
+    with contextlib.suppress(OSError, AttributeError):
+        return Count.load(os.getxattr(directory.path(ref), _NAME, follow_symlinks=False))
+    return _read_side(directory, ref)
+
+
+def _read_side(directory: Directory, ref: str) -> Count:
+    try:
+        side = os.open(directory.path(f"{ATTEMPTS}/{_side_name(ref)}"), _READ)
+    except OSError:
+        return Count()
+    try:
+        return Count.load(os.read(side, 64))
+    finally:
+        os.close(side)
 
 
 class _Attributes:
@@ -111,10 +133,7 @@ class _Attributes:
         os.setxattr(file, _NAME, count.dump())
 
     def read(self, ref: str) -> Count:
-        try:
-            return Count.load(os.getxattr(self._directory.path(ref), _NAME, follow_symlinks=False))
-        except OSError:
-            return Count()
+        return read_count(self._directory, ref)
 
     def clear(self, ref: str) -> None:
         with contextlib.suppress(OSError):
@@ -140,7 +159,7 @@ class _Sidecars:
     def write(self, file: int | str, ref: str, count: Count) -> None:
         try:
             side = os.open(
-                self._name(ref), os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=self._fd()
+                _side_name(ref), os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=self._fd()
             )
             try:
                 os.write(side, count.dump().ljust(32))
@@ -151,22 +170,15 @@ class _Sidecars:
                 raise
 
     def read(self, ref: str) -> Count:
-        try:
-            side = os.open(self._name(ref), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._fd())
-        except FileNotFoundError:
-            return Count()
-        try:
-            return Count.load(os.read(side, 64))
-        finally:
-            os.close(side)
+        return _read_side(self._directory, ref)
 
     def clear(self, ref: str) -> None:
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._name(ref), dir_fd=self._fd())
+            os.unlink(_side_name(ref), dir_fd=self._fd())
 
     def _fd(self) -> int:
         return self._directory.fd(ATTEMPTS)
 
-    @staticmethod
-    def _name(ref: str) -> str:
-        return ref.replace("/", "+")
+
+def _side_name(ref: str) -> str:
+    return ref.replace("/", "+")

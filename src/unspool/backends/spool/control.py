@@ -4,21 +4,26 @@ A process's file is locked as long as it lives, so what is not locked is a lefto
 and says
 what the process runs now: noting that costs no system call, and it is there to read when the process has been killed.
 The
-file's blocks are allocated beforehand, since writing to a mapped hole on a full disk would kill the writer.
+file's blocks are allocated beforehand, since writing to a mapped hole on a full disk would kill the writer. Where there
+is no room for that file, the process lives without one: it is not seen by others, but its supervisor still sees what it
+runs.
 """
 
 import contextlib
+import logging
 import mmap
 import os
 import struct
 from collections.abc import Iterator
 
+from ...errors import SpoolerUnusable
 from ..base import WorkerInfo, check_period
 from . import lock
 from .layout import RUN, TMP, Directory
 
 __all__ = ["SpoolControl"]
 
+_log = logging.getLogger("unspool")
 _PAUSED, _PERIOD = "paused", "period"
 _SIZE = 4096
 _slot = struct.Struct("<qdH")  # pid, since, length of the ref behind it
@@ -39,8 +44,12 @@ class SpoolControl:
         self._write(_PAUSED, "")
 
     def resume(self) -> None:
-        with contextlib.suppress(FileNotFoundError):
+        try:
             os.unlink(_PAUSED, dir_fd=self._directory.fd(RUN))
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise self._directory.unusable(error) from error
 
     @property
     def period(self) -> float:
@@ -87,6 +96,14 @@ class SpoolControl:
                     os.close(fd)
 
     def _write(self, name: str, text: str) -> None:
+        try:
+            self._replace(name, text)
+        except SpoolerUnusable:
+            raise
+        except OSError as error:
+            raise self._directory.unusable(error) from error
+
+    def _replace(self, name: str, text: str) -> None:
         tmp, run = self._directory.fd(TMP), self._directory.fd(RUN)
         draft = f"{name}-{os.getpid()}"
         fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=tmp)
@@ -102,6 +119,18 @@ class SpoolPresence:
     def __init__(self, directory: Directory, role: str) -> None:
         self._directory = directory
         self._name = f"{role}-{os.getpid()}-{os.urandom(4).hex()}"
+        self._fd = -1
+        try:
+            self._map = self._make()
+        except OSError as error:  # a full disk must not keep anybody from working it off
+            _log.warning(
+                "no sign of life in %s: %s; status will not show this %s", directory.root, error.strerror or error, role
+            )
+            self._map = mmap.mmap(-1, _SIZE)  # shared with the child all the same
+        self.running("", 0.0)
+
+    def _make(self) -> mmap.mmap:
+        directory = self._directory
         run, tmp = directory.fd(RUN), directory.fd(TMP)
         self._fd = os.open(self._name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=tmp)
         try:
@@ -113,16 +142,16 @@ class SpoolPresence:
             # The mapping keeps a descriptor of its own; opened apart, that one is no part of the lock.
             apart = os.open(self._name, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=tmp)
             try:
-                self._map = mmap.mmap(apart, _SIZE)
+                mapped = mmap.mmap(apart, _SIZE)
             finally:
                 os.close(apart)
             # Seen only now that it is locked and whole, or it would be swept, or misread.
             os.rename(self._name, self._name, src_dir_fd=tmp, dst_dir_fd=run)
         except OSError:
-            os.close(self._fd)
+            self.hand_over()
             os.unlink(self._name, dir_fd=tmp)
             raise
-        self.running("", 0.0)
+        return mapped
 
     def running(self, ref: str, since: float) -> None:
         name = ref.encode("utf-8", "surrogateescape")
@@ -134,7 +163,9 @@ class SpoolPresence:
 
     def hand_over(self) -> None:
         """In the parent, after a fork: the child alone holds the lock now, the parent still reads."""
-        os.close(self._fd)
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
     def close(self) -> None:
         """Takes the file away. The mapping ends with the object."""

@@ -19,7 +19,7 @@ from ...message import Entry, Envelope, State
 from ..base import Clock
 from . import lock
 from .aside import REASON_SUFFIX, bring_back, discard, read_reason
-from .attempts import Attempts
+from .attempts import Attempts, read_count
 from .held import held
 from .layout import ASIDE, Directory, hint, is_priority, is_task, priority_of, rank_of, renamed
 
@@ -280,7 +280,7 @@ class Listing:
         except OSError:
             return None
         reason = self._directory.objection(found) or ""
-        count = self._attempts().read(ref)
+        count = read_count(self._directory, ref)
         if reason:
             state = State.CORRUPT
         elif state is None:
