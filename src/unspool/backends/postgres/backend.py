@@ -11,6 +11,7 @@ late, after the task was given to somebody else, is refused.
 """
 
 import logging
+import struct
 import threading
 import time
 import weakref
@@ -53,6 +54,11 @@ __all__ = ["PostgresBackend"]
 
 _log = logging.getLogger("unspool")
 _AWAY = 0.5  # seconds that a worker waits before it tries another task while the server is away
+_TASKS = b"%d" % TASKS
+_NOTHING = (None, None)
+_double = struct.Struct("!d").unpack
+Run = tuple[Claim, Record | None]
+
 _PUT_OFF = 100  # ends of runs that are kept for the next statement
 
 
@@ -92,7 +98,7 @@ class PostgresBackend:
 
     def _begin_anew(self) -> None:
         self._lock = threading.Lock()
-        self._done: list[tuple[Claim, Record | None]] = []
+        self._done: list[Run] = []
 
     def _now(self) -> float | None:
         """The time that statements are to take for now; None for the server's own."""
@@ -162,21 +168,38 @@ class PostgresBackend:
         if number in self._session.tasks:
             return Refusal(RefusalKind.BUSY)
         done = self._take_done()
+        last = done.pop() if done else None
         try:
+            self._settle(done)
             worker = self._session.known_key("worker") or self._session.key("claim")
-            values = self._to_settle(done) | {"id": number, "worker": worker, "clock": self._now()}
-            gone, *begun = self._session.execute("begin", values)
+            gone, *begun = self._session.next(self._next(number, worker, last))
         except Away as error:
-            self._keep_done(done)
+            self._keep_done([last] if last else [])
             time.sleep(_AWAY)
             return Refusal(RefusalKind.UNUSABLE, self._local() + _AWAY, str(error))
-        self._settled(done, gone)
+        if last:
+            self._settled([last], () if gone is None else (int(last[0].ref),))
         return self._refusal(number) if begun[0] is None else self._begun(ref, number, begun)
 
+    def _next(self, number: int | None, worker: int | None, last: Run | None) -> list[bytes | None]:
+        """The values of ``next.sql``."""
+        clock = self._now()
+        return [
+            None if clock is None else repr(clock).encode(),
+            _TASKS,
+            None if number is None else b"%d" % number,
+            self._names.spooler.encode(),
+            None if worker is None else b"%d" % worker,
+            *(_NOTHING if last is None else (last[0].ref.encode(), b"%d" % last[0].token)),
+            *self._history.texts(last and last[1]),
+        ]
+
     def _begun(self, ref: str, number: int, row: Sequence[Any]) -> Claim | Refusal:
-        data, attempts, crashes, fence, rank, due, locked = row
-        if not locked:
-            self._session.insist("back_out", {"id": number, "fence": fence})
+        data, *numbers, due_bytes, locked = row
+        attempts, crashes, fence, rank = (int.from_bytes(value, signed=True) for value in numbers)
+        (due,) = _double(due_bytes)
+        if locked == b"\0":
+            self._insist("back_out", {"id": number, "fence": fence})
             return Refusal(RefusalKind.BUSY)
         self._session.tasks.add(number)
         priority = None if rank == UNNUMBERED else rank
@@ -222,7 +245,7 @@ class PostgresBackend:
                 until = None
         values |= {"id": number, "fence": claim.token, "clock": self._now(), "locks": TASKS}
         values |= self._names.values() | self._history.one(record)
-        row = self._session.insist("put_back", values)
+        row = self._insist("put_back", values)
         self._session.tasks.discard(number or 0)
         if row is None:
             self._refuse(claim)
@@ -237,34 +260,47 @@ class PostgresBackend:
             _log.warning("%s", error)
 
     def flush(self) -> None:
-        done = self._take_done()
-        if done:
-            self._settled(done, self._session.insist("ack", self._to_settle(done))[0])
+        self._settle(self._take_done(), insist=True)
 
-    def _keep_done(self, done: Sequence[tuple[Claim, Record | None]]) -> None:
+    def _keep_done(self, done: Sequence[Run]) -> None:
         with self._lock:
             self._done[:0] = done
 
-    def _take_done(self) -> list[tuple[Claim, Record | None]]:
+    def _take_done(self) -> list[Run]:
         with self._lock:
             done, self._done = self._done, []
         return done
 
-    def _to_settle(self, done: Sequence[tuple[Claim, Record | None]]) -> dict[str, Any]:
-        return {
+    def _settle(self, done: Sequence[Run], *, insist: bool = False) -> None:
+        """Settles what is done.
+
+        :raises Away: if the server is, and we do not insist; then it is put off again.
+        """
+        if not done:
+            return
+        values = {
             "ids": [int(claim.ref) for claim, _ in done],
             "fences": [claim.token for claim, _ in done],
             "locks": TASKS,
             **self._names.values(),
             **self._history.columns([record for _, record in done if record is not None]),
         }
+        try:
+            gone = (self._insist if insist else self._session.execute)("ack", values)[0]
+        except Away:
+            self._keep_done(done)
+            raise
+        self._settled(done, gone or ())
 
-    def _settled(self, done: Sequence[tuple[Claim, Record | None]], gone: Sequence[int] | None) -> None:
+    def _settled(self, done: Sequence[Run], gone: Sequence[int]) -> None:
         for claim, _ in done:
             number = int(claim.ref)
             self._session.tasks.discard(number)
-            if number not in (gone or ()):
+            if number not in gone:
                 self._refuse(claim)
+
+    def _insist(self, name: str, values: Mapping[str, Any]) -> Any:
+        return self._session.insist(lambda: self._session.execute(name, values))
 
     def _refuse(self, claim: Claim) -> None:
         _log.error("task %s has ended here, but its claim was lost meanwhile; the result is refused", claim.id)

@@ -30,6 +30,7 @@ _DEFAULTS: dict[str, Any] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 20_000,
     "target_session_attrs": "read-write",
+    "client_encoding": "UTF8",
     "application_name": "unspool",
 }
 _MISTAKES = (

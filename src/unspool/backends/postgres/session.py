@@ -12,10 +12,12 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar, cast
 
 import psycopg
+from psycopg import pq
+from psycopg.errors import error_from_result
 
 from ...errors import SpoolerUnusable
 from .connection import Away, Connection, Connector
@@ -30,6 +32,16 @@ TASKS = 0x2E59 << 44
 PROCESSES = 0x2E5A << 44
 """The same for a process."""
 
+_MANNERS = """
+    -- What a power cut of the server takes with it is a claim or an end of the last moment, and the task runs again:
+    -- that is not worth a sync for each.
+    SET synchronous_commit = off;
+    -- Plans are made once, perhaps while the table is empty, and must still be right with a million rows in it.
+    SET plan_cache_mode = force_generic_plan;
+    SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; SET jit = off
+"""
+_NEXT = b"unspool_next"
+T = TypeVar("T")
 _log = logging.getLogger("unspool")
 _PATIENCE = (0.05, 5.0)  # seconds between attempts to reach a server that is away, at first and at most
 
@@ -48,6 +60,7 @@ class Session:
         self._pid = os.getpid()
         self._connection: Connection | None = None
         self._lock = threading.RLock()
+        self._prepared = False
         self._keys: dict[str, int | None] = {}
         self.tasks: set[int] = set()
         """The tasks whose locks this session holds, or held when it was lost."""
@@ -68,12 +81,29 @@ class Session:
         with self._held() as connection:
             return connection.execute(statement(name), values, binary=True).fetchall()
 
-    def insist(self, name: str, values: Mapping[str, Any]) -> Any:
-        """``execute``, repeated until the server is there: for what must not be forgotten."""
+    def next(self, values: Sequence[bytes | None]) -> Sequence[bytes | None]:
+        """Runs ``next.sql``, past psycopg's conversions, which cost a worker more than all the rest: one round trip a
+        task is what its speed hangs on.
+
+        :param values: in text, as the server reads it.
+        :returns: its row, in the server's binary form.
+        :raises Away, SpoolerUnusable: as ``execute``.
+        """
+        with self._held() as connection:
+            pgconn = connection.pgconn
+            if not self._prepared:
+                _checked(pgconn.prepare(_NEXT, statement("next").encode()))
+                self._prepared = True
+            result = _checked(pgconn.exec_prepared(_NEXT, cast(list[bytes], values), None, 1))  # None is null
+            return [result.get_value(0, column) for column in range(result.nfields)]
+
+    @staticmethod
+    def insist(call: Callable[[], T]) -> T:
+        """What a call gives, repeated until the server is there: for what must not be forgotten."""
         wait = _PATIENCE[0]
         while True:
             try:
-                return self.execute(name, values)
+                return call()
             except Away as error:
                 if wait == _PATIENCE[0]:
                     _log.warning("%s; trying again until it is back", error)
@@ -190,9 +220,9 @@ class Session:
 
     def _opened(self) -> Connection:
         connection = self._connector.open()
+        self._prepared = False
         try:
-            # A run that is lost to a power cut of the server is run again: what a claim or its end costs is not a sync.
-            connection.execute("SET synchronous_commit = off")
+            connection.execute(_MANNERS)
             for role, key in list(self._keys.items()):
                 self._take_up(connection, role, key) if key else self._register(connection, role)
             if self.tasks:  # they run on in this process
@@ -231,3 +261,13 @@ class Session:
             with contextlib.suppress(psycopg.Error):
                 self._connection.close()
         self._connection = None
+
+
+def _checked(result: pq.abc.PGresult) -> pq.abc.PGresult:
+    """The result, if it is one.
+
+    :raises psycopg.Error: if it is an error's.
+    """
+    if result.status not in (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK):
+        raise error_from_result(result)
+    return result
