@@ -8,7 +8,7 @@ import pytest
 from unspool import config
 from unspool.backends.spool import store
 
-pytest_plugins = ["pytester"]
+pytest_plugins = ["pytester", "tests.nats.fixtures"]
 
 
 @pytest.fixture(autouse=True)

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..backends.base import Backend, Clock, Feed, Ticket
+from ..errors import SpoolerUnusable
 from ..message import Record, RefusalKind, Verdict
 from . import report
 from .log import log_end
@@ -252,7 +253,13 @@ class Supervisor:
             _log.error("worker %d %s; it was running no task", process.pid, how)
         for index, ref in sorted(refs):
             verdict = Verdict.TIMEOUT if (index, ref) in process.overrun else Verdict.CRASHED
-            entry = self._backends[index].find(ref)
+            try:
+                entry = self._backends[index].find(ref)
+            except SpoolerUnusable as error:
+                _log.error(
+                    "worker %d %s while it ran %s, of which no more can be told: %s", process.pid, how, ref, error
+                )
+                continue
             if entry is not None:  # else it had just left the queue
                 now, reason = self._clock(), f"its worker {how}"
                 record = Record(entry.id, entry.task, verdict, entry.attempts, now, 0.0, process.pid, reason)

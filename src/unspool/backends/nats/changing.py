@@ -1,0 +1,66 @@
+"""What a person does to a task: make it ready again, or delete it."""
+
+import contextlib
+
+from ...errors import TaskBusy
+from ..base import Clock
+from . import runs
+from .jetstream import Conflict, JetStream
+from .names import NOW, rank_part
+from .place import Place
+from .stored import HEADER, Facts, Stored
+from .tasks import Tasks
+
+__all__ = ["Changing"]
+
+
+class Changing:
+    """Changes single tasks of a place that nobody runs."""
+
+    def __init__(self, place: Place, tasks: Tasks, clock: Clock) -> None:
+        self._place = place
+        self._tasks = tasks
+        self._clock = clock
+
+    async def retry(self, stream: JetStream, id: str) -> str:
+        """Makes a waiting or set-aside task ready now, its attempts afresh; its id."""
+        stored, aside = await self._idle(stream, id)
+        names, patience, fresh = self._place.names, self._place.patience, Facts(self._clock())
+        _, priority, token = names.place(stored.subject)
+        if not aside:
+            if not await self._tasks.anew(stream, stored, fresh):
+                raise TaskBusy(f"task {id} has just changed; look again")
+        else:
+            rank = rank_part(priority)
+            await self._place.ensure_rank(stream, rank)
+            subject, replaces = names.task(NOW, rank, token), (names.task("*", rank, token), 0)
+            with contextlib.suppress(Conflict):  # a retry that was cut short has brought it back
+                headers = {HEADER: fresh.dump()}
+                await stream.publish(subject, stored.data, headers, replaces=replaces, patience=patience)
+            await stream.delete(names.aside, stored.seq, patience=patience)
+        return f"{self._place.name}/{token}"
+
+    async def remove(self, stream: JetStream, id: str) -> None:
+        """Deletes a task."""
+        stored, aside = await self._idle(stream, id)
+        names = self._place.names
+        await stream.delete(names.aside if aside else names.tasks, stored.seq, patience=self._place.patience)
+
+    async def _idle(self, stream: JetStream, id: str) -> tuple[Stored, bool]:
+        """A task that nobody runs, and whether it is set aside.
+
+        :raises LookupError: if there is none.
+        :raises TaskBusy: if it is running.
+        """
+        token = self._place.token(id)
+        if token is not None:
+            names, patience = self._place.names, self._place.patience
+            stored, run = await self._tasks.look(stream, token)
+            if stored is not None:
+                if run and run.message == stored.seq and await runs.is_held(stream, names, run, patience):
+                    raise TaskBusy(f"task {id} is running; ask again when it has ended")
+                return stored, False
+            stored = await stream.last(names.aside, names.task("*", "*", token), patience=patience)
+            if stored is not None:
+                return stored, True
+        raise LookupError(f"no task {id} in spooler {self._place.name}")

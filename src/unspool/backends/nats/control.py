@@ -1,0 +1,216 @@
+"""The switches of a spooler and its live processes, as seen from every host.
+
+Pause and period are one message of the state stream. Processes of this host are known by their signs (see ``signs``),
+to the moment. For other hosts each supervisor repeats, three times a lease, that it and its workers live; the messages
+vanish by themselves when they are not repeated. A worker repeats its own as well, in case its supervisor has died.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+from typing import Any, NamedTuple
+
+from ...errors import SpoolerUnusable
+from ..base import WorkerInfo, check_period
+from . import runs, signs
+from .jetstream import Conflict, JetStream
+from .place import Place
+from .runs import Process
+from .stored import Stored
+
+__all__ = ["NatsControl", "Switches"]
+
+
+class Switches(NamedTuple):
+    """Pause and period; the latter is None where it was never set."""
+
+    paused: bool = False
+    period: float | None = None
+
+    @classmethod
+    def of(cls, data: bytes) -> "Switches":
+        """What a message says; what it does not say is as it was at first."""
+        try:
+            found: Any = json.loads(data)
+            period = found.get("period")
+            return cls(found.get("paused") is True, None if period is None else check_period(period))
+        except (ValueError, TypeError, AttributeError):  # OptionRefused is a ValueError
+            return cls()
+
+
+class NatsControl:
+    """Implements ``base.Control`` for a place."""
+
+    def __init__(self, place: Place, period: float) -> None:
+        self._place = place
+        self._default_period = period
+        self._presences: list[NatsPresence] = []
+        self._owner = os.getpid()  # who made this; a fork of it speaks for itself alone
+        self._beating: tuple[int, object] | None = None
+
+    # --- switches
+
+    @property
+    def paused(self) -> bool:
+        return self.read().paused
+
+    def pause(self) -> None:
+        self._place.call(lambda stream: self._change(stream, paused=True))
+
+    def resume(self) -> None:
+        self._place.call(lambda stream: self._change(stream, paused=False))
+
+    @property
+    def period(self) -> float:
+        return self.period_of(self.read())
+
+    def set_period(self, seconds: float) -> None:
+        period = check_period(seconds)
+        self._place.call(lambda stream: self._change(stream, period=period))
+
+    def period_of(self, switches: Switches) -> float:
+        """The period, also where none was set."""
+        return self._default_period if switches.period is None else switches.period
+
+    def read(self) -> Switches:
+        """The switches as they are now."""
+        return self._place.call(self.look)
+
+    async def look(self, stream: JetStream) -> Switches:
+        """The same, in the loop."""
+        stored = await self._last(stream)
+        return Switches.of(stored.data) if stored else Switches()
+
+    async def _last(self, stream: JetStream) -> Stored | None:
+        names = self._place.names
+        return await stream.last(names.state, names.switches, patience=self._place.patience)
+
+    async def _change(self, stream: JetStream, **values: Any) -> None:
+        names = self._place.names
+        while True:
+            stored = await self._last(stream)
+            switches = (Switches.of(stored.data) if stored else Switches())._replace(**values)
+            replaces = names.switches, stored.seq if stored else 0
+            with contextlib.suppress(Conflict):  # somebody else has just changed something
+                data = json.dumps(switches._asdict()).encode()
+                await stream.publish(names.switches, data, replaces=replaces, patience=self._place.patience)
+                return
+
+    # --- processes
+
+    def enlist(self, role: str) -> "NatsPresence":
+        presence = NatsPresence(self, role)
+        self._owner = os.getpid()
+        self._presences.append(presence)
+        if role == "supervisor" and self._place.is_open:  # else the feed does, when it is
+            self._place.start(self.announce)
+        return presence
+
+    def live(self) -> list[WorkerInfo]:
+        here = list(signs.processes(self._folder))
+        return here + [info for info in self._place.call(self._elsewhere) if info is not None]
+
+    async def _elsewhere(self, stream: JetStream) -> list[WorkerInfo | None]:
+        names = self._place.names
+        messages = stream.read(names.state, names.live("*"), patience=self._place.patience)
+        return [self._info(one) async for one in messages]
+
+    def _info(self, stored: Stored) -> WorkerInfo | None:
+        """What a message of a live process says, unless it is one of those whose signs we see."""
+        try:
+            found: Any = json.loads(stored.data)
+            process = Process(str(found["host"]), int(found["pid"]), str(found["began"]))
+            if process.is_local and (found["signs"] == self._folder or process.is_dead):
+                return None
+            role = str(found["role"])
+            host = "" if process.is_local else str(found["name"])
+            return WorkerInfo(role, process.pid, str(found["ref"]), float(found["since"]), host) if role else None
+        except (ValueError, TypeError, KeyError):
+            return None
+
+    @property
+    def _folder(self) -> str:
+        return signs.folder(self._place.name)
+
+    def vanished(self, presence: "NatsPresence") -> None:
+        """A process is gone, and whoever enlisted it says so."""
+        with contextlib.suppress(ValueError):
+            self._presences.remove(presence)
+        process = presence.process
+        if process is not None:
+            with contextlib.suppress(SpoolerUnusable):
+                self._place.start(lambda stream: self._unsay(stream, process))
+
+    async def _unsay(self, stream: JetStream, process: Process) -> None:
+        names = self._place.names
+        with contextlib.suppress(SpoolerUnusable):  # else it vanishes by itself
+            stored = await stream.last(names.state, names.live(process.key), patience=self._place.patience)
+            if stored is not None:
+                await stream.delete(names.state, stored.seq, patience=self._place.patience)
+
+    # --- saying that we live
+
+    async def announce(self, stream: JetStream) -> None:
+        """Sees to it that other hosts know, before this process takes a task and as long as it lives."""
+        known = (os.getpid(), stream.link)
+        if self._beating != known:
+            self._beating = known
+            await self._beat(stream)
+            task = asyncio.get_running_loop().create_task(self._beat_on(stream))
+            self._kept = task  # the loop itself holds tasks only weakly
+
+    async def _beat_on(self, stream: JetStream) -> None:
+        while True:
+            await asyncio.sleep(self._place.lease / 3)
+            with contextlib.suppress(SpoolerUnusable):
+                await self._beat(stream)
+
+    async def _beat(self, stream: JetStream) -> None:
+        names, mine = self._place.names, runs.me()
+        said: dict[Process, WorkerInfo] = {mine: WorkerInfo("", mine.pid, "", 0.0)}
+        for presence in list(self._presences):
+            process = presence.process
+            if process is not None and not process.is_dead and (self._owner == mine.pid or process == mine):
+                said[process] = presence.info()
+        common = {"signs": self._folder, "name": socket.gethostname()}
+        for process, info in said.items():
+            data = json.dumps(info._asdict() | process._asdict() | common).encode()
+            headers = {"Nats-TTL": f"{max(int(self._place.lease), 1)}s"}
+            await stream.publish(names.live(process.key), data, headers, patience=self._place.patience)
+
+
+class NatsPresence:
+    """Implements ``base.Presence``."""
+
+    def __init__(self, control: NatsControl, role: str) -> None:
+        self._control = control
+        self._role = role
+        self._sign = signs.Sign(control._folder, role)
+        self._known: Process | None = None
+
+    def running(self, ref: str, since: float) -> None:
+        self._sign.running(ref, since)
+
+    def ref(self) -> str:
+        return self._sign.info(self._role).ref
+
+    def info(self) -> WorkerInfo:
+        """What was noted last."""
+        return self._sign.info(self._role)
+
+    @property
+    def process(self) -> Process | None:
+        """Whose sign it is, if that process has ever been seen alive."""
+        pid = self._sign.info(self._role).pid
+        if self._known is None or self._known.pid != pid:
+            self._known = runs.process(pid) or self._known
+        return self._known
+
+    def hand_over(self) -> None:
+        self._sign.hand_over()
+
+    def close(self) -> None:
+        self._sign.close()
+        self._control.vanished(self)

@@ -1,0 +1,369 @@
+"""What a supervisor was handed: tasks in order, those that are early, those that are out, those that others run.
+
+The pump runs in the thread of the connection and puts what arrives into an inbox; everything else here is the
+supervisor's own thread. The two meet in the inbox, and in a descriptor that wakes the supervisor.
+"""
+
+import contextlib
+import heapq
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Coroutine, Iterable
+from typing import Any, TypeVar
+
+from ...errors import SpoolerUnusable
+from ..base import Clock, Ticket
+from . import runs
+from .control import NatsControl
+from .jetstream import JetStream
+from .link import Unreachable
+from .place import Place
+from .pump import Delivery, Pump
+from .runs import Run
+
+__all__ = ["NatsFeed"]
+
+T = TypeVar("T")
+
+_log = logging.getLogger("unspool")
+_WINDOW = 16
+_MOST = 512  # tasks held ready, however many are asked for
+_EARLY = 10_000  # tasks that wait here for their time; the server keeps what is beyond
+_LOOK = 0.05  # seconds between two looks whether there is really nothing
+_STUCK = 1.0  # seconds after which what nobody takes is given back, for others may have idle workers
+_BACK = (0.25, 5.0)  # seconds between attempts to reach servers that are away, at first and at most
+_ATTEMPT = 2.0
+_BUSY = 1.0  # seconds between two looks whether others still run what we were handed
+
+
+class NatsFeed:
+    """Implements ``base.Feed`` for a place.
+
+    :param hold: seconds before its due time from which on a task is kept here.
+    :param look: seconds between two looks at an empty queue.
+    :param window: tasks that are held ready at least, while workers take them; among these the order is exact.
+    """
+
+    def __init__(
+        self,
+        place: Place,
+        control: NatsControl,
+        clock: Clock,
+        *,
+        hold: float,
+        look: float = _LOOK,
+        window: int = _WINDOW,
+    ) -> None:
+        self._place = place
+        self._control = control
+        self._clock = clock
+        self._hold = hold
+        self._look = look
+        self._pid = os.getpid()
+        self._inbox: deque[Delivery] = deque()
+        self._ready: list[Delivery] = []
+        self._early: list[tuple[float, Delivery]] = []
+        self._held: dict[str, Delivery] = {}
+        self._out: dict[str, Delivery] = {}
+        self._busy: set[str] = set()
+        self._window = self._wanted = window
+        self._certain = False
+        self._next_sweep = self._next_busy = 0.0
+        self._taken_at = time.monotonic()
+        self._bell, self._ringer = os.pipe()
+        os.set_blocking(self._bell, False)
+        os.set_blocking(self._ringer, False)
+        self._stream: JetStream | None = None
+        self._pump = Pump(place, control, self._deliver, self._ring)
+        self._next_look = clock() + self._period
+        self._next_try, self._wait = 0.0, _BACK[0]
+        self._connect()
+
+    def _connect(self) -> None:
+        """Opens the connection for the first time; from then on it renews itself.
+
+        :raises SpoolerUnusable: if the servers are there, and cannot be used.
+        """
+        try:
+            stream = self._place.stream(_ATTEMPT)
+            stream.link.call(self._pump.start(stream))
+        except Unreachable as error:
+            if self._wait == _BACK[0]:
+                _log.warning("%s; trying on", error)
+            self._next_try, self._wait = time.monotonic() + self._wait, min(self._wait * 2, _BACK[1])
+            return
+        stream.link.on_change(self._pump.connection_changed)
+        self._stream = stream
+        self._next_look = self._clock() + self._period
+        self._ask()
+
+    # --- in the connection's thread
+
+    def _deliver(self, delivery: Delivery) -> None:
+        self._inbox.append(delivery)
+        self._ring()
+
+    def _ring(self) -> None:
+        with contextlib.suppress(BlockingIOError, OSError):  # full is loud enough; closed has nobody to hear
+            os.write(self._ringer, b".")
+
+    # --- base.Feed
+
+    def fileno(self) -> int | None:
+        return self._bell
+
+    @property
+    def paused(self) -> bool:
+        return self._pump.switches.paused
+
+    @property
+    def gone(self) -> bool:
+        return not self._connected
+
+    @property
+    def _connected(self) -> bool:
+        return self._stream is not None and self._stream.link.connected
+
+    @property
+    def idle(self) -> bool:
+        return not self._out and self._certain and self._connected and (self.paused or not self.backlog)
+
+    @property
+    def backlog(self) -> int:
+        return sum(1 for delivery in self._held.values() if delivery.due <= self._clock())
+
+    def refresh(self) -> bool:
+        if self._stream is None and time.monotonic() >= self._next_try:
+            self._connect()
+        self._take_in()
+        if self._stream is None:
+            return False
+        if self._ready and self._look and time.monotonic() >= self._taken_at + _STUCK:
+            self._let_go()
+        if self._clock() >= self._next_look:
+            self._look_whole()
+        if self._busy and time.monotonic() >= self._next_busy:
+            self._look_at_busy()
+        more = self._sweep()
+        self._next_look = min(self._next_look, self._clock() + self._period)
+        return more
+
+    def take(self, limit: int) -> list[Ticket]:
+        if self.paused or not self._connected:
+            return []
+        self._taken_at = time.monotonic()
+        wanted, self._wanted = self._wanted, max(min(limit, _MOST), self._window)
+        taken: list[Ticket] = []
+        while len(taken) < limit and (delivery := self._first()) is not None:
+            heapq.heappop(self._ready)
+            del self._held[delivery.token]
+            self._out[delivery.token] = delivery
+            taken.append(_ticket(delivery))
+        if taken or wanted != self._wanted:
+            self._ask()
+        return taken
+
+    def peek(self) -> Ticket | None:
+        delivery = None if self.paused else self._first()
+        return _ticket(delivery) if delivery else None
+
+    def give_back(self, tickets: Iterable[Ticket]) -> None:
+        for ticket in tickets:
+            self._return(ticket.ref)
+
+    def settled(self, ref: str, until: float | None) -> None:
+        self._busy.discard(ref)
+        delivery = self._out.pop(ref, None)
+        self._certain = False
+        if delivery is None:
+            return
+        self._pump.progress.pop(delivery.reply, None)
+        if until is not None:
+            self._give_back(delivery, until - self._clock())
+        self._offer_again(ref)
+
+    def busy(self, ref: str) -> None:
+        if ref in self._out:
+            self._busy.add(ref)
+
+    def doubt(self) -> None:
+        self._busy.update(self._out)
+        self._next_busy = 0.0
+        self._look_at_busy()
+
+    def next_due(self) -> float | None:
+        now, real = self._clock(), time.monotonic()
+        if self._stream is None:
+            return now + max(self._next_try - real, 0.0)
+        times = [self._next_look]
+        if self._ready:
+            times.append(now + max(self._taken_at + _STUCK - real, 0.0))
+        if self._early:
+            times.append(self._early[0][0])
+        if self._busy:
+            times.append(now + max(self._next_busy - real, 0.0))
+        if not self._certain and not self._ready and self._connected:
+            times.append(now + max(self._next_sweep - real, 0.0))
+        return min(times)
+
+    def close(self) -> None:
+        if self._pid == os.getpid() and self._stream is not None:
+            self._stream.link.forget(self._pump.connection_changed)
+            self._take_in()
+            unbegun = [delivery.reply for delivery in [*self._held.values(), *self._out.values()]]
+            with contextlib.suppress(SpoolerUnusable):
+                self._stream.link.call(self._pump.stop(unbegun), self._place.patience)
+        os.close(self._bell)
+        os.close(self._ringer)
+
+    # --- parts
+
+    @property
+    def _period(self) -> float:
+        return self._control.period_of(self._pump.switches)
+
+    def _take_in(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while os.read(self._bell, 4096):
+                pass
+        now = self._clock()
+        arrived = False
+        while self._inbox:
+            self._keep(self._inbox.popleft(), now)
+            arrived = True
+        while self._early and self._early[0][0] <= now:
+            _, delivery = heapq.heappop(self._early)
+            if self._held.get(delivery.token) is delivery:
+                heapq.heappush(self._ready, delivery)
+        if arrived:
+            self._ask()
+
+    def _keep(self, delivery: Delivery, now: float) -> None:
+        former = self._held.get(delivery.token)
+        if former is not None:
+            if former.seq > delivery.seq:
+                self._pump.progress.pop(delivery.reply, None)
+                return
+            self._pump.progress.pop(former.reply, None)
+        wait = delivery.due - now
+        if wait > 0 and (wait > self._hold or len(self._early) >= _EARLY):
+            self._held.pop(delivery.token, None)
+            self._give_back(delivery, wait - min(self._hold, 1.0))
+            return
+        self._held[delivery.token] = delivery
+        if wait > 0:
+            heapq.heappush(self._early, (delivery.due, delivery))
+        elif delivery.token not in self._out:
+            heapq.heappush(self._ready, delivery)
+
+    def _first(self) -> Delivery | None:
+        """The first that may be handed out."""
+        while self._ready:
+            delivery = self._ready[0]
+            if self._held.get(delivery.token) is delivery and delivery.token not in self._out:
+                return delivery
+            heapq.heappop(self._ready)  # there is a later message of this task
+        return None
+
+    def _return(self, ref: str, due: float = 0.0) -> None:
+        """What was out is held again, unless a later message of it has arrived."""
+        self._busy.discard(ref)
+        delivery = self._out.pop(ref, None)
+        if delivery is None or ref in self._held:
+            self._offer_again(ref)
+        else:
+            self._keep(delivery._replace(due=max(delivery.due, due)), self._clock())
+
+    def _offer_again(self, ref: str) -> None:
+        """A task is no longer out: what is held of it may be handed out."""
+        delivery = self._held.get(ref)
+        if delivery is not None and delivery.due <= self._clock():
+            heapq.heappush(self._ready, delivery)
+
+    def _ask(self) -> None:
+        if self._stream is not None:
+            self._stream.link.soon(self._pump.ask, self._wanted - len(self._ready))
+
+    def _let_go(self) -> None:
+        """All workers are busy: others may have what waits here."""
+        self._wanted = 0
+        for delivery in self._ready:
+            if self._held.get(delivery.token) is delivery:
+                del self._held[delivery.token]
+                self._give_back(delivery, 0.0)
+        self._ready.clear()
+        self._ask()
+
+    def _give_back(self, delivery: Delivery, delay: float) -> None:
+        self._pump.progress.pop(delivery.reply, None)
+        self._on(self._pump.back(delivery.reply, delay))
+
+    def _look_whole(self) -> None:
+        self._next_look = self._clock() + self._period
+        with contextlib.suppress(SpoolerUnusable):
+            self._call(self._pump.look())
+        self._next_look = self._clock() + self._period
+
+    def _call(self, work: Coroutine[Any, Any, T]) -> T:
+        if self._stream is None:
+            work.close()
+            raise Unreachable("there is no connection yet")
+        return self._stream.link.call(work, self._place.patience)
+
+    def _on(self, work: Coroutine[Any, Any, None]) -> None:
+        if self._stream is None:
+            work.close()
+        else:
+            self._stream.link.start(work)
+
+    def _sweep(self) -> bool:
+        """Where there seems to be nothing, makes sure."""
+        now = time.monotonic()
+        if self._first() is not None and self._look:
+            return False
+        if now < self._next_sweep or not self._connected or (self._certain and self._look):
+            return False
+        self._next_sweep = now + self._look
+        found = False
+        with contextlib.suppress(SpoolerUnusable):
+            found = self._call(self._pump.sweep())
+            self._certain = not found
+        self._take_in()
+        return found
+
+    def _look_at_busy(self) -> None:
+        """What nobody runs any more is offered again; what is no longer there is forgotten."""
+        self._next_busy = time.monotonic() + (_BUSY if self._look else 0.0)
+        with contextlib.suppress(SpoolerUnusable):
+            for ref, due in self._call(self._released(list(self._busy))).items():
+                if due is None:
+                    self.settled(ref, None)
+                else:
+                    self._return(ref, due)
+
+    async def _released(self, refs: list[str]) -> dict[str, float | None]:
+        """When those of these tasks that nobody runs may run again; None for what is not what we were handed."""
+        stream, names, patience = self._place.stream(), self._place.names, self._place.patience
+        found: dict[str, float | None] = {}
+        known = await self._runs(stream)
+        for ref in refs:
+            run, delivery = known.get(ref), self._out.get(ref)
+            stored = await stream.last(names.tasks, names.task("*", "*", ref), patience=patience)
+            if stored is None or delivery is None or stored.seq != delivery.seq:
+                found[ref] = None
+            elif run is None or run.message != stored.seq:
+                found[ref] = delivery.due
+            elif not await runs.is_held(stream, names, run, patience):
+                found[ref] = max(delivery.due, run.until)
+        return found
+
+    async def _runs(self, stream: JetStream) -> dict[str, Run]:
+        names, patience = self._place.names, self._place.patience
+        found = [Run.of(one) async for one in stream.read(names.state, names.run("*"), patience=patience)]
+        return {run.token: run for run in found if run is not None}
+
+
+def _ticket(delivery: Delivery) -> Ticket:
+    return Ticket(delivery.rank, delivery.due, delivery.token)

@@ -1,0 +1,60 @@
+"""What ran: a stream of records, whose limits keep it bounded."""
+
+import asyncio
+import json
+from collections.abc import Sequence
+
+from ...message import Record
+from .jetstream import JetStream
+from .place import Place
+from .stored import Stored
+
+__all__ = ["History"]
+
+_AT_ONCE = 500
+
+
+class History:
+    """The runs of a spooler."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+
+    def add(self, records: Sequence[Record]) -> None:
+        """Keeps these."""
+        if records and self._place.keeps_history:
+            self._place.call(lambda stream: self._add(stream, records))
+
+    async def _add(self, stream: JetStream, records: Sequence[Record]) -> None:
+        names, patience = self._place.names, self._place.patience
+        for at in range(0, len(records), _AT_ONCE):
+            batch = records[at : at + _AT_ONCE]
+            await asyncio.gather(
+                *(stream.publish(names.record(one.id), json.dumps(one).encode(), patience=patience) for one in batch)
+            )
+
+    def latest(self, id: str | None, limit: int) -> list[Record]:
+        """The newest runs, newest first; of one task if ``id`` is given."""
+        return self._place.call(lambda stream: self._latest(stream, id, limit))
+
+    async def _latest(self, stream: JetStream, id: str | None, limit: int) -> list[Record]:
+        names, patience = self._place.names, self._place.patience
+        if id is not None:
+            found = [one async for one in stream.read(names.history, names.record(id), patience=patience)]
+            records = [record for record in map(_record, found) if record is not None and record.id == id]
+        else:
+            info = await stream.info(names.history, patience=patience)
+            if info is None:
+                return []
+            start = max(info["state"]["last_seq"] - limit + 1, 1)
+            subject = f"{names.root}.history.*"
+            found = [one async for one in stream.read(names.history, subject, start=start, patience=patience)]
+            records = [record for record in map(_record, found) if record is not None]
+        return records[: -limit - 1 : -1] if limit else []
+
+
+def _record(stored: Stored) -> Record | None:
+    try:
+        return Record(*json.loads(stored.data))
+    except (ValueError, TypeError):
+        return None  # not ours

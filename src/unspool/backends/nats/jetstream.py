@@ -1,0 +1,247 @@
+"""The few requests to JetStream that this ground is made of, each repeated until it is answered or its time is up.
+
+A repeated publish carries the same message id, so the server keeps it once; a repeated deletion of a sequence number
+finds it gone. Nothing else writes.
+"""
+
+import asyncio
+import base64
+import json
+import os
+from collections.abc import AsyncIterator, Mapping
+from datetime import datetime
+from typing import Any
+
+from ...errors import SpoolerUnusable
+from .link import Link, Unreachable
+from .stored import HEADER, Stored
+
+__all__ = ["NO_STREAM", "ApiError", "Conflict", "JetStream"]
+
+_ANSWER = 3.0  # seconds for one answer before the request is repeated
+_PAUSES = (0.02, 0.05, 0.1, 0.25, 0.5)
+_PAGE = 256
+_PAGE_BYTES = 4 << 20
+
+_NOT_FOUND = 10037
+NO_STREAM = 10059
+_NO_SEQUENCE = 10043
+_WRONG_SEQUENCE = (10071, 10164)
+_FOR_NOW = (10008, 10009, 10118)  # no leader, leader unknown, system temporarily unavailable
+
+
+class ApiError(SpoolerUnusable):
+    """What JetStream answers when it will not.
+
+    :param code: its number for the error.
+    :param repeated: whether an earlier request of the same may have been carried out without an answer.
+    """
+
+    def __init__(self, text: str, code: int, repeated: bool) -> None:
+        super().__init__(text)
+        self.code = code
+        self.repeated = repeated
+
+
+class Conflict(Exception):
+    """What was to be replaced is no longer what it was."""
+
+
+class JetStream:
+    """Requests over one link. All methods run in its loop.
+
+    :param shown: the servers, for messages: ``NATS at …``.
+    """
+
+    def __init__(self, link: Link, shown: str) -> None:
+        self.link = link
+        self._client = link.client
+        self.shown = shown
+
+    async def api(self, verb: str, request: Mapping[str, Any] | None = None, *, patience: float) -> dict[str, Any]:
+        """Asks the API.
+
+        :param patience: seconds in which it is asked again if there is no answer.
+        :raises ApiError: if the answer is an error.
+        :raises Unreachable: if there is none.
+        """
+        data = json.dumps(request).encode() if request else b""
+        return await self._ask(f"$JS.API.{verb}", data, None, patience)
+
+    async def publish(
+        self,
+        subject: str,
+        data: bytes,
+        headers: Mapping[str, str] | None = None,
+        *,
+        patience: float,
+        replaces: tuple[str, int] | None = None,
+    ) -> int:
+        """Stores a message once; the sequence number that it got. A quorum has it by then.
+
+        :param replaces: a subject, wildcards allowed, and the sequence number of the last message there (0 for none).
+        :raises Conflict: if that is another.
+        """
+        sent = {"Nats-Msg-Id": os.urandom(12).hex(), **(headers or {})}
+        if replaces is not None:
+            sent["Nats-Expected-Last-Subject-Sequence"] = str(replaces[1])
+            sent["Nats-Expected-Last-Subject-Sequence-Subject"] = replaces[0]
+        try:
+            return int((await self._ask(subject, data, sent, patience))["seq"])
+        except ApiError as error:
+            if error.code in _WRONG_SEQUENCE:
+                raise Conflict from None
+            raise
+
+    async def last(self, stream: str, subject: str, *, patience: float) -> Stored | None:
+        """The last message of a subject, wildcards allowed, as the stream's leader has it."""
+        return await self._get(stream, {"last_by_subj": subject}, patience)
+
+    async def get(self, stream: str, seq: int, *, patience: float) -> Stored | None:
+        """The message of this number."""
+        return await self._get(stream, {"seq": seq}, patience)
+
+    async def next(self, stream: str, subject: str, start: int, *, patience: float) -> Stored | None:
+        """The first message of a subject, wildcards allowed, from a number on, as the stream's leader has it."""
+        return await self._get(stream, {"seq": start, "next_by_subj": subject}, patience)
+
+    async def delete(self, stream: str, seq: int, *, patience: float) -> bool:
+        """Deletes a message; False if it is not there."""
+        request = json.dumps({"seq": seq, "no_erase": True}).encode()
+        try:
+            await self._ask(f"$JS.API.STREAM.MSG.DELETE.{stream}", request, None, patience)
+        except ApiError as error:
+            if error.code in (_NOT_FOUND, _NO_SEQUENCE):
+                return error.repeated  # then an earlier request has deleted it, whose answer was lost
+            raise
+        return True
+
+    async def info(self, stream: str, *, patience: float, count: str = "") -> dict[str, Any] | None:
+        """A stream's settings and state, or None if there is no such stream.
+
+        :param count: a subject with wildcards: ``total`` then tells how many such subjects there are.
+        """
+        request = {"subjects_filter": count, "offset": 1 << 40} if count else None  # beyond the end: their number alone
+        try:
+            return await self.api(f"STREAM.INFO.{stream}", request, patience=patience)
+        except ApiError as error:
+            if error.code == NO_STREAM:
+                return None
+            raise
+
+    async def consumers(self, stream: str, *, patience: float) -> list[str]:
+        """The names of a stream's consumers."""
+        found: list[str] = []
+        while True:
+            page = await self.api(f"CONSUMER.NAMES.{stream}", {"offset": len(found)}, patience=patience)
+            found += page["consumers"] or []
+            if not page["consumers"] or len(found) >= page["total"]:
+                return found
+
+    async def read(self, stream: str, subject: str, *, patience: float, start: int = 1) -> AsyncIterator[Stored]:
+        """The messages of a subject, wildcards allowed, in order, without consuming them."""
+        while True:
+            page = await self.page(stream, subject, start, patience=patience)
+            for stored in page:
+                yield stored
+            if not page:
+                return
+            start = page[-1].seq + 1
+
+    async def page(self, stream: str, subject: str, start: int, *, patience: float) -> list[Stored]:
+        """Some of these messages from a sequence number on; none if there are no more."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + patience
+        while True:
+            try:
+                return await self._page(stream, subject, start)
+            except TimeoutError:
+                if loop.time() >= end:
+                    raise self._unreachable() from None
+                await asyncio.sleep(_PAUSES[1])
+
+    async def _page(self, stream: str, subject: str, start: int) -> list[Stored]:
+        inbox = self._client.new_inbox()
+        sub = await self._client.subscribe(inbox)
+        request = {"seq": start, "next_by_subj": subject, "batch": _PAGE, "max_bytes": _PAGE_BYTES}
+        found: list[Stored] = []
+        try:
+            await self._client.publish(f"$JS.API.DIRECT.GET.{stream}", json.dumps(request).encode(), reply=inbox)
+            while True:
+                message = await sub.next_msg(timeout=_ANSWER)
+                headers = message.headers or {}
+                if "Nats-Sequence" not in headers:
+                    if headers.get("Status") == "503":
+                        raise TimeoutError
+                    return found
+                found.append(
+                    Stored(
+                        headers["Nats-Subject"],
+                        int(headers["Nats-Sequence"]),
+                        _unix(headers["Nats-Time-Stamp"]),
+                        headers.get(HEADER, ""),
+                        message.data,
+                    )
+                )
+        except Exception as error:
+            if type(error).__name__ == "TimeoutError":
+                raise TimeoutError from None
+            raise
+        finally:
+            await sub.unsubscribe()
+
+    async def _get(self, stream: str, request: Mapping[str, Any], patience: float) -> Stored | None:
+        try:
+            answer = await self.api(f"STREAM.MSG.GET.{stream}", request, patience=patience)
+        except ApiError as error:
+            if error.code == _NOT_FOUND:
+                return None
+            raise
+        message = answer["message"]
+        header = ""
+        for line in base64.b64decode(message.get("hdrs", "")).decode("utf-8", "replace").split("\r\n"):
+            name, colon, value = line.partition(":")
+            if colon and name == HEADER:
+                header = value.strip()
+        data = base64.b64decode(message.get("data", ""))
+        return Stored(message["subject"], int(message["seq"]), _unix(message["time"]), header, data)
+
+    async def _ask(self, subject: str, data: bytes, headers: dict[str, str] | None, patience: float) -> dict[str, Any]:
+        from nats import errors
+
+        loop = asyncio.get_running_loop()
+        end = loop.time() + patience
+        for number in range(1_000_000):
+            left = end - loop.time()
+            if number and left <= 0:
+                break
+            try:
+                message = await self._client.request(
+                    subject, data, timeout=min(_ANSWER, max(left, 0.1)), headers=headers
+                )
+                answer: dict[str, Any] = json.loads(message.data)
+            except errors.MaxPayloadError:
+                raise
+            except errors.Error:
+                answer = {"error": {"err_code": _FOR_NOW[0]}}
+            if "error" not in answer:
+                return answer
+            error = answer["error"]
+            code = int(error.get("err_code", 0))
+            if code not in _FOR_NOW:
+                raise ApiError(f"{self.shown}: {error.get('description', error)}", code, number > 0)
+            await asyncio.sleep(_PAUSES[min(number, len(_PAUSES) - 1)])
+        raise self._unreachable()
+
+    def _unreachable(self) -> Unreachable:
+        if not self._client.is_connected:
+            return Unreachable(f"{self.shown} cannot be reached")
+        return Unreachable(f"JetStream of {self.shown} does not answer; is it on, and has it a leader?")
+
+
+def _unix(text: str) -> float:
+    """Unix seconds of an RFC 3339 time with nanoseconds."""
+    head, _, rest = text.partition(".")
+    digits = rest.rstrip("Z")[:6] if rest else ""
+    whole = datetime.fromisoformat(head.rstrip("Z") + "+00:00").timestamp()
+    return whole + (int(digits) / 10 ** len(digits) if digits.isdigit() else 0.0)

@@ -1,0 +1,210 @@
+"""A connection to NATS, the event loop that serves it, and the thread which runs that loop.
+
+The core of unspool is synchronous and its processes fork. So the thread is stopped before each fork of this process
+and started again afterwards: a fork never copies a half-done state or a held lock. The child gets no part of the
+connection: what it inherits of it is closed under its hands, and it opens one of its own when it needs one.
+"""
+
+import asyncio
+import atexit
+import contextlib
+import logging
+import os
+import selectors
+import threading
+import weakref
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+from ...errors import ConfigurationError, SpoolerUnusable
+
+__all__ = ["Link", "Unreachable"]
+
+T = TypeVar("T")
+
+_log = logging.getLogger("unspool")
+_CONNECT = 2.0  # seconds for one server to answer
+_PING = 10  # seconds between signs of life of the connection; two that are missed end it
+_AGAIN = 0.25  # seconds between two rounds over the servers
+_CLOSE = 5.0
+
+_links: "weakref.WeakSet[Link]" = weakref.WeakSet()
+_abandoned: list[object] = []
+
+
+class Unreachable(SpoolerUnusable):
+    """No server answers, or none that may."""
+
+
+class Link:
+    """One process's connection; made by its first use.
+
+    :param servers: URLs, without credentials.
+    :param shown: the servers, for messages.
+    :param login: the client's options ``user``, ``password`` and the like.
+    :param patience: seconds in which they are tried.
+    :raises Unreachable: if none of them takes the connection.
+    """
+
+    def __init__(self, servers: Sequence[str], shown: str, login: Mapping[str, str], patience: float) -> None:
+        try:
+            from nats.aio.client import Client
+        except ImportError as error:
+            raise ConfigurationError(
+                "spoolers on NATS need its client, which is not installed: pip install 'unspool[nats]'"
+            ) from error
+        self.pid = os.getpid()
+        self._shown = shown
+        self._error: Exception | None = None
+        self._listeners: list[Callable[[], None]] = []
+        self._selector = selectors.DefaultSelector()
+        self._loop = asyncio.SelectorEventLoop(self._selector)
+        self._thread: threading.Thread | None = None
+        self.client = Client()
+        self._unpark()
+        _links.add(self)
+        try:
+            self.call(self._connect(list(servers), patience, dict(login)), patience + _CLOSE)
+        except BaseException:
+            self._end()
+            raise
+
+    # --- for the other threads
+
+    @property
+    def connected(self) -> bool:
+        """Whether a server is at the other end just now, as far as is known."""
+        return self.client.is_connected
+
+    def call(self, work: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
+        """Runs a coroutine in the loop and waits for its result.
+
+        :param timeout: seconds after which the coroutine is cancelled and Unreachable raised; None for no limit.
+        """
+        future = self.start(work)
+        try:
+            return future.result(timeout)
+        except TimeoutError:
+            future.cancel()
+            raise Unreachable(f"{self._shown} does not answer") from None
+
+    def start(self, work: Coroutine[Any, Any, T]) -> "Future[T]":
+        """Runs a coroutine in the loop; its future."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def soon(self, call: Callable[..., object], *args: object) -> None:
+        """Calls a function in the loop's thread, without waiting."""
+        self._loop.call_soon_threadsafe(call, *args)
+
+    def on_change(self, listener: Callable[[], None]) -> None:
+        """Has ``listener`` called, in the loop's thread, whenever the connection breaks or is back."""
+        self._listeners.append(listener)
+
+    def forget(self, listener: Callable[[], None]) -> None:
+        """Ends that."""
+        self._listeners.remove(listener)
+
+    def close(self) -> None:
+        """Ends the connection. In a child of the process that made it, this is done already."""
+        if self.pid == os.getpid() and self._thread is not None:
+            with contextlib.suppress(Unreachable):  # it is broken; the end of the loop ends it
+                self.call(self.client.close(), _CLOSE)
+            self._end()
+
+    # --- in the loop's thread
+
+    async def _connect(self, servers: list[str], patience: float, options: dict[str, Any]) -> None:
+        work = self.client.connect(
+            servers,
+            name="unspool",
+            error_cb=self._on_error,
+            disconnected_cb=self._on_disconnect,
+            reconnected_cb=self._on_reconnect,
+            connect_timeout=_CONNECT,  # type: ignore[arg-type]  # seconds, handed on to asyncio
+            reconnect_time_wait=_AGAIN,  # type: ignore[arg-type]
+            max_reconnect_attempts=-1,
+            ping_interval=_PING,
+            **options,
+        )
+        try:
+            await asyncio.wait_for(work, patience)
+        except TimeoutError:
+            why = f": {self._error}" if self._error and str(self._error) else ""
+            raise Unreachable(f"{self._shown} cannot be reached{why}") from None
+        except Exception as error:
+            raise Unreachable(f"{self._shown} cannot be used: {error}") from error
+
+    async def _on_error(self, error: Exception) -> None:
+        self._error = error
+        _log.debug("%s: %s", self._shown, error)
+
+    async def _on_disconnect(self) -> None:
+        self._tell()
+
+    async def _on_reconnect(self) -> None:
+        self._tell()
+
+    def _tell(self) -> None:
+        for listener in list(self._listeners):
+            listener()
+
+    # --- the thread, and forks
+
+    def _park(self) -> None:
+        """Stops the loop between two callbacks, and ends its thread."""
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            thread.join()
+
+    def _unpark(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._loop.run_forever, name="unspool-nats", daemon=True)
+            self._thread.start()
+
+    def _abandon(self) -> None:
+        """In a child: lets go of the parent's sockets, silently, and leaves the numbers taken.
+
+        Python's objects for them live on and must neither speak to the server nor close a number that is another file
+        by then; so each number becomes /dev/null, and the objects are kept for good.
+        """
+        _abandoned.append((self._loop, self._selector, self.client))
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        poller = getattr(self._selector, "fileno", None)
+        for fd in [key.fd for key in self._selector.get_map().values()] + ([poller()] if poller else []):
+            os.dup2(null, fd, inheritable=False)
+        os.close(null)
+
+    def _end(self) -> None:
+        _links.discard(self)
+        self._park()
+        for task in asyncio.all_tasks(self._loop):
+            task.cancel()
+        self._loop.run_until_complete(asyncio.sleep(0))
+        self._loop.close()
+
+
+def _before_fork() -> None:
+    for link in list(_links):
+        link._park()
+
+
+def _after_in_parent() -> None:
+    for link in list(_links):
+        link._unpark()
+
+
+def _after_in_child() -> None:
+    for link in list(_links):
+        link._abandon()
+    _links.clear()
+
+
+def _at_exit() -> None:
+    for link in list(_links):
+        link.close()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_in_parent, after_in_child=_after_in_child)
+atexit.register(_at_exit)

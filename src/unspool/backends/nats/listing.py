@@ -1,0 +1,167 @@
+"""Looking at tasks without consuming them: reads of the streams, which no consumer notices.
+
+Single tasks are read from the stream's leader, so they are what they are now. Whole listings come in pages from any of
+the replicas, which may lag behind by moments.
+"""
+
+import heapq
+from collections.abc import Iterator
+
+from ... import wire
+from ...codec import task_label
+from ...errors import Damaged
+from ...message import Entry, State
+from ..base import UNNUMBERED, Clock
+from . import runs
+from .jetstream import JetStream
+from .names import CORRUPT, DEAD, LATER, NOW, SOON
+from .place import Place
+from .runs import Run
+from .stored import Stored
+
+__all__ = ["Listing"]
+
+_ASIDE = {State.DEAD: DEAD, State.CORRUPT: CORRUPT}
+
+
+class Listing:
+    """The tasks of a spooler as entries."""
+
+    def __init__(self, place: Place, clock: Clock) -> None:
+        self._place = place
+        self._clock = clock
+
+    # --- one of them
+
+    def find(self, id: str) -> tuple[Entry, Stored] | None:
+        """A task and its message."""
+        token = self._place.token(id)
+        return None if token is None else self._place.call(lambda stream: self._find(stream, token))
+
+    async def _find(self, stream: JetStream, token: str) -> tuple[Entry, Stored] | None:
+        names, patience = self._place.names, self._place.patience
+        stored = await stream.last(names.tasks, names.task("*", "*", token), patience=patience)
+        if stored is not None:
+            record = await stream.last(names.state, names.run(token), patience=patience)
+            run = Run.of(record) if record else None
+            held = run is not None and run.message == stored.seq and await runs.is_held(stream, names, run, patience)
+            return self._entry(stored, run, held), stored
+        stored = await stream.last(names.aside, names.task("*", "*", token), patience=patience)
+        return (self._entry(stored, None, False), stored) if stored else None
+
+    # --- all of them
+
+    def entries(self, states: frozenset[State], limit: int | None) -> Iterator[Entry]:
+        """Running ones first, then ready in the order of running, then deferred by due time, then those set aside."""
+        left = limit
+        for entry in self._entries(states):
+            if left is not None:
+                if left <= 0:
+                    return
+                left -= 1
+            yield entry
+
+    def _entries(self, states: frozenset[State]) -> Iterator[Entry]:
+        known = self._runs() if states & {State.RUNNING, State.READY, State.DEFERRED} else {}
+        if State.RUNNING in states:
+            yield from sorted(
+                (self._entry(stored, run, True) for run, stored, held in known.values() if held), key=_order
+            )
+        if State.READY in states:
+            for rank in self._ranks():
+                yield from self._ready(rank, known)
+        if State.DEFERRED in states:
+            found = self._waiting(SOON, "*", known), self._waiting(LATER, "*", known)
+            late = (entry for entries in found for entry in entries if entry.state is State.DEFERRED)
+            yield from sorted(late, key=lambda entry: (entry.due, _order(entry)))
+        for state, kind in _ASIDE.items():
+            if state in states:
+                aside = (self._entry(one, None, False) for one in self._read(self._place.names.aside, kind, "*"))
+                yield from sorted(aside, key=_order)
+
+    def _ready(self, rank: str, known: "_Known") -> Iterator[Entry]:
+        """Of one rank. Those that never waited lie in the order of their due times; the others are few."""
+        waited = [entry for entry in self._waiting(SOON, rank, known) if entry.state is State.READY]
+        return heapq.merge(sorted(waited, key=_order), self._waiting(NOW, rank, known), key=_order)
+
+    def _waiting(self, kind: str, rank: str, known: "_Known") -> Iterator[Entry]:
+        for stored in self._read(self._place.names.tasks, kind, rank):
+            run, message, held = known.get(stored.subject.rpartition(".")[2], (None, None, False))
+            if not (held and message and message.seq == stored.seq):
+                yield self._entry(stored, run, False)
+
+    def _read(self, stream: str, kind: str, rank: str) -> Iterator[Stored]:
+        subject, start = self._place.names.task(kind, rank, "*"), 1
+        while page := self._page(stream, subject, start):
+            yield from page
+            start = page[-1].seq + 1
+
+    def _page(self, name: str, subject: str, start: int) -> list[Stored]:
+        return self._place.call(lambda stream: stream.page(name, subject, start, patience=self._place.patience))
+
+    def _ranks(self) -> list[str]:
+        names = self._place.names
+        found = self._place.call(lambda stream: stream.consumers(names.tasks, patience=self._place.patience))
+        ranks = [name.partition("-")[2] for name in found if name.startswith("rank-")]
+        return sorted(ranks, key=lambda rank: int(rank) if rank.isdigit() else UNNUMBERED)
+
+    def _runs(self) -> "_Known":
+        """The records of runs that count, by token, each with its task and whether it is still run."""
+        return self._place.call(self._known)
+
+    async def _known(self, stream: JetStream) -> "_Known":
+        names, patience = self._place.names, self._place.patience
+        found: _Known = {}
+        async for record in stream.read(names.state, names.run("*"), patience=patience):
+            run = Run.of(record)
+            if run is not None:
+                stored = await stream.last(names.tasks, names.task("*", "*", run.token), patience=patience)
+                if stored is not None and stored.seq == run.message:
+                    found[run.token] = run, stored, await runs.is_held(stream, names, run, patience)
+        return found
+
+    def counts(self) -> dict[State, int]:
+        """How many there are in each state."""
+        running = sum(held for _, _, held in self._runs().values())
+        deferred = sum(entry.state is State.DEFERRED for entry in self._waiting(SOON, "*", {}))
+        later, total = self._place.call(self._totals)
+        counts = dict.fromkeys(State, 0)
+        counts |= {State.RUNNING: running, State.DEFERRED: deferred + later}
+        counts[State.READY] = max(total - later - deferred - running, 0)
+        for state, kind in _ASIDE.items():
+            counts[state] = self._place.call(lambda stream, kind=kind: self._number(stream, kind))  # type: ignore[misc]
+        return counts
+
+    async def _totals(self, stream: JetStream) -> tuple[int, int]:
+        names = self._place.names
+        info = await stream.info(names.tasks, count=names.task(LATER, "*", "*"), patience=self._place.patience)
+        return (info.get("total", 0), info["state"]["messages"]) if info else (0, 0)
+
+    async def _number(self, stream: JetStream, kind: str) -> int:
+        names = self._place.names
+        info = await stream.info(names.aside, count=names.task(kind, "*", "*"), patience=self._place.patience)
+        return int(info.get("total", 0)) if info else 0
+
+    def _entry(self, stored: Stored, run: Run | None, held: bool) -> Entry:
+        kind, priority, token = self._place.names.place(stored.subject)
+        facts = stored.facts
+        if run is not None and run.message == stored.seq:  # else it tells of an earlier message of the task
+            facts = facts._replace(attempts=run.attempts, due=facts.due if held else max(facts.due, run.until))
+        state = State.RUNNING if held else State.DEFERRED if facts.due > self._clock() else State.READY
+        if kind in (DEAD, CORRUPT):
+            state = State(kind)
+        try:
+            label = task_label(wire.load_vars(stored.data).vars)
+        except Damaged:
+            label = "?"
+        id = f"{self._place.name}/{token}"
+        return Entry(
+            id, state, self._place.name, label, priority, facts.due, facts.attempts, len(stored.data), facts.reason
+        )
+
+
+_Known = dict[str, tuple[Run, Stored, bool]]
+
+
+def _order(entry: Entry) -> tuple[int, float, str]:
+    return (UNNUMBERED if entry.priority is None else entry.priority, entry.due, entry.id)

@@ -1,0 +1,92 @@
+"""What things are called: streams, subjects, consumers, and the ids of tasks.
+
+::
+
+    unspool.<spooler>.now.<rank>.<token>     a task that may run           stream unspool-tasks-<spooler>
+    unspool.<spooler>.soon.<rank>.<token>    one with a due time, let out by the server a moment before
+    unspool.<spooler>.later.<rank>.<token>   one that the server keeps until then
+    unspool.<spooler>.dead.<rank>.<token>    set aside                     stream unspool-aside-<spooler>
+    unspool.<spooler>.corrupt.<rank>.<token>
+    unspool.<spooler>.run.<token>            who runs it                   stream unspool-state-<spooler>
+    unspool.<spooler>.live.<process>         a process that is alive
+    unspool.<spooler>.switches               pause and period
+    unspool.<spooler>.history.<digest>       one run                       stream unspool-history-<spooler>
+    unspool.<spooler>.notice                 not kept: a priority has got its consumer
+
+A rank is a priority, or ``none``. A token names a task for good: the task keeps it however often it is written anew.
+"""
+
+import hashlib
+import os
+import re
+
+from ...errors import ConfigurationError
+
+__all__ = ["CORRUPT", "DEAD", "LATER", "NOW", "SOON", "Names", "is_token", "new_token", "rank_part"]
+
+NOW, SOON, LATER = "now", "soon", "later"
+DEAD, CORRUPT = "dead", "corrupt"
+
+_SPOOLER = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{1,128}")
+
+
+def is_token(text: str) -> bool:
+    """Whether this can name a task; anything else may hold wildcards."""
+    return _TOKEN.fullmatch(text) is not None
+
+
+def new_token(now: float) -> str:
+    """A name that no other task has; later ones sort after earlier ones."""
+    return f"{int(now * 1e6):014x}-{os.urandom(8).hex()}"
+
+
+def rank_part(priority: int | None) -> str:
+    """A priority as a part of a subject."""
+    return "none" if priority is None else str(priority)
+
+
+class Names:
+    """The names of one spooler.
+
+    :raises ConfigurationError: if its name cannot be part of a subject.
+    """
+
+    def __init__(self, spooler: str) -> None:
+        if not _SPOOLER.fullmatch(spooler):
+            raise ConfigurationError(
+                f"a spooler on NATS cannot be named {spooler!r}; its name has up to 64 letters, digits, '-' and '_'"
+            )
+        self.root = f"unspool.{spooler}"
+        self.tasks = f"unspool-tasks-{spooler}"
+        self.aside = f"unspool-aside-{spooler}"
+        self.state = f"unspool-state-{spooler}"
+        self.history = f"unspool-history-{spooler}"
+        self.switches = f"{self.root}.switches"
+        self.notice = f"{self.root}.notice"
+
+    def task(self, kind: str, rank: str, token: str) -> str:
+        """The subject of a task; ``*`` for parts that do not matter."""
+        return f"{self.root}.{kind}.{rank}.{token}"
+
+    def run(self, token: str) -> str:
+        """The subject that tells who runs a task."""
+        return f"{self.root}.run.{token}"
+
+    def live(self, process: str) -> str:
+        """The subject of a live process."""
+        return f"{self.root}.live.{process}"
+
+    def record(self, id: str) -> str:
+        """The subject of the runs of a task; ids may hold anything, so it is a digest."""
+        return f"{self.root}.history.{hashlib.sha256(id.encode()).hexdigest()[:20]}"
+
+    def place(self, subject: str) -> tuple[str, int | None, str]:
+        """Kind, priority and token of a task's subject."""
+        kind, rank, token = subject[len(self.root) + 1 :].split(".", 2)
+        return kind, int(rank) if rank.isascii() and rank.isdigit() else None, token
+
+    @staticmethod
+    def consumer(rank: str) -> str:
+        """The consumer that hands out the tasks of a rank."""
+        return f"rank-{rank}"

@@ -1,0 +1,194 @@
+"""Where a spooler is, and the way there: the servers, the streams' names, and this process's connection.
+
+The connection is opened by the first use in each process, for connections do not survive a fork; see ``link``.
+"""
+
+import os
+import threading
+import weakref
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from typing import Any, NamedTuple, TypeVar
+from urllib.parse import unquote
+
+from ...address import Address
+from ...errors import OptionRefused
+from . import streams
+from .jetstream import NO_STREAM, ApiError, JetStream
+from .link import Link
+from .names import Names, is_token
+
+__all__ = ["Place"]
+
+T = TypeVar("T")
+Work = Callable[[JetStream], Coroutine[Any, Any, T]]
+
+_LEASE = 30.0
+_YES = ("1", "true", "yes", "on")
+_places: "weakref.WeakSet[Place]" = weakref.WeakSet()
+
+
+class Way(NamedTuple):
+    """How to get to a cluster, from a spooler's URL.
+
+    :param servers: URLs of the servers, without credentials.
+    :param login: the client's ``user`` and ``password``, ``token`` or ``user_credentials``.
+    :param replicas: copies of each message; None for 3 in a cluster and 1 without.
+    :param lease: seconds after which another host's supervisor or worker that is not heard of counts as dead.
+    """
+
+    servers: tuple[str, ...]
+    login: dict[str, str]
+    replicas: int | None
+    lease: float
+
+    @classmethod
+    def of(cls, address: Address) -> "Way":
+        """What the URL of an address says.
+
+        :raises OptionRefused: if it says what there is not, in words that show no password.
+        """
+        servers, _, query = address.url.partition("://")[2].partition("?")
+        given = dict.fromkeys(("replicas", "lease", "credentials", "tls"), "")
+        for part in filter(None, query.split("&")):
+            name, _, value = part.partition("=")
+            if name not in given:
+                raise OptionRefused(f"{address.name} has a parameter {name!r}; there are {', '.join(given)}, spooler")
+            given[name] = unquote(value)
+        logins, hosts = set(), []
+        for server in servers.split(","):
+            login, _, host = server.rpartition("@")
+            hosts.append(f"{'tls' if given['tls'] in _YES else 'nats'}://{host or 'localhost'}")
+            logins.add(login)
+        logins.discard("")
+        if len(logins) > 1:
+            raise OptionRefused(f"the servers of {address.name} are given different users; one user serves for all")
+        replicas = _number(address, "replicas", given["replicas"] or "0", 0, 5)
+        lease = _number(address, "lease", given["lease"] or str(_LEASE), 1, 3600)
+        return cls(tuple(hosts), _login(logins, given["credentials"]), int(replicas) or None, lease)
+
+
+class Place:
+    """A spooler in a cluster.
+
+    :param address: its URL's parts.
+    :param patience: seconds in which an operation is tried before it fails.
+    :param history_limit: how many runs the history keeps; ``history_age``: for how many seconds.
+    :raises OptionRefused: for a parameter of the URL that there is not.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        *,
+        patience: float = 10.0,
+        history_limit: int = 100_000,
+        history_age: float = 7 * 86400.0,
+    ) -> None:
+        self.name = address.name
+        self.names = Names(address.spooler)
+        self._way = Way.of(address)
+        self.lease = self._way.lease
+        self.patience = patience
+        self.schedules = False
+        """Whether the server keeps deferred tasks back; known once connected."""
+        self.keeps_history = history_limit > 0
+        self._shown = f"NATS at {address.name.partition('://')[2].rpartition('/')[0]}"
+        self._settings = streams.Settings(self._way.replicas, self.lease, history_limit, history_age)
+        self._lock = threading.Lock()
+        self._stream: JetStream | None = None
+        self._ready = False
+        self.ranks: set[str] = set()
+        """Those whose consumers are known to be there."""
+        _places.add(self)
+
+    def token(self, id: str) -> str | None:
+        """The token in an id, whole or not; None if it cannot be of this spooler."""
+        place, slash, token = id.rpartition("/")
+        return None if (slash and place != self.name) or not is_token(token) else token
+
+    def stream(self, patience: float | None = None) -> JetStream:
+        """The way to the streams, opened if need be.
+
+        :param patience: seconds in which that is tried, if not the usual ones.
+        :raises SpoolerUnusable: if there is none.
+        """
+        patience = self.patience if patience is None else patience
+        with self._lock:
+            if self._stream is None or self._stream.link.pid != os.getpid():
+                link = Link(self._way.servers, self._shown, self._way.login, patience)
+                self._stream = JetStream(link, self._shown)
+                self._ready = False
+            if not self._ready:
+                self.ranks.clear()
+                found = self._stream.link.call(streams.ensure(self._stream, self.names, self._settings, patience))
+                self.schedules = streams.has_schedules(found)
+                self._ready = True
+            return self._stream
+
+    @property
+    def is_open(self) -> bool:
+        """Whether this process has a connection."""
+        return self._ready and self._stream is not None and self._stream.link.pid == os.getpid()
+
+    def call(self, work: Work[T]) -> T:
+        """Does something there and waits for its result.
+
+        :raises SpoolerUnusable: if that cannot be.
+        """
+        stream = self.stream()
+        try:
+            return stream.link.call(work(stream))
+        except ApiError as error:
+            self._ready = self._ready and error.code != NO_STREAM  # a stream that was deleted is made again
+            raise
+
+    def start(self, work: Work[T]) -> "Future[T]":
+        """Begins something there."""
+        stream = self.stream()
+        return stream.link.start(work(stream))
+
+    async def ensure_rank(self, stream: JetStream, rank: str) -> None:
+        """Sees to it that somebody hands out the tasks of this rank, and that feeds know it."""
+        if rank in self.ranks:
+            return
+        name = self.names.consumer(rank)
+        request = {"stream_name": self.names.tasks, "config": streams.consumer(self.names, rank, self.lease)}
+        await stream.api(f"CONSUMER.CREATE.{self.names.tasks}.{name}", request, patience=self.patience)
+        await stream.link.client.publish(self.names.notice, rank.encode())
+        self.ranks.add(rank)
+
+    def close(self) -> None:
+        """Ends the connection; the next use opens another."""
+        with self._lock:
+            stream, self._stream = self._stream, None
+        if stream is not None:
+            stream.link.close()
+
+
+def _begin_in_child() -> None:
+    for place in list(_places):
+        place._lock = threading.Lock()  # another thread of the parent may have held it
+        place._stream = None
+
+
+os.register_at_fork(after_in_child=_begin_in_child)
+
+
+def _login(logins: set[str], credentials: str) -> dict[str, str]:
+    if credentials:
+        return {"user_credentials": os.path.expanduser(credentials)}
+    if not logins:
+        return {}
+    user, colon, password = logins.pop().partition(":")
+    return {"user": unquote(user), "password": unquote(password)} if colon else {"token": unquote(user)}
+
+
+def _number(address: Address, name: str, text: str, least: float, most: float) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = float("nan")
+    if not least <= number <= most:
+        raise OptionRefused(f"{name} of {address.name} is {text!r}; it must be a number from {least} to {most}")
+    return number

@@ -1,0 +1,329 @@
+"""A feed's side in the event loop: asks the consumers for tasks, keeps alive what was handed out, hears of switches.
+
+There is a consumer for each priority. The pump fills the room that the feed has in the order of the priorities; where
+there is nothing more, it leaves a request with each consumer, which the server answers when something arrives. So an
+arrival costs no delay, and nothing is asked while nothing happens.
+
+What was handed out is the feed's as long as it says so three times a lease; then the server hands it to somebody else.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from ...errors import SpoolerUnusable
+from ..base import UNNUMBERED
+from .control import NatsControl, Switches
+from .jetstream import JetStream
+from .names import CORRUPT, NOW, SOON, Names, is_token, new_token, rank_part
+from .place import Place
+from .stored import HEADER, Facts, Stored
+
+__all__ = ["Delivery", "Pump"]
+
+_log = logging.getLogger("unspool")
+_STANDING = 10.0  # seconds that a request stands; it is lost silently when its server dies
+_MARGIN = 1.0
+_URGENT = 64  # tasks by which a feed that is full may be overfilled with more urgent ones
+_TROUBLE = 0.5  # seconds before a consumer that did not answer is asked again
+
+
+class Delivery(NamedTuple):
+    """A task that was handed to this feed."""
+
+    rank: int
+    due: float
+    seq: int
+    token: str
+    reply: str
+    """Where to say what becomes of it."""
+
+
+class _Request:
+    """One that is out to a consumer."""
+
+    def __init__(self, inbox: str, batch: int) -> None:
+        self.inbox = inbox
+        self.left = batch
+        self.ended = asyncio.Event()
+        self.trouble = False
+
+
+class Pump:
+    """Runs in the loop of a place's link.
+
+    :param deliver: called with each task that arrives; ``tell``: with what else happened.
+    """
+
+    def __init__(
+        self,
+        place: Place,
+        control: NatsControl,
+        deliver: Callable[[Delivery], None],
+        tell: Callable[[], None],
+    ) -> None:
+        self._place = place
+        self._control = control
+        self._deliver = deliver
+        self._tell = tell
+        self.switches = Switches()
+        self.progress: dict[str, None] = {}
+        """The replies of all deliveries that are ours."""
+        self.want = 0
+        """How many tasks the feed has room for; set by ``ask``. Below 0 it is overfilled."""
+        self._ranks: list[str] = []
+        self._open: dict[str, _Request] = {}
+        self._sweeps: dict[str, asyncio.Event] = {}
+        self._moved = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._subs: list[Any] = []
+        self._number = 0
+
+    # --- life
+
+    async def start(self, stream: JetStream) -> None:
+        """Begins."""
+        self._stream = stream
+        client = stream.link.client
+        self._inbox = client.new_inbox()
+        names = self._place.names
+        self._subs = [
+            await client.subscribe(f"{self._inbox}.*", cb=self._on_message, pending_msgs_limit=-1),
+            await client.subscribe(names.switches, cb=self._on_switches),
+            await client.subscribe(names.notice, cb=self._on_notice),
+        ]
+        await self.look()
+        await self._control.announce(stream)
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(self._run()), loop.create_task(self._keep())]
+
+    async def stop(self, unbegun: list[str]) -> None:
+        """Ends, and gives back at once what was not begun."""
+        for task in self._tasks:
+            task.cancel()
+        for reply in unbegun:
+            await self.back(reply, 0.0)
+        for sub in self._subs:
+            with contextlib.suppress(Exception):  # the connection may be broken, and then they are gone already
+                await sub.unsubscribe()
+
+    async def look(self) -> None:
+        """Reads anew what events tell, for some may have been missed."""
+        names = self._place.names
+        found = await self._stream.consumers(names.tasks, patience=self._place.patience)
+        self._know({name.removeprefix("rank-") for name in found if name.startswith("rank-")})
+        self.switches = await self._control.look(self._stream)
+        self._moved.set()
+
+    def ask(self, want: int) -> None:
+        """The feed has room for so many more. Called in the loop."""
+        if want != self.want:
+            self.want = want
+            self._moved.set()
+
+    def connection_changed(self) -> None:
+        """It broke, or is back: the server has forgotten our requests."""
+        for request in self._open.values():
+            request.ended.set()
+        self._open.clear()
+        for event in self._sweeps.values():
+            event.set()
+        if self._stream.link.connected:
+            self._tasks.append(asyncio.get_running_loop().create_task(self._return()))
+        self._tell()
+
+    async def _return(self) -> None:
+        with contextlib.suppress(SpoolerUnusable):  # the next full look does it
+            await self.look()
+        self._moved.set()
+
+    # --- requests
+
+    async def _run(self) -> None:
+        while True:
+            await self._moved.wait()
+            self._moved.clear()
+            for rank in list(self._ranks):
+                if self.want > 0 and rank not in self._open and self._stream.link.connected:
+                    request = await self._request(rank, self.want, no_wait=True)
+                    await self._end_of(request, 2 * _MARGIN)
+                    if request.trouble:
+                        asyncio.get_running_loop().call_later(_TROUBLE, self._moved.set)
+            share = max(1, self.want // max(len(self._ranks), 1))
+            for rank in self._ranks:
+                # What is urgent is always asked for: a feed that is full of other tasks would hear of it last.
+                urgent = self.want > -_URGENT and rank != self._ranks[-1]
+                if (self.want > 0 or urgent) and rank not in self._open and self._stream.link.connected:
+                    request = await self._request(rank, share, no_wait=False)
+                    self._watch(rank, request)
+
+    def _watch(self, rank: str, request: _Request) -> None:
+        async def watch() -> None:
+            await self._end_of(request, _STANDING + _MARGIN)
+            if request.trouble:
+                await asyncio.sleep(_TROUBLE)
+            if self._open.get(rank) is request:
+                del self._open[rank]
+            self._moved.set()
+
+        task = asyncio.get_running_loop().create_task(watch())
+        self._tasks = [one for one in self._tasks if not one.done()] + [task]
+
+    async def _request(self, rank: str, batch: int, *, no_wait: bool) -> _Request:
+        self._number += 1
+        request = _Request(f"{self._inbox}.{self._number}", batch)
+        self._open[rank] = request
+        asked = {"batch": batch, "no_wait": True} if no_wait else {"batch": batch, "expires": int(_STANDING * 1e9)}
+        await self._next(rank, request.inbox, asked)
+        return request
+
+    async def _next(self, rank: str, inbox: str, asked: dict[str, Any]) -> None:
+        names = self._place.names
+        subject = f"$JS.API.CONSUMER.MSG.NEXT.{names.tasks}.{names.consumer(rank)}"
+        with contextlib.suppress(_client_errors()):
+            await self._stream.link.client.publish(subject, json.dumps(asked).encode(), reply=inbox)
+
+    async def _end_of(self, request: _Request, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(request.ended.wait(), seconds)
+        for rank, one in list(self._open.items()):
+            if one is request:
+                del self._open[rank]
+
+    async def sweep(self) -> bool:
+        """Whether there is anything to wait for; False only if all that was stored before has been handed out.
+
+        A consumer hears of a new message a moment after its sender does. So first the stream itself is asked for what
+        lies behind that which was handed out last, then the consumers, whose answers come after all that they sent.
+        """
+        self._know(self._place.ranks)
+        self.switches = await self._control.look(self._stream)
+        known, self._arrived = list(self._ranks), False
+        ranks = known if self.want > 0 else known[:-1] if self.want > -_URGENT else []  # the others are not asked for
+        before = self._number
+        if any(await asyncio.gather(*(self._beyond(rank) for rank in ranks))):
+            return True
+        events = []
+        for rank in ranks:
+            self._number += 1
+            inbox = f"{self._inbox}.{self._number}"
+            self._sweeps[inbox] = event = asyncio.Event()
+            events.append(event)
+            await self._next(rank, inbox, {"batch": 1, "no_wait": True})
+        try:
+            await asyncio.wait_for(asyncio.gather(*(event.wait() for event in events)), 2 * _MARGIN)
+        except TimeoutError:
+            return True  # nobody knows
+        finally:
+            for number in range(before, self._number):
+                self._sweeps.pop(f"{self._inbox}.{number + 1}", None)
+        return self._arrived or known != self._ranks
+
+    async def _beyond(self, rank: str) -> bool:
+        """Whether a rank has a message that was handed to nobody yet."""
+        names, patience = self._place.names, self._place.patience
+        consumer = f"{names.tasks}.{names.consumer(rank)}"
+        info = await self._stream.api(f"CONSUMER.INFO.{consumer}", patience=patience)
+        after = int(info["delivered"]["stream_seq"]) + 1
+        subjects = [names.task(kind, rank, "*") for kind in (NOW, SOON)]
+        found = [self._stream.next(names.tasks, subject, after, patience=patience) for subject in subjects]
+        return any(await asyncio.gather(*found))
+
+    # --- what arrives
+
+    async def _on_message(self, message: Any) -> None:
+        names = self._place.names
+        if not message.subject.startswith(self._inbox):
+            self._on_delivery(names, message)
+            return
+        status = (message.headers or {}).get("Status")
+        event = self._sweeps.get(message.subject)
+        if event is not None:
+            event.set()
+        for request in self._open.values():
+            if request.inbox == message.subject:
+                request.trouble = status not in ("404", "408")
+                request.ended.set()
+        if status == "503":
+            self._moved.set()
+
+    def _on_delivery(self, names: Names, message: Any) -> None:
+        _, priority, token = names.place(message.subject)
+        rank = rank_part(priority)
+        request = self._open.get(rank)
+        if request is not None:
+            request.left -= 1
+            if request.left <= 0:
+                request.ended.set()
+        self._arrived = True
+        for event in self._sweeps.values():
+            event.set()
+        parts = message.reply.split(".")  # $JS.ACK[.domain.account].stream.consumer.times.sequence.…
+        seq = int(parts[-4])
+        if not is_token(token):
+            task = asyncio.get_running_loop().create_task(self._refuse(seq, rank))
+            self._tasks.append(task)
+            return
+        header = (message.headers or {}).get(HEADER, "")
+        facts = Stored(message.subject, seq, int(parts[-2]) / 1e9, header, b"").facts
+        self.progress[message.reply] = None
+        self.want -= 1
+        self._deliver(Delivery(_rank(rank), facts.due, seq, token, message.reply))
+
+    async def _refuse(self, seq: int, rank: str) -> None:
+        """A message whose subject can name no task, so that no worker could be told of it: set aside."""
+        names, patience = self._place.names, self._place.patience
+        with contextlib.suppress(SpoolerUnusable):  # it is handed out again
+            stored = await self._stream.get(names.tasks, seq, patience=patience)
+            if stored is not None:
+                now = stored.time
+                facts = Facts(now, reason=f"published under a subject that names no task: {stored.subject[:200]}")
+                subject = names.task(CORRUPT, rank, new_token(now))
+                await self._stream.publish(subject, stored.data, {HEADER: facts.dump()}, patience=patience)
+                await self._stream.delete(names.tasks, seq, patience=patience)
+
+    async def _on_switches(self, message: Any) -> None:
+        self.switches = Switches.of(message.data)
+        self._tell()
+
+    async def _on_notice(self, message: Any) -> None:
+        self._know({message.data.decode("ascii", "replace")})
+
+    def _know(self, ranks: set[str]) -> None:
+        if not ranks.issubset(self._ranks):
+            self._ranks = sorted(ranks.union(self._ranks), key=_rank)
+            self._moved.set()
+
+    # --- what becomes of it
+
+    async def _keep(self) -> None:
+        """Says of all that is ours that it is."""
+        client = self._stream.link.client
+        while True:
+            await asyncio.sleep(self._place.lease / 3)
+            for reply in list(self.progress):
+                if not self._stream.link.connected:
+                    break
+                with contextlib.suppress(_client_errors()):
+                    await client.publish(reply, b"+WPI")
+
+    async def back(self, reply: str, delay: float) -> None:
+        """Gives a delivery back to the server, to be handed out again after so many seconds."""
+        self.progress.pop(reply, None)
+        nanoseconds = int(min(max(delay, 0.0), 365 * 86400.0) * 1e9)
+        data = b'-NAK {"delay": %d}' % nanoseconds if nanoseconds else b"-NAK"
+        with contextlib.suppress(_client_errors()):  # then it comes again after the lease
+            await self._stream.link.client.publish(reply, data)
+
+
+def _rank(rank: str) -> int:
+    return int(rank) if rank.isascii() and rank.isdigit() else UNNUMBERED
+
+
+def _client_errors() -> type[Exception]:
+    from nats import errors
+
+    return errors.Error

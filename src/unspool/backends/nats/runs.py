@@ -1,0 +1,147 @@
+"""Who runs which task: a record a task, for as long as it runs.
+
+It is written before the run and deleted after it, so one whose process is dead tells of a crash. It counts for that
+very message of the task which it names by its sequence number: any verdict replaces or deletes the message, and makes
+a record that was left behind void.
+
+Whether a process is alive is seen at once on its own host. Of another host it is alive while it says so: see ``live``.
+"""
+
+import json
+import os
+import socket
+from typing import Any, NamedTuple
+
+from .jetstream import JetStream
+from .names import Names
+from .stored import Stored
+
+__all__ = ["Process", "Run", "forget", "host", "is_held", "me", "note", "process"]
+
+_claimed: set[tuple[str, str]] = set()
+
+
+class Process(NamedTuple):
+    """A process of some host, told from an earlier one with the same number by when it began."""
+
+    host: str
+    pid: int
+    began: str
+
+    @property
+    def key(self) -> str:
+        """The same as a part of a subject."""
+        return f"{self.host}-{self.pid}-{self.began}"
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is of this host (and of this container, which has numbers of its own)."""
+        return self.host == host()
+
+    @property
+    def is_dead(self) -> bool:
+        """Of a local process: whether it is gone."""
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            pass  # somebody else's, and alive
+        return _began(self.pid) != self.began
+
+
+class Run(NamedTuple):
+    """A record: the task's message that is run, the attempt that this is, and by whom.
+
+    ``until`` is when the task may run again if this run ends without a verdict; 0 for at once.
+    """
+
+    token: str
+    seq: int
+    message: int
+    attempts: int
+    process: Process
+    until: float = 0.0
+
+    @classmethod
+    def of(cls, stored: Stored) -> "Run | None":
+        """The record in a message; None if it is none."""
+        try:
+            found: Any = json.loads(stored.data)
+            process = Process(str(found["host"]), int(found["pid"]), str(found["began"]))
+            token, until = stored.subject.rpartition(".")[2], float(found.get("until", 0.0))
+            return cls(token, stored.seq, int(found["message"]), int(found["attempts"]), process, until)
+        except (ValueError, TypeError, KeyError, AttributeError):
+            return None
+
+    def dump(self) -> bytes:
+        """The record as a message."""
+        facts = {"message": self.message, "attempts": self.attempts, "until": self.until}
+        return json.dumps(facts | self.process._asdict()).encode()
+
+
+async def is_held(stream: JetStream, names: Names, run: Run, patience: float) -> bool:
+    """Whether the process of a run still runs it."""
+    if run.process == me():
+        return (names.root, run.token) in _claimed  # else a claim of ours that we gave up, the server being away
+    if run.process.is_local:
+        return not run.process.is_dead
+    return await stream.last(names.state, names.live(run.process.key), patience=patience) is not None
+
+
+def note(names: Names, token: str) -> None:
+    """This process runs the task from now on."""
+    _claimed.add((names.root, token))
+
+
+def forget(names: Names, token: str) -> None:
+    """It no longer does."""
+    _claimed.discard((names.root, token))
+
+
+_me: Process | None = None
+_host: str | None = None
+
+
+def process(pid: int) -> Process | None:
+    """A live process of this host."""
+    began = _began(pid)
+    return Process(host(), pid, began) if began else None
+
+
+def me() -> Process:
+    """This process."""
+    global _me  # noqa: PLW0603  known once a process
+    if _me is None or _me.pid != os.getpid():
+        _me = Process(host(), os.getpid(), _began(os.getpid()))
+    return _me
+
+
+def host() -> str:
+    """What tells this host, and within it this container, from all others."""
+    global _host  # noqa: PLW0603  the same for the life of a process
+    if _host is None:
+        try:
+            with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+                boot = file.read().strip().replace("-", "")
+            space = "".join(filter(str.isdigit, os.readlink("/proc/self/ns/pid")))
+            _host = f"{boot}-{space}"
+        except OSError:  # no Linux
+            _host = "".join(one if one.isalnum() else "-" for one in socket.gethostname()) or "host"
+    return _host
+
+
+def _began(pid: int) -> str:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+        return "" if fields[0] in (b"Z", b"X") else fields[19].decode()  # a zombie runs nothing
+    except (OSError, IndexError):
+        return "0" if not os.path.isdir("/proc/self") else ""
+
+
+def _forget_all() -> None:
+    _claimed.clear()  # what the parent runs is none of the child's
+
+
+os.register_at_fork(after_in_child=_forget_all)

@@ -1,0 +1,72 @@
+"""A message as a stream keeps it, and what its header tells of a task: due time, attempts, crashes, reason.
+
+The payload is the wire form, the same bytes as a spool file; what changes from run to run stands in one header beside
+it. Anybody with access may write anything there, so reading never fails.
+"""
+
+import json
+import math
+from typing import Any, NamedTuple
+
+__all__ = ["HEADER", "ROOM", "Facts", "Stored"]
+
+HEADER = "Unspool"
+ROOM = 4096
+"""Bytes of a message that are left for headers, so that a task which may be sent may also be set aside."""
+_REASON = 1000
+
+
+class Facts(NamedTuple):
+    """What is known of a task besides its payload.
+
+    :param due: unix seconds.
+    :param attempts: runs that ended, or were begun and lost.
+    :param crashes: those that took their worker with them.
+    :param reason: why it was set aside.
+    :param anew: whether the message replaces another of the same task.
+    """
+
+    due: float
+    attempts: int = 0
+    crashes: int = 0
+    reason: str = ""
+    anew: bool = False
+
+    def dump(self) -> str:
+        """One line of ASCII."""
+        facts: dict[str, Any] = {"due": self.due, "attempts": self.attempts, "crashes": self.crashes}
+        if self.anew:
+            facts["anew"] = True
+        reason = self.reason[:_REASON]
+        while True:
+            line = json.dumps(facts | {"reason": reason} if reason else facts)
+            if len(line) < ROOM // 2:
+                return line
+            reason = reason[: len(reason) // 2]
+
+
+class Stored(NamedTuple):
+    """A message in a stream. ``seq`` is its number there, which no other will ever have."""
+
+    subject: str
+    seq: int
+    time: float
+    header: str
+    data: bytes
+
+    @property
+    def facts(self) -> Facts:
+        """What its header tells; where that is no header of ours, a task that was just sent."""
+        try:
+            found: Any = json.loads(self.header)
+            due = float(found["due"])
+            if math.isfinite(due):
+                reason, anew = str(found.get("reason", "")), found.get("anew") is True
+                return Facts(due, _count(found["attempts"]), _count(found["crashes"]), reason, anew)
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
+            pass
+        return Facts(self.time)
+
+
+def _count(value: Any) -> int:
+    return min(max(int(value), 0), 1 << 31)

@@ -1,0 +1,164 @@
+"""The streams of a spooler: made where they are missing, looked at where they are there.
+
+A stream with other settings may drop tasks without a word, so it is refused, and the message says what to change.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from ...errors import SpoolerUnusable
+from .jetstream import ApiError, JetStream
+from .names import CORRUPT, DEAD, LATER, NOW, SOON, Names
+
+__all__ = ["Settings", "consumer", "ensure", "has_schedules"]
+
+_SECOND = 10**9
+_MAXIMUM_REPLICAS = 3
+_SCHEDULES = 2  # the API level from which on a server keeps a message until a time: 2.12
+_TTL = 1  # and from which on a message may have a life of its own: 2.11
+_NO_CLUSTER = 10074
+_EXISTS = 10058
+
+
+class Settings:
+    """What the streams are made with.
+
+    :param replicas: copies of each message; None for 3 in a cluster and 1 without.
+    :param lease: seconds after which a supervisor that is not heard of loses what it was handed.
+    :param history_limit: runs that the history keeps; ``history_age``: for how many seconds.
+    """
+
+    def __init__(self, replicas: int | None, lease: float, history_limit: int, history_age: float) -> None:
+        self.replicas = replicas
+        self.lease = lease
+        self.history_limit = history_limit
+        self.history_age = history_age
+
+
+def has_schedules(info: Mapping[str, Any]) -> bool:
+    """Whether the stream keeps messages until a time."""
+    return bool(info["config"].get("allow_msg_schedules"))
+
+
+async def ensure(stream: JetStream, names: Names, settings: Settings, patience: float) -> dict[str, Any]:
+    """Sees to it that the streams are there; what is known of the one with the tasks.
+
+    :raises SpoolerUnusable: if JetStream is off, the server too old, or a stream is not as it must be.
+    """
+    server = stream.link.client._server_info
+    if not server.get("jetstream"):
+        raise SpoolerUnusable(
+            f"{stream.shown} has JetStream off; turn it on: 'nats-server -js', or 'jetstream {{}}' in its configuration"
+        )
+    level = int(server.get("api_lvl", 0))
+    if level < _TTL:
+        raise SpoolerUnusable(f"{stream.shown} runs NATS {server.get('version')}; this needs 2.11 or newer")
+    replicas = settings.replicas or (_MAXIMUM_REPLICAS if server.get("cluster") else 1)
+    wanted = _configs(names, settings, replicas, schedules=level >= _SCHEDULES)
+    found = await asyncio.gather(*(_ensure(stream, config, patience) for config in wanted))
+    return found[0]
+
+
+def consumer(names: Names, rank: str, lease: float) -> dict[str, Any]:
+    """The settings of the consumer for one rank.
+
+    It hands out headers only, for the supervisor needs no more. What it has handed out is not limited: feeds hold
+    little, and what waits for its time must not keep others from being handed out.
+    """
+    return {
+        "durable_name": names.consumer(rank),
+        "deliver_policy": "all",
+        "ack_policy": "explicit",
+        "ack_wait": int(lease * _SECOND),
+        "max_deliver": -1,
+        "max_ack_pending": -1,
+        "headers_only": True,
+        "filter_subjects": [names.task(NOW, rank, "*"), names.task(SOON, rank, "*")],
+    }
+
+
+def _configs(names: Names, settings: Settings, replicas: int, *, schedules: bool) -> list[dict[str, Any]]:
+    root = names.root
+    common = {"storage": "file", "num_replicas": replicas, "allow_direct": True}
+    tasks = {
+        "name": names.tasks,
+        "subjects": [f"{root}.{kind}.*.*" for kind in (NOW, SOON, LATER)],
+        "retention": "workqueue",
+        "max_msgs_per_subject": 1,
+        "duplicate_window": 120 * _SECOND,
+    }
+    if schedules:
+        tasks["allow_msg_schedules"] = True
+    aside = {
+        "name": names.aside,
+        "subjects": [f"{root}.{kind}.*.*" for kind in (DEAD, CORRUPT)],
+        "retention": "limits",
+        "max_msgs_per_subject": 1,
+    }
+    state = {
+        "name": names.state,
+        "subjects": [f"{root}.run.*", f"{root}.live.*", names.switches],
+        "retention": "limits",
+        "max_msgs_per_subject": 1,
+        "allow_msg_ttl": True,
+        "duplicate_window": 60 * _SECOND,
+    }
+    history = {
+        "name": names.history,
+        "subjects": [f"{root}.history.*"],
+        "retention": "limits",
+        "max_msgs": max(settings.history_limit, 1),
+        "max_age": int(settings.history_age * _SECOND),
+        "duplicate_window": int(min(settings.history_age, 60) * _SECOND),
+    }
+    return [common | one for one in (tasks, aside, state, history)]
+
+
+async def _ensure(stream: JetStream, config: dict[str, Any], patience: float) -> dict[str, Any]:
+    found = await stream.info(config["name"], patience=patience)
+    if found is None:
+        try:
+            found = await _create(stream, config, patience)
+        except ApiError as error:
+            found = await stream.info(config["name"], patience=patience) if error.code == _EXISTS else None
+            if found is None:
+                raise
+    _check(config, found["config"])
+    return found
+
+
+async def _create(stream: JetStream, config: dict[str, Any], patience: float) -> dict[str, Any]:
+    try:
+        return await stream.api(f"STREAM.CREATE.{config['name']}", config, patience=patience)
+    except ApiError as error:
+        if error.code != _NO_CLUSTER:
+            raise
+    return await stream.api(f"STREAM.CREATE.{config['name']}", config | {"num_replicas": 1}, patience=patience)
+
+
+def _check(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    """Refuses a stream that would lose or withhold tasks."""
+    must = {
+        "retention": wanted["retention"],
+        "max_msgs_per_subject": wanted.get("max_msgs_per_subject", -1),
+        "allow_direct": True,
+        "no_ack": False,
+        "sealed": False,
+        "deny_delete": False,
+    }
+    if "max_age" not in wanted:
+        # With a limit the oldest would be dropped; a stream that keeps messages until a time cannot refuse the newest.
+        must |= {"max_age": 0, "max_msgs": -1, "max_bytes": -1}
+    if wanted.get("allow_msg_ttl"):
+        must["allow_msg_ttl"] = True
+    wrong = [
+        f"{key} {found[key]!r} in place of {value!r}" for key, value in must.items() if found.get(key, value) != value
+    ]
+    missing = set(wanted["subjects"]) - set(found.get("subjects") or [])
+    wrong += [f"no subject {subject}" for subject in sorted(missing)]
+    if wrong:
+        raise SpoolerUnusable(
+            f"stream {wanted['name']} is not as it must be: {', '.join(wrong)}; change it with 'nats stream edit', "
+            "or let unspool make it anew under another spooler's name"
+        )

@@ -1,0 +1,115 @@
+"""Single tasks in the stream: read, written anew, set aside. All of it runs in the loop.
+
+Whatever changes a task does so on the condition that its message is still the one which was read; that message's
+sequence number is the fence between those who think that they have the task.
+"""
+
+import asyncio
+import contextlib
+import time
+from datetime import UTC, datetime
+
+from ...message import Bury
+from ..base import Clock
+from .jetstream import Conflict, JetStream
+from .names import CORRUPT, DEAD, LATER, NOW, SOON, rank_part
+from .place import Place
+from .runs import Run
+from .stored import HEADER, Facts, Stored
+
+__all__ = ["Tasks"]
+
+_LEAD = 1.0  # seconds before its due time that the server lets a task go: it has a grain of that, we have none
+_LAST = 253_000_000_000.0  # the last second that the server's time format can name, more or less
+
+
+class Tasks:
+    """The tasks of a place.
+
+    :param schedules: False where the server shall not keep deferred tasks back.
+    """
+
+    def __init__(self, place: Place, clock: Clock, schedules: bool) -> None:
+        self._place = place
+        self._names = place.names
+        self._clock = clock
+        self._schedules = schedules
+
+    async def put(
+        self, stream: JetStream, rank: str, token: str, facts: Facts, data: bytes, former: Stored | None
+    ) -> int:
+        """Writes a task, in place of ``former`` or as a new one; its number.
+
+        :raises Conflict: if ``former`` is not the last message of the task any more.
+        """
+        wait = facts.due - self._clock()
+        kind = NOW if wait <= 0 else LATER if self._place.schedules and self._schedules and wait > _LEAD else SOON
+        subject = self._names.task(kind, rank, token)
+        headers = {HEADER: facts._replace(anew=former is not None).dump()}
+        if kind == LATER:
+            at = datetime.fromtimestamp(min(time.time() + wait - _LEAD, _LAST), UTC)
+            headers["Nats-Schedule"] = f"@at {at:%Y-%m-%dT%H:%M:%S.%fZ}"
+            headers["Nats-Schedule-Target"] = self._names.task(SOON, rank, token)
+        patience = self._place.patience
+        if former is None:
+            headers["Nats-Msg-Id"] = token
+            return await stream.publish(subject, data, headers, patience=patience)
+        replaces = (self._names.task("*", rank, token), former.seq)
+        seq = await stream.publish(subject, data, headers, replaces=replaces, patience=patience)
+        if former.subject != subject:  # else the stream, with one message a subject, has dropped it
+            await stream.delete(self._names.tasks, former.seq, patience=patience)
+        return seq
+
+    async def drop_former(self, stream: JetStream, stored: Stored) -> None:
+        """Deletes an earlier message of a task that was written anew by somebody who then died."""
+        names, patience = self._names, self._place.patience
+        _, _, token = names.place(stored.subject)
+        first = await stream.next(names.tasks, names.task("*", "*", token), 1, patience=patience)
+        if first is not None and first.seq < stored.seq:
+            await stream.delete(names.tasks, first.seq, patience=patience)
+
+    async def look(self, stream: JetStream, token: str) -> tuple[Stored | None, Run | None]:
+        """A task and who is said to run it."""
+        names, patience = self._names, self._place.patience
+        stored, record = await asyncio.gather(
+            stream.last(names.tasks, names.task("*", "*", token), patience=patience),
+            stream.last(names.state, names.run(token), patience=patience),
+        )
+        return stored, Run.of(record) if record else None
+
+    async def put_off(self, stream: JetStream, token: str, until: float) -> None:
+        """Notes when a task that runs may run again if its worker dies."""
+        names, patience = self._names, self._place.patience
+        stored, run = await self.look(stream, token)
+        if stored is not None and run is not None and run.message == stored.seq:
+            with contextlib.suppress(Conflict):  # it has just ended
+                noted, replaces = run._replace(until=until).dump(), (names.run(token), run.seq)
+                await stream.publish(names.run(token), noted, replaces=replaces, patience=patience)
+
+    async def count_crash(self, stream: JetStream, stored: Stored, run: Run) -> Stored | None:
+        """Writes down that the last run ended with its worker: the task as it is then, None if somebody else has."""
+        facts = stored.facts
+        due = max(facts.due, run.until)
+        counted = facts._replace(due=due, attempts=run.attempts, crashes=facts.crashes + 1)
+        seq = await self.anew(stream, stored, counted)
+        return stored._replace(seq=seq, header=counted._replace(anew=True).dump()) if seq else None
+
+    async def anew(self, stream: JetStream, stored: Stored, facts: Facts) -> int:
+        """Writes a task anew; the number that it has then, 0 if it was not what it was thought to be."""
+        _, priority, token = self._names.place(stored.subject)
+        try:
+            return await self.put(stream, rank_part(priority), token, facts, stored.data, stored)
+        except Conflict:
+            return 0
+
+    async def set_aside(self, stream: JetStream, stored: Stored, facts: Facts, bury: Bury) -> bool:
+        """Moves a task to the stream of its kind. It is there before it is gone here."""
+        names, patience = self._names, self._place.patience
+        _, priority, token = names.place(stored.subject)
+        last = await stream.last(names.tasks, names.task("*", "*", token), patience=patience)
+        if last is None or last.seq != stored.seq:
+            return False
+        subject = names.task(CORRUPT if bury.corrupt else DEAD, rank_part(priority), token)
+        headers = {HEADER: facts._replace(reason=bury.reason).dump()}
+        await stream.publish(subject, stored.data, headers, patience=patience)
+        return await stream.delete(names.tasks, stored.seq, patience=patience)

@@ -1,0 +1,45 @@
+"""NATS JetStream keeps the contract, on a real server.
+
+The clock is the tests' own here, so the feeds hold deferred tasks themselves; that the server keeps them back is tested
+in ``tests/nats``.
+"""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from tests.nats.server import Server
+from unspool import address
+from unspool.backends.base import Backend, Clock
+from unspool.backends.nats import NatsBackend
+from unspool.backends.nats.jetstream import JetStream
+from unspool.backends.nats.stored import HEADER
+from unspool.config import Settings
+from unspool.signing import Signer
+from unspool.testing import BackendConformance
+
+
+class TestNats(BackendConformance):
+    @pytest.fixture(autouse=True)
+    def server(self, nats_server: Server) -> None:
+        self.url = nats_server.url
+
+    def make_backend(self, clock: Clock, place: Path, signer: Signer | None = None) -> Backend:
+        spooler = hashlib.sha256(str(place).encode()).hexdigest()[:12]
+        where = address.parse(f"{self.url}?spooler={spooler}&lease=3")
+        more = {"schedules": False, "hold": float("inf"), "look": 0.0, "window": 1000}
+        return NatsBackend(where, Settings(), signer=signer, trusting=True, clock=clock, **more)
+
+    def damage(self, backend: Backend, id: str) -> None:
+        assert isinstance(backend, NatsBackend)
+        place, token = backend._place, id.rpartition("/")[2]
+
+        async def alter(stream: JetStream) -> None:
+            subject = place.names.task("*", "*", token)
+            stored = await stream.last(place.names.tasks, subject, patience=5)
+            assert stored is not None
+            data = stored.data[:-1] + bytes([stored.data[-1] ^ 1])
+            await stream.publish(stored.subject, data, {HEADER: stored.header}, patience=5)
+
+        place.call(alter)
