@@ -215,10 +215,11 @@ def _culprit(message: Message, dump: Callable[[Any], bytes]) -> str:
 
 
 def _deserialize(serializer: str, data: bytes) -> Any:
-    if serializer not in SERIALIZERS:
+    known = SERIALIZERS.get(serializer)
+    if known is None:
         raise Damaged(f"written by a serialiser that is not known here: {serializer[:40]!r}")
     try:
-        return SERIALIZERS[serializer].load(data)
+        return known.load(data)
     except UNSUPPORTED:
         raise
     except Exception as error:

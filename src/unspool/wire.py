@@ -134,11 +134,12 @@ def _why_not(queue: bytes, signer: Signer) -> str:
 
 
 def _pack(vars: Mapping[str, bytes]) -> bytes:
-    parts: list[bytes] = []
-    for key, value in vars.items():
-        name = key.encode("utf-8", "surrogateescape")
-        parts += (_size(len(name)), name, _size(len(value)), value)
-    return b"".join(parts)
+    return b"".join(_pair(*item) if len(item[1]) <= _SHORT else _put_together(*item) for item in vars.items())
+
+
+def _put_together(key: str, value: bytes) -> bytes:
+    name = key.encode("utf-8", "surrogateescape")
+    return b"%b%b%b%b" % (_size(len(name)), name, _size(len(value)), value)
 
 
 def _variables(data: bytes, at: int, end: int) -> dict[str, bytes]:
@@ -166,7 +167,9 @@ def _taken_apart(data: bytes) -> dict[str, bytes]:
 
 
 _SHORT = 512
-_known = functools.lru_cache(256)(_taken_apart)  # the calls of a function differ in their bodies only
+# The calls of a function differ in their bodies only.
+_known = functools.lru_cache(256)(_taken_apart)
+_pair = functools.lru_cache(256)(_put_together)
 
 
 def _size(n: int) -> bytes:

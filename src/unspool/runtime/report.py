@@ -37,15 +37,14 @@ class Writer:
 
     def write(self, *event: Any) -> None:
         """Tells one event. A supervisor that is gone hears nothing; the worker notices that elsewhere."""
-        self._send(_encode(event))
+        self._send(f"{_encode(event)}\n".encode())
 
     def end(self, index: int, ref: str, until: float | None, record: Record) -> None:
         """Tells the end of a run: ``write(END, index, ref, until, record)``, for less."""
         again = "null" if until is None else repr(until)
-        self._send(f'["{END}",{index},{_quoted(ref)},{again},{dump_record(record)}]')
+        self._send(f'["{END}",{index},{_quoted(ref)},{again},{dump_record(record)}]\n'.encode())
 
-    def _send(self, event: str) -> None:
-        line = f"{event}\n".encode()
+    def _send(self, line: bytes) -> None:
         with self._lock:
             try:
                 while (written := os.write(self._fd, line)) < len(line):

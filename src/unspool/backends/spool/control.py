@@ -17,7 +17,7 @@ import struct
 from collections.abc import Iterator
 
 from ...errors import SpoolerUnusable
-from ..base import WorkerInfo, check_period
+from ..base import REF_SIZE, WorkerInfo, check_period
 from . import lock
 from .layout import RUN, TMP, Directory
 
@@ -26,7 +26,7 @@ __all__ = ["SpoolControl"]
 _log = logging.getLogger("unspool")
 _PAUSED, _PERIOD = "paused", "period"
 _SIZE = 4096
-_slot = struct.Struct("<qdH")  # pid, since, length of the ref behind it
+_slot = struct.Struct(f"<qdH{REF_SIZE}s")  # pid, since, length of the ref, ref
 
 
 class SpoolControl:
@@ -155,8 +155,7 @@ class SpoolPresence:
 
     def running(self, ref: str, since: float) -> None:
         name = ref.encode("utf-8", "surrogateescape")
-        self._map[_slot.size : _slot.size + len(name)] = name
-        _slot.pack_into(self._map, 0, os.getpid(), since, len(name))
+        _slot.pack_into(self._map, 0, os.getpid(), since, len(name), name)
 
     def ref(self) -> str:
         return _read_slot("", self._map[:_SIZE]).ref
@@ -177,5 +176,5 @@ class SpoolPresence:
 
 
 def _read_slot(role: str, data: bytes) -> WorkerInfo:
-    pid, since, length = _slot.unpack_from(data)
-    return WorkerInfo(role, pid, data[_slot.size : _slot.size + length].decode("utf-8", "surrogateescape"), since)
+    pid, since, length, ref = _slot.unpack_from(data)
+    return WorkerInfo(role, pid, ref[:length].decode("utf-8", "surrogateescape"), since)

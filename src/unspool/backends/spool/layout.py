@@ -139,7 +139,9 @@ class Names:
         microseconds = int((now if due is None else due) * 1_000_000)
         if due is None:
             with self._lock:  # two tasks of the same microsecond, or a clock set back, keep their order
-                microseconds = self._last = max(microseconds, min(self._last + 1, microseconds + 1_000_000))
+                if microseconds <= self._last:
+                    microseconds = min(self._last + 1, microseconds + 1_000_000)
+                self._last = microseconds
         seconds, rest = divmod(microseconds, 1_000_000)
         return f"{self._start}{next(self._counter)}_{self._random}_{seconds}_{rest:06d}"
 
