@@ -89,7 +89,9 @@ def conclude(
     :param now: unix seconds.
     """
     if exception is None and isinstance(result, TaskResult):
-        exception = result.exception
+        exception = getattr(result, "exception", None)
+        if exception is not None and not isinstance(exception, BaseException):  # an heir's own doing
+            exception = TypeError(f"the task's result has exception={exception!r}, which is no exception")
     elif exception is not None:
         result = ResultRescheduled(exception=exception)
     elif result is None:

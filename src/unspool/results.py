@@ -10,6 +10,7 @@ class TaskResult:
 
     :param result: anything worth keeping of what the task found.
     :param exception: why, where the verdict stems from an error.
+    :raises TypeError: if that is no exception.
     """
 
     code_uwsgi: int | None = None
@@ -17,6 +18,8 @@ class TaskResult:
     *not mine* it would offer the task again at every scan, for ever."""
 
     def __init__(self, result: Any = None, *, exception: BaseException | None = None) -> None:
+        if exception is not None and not isinstance(exception, BaseException):
+            raise TypeError(f"{type(self).__name__} was given exception={exception!r}, which is no exception")
         self.result = result
         self.exception = exception
 

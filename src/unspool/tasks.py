@@ -22,6 +22,7 @@ __all__ = [
     "TaskKeywords",
     "TaskOptions",
     "call_message",
+    "defines_tasks",
     "find_function",
     "full_name",
     "function_names",
@@ -58,6 +59,7 @@ class TaskKeywords(TypedDict, total=False):
     release_skipped: bool
 
 
+_LONGEST = 365 * 86400  # seconds of a time limit
 _RETRY_KEYWORDS = ("delay", "backoff", "jitter")
 
 
@@ -88,8 +90,12 @@ class TaskOptions:
         if self.serializer not in SERIALIZERS:
             raise OptionRefused(f"serializer is {self.serializer!r}; there are {', '.join(SERIALIZERS)}")
         limit = self.timeout
-        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int | float) or not limit > 0):
-            raise OptionRefused(f"timeout is {limit!r}; it must be a number of seconds above 0, or None")
+        if limit is not None and (
+            isinstance(limit, bool) or not isinstance(limit, int | float) or not 0 < limit <= _LONGEST
+        ):
+            raise OptionRefused(
+                f"timeout is {limit!r}; it must be a number of seconds above 0 and at most {_LONGEST}, or None"
+            )
 
     @classmethod
     def of(cls, **keywords: Unpack[TaskKeywords]) -> "TaskOptions":
@@ -135,6 +141,10 @@ class SpoolerTask:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if not isinstance(cls.type_id, str):
+            raise OptionRefused(f"type_id of {cls.__qualname__} is {cls.type_id!r}; it must be a string")
+        if not isinstance(cls.options, TaskOptions):
+            raise OptionRefused(f"options of {cls.__qualname__} is {cls.options!r}; make them with TaskOptions.of(...)")
         if cls.type_id:
             spooler_task_types[cls.type_id] = cls
 
@@ -150,8 +160,14 @@ class SpoolerTask:
         return True
 
     def run_options(self) -> TaskOptions:
-        """The options that this task is retried and limited by."""
-        return type(self).options
+        """The options that this task is retried and limited by.
+
+        :raises OptionRefused: if they are none.
+        """
+        options = type(self).options
+        if not isinstance(options, TaskOptions):
+            raise OptionRefused(f"options of {type(self).__qualname__} is {options!r}, and no TaskOptions")
+        return options
 
 
 class SpoolerFunctionCallTask(SpoolerTask):
@@ -293,6 +309,11 @@ def call_message(
         "kwg": kwargs,
     }
     return Message(FCALL, payload, name, priority, due, serializer)
+
+
+def defines_tasks() -> bool:
+    """Whether this program has any task of its own."""
+    return bool(_functions) or spooler_task_types.keys() > {SpoolerFunctionCallTask.type_id}
 
 
 def function_names() -> list[str]:

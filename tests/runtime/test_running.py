@@ -351,3 +351,75 @@ def test_a_coroutine_that_kills_its_worker_is_named(place: Place) -> None:
     place.write_app("@Spooler.task\nasync def guilty(): os._exit(9)")
     place.call("guilty()")
     assert place.burst().verdicts() == ["crashed", "crashed", "crashed", "dead"]
+
+
+def test_a_coroutine_that_ends_leaves_the_sign_of_life_to_another(place: Place) -> None:
+    """While a plain function runs beside them, coroutines end: the worker is still shown, and known, to run it."""
+    place.write_app("""
+        @Spooler.task(priority=1)
+        async def quick():
+            note("quick")
+            while not os.path.exists(os.environ["GATES"] + "/begun"):
+                await asyncio.sleep(0.01)
+            return True
+        @Spooler.task
+        def held():
+            open(os.environ["GATES"] + "/begun", "w").close()
+            hold("one")
+            os.kill(os.getpid(), signal.SIGKILL)
+    """)
+    place.gate("one")
+    place.call("quick(); held()")
+    running = place.run()
+    running.wait_for_verdict("processed", "quick")
+    place.wait_for_line("begun one")
+    (worker,) = [info for info in place.backend.control.live() if info.role == "worker"]
+    (task,) = place.backend.entries()
+    assert task.id.endswith(f"/{worker.ref}")
+    place.open_gate("one")
+    crashed = running.wait_for_verdict("crashed", "held")
+    assert crashed["worker"] == worker.pid
+    running.signal(signal.SIGQUIT)
+    assert running.end() == 0
+
+
+def test_a_result_that_is_none_fails_its_task_alone(place: Place) -> None:
+    """An exception that is none, given or set by an heir, is told as that run's error; the worker lives."""
+    place.write_app("""
+        class Odd(ResultSkipped):
+            def __init__(self): self.exception = "odd"
+        class Bare(ResultProcessed):
+            def __init__(self): pass
+        @Spooler.task(max_attempts=1)
+        def given(): return ResultRescheduled(exception="oops")
+        @Spooler.task
+        def own(): return Odd()
+        @Spooler.task
+        def bare(): return Bare()
+    """)
+    place.call("given(); own(); bare()")
+    running = place.burst()
+    assert running.verdicts() == ["dead", "skipped", "processed"]
+    assert len({line["worker"] for line in running.seen if "worker" in line}) == 1
+    reason = "TypeError: ResultRescheduled was given exception='oops', which is no exception"
+    assert [entry.reason for entry in place.backend.entries()] == [reason]
+    odd = next(record for record in place.backend.history() if record.task == "tasks:own")
+    assert odd.error == "TypeError: the task's result has exception='odd', which is no exception"
+
+
+def test_programs_that_tasks_start_can_be_interrupted(place: Place) -> None:
+    """SIGINT and SIGHUP, which workers leave to their supervisor, are not ignored in what a task starts."""
+    place.write_app("""
+        import subprocess
+        @Spooler.task
+        def look():
+            lines = subprocess.run(["cat", "/proc/self/status"], capture_output=True, text=True).stdout.splitlines()
+            ignored = next(int(line.split()[1], 16) for line in lines if line.startswith("SigIgn"))
+            note([number for number in (signal.SIGINT, signal.SIGHUP) if ignored >> (number - 1) & 1])
+            for number in (signal.SIGINT, signal.SIGHUP):
+                os.kill(os.getpid(), number)
+            return True
+    """)
+    place.call("look()")
+    assert place.burst().verdicts() == ["processed"]
+    assert place.lines() == ["[]"]

@@ -137,12 +137,52 @@ def test_reload_on_change(place: Place) -> None:
     assert place.lines() == ["version 1", "version 22"]
 
 
+def test_reload_on_change_of_an_application_from_elsewhere(place: Place) -> None:
+    """The application's own file is watched, and those beside it, wherever the worker was started."""
+    away = place.root / "away"
+    away.mkdir()
+    (away / "beside.py").write_text("VERSION = 1\n")
+    place.write_app("import beside\n@Spooler.task\ndef version(): note('version', beside.VERSION); return True\n")
+    (place.root / "tasks.py").rename(away / "tasks.py")
+    here = place.root / "here"
+    here.mkdir()
+    place.app, place.root = str(away / "tasks.py"), here
+    running = place.run("--reload")
+    running.wait_for_message("started")
+    (away / "beside.py").write_text("VERSION = 22\n")
+    running.wait_for_message("reloaded")
+    os.utime(away / "tasks.py", (1, 1))
+    running.wait_for_message("reloaded")
+    assert running.stop() == 0
+
+
 def test_an_application_that_does_not_import_stops_the_start(place: Place) -> None:
     """One line names the file, the line and the error; nothing is run."""
     (place.root / "tasks.py").write_text("import os\n\nraise RuntimeError('no database')\n")
     running = place.run()
     assert running.end() == 1
     assert running.complaints[-1].endswith("tasks.py:3: RuntimeError: no database\n")
+
+
+@pytest.mark.parametrize(
+    ("statement", "error"),
+    [("raise KeyboardInterrupt", "KeyboardInterrupt: "), ("raise SystemExit(3)", "SystemExit: 3")],
+)
+def test_an_application_that_leaves_while_imported_stops_the_start(place: Place, statement: str, error: str) -> None:
+    """What would end a program is one more way for an import to fail."""
+    (place.root / "tasks.py").write_text(f"import os\n\n{statement}\n")
+    running = place.run()
+    assert running.end() == 1
+    assert running.complaints[-1].endswith(f"tasks.py:3: {error}\n")
+
+
+def test_an_application_without_tasks_is_warned_of(place: Place) -> None:
+    """One that defines none, such as a directory that was taken for a module, is told as the likely mistake it is."""
+    (place.root / "tasks.py").write_text("import unspool")
+    running = place.burst()
+    assert any(line["message"].startswith("app tasks.py defines no task") for line in running.seen)
+    place.write_app(HOLDING)
+    assert not any("defines no task" in line["message"] for line in place.burst().seen)
 
 
 def test_an_application_that_crashes_while_imported_stops_the_start(place: Place) -> None:

@@ -38,3 +38,10 @@ def test_a_task_has_them_at_hand() -> None:
     assert task.mark_processed is ResultProcessed
     assert task.mark_skipped is ResultSkipped
     assert task.mark_rescheduled is ResultRescheduled
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_exception_is_an_exception(kind: type[TaskResult]) -> None:
+    """Anything else is refused where it is given, naming it."""
+    with pytest.raises(TypeError, match=f"{kind.__name__} was given exception='oops', which is no exception"):
+        kind(exception="oops")  # type: ignore[arg-type]

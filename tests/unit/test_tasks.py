@@ -166,6 +166,9 @@ def test_what_is_no_function_is_refused(other: Any) -> None:
         {"timeout": -1},
         {"timeout": "5"},
         {"timeout": True},
+        {"timeout": float("inf")},
+        {"timeout": float("nan")},
+        {"timeout": 1e300},
         {"serializer": "yaml"},
         {"serializer": None},
         {"retries": 3},
@@ -361,6 +364,26 @@ def test_heirs_are_registered() -> None:
         """With the inherited id."""
 
     assert spooler_task_types["mail"] is BetterMail
+
+
+def test_an_heir_that_cannot_be_run_is_refused() -> None:
+    """When it is defined, and, if its options are spoilt later, when its task is to run."""
+    with pytest.raises(OptionRefused, match=r"options of .*Limited is \{'timeout': 5\}; make them with TaskOptions.of"):
+
+        class Limited(SpoolerTask):
+            options = {"timeout": 5}  # type: ignore[assignment]  # noqa: RUF012
+
+    with pytest.raises(OptionRefused, match=r"type_id of .*Numbered is 5; it must be a string"):
+
+        class Numbered(SpoolerTask):
+            type_id = 5  # type: ignore[assignment]
+
+    class Spoilt(SpoolerTask):
+        """Fine at first."""
+
+    Spoilt.options = None  # type: ignore[assignment]
+    with pytest.raises(OptionRefused, match=r"options of .*Spoilt is None"):
+        Spoilt("name", "message", None).run_options()
 
 
 def test_a_task_keeps_what_it_was_made_of() -> None:

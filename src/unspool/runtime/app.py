@@ -12,9 +12,10 @@ from ..errors import AppError
 __all__ = ["changed", "load_app", "own_files"]
 
 
-def load_app(spec: str) -> ModuleType:
+def load_app(spec: str, *, interruptible: bool = True) -> ModuleType:
     """Imports ``module``, ``module:attr`` or ``path/to/file.py``; the working directory can be imported from.
 
+    :param interruptible: whether ``KeyboardInterrupt`` is a person's, and not the application's own.
     :raises AppError: if that fails, in one line that names the file, the line and the error.
     """
     if os.getcwd() not in sys.path and "" not in sys.path:
@@ -24,20 +25,27 @@ def load_app(spec: str) -> ModuleType:
         module = _load_file(name) if name.endswith(".py") else importlib.import_module(name)
         for part in filter(None, attribute.split(".")):
             getattr(module, part)
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         # Anything may happen while user code is imported; all of it means the same: there is no application.
+        if interruptible and isinstance(error, KeyboardInterrupt):
+            raise
         raise AppError(f"app {spec!r} cannot be imported: {_where(error)}{type(error).__name__}: {error}") from error
     return module
 
 
-def own_files() -> dict[str, float]:
-    """The files of the imported modules below the working directory, with their times of change."""
-    here = os.getcwd() + os.sep
+def own_files(app: ModuleType) -> dict[str, float]:
+    """The files of the imported modules below the working directory and beside the application, with their times of
+    change."""
+    top = sys.modules.get(app.__name__.partition(".")[0], app)
+    places = (os.getcwd() + os.sep, os.path.dirname(os.path.abspath(getattr(top, "__file__", None) or "x")) + os.sep)
     found = {}
     for module in list(sys.modules.values()):
         path = getattr(module, "__file__", None)
-        if path and os.path.abspath(path).startswith(here) and f"{os.sep}site-packages{os.sep}" not in path:
-            found[os.path.abspath(path)] = changed(path)
+        if not path:
+            continue
+        path = os.path.abspath(path)
+        if module is app or (path.startswith(places) and f"{os.sep}site-packages{os.sep}" not in path):
+            found[path] = changed(path)
     return found
 
 

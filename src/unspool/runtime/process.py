@@ -35,6 +35,8 @@ class Process:
     """Why it could not import the application."""
     files: dict[str, float] = field(default_factory=dict)
     """The application's files and their times of change."""
+    tasks: bool = True
+    """Whether the application defines any."""
     deadlines: dict[tuple[int, str], float] = field(default_factory=dict)
     """When the runs that have a time limit must have ended, by spooler and ref."""
     delays: dict[tuple[int, str], float] = field(default_factory=dict)
@@ -67,7 +69,7 @@ class Process:
                     self.deadlines[index, ref] = now + timeout + _KILL_AFTER
                     self.delays[index, ref] = delay or 0.0
             elif kind == report.READY:
-                self.ready, self.files = True, event[1]
+                self.ready, self.files, self.tasks = True, event[1], event[2]
             elif kind == report.FAILED:
                 self.failure = event[1]
         return events
@@ -144,7 +146,7 @@ class Spawner:
         status = 70
         try:
             for number in (signal.SIGINT, signal.SIGHUP):
-                signal.signal(number, signal.SIG_IGN)  # a terminal sends them to all; the supervisor answers
+                signal.signal(number, signal.SIG_IGN)  # until the worker itself says what it does with them
             for number in (signal.SIGTERM, signal.SIGQUIT, signal.SIGCHLD):
                 signal.signal(number, signal.SIG_DFL)
             signal.set_wakeup_fd(-1)

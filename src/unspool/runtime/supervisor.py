@@ -283,6 +283,10 @@ class Supervisor:
             self._announced = True
             names = ", ".join(backend.name for backend in self._backends)
             _log.info("started: app %s, workers: %d, spoolers: %s", self._app, self._options.processes, names)
+            if not all(process.tasks for process in self._pool.processes()):
+                _log.warning(
+                    "app %s defines no task: is it the right module, and does it import those of its tasks?", self._app
+                )
 
     def _ended(self, index: int, record: Record, until: float | None, *, recorded: bool = False) -> None:
         self._announce()

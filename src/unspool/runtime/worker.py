@@ -16,6 +16,7 @@ from ..backends.base import Backend, Clock, Presence, Ticket
 from ..errors import AppError, TaskTimeout
 from ..message import Claim, Outcome, Record, Refusal, Release
 from ..retry import MAX_CRASHES
+from ..tasks import defines_tasks
 from . import report
 from .app import load_app, own_files
 from .eventloop import EventLoop
@@ -50,14 +51,18 @@ def main(
     """The life of a worker process, from its fork on; returns its exit status."""
     for presence in presences:
         presence.running("", 0.0)  # the sign now carries this process's id
+    for number in (signal.SIGINT, signal.SIGHUP):
+        # A terminal sends them to all, and the supervisor answers. Ignored by a function, they are not so in programs
+        # that tasks start.
+        signal.signal(number, lambda *_: None)
     try:
-        load_app(app)
+        module = load_app(app, interruptible=False)
     except AppError as error:
         reports.write(report.FAILED, str(error))
         return 2
     worker = Worker(backends, presences, queue, reports, limits, clock)
     signal.signal(signal.SIGTERM, lambda *_: worker.stop())
-    reports.write(report.READY, own_files())
+    reports.write(report.READY, own_files(module), defines_tasks())
     worker.run()
     atexit._run_exitfuncs()
     sys.stdout.flush()
@@ -85,6 +90,7 @@ class Worker:
         self._clock = clock
         self._pid = os.getpid()
         self._done = 0
+        self._counting = threading.Lock()
         self._stopping = False
         self._loop: EventLoop | None = None
         self._wait = _waiter(queue.fileno())
@@ -146,7 +152,8 @@ class Worker:
             self._reports.write(report.BEGIN, index, claim.ref, timeout, dispatch.delay_after(call, claim))
 
         def done(result: Any, exception: BaseException | None) -> None:
-            self._finish(index, claim, dispatch.conclude(call, claim, result, exception, self._clock()), started)
+            outcome = dispatch.conclude(call, claim, result, exception, self._clock())
+            self._finish(index, claim, outcome, started, shown=False)
 
         result: Any = None
         exception: BaseException | None = None
@@ -169,9 +176,14 @@ class Worker:
             self._loop.start(result, timeout, done)
             self._presences[index].running("", 0.0)  # from here on it is among those whose beginning was told
         else:
-            done(result, exception)
+            outcome = dispatch.conclude(call, claim, result, exception, self._clock())
+            self._finish(index, claim, outcome, started)
 
-    def _finish(self, index: int, claim: Claim, outcome: Outcome, started: float) -> None:
+    def _finish(self, index: int, claim: Claim, outcome: Outcome, started: float, *, shown: bool = True) -> None:
+        """Settles and reports a run.
+
+        :param shown: whether this is the one that the sign of life shows; a coroutine ends while it shows another.
+        """
         points.reach("run.end")
         ended = self._clock()
         label = codec.task_label(claim.envelope.vars)
@@ -186,8 +198,10 @@ class Worker:
             outcome.error,
         )
         until = self._backends[index].settle(claim, outcome.disposition, record)
-        self._done += 1
-        self._presences[index].running("", 0.0)  # before the report, or a kill in between would blame a finished task
+        with self._counting:
+            self._done += 1
+        if shown:  # before the report, or a kill in between would blame a finished task
+            self._presences[index].running("", 0.0)
         self._reports.end(index, claim.ref, until, record)
         points.reach("reported")
 
