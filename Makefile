@@ -3,9 +3,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SEED ?=
+SECONDS ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check bench bench-uwsgi clean
+.PHONY: help demo test test-all check bench bench-uwsgi fuzz clean
 
 help: ## what each command does
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -31,8 +32,13 @@ bench: $(INSTALLED) ## figures, as ratios against uWSGI's own spooler
 bench-uwsgi: $(INSTALLED) ## figures inside uWSGI, beside uwsgiconf and uwsgidecorators
 	$(BIN)/python -m benchmarks.inside
 
+fuzz: $(INSTALLED) ## hostile files and words, made by a fuzzer: SECONDS=60 for each
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group fuzz
+	$(BIN)/python -m fuzz spool_file --seconds $(SECONDS)
+	$(BIN)/python -m fuzz command_line --seconds $(SECONDS)
+
 clean: ## removes what the other commands made
-	rm -rf $(VENV) .venvs .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	rm -rf $(VENV) .venvs .mypy_cache .ruff_cache .pytest_cache .hypothesis .fuzz build dist
 
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "unspool needs Python 3.11 or newer; name one: make PYTHON=python3.12 ...")'
