@@ -67,6 +67,33 @@ def test_modes(shell: Shell, mode: int, level: str, status: int) -> None:
     assert levels(shell, status=status)[str(shell.mail)][0] == level
 
 
+def test_a_place_that_others_may_change(shell: Shell) -> None:
+    """Whoever may write to a directory above can put another one in the spooler's place; one like /tmp, where only a
+    file's owner may, is no such."""
+    shell.mail.mkdir(mode=0o700)
+    place = f"{shell.mail} place"
+    assert place not in levels(shell)
+    shell.root.chmod(0o1777)
+    assert place not in levels(shell)
+    shell.root.chmod(0o777)
+    assert levels(shell)[place] == (
+        "warn",
+        f"everybody may write to {shell.root}, and so put another directory in its place",
+    )
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="giving files away needs root")
+@pytest.mark.root
+def test_somebody_elses_spooler(shell: Shell) -> None:
+    """Root may look at it; its workers would not start, and the command says why."""
+    shell.mail.mkdir(mode=0o700)
+    os.chown(shell.mail, 12345, 12345)
+    level, text = levels(shell)[str(shell.mail)]
+    assert level == "warn"
+    assert "will not run it without a secret key" in text
+    assert "belongs to user 12345" in shell.error("run", "app", "--burst", status=3)
+
+
 def test_a_spooler_that_is_a_file(shell: Shell) -> None:
     """Status 3."""
     shell.mail.write_text("")

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import config
+from ..backends.spool import trust
 from ..backends.spool.layout import PRIVATE, TMP, Directory
 from ..backends.spool.wake import Wake
 from ..backends.uwsgi import module, spoolers
@@ -111,6 +112,8 @@ def spooler(path: str) -> Iterator[Finding]:
         yield Finding(path, FAIL, f"no file can be written there: {error.strerror}", "check its owner, mode and disk")
         return
     yield _permissions(path, found)
+    if reason := trust.to_place(path):
+        yield Finding(f"{path} place", WARN, reason, "chmod o-w it, or move the spooler")
     yield from _file_system(path, path)
     yield from _content(path)
 
@@ -235,9 +238,15 @@ def _permissions(path: str, found: os.stat_result) -> Finding:
     owner = _user(found.st_uid)
     text = f"owner {owner}, mode {mode:04o}, writable"
     if found.st_uid not in (os.geteuid(), 0):
-        return Finding(path, WARN, f"{text}; you are {_user(os.geteuid())}", f"run the workers as {owner}")
+        text = f"{text}; you are {_user(os.geteuid())}, and your workers will not run it without a secret key"
+        return Finding(path, WARN, text, f"run the workers as {owner}")
     if mode & 0o020:
-        return Finding(path, WARN, f"{text}, also by its group, who can run code as you", f"chmod g-w {path}")
+        return Finding(
+            path,
+            WARN,
+            f"{text}, also by its group, who can run code as you",
+            f"chmod g-w {path}, or set UNSPOOL_SECRET_KEY",
+        )
     if mode & 0o077:
         return Finding(path, WARN, f"{text}, and readable by others", f"chmod 700 {path}, if tasks carry secrets")
     return Finding(path, OK, text)

@@ -27,10 +27,10 @@ import re
 import socket
 import stat
 import threading
-from typing import NamedTuple
 
 from ...errors import SpoolerUnusable
 from ..base import UNNUMBERED
+from . import trust
 
 __all__ = [
     "ASIDE",
@@ -146,17 +146,6 @@ class Names:
         return f"{self._start}{next(self._counter)}_{self._random}_{seconds}_{rest:06d}"
 
 
-class Owner(NamedTuple):
-    """Whose files a directory may hold: its owner's, root's, and ours."""
-
-    uid: int
-    inode: int
-
-    def allows(self, uid: int) -> bool:
-        """Whether a task file of this owner is one to run."""
-        return uid in (self.uid, 0) or uid == os.geteuid()
-
-
 class Directory:
     """A spool directory held by descriptors, so that no path is followed through a link that somebody swapped in.
 
@@ -167,13 +156,13 @@ class Directory:
         self.root = root
         self._descriptors: dict[str, int] = {}
         self._lock = threading.Lock()
-        self._owner: Owner | None = None
+        self._owner: trust.Owner | None = None
 
     @property
-    def owner(self) -> Owner:
+    def owner(self) -> trust.Owner:
         """Its owner, read when it was opened."""
         self.fd("")
-        return self._owner or Owner(os.geteuid(), 0)
+        return self._owner or trust.Owner(os.geteuid(), 0, 0o700)
 
     @property
     def opened(self) -> bool:
@@ -218,6 +207,8 @@ class Directory:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(part, 0o700, dir_fd=root)
                 os.fsync(root)
+            if (reason := self.part_objection(f"{part}/")) is not None:
+                raise SpoolerUnusable(f"spooler {self.root} cannot be used {reason}")
             return root, f"{part}/{name}"
         return self.fd(part), name
 
@@ -236,14 +227,15 @@ class Directory:
 
     def objection(self, found: os.stat_result) -> str | None:
         """Why a file with a task's name is never run, or None if it may be."""
-        if not stat.S_ISREG(found.st_mode):
-            kinds = {stat.S_IFLNK: "a symbolic link", stat.S_IFDIR: "a directory", stat.S_IFIFO: "a FIFO"}
-            return f"{kinds.get(stat.S_IFMT(found.st_mode), 'a special file')}, not a regular file"
-        if found.st_nlink != 1:
-            return f"a file with {found.st_nlink} hard links, which two workers could run at once"
-        if not self.owner.allows(found.st_uid):
-            return f"a file of user {found.st_uid}, who is neither this one nor the directory's owner"
-        return None
+        return trust.to_file(found, self.owner)
+
+    def part_objection(self, ref: str) -> str | None:
+        """Why nothing is run in the directory that a ref names, or None if it may be."""
+        part, slash, _ = ref.rpartition("/")
+        if not slash:
+            return None
+        reason = trust.to_part(os.stat(part, dir_fd=self.fd(""), follow_symlinks=False), self.owner)
+        return reason and f"in {part}, {reason}"
 
     def is_gone(self) -> bool:
         """Whether the directory was removed, or moved away, since it was opened."""
@@ -295,7 +287,7 @@ class Directory:
         if found.st_uid not in (os.geteuid(), 0) and os.geteuid() != 0 and not os.access(self.root, os.W_OK):
             os.close(fd)
             raise SpoolerUnusable(f"spooler {self.root} belongs to another user and is not writable by this one")
-        self._owner = Owner(found.st_uid, found.st_ino)
+        self._owner = trust.Owner(found.st_uid, found.st_ino, stat.S_IMODE(found.st_mode))
         return fd
 
     def _open_part(self, part: str) -> int:
@@ -310,6 +302,9 @@ class Directory:
             if opened >= 0:
                 os.close(opened)
             at = opened = deeper
+            if (reason := trust.to_part(os.fstat(at), self.owner)) is not None:
+                os.close(opened)
+                raise SpoolerUnusable(f"spooler {self.root} cannot be used in {part}, {reason}")
         return opened
 
     def unusable(self, error: OSError) -> SpoolerUnusable:

@@ -130,7 +130,7 @@ class Listing:
             found = os.stat(self._directory.path(seen.ref), follow_symlinks=False)
         except OSError:
             return State.READY
-        if self._directory.objection(found):
+        if self._directory.objection(found) or self._part_objection(seen.ref):
             return State.CORRUPT
         return State.DEFERRED if found.st_mtime > now else State.READY
 
@@ -279,7 +279,7 @@ class Listing:
             found = os.stat(path, follow_symlinks=False)
         except OSError:
             return None
-        reason = self._directory.objection(found) or ""
+        reason = self._directory.objection(found) or self._part_objection(ref)
         count = read_count(self._directory, ref)
         if reason:
             state = State.CORRUPT
@@ -298,6 +298,12 @@ class Listing:
             found.st_size,
             problem,
         )
+
+    def _part_objection(self, ref: str) -> str:
+        try:
+            return self._directory.part_objection(ref) or ""
+        except OSError as error:
+            return error.strerror or str(error)
 
     def _aside(self, place: str, ref: str) -> Entry | None:
         inside = f"{ASIDE[place]}/{ref}"

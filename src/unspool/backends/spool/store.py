@@ -22,6 +22,7 @@ reason, then ``rename``.
 
 import contextlib
 import errno
+import logging
 import math
 import os
 import time
@@ -60,6 +61,8 @@ from .layout import TMP, Directory, Names, is_priority, priority_of
 from .listing import Listing
 
 __all__ = ["SpoolBackend"]
+
+_log = logging.getLogger("unspool")
 
 _WRITING = 5.0  # seconds in which an incomplete file may be one that another program is still writing
 _LOOK_AGAIN = 60.0  # seconds after which a file that cannot be used now is looked at again
@@ -186,6 +189,15 @@ class SpoolBackend:
     # --- workers
 
     def feed(self) -> Feed:
+        owner = self._directory.owner
+        if self._signer is None and owner.stranger:
+            raise SpoolerUnusable(f"spooler {self.name} cannot be used: {self._stranger()}")
+        if self._signer is None and owner.shared:
+            _log.warning(
+                "spooler %s may be written by its group, whose members can run code as you; chmod g-w it, or set "
+                "UNSPOOL_SECRET_KEY",
+                self.name,
+            )
         return SpoolFeed(self._directory, self.control, self._clock)
 
     def claim(self, ref: str) -> Claim | Refusal:
@@ -229,7 +241,7 @@ class SpoolBackend:
         if path.st_ino != found.st_ino or path.st_dev != found.st_dev:
             return Refusal(RefusalKind.EARLY, self._clock() + 1)
         now = self._clock()
-        if (reason := self._directory.objection(found)) is not None:
+        if (reason := self._objection(found)) is not None:
             return Refusal(RefusalKind.UNUSABLE, now + _LOOK_AGAIN, reason)
         if found.st_mtime > now:
             return Refusal(RefusalKind.EARLY, found.st_mtime)
@@ -258,7 +270,7 @@ class SpoolBackend:
             at, name = self._directory.at(ref)
             found = os.stat(name, dir_fd=at, follow_symlinks=False)
             now = self._clock()
-            if (reason := self._directory.objection(found)) is not None:
+            if (reason := self._objection(found)) is not None:
                 return Refusal(RefusalKind.UNUSABLE, now + _LOOK_AGAIN, reason)
             if found.st_mtime > now:
                 return Refusal(RefusalKind.EARLY, found.st_mtime)
@@ -392,6 +404,18 @@ class SpoolBackend:
         self._directory.reopen()
 
     # --- parts
+
+    def _objection(self, found: os.stat_result) -> str | None:
+        """Why a file is not run. Another user's directory may have taken the place of ours since the feed looked."""
+        if self._signer is None and self._directory.owner.stranger:
+            return self._stranger()
+        return self._directory.objection(found)
+
+    def _stranger(self) -> str:
+        return (
+            f"it belongs to user {self._directory.owner.uid}, who could then run code as this one; run the workers as "
+            "its owner, or set UNSPOOL_SECRET_KEY"
+        )
 
     @property
     def _attempts(self) -> Attempts:

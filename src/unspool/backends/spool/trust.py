@@ -1,0 +1,75 @@
+"""Whose files a spool directory runs: pure judgements of what ``stat`` tells. Argued in ``docs/security.md``.
+
+Where no secret key is set, owners and modes are the boundary. Everything within is to belong to the directory's
+owner, to root, or to the user of this process, and not to be writable by everybody. A group that may write is trusted,
+and a worker warns of it: on many systems that group is the user alone.
+"""
+
+import os
+import stat
+from typing import NamedTuple
+
+__all__ = ["Owner", "to_file", "to_part", "to_place"]
+
+_KINDS = {stat.S_IFLNK: "a symbolic link", stat.S_IFDIR: "a directory", stat.S_IFIFO: "a FIFO"}
+
+
+class Owner(NamedTuple):
+    """Of a spool directory: its user, and its inode and mode."""
+
+    uid: int
+    inode: int
+    mode: int
+
+    def allows(self, uid: int) -> bool:
+        """Whether what belongs to this user may lie in the directory."""
+        return uid in (self.uid, 0) or uid == os.geteuid()
+
+    @property
+    def stranger(self) -> bool:
+        """Whether the directory is neither this user's nor root's, so that somebody else would run code as this one."""
+        return self.uid != 0 and self.uid != os.geteuid()
+
+    @property
+    def shared(self) -> bool:
+        """Whether its group may write there."""
+        return bool(self.mode & stat.S_IWGRP)
+
+
+def to_file(found: os.stat_result, owner: Owner) -> str | None:
+    """What speaks against running a file with a task's name; None if nothing does."""
+    if not stat.S_ISREG(found.st_mode):
+        return f"{_KINDS.get(stat.S_IFMT(found.st_mode), 'a special file')}, not a regular file"
+    if found.st_nlink != 1:
+        return f"a file with {found.st_nlink} hard links, which two workers could run at once"
+    if not owner.allows(found.st_uid):
+        return f"a file of user {found.st_uid}, who is neither this one nor the directory's owner"
+    if found.st_mode & stat.S_IWOTH:
+        return "a file that everybody may write to; chmod o-w it if you trust it"
+    return None
+
+
+def to_part(found: os.stat_result, owner: Owner) -> str | None:
+    """What speaks against a directory in the spooler, such as a priority's; None if nothing does."""
+    if not stat.S_ISDIR(found.st_mode):
+        return f"{_KINDS.get(stat.S_IFMT(found.st_mode), 'a file')}, not a directory"
+    if not owner.allows(found.st_uid):
+        return f"a directory of user {found.st_uid}, who is neither this one nor the spooler's owner"
+    if found.st_mode & stat.S_IWOTH:
+        return "a directory that everybody may write to; chmod o-w it"
+    return None
+
+
+def to_place(path: str) -> str | None:
+    """What speaks against the directories above a spooler, whose writers can put another in its place; None if nothing.
+
+    It keeps no worker from starting: what such a person puts there belongs to him, and is not run.
+    """
+    above = os.path.dirname(os.path.realpath(path))
+    while True:
+        found = os.stat(above)
+        if found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX:
+            return f"everybody may write to {above}, and so put another directory in its place"
+        if above == os.path.dirname(above):
+            return None
+        above = os.path.dirname(above)
