@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Optional, ParamSpec, Protocol, TypeVar, Union, Unpack, overload
 
-from . import codec, config
+from . import codec, config, wire
 from .backends.base import Transactional
 from .errors import OptionRefused
 from .message import Entry, Message, State
@@ -256,8 +256,8 @@ def _configured() -> tuple[str, ...]:
 
 def _task_info(entry: Entry, envelope: Any) -> dict[str, Any]:
     info: dict[str, Any] = {} if envelope is None else {key: _text(value) for key, value in envelope.vars.items()}
-    for seal in ("unspool_sum", "unspool_sig"):
-        info.pop(seal, None)
+    for part in wire.SEAL:
+        info.pop(part, None)
     body = envelope.body if envelope is not None else b""
     info["spooler_task_name"] = entry.id.rpartition("/")[2]
     info.setdefault("spooler", entry.spooler)

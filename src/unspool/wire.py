@@ -19,7 +19,7 @@ from .errors import Damaged, PayloadRefused, Unsigned
 from .message import Envelope
 from .signing import SIGNATURE_SIZE, Signer
 
-__all__ = ["HEADER_SIZE", "MAX_SIZE", "MAX_VARS", "dump", "load", "load_parts", "load_vars"]
+__all__ = ["HEADER_SIZE", "MAX_SIZE", "MAX_VARS", "SEAL", "dump", "load", "load_parts", "load_vars"]
 
 HEADER_SIZE = 4
 MAX_VARS = 0xFFFF
@@ -31,6 +31,8 @@ _SUM_SIZE = len(_SUM_KEY) + 8
 _SIG_KEY = b"\x0b\x00unspool_sig%c\x00" % SIGNATURE_SIZE
 _SIG_SIZE = len(_SIG_KEY) + SIGNATURE_SIZE
 _QUEUE = "unspool_queue"
+SEAL = frozenset({_QUEUE, "unspool_sig", "unspool_sum"})
+"""The variables that make up a seal; a sender's own cannot be called so."""
 
 _header = struct.Struct("<BHB").pack
 _unpack_size = struct.Struct("<H").unpack_from

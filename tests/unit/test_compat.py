@@ -168,6 +168,13 @@ def test_large_values_of_a_message_are_refused() -> None:
     assert len(ran[0]["body"]) == MAX_VARS * 2
 
 
+@pytest.mark.parametrize("name", ["unspool_sum", "unspool_sig", "unspool_queue"])
+def test_a_variable_that_is_named_like_a_part_of_the_seal(name: str) -> None:
+    """It would be taken for that, and lost: refused, saying so. A fuzzer found it."""
+    with pytest.raises(PayloadRefused, match=f"'{name}', which is unspool's own"):
+        uwsgi.spool({name: b"x" * 43})
+
+
 def test_what_cannot_be_sent_is_named() -> None:
     """An argument that cannot be pickled; a value or key that is neither text nor a number."""
     with pytest.raises(PayloadRefused, match=r"argument 'b' of .*with_arguments.*Unpicklable"):

@@ -9,7 +9,7 @@ from .. import config
 from ..errors import OptionRefused, PayloadRefused
 from ..message import Envelope
 from ..schedule import check_priority, to_due
-from ..wire import MAX_VARS
+from ..wire import MAX_VARS, SEAL
 
 __all__ = ["fits", "pack", "send"]
 
@@ -22,9 +22,11 @@ def pack(given: Mapping[Any, Any]) -> Envelope:
     :param given: keys and values are str or bytes, values also numbers. ``body`` is the body; ``priority`` (0 or more),
         ``at`` (unix seconds) and ``spooler`` (a directory) mean what they mean to uWSGI, which reads them as well.
     :raises OptionRefused: if one of these cannot be understood.
-    :raises PayloadRefused: for a key or value of another type.
+    :raises PayloadRefused: for a key or value of another type, and for a key that is a part of unspool's seal.
     """
     vars = {_text(key): _bytes(key, value) for key, value in given.items()}
+    if not SEAL.isdisjoint(vars):
+        raise PayloadRefused(f"a variable is named {min(SEAL & vars.keys())!r}, which is unspool's own; rename it")
     body = vars.pop("body", b"")
     return Envelope(vars, body, _priority(vars.get("priority")), _due(vars.get("at")))
 
