@@ -10,7 +10,6 @@ before it is needed.
 import contextlib
 import importlib
 import importlib.util
-import logging
 import os
 import sys
 import threading
@@ -261,7 +260,7 @@ def enter_uwsgi() -> None:
         for inside in _insides():
             inside.enter()
     except (UnspoolError, OSError) as error:  # an import is no place to fail; sending will say it again
-        logging.getLogger("unspool").error("%s", error)
+        _handler.complain(str(error))
 
 
 def _insides() -> list["Inside"]:
@@ -275,22 +274,20 @@ def _insides() -> list["Inside"]:
 def _open(path: str) -> Backend:
     with late:
         from .backends.spool import SpoolBackend
-        from .backends.uwsgi import UwsgiBackend, module, spoolers
+        from .backends.uwsgi import UwsgiBackend, frequency, module, spoolers
 
     chosen = settings()
-    signer = _signer(os.path.basename(os.path.realpath(path)))
+    uwsgi = module()
+    inside = uwsgi is not None and os.path.realpath(path) in spoolers()
     store = SpoolBackend(
         path,
         durable=chosen.durability == "full",
-        period=chosen.period,
+        period=(inside and frequency()) or chosen.period,
         history_limit=chosen.history_limit,
         history_age=chosen.history_age,
-        signer=signer,
+        signer=_signer(os.path.basename(os.path.realpath(path))),
     )
-    uwsgi = module()
-    if uwsgi is not None and os.path.realpath(path) in spoolers():
-        return UwsgiBackend(store, uwsgi, signer)
-    return store
+    return UwsgiBackend(store, uwsgi) if inside and uwsgi is not None else store
 
 
 def _open_server(place: address.Address) -> Backend:

@@ -55,6 +55,9 @@ class AppError(ConfigurationError):
 class SpoolerUnusable(UnspoolError, OSError):
     """A spooler's place cannot be used: not a directory, not writable, open to others, full."""
 
+    def __str__(self) -> str:
+        return self.strerror or super().__str__()
+
 
 class Refused(UnspoolError):
     """What the caller gave was refused; nothing was sent."""

@@ -19,7 +19,7 @@ from .errors import Damaged, PayloadRefused, Unsigned
 from .message import Envelope
 from .signing import SIGNATURE_SIZE, Signer
 
-__all__ = ["HEADER_SIZE", "MAX_SIZE", "MAX_VARS", "SEAL", "dump", "load", "load_parts", "load_vars"]
+__all__ = ["HEADER_SIZE", "MAX_SIZE", "MAX_VARS", "SEAL", "dump", "load", "load_vars"]
 
 HEADER_SIZE = 4
 MAX_VARS = 0xFFFF
@@ -97,19 +97,6 @@ def load(data: bytes, signer: Signer | None, *, priority: int | None = None, due
     if not genuine:
         raise Unsigned(_why_not(queue, signer))
     return Envelope(found, body, priority, due)
-
-
-def load_parts(
-    vars: Mapping[str, bytes], body: bytes, signer: Signer | None, *, priority: int | None = None
-) -> Envelope:
-    """The envelope of variables and body that somebody else has taken apart, in their order, its seal verified.
-
-    :raises Damaged, Unsigned: as ``load``.
-    """
-    head = _pack(vars)
-    if len(head) > MAX_VARS:
-        raise Damaged(f"the variables take {len(head)} bytes; the format holds {MAX_VARS}")
-    return load(b"%b%b%b" % (_header(_MODIFIER, len(head), 0), head, body), signer, priority=priority)
 
 
 def load_vars(data: bytes) -> Envelope:

@@ -1,6 +1,9 @@
-"""The bell that leads uWSGI to tasks with a priority, and the files that must not be opened beside uWSGI."""
+"""The bell that leads uWSGI to tasks with a priority, and the agenda that its processes go by."""
 
+import fcntl
+import itertools
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -8,9 +11,8 @@ import pytest
 from unspool import codec
 from unspool.backends.spool import SpoolBackend
 from unspool.backends.spool.bell import Bell
-from unspool.backends.spool.held import held, holding
 from unspool.backends.spool.layout import BELL, Directory, is_bell, is_task
-from unspool.message import Envelope, Message, Refusal, RefusalKind, State
+from unspool.message import Ack, Claim, Message, Refusal, RefusalKind, State
 from unspool.testing import FakeClock, run_all
 
 
@@ -121,24 +123,91 @@ def test_a_retried_task_is_announced(backend: SpoolBackend, clock: FakeClock) ->
     assert min(bells(backend).values()) <= clock()
 
 
-def test_what_uwsgi_has_locked_is_not_opened(backend: SpoolBackend, tmp_path: Path) -> None:
-    """It is running, by any path and for any handle, and what uWSGI read from it is shown; afterwards it is as any."""
+def test_the_agenda_is_in_the_order_of_running(backend: SpoolBackend, clock: FakeClock) -> None:
+    """First in, first out, whatever the order of the directory; nothing that is deferred, and nothing with a priority;
+    what somebody else runs, or what was found to be deferred, is left out until its time."""
+    agenda = backend.agenda
+    refs = [send(backend, None) for _ in range(50)]
+    send(backend, None, clock() + 5)
+    send(backend, 1)
+    agenda.look()
+    assert [agenda.next() for _ in range(51)] == [*refs, None]
+    agenda.later(refs[0], clock() + 20)
+    agenda.later(refs[1], None)
+    agenda.look()
+    assert agenda.next() == refs[2]
+    assert agenda.busy == [refs[1]]
+    assert agenda.next_due is not None
+    clock.advance(2)
+    agenda.look()
+    assert agenda.busy == []
+    clock.advance(20)
+    agenda.look()
+    late = list(iter(agenda.next, None))
+    assert sorted(refs) == sorted(ref for ref in late if ref in refs)
+    assert late[-1] == refs[0]  # due last
+
+
+def test_a_lock_of_uwsgis_is_given_up(backend: SpoolBackend) -> None:
+    """So that the task can be claimed with one that does not end when somebody in the process looks at the file."""
     ref = send(backend, None)
-    id = f"{backend.name}/{ref}"
-    read = Envelope({"msg": b"as uWSGI read it"}, b"", None, None)
-    (tmp_path / "link").symlink_to(backend.name)
-    other = SpoolBackend(str(tmp_path / "link"), durable=False)
-    with holding(id, read):
-        for one in (backend, other):
-            found = one.read(ref)
-            assert found is not None
-            assert (found[0].state, found[0].task, found[1]) == (State.RUNNING, "as uWSGI read it", read)
-            claim = one.claim(ref)
-            assert isinstance(claim, Refusal)
-            assert claim.kind is RefusalKind.BUSY
-    assert held(id) is None
-    after = backend.find(ref)
-    assert after is not None
-    assert after.task == "hello"
-    with holding(f"{backend.name}/gone", read):
-        pass
+    with open(f"{backend.name}/{ref}", "r+b") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX)
+        assert isinstance(backend.claim(ref), Refusal)
+        backend.let_go(ref)
+        claim = backend.claim(ref)
+        assert isinstance(claim, Claim)
+        assert backend.read(ref) is not None
+        again = SpoolBackend(backend.name, durable=False).claim(ref)
+        assert isinstance(again, Refusal)
+        assert again.kind is RefusalKind.BUSY
+        backend.settle(claim, Ack())
+    backend.let_go(ref)  # of what is not there, nothing
+
+
+def test_ringing_comes_to_an_end(backend: SpoolBackend, clock: FakeClock) -> None:
+    """Also beside a bell of the same second that somebody with a clock a little ahead has made: it is due as early."""
+    backend.bell.want()
+    send(backend, due=clock() + 100)
+    ahead = FakeClock(clock() + 0.0001)
+    Bell(Directory(backend.name), ahead).announce(None)
+    send(backend)
+    assert len(bells(backend)) == 2
+
+
+def test_nobody_rings_for_a_uwsgi_that_is_gone(backend: SpoolBackend) -> None:
+    """The mark holds as long as a process that made it lives; what was rung for it is swept by the next supervisor."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        SpoolBackend(backend.name, durable=False).bell.want()
+        os.write(writer, b"!")
+        signal.pause()
+    os.read(reader, 1)
+    send(backend)
+    assert list(bells(backend)) == [BELL]
+    backend.feed().close()
+    assert list(bells(backend)) == [BELL]
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    backend.feed().close()
+    assert bells(backend) == {}
+    send(backend)
+    assert bells(backend) == {}
+    for fd in (reader, writer):
+        os.close(fd)
+
+
+def test_what_nobody_has_rung_for_is_noticed(backend: SpoolBackend, clock: FakeClock) -> None:
+    """uWSGI itself puts tasks with a priority there and rings for nobody; a look finds them."""
+    bell = backend.bell
+    bell.want()
+    ref = send(backend)
+    assert bell.overlooked()
+    assert list(itertools.islice(bell.urgent(BELL), 1)) == [ref]
+    os.utime(f"{backend.name}/5", (1, 1))
+    list(bell.urgent(BELL))
+    assert not bell.overlooked()
+    os.rename(f"{backend.name}/{ref}", f"{backend.name}/5/uwsgi_spoolfile_on_other_1_1_1_1_1")
+    assert bell.overlooked()
+    assert "5/uwsgi_spoolfile_on_other_1_1_1_1_1" in bell.urgent(BELL)

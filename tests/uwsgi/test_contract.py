@@ -27,7 +27,7 @@ class WithFeeds(UwsgiBackend):
 class TestInsideUwsgi(BackendConformance):
     def make_backend(self, clock, place, signer=None):
         store = SpoolBackend(str(place / "mail"), durable=False, clock=clock, signer=signer)
-        return WithFeeds(store, uwsgi, signer)
+        return WithFeeds(store, uwsgi)
 
     def damage(self, backend, id):
         data = Path(id).read_bytes()

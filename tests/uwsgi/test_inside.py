@@ -266,3 +266,71 @@ def test_a_task_that_is_due_is_run_without_a_scan(instance: Instance) -> None:
     instance.do("mark()")
     instance.open_gate("gate")
     instance.wait_for_line("mark")
+
+
+@pytest.mark.parametrize("options", [(), ("--spooler-ordered",), ("--spooler-harakiri=600",)])
+def test_first_in_first_out(instance: Instance, options: tuple[str, ...]) -> None:
+    """Whatever the order in which uWSGI reads the directory, and whether a call may run one task or all."""
+    instance.write_app(
+        """
+        from unspool import Spooler, config
+        @Spooler.task
+        def mark(n):
+            note("mark", n)
+            return True
+        """
+    )
+    instance.start(*options)
+    instance.backend.control.pause()
+    instance.do("[mark(n) for n in range(30)]")
+    instance.do("config.backend().control.resume()")
+    instance.wait(lambda: len(instance.lines()) == 30)
+    assert instance.lines() == [f"mark {n}" for n in range(30)]
+
+
+def test_wake_ups_that_come_during_a_task_are_one(instance: Instance) -> None:
+    """uWSGI counts them, and would read the directory once for each; while a task runs, the kernel merges them. A
+    process that the task forks gets its own."""
+    instance.write_app(
+        """
+        from unspool import Spooler
+        def blocked():
+            return signal.SIGUSR1 in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+        @Spooler.task
+        def looks():
+            child = os.fork()
+            if child == 0:
+                os._exit(blocked())
+            _, status = os.waitpid(child, 0)
+            note("blocked", blocked(), "in a child", bool(os.waitstatus_to_exitcode(status)))
+            return True
+        """
+    )
+    instance.start()
+    for times in (1, 2):
+        instance.do("looks()")
+        instance.wait_for_line("blocked True in a child False", times)
+
+
+def test_its_processes_are_seen_from_outside(instance: Instance) -> None:
+    """Those that have run a task are among the workers, with what each runs; and there no more when uWSGI is not."""
+    instance.write_app(
+        """
+        from unspool import Spooler
+        @Spooler.task
+        def held():
+            hold("gate")
+            return True
+        """
+    )
+    instance.gate("gate")
+    instance.start()
+    id = instance.do("held()")
+    instance.wait_for_line("begun gate")
+    (worker,) = instance.backend.control.live()
+    assert (worker.role, worker.pid, f"{instance.spool}/{worker.ref}") == ("worker", *instance.pids(), id)
+    assert instance.do("Spooler.get_pids()") == instance.pids()
+    instance.open_gate("gate")
+    instance.wait(lambda: instance.backend.find(id) is None)
+    instance.stop()
+    assert instance.backend.control.live() == []

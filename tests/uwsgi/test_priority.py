@@ -10,7 +10,7 @@ from unspool.message import State
 from .instance import Instance, require
 
 APP = """
-from unspool import Spooler
+from unspool import Spooler, config
 
 @Spooler.task
 def mark(name):
@@ -119,6 +119,32 @@ def test_two_processes_run_them_side_by_side(instance: Instance) -> None:
     instance.wait_for_line("begun urgent", 2)
     instance.open_gate("urgent")
     instance.wait_for_line("through urgent")
+
+
+def test_one_that_waits_in_line_keeps_no_other_from_being_run(instance: Instance) -> None:
+    """While one process runs something urgent, what uWSGI had offered it is free for the other."""
+    instance.write_app(APP)
+    instance.gate("urgent")
+    instance.start("--spooler-processes=2", frequency=3600)
+    instance.backend.control.pause()
+    instance.do("send(*[None] * 6)\nheld_urgent()")
+    instance.do("config.backend().control.resume()")
+    instance.wait_for_line("begun urgent")
+    instance.wait(lambda: len(marks(instance)) == 6)
+    instance.open_gate("urgent")
+    instance.wait_for_line("through urgent")
+
+
+def test_what_uwsgi_itself_sent_is_found(instance: Instance) -> None:
+    """A task with a priority that rang for nobody is found when the next task is run."""
+    instance.write_app(APP)
+    instance.start()
+    message = (
+        "b'ud_spool_func': b'mark', b'priority': b'4', b'args': pickle.dumps(('raw',)), b'kwargs': pickle.dumps({})"
+    )
+    instance.do(f"import pickle, uwsgi; uwsgi.spool({{{message}}})")
+    instance.do("send(None)")
+    instance.wait(lambda: sorted(marks(instance)) == ["None", "raw"])
 
 
 def has_open(pid: int, path: str) -> bool:

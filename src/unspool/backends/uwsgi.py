@@ -4,28 +4,28 @@ A spooler inside uWSGI is a spool directory whose tasks uWSGI's own spooler proc
 and then the spoolers are woken, also those that are busy: uWSGI itself wakes only idle ones, and a busy one would then
 wait out its frequency.
 
-uWSGI looks into the directories of priorities only with ``spooler-ordered``, and a cheap one not even then. So a bell
-is put beside the tasks without a priority (see ``spool/bell``), by which uWSGI calls the handler; that one finds the
-tasks. It runs one task a call, for uWSGI's time limit (harakiri) and its count of tasks are those of a call.
+uWSGI offers tasks in no order, and looks into the directories of priorities only with ``spooler-ordered``, a cheap one
+not even then. So what it offers is taken for a sign that there is something to do, and what is done is what comes next
+(see ``spool/agenda``). For tasks with a priority a bell is put where uWSGI looks (see ``spool/bell``). A call goes on
+until nothing is due, unless uWSGI limits the time of a call (harakiri) or their number: then it runs one task.
 """
 
 import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 from typing import Any, Protocol
 
-from .. import wire
 from ..errors import ConfigurationError
 from ..message import Claim, Disposition, Entry, Envelope, Record, Refusal, State
-from ..signing import Signer
 from .base import Backend, Capabilities, Control, Feed, Presence, WorkerInfo
 
-__all__ = ["UwsgiBackend", "install", "module", "spoolers"]
+__all__ = ["UwsgiBackend", "frequency", "install", "module", "spoolers"]
 
 Handler = Callable[[dict[Any, Any]], Any]
+_FREQUENCY = 30.0  # seconds: uWSGI's own default
 
 
 class Bell(Protocol):
@@ -40,11 +40,42 @@ class Bell(Protocol):
     def rung(self) -> bool:
         """Whether there is a bell for now."""
 
+    def overlooked(self) -> bool:
+        """Whether somebody may have sent a task with a priority without ringing."""
+
+    @property
+    def more(self) -> bool:
+        """Whether more than has been given out is known to be due."""
+
     def urgent(self, ref: str) -> Iterator[str]:
-        """The refs of due tasks with a priority, in order; to be left at the first that can be run."""
+        """The refs of due tasks with a priority, in order."""
 
     def later(self, ref: str, until: float | None) -> None:
         """The task of ``ref`` is not to be offered before then; None if somebody else runs it."""
+
+
+class Agenda(Protocol):
+    """The due tasks without a priority, in order."""
+
+    def __bool__(self) -> bool:
+        """Whether any is noted."""
+
+    def next(self) -> str | None:
+        """The ref of the next one, which is then no longer noted."""
+
+    @property
+    def busy(self) -> list[str]:
+        """Those that somebody else had when they were tried."""
+
+    @property
+    def may_look(self) -> bool:
+        """Whether it is time to."""
+
+    def look(self) -> None:
+        """Notes what is due now."""
+
+    def later(self, ref: str, until: float | None) -> None:
+        """The task of ``ref`` is not to be noted before then; None if somebody else runs it."""
 
 
 class Store(Backend, Protocol):
@@ -54,17 +85,12 @@ class Store(Backend, Protocol):
     def bell(self) -> Bell:
         """Its bell."""
 
-    def holding(self, ref: str, envelope: Envelope) -> contextlib.AbstractContextManager[None]:
-        """While uWSGI has the file locked in this process, keeps all others in it from opening the file."""
+    @property
+    def agenda(self) -> Agenda:
+        """Its tasks without a priority."""
 
-    def adopt(self, ref: str, envelope: Envelope) -> Claim | Refusal:
-        """Takes a task that uWSGI has locked in this process."""
-
-    def crashes(self, ref: str) -> int:
-        """How many of its runs are known to have ended with their worker."""
-
-    def set_aside(self, ref: str, reason: str) -> None:
-        """Moves a damaged task out of the way, by path."""
+    def let_go(self, ref: str) -> None:
+        """Gives up the lock that uWSGI has on a file in this process."""
 
     def jot(self, record: Record) -> None:
         """Adds one run to the history, from any process, for little."""
@@ -74,6 +100,18 @@ def module() -> ModuleType | None:
     """The module that uWSGI itself puts there; a package of that name on the path has no options."""
     found = sys.modules.get("uwsgi")
     return found if hasattr(found, "opt") else None
+
+
+def frequency() -> float | None:
+    """Seconds between two looks of uWSGI's spoolers at their directories, as configured; None outside uWSGI."""
+    found = module()
+    if found is None:
+        return None
+    options = {_text(key): value for key, value in found.opt.items()}
+    try:
+        return float(_text(options["spooler-frequency"]))
+    except (KeyError, ValueError):
+        return _FREQUENCY
 
 
 def spoolers() -> list[str]:
@@ -122,19 +160,19 @@ class UwsgiBackend:
 
     :param store: the directory.
     :param uwsgi: the ``uwsgi`` module.
-    :param signer: the directory's; None where no secret key is set.
     """
 
     capabilities = Capabilities(feeds=False, forks=True)
 
-    def __init__(self, store: Store, uwsgi: ModuleType, signer: Signer | None = None) -> None:
+    def __init__(self, store: Store, uwsgi: ModuleType) -> None:
         self._store = store
-        self._signer = signer
         self._uwsgi = uwsgi
         options = {_text(key) for key in uwsgi.opt}
         self._elsewhere = "spooler-chdir" in options
-        self._rings = "spooler-ordered" not in options or "spooler-cheap" in options
+        self.one_a_call = bool(options & {"spooler-harakiri", "spooler-max-tasks"})
         self._real = os.path.realpath(store.name)
+        self._presence: Presence | None = None
+        self._presence_of = 0
         self.control = UwsgiControl(store.control, uwsgi, self._pids, self.wake)
 
     @property
@@ -152,8 +190,11 @@ class UwsgiBackend:
         return self._store.exists()
 
     def send(self, envelopes: Sequence[Envelope]) -> list[str]:
-        if not self._uwsgi.masterpid():
-            raise ConfigurationError("this uWSGI has no master process, so it has no spoolers; start it with --master")
+        if self._pids() and not self._uwsgi.masterpid():
+            raise ConfigurationError(
+                "this uWSGI has no master process, so its spoolers are not started again when they die, and outlive "
+                "uWSGI when it does; start it with --master"
+            )
         ids = self._store.send(envelopes)
         self.wake()
         return ids
@@ -161,9 +202,15 @@ class UwsgiBackend:
     # --- runtime.inside.Inside
 
     def enter(self) -> None:
-        """Has everybody who sends here know what this uWSGI needs."""
-        if self._rings:
-            self._store.bell.want()
+        self._store.bell.want()
+        self.control.keep_period()
+
+    @property
+    def presence(self) -> Presence:
+        """The sign of life of this process, by which others see what it runs."""
+        if self._presence is None or self._presence_of != os.getpid():
+            self._presence, self._presence_of = self._store.control.enlist("worker"), os.getpid()
+        return self._presence
 
     def ref(self, name: str) -> str | None:
         path = self._path(name)
@@ -171,33 +218,33 @@ class UwsgiBackend:
             return None
         return path[len(self._real) + 1 :]
 
-    def envelope(self, variables: Mapping[Any, Any]) -> Envelope:
-        vars = {_text(key): value for key, value in variables.items() if key not in ("spooler_task_name", "body")}
-        return wire.load_parts(vars, variables.get("body", b""), self._signer)
-
-    def holding(self, ref: str, envelope: Envelope) -> contextlib.AbstractContextManager[None]:
-        return self._store.holding(ref, envelope)
-
-    def adopt(self, ref: str, envelope: Envelope) -> Claim | Refusal:
-        return self._store.adopt(ref, envelope)
-
-    def crashes(self, ref: str) -> int:
-        return self._store.crashes(ref)
-
-    def set_aside(self, ref: str, reason: str) -> None:
-        self._store.set_aside(ref, reason)
+    def let_go(self, ref: str) -> None:
+        self._store.let_go(ref)
 
     def is_bell(self, ref: str) -> bool:
         return self._store.bell.is_bell(ref)
 
-    def rung(self) -> bool:
-        return self._rings and self._store.bell.rung()
+    def upcoming(self, ref: str) -> Iterator[str]:
+        bell, plain = self._store.bell, self._store.agenda
+        if bell.is_bell(ref) or bell.rung() or bell.overlooked():
+            yield from bell.urgent(ref)
+        if not plain and plain.may_look:
+            plain.look()
+        while (name := plain.next()) is not None:
+            yield name
+            if bell.rung():
+                yield from bell.urgent(ref)
+            if not plain and plain.may_look:
+                plain.look()
+        yield from plain.busy  # another process of uWSGI's may have looked at one just then, and left it
 
-    def urgent(self, ref: str) -> Iterator[str]:
-        return self._store.bell.urgent(ref)
+    @property
+    def more(self) -> bool:
+        return bool(self._store.agenda) or self._store.bell.more
 
     def later(self, ref: str, until: float | None) -> None:
-        self._store.bell.later(ref, until)
+        numbered = "/" in ref
+        (self._store.bell if numbered else self._store.agenda).later(ref, until)
 
     def wake(self) -> None:
         for pid in self._pids():
@@ -295,14 +342,20 @@ class UwsgiControl:
 
     def set_period(self, seconds: float) -> None:
         self._control.set_period(seconds)
-        self._uwsgi.set_spooler_frequency(max(1, round(seconds)))
+        self.keep_period()
         self._wake()  # or they would wait out the former one
+
+    def keep_period(self) -> None:
+        """Has uWSGI keep the period that was set last, also by a uWSGI before this one."""
+        self._uwsgi.set_spooler_frequency(max(1, round(self._control.period)))
 
     def enlist(self, role: str) -> Presence:
         return self._control.enlist(role)
 
     def live(self) -> list[WorkerInfo]:
-        return [WorkerInfo("worker", pid, "", 0.0) for pid in self._pids()] + self._control.live()
+        seen = self._control.live()
+        known = {info.pid for info in seen}
+        return [WorkerInfo("worker", pid, "", 0.0) for pid in self._pids() if pid not in known] + seen
 
 
 def _text(value: object) -> str:

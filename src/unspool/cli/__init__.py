@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except errors.TaskBusy as error:
         return _complain(error, 1)
     except OSError as error:  # SpoolerUnusable is one, and says more
-        return _complain(error.strerror or error if isinstance(error, errors.SpoolerUnusable) else error, 3)
+        return _complain(error, 3)
     return status if isinstance(status, int) else 0
 
 

@@ -106,7 +106,7 @@ def spooler(path: str) -> Iterator[Finding]:
         found = os.stat(path)
         _try_writing(path)
     except SpoolerUnusable as error:
-        yield Finding(path, FAIL, error.strerror or str(error))
+        yield Finding(path, FAIL, str(error))
         return
     except OSError as error:
         yield Finding(path, FAIL, f"no file can be written there: {error.strerror}", "check its owner, mode and disk")

@@ -1,36 +1,50 @@
 """Running tasks inside real uWSGI: the handler that its spooler processes call.
 
-uWSGI has found, locked and read the task; the handler decides what becomes of it, by path only, and answers with one
-of uWSGI's codes: *done* (uWSGI removes the file) or *again* (it stays, and its time says when). uWSGI's *not mine* is
-never used: it would offer the task again at every scan, for ever.
-
-A call may be for a bell, or come while there is one: then a task with a priority is run instead (see
-``backends/uwsgi``), and uWSGI has to look again at once.
+uWSGI has found, locked and read a task, or a bell, and offers it. That is taken for a sign that there is something to
+do: uWSGI's lock is given up, and what comes next in the order of running is claimed, run and settled, as a worker does
+it. A claim's lock is our own, which does not end when somebody in this process opens and closes the file, as uWSGI's
+does. uWSGI is told *again*, which has it leave the file alone, be it there or not; *done* would have it remove the
+file, and *not mine* offer it again at every scan, for ever.
 """
 
 import asyncio
 import contextlib
 import logging
+import math
 import os
+import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from .. import codec, dispatch
-from ..backends.base import Backend, Clock
-from ..errors import ConfigurationError, Damaged, NoHandler, SpoolerUnusable
-from ..message import Ack, Claim, Disposition, Envelope, Outcome, Record, Refusal, RefusalKind, Verdict
+from ..backends.base import Backend, Clock, Presence
+from ..errors import ConfigurationError, NoHandler, SpoolerUnusable
+from ..message import (
+    Ack,
+    Claim,
+    Disposition,
+    Envelope,
+    Outcome,
+    Record,
+    Refusal,
+    RefusalKind,
+    Release,
+    Retry,
+    Verdict,
+)
 from ..tasks import find_function, spooler_task_types
 from .log import log_end
 from .timelimit import limit
 
-__all__ = ["DONE", "Handler", "Inside"]
+__all__ = ["Handler", "Inside", "SpoolerHandler"]
 
 DONE, AGAIN = -2, -1  # uwsgi.SPOOL_OK, uwsgi.SPOOL_RETRY
 Handler = Callable[[dict[Any, Any]], Any]
 
 _log = logging.getLogger("unspool")
 _COMPLAINTS = 10_000
+_WAKE_UP = (signal.SIGUSR1,)
 
 
 class Inside(Protocol):
@@ -46,33 +60,26 @@ class Inside(Protocol):
     def ref(self, name: str) -> str | None:
         """The ref of the task that uWSGI calls by this name just now; None if it is not in this directory."""
 
-    def envelope(self, variables: Mapping[Any, Any]) -> Envelope:
-        """What uWSGI has read.
-
-        :raises Damaged: if its seal does not match, or it is not signed where a secret key is set.
-        """
-
-    def holding(self, ref: str, envelope: Envelope) -> contextlib.AbstractContextManager[None]:
-        """Keeps all others in this process from opening the file, which would drop uWSGI's lock."""
-
-    def adopt(self, ref: str, envelope: Envelope) -> Claim | Refusal:
-        """Takes the task, its attempt counted."""
-
-    def crashes(self, ref: str) -> int:
-        """How many of the task's runs are known to have ended with their worker."""
-
-    def set_aside(self, ref: str, reason: str) -> None:
-        """Moves a damaged task out of the way."""
+    def let_go(self, ref: str) -> None:
+        """Gives up uWSGI's lock on what it has offered."""
 
     def is_bell(self, ref: str) -> bool:
         """Whether this is no task but a bell."""
 
-    def rung(self) -> bool:
-        """Whether tasks with a priority should be run before others."""
+    @property
+    def one_a_call(self) -> bool:
+        """Whether a call may run no more than one task."""
 
-    def urgent(self, ref: str) -> Iterator[str]:
-        """The refs of due tasks with a priority that uWSGI would not look at, in order; ``ref`` is what it has locked.
-        To be left at the first that can be run."""
+    def upcoming(self, ref: str) -> Iterator[str]:
+        """The refs of due tasks in the order of running; ``ref`` is what uWSGI has offered, and may be among them."""
+
+    @property
+    def more(self) -> bool:
+        """Whether more than ``upcoming`` has given out is known to be due."""
+
+    @property
+    def presence(self) -> Presence:
+        """The sign of life of this process."""
 
     def later(self, ref: str, until: float | None) -> None:
         """The task of ``ref`` is not to be offered before then; None if somebody else runs it."""
@@ -103,106 +110,113 @@ class SpoolerHandler:
         try:
             insides = self._insides()
         except ConfigurationError as error:
-            self._complain(f"no task is run: {error}")
+            self.complain(f"no task is run: {error}")
             return AGAIN
         for inside in insides:
             ref = inside.ref(name)
             if ref is not None:
                 try:
-                    return self._handle(inside, ref, variables)
+                    with _unwoken():
+                        return self._handle(inside, ref, variables)
                 except SpoolerUnusable as error:
-                    self._complain(str(error))
+                    self.complain(str(error))
                     return AGAIN
         _log.error("task %s is in none of this uWSGI's spoolers; it is left alone", name)
         return AGAIN
 
-    def _handle(self, inside: Inside, ref: str, variables: dict[Any, Any]) -> Any:
-        bell = inside.is_bell(ref)
-        if not bell:
-            try:
-                envelope = inside.envelope(variables)
-            except Damaged as error:
-                return self._set_aside(inside, ref, str(error))
-        if inside.backend.control.paused:
-            return AGAIN
-        if (bell or inside.rung()) and self._run_urgent(inside, ref):
-            return AGAIN
-        if bell:
-            return AGAIN
-        with inside.holding(ref, envelope):
-            if self._former is not None and not _is_ours(envelope):
-                return self._hand_on(self._former, variables)
-            return self._run_adopted(inside, ref, envelope)
-
-    def _set_aside(self, inside: Inside, ref: str, reason: str) -> int:
-        inside.set_aside(ref, reason)
-        record = Record(self._id(inside, ref), "?", Verdict.CORRUPT, 0, self._clock(), 0.0, os.getpid(), reason)
-        self._note(inside, record, None)
+    def _handle(self, inside: Inside, ref: str, variables: dict[Any, Any]) -> int:
+        """Runs what is due, or one task; what was offered in its turn, or at the end if it is not known to be due."""
+        inside.let_go(ref)
+        woken = False
+        tasks = self._upcoming(inside, ref)
+        while not inside.backend.control.paused and (upcoming := next(tasks, None)) is not None:
+            claim = self._claim(inside, upcoming, patient=upcoming == ref)
+            if isinstance(claim, Refusal):
+                self._refused(inside, upcoming, claim)
+                continue
+            if not woken and inside.more:  # which uWSGI's lock may have hidden from its other processes
+                inside.wake()
+                woken = True
+            inside.presence.running(upcoming, self._clock())
+            self._run(inside, claim, variables if upcoming == ref else None)
+            inside.presence.running("", 0.0)
+            if inside.one_a_call:
+                break
         return AGAIN
 
-    def _complain(self, text: str) -> None:
+    @staticmethod
+    def _upcoming(inside: Inside, ref: str) -> Iterator[str]:
+        offered = not inside.is_bell(ref)
+        for upcoming in inside.upcoming(ref):
+            offered &= upcoming != ref
+            yield upcoming
+        if offered:
+            yield ref
+
+    def _claim(self, inside: Inside, ref: str, *, patient: bool) -> Claim | Refusal:
+        claim = inside.backend.claim(ref)
+        if patient and isinstance(claim, Refusal) and claim.kind is RefusalKind.EARLY and claim.until is not None:
+            wait = claim.until - self._clock()
+            if wait < 1.0:  # uWSGI compares whole seconds, so it may be early by less than one
+                time.sleep(max(0.0, wait))
+                claim = inside.backend.claim(ref)
+        return claim
+
+    def complain(self, text: str) -> None:
         """Says it once: uWSGI offers the same task again and again."""
         if text not in self._complained and len(self._complained) < _COMPLAINTS:
             self._complained.add(text)
             _log.error("%s", text)
-
-    def _hand_on(self, former: Handler, variables: dict[Any, Any]) -> Any:
-        self._former = None  # one that chains to the handler it found, which is this one, must come to an end
-        try:
-            return former(variables)
-        finally:
-            self._former = former
-
-    def _run_adopted(self, inside: Inside, ref: str, envelope: Envelope) -> int:
-        crashes = inside.crashes(ref)
-        claim = inside.adopt(ref, envelope)
-        if isinstance(claim, Refusal) and claim.kind is RefusalKind.EARLY and claim.until is not None:
-            wait = claim.until - self._clock()
-            if wait < 1.0:  # uWSGI compares whole seconds, so it may be early by less than one
-                time.sleep(max(0.0, wait))
-                claim = inside.adopt(ref, envelope)
-        if isinstance(claim, Refusal):
-            self._refused(inside, ref, claim)
-            return AGAIN  # also if the file is gone: uWSGI would stumble over removing it
-        done = isinstance(self._run(inside, claim, crashes), Ack)
-        return DONE if done and os.path.lexists(claim.id) else AGAIN
-
-    def _run_urgent(self, inside: Inside, ref: str) -> bool:
-        """Whether a task with a priority was run instead."""
-        for urgent in inside.urgent(ref):
-            crashes = inside.crashes(urgent)
-            claim = inside.backend.claim(urgent)
-            if isinstance(claim, Claim):
-                inside.wake()
-                self._run(inside, claim, crashes)
-                return True
-            self._refused(inside, urgent, claim)
-            inside.later(urgent, claim.until)
-        return False
 
     def _refused(self, inside: Inside, ref: str, refusal: Refusal) -> None:
         if refusal.kind is RefusalKind.CORRUPT:
             error = refusal.detail
             record = Record(self._id(inside, ref), "?", Verdict.CORRUPT, 0, self._clock(), 0.0, os.getpid(), error)
             self._note(inside, record, None)
-        elif refusal.kind is RefusalKind.UNUSABLE:
-            self._complain(f"task {self._id(inside, ref)} is not run: {refusal.detail}")
+        elif refusal.kind is RefusalKind.UNUSABLE and refusal.detail not in self._complained:
+            self.complain(f"task {self._id(inside, ref)} is not run: {refusal.detail}")
+        if refusal.kind not in (RefusalKind.CORRUPT, RefusalKind.GONE):
+            inside.later(ref, refusal.until)
 
-    def _run(self, inside: Inside, claim: Claim, crashes: int) -> Disposition:
+    def _run(self, inside: Inside, claim: Claim, variables: dict[Any, Any] | None) -> None:
+        """Runs a task to its end.
+
+        :param variables: what uWSGI has called with, if that is this task.
+        """
+        if self._former is not None and not _is_ours(claim.envelope):
+            self._hand_on(self._former, inside, claim, variables)
+            return
         started = self._clock()
         label = codec.task_label(claim.envelope.vars)
-        if claim.crashes > crashes:
+        if claim.crashes:
             self._mourn(inside, claim, label)
         call = dispatch.prepare(claim, started)
         outcome = call if isinstance(call, Outcome) else self._perform(call, claim)
-        until = inside.backend.settle(claim, outcome.disposition)
+        disposition = outcome.disposition
+        if isinstance(disposition, Retry):  # uWSGI compares whole seconds, and would offer it early
+            disposition = Retry(math.ceil(disposition.at))
+        until = inside.backend.settle(claim, disposition)
         duration = max(self._clock() - started, 0.0)
         record = Record(claim.id, label, outcome.verdict, claim.attempts, started, duration, os.getpid(), outcome.error)
         self._note(inside, record, until)
-        return outcome.disposition
+
+    def _hand_on(self, former: Handler, inside: Inside, claim: Claim, variables: dict[Any, Any] | None) -> None:
+        """Has the program's own handler run a task, by uWSGI's rules; it gets what uWSGI has offered, and no other."""
+        disposition: Disposition = Release()
+        if variables is None:
+            inside.backend.settle(claim, disposition)
+            inside.later(claim.ref, None)
+            return
+        self._former = None  # one that chains to the handler it found, which is this one, must come to an end
+        try:
+            if former(variables) == DONE:
+                disposition = Ack()
+        finally:
+            self._former = former
+            inside.backend.settle(claim, disposition)
 
     def _mourn(self, inside: Inside, claim: Claim, label: str) -> None:
-        """The run before this one ended with its process, and nobody was left to say so; unless that was a worker of
+        """If the run before this one ended with its process, nobody was left to say so; unless that was a worker of
         ``unspool run``."""
         attempt = claim.attempts - 1
         if all(record.attempt != attempt for record in inside.backend.history(id=claim.id)):
@@ -243,3 +257,17 @@ def _is_ours(envelope: Envelope) -> bool:
         except NoHandler:
             return False
     return True
+
+
+@contextlib.contextmanager
+def _unwoken() -> Iterator[None]:
+    """Merges all wake-ups that come meanwhile into one, at the end: uWSGI counts them, and reads the directory once for
+    each. It also keeps them from interrupting what a task waits for."""
+    former = signal.pthread_sigmask(signal.SIG_BLOCK, _WAKE_UP)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, former)
+
+
+os.register_at_fork(after_in_child=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, _WAKE_UP))

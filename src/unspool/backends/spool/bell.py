@@ -5,7 +5,8 @@ priority is: due now, or, if all are deferred, when the first of them is. So a s
 such a task leaves it, and the next one comes upon it; and a task that is put off needs no ringing.
 
 Whoever looks at the priorities takes the bell away first: what arrives afterwards rings anew. A mark in
-``.unspool/run`` says that a uWSGI needs it; without the mark nobody rings. To everybody but uWSGI the bell is no task.
+``.unspool/run`` says that a uWSGI needs it, and is locked as long as that lives; otherwise nobody rings. To everybody
+but uWSGI the bell is no task.
 """
 
 import contextlib
@@ -13,20 +14,19 @@ import logging
 import math
 import os
 import time
-from collections import deque
 from collections.abc import Iterator
 
 from ... import wire
 from ..base import Clock
-from .layout import BELL, PREFIX, RUN, TMP, Directory, hint, is_bell, is_priority
+from . import lock
+from .agenda import Agenda
+from .layout import BELL, RUN, TMP, Directory, is_bell, is_priority
 
 __all__ = ["Bell"]
 
 _MARK = "bell"
 _CONTENT = wire.dump({"msg": b"unspool_bell"}, b"", None)  # never run, so never signed
-_SHARE = 20  # of the time, at most one part in so many goes into looking at the priorities
-_BUSY = 1.0  # seconds in which a process leaves a task alone that somebody else runs
-_SLACK = 1.0  # seconds by which a name may be ahead of its task, as after the clock was set back; a claim finds out
+_TICK = 0.02  # seconds in which two changes of a directory may bear the same time
 _log = logging.getLogger("unspool")
 
 
@@ -36,10 +36,9 @@ class Bell:
     def __init__(self, directory: Directory, clock: Clock) -> None:
         self._directory = directory
         self._clock = clock
-        self._due: deque[str] = deque()
-        self._later: dict[str, float] = {}
-        self._busy: set[str] = set()
-        self._not_before = 0.0
+        self._agenda = Agenda(directory, clock, self._parts)
+        self._mark = -1
+        self._seen: dict[str, float] = {}
 
     # --- whoever has made a task with a priority ready, or deferred it
 
@@ -48,18 +47,30 @@ class Bell:
 
         The task is safe by now, so a bell that cannot be made is no error: the next one serves for it, too.
         """
-        if os.access(self._directory.path(f"{RUN}/{_MARK}"), os.F_OK):
-            try:
+        try:
+            if self._is_wanted():
                 self._ring(due)
-            except OSError as error:
-                _log.warning("no bell in %s for uWSGI: %s; tasks with a priority wait", self._directory.root, error)
+        except OSError as error:
+            _log.warning("no bell in %s for uWSGI: %s; tasks with a priority wait", self._directory.root, error)
+
+    # --- unspool run
+
+    def sweep(self) -> None:
+        """Takes away what was rung for a uWSGI that is there no more."""
+        with contextlib.suppress(OSError):
+            if not self._is_wanted():
+                for name in os.listdir(self._directory.root):
+                    if is_bell(name):
+                        os.unlink(name, dir_fd=self._directory.fd(""))
 
     # --- uWSGI
 
     def want(self) -> None:
-        """Has everybody ring from now on; rings for what is there."""
-        mark = os.open(_MARK, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=self._directory.fd(RUN))
-        os.close(mark)
+        """Has everybody ring as long as this process lives, or one that it forks; rings for what is there."""
+        if self._mark < 0:
+            flags = os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            self._mark = os.open(_MARK, flags, 0o600, dir_fd=self._directory.fd(RUN))
+            lock.share(self._mark)
         if any(True for _ in self._parts()):
             self._ring(None)
 
@@ -69,50 +80,69 @@ class Bell:
 
     def rung(self) -> bool:
         """Whether there is a bell for now, so that tasks with a priority should be run before others."""
-        if not self._due and time.monotonic() < self._not_before:
+        if not self._agenda and not self._agenda.may_look:
+            return False
+        root = self._directory.fd("")
+        if not os.access(BELL, os.F_OK, dir_fd=root):  # cheaper than an exception, and most often so
             return False
         with contextlib.suppress(OSError):
-            return os.stat(BELL, dir_fd=self._directory.fd("")).st_mtime <= self._clock()
+            return os.stat(BELL, dir_fd=root).st_mtime <= self._clock()
         return False
 
-    def urgent(self, ref: str) -> Iterator[str]:
-        """The refs of due tasks with a priority, in the order of running. Run the first that can be claimed, and stop.
+    def overlooked(self) -> bool:
+        """Whether a directory of a priority has changed since the last look, as when uWSGI itself has put a task there,
+        which rings for nobody."""
+        return self._agenda.may_look and self._times() != self._seen
 
-        :param ref: the task that uWSGI has locked; if that is a bell, it is let go of, for other processes to hear it.
+    @property
+    def more(self) -> bool:
+        """Whether more than has been given out is known to be due."""
+        return bool(self._agenda)
+
+    def urgent(self, ref: str) -> Iterator[str]:
+        """The refs of due tasks with a priority, in the order of running.
+
+        :param ref: what uWSGI has offered: a task, or a bell.
         """
-        asked = is_bell(ref)
-        if asked:
-            with contextlib.suppress(OSError):  # closing any descriptor drops uWSGI's lock
-                os.close(os.open(self._directory.path(ref), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC))
-        if time.monotonic() >= self._not_before or (asked and not self._due):
+        if self._agenda.may_look or (is_bell(ref) and not self._agenda):
             self._look(ref)
-        while self._due:
-            yield self._due.popleft()
-            if not self._due:
+        while (urgent := self._agenda.next()) is not None:
+            yield urgent
+            if not self._agenda:
                 self._look(ref)
 
     def later(self, ref: str, until: float | None) -> None:
         """The task of ``ref`` is not to be offered before then (unix seconds); None if somebody else runs it, who may
         die any moment."""
-        self._later[ref] = self._clock() + _BUSY if until is None else until
-        if until is None:
-            self._busy.add(ref)
+        self._agenda.later(ref, until)
 
     # --- parts
+
+    def _is_wanted(self) -> bool:
+        if not os.access(self._directory.path(f"{RUN}/{_MARK}"), os.F_OK):
+            return False
+        fd = os.open(_MARK, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._directory.fd(RUN))
+        try:
+            return lock.held(fd)
+        finally:
+            os.close(fd)
 
     def _ring(self, due: float | None) -> None:
         now = self._clock()
         when = now if due is None or due <= now else float(math.ceil(due))  # uWSGI compares whole seconds
-        root, name = self._directory.fd(""), BELL
-        while True:
-            try:
-                if os.stat(name, dir_fd=root).st_mtime <= when:
-                    return
-            except FileNotFoundError:
+        # One for later is never changed, or two who ring would undo each other's; but another is put beside it.
+        for name in (BELL, f"{BELL}_{int(when)}"):
+            while (there := self._due_of(name)) is None:
                 if self._make(name, when):
                     return
-            else:  # a bell for later, which is never changed, or two who ring would undo each other's
-                name = f"{BELL}_{int(when)}"
+            if int(there) <= int(when):
+                return
+
+    def _due_of(self, name: str) -> float | None:
+        try:
+            return os.stat(name, dir_fd=self._directory.fd("")).st_mtime
+        except FileNotFoundError:
+            return None
 
     def _make(self, name: str, when: float) -> bool:
         """Whether it was made: somebody else may have been quicker."""
@@ -134,37 +164,29 @@ class Bell:
 
     def _look(self, ref: str) -> None:
         """Takes the bell away, notes what waits, and rings for that."""
-        started, root = time.monotonic(), self._directory.fd("")
+        root = self._directory.fd("")
         taken = f"{BELL}_taken_by_{os.getpid()}"  # still a bell, if this process dies before it rings
         with contextlib.suppress(FileNotFoundError):
             os.rename(BELL, taken, src_dir_fd=root, dst_dir_fd=root)
-        now = self._clock()
-        due: list[tuple[int, float, str]] = []
-        later: dict[str, float] = {}
-        for part in self._parts():
-            with contextlib.suppress(OSError):
-                for name in os.listdir(self._directory.path(part)):
-                    if name.startswith(PREFIX):
-                        waiting = f"{part}/{name}"
-                        at = self._later.get(waiting, hint(name))
-                        if at > now + (0.0 if waiting in self._later else _SLACK):
-                            later[waiting] = at
-                        else:
-                            due.append((int(part), at, waiting))
-        self._later = later
-        self._busy &= later.keys()
-        self._due = deque(waiting for _, _, waiting in sorted(due))
-        if due or self._busy:
+        self._seen = self._times()
+        self._agenda.look()
+        if self._agenda or self._agenda.busy:
             self._ring(None)
-        elif later:
-            self._ring(min(later.values()))
+        elif self._agenda.next_due is not None:
+            self._ring(self._agenda.next_due)
         for name in {taken, ref} - {BELL}:
             if is_bell(name):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(name, dir_fd=root)
-        ended = time.monotonic()
-        self._not_before = ended + _SHARE * (ended - started)
 
     def _parts(self) -> Iterator[str]:
         with contextlib.suppress(OSError), os.scandir(self._directory.root) as entries:
             yield from (entry.name for entry in entries if is_priority(entry.name))
+
+    def _times(self) -> dict[str, float]:
+        found = {}
+        for part in self._parts():
+            with contextlib.suppress(OSError):
+                changed = os.stat(self._directory.path(part)).st_mtime
+                found[part] = changed if time.time() - changed > _TICK else -1.0
+        return found

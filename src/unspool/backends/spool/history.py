@@ -6,13 +6,13 @@ truth: if it is lost or damaged, it is set aside and begun afresh, and no task i
 """
 
 import contextlib
-import json
 import os
 import sqlite3
 from collections.abc import Sequence
 
 from ...message import Record
 from ..base import Clock
+from .journal import Journal
 from .layout import HISTORY, PRIVATE, Directory
 
 __all__ = ["History"]
@@ -28,9 +28,6 @@ _INSERT = "INSERT INTO runs (id, task, verdict, attempt, started, duration, pid,
 _SELECT = "SELECT id, task, verdict, attempt, started, duration, pid, error FROM runs"
 _LATEST = f"{_SELECT} ORDER BY number DESC LIMIT ?"
 _LATEST_OF = f"{_SELECT} WHERE id = ? ORDER BY number DESC LIMIT ?"
-_JOURNAL = "history.journal"
-_JOURNAL_SIZE = 1 << 20
-_APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 _TRIM_EVERY = 5_000  # rows between two trimmings
 _BUSY = 10_000  # milliseconds to wait for another supervisor's writer
 
@@ -49,6 +46,7 @@ class History:
         self._clock = clock
         self._writer: sqlite3.Connection | None = None
         self._untrimmed = _TRIM_EVERY
+        self._journal = Journal(directory, self.add)
 
     def add(self, records: Sequence[Record]) -> None:
         """Adds rows, at the latest ``_TRIM_EVERY`` rows later dropping what is too many or too old.
@@ -68,25 +66,18 @@ class History:
             self._add(records)
 
     def jot(self, record: Record) -> None:
-        """Adds one row from any process: a line appended to a journal, which goes into the database when it is long."""
-        if not self._limit:
-            return
-        fd = os.open(_JOURNAL, _APPEND, 0o600, dir_fd=self._directory.fd(PRIVATE))
-        try:
-            os.write(fd, json.dumps(record).encode() + b"\n")
-            long = os.fstat(fd).st_size > _JOURNAL_SIZE
-        finally:
-            os.close(fd)
-        if long:
-            self._ingest()
+        """Adds one row from a process that is not the one writer, for little."""
+        if self._limit:
+            self._journal.append(record)
 
     def latest(self, id: str | None, limit: int) -> list[Record]:
         """The newest rows first."""
-        jotted = [record for record in reversed(self._jotted(_JOURNAL)) if id is None or record.id == id][:limit]
+        jotted = [record for record in self._journal.records() if id is None or record.id == id]
         rows = self._rows(id, limit)
         if not jotted:
             return rows
-        return sorted(jotted + rows, key=lambda record: record.started + record.duration, reverse=True)[:limit]
+        both = dict.fromkeys(jotted + rows)  # what is just being moved from the one to the other is in both
+        return sorted(both, key=lambda record: record.started + record.duration, reverse=True)[:limit]
 
     def _rows(self, id: str | None, limit: int) -> list[Record]:
         path = self._directory.path(HISTORY)
@@ -100,29 +91,6 @@ class History:
         except sqlite3.DatabaseError:
             return []  # damaged, or not made yet; the writer sets it right
 
-    def _jotted(self, name: str) -> list[Record]:
-        try:
-            with open(self._directory.path(f"{PRIVATE}/{name}"), "rb") as journal:
-                lines = journal.read().splitlines()
-        except OSError:
-            return []
-        found = []
-        for line in lines:
-            with contextlib.suppress(ValueError, TypeError):  # cut short by a full disk
-                found.append(Record(*json.loads(line)))
-        return found
-
-    def _ingest(self) -> None:
-        """Moves the journal into the database; of several processes that find it long, one does."""
-        private = self._directory.fd(PRIVATE)
-        taken = f"{_JOURNAL}-{os.getpid()}"
-        try:
-            os.rename(_JOURNAL, taken, src_dir_fd=private, dst_dir_fd=private)
-        except FileNotFoundError:
-            return
-        self.add(self._jotted(taken))
-        os.unlink(taken, dir_fd=private)
-
     def _add(self, records: Sequence[Record]) -> None:
         if self._directory.opened and self._directory.is_gone():
             self.close()
@@ -131,6 +99,7 @@ class History:
             self._directory.reopen()
         if self._writer is None:
             self._writer = self._open()
+            self._journal.ingest_leftovers()
         with self._writer as writer:
             writer.executemany(_INSERT, records)
             self._untrimmed += len(records)

@@ -20,7 +20,6 @@ from ..base import Clock
 from . import lock
 from .aside import REASON_SUFFIX, bring_back, discard, read_reason
 from .attempts import Attempts, read_count
-from .held import held
 from .layout import ASIDE, Directory, hint, is_priority, is_task, priority_of, rank_of, renamed
 
 __all__ = ["Listing"]
@@ -223,8 +222,6 @@ class Listing:
     def _held(self, ref: str) -> Iterator[None]:
         """The task's lock, if it is a file that can be locked: a link or FIFO is nobody's task, and has none."""
         path = self._directory.path(ref)
-        if held(path) is not None:
-            raise TaskBusy(f"task {path} is running in this very process")
         found = os.stat(path, follow_symlinks=False)
         if not stat.S_ISREG(found.st_mode) or not os.access(path, os.R_OK | os.W_OK):
             yield
@@ -335,13 +332,9 @@ class Listing:
         return (task_label(envelope.vars), "") if envelope is not None else ("?", "")
 
     def _envelope(self, inside: str, *, whole: bool, strict: bool = False) -> Envelope | None:
-        """What the file holds; without ``whole``, its variables alone. Opened for reading, in a process that runs no
-        task."""
-        path = self._directory.path(inside)
-        if (read := held(path)) is not None:
-            return read
+        """What the file holds; without ``whole``, its variables alone. To open and close it drops no lock of ours."""
         try:
-            fd = os.open(path, _READ)
+            fd = os.open(self._directory.path(inside), _READ)
         except OSError:
             return None
         with open(fd, "rb", buffering=0) as file:
@@ -356,11 +349,8 @@ class Listing:
             return None
 
     def _locked(self, ref: str) -> bool:
-        path = self._directory.path(ref)
-        if held(path) is not None:
-            return True
         try:
-            fd = os.open(path, _READ)
+            fd = os.open(self._directory.path(ref), _READ)
         except OSError:
             return False
         try:

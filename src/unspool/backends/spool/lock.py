@@ -13,7 +13,7 @@ import fcntl
 import struct
 import sys
 
-__all__ = ["acquire", "held", "held_inodes", "release"]
+__all__ = ["acquire", "held", "held_inodes", "release", "share"]
 
 if sys.platform == "darwin":
     _GET, _SET = 92, 90  # <sys/fcntl.h>: F_OFD_GETLK, F_OFD_SETLK; the fcntl module lacks them there
@@ -35,13 +35,22 @@ else:
         return int(_layout.unpack(answer)[0])
 
 
-_WRITE, _UNLOCK = _flock(fcntl.F_WRLCK), _flock(fcntl.F_UNLCK)
+_READ, _WRITE, _UNLOCK = _flock(fcntl.F_RDLCK), _flock(fcntl.F_WRLCK), _flock(fcntl.F_UNLCK)
 
 
 def acquire(fd: int) -> bool:
     """Locks the whole file without waiting; False if another process has it."""
+    return _lock(fd, _WRITE)
+
+
+def share(fd: int) -> bool:
+    """The same, beside others who share it; False if somebody has it alone."""
+    return _lock(fd, _READ)
+
+
+def _lock(fd: int, kind: bytes) -> bool:
     try:
-        fcntl.fcntl(fd, _SET, _WRITE)
+        fcntl.fcntl(fd, _SET, kind)
     except OSError as error:
         if error.errno in (errno.EAGAIN, errno.EACCES):
             return False

@@ -23,7 +23,6 @@ reason, then ``rename``.
 import contextlib
 import errno
 import logging
-import math
 import os
 import time
 import weakref
@@ -49,13 +48,13 @@ from ...message import (
 from ...signing import Signer
 from ..base import Capabilities, Clock, Feed
 from . import lock
+from .agenda import Agenda
 from .aside import set_aside
 from .attempts import DONE, WAITING, Attempts, Count, open_attempts
 from .bell import Bell
 from .control import SpoolControl
 from .feed import SpoolFeed
 from .file import read_whole, sync_file_system, write_whole
-from .held import held, holding
 from .history import History
 from .layout import TMP, Directory, Names, is_priority, priority_of
 from .listing import Listing
@@ -72,9 +71,9 @@ _QUIET = getattr(os, "O_NOATIME", 0)  # the note that a file was read costs as m
 
 
 class _Held(NamedTuple):
-    """A claim's token: the locked descriptor, or the path of a task that uWSGI has locked; and where its name is."""
+    """A claim's token: the locked descriptor, and where its name is."""
 
-    file: int | str
+    file: int
     at: int
     name: str
     begun: Count
@@ -114,6 +113,7 @@ class SpoolBackend:
         self._history = History(self._directory, history_limit, history_age, clock)
         self._listing = Listing(self._directory, lambda: self._attempts, clock)
         self._bell = Bell(self._directory, clock)
+        self._agenda = Agenda(self._directory, clock, lambda: [""])
         self._claimed: set[int] = set()
         _opened.add(self)
 
@@ -198,11 +198,10 @@ class SpoolBackend:
                 "UNSPOOL_SECRET_KEY",
                 self.name,
             )
+        self._bell.sweep()
         return SpoolFeed(self._directory, self.control, self._clock)
 
     def claim(self, ref: str) -> Claim | Refusal:
-        if held(self._directory.path(ref)) is not None:
-            return Refusal(RefusalKind.BUSY)
         try:
             at, name, fd = self._open(ref)
         except OSError as error:
@@ -260,27 +259,6 @@ class SpoolBackend:
             return self._remove_done(at, name, ref)
         return Claim(f"{self.name}/{ref}", ref, envelope, count.attempts, count.crashes, _Held(fd, at, name, count))
 
-    def adopt(self, ref: str, envelope: Envelope) -> Claim | Refusal:
-        """Takes a task that uWSGI has locked in this process, without opening the file: closing drops that lock.
-
-        :param envelope: what uWSGI read from it. Settled with ``Ack``, the file stays for uWSGI to remove.
-        """
-        path = self._directory.path(ref)
-        try:
-            at, name = self._directory.at(ref)
-            found = os.stat(name, dir_fd=at, follow_symlinks=False)
-            now = self._clock()
-            if (reason := self._objection(found)) is not None:
-                return Refusal(RefusalKind.UNUSABLE, now + _LOOK_AGAIN, reason)
-            if found.st_mtime > now:
-                return Refusal(RefusalKind.EARLY, found.st_mtime)
-            count = self._attempts.begin(path, ref)
-        except OSError as error:
-            return self._refusal(error)
-        if count.phase == DONE:
-            return self._remove_done(at, name, ref)
-        return Claim(path, ref, envelope, count.attempts, count.crashes, _Held(path, at, name, count))
-
     def settle(self, claim: Claim, disposition: Disposition, record: Record | None = None) -> float | None:
         token: _Held = claim.token
         until = None
@@ -291,12 +269,11 @@ class SpoolBackend:
         except OSError:
             until = self._postpone(claim.ref, token, done=isinstance(disposition, Ack))
         finally:
-            if isinstance(token.file, int):
-                self._let_go(token.file, stays=until is not None)
+            self._close(token.file, stays=until is not None)
         points.reach("settled")
         return until
 
-    def _let_go(self, fd: int, *, stays: bool) -> None:
+    def _close(self, fd: int, *, stays: bool) -> None:
         self._claimed.discard(fd)
         if stays:
             with contextlib.suppress(OSError):
@@ -308,17 +285,14 @@ class SpoolBackend:
         match disposition:
             case Ack():
                 points.reach("ack.begin")
-                if isinstance(file, int):
-                    os.unlink(name, dir_fd=at)
-                    points.reach("ack.removed")
+                os.unlink(name, dir_fd=at)
+                points.reach("ack.removed")
                 if self._attempts.outlive:
                     self._attempts.clear(ref)
             case Retry(at=when):
                 points.reach("retry.begin")
                 self._attempts.write(file, ref, begun._replace(phase=WAITING))
                 points.reach("retry.counted")
-                # uWSGI compares whole seconds: what it is to run must not be due before the second is full.
-                when = when if isinstance(file, int) else math.ceil(when)
                 due = int(when * 1e9)
                 os.utime(file, ns=(due, due))
                 points.reach("retry.dated")
@@ -344,24 +318,21 @@ class SpoolBackend:
         with contextlib.suppress(OSError):
             os.utime(self._directory.path(ref), (until, until), follow_symlinks=False)
 
-    def set_aside(self, ref: str, reason: str) -> None:
-        """Moves a damaged task out of the way, by path: whoever has it locked keeps the lock."""
-        at, name = self._directory.at(ref)
-        self._bury(ref, at, name, Bury(reason, corrupt=True), self._attempts.read(ref))
-
-    def holding(self, ref: str, envelope: Envelope) -> contextlib.AbstractContextManager[None]:
-        """While uWSGI has the file locked in this process, nobody in it may open the file; see ``held``."""
-        return holding(self._directory.path(ref), envelope)
-
-    def crashes(self, ref: str) -> int:
-        """How many runs of the task are known to have ended with their worker; one that is found to have when the
-        task is claimed comes on top."""
-        return self._attempts.read(ref).crashes
+    def let_go(self, ref: str) -> None:
+        """Gives up the lock that uWSGI has on a file in this process: POSIX locks end when any descriptor is closed."""
+        with contextlib.suppress(OSError):
+            at, name = self._directory.at(ref)
+            os.close(os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=at))
 
     @property
     def bell(self) -> Bell:
         """How uWSGI is led to the tasks with a priority."""
         return self._bell
+
+    @property
+    def agenda(self) -> Agenda:
+        """The due tasks without a priority, as a process of uWSGI goes by them."""
+        return self._agenda
 
     def jot(self, record: Record) -> None:
         """Adds one run to the history, from any process, for little."""
