@@ -66,7 +66,7 @@ def test_a_worker_killed_at(place: Place, point: str) -> None:
     reasons = {
         "ValueError: hopeless",
         "its only attempt ended with its worker",
-    }  # the second if that is what was killed
+    }
     assert (dead.task, dead.reason in reasons) == ("tasks:hopeless", True)
     crashes = [line for line in running.seen if line.get("verdict") == "crashed"]
     records = Counter(record.verdict for record in place.backend.history())
