@@ -9,18 +9,22 @@ same ones again and again.
 """
 
 import contextlib
+import itertools
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator
 
 from ..base import Clock, Control, Ticket
 from . import lock
-from .layout import PRIVATE, RUN, Directory, hint, is_priority, is_task, priority_of, rank_of
+from .layout import PREFIX, PRIVATE, RUN, Directory, hint, is_priority, is_task, priority_of, rank_of
 from .wake import Change, Wake
 from .window import Window
 
 __all__ = ["SpoolFeed"]
 
 _STEP = 2_000  # directory entries read between two looks at anything else
+_TIME_SIZE = len("_1700000000_000000")
+_TEXT_FROM, _TEXT_TO = 1e9, 9.999e9  # times of ten digits, in the order of which their texts sort
 _SETTLE = 0.1  # seconds to let whoever is removing the directory finish
 _POLL = 1.0  # seconds between scans where the kernel tells nothing, and between looks for a removed directory
 
@@ -34,7 +38,7 @@ class SpoolFeed:
         self._clock = clock
         self._window = window or Window()
         self._wake = Wake()
-        self._scan: Iterator[Ticket] | None = None
+        self._scan: Iterator[list[Ticket]] | None = None
         self._next_scan = 0.0
         self._gone = False
         self._busy: dict[str, None] = {}
@@ -156,8 +160,9 @@ class SpoolFeed:
         path = self._directory.path(part)
         self._wake.watch(part, path)
         now = self._clock()
-        for ticket in self._entries(part):
-            self._window.add(ticket, now)
+        for tickets in self._entries(part, now):
+            for ticket in tickets:
+                self._window.add(ticket, now)
 
     def _look_again(self, ref: str, now: float) -> None:
         """A waiting file was touched: its time is the truth, also where that is earlier than we thought."""
@@ -195,7 +200,7 @@ class SpoolFeed:
         exact = self._window.forgetful
         self._window.open_horizon()
         self._busy = {ref: None for ref in self._busy if self._locked(ref)}
-        self._scan = self._all_entries(exact)
+        self._scan = self._all_entries(now, exact)
 
     def _begin_anew(self) -> None:
         """Another directory has taken the place of the one that was watched."""
@@ -206,37 +211,71 @@ class SpoolFeed:
         self._busy.clear()
         self._start()
 
-    def _step(self, scan: Iterator[Ticket], now: float) -> None:
-        window = self._window
-        for number, ticket in enumerate(scan, 1):
-            if ticket.ref not in self._busy:
-                window.add(ticket, now)
-            if number == _STEP:
-                return
+    def _step(self, scan: Iterator[list[Ticket]], now: float) -> None:
+        tickets = next(scan, None)
+        if tickets is not None:
+            for ticket in tickets:
+                if ticket.ref not in self._busy:
+                    self._window.add(ticket, now)
+            return
         self._scan = None
-        window.lift_barrier()
+        self._window.lift_barrier()
         self._next_scan = now + self._interval()
 
-    def _all_entries(self, exact: bool) -> Iterator[Ticket]:
-        parts = []
-        with contextlib.suppress(OSError), os.scandir(self._directory.root) as entries:
-            parts = [entry.name for entry in entries if is_priority(entry.name) and entry.is_dir(follow_symlinks=False)]
+    def _all_entries(self, now: float, exact: bool) -> Iterator[list[Ticket]]:
+        parts: list[str] = []
+        yield from self._entries("", now, exact, parts)
         for part in sorted(parts, key=int):
             self._wake.watch(part, self._directory.path(part))
-            yield from self._entries(part, exact)
-        yield from self._entries("", exact)
+            yield from self._entries(part, now, exact)
 
-    def _entries(self, part: str, exact: bool = False) -> Iterator[Ticket]:
+    def _entries(
+        self, part: str, now: float, exact: bool = False, parts: list[str] | None = None
+    ) -> Iterator[list[Ticket]]:
+        """The tickets of a directory, for each step one list; to ``parts`` the priorities in it are added.
+
+        Of a million names, nearly all are beyond what the window takes in. Their times tell that as texts, which
+        costs a tenth of making tickets of them; what is not such a text is looked at.
+        """
         rank, lead = rank_of(int(part) if part else None), f"{part}/" if part else ""
         with contextlib.suppress(OSError), os.scandir(self._directory.path(part)) as entries:
-            for entry in entries:
-                name = entry.name
-                if is_task(name):
-                    yield Ticket(rank, _due(entry.stat, name, self._clock()) if exact else hint(name), lead + name)
+            while found := list(itertools.islice(entries, _STEP)):
+                names = [entry.name for entry in found]
+                if parts is not None:
+                    digits = (entry for entry in found if entry.name[0].isdigit())
+                    parts += [one.name for one in digits if is_priority(one.name) and one.is_dir(follow_symlinks=False)]
+                latest_ready, begun, latest_deferred = map(_time_text, self._window.latest(rank, now))
+                yield [
+                    Ticket(rank, self._due(lead, name, now) if exact else hint(name), lead + name)
+                    for name in names
+                    if name.startswith(PREFIX)
+                    and (
+                        (time := name[-_TIME_SIZE:]) <= latest_ready
+                        or begun < time <= latest_deferred
+                        or time[0] != "_"
+                        or time[11] != "_"
+                    )
+                    and is_task(name)
+                ]
+
+    def _due(self, lead: str, name: str, now: float) -> float:
+        """With a look at the file, unless its name says that it waits."""
+        path = self._directory.path(lead + name)
+        return at if (at := hint(name)) > now else _due(lambda **how: os.stat(path, **how), name, now)
 
     @staticmethod
     def _ticket(ref: str, due: float) -> Ticket:
         return Ticket(rank_of(priority_of(ref)), due, ref)
+
+
+def _time_text(time: float) -> str:
+    """A time as names have it at their ends, to compare with those texts; never an earlier one."""
+    if time == -math.inf:
+        return ""
+    if not _TEXT_FROM <= time < _TEXT_TO:
+        return "~"  # sorts after them all: each is looked at
+    seconds, rest = divmod(math.ceil(time * 1_000_000) + 1, 1_000_000)
+    return f"_{seconds}_{rest:06d}"
 
 
 def _due(look: Callable[..., os.stat_result], name: str, now: float) -> float:

@@ -8,6 +8,7 @@ it.
 """
 
 import heapq
+import math
 from collections.abc import Iterable
 
 from ..base import Ticket
@@ -148,6 +149,15 @@ class Window:
         """After a scan: what the window holds is in order."""
         self._barrier = None
 
+    def latest(self, rank: int, now: float) -> tuple[float, float, float]:
+        """Of a rank, tickets are taken in that are due up to the first, and those between the second and third."""
+        ready = deferred = math.inf
+        if self._horizon is not None and self._horizon.rank <= rank:
+            ready = self._horizon.due if self._horizon.rank == rank else -math.inf
+        if self._deferred_horizon is not None:
+            deferred = self._deferred_horizon
+        return ready, now, deferred
+
     def _defer(self, ticket: Ticket, until: float) -> None:
         if self._deferred_horizon is not None and until > self._deferred_horizon:
             return
@@ -168,7 +178,7 @@ class Window:
         self._deferred = kept[: self._limit]
 
     def _cut_ready(self) -> None:
-        kept = heapq.nsmallest(self._limit, self._ready)
+        kept = sorted(self._ready)[: self._limit]  # in order, and so a heap
         self._horizon = kept[-1]
         self._held.difference_update(ticket.ref for ticket in self._ready)
         self._held.update(ticket.ref for ticket in kept)
