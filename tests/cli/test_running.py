@@ -76,6 +76,8 @@ def test_progress_on_a_terminal(shell: Shell) -> None:
     assert "processed" not in text
     assert "\r\x1b[K" in text
     assert text.endswith("\r\x1b[K")
+    last = [part for part in text.split("\r") if "waiting" in part][-1]
+    assert last.startswith("2 run | 1 failed | 1 dead | 0 waiting"), "the last that it shows is the end"
     assert any("app:fail" in line and "dead" in line for line in text.splitlines())
 
 
@@ -87,6 +89,15 @@ def test_a_log_level_brings_the_runs_back(shell: Shell) -> None:
     text = shell.on_terminal("run", "app", "--burst", "--no-progress")
     assert "processed" in text
     assert "waiting" not in text
+
+
+def test_a_paused_burst_says_why_it_ran_nothing(shell: Shell) -> None:
+    """With the command that ends the pause."""
+    shell.send("app:add", "1")
+    shell("pause")
+    lines = shell.burst()
+    assert any(f"paused {shell.mail}: no task is started until 'unspool resume" in line for line in lines)
+    assert lines[-1].endswith(f"stopped: 0 tasks run; {shell.mail} is paused, with 1 ready")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

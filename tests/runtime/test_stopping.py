@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from unspool import codec
 from unspool.backends.spool import SpoolBackend
 from unspool.message import State
+from unspool.tasks import call_message
 
 from .conftest import PATIENCE, Place
 
@@ -120,6 +122,59 @@ def test_hup_with_a_broken_application_keeps_the_old_workers(place: Place) -> No
     running.wait_for_message("reloaded")
     assert running.stop() == 0
     assert place.lines() == ["1", "2"]
+
+
+WAITING = """
+    if os.path.exists("gate"):
+        note("importing")
+        open("gate").read()
+"""
+
+
+def test_a_hanging_import_is_replaced_by_the_next_reload(place: Place) -> None:
+    """New code that hangs while it is imported keeps the old workers; another HUP begins anew with what is there by
+    then, and TERM does not wait for an import either."""
+    place.write_app(HOLDING + WAITING)
+    running = place.run()
+    running.wait_for_message("started")
+    os.mkfifo(place.root / "gate")
+    running.signal(signal.SIGHUP)
+    place.wait_for_line("importing")
+    place.backend.send([codec.encode(call_message("tasks:mark", (1,), {}))])
+    running.wait_for_verdict("processed")
+    (place.root / "gate").unlink()
+    running.signal(signal.SIGHUP)
+    running.wait_for_message("reloading, in place of a reload that goes on")
+    running.wait_for_message("reloaded")
+    os.mkfifo(place.root / "gate")
+    running.signal(signal.SIGHUP)
+    place.wait_for_line("importing", times=2)
+    assert running.stop() == 0
+    assert not [line for line in running.seen if line["level"] == "ERROR"]
+
+
+def test_term_does_not_wait_for_the_first_import(place: Place) -> None:
+    """The same before there is any worker."""
+    place.write_app(HOLDING + WAITING)
+    os.mkfifo(place.root / "gate")
+    running = place.run()
+    place.wait_for_line("importing")
+    assert running.stop() == 0
+    assert running.seen[-1]["message"] == "stopped: 0 tasks run"
+
+
+def test_a_change_while_a_reload_hangs_is_not_missed(place: Place) -> None:
+    """With reload on, a file that is saved while an import hangs begins another."""
+    place.write_app(HOLDING + WAITING)
+    running = place.run("--reload")
+    running.wait_for_message("started")
+    os.mkfifo(place.root / "gate")
+    os.utime(place.root / "tasks.py", (1, 1))
+    place.wait_for_line("importing")
+    (place.root / "gate").unlink()
+    os.utime(place.root / "tasks.py", (2, 2))
+    running.wait_for_message("reloaded")
+    assert running.stop() == 0
 
 
 def test_reload_on_change(place: Place) -> None:
@@ -253,16 +308,18 @@ def test_a_pause_is_heeded_at_once(place: Place) -> None:
     running = place.run()
     place.wait_for_line("begun one")
     place.backend.control.pause()
-    place.gate("two")
+    running.wait_for_message(f"paused {place.spool}: no task is started until 'unspool resume --spooler {place.spool}'")
     place.open_gate("one")
     running.wait_for_verdict("processed", "held")
     assert running.stop() == 0
     assert place.lines() == ["begun one", "ended one"]
-    place.burst()
+    stopped = f"stopped: 0 tasks run; {place.spool} is paused, with 30 ready"
+    assert place.burst().seen[-1]["message"] == stopped
     assert len(place.lines()) == 2
     running = place.run()
     running.wait_for_message("started")
     place.backend.control.resume()
+    running.wait_for_message(f"resumed {place.spool}")
     for _ in range(30):
         running.wait_for_verdict("processed", "mark")
     assert running.stop() == 0

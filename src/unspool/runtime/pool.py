@@ -54,10 +54,12 @@ class _Generation:
         return min(0.05 * 2.0 ** min(self.vain_deaths, 10), _MAX_PAUSE)
 
     def retire(self) -> None:
-        """No more work for these: they end with what they run."""
+        """No more work for these: they end with what they run, and at once if they are not ready to run anything."""
         if not self.retired:
             self.retired = True
             self.queue.close_writer()
+            for process in self.processes.values():
+                process.dismiss()
 
     def kill(self) -> None:
         for process in self.processes.values():
@@ -88,6 +90,10 @@ class Pool:
     def stopping(self) -> bool:
         """Whether no worker takes new tasks."""
         return self._current.retired
+
+    @property
+    def _newest(self) -> _Generation:
+        return next(one for one in reversed(self._generations) if one is self._current or not one.retired)
 
     @property
     def empty(self) -> bool:
@@ -141,7 +147,7 @@ class Pool:
         for generation in self._generations:
             if generation.respawn_at is not None and generation.respawn_at <= now and not generation.retired:
                 self._fill(generation)
-        newest = self._generations[-1]
+        newest = self._newest
         if newest.ready and not newest.retired:
             self.started = True
             if newest is not self._current:
@@ -155,25 +161,29 @@ class Pool:
         times += [one.respawn_at for one in self._generations if one.respawn_at is not None and not one.retired]
         return min(times, default=None)
 
-    def reload(self) -> None:
-        """Fresh workers, unless a reload is under way."""
-        if not self.stopping and self._generations[-1] is self._current:
-            try:
-                fresh = _Generation()
-            except OSError as error:
-                _log.error("no fresh workers: %s; the old workers go on", error.strerror)
-                return
-            _log.info("reloading")
-            self._generations.append(fresh)
-            self._fill(fresh)
+    def reload(self) -> bool:
+        """Fresh workers; those of a reload that is not complete make way for them. False if there can be none now."""
+        if self.stopping:
+            return False
+        try:
+            fresh = _Generation()
+        except OSError as error:
+            _log.error("no fresh workers: %s; the old workers go on", error.strerror)
+            return False
+        _log.info("reloading" if self._newest is self._current else "reloading, in place of a reload that goes on")
+        if self._newest is not self._current:
+            self._newest.retire()
+        self._generations.append(fresh)
+        self._fill(fresh)
+        return True
 
     def reload_if_changed(self) -> None:
         """Fresh workers if a file of the application is not what they imported."""
         for process in self._current.processes.values():
             if any(changed(path) != then for path, then in process.files.items()):
-                for other in self._current.processes.values():
-                    other.files = {path: changed(path) for path in other.files}
-                self.reload()
+                if self.reload():
+                    for other in self._current.processes.values():
+                        other.files = {path: changed(path) for path in other.files}
                 return
 
     def retire(self) -> None:

@@ -8,7 +8,7 @@ import atexit
 import contextlib
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,6 +47,8 @@ class Process:
     """The runs of which it has told the beginning, and not yet the end: those with a time limit, and coroutines."""
     overrun: set[tuple[int, str]] = field(default_factory=set)
     """Those for which it was killed."""
+    dismissed: bool = False
+    """Whether it was told to end before it had imported the application."""
     useful: bool = False
     """Whether it has run anything."""
 
@@ -78,6 +80,14 @@ class Process:
         """Ends it at once."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
+
+    def dismiss(self) -> None:
+        """Ends it if it is still importing the application, which may take for ever. One that has just begun a run ends
+        after that: from the import on, workers take this signal so."""
+        if not self.ready:
+            self.dismissed = True
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGTERM)
 
     def kill_if_overrun(self, now: float) -> None:
         """Ends it if a run did not heed its time limit."""
@@ -129,10 +139,15 @@ class Spawner:
             reader, writer = os.pipe()
             undo.callback(os.close, reader)
             undo.callback(os.close, writer)
+            mask = signal.pthread_sigmask(
+                signal.SIG_BLOCK, [signal.SIGTERM]
+            )  # a child takes it, but not by our handler
+            undo.callback(signal.pthread_sigmask, signal.SIG_SETMASK, mask)
             pid = os.fork()
             undo.pop_all()
         if pid == 0:
-            self._live(queue, presences, reader, writer)
+            self._live(queue, presences, reader, writer, mask)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         os.close(writer)
         for presence in presences:
             presence.hand_over()
@@ -141,7 +156,7 @@ class Spawner:
     def _put_off(self, index: int, ref: str, seconds: float) -> None:
         self._backends[index].put_off(ref, self._clock() + seconds)
 
-    def _live(self, queue: Queue, presences: Sequence[Presence], reader: int, writer: int) -> None:
+    def _live(self, queue: Queue, presences: Sequence[Presence], reader: int, writer: int, mask: Iterable[int]) -> None:
         """The child's life; it never returns into the supervisor's code."""
         status = 70
         try:
@@ -149,6 +164,7 @@ class Spawner:
                 signal.signal(number, signal.SIG_IGN)  # until the worker itself says what it does with them
             for number in (signal.SIGTERM, signal.SIGQUIT, signal.SIGCHLD):
                 signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             signal.set_wakeup_fd(-1)
             atexit._clear()
             os.close(reader)

@@ -103,6 +103,7 @@ class Supervisor:
         self._waiting = (0, 0.0)  # tickets that nobody has taken yet, and since when so many
         self._watched: dict[int, int] = {}
         self._lost: set[int] = set()
+        self._paused: set[int] = set()
         self._complained: set[str] = set()
         self._announced = False
         self._shown = 0  # runs that the last progress told of
@@ -120,10 +121,19 @@ class Supervisor:
             while not (self._pool.stopping and self._pool.empty):
                 self._wait()
                 self._turn()
+            self._next_progress = 0.0
+            self._show_progress()
+            held_back = self._held_back()
         finally:
             self._close()
-        _log.info("stopped: %d tasks run", self._stats.done)
+        _log.info("stopped: %d tasks run%s", self._stats.done, held_back)
         return self._stats
+
+    def _held_back(self) -> str:
+        """What a pause has kept from running."""
+        paused = [index for index, feed in enumerate(self._feeds) if feed.paused]
+        left = [f"{self._backends[index].name} is paused, with {self._feeds[index].backlog} ready" for index in paused]
+        return "".join(f"; {one}" for one in left)
 
     # --- the loop
 
@@ -236,7 +246,7 @@ class Supervisor:
             self._hear(death.events)
             refs = {(index, ref) for index, sign in enumerate(death.process.presences) if (ref := sign.ref())}
             refs |= death.process.begun
-            if (death.code != 0 or refs) and not death.process.failure:
+            if refs or (death.code != 0 and not death.process.failure and not death.process.dismissed):
                 self._mourn(death, refs)
             self._unwatch(death.process.reports.fileno())
             death.process.close()
@@ -321,6 +331,7 @@ class Supervisor:
         for index, feed in enumerate(self._feeds):
             more |= feed.refresh()
             self._follow(index, feed)
+            self._tell_of_pause(index, feed)
         return more
 
     def _follow(self, index: int, feed: Feed) -> None:
@@ -347,6 +358,15 @@ class Supervisor:
                 self._presences[index].hand_over()  # its file went with the old place
                 self._presences[index] = self._backends[index].control.enlist("supervisor")
                 self._pool.reload()  # the signs of life of the present workers went with the old place
+
+    def _tell_of_pause(self, index: int, feed: Feed) -> None:
+        if feed.paused != (index in self._paused):
+            self._paused ^= {index}
+            name = self._backends[index].name
+            if feed.paused:
+                _log.warning("paused %s: no task is started until 'unspool resume --spooler %s'", name, name)
+            else:
+                _log.info("resumed %s", name)
 
     def _fill(self) -> None:
         """Keeps the queue filled in order, and takes it back when something more urgent is there, or a pause begins.
