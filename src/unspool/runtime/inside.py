@@ -127,6 +127,7 @@ class SpoolerHandler:
     def _handle(self, inside: Inside, ref: str, variables: dict[Any, Any]) -> int:
         """Runs what is due, or one task; what was offered in its turn, or at the end if it is not known to be due."""
         inside.let_go(ref)
+        presence = inside.presence
         woken = False
         tasks = self._upcoming(inside, ref)
         while not inside.backend.control.paused and (upcoming := next(tasks, None)) is not None:
@@ -137,11 +138,11 @@ class SpoolerHandler:
             if not woken and inside.more:  # which uWSGI's lock may have hidden from its other processes
                 inside.wake()
                 woken = True
-            inside.presence.running(upcoming, self._clock())
+            presence.running(upcoming, self._clock())
             self._run(inside, claim, variables if upcoming == ref else None)
-            inside.presence.running("", 0.0)
             if inside.one_a_call:
                 break
+        presence.running("", 0.0)
         return AGAIN
 
     @staticmethod
@@ -227,7 +228,7 @@ class SpoolerHandler:
         result: Any = None
         exception: BaseException | None = None
         try:
-            with limit(call.options.timeout):
+            with contextlib.nullcontext() if call.options.timeout is None else limit(call.options.timeout):
                 result = dispatch.run(call)
                 if hasattr(result, "__await__"):
                     result = asyncio.run(result)

@@ -35,10 +35,11 @@ class SpoolControl:
     def __init__(self, directory: Directory, period: float) -> None:
         self._directory = directory
         self._default_period = period
+        self._paused = directory.path(f"{RUN}/{_PAUSED}")  # looked at before each task
 
     @property
     def paused(self) -> bool:
-        return os.path.lexists(self._directory.path(f"{RUN}/{_PAUSED}"))
+        return os.access(self._paused, os.F_OK)
 
     def pause(self) -> None:
         self._write(_PAUSED, "")
