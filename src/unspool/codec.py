@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from .errors import Damaged, OptionRefused, PayloadRefused
 from .message import Envelope, Message
+from .printable import printable
 from .wire import MAX_VARS
 
 __all__ = [
@@ -144,7 +145,7 @@ def task_label(vars: Mapping[str, bytes]) -> str:
     """What to call a task in listings and logs, from its variables alone: nothing is decoded."""
     for key in ("unspool_task", "ud_spool_func", "msg"):
         if key in vars:
-            return vars[key][:200].decode("utf-8", "replace").removeprefix(TYPE_PREFIX)
+            return printable(vars[key][:200].decode("utf-8", "replace").removeprefix(TYPE_PREFIX))
     return "?"
 
 

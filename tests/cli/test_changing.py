@@ -130,6 +130,19 @@ def test_pause_and_resume(shell: Shell) -> None:
     assert shell.json("status")["spoolers"][0]["paused"] is False
 
 
+@pytest.mark.parametrize("period", ["1e9", "1e300", "inf", "nan", "-3", "x"])
+def test_a_period_longer_than_any_wait(shell: Shell, period: str) -> None:
+    """Workers run under the longest one that can be set, and under whatever somebody has written into the file."""
+    (shell.mail / ".unspool/run").mkdir(parents=True, mode=0o700)
+    (shell.mail / ".unspool/run/period").write_text(period)
+    running = shell.start("app", "--burst", UNSPOOL_HISTORY_LIMIT="0")
+    assert running.end() == 0, running.seen
+    running = shell.start("app")
+    running.wait_for("started")
+    id = shell.send("app:add", "1")
+    running.wait_for(os.path.basename(id))
+
+
 def test_set_period(shell: Shell) -> None:
     """The period is shown by status; what is no positive number is refused."""
     assert shell("set-period", "12.5") == f"period of {shell.mail} is 12.5 s\n"

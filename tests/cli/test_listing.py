@@ -8,6 +8,8 @@ import time
 from datetime import datetime
 from pathlib import Path
 
+from unspool import wire
+
 from .conftest import SCRIPT, Shell
 
 ENTRY = {"id", "state", "spooler", "task", "priority", "due", "attempts", "reason", "size"}
@@ -312,6 +314,16 @@ def test_history_s_limit_is_not_the_setting(shell: Shell) -> None:
 
     assert len(shell.json("history", UNSPOOL_HISTORY_LIMIT="1")) == 3
     assert len(shell.json("history", UNSPOOL_HISTORY_ROWS="2")) == 2
+
+
+def test_a_body_that_is_nested_too_deep(shell: Shell) -> None:
+    """A hostile file is shown like any other: its body, which no program could print, is measured only."""
+    shell.mail.mkdir(mode=0o700)
+    for name, depth in (("deep", 100_000), ("deep enough", 990)):
+        id = shell.mail / f"uwsgi_spoolfile_on_{name}_1_1_1_1_1"
+        id.write_bytes(wire.dump({"msg": b"x", "unspool_codec": b"json"}, b"[" * depth + b"]" * depth, None))
+        assert shell.json("show", str(id))["body_size"] == 2 * depth
+        assert "task:     x" in shell("show", str(id))
 
 
 def test_status_counts(shell: Shell) -> None:

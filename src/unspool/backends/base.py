@@ -48,10 +48,12 @@ UNSIGNED_PICKLE = (
 def check_period(seconds: object) -> float:
     """The period, if it is one.
 
-    :raises OptionRefused: unless it is a finite number of seconds above 0.
+    :raises OptionRefused: unless it is a number of seconds above 0, and such as uWSGI can take.
     """
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < float("inf"):
-        raise OptionRefused(f"the period is {seconds!r}; it must be a number of seconds above 0")
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= 1e9:
+        raise OptionRefused(
+            f"the period is {seconds!r}; it must be a number of seconds above 0, and at most 1000000000"
+        )
     return float(seconds)
 
 

@@ -124,6 +124,10 @@ def _serializer(spooler: str | None) -> str:
 
 def _send(message: Message, spooler: str | None) -> None:
     [id] = Spooler.send_many([message], spooler=spooler)
+    _print(id)
+
+
+def _print(id: str) -> None:
     output.line(output.clean(id) if output.is_terminal() else id)
 
 
@@ -139,7 +143,7 @@ def _send_by_app(
         inspect.signature(task).bind(*args, **kwargs)
     except TypeError as error:
         raise click.UsageError(f"{task.name} does not take these arguments: {error}.") from None
-    output.line(task.enqueue(*args, **kwargs))
+    _print(task.enqueue(*args, **kwargs))
 
 
 def _check_name(function: str) -> None:

@@ -216,7 +216,8 @@ def _details(backend: Backend, entry: Entry, envelope: Envelope | None) -> dict[
     if details["serializer"] == "json" and envelope.body:
         try:
             details["body"] = json.loads(envelope.body)
-        except ValueError:
+            json.dumps(details["body"])
+        except (ValueError, RecursionError):  # what is nested a hundred thousand deep is no task's
             details["body"] = None
     return details
 

@@ -5,10 +5,11 @@ Names, messages and reasons come from files that anybody may have written, so co
 
 import contextlib
 import json
-import re
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, TextIO
+
+from ..printable import printable as clean
 
 __all__ = ["clean", "error", "finding", "is_terminal", "line", "note", "table", "write_json", "write_json_array"]
 
@@ -27,12 +28,6 @@ _STYLES = {
     "warn": "yellow",
     "fail": "red",
 }
-_controls = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-
-
-def clean(text: str) -> str:
-    """The text in one line, its control characters shown as escapes."""
-    return _controls.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def is_terminal(stream: TextIO | None = None) -> bool:

@@ -33,6 +33,7 @@ from ..message import (
     Retry,
     Verdict,
 )
+from ..printable import printable
 from ..tasks import find_function, spooler_task_types
 from .log import log_end
 from .timelimit import limit
@@ -121,7 +122,7 @@ class SpoolerHandler:
                 except SpoolerUnusable as error:
                     self.complain(str(error))
                     return AGAIN
-        _log.error("task %s is in none of this uWSGI's spoolers; it is left alone", name)
+        _log.error("task %s is in none of this uWSGI's spoolers; it is left alone", printable(name))
         return AGAIN
 
     def _handle(self, inside: Inside, ref: str, variables: dict[Any, Any]) -> int:
@@ -167,7 +168,7 @@ class SpoolerHandler:
         """Says it once: uWSGI offers the same task again and again."""
         if text not in self._complained and len(self._complained) < _COMPLAINTS:
             self._complained.add(text)
-            _log.error("%s", text)
+            _log.error("%s", printable(text))
 
     def _refused(self, inside: Inside, ref: str, refusal: Refusal) -> None:
         if refusal.kind is RefusalKind.CORRUPT:

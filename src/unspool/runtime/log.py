@@ -3,6 +3,7 @@
 import logging
 
 from ..message import Record, Verdict
+from ..printable import printable
 
 __all__ = ["log_end"]
 
@@ -41,5 +42,6 @@ def log_end(spooler: str, record: Record, until: float | None) -> None:
     }
     text, words = "%s %s %.1f ms", [task, verdict, duration * 1000]
     if level > logging.INFO:  # whatever formats it, and be it logging's last resort, it says what a person must know
-        text, words = f"{text}, attempt %d: %s (%s)", [*words, attempt, reason or "no reason given", id]
+        text = f"{text}, attempt %d: %s (%s)"
+        words += [attempt, printable(reason) or "no reason given", printable(id)]
     _log.log(level, text, *words, extra={"unspool": fields})

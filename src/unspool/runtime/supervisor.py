@@ -19,6 +19,7 @@ from typing import Any
 from ..backends.base import Backend, Clock, Feed, Ticket
 from ..errors import SpoolerUnusable
 from ..message import Record, RefusalKind, Verdict
+from ..printable import printable
 from . import report
 from .log import log_end
 from .pool import Death, Pool, describe
@@ -31,6 +32,7 @@ __all__ = ["Options", "Stats", "Supervisor"]
 
 _log = logging.getLogger("unspool")
 _NAP = 0.002  # seconds of sleep where workers have enough to do: many reports are then read at once
+_LONGEST = 3600.0  # seconds of waiting; what the kernel takes has a limit, and periods may be longer
 _ENOUGH = 64  # tickets that nobody has taken yet, with which workers have enough to do for a nap
 _RELOAD_EVERY = 0.5
 _PROGRESS_EVERY = 0.2
@@ -171,7 +173,7 @@ class Supervisor:
         if self._progress is not None and self._stats.done != self._shown:
             times.append(self._next_progress)
         due = min((at for at in times if at is not None), default=None)
-        return None if due is None else max(0.0, due - self._clock())
+        return None if due is None else min(max(0.0, due - self._clock()), _LONGEST)
 
     def _is_idle(self) -> bool:
         """Whether nothing is ready and nothing runs. After a worker's death the feeds do not know all that others still
@@ -319,7 +321,7 @@ class Supervisor:
             self._ended(index, Record(id, "?", Verdict.CORRUPT, 0, self._clock(), 0.0, os.getpid(), detail), None)
         elif kind == RefusalKind.UNUSABLE and id not in self._complained and len(self._complained) < _COMPLAINTS:
             self._complained.add(id)
-            _log.warning("task %s is not run: %s", id, detail)
+            _log.warning("task %s is not run: %s", printable(id), detail)
 
     # --- work
 

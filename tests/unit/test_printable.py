@@ -1,0 +1,46 @@
+"""What is shown of names that anybody may have chosen."""
+
+import logging
+
+import pytest
+
+from unspool import codec
+from unspool.message import Record
+from unspool.printable import printable
+from unspool.runtime.log import log_end
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain text, ünïcode and 日本語", "plain text, ünïcode and 日本語"),
+        ("\x1b[31mred\x1b]0;title\x07", "\\x1b[31mred\\x1b]0;title\\x07"),
+        ("two\nlines\r\t", "two\\nlines\\r\\t"),
+        ("\x9b31m", "\\x9b31m"),
+        ("abc\u202edcba", "abc\\u202edcba"),
+        ("a\u200bb\u200fc\ufeff\u2066", "a\\u200bb\\u200fc\\ufeff\\u2066"),
+        ("\U000e0041", "\\U000e0041"),
+        ("no\u2028line", "no\\u2028line"),
+        ("file\udcff", "file\udcff"),
+    ],
+)
+def test_what_is_shown(text: str, shown: str) -> None:
+    """Escapes, new lines, marks of direction and of no width are shown, not sent; bytes that are no text stay."""
+    assert printable(text) == shown
+    assert printable(shown) == shown
+
+
+def test_a_tasks_label_cannot_write_into_a_terminal_or_a_log() -> None:
+    """A file may name its task anything; the label is what listings, history and every log show."""
+    label = codec.task_label({"msg": b"ucfg_x\x1b[2J\n2026-01-01 ERROR faked line\xff"})
+    assert label == "x\\x1b[2J\\n2026-01-01 ERROR faked line\N{REPLACEMENT CHARACTER}"
+
+
+def test_a_log_line_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever formats it, such as uWSGI's log: a task's error, or a file's name, cannot add lines or escapes."""
+    record = Record("/mail/uwsgi_\x1b[1m\nx", "app:f", "dead", 3, 0.0, 0.0, 1, "ValueError: \x1b]0;owned\x07")
+    with caplog.at_level(logging.ERROR, "unspool"):
+        log_end("/mail", record, None)
+    (line,) = caplog.messages
+    assert printable(line) == line
+    assert "ValueError: \\x1b]0;owned\\x07" in line
