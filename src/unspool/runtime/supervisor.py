@@ -140,6 +140,9 @@ class Supervisor:
     # --- the loop
 
     def _turn(self) -> None:
+        if not self._waiting[0]:  # a worker may be waiting for what has just come: that before all else
+            self._refresh()
+            self._fill()
         self._obey(self._signals.take())
         self._hear(self._pool.events())
         self._bury(self._pool.reap())

@@ -1,7 +1,6 @@
 """A worker: takes tickets, claims, runs, settles, and reports each step to its supervisor."""
 
 import atexit
-import contextlib
 import os
 import select
 import signal
@@ -232,10 +231,8 @@ def _waiter(fd: int) -> Callable[[Callable[[], bool]], None]:
     poller.register(bell, select.POLLIN)
 
     def wait(stopping: Callable[[], bool]) -> None:
-        if not stopping():
-            poller.poll()
-            with contextlib.suppress(BlockingIOError):
-                os.read(bell, 64)
+        if not stopping() and any(ready == bell for ready, _ in poller.poll()):
+            os.read(bell, 64)
 
     return wait
 
