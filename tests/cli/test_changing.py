@@ -152,6 +152,17 @@ def test_set_period(shell: Shell) -> None:
     assert shell.json("status")["spoolers"][0]["period"] == 12.5
 
 
+@pytest.mark.parametrize("words", [["pause"], ["resume"], ["set-period", "5"]])
+def test_switches_of_a_mistyped_spooler(shell: Shell, words: list[str]) -> None:
+    """What is neither there nor configured is not made, and a file is no spooler."""
+    typo = shell.root / "mial"
+    assert f"no spooler {typo}: it does not exist" in shell.error(*words, "--spooler", "mial", status=1)
+    assert not typo.exists()
+    assert "it is a file" in shell.error(*words, "--spooler", str(shell.root / "app.py"), status=3)
+    shell(*words)
+    assert shell.mail.is_dir()
+
+
 def test_a_directory_with_the_name_of_a_task(shell: Shell) -> None:
     """It is listed, is not deleted, and is in the way of no other."""
     (shell.mail / "uwsgi_spoolfile_on_a").mkdir(parents=True)

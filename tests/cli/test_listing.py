@@ -8,7 +8,9 @@ import time
 from datetime import datetime
 from pathlib import Path
 
-from unspool import wire
+import pytest
+
+from unspool import Spooler, config, wire
 
 from .conftest import SCRIPT, Shell
 
@@ -351,3 +353,26 @@ def test_rich_is_for_terminals_only(shell: Shell) -> None:
     shell.send("app:add", "1")
     code = "import sys; from unspool.cli import main; main(['ls']); assert 'rich' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], cwd=shell.root, env=shell.env, check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize("states", ["deferred,ready", "deferred ready", "deferred, ready"])
+def test_states_in_the_environment(shell: Shell, states: str) -> None:
+    """Several are separated by commas, as spoolers are, or by spaces."""
+    shell.send("app:add", "1")
+    shell.send("app:add", "2", "--in", "1h")
+    found = {entry["state"] for entry in shell.json("ls", UNSPOOL_LS_STATE=states)}
+    assert found == {"ready", "deferred"}
+    assert "deleted 2 tasks" in shell("purge", "--yes", UNSPOOL_PURGE_STATE=states)
+
+
+def test_a_large_task_is_shown_whole(shell: Shell) -> None:
+    """With its message and the size of its body, and in a listing without a look at either."""
+    config.configure(spoolers=[str(shell.mail)], durability="relaxed")
+    id = Spooler.send_message_raw("large", payload=b"x" * (65 << 20))
+    shown = shell.json("show", id)
+    assert (shown["message"], shown["task"]) == ("large", "large")
+    assert shown["body_size"] > 65 << 20
+    assert shell.json("ls")[0]["task"] == "large"
+    info = Spooler.read_task_file(id)
+    assert info["msg"] == "large"
+    assert len(info["body"]) == shown["body_size"]

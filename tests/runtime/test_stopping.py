@@ -317,7 +317,7 @@ def test_a_pause_is_heeded_at_once(place: Place) -> None:
     assert place.burst().seen[-1]["message"] == stopped
     assert len(place.lines()) == 2
     running = place.run()
-    running.wait_for_message("started")
+    running.wait_for_message("paused")
     place.backend.control.resume()
     running.wait_for_message(f"resumed {place.spool}")
     for _ in range(30):
@@ -372,6 +372,31 @@ def test_a_removed_directory_is_told_and_survived(place: Place, how: Callable[[P
     assert place.lines() == ["1", "2", "3"]
     assert f"spooler {place.spool} is back" in [line["message"] for line in running.seen]
     assert {record.id for record in SpoolBackend(str(place.spool)).history()} >= {second["id"], third["id"]}
+
+
+def test_a_directory_moved_away_and_back_shows_its_workers(place: Place) -> None:
+    """Whether or not another has its place meanwhile: those that serve it are seen, and nobody else is."""
+    place.write_app(HOLDING)
+    away = place.root / "away"
+    running = place.run("--processes", "2")
+    running.wait_for_message("started")
+    for between in (False, True):
+        place.spool.rename(away)
+        running.wait_for_message(f"spooler {place.spool} was removed")
+        if between:
+            place.spool.mkdir(mode=0o700)
+            running.wait_for_message("reloaded")
+            place.spool.rename(place.root / "between")
+        away.rename(place.spool)
+        running.wait_for_message(f"spooler {place.spool} is back")
+        running.wait_for_message("reloaded")
+    place.call("mark(1)")
+    worker = running.wait_for_verdict("processed")["worker"]
+    live = SpoolBackend(str(place.spool)).control.live()
+    assert worker in {info.pid for info in live if info.role == "worker"}
+    assert {info.pid for info in live if info.role == "supervisor"} == {running.process.pid}
+    assert running.stop() == 0
+    assert SpoolBackend(str(place.spool)).control.live() == []
 
 
 def test_several_spoolers_under_one_supervisor(place: Place) -> None:

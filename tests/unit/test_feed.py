@@ -349,6 +349,36 @@ def test_a_lost_directory(watched: Watched, tmp_path: Path, how: str) -> None:
     anew.close()
 
 
+def test_a_directory_that_is_moved_away_and_back(watched: Watched, tmp_path: Path) -> None:
+    """The same directory, or another that had its place at once: each time it is told gone, then back."""
+    watched.refresh()
+    watched.root.rename(tmp_path / "aside")
+    assert watched.told
+    watched.refresh()
+    watched.clock.advance(1)
+    watched.refresh()
+    assert watched.feed.gone
+    (tmp_path / "aside").rename(watched.root)
+    watched.clock.advance(1)
+    watched.refresh()
+    assert not watched.feed.gone
+
+    watched.root.rename(tmp_path / "aside")
+    watched.root.mkdir(mode=0o700)
+    assert watched.told
+    watched.refresh()
+    watched.clock.advance(1)
+    watched.feed.refresh()
+    assert watched.feed.gone
+    watched.refresh()
+    assert not watched.feed.gone
+    anew = SpoolBackend(str(watched.root), durable=False, clock=watched.clock)
+    (id,) = anew.send([codec.encode(Message("m"))])
+    assert watched.told
+    assert watched.given() == [os.path.relpath(id, watched.root)]
+    anew.close()
+
+
 def test_a_priority_that_is_removed(watched: Watched) -> None:
     """And made again: the rest goes on, and the new one is watched."""
     watched.send(priority=3)

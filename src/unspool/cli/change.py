@@ -57,7 +57,7 @@ def rm(ids: Sequence[str], spooler: Sequence[str]) -> int:
 @click.command()
 @click.option(
     "--state",
-    type=click.Choice(_REMOVABLE),
+    type=spoolers.Choices(_REMOVABLE),
     multiple=True,
     required=True,
     show_envvar=True,
@@ -103,7 +103,7 @@ def pause(spooler: Sequence[str]) -> None:
 
     This holds for all workers of these spoolers, and for those that are started later. What runs goes on.
     """
-    for backend in spoolers.backends(spooler):
+    for backend in spoolers.existing(spooler):
         backend.control.pause()
         output.line(f"paused {output.clean(backend.name)}")
 
@@ -112,7 +112,7 @@ def pause(spooler: Sequence[str]) -> None:
 @spoolers.spooler_option
 def resume(spooler: Sequence[str]) -> None:
     """End a pause."""
-    for backend in spoolers.backends(spooler):
+    for backend in spoolers.existing(spooler):
         backend.control.resume()
         output.line(f"resumed {output.clean(backend.name)}")
 
@@ -125,7 +125,7 @@ def set_period(seconds: float, spooler: Sequence[str]) -> None:
 
     Running workers heed it at once. Tasks do not wait for it where the kernel tells of their arrival.
     """
-    for backend in spoolers.backends(spooler):
+    for backend in spoolers.existing(spooler):
         backend.control.set_period(seconds)
         output.line(f"period of {output.clean(backend.name)} is {seconds:g} s")
 

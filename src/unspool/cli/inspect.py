@@ -26,7 +26,7 @@ _json_option = click.option("--json", is_flag=True, show_envvar=True, help="Prin
 @click.command()
 @click.option(
     "--state",
-    type=click.Choice([str(state) for state in State]),
+    type=spoolers.Choices([str(state) for state in State]),
     multiple=True,
     show_envvar=True,
     help="Only tasks in this state; may be repeated.",

@@ -12,7 +12,7 @@ from ..errors import NoSpooler, OptionRefused
 from ..message import Entry
 from .output import note
 
-__all__ = ["SPOOLER", "NotThere", "backends", "find", "spooler_option", "usable"]
+__all__ = ["SPOOLER", "Choices", "NotThere", "backends", "existing", "find", "spooler_option", "usable"]
 
 
 class NotThere(click.ClickException):
@@ -40,6 +40,14 @@ class _SpoolerType(click.ParamType):  # type: ignore[type-arg]  # generic only f
 
 
 SPOOLER = _SpoolerType()
+
+
+class Choices(click.Choice):  # type: ignore[type-arg]  # generic only from click 8.2 on
+    """Several of some words; in the environment they are separated by commas, as spoolers are, or by spaces."""
+
+    def split_envvar_value(self, rv: str) -> Sequence[str]:
+        return rv.replace(",", " ").split()
+
 
 spooler_option = click.option(
     "--spooler",
@@ -77,6 +85,18 @@ def usable(given: Sequence[str]) -> list[Backend]:
     for backend in found:
         if not backend.exists():
             note(f"spooler {backend.name} does not exist yet; it is made when it is first used")
+    return found
+
+
+def existing(given: Sequence[str]) -> list[Backend]:
+    """The spoolers whose switches a command sets: configured ones, which are made if need be, or ones that are there.
+
+    :raises NotThere: if one is not, and so most likely a mistyped name.
+    """
+    found = backends(given)
+    for backend in found:
+        if not backend.exists() and backend.name not in config.spooler_names():
+            raise NotThere(f"no spooler {backend.name}: it does not exist, and is not among the configured ones")
     return found
 
 

@@ -191,11 +191,12 @@ class SpoolFeed:
 
     def _begin_scan(self, now: float) -> None:
         if self._directory.is_gone():
-            self._gone = not os.path.isdir(self._directory.root)
-            if self._gone:
-                self._next_scan = now + _POLL
+            there = os.path.isdir(self._directory.root)
+            if not there or not self._gone:  # told once even if another has its place: signs of life went with it
+                self._gone, self._next_scan = True, now if there else now + _POLL
                 return
             self._begin_anew()
+        self._gone = False
         self._paused = self._control.paused
         exact = self._window.forgetful
         self._window.open_horizon()

@@ -20,6 +20,7 @@ from ..base import Clock
 from . import lock
 from .aside import REASON_SUFFIX, bring_back, discard, read_reason
 from .attempts import Attempts, read_count
+from .file import read_whole
 from .layout import ASIDE, Directory, hint, is_priority, is_task, priority_of, rank_of, renamed
 
 __all__ = ["Listing"]
@@ -337,16 +338,21 @@ class Listing:
             fd = os.open(self._directory.path(inside), _READ)
         except OSError:
             return None
-        with open(fd, "rb", buffering=0) as file:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                return None
-            head = file.read(wire.HEADER_SIZE + wire.MAX_VARS if not whole else 1 << 26) or b""
         try:
-            return wire.load(head, None) if whole else wire.load_vars(head)
+            found = os.fstat(fd)
+            if not stat.S_ISREG(found.st_mode):
+                return None
+            if whole:
+                return wire.load(read_whole(fd, found.st_size), None)
+            return wire.load_vars(os.read(fd, wire.HEADER_SIZE + wire.MAX_VARS))
         except Damaged:
             if strict:
                 raise
             return None
+        except OSError:
+            return None
+        finally:
+            os.close(fd)
 
     def _locked(self, ref: str) -> bool:
         try:
