@@ -1,0 +1,73 @@
+"""Queues of their own on a real server, and places with real supervisors that serve them."""
+
+import secrets
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.nats.server import Server
+from tests.runtime.conftest import Place, place
+from unspool import address
+from unspool.backends.nats import NatsBackend
+from unspool.config import Settings
+from unspool.signing import Signer
+
+__all__ = ["place"]
+
+KEY = secrets.token_urlsafe(32)
+
+Open = Callable[[str], NatsBackend]
+
+
+def queue_on(url: str, more: str = "") -> str:
+    """The URL of a spooler that nobody has used yet."""
+    return f"{url}?spooler=q{uuid.uuid4().hex}{more}"
+
+
+def at(place: Place, url: str) -> Place:
+    """A place whose programs use this spooler."""
+    place.env |= {"UNSPOOL_SPOOLERS": url, "UNSPOOL_SECRET_KEY": KEY}
+    return place
+
+
+@pytest.fixture
+def url(nats_server: Server) -> str:
+    """A spooler of the test's own."""
+    return queue_on(nats_server.url, "&lease=2")
+
+
+@pytest.fixture
+def served(place: Place, url: str) -> Place:
+    """A place that uses it."""
+    return at(place, url)
+
+
+@pytest.fixture
+def opened() -> Iterator[Open]:
+    """Opens backends, and closes them when the test ends."""
+    made: list[NatsBackend] = []
+
+    def opened(url: str, **more: float) -> NatsBackend:
+        found = address.parse(url)
+        made.append(NatsBackend(found, Settings(), signer=Signer([KEY], found.spooler), **more))  # type: ignore[arg-type]
+        return made[-1]
+
+    yield opened
+    for one in made:
+        one.close()
+
+
+@pytest.fixture
+def backend(url: str, opened: Open) -> NatsBackend:
+    """The test's spooler, looked at from the test's own process."""
+    return opened(url)
+
+
+@pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[Server]:
+    """A server that the test may harm."""
+    server = Server(tmp_path / "server").start()
+    yield server
+    server.remove()

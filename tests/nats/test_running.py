@@ -1,0 +1,162 @@
+"""``unspool run`` on NATS: the verdicts, due times, priorities and deaths of everywhere else, with real processes."""
+
+import os
+import signal
+import time
+
+from tests.runtime.conftest import PATIENCE, Place
+from unspool.backends.nats import NatsBackend
+from unspool.backends.nats.names import LATER
+from unspool.message import State
+
+APP = """
+    from datetime import timedelta
+    @Spooler.task
+    def done(name=""): note("done", name); return True
+    @Spooler.task(retry_delay=0.2, retry_jitter=0)
+    def again():
+        note("again")
+        if sum(line.startswith("again") for line in open(os.environ["ORACLE"])) == 1:
+            raise ValueError("the first time")
+        return True
+    @Spooler.task(max_attempts=1)
+    def hopeless(): raise ValueError("hopeless")
+    @Spooler.task
+    def killer(): note("killer"); os.kill(os.getpid(), signal.SIGKILL)
+    @Spooler.task
+    def waits(name): hold(name); note("ended", name); return True
+    @Spooler.task
+    def timed(): note("timed", time.time()); return True
+"""
+
+
+def test_verdicts(served: Place, backend: NatsBackend) -> None:
+    """Done is gone, failed runs again, hopeless and deadly tasks are set aside with reasons, and history tells."""
+    served.write_app(APP)
+    served.call("done(); again(); hopeless(); killer()")
+    running = served.run()
+    running.wait_for(lambda _: backend.counts() == dict.fromkeys(State, 0) | {State.DEAD: 2})
+    assert running.stop() == 0
+    assert sorted(entry.reason for entry in backend.entries()) == ["ValueError: hopeless", "killed its worker 3 times"]
+    assert served.lines().count("killer") == 3
+    assert served.lines().count("again") == 2
+    verdicts = sorted(record.verdict for record in backend.history())
+    assert verdicts == sorted(["processed", "rescheduled", "processed", "dead", "dead", *["crashed"] * 3])
+
+
+def test_the_server_keeps_deferred_tasks_back(served: Place, backend: NatsBackend) -> None:
+    """A postponed task is kept by the server, is handed out a moment before its time, and runs not early and hardly
+    late."""
+    served.write_app(APP)
+    due = time.time() + 8
+    served.call(f"timed.using(postpone=__import__('datetime').datetime.fromtimestamp({due}))()")
+    (entry,) = backend.entries()
+    assert entry.state is State.DEFERRED
+    assert backend.counts()[State.DEFERRED] == 1
+    places = backend._place.names
+    assert list(backend._listing._read(places.tasks, LATER, "*"))
+    running = served.run()
+    running.wait_for_verdict("processed")
+    assert running.stop() == 0
+    (line,) = served.lines()
+    assert 0 <= float(line.split()[1]) - due < 1
+
+
+def test_priorities_and_order(served: Place) -> None:
+    """Smaller numbers first, none last, and first in first out in between."""
+    served.write_app(APP)
+    served.call("""
+        for name in "abc": done(name)
+        for name in "de": done.using(priority=9)(name)
+        for name in "fg": done.using(priority=0)(name)
+    """)
+    served.burst()
+    assert [line.split()[1] for line in served.lines()] == list("fgdeabc")
+
+
+def test_a_long_task_is_not_handed_out_twice(served: Place, backend: NatsBackend) -> None:
+    """A task that runs for several leases stays with its worker, whoever else asks for work."""
+    served.write_app(APP)
+    served.gate("long")
+    served.call("waits('long')")
+    running = [served.run(), served.run()]
+    served.wait_for_line("begun long")
+    end = time.monotonic() + 3 * backend._place.lease
+    served.call("done.using(postpone=__import__('datetime').timedelta(seconds=6))('after')")
+    served.wait_for_line("done after")
+    assert time.monotonic() >= end - 1
+    served.open_gate("long")
+    served.wait_for_line("ended long")
+    assert [one.stop() for one in running] == [0, 0]
+    assert served.lines().count("begun long") == 1
+    assert sum(backend.counts().values()) == 0
+
+
+def test_a_killed_supervisor_leaves_its_workers_task_alone(served: Place, backend: NatsBackend) -> None:
+    """Its worker goes on with what it runs, and no other supervisor begins that; it ends once."""
+    served.write_app(APP)
+    served.gate("long")
+    served.call("waits('long')")
+    first = served.run()
+    served.wait_for_line("begun long")
+    first.process.kill()
+    first.process.wait(PATIENCE)
+    second = served.run()
+    served.call("done.using(postpone=__import__('datetime').timedelta(seconds=5))('after')")
+    served.wait_for_line("done after")
+    served.open_gate("long")
+    served.wait_for_line("ended long")
+    second.wait_for(lambda _: True)
+    while sum(backend.counts().values()):
+        time.sleep(0.05)
+    assert second.stop() == 0
+    assert served.lines().count("begun long") == 1
+
+
+def test_a_killed_worker(served: Place, backend: NatsBackend) -> None:
+    """What it ran is begun again at once, not after a lease, its crash counted."""
+    served.write_app(APP)
+    served.gate("long")
+    served.call("waits('long')")
+    running = served.run()
+    served.wait_for_line("begun long")
+    (info,) = [info for info in backend.control.live() if info.role == "worker"]
+    assert info.ref
+    began = time.monotonic()
+    os.kill(info.pid, signal.SIGKILL)
+    served.wait_for_line("begun long", 2)
+    assert time.monotonic() - began < backend._place.lease
+    served.open_gate("long")
+    running.wait_for_verdict("processed")
+    assert running.stop() == 0
+    assert [(record.verdict, record.attempt) for record in backend.history()] == [("processed", 2), ("crashed", 1)]
+
+
+def test_several_supervisors_share(served: Place, backend: NatsBackend) -> None:
+    """Each of many tasks runs once, and both supervisors run some."""
+    served.write_app(APP)
+    served.call("done.enqueue_many([(number,) for number in range(300)])")
+    running = [served.run("--processes=2"), served.run("--processes=2")]
+    for one in running:
+        one.wait_for_verdict("processed")
+    served.wait_for_line("done 299")
+    while sum(backend.counts().values()):
+        time.sleep(0.05)
+    assert [one.stop() for one in running] == [0, 0]
+    assert sorted(int(line.split()[1]) for line in served.lines()) == list(range(300))
+
+
+def test_what_was_handed_out_is_given_back_at_the_end(served: Place, backend: NatsBackend) -> None:
+    """A supervisor that stops leaves nothing to wait for: the next one has its tasks at once."""
+    served.write_app(APP)
+    served.gate("slow")
+    served.call("waits('slow'); [done(number) for number in range(20)]")
+    first = served.run()
+    served.wait_for_line("begun slow")
+    first.signal(signal.SIGTERM)
+    served.open_gate("slow")
+    assert first.end() == 0
+    began = time.monotonic()
+    served.burst()
+    assert time.monotonic() - began < 10
+    assert sum(line.startswith("done") for line in served.lines()) == 20
