@@ -40,6 +40,6 @@ class TestNats(BackendConformance):
             stored = await stream.last(place.names.tasks, subject, patience=5)
             assert stored is not None
             data = stored.data[:-1] + bytes([stored.data[-1] ^ 1])
-            await stream.publish(stored.subject, data, {HEADER: stored.header}, patience=5)
+            await stream.publish(place.names.tasks, stored.subject, data, {HEADER: stored.header}, patience=5)
 
         place.call(alter)

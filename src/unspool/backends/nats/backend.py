@@ -180,10 +180,11 @@ class NatsBackend:
         facts = stored.facts
         if facts.anew:
             await self._tasks.drop_former(stream, stored)
-        if run is not None and run.message == stored.seq:
-            if await runs.is_held(stream, self._names, run, self._place.patience):
-                return Refusal(RefusalKind.BUSY)
-            counted = await self._tasks.count_crash(stream, stored, run)
+        begun = run if run is not None and run.message == stored.seq else None
+        if begun and await runs.is_held(stream, self._names, begun, self._place.patience):
+            return Refusal(RefusalKind.BUSY)
+        if begun and begun.process != runs.me():  # else a claim of ours that we gave up, so it was never run
+            counted = await self._tasks.count_crash(stream, stored, begun)
             if counted is None:
                 return Refusal(RefusalKind.BUSY)
             stored, facts = counted, counted.facts
@@ -201,6 +202,7 @@ class NatsBackend:
         runs.note(self._names, token)
         try:
             record = await stream.publish(
+                self._names.state,
                 self._names.run(token),
                 Run(token, 0, stored.seq, attempts, runs.me()).dump(),
                 replaces=(self._names.run(token), run.seq if run else 0),
@@ -211,9 +213,21 @@ class NatsBackend:
             return Refusal(RefusalKind.BUSY)
         except BaseException:
             runs.forget(self._names, token)
+            stream.link.start(self._withdraw(stream, token))  # it may have been written all the same
             raise
         id = f"{self.name}/{token}"
         return Claim(id, token, envelope, attempts, facts.crashes, _Token(stored, facts, record))
+
+    async def _withdraw(self, stream: JetStream, token: str) -> None:
+        """Takes back a record of this process, which has given up the claim, so that others need not wait for it."""
+        names, patience = self._names, self._place.patience
+        while True:
+            with contextlib.suppress(Unreachable):
+                _, run = await self._tasks.look(stream, token)
+                if run is not None and run.process == runs.me() and not runs.is_noted(names, token):
+                    await stream.delete(names.state, run.seq, patience=patience)
+                return
+            await asyncio.sleep(_TRY_ON)
 
     def settle(self, claim: Claim, disposition: Disposition, record: Record | None = None) -> float | None:
         work = self._place.start(lambda stream: self._settle(stream, claim, disposition))

@@ -36,7 +36,7 @@ class Changing:
             subject, replaces = names.task(NOW, rank, token), (names.task("*", rank, token), 0)
             with contextlib.suppress(Conflict):  # a retry that was cut short has brought it back
                 headers = {HEADER: fresh.dump()}
-                await stream.publish(subject, stored.data, headers, replaces=replaces, patience=patience)
+                await stream.publish(names.tasks, subject, stored.data, headers, replaces=replaces, patience=patience)
             await stream.delete(names.aside, stored.seq, patience=patience)
         return f"{self._place.name}/{token}"
 

@@ -95,7 +95,9 @@ class NatsControl:
             replaces = names.switches, stored.seq if stored else 0
             with contextlib.suppress(Conflict):  # somebody else has just changed something
                 data = json.dumps(switches._asdict()).encode()
-                await stream.publish(names.switches, data, replaces=replaces, patience=self._place.patience)
+                await stream.publish(
+                    names.state, names.switches, data, replaces=replaces, patience=self._place.patience
+                )
                 return
 
     # --- processes
@@ -178,7 +180,7 @@ class NatsControl:
         for process, info in said.items():
             data = json.dumps(info._asdict() | process._asdict() | common).encode()
             headers = {"Nats-TTL": f"{max(int(self._place.lease), 1)}s"}
-            await stream.publish(names.live(process.key), data, headers, patience=self._place.patience)
+            await stream.publish(names.state, names.live(process.key), data, headers, patience=self._place.patience)
 
 
 class NatsPresence:

@@ -30,7 +30,10 @@ class History:
         for at in range(0, len(records), _AT_ONCE):
             batch = records[at : at + _AT_ONCE]
             await asyncio.gather(
-                *(stream.publish(names.record(one.id), json.dumps(one).encode(), patience=patience) for one in batch)
+                *(
+                    stream.publish(names.history, names.record(one.id), json.dumps(one).encode(), patience=patience)
+                    for one in batch
+                )
             )
 
     def latest(self, id: str | None, limit: int) -> list[Record]:

@@ -23,9 +23,11 @@ _PAUSES = (0.02, 0.05, 0.1, 0.25, 0.5)
 _PAGE = 256
 _PAGE_BYTES = 4 << 20
 
+_ID = "Nats-Msg-Id"
 _NOT_FOUND = 10037
 NO_STREAM = 10059
 _NO_SEQUENCE = 10043
+_NOT_DELETED = 10057
 _WRONG_SEQUENCE = (10071, 10164)
 _FOR_NOW = (10008, 10009, 10118)  # no leader, leader unknown, system temporarily unavailable
 
@@ -70,6 +72,7 @@ class JetStream:
 
     async def publish(
         self,
+        stream: str,
         subject: str,
         data: bytes,
         headers: Mapping[str, str] | None = None,
@@ -77,21 +80,26 @@ class JetStream:
         patience: float,
         replaces: tuple[str, int] | None = None,
     ) -> int:
-        """Stores a message once; the sequence number that it got. A quorum has it by then.
+        """Stores a message once in the stream of its subject; the sequence number that it got. A quorum has it by then.
 
         :param replaces: a subject, wildcards allowed, and the sequence number of the last message there (0 for none).
         :raises Conflict: if that is another.
         """
-        sent = {"Nats-Msg-Id": os.urandom(12).hex(), **(headers or {})}
+        sent = {_ID: os.urandom(12).hex(), **(headers or {})}
         if replaces is not None:
             sent["Nats-Expected-Last-Subject-Sequence"] = str(replaces[1])
             sent["Nats-Expected-Last-Subject-Sequence-Subject"] = replaces[0]
         try:
             return int((await self._ask(subject, data, sent, patience))["seq"])
         except ApiError as error:
-            if error.code in _WRONG_SEQUENCE:
+            if error.code not in _WRONG_SEQUENCE:
+                raise
+            # It may be ours that is there: an earlier request was carried out, and the server, which compares sequence
+            # numbers before message ids, refuses the repeated one.
+            stored = await self.last(stream, subject, patience=patience) if error.repeated else None
+            if stored is None or stored.id != sent[_ID]:
                 raise Conflict from None
-            raise
+            return stored.seq
 
     async def last(self, stream: str, subject: str, *, patience: float) -> Stored | None:
         """The last message of a subject, wildcards allowed, as the stream's leader has it."""
@@ -111,7 +119,8 @@ class JetStream:
         try:
             await self._ask(f"$JS.API.STREAM.MSG.DELETE.{stream}", request, None, patience)
         except ApiError as error:
-            if error.code in (_NOT_FOUND, _NO_SEQUENCE):
+            gone = error.code == _NOT_DELETED and "no message found" in str(error)  # one before the stream's first
+            if gone or error.code in (_NOT_FOUND, _NO_SEQUENCE):
                 return error.repeated  # then an earlier request has deleted it, whose answer was lost
             raise
         return True
@@ -198,13 +207,11 @@ class JetStream:
                 return None
             raise
         message = answer["message"]
-        header = ""
-        for line in base64.b64decode(message.get("hdrs", "")).decode("utf-8", "replace").split("\r\n"):
-            name, colon, value = line.partition(":")
-            if colon and name == HEADER:
-                header = value.strip()
-        data = base64.b64decode(message.get("data", ""))
-        return Stored(message["subject"], int(message["seq"]), _unix(message["time"]), header, data)
+        lines = base64.b64decode(message.get("hdrs", "")).decode("utf-8", "replace").split("\r\n")
+        headers = {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+        data, when = base64.b64decode(message.get("data", "")), _unix(message["time"])
+        header, id = headers.get(HEADER, ""), headers.get(_ID, "")
+        return Stored(message["subject"], int(message["seq"]), when, header, data, id)
 
     async def _ask(self, subject: str, data: bytes, headers: dict[str, str] | None, patience: float) -> dict[str, Any]:
         from nats import errors

@@ -282,7 +282,7 @@ class Pump:
                 now = stored.time
                 facts = Facts(now, reason=f"published under a subject that names no task: {stored.subject[:200]}")
                 subject = names.task(CORRUPT, rank, new_token(now))
-                await self._stream.publish(subject, stored.data, {HEADER: facts.dump()}, patience=patience)
+                await self._stream.publish(names.aside, subject, stored.data, {HEADER: facts.dump()}, patience=patience)
                 await self._stream.delete(names.tasks, seq, patience=patience)
 
     async def _on_switches(self, message: Any) -> None:

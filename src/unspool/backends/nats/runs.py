@@ -16,7 +16,7 @@ from .jetstream import JetStream
 from .names import Names
 from .stored import Stored
 
-__all__ = ["Process", "Run", "forget", "host", "is_held", "me", "note", "process"]
+__all__ = ["Process", "Run", "forget", "host", "is_held", "is_noted", "me", "note", "process"]
 
 _claimed: set[tuple[str, str]] = set()
 
@@ -83,7 +83,7 @@ class Run(NamedTuple):
 async def is_held(stream: JetStream, names: Names, run: Run, patience: float) -> bool:
     """Whether the process of a run still runs it."""
     if run.process == me():
-        return (names.root, run.token) in _claimed  # else a claim of ours that we gave up, the server being away
+        return is_noted(names, run.token)  # else a claim of ours that we gave up, the server being away
     if run.process.is_local:
         return not run.process.is_dead
     return await stream.last(names.state, names.live(run.process.key), patience=patience) is not None
@@ -92,6 +92,11 @@ async def is_held(stream: JetStream, names: Names, run: Run, patience: float) ->
 def note(names: Names, token: str) -> None:
     """This process runs the task from now on."""
     _claimed.add((names.root, token))
+
+
+def is_noted(names: Names, token: str) -> bool:
+    """Whether this process runs the task."""
+    return (names.root, token) in _claimed
 
 
 def forget(names: Names, token: str) -> None:

@@ -53,6 +53,8 @@ class Stored(NamedTuple):
     time: float
     header: str
     data: bytes
+    id: str = ""
+    """The id under which it was published, where a single message was asked for."""
 
     @property
     def facts(self) -> Facts:

@@ -53,9 +53,9 @@ class Tasks:
         patience = self._place.patience
         if former is None:
             headers["Nats-Msg-Id"] = token
-            return await stream.publish(subject, data, headers, patience=patience)
+            return await stream.publish(self._names.tasks, subject, data, headers, patience=patience)
         replaces = (self._names.task("*", rank, token), former.seq)
-        seq = await stream.publish(subject, data, headers, replaces=replaces, patience=patience)
+        seq = await stream.publish(self._names.tasks, subject, data, headers, replaces=replaces, patience=patience)
         if former.subject != subject:  # else the stream, with one message a subject, has dropped it
             await stream.delete(self._names.tasks, former.seq, patience=patience)
         return seq
@@ -84,7 +84,7 @@ class Tasks:
         if stored is not None and run is not None and run.message == stored.seq:
             with contextlib.suppress(Conflict):  # it has just ended
                 noted, replaces = run._replace(until=until).dump(), (names.run(token), run.seq)
-                await stream.publish(names.run(token), noted, replaces=replaces, patience=patience)
+                await stream.publish(names.state, names.run(token), noted, replaces=replaces, patience=patience)
 
     async def count_crash(self, stream: JetStream, stored: Stored, run: Run) -> Stored | None:
         """Writes down that the last run ended with its worker: the task as it is then, None if somebody else has."""
@@ -111,5 +111,5 @@ class Tasks:
             return False
         subject = names.task(CORRUPT if bury.corrupt else DEAD, rank_part(priority), token)
         headers = {HEADER: facts._replace(reason=bury.reason).dump()}
-        await stream.publish(subject, stored.data, headers, patience=patience)
+        await stream.publish(names.aside, subject, stored.data, headers, patience=patience)
         return await stream.delete(names.tasks, stored.seq, patience=patience)

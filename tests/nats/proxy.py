@@ -1,0 +1,106 @@
+"""A TCP proxy on loopback that can be cut: connections are refused and broken, or go silent."""
+
+import contextlib
+import selectors
+import socket
+import threading
+
+__all__ = ["Proxy"]
+
+
+class Proxy:
+    """Between clients and one port.
+
+    :param target: the port that it leads to.
+    """
+
+    def __init__(self, target: int) -> None:
+        self._target = target
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+        self.port = int(self._listener.getsockname()[1])
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._listener, selectors.EVENT_READ)
+        self._bell, self._ringer = socket.socketpair()
+        self._selector.register(self._bell, selectors.EVENT_READ)
+        self._others: dict[socket.socket, socket.socket] = {}
+        self._open = threading.Event()
+        self._open.set()
+        self._silent = False
+        self._ended = False
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def cut(self) -> None:
+        """Breaks all connections, and takes no more."""
+        self._open.clear()
+        self._ringer.send(b".")
+
+    def silence(self) -> None:
+        """Passes nothing on, as a cable that is pulled; nobody is told."""
+        self._silent = True
+
+    def mend(self) -> None:
+        """Works again. What was broken stays so; what was silent speaks."""
+        self._silent = False
+        self._open.set()
+        self._ringer.send(b".")
+
+    def close(self) -> None:
+        """Ends it."""
+        self._ended = True
+        self._ringer.send(b".")
+        self._thread.join(10)
+
+    def _run(self) -> None:
+        while not self._ended:
+            for key, _ in self._selector.select(0.05 if self._silent else None):
+                end = key.fileobj
+                assert isinstance(end, socket.socket)
+                if end is self._bell:
+                    self._bell.recv(64)
+                elif end is self._listener:
+                    self._accept()
+                elif not self._silent:
+                    self._pass_on(end)
+            if not self._open.is_set():
+                for end in list(self._others):
+                    self._break(end)
+        for end in [*self._others, self._listener, self._bell, self._ringer]:
+            end.close()
+        self._selector.close()
+
+    def _accept(self) -> None:
+        client, _ = self._listener.accept()
+        if not self._open.is_set():
+            client.close()
+            return
+        try:
+            server = socket.create_connection(("127.0.0.1", self._target), 2)
+        except OSError:
+            client.close()
+            return
+        for end, other in ((client, server), (server, client)):
+            self._others[end] = other
+            self._selector.register(end, selectors.EVENT_READ)
+
+    def _pass_on(self, end: socket.socket) -> None:
+        other = self._others.get(end)
+        if other is None:
+            return
+        try:
+            data = end.recv(1 << 16)
+            if data:
+                other.sendall(data)
+                return
+        except OSError:
+            pass
+        self._break(end)
+
+    def _break(self, end: socket.socket) -> None:
+        other = self._others.pop(end, None)
+        for one in (end, other):
+            if one is not None:
+                self._others.pop(one, None)
+                with contextlib.suppress(KeyError, ValueError):
+                    self._selector.unregister(one)
+                one.close()
