@@ -131,6 +131,27 @@ def test_a_run_that_had_to_be_killed_waits_for_the_next(place: Place) -> None:
     (entry,) = place.backend.entries()
     assert (entry.state, entry.attempts, entry.due) == (State.DEFERRED, 1, pytest.approx(line["until"], abs=0.01))
     assert place.lines() == ["stuck"]
+    (record,) = place.backend.history()
+    assert record.duration > 2.0, "it has the time limit, and some seconds more until it is killed"
+    assert entry.due - record.started - record.duration == pytest.approx(600, rel=0.2), "that began when it began"
+
+
+def test_a_run_that_ends_its_worker_has_its_times(place: Place) -> None:
+    """History says when such a run began and how long it took, of plain functions as of coroutines."""
+    place.write_app("""
+        @Spooler.task(max_attempts=1)
+        def plain(): note(time.time()); time.sleep(0.2); os._exit(1)
+        @Spooler.task(max_attempts=1)
+        async def coroutine(): note(time.time()); await asyncio.sleep(0.2); os._exit(1)
+    """)
+    for name in ("plain", "coroutine"):
+        place.call(f"{name}()")
+        place.burst()
+        ran = float(place.lines()[-1])
+        record = next(record for record in place.backend.history() if record.verdict == "crashed")
+        assert record.task == f"tasks:{name}"
+        assert record.started <= ran
+        assert record.started + record.duration >= ran + 0.2
 
 
 def test_the_last_run_that_had_to_be_killed(place: Place) -> None:

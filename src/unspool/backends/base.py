@@ -122,6 +122,9 @@ class Presence(Protocol):
     def ref(self) -> str:
         """What was noted last, also after the process's death, by whoever enlisted it."""
 
+    def since(self) -> float:
+        """The time that was noted with it."""
+
     def hand_over(self) -> None:
         """In the parent, after a fork: the child alone keeps the sign up; the parent can still read it."""
 

@@ -45,6 +45,8 @@ class Process:
     """Has the task of a spooler and ref wait so many seconds."""
     begun: set[tuple[int, str]] = field(default_factory=set)
     """The runs of which it has told the beginning, and not yet the end: those with a time limit, and coroutines."""
+    starts: dict[tuple[int, str], float] = field(default_factory=dict)
+    """When each of these began."""
     overrun: set[tuple[int, str]] = field(default_factory=set)
     """Those for which it was killed."""
     dismissed: bool = False
@@ -64,9 +66,11 @@ class Process:
                     self.begun.discard(run)
                     self.deadlines.pop(run, None)
                     self.delays.pop(run, None)
+                    self.starts.pop(run, None)
             elif kind == report.BEGIN:
-                _, index, ref, timeout, delay = event
+                _, index, ref, started, timeout, delay = event
                 self.begun.add((index, ref))
+                self.starts[index, ref] = started
                 if timeout is not None:
                     self.deadlines[index, ref] = now + timeout + _KILL_AFTER
                     self.delays[index, ref] = delay or 0.0
@@ -75,6 +79,11 @@ class Process:
             elif kind == report.FAILED:
                 self.failure = event[1]
         return events
+
+    def start_of(self, index: int, ref: str) -> float | None:
+        """When it began a run that it has not told the end of."""
+        sign = self.presences[index]
+        return self.starts.get((index, ref)) or (sign.since() if sign.ref() == ref else None)
 
     def kill(self) -> None:
         """Ends it at once."""

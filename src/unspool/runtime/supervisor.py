@@ -277,7 +277,9 @@ class Supervisor:
                 continue
             if entry is not None:  # else it had just left the queue
                 now, reason = self._clock(), f"its worker {how}"
-                record = Record(entry.id, entry.task, verdict, entry.attempts, now, 0.0, process.pid, reason)
+                began = process.start_of(index, ref) or now
+                lasted = max(now - began, 0.0)
+                record = Record(entry.id, entry.task, verdict, entry.attempts, began, lasted, process.pid, reason)
                 self._ended(index, record, max(now, entry.due))
 
     # --- reports

@@ -148,7 +148,8 @@ class Worker:
     def _run(self, index: int, claim: Claim, call: dispatch.Call, started: float) -> None:
         timeout = call.options.timeout
         if timeout is not None:
-            self._reports.write(report.BEGIN, index, claim.ref, timeout, dispatch.delay_after(call, claim))
+            delay = dispatch.delay_after(call, claim)
+            self._reports.write(report.BEGIN, index, claim.ref, started, timeout, delay)
 
         def done(result: Any, exception: BaseException | None) -> None:
             outcome = dispatch.conclude(call, claim, result, exception, self._clock())
@@ -169,7 +170,7 @@ class Worker:
             self._stopping = True  # whatever was interrupted may be in any state: a fresh process goes on
         if hasattr(result, "__await__"):
             if timeout is None:
-                self._reports.write(report.BEGIN, index, claim.ref, None, None)
+                self._reports.write(report.BEGIN, index, claim.ref, started, None, None)
             if self._loop is None:
                 self._loop = EventLoop(self._limits.concurrency)
             self._loop.start(result, timeout, done)

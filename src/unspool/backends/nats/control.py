@@ -198,6 +198,9 @@ class NatsPresence:
     def ref(self) -> str:
         return self._sign.info(self._role).ref
 
+    def since(self) -> float:
+        return self._sign.info(self._role).since
+
     def info(self) -> WorkerInfo:
         """What was noted last."""
         return self._sign.info(self._role)

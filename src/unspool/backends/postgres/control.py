@@ -98,6 +98,9 @@ class PostgresPresence:
         _, _, length = _slot.unpack_from(self._map)
         return self._map[_slot.size : _slot.size + length].decode()
 
+    def since(self) -> float:
+        return float(_slot.unpack_from(self._map)[1])
+
     def hand_over(self) -> None:
         """Nothing: the child shows its own."""
 

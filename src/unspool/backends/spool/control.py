@@ -161,6 +161,9 @@ class SpoolPresence:
     def ref(self) -> str:
         return _read_slot("", self._map[:_SIZE]).ref
 
+    def since(self) -> float:
+        return _read_slot("", self._map[:_SIZE]).since
+
     def hand_over(self) -> None:
         """In the parent, after a fork: the child alone holds the lock now, the parent still reads."""
         if self._fd >= 0:
