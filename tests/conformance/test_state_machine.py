@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from unspool.backends.base import UNNUMBERED
+from unspool.backends.base import UNNUMBERED, Backend, Feed
 from unspool.backends.memory import MemoryBackend
 from unspool.backends.spool import SpoolBackend
 from unspool.backends.spool.feed import SpoolFeed
@@ -44,12 +44,15 @@ class Task:
     held: tuple[Claim, Claim] | None = None
 
 
-class SpoolLikeMemory(RuleBasedStateMachine):
-    window = 50_000
+class LikeMemory(RuleBasedStateMachine):
+    """What any ground is asked to do. An heir says what the ground is: ``spool`` and ``feed``, a worker's ``claim``,
+    and what is left of it when it is killed."""
+
+    spool: Backend
+    feed: Feed
 
     def __init__(self) -> None:
         super().__init__()
-        self.place = tempfile.mkdtemp(prefix="unspool-machine-")
         self.clock = FakeClock()
         self.start, self.moment = self.clock.now, 0
         self.memory = MemoryBackend(clock=self.clock)
@@ -59,8 +62,28 @@ class SpoolLikeMemory(RuleBasedStateMachine):
         self.open()
 
     def open(self) -> None:
-        self.spool = SpoolBackend(f"{self.place}/mail", durable=False, clock=self.clock)
-        self.feed = SpoolFeed(self.spool._directory, self.spool.control, self.clock, Window(self.window))
+        """Starts a supervisor."""
+        raise NotImplementedError
+
+    def claim(self, ref: str) -> Claim | Refusal:
+        """A worker claims a task."""
+        return self.spool.claim(ref)
+
+    def settle_claim(self, claim: Claim, disposition: Disposition) -> float | None:
+        """It settles what it claimed."""
+        return self.spool.settle(claim, disposition)
+
+    def kill(self, claim: Claim) -> None:
+        """It dies, and the ground has noticed."""
+        raise NotImplementedError
+
+    def look(self) -> None:
+        """The feed takes in all that was done before."""
+        while self.feed.refresh():
+            pass
+
+    def clean(self) -> None:
+        """Removes what there was."""
 
     def teardown(self) -> None:
         for task in self.tasks.values():
@@ -68,7 +91,7 @@ class SpoolLikeMemory(RuleBasedStateMachine):
                 self.die(task)
         self.feed.close()
         self.spool.close()
-        shutil.rmtree(self.place)
+        self.clean()
 
     # --- time: whole milliseconds from the start, each due time used once
 
@@ -184,12 +207,11 @@ class SpoolLikeMemory(RuleBasedStateMachine):
 
     def next_claim(self) -> Claim | None:
         while True:
-            while self.feed.refresh():
-                pass
+            self.look()
             tickets = self.feed.take(1)
             if not tickets:
                 return None
-            claim = self.spool.claim(tickets[0].ref)
+            claim = self.claim(tickets[0].ref)
             if isinstance(claim, Claim):
                 return claim
             assert isinstance(claim, Refusal)
@@ -220,6 +242,7 @@ class SpoolLikeMemory(RuleBasedStateMachine):
         if end is None:
             self.die(task)
             self.feed.doubt()
+            self.look()
         elif isinstance(end, Retry):
             self.settle(task, Retry(self.later(end.at)))
         else:
@@ -238,7 +261,7 @@ class SpoolLikeMemory(RuleBasedStateMachine):
     def settle(self, task: Task, disposition: Disposition) -> None:
         assert task.held
         here, there = task.held
-        until = self.spool.settle(here, disposition)
+        until = self.settle_claim(here, disposition)
         self.feed.settled(here.ref, until)
         expected = self.memory.settle(there, disposition)
         assert (until is None) == (expected is None)
@@ -247,11 +270,9 @@ class SpoolLikeMemory(RuleBasedStateMachine):
             del self.tasks[task.label]
 
     def die(self, task: Task) -> None:
-        """What the kernel does to a claim when its process is killed: nothing but to close its descriptors."""
         assert task.held
         here, there = task.held
-        self.spool._claimed.discard(here.token.file)
-        os.close(here.token.file)
+        self.kill(here)
         self.memory.crash(there)
         task.held = None
 
@@ -279,12 +300,35 @@ class SpoolLikeMemory(RuleBasedStateMachine):
         return tasks[choice % len(tasks)]
 
     @staticmethod
-    def labels(backend: SpoolBackend | MemoryBackend, state: State) -> list[str]:
+    def labels(backend: Backend, state: State) -> list[str]:
         return [entry.task for entry in backend.entries(frozenset({state}))]
 
     @staticmethod
     def seen(entry: Entry) -> tuple[object, ...]:
         return entry.state, entry.task, entry.priority, entry.attempts, entry.size, entry.reason
+
+
+class SpoolLikeMemory(LikeMemory):
+    """A spool directory."""
+
+    window = 50_000
+
+    def __init__(self) -> None:
+        self.place = tempfile.mkdtemp(prefix="unspool-machine-")
+        super().__init__()
+
+    def open(self) -> None:
+        self.backend = SpoolBackend(f"{self.place}/mail", durable=False, clock=self.clock)
+        self.spool = self.backend
+        self.feed = SpoolFeed(self.backend._directory, self.backend.control, self.clock, Window(self.window))
+
+    def kill(self, claim: Claim) -> None:
+        """What the kernel does to a claim when its process is killed: nothing but to close its descriptors."""
+        self.backend._claimed.discard(claim.token.file)
+        os.close(claim.token.file)
+
+    def clean(self) -> None:
+        shutil.rmtree(self.place)
 
 
 class WithNarrowWindow(SpoolLikeMemory):

@@ -1,14 +1,21 @@
 """One real server for all these tests, and a queue of its own for each."""
 
+import contextlib
+import os
+import re
+import signal
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from unspool.address import Address, parse
-from unspool.backends.postgres import schema
+from unspool.backends.postgres import PostgresBackend, schema
 from unspool.backends.postgres.connection import Connector
+from unspool.config import Settings
 
+from ..runtime.conftest import PATIENCE, Place
 from .server import Server, serving
 
 
@@ -44,3 +51,44 @@ def migrate(url: str) -> tuple[int, int]:
         return schema.migrate(connection)
     finally:
         connection.close()
+
+
+@pytest.fixture
+def place(tmp_path: Path, address: Address) -> Iterator[Place]:
+    """A place for an application whose spooler is on the server; its supervisors end when the test does."""
+    with place_at(tmp_path, address) as here:
+        yield here
+
+
+@contextlib.contextmanager
+def place_at(root: Path, address: Address) -> Iterator[Place]:
+    """A place whose spooler is this queue."""
+    here = Place(root)
+    here.env |= {"UNSPOOL_SPOOLERS": url_of(address), "UNSPOOL_SECRET_KEY": "a secret key of these tests" * 2}
+    del here.env["UNSPOOL_DURABILITY"]
+    try:
+        yield here
+    finally:
+        close_place(here)
+
+
+def url_of(address: Address, port: int | None = None) -> str:
+    """The URL of a queue, by way of a port."""
+    url = address.url if port is None else re.sub(r":\d+/", f":{port}/", address.url, count=1)
+    return f"{url}{'&' if '?' in url else '?'}spooler={address.spooler}"
+
+
+def close_place(here: Place) -> None:
+    """Ends what runs there, workers that a failed test left at a gate, too."""
+    for running in here.running:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(running.process.pid, signal.SIGKILL)
+        running.process.wait(PATIENCE)
+        running._reader.join(PATIENCE)
+        assert running.process.stderr is not None
+        running.process.stderr.close()
+
+
+def look_at(address: Address) -> PostgresBackend:
+    """The test's own view of a queue; pickles are not opened by looking."""
+    return PostgresBackend(address, Settings(), trusting=True)

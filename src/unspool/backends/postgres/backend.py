@@ -7,7 +7,8 @@ stays open while a task runs.
 
 What is done is put off until the next claim and settled by the same statement, so that a task costs a worker one round
 trip. Each claim has a number, the fence, and nothing is settled under another's: whoever was cut off and comes back
-late, after the task was given to somebody else, is refused.
+late, after the task was given to somebody else, is refused. The number is random, for a count that a crash of the
+server has set back would come to the same number again.
 """
 
 import logging
@@ -118,12 +119,13 @@ class PostgresBackend:
             return []
         values = self._to_send(envelopes)
         with self._connector.lend() as connection:
+            prepare = connection.prepare_threshold is not None
             if self._durable:
-                row = connection.execute(statement("send"), values, binary=True).fetchone()
+                row = connection.execute(statement("send"), values, prepare=prepare, binary=True).fetchone()
             else:
                 with connection.transaction():
                     connection.execute("SET LOCAL synchronous_commit = off")
-                    row = connection.execute(statement("send"), values, binary=True).fetchone()
+                    row = connection.execute(statement("send"), values, prepare=prepare, binary=True).fetchone()
         return self._sent(row)
 
     def send_within(self, connection: Any, envelopes: Sequence[Envelope]) -> list[str]:
@@ -278,19 +280,28 @@ class PostgresBackend:
         """
         if not done:
             return
-        values = {
+        try:
+            gone = self._gone(done, insist)
+        except Away:
+            self._keep_done(done)
+            raise
+        self._settled(done, gone)
+
+    def _gone(self, done: Sequence[Run], insist: bool) -> Sequence[int]:
+        """The numbers of those that were still ours."""
+        if len(done) == 1:
+            values = self._next(None, None, done[0])
+            row = self._session.insist(lambda: self._session.next(values)) if insist else self._session.next(values)
+            return () if row[0] is None else (int(done[0][0].ref),)
+        columns = {
             "ids": [int(claim.ref) for claim, _ in done],
             "fences": [claim.token for claim, _ in done],
             "locks": TASKS,
             **self._names.values(),
             **self._history.columns([record for _, record in done if record is not None]),
         }
-        try:
-            gone = (self._insist if insist else self._session.execute)("ack", values)[0]
-        except Away:
-            self._keep_done(done)
-            raise
-        self._settled(done, gone or ())
+        found: Sequence[int] = (self._insist if insist else self._session.execute)("ack", columns)[0] or ()
+        return found
 
     def _settled(self, done: Sequence[Run], gone: Sequence[int]) -> None:
         for claim, _ in done:

@@ -18,7 +18,7 @@ from psycopg import conninfo, pq
 from ...errors import SpoolerUnusable
 from . import schema
 
-__all__ = ["Away", "Connection", "Connector", "first_line"]
+__all__ = ["Away", "Connection", "Connector", "close_all", "first_line"]
 
 Connection = psycopg.Connection[Any]
 
@@ -70,7 +70,7 @@ class Connector:
         self._idle: list[Connection] = []
         self._lock = threading.Lock()
         self._pid = os.getpid()
-        weakref.finalize(self, _close_all, self._idle)
+        weakref.finalize(self, close_all, self._idle)
 
     def open(self, *, check: bool = True, **options: Any) -> Connection:
         """A new connection, each statement a transaction of its own.
@@ -108,8 +108,9 @@ class Connector:
         try:
             yield connection
         except psycopg.Error as error:
-            connection.close() if _is_lost(connection, error) else self._keep(connection)
-            raise self.unusable(error) from error
+            unusable = self.unusable(error, lost=connection.closed)
+            connection.close() if isinstance(unusable, Away) else self._keep(connection)
+            raise unusable from error
         except BaseException:
             if connection.pgconn.transaction_status == pq.TransactionStatus.IDLE:
                 self._keep(connection)
@@ -121,10 +122,13 @@ class Connector:
     def close(self) -> None:
         """Ends the idle connections."""
         with self._own():
-            _close_all(self._idle)
+            close_all(self._idle)
 
-    def unusable(self, error: psycopg.Error) -> SpoolerUnusable:
-        """What a caller gets for an error of the server's or of the way to it."""
+    def unusable(self, error: psycopg.Error, *, lost: bool = False) -> SpoolerUnusable:
+        """What a caller gets for an error of the server's or of the way to it.
+
+        :param lost: whether the connection went with it.
+        """
         text = first_line(error)
         if isinstance(error, psycopg.errors.ReadOnlySqlTransaction) or "session is read-only" in text:
             return SpoolerUnusable(
@@ -134,6 +138,8 @@ class Connector:
         if isinstance(error, psycopg.errors.InsufficientPrivilege):
             return SpoolerUnusable(f"spooler {self.name} cannot be used: {text}; who needs which is in docs/guide/"
                                    "postgresql.md")  # fmt: skip
+        if lost:
+            return Away(f"spooler {self.name} cannot be reached: {text}")
         refused = error.sqlstate is not None and not error.sqlstate.startswith(("08", "57P", "53"))
         if not isinstance(error, psycopg.OperationalError | psycopg.InterfaceError) or refused:
             return SpoolerUnusable(f"spooler {self.name} cannot be used: {text}")
@@ -162,7 +168,7 @@ class Connector:
         """The list, after a fork a fresh one."""
         if self._pid != os.getpid():
             self._pid, self._lock = os.getpid(), threading.Lock()
-            _close_all(self._idle)
+            close_all(self._idle)
         with self._lock:
             yield
 
@@ -171,10 +177,6 @@ class Connector:
         """Proxies hand out process numbers of their own."""
         row = connection.execute("SELECT pg_backend_pid()").fetchone()
         return row is not None and row[0] != connection.info.backend_pid
-
-
-def _is_lost(connection: Connection, error: psycopg.Error) -> bool:
-    return connection.closed or connection.broken or isinstance(error, psycopg.OperationalError)
 
 
 def _is_stale(connection: Connection) -> bool:
@@ -186,7 +188,8 @@ def _is_stale(connection: Connection) -> bool:
     return bool(poller.poll(0))
 
 
-def _close_all(connections: list[Connection]) -> None:
+def close_all(connections: list[Connection]) -> None:
+    """Closes those that are this process's own, and empties the list."""
     while connections:
         connection = connections.pop()
         if not any(connection is parent for parent in _parents):

@@ -52,7 +52,7 @@ class PostgresFeed:
         self._paused = False
         self._others = True
         self._gone = False
-        self._next_due: float | None = None  # by our own clock
+        self._next_due: float | None = 0.0  # by our own clock
         self._next_look = 0.0
         self._next_doubt = self._next_watch = self._next_try = 0.0  # by the monotonic clock
         self._patience = _BACK[0]
@@ -174,7 +174,7 @@ class PostgresFeed:
     def _look(self, now: float) -> None:
         """Asks for all that has to be known, after what has become due meanwhile was made ready."""
         self._changed = False
-        if self._next_due is None or now >= self._next_due:
+        if self._next_due is not None and now >= self._next_due:
             self._session.execute("promote", self._values())
         there, paused, period, rank, due, number, later, others = self._session.execute("look", self._values())
         self._paused = paused

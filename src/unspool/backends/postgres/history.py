@@ -98,7 +98,9 @@ class History:
         values = {"spooler": self._names.spooler, "limit": limit, "id": self._inner(id or "")}
         with self._connector.lend() as connection:
             rows = connection.execute(statement("history" if id is None else "history_of"), values, binary=True)
-            return [Record(self._outer(row[0]), *row[1:]) for row in rows]
+            found = [Record(self._outer(row[0]), *row[1:]) for row in rows]
+        # Crashes are written by another process than the rest, and perhaps a moment later.
+        return sorted(found, key=lambda record: record.started + record.duration, reverse=True)
 
     def _inner(self, id: str) -> str:
         number = self._names.number(id)

@@ -12,6 +12,7 @@ import select
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
@@ -20,7 +21,7 @@ from psycopg import pq
 from psycopg.errors import error_from_result
 
 from ...errors import SpoolerUnusable
-from .connection import Away, Connection, Connector
+from .connection import Away, Connection, Connector, close_all
 from .names import Names
 from .sql import statement
 
@@ -53,6 +54,8 @@ class Session:
         self._connector = connector
         self._names = names
         self._listener: Callable[[], None] | None = None
+        self._opened_ones: list[Connection] = []
+        weakref.finalize(self, close_all, self._opened_ones)
         self._begin_anew()
 
     def _begin_anew(self) -> None:
@@ -74,12 +77,17 @@ class Session:
         :raises SpoolerUnusable: if it refuses.
         """
         with self._held() as connection:
-            return connection.execute(statement(name), values, binary=True).fetchone()
+            return self._run(connection, name, values).fetchone()
 
     def rows(self, name: str, values: Mapping[str, Any]) -> list[Any]:
         """The same for any number of rows."""
         with self._held() as connection:
-            return connection.execute(statement(name), values, binary=True).fetchall()
+            return self._run(connection, name, values).fetchall()
+
+    @staticmethod
+    def _run(connection: Connection, name: str, values: Mapping[str, Any]) -> psycopg.Cursor[Any]:
+        prepare = connection.prepare_threshold is not None
+        return connection.execute(statement(name), values, prepare=prepare, binary=True)
 
     def next(self, values: Sequence[bytes | None]) -> Sequence[bytes | None]:
         """Runs ``next.sql``, past psycopg's conversions, which cost a worker more than all the rest: one round trip a
@@ -213,8 +221,8 @@ class Session:
             try:
                 yield self._connection
             except psycopg.Error as error:
-                unusable = self._connector.unusable(error)
-                if isinstance(unusable, Away) or self._connection.closed:
+                unusable = self._connector.unusable(error, lost=self._connection.closed)
+                if isinstance(unusable, Away):
                     self._lose()
                 raise unusable from error
 
@@ -236,6 +244,7 @@ class Session:
             raise self._connector.unusable(error) from error
         if self._listener is not None:
             self._listener()
+        self._opened_ones[:] = [connection]
         return connection
 
     def _take_up(self, connection: Connection, role: str, key: int) -> None:

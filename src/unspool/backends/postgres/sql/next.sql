@@ -14,7 +14,7 @@ WITH time AS (
     SELECT $4::text, id::text, $8::text, $9::text, $10::int4, $11::float8, $12::float8, $13::int4, $14::text
     FROM done WHERE $9::text IS NOT NULL
 ), begun AS (
-    UPDATE unspool.task SET begun = time.now, attempts = attempts + 1, fence = fence + 1, worker = $5::int4,
+    UPDATE unspool.task SET begun = time.now, attempts = attempts + 1, fence = (random() * 2147483646)::int4, worker = $5::int4,
         owner = coalesce(owner, $5::int4)
     FROM time
     WHERE id = $3::int8 AND spooler = $4::text AND state < 2 AND begun IS NULL AND due <= time.now

@@ -11,9 +11,11 @@ WITH held AS MATERIALIZED (
         (owner = %(owner)s AND id = ANY(%(ids)s::int8[]))
         OR (%(others)s AND owner <> %(owner)s AND %(processes)s + owner NOT IN (SELECT lock FROM held)))
         AND %(locks)s + id NOT IN (SELECT lock FROM held)
-        AND (owner = %(owner)s OR begun IS NULL OR pg_postmaster_start_time() < now() - make_interval(secs => %(grace)s))
+        -- A start of the server ends all sessions: those of before have a while to come back to what they run.
+        AND (owner = %(owner)s OR begun IS NULL OR pg_postmaster_start_time() < now() - make_interval(secs => %(grace)s)
+            OR NOT EXISTS (SELECT FROM unspool.process WHERE key = owner AND since <= pg_postmaster_start_time()))
 ), freed AS (
-    UPDATE unspool.task SET owner = NULL, begun = NULL, worker = NULL, fence = task.fence + 1,
+    UPDATE unspool.task SET owner = NULL, begun = NULL, worker = NULL, fence = 0,
         state = (task.due > coalesce(%(clock)s::float8, extract(epoch FROM statement_timestamp())::float8))::int,
         crashes = crashes + (task.begun IS NOT NULL)::int
     FROM lost

@@ -12,7 +12,8 @@ CREATE TABLE unspool.process (
     spooler text NOT NULL,
     role text NOT NULL,
     host text NOT NULL,
-    pid integer NOT NULL
+    pid integer NOT NULL,
+    since timestamptz NOT NULL DEFAULT now()    -- of its session
 );
 
 CREATE TABLE unspool.task (
@@ -20,7 +21,7 @@ CREATE TABLE unspool.task (
     due double precision NOT NULL,
     begun double precision,                 -- when its run began; null if none is on
     rank integer NOT NULL,                  -- the priority; 1000000000 without one
-    fence integer NOT NULL DEFAULT 0,       -- counts claims: whoever lost one cannot settle it
+    fence integer NOT NULL DEFAULT 0,       -- the claim's own number: whoever lost one cannot settle it
     owner integer,                          -- the process that holds it back from others; null while it is free
     worker integer,                         -- the process that runs it
     attempts integer NOT NULL DEFAULT 0,

@@ -1,0 +1,86 @@
+"""PostgreSQL does what memory does, whatever is asked of the two; see ``tests/conformance/test_state_machine.py``."""
+
+from typing import ClassVar
+
+import psycopg
+import pytest
+from hypothesis import HealthCheck, settings
+
+from unspool.backends.postgres import PostgresBackend
+from unspool.backends.postgres.feed import PostgresFeed
+from unspool.backends.postgres.session import TASKS
+from unspool.config import Settings
+from unspool.message import Claim, Disposition, Refusal
+
+from ..conformance.test_state_machine import LikeMemory
+from .conftest import queue_in
+
+
+class PostgresLikeMemory(LikeMemory):
+    """Each claim is made by a worker with a session of its own, which is what is killed."""
+
+    url: ClassVar[str]
+
+    def __init__(self) -> None:
+        self.address = queue_in(self.url)
+        self.free: list[PostgresBackend] = []
+        self.working: dict[str, PostgresBackend] = {}
+        super().__init__()
+
+    def make(self) -> PostgresBackend:
+        return PostgresBackend(self.address, Settings(), trusting=True, clock=self.clock)
+
+    def open(self) -> None:
+        self.spool = self.make()
+        self.feed = self.spool.feed()
+
+    def claim(self, ref: str) -> Claim | Refusal:
+        worker = self.free.pop() if self.free else self.make()
+        claim = worker.claim(ref)
+        if isinstance(claim, Claim):
+            self.working[ref] = worker
+        else:
+            self.free.append(worker)
+        return claim
+
+    def settle_claim(self, claim: Claim, disposition: Disposition) -> float | None:
+        worker = self.working.pop(claim.ref)
+        until = worker.settle(claim, disposition)
+        worker.flush()
+        self.free.append(worker)
+        return until
+
+    def kill(self, claim: Claim) -> None:
+        worker = self.working.pop(claim.ref)
+        connection = worker._session._connection
+        assert connection is not None
+        connection.close()
+        with psycopg.connect(self.url) as control:  # waits for the lock: the server has noticed when it gives it
+            control.execute("SELECT pg_advisory_xact_lock(%s)", [TASKS + int(claim.ref)])
+
+    def look(self) -> None:
+        assert isinstance(self.feed, PostgresFeed)
+        self.feed._session.rows("switches", self.feed._names.values())  # brings all notifications along
+        super().look()
+
+    def clean(self) -> None:
+        for worker in self.free:
+            worker.close()
+
+
+PostgresLikeMemory.TestCase.settings = settings(
+    max_examples=10,
+    stateful_step_count=25,
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+
+
+@pytest.mark.timeout(600)
+class TestPostgresLikeMemory(PostgresLikeMemory.TestCase):
+    """No sequence of commands tells the two apart."""
+
+    @pytest.fixture(autouse=True)
+    def there(self, database: str) -> None:
+        PostgresLikeMemory.url = database
