@@ -15,18 +15,21 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import address
+from . import address, wire
 from .backends.base import Backend, check_period
+from .backends.depot import Depot, Movable
 from .errors import ConfigurationError, NoSpooler, OptionRefused, UnspoolError
 from .imports import late
 from .signing import Signer, check_keys
 
 if TYPE_CHECKING:
+    from .runtime.carrier import Carrier
     from .runtime.inside import Inside, SpoolerHandler
 
-__all__ = ["Settings", "backend", "candidates", "configure", "origins", "settings", "spooler_names"]
+__all__ = ["Settings", "backend", "candidates", "carrier", "configure", "origins", "settings", "spooler_names"]
 
 _HOW = (
     "set UNSPOOL_SPOOLERS=/path/to/directory, or call unspool.configure(spoolers=[...]), "
@@ -207,6 +210,38 @@ def candidates(id: str) -> Iterator[Backend]:
         yield backend(place)
 
 
+def carrier(source: Backend, destination: Backend, *, vouch: bool = False, refuse: bool = False) -> "Carrier":
+    """What carries the tasks of one spooler to another.
+
+    :param vouch: True to sign, where a secret key is set, what carries no signature at all.
+    :param refuse: True to set what cannot go there aside as corrupt.
+    :raises OptionRefused: if they are the same spooler, or of a kind that tasks cannot be carried from or to.
+    """
+    with late:
+        from .runtime.carrier import Carrier
+
+    if _real(source.name) == _real(destination.name):
+        raise OptionRefused(f"spooler {source.name} and {destination.name} are the same; name two")
+    queue = _queue(destination.name)
+    readdress = partial(wire.readdress, queue=queue, old=_signer(_queue(source.name)), new=_signer(queue), vouch=vouch)
+    return Carrier(_depot(source), _depot(destination), destination.name, readdress, refuse=refuse)
+
+
+def _depot(one: Backend) -> Depot:
+    if not isinstance(one, Movable):
+        raise OptionRefused(f"spooler {one.name} is of a kind that tasks cannot be carried from or to")
+    return one.depot
+
+
+def _real(name: str) -> str:
+    return name if address.is_url(name) else os.path.realpath(name)
+
+
+def _queue(name: str) -> str:
+    """What the tasks of a spooler are signed for: a directory may be reached by several paths."""
+    return basename(_real(name))
+
+
 def _variable(name: str) -> str:
     return f"UNSPOOL_{name.upper()}"
 
@@ -285,7 +320,7 @@ def _open(path: str) -> Backend:
         period=(inside and frequency()) or chosen.period,
         history_limit=chosen.history_limit,
         history_age=chosen.history_age,
-        signer=_signer(os.path.basename(os.path.realpath(path))),
+        signer=_signer(_queue(path)),
     )
     return UwsgiBackend(store, uwsgi) if inside and uwsgi is not None else store
 
@@ -298,7 +333,7 @@ def _open_server(place: address.Address) -> Backend:
         )
     with late:
         make = getattr(importlib.import_module(ground.module), ground.backend)
-    made: Backend = make(place, settings(), signer=_signer(basename(place.name)))
+    made: Backend = make(place, settings(), signer=_signer(_queue(place.name)))
     return made
 
 

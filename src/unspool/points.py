@@ -38,6 +38,18 @@ NAMES = (
     # all of them
     "settled",  # the lock is let go of
     "reported",  # the supervisor can know
+    # carried to another queue
+    "leave.renamed",  # out of the way of workers
+    "carry.begun",  # all of a batch are
+    "accept.written",
+    "accept.renamed",
+    "carry.accepted",  # there, and not yet run
+    "left.renamed",
+    "carry.noted",  # the source knows where they are
+    "confirm.renamed",
+    "carry.confirmed",  # run there like any other
+    "gone.removed",
+    "carry.done",
 )
 
 

@@ -7,7 +7,8 @@ A sealed envelope ends its variables with ``unspool_sum``, eight hex digits of t
 and the body. It is the damage check and is verified before anything is decoded. uWSGI reads such a file like any other.
 
 A signed one has two more before that: ``unspool_queue``, the queue that it was sent to, and ``unspool_sig``, the
-signature of all variables before itself and the body. Who has no key verifies the checksum alone.
+signature of all variables before itself and the body. Who has no key verifies the checksum alone. With
+``unspool_foreign`` among its variables it is another program's, which had no seal before somebody vouched for it.
 """
 
 import functools
@@ -19,7 +20,7 @@ from .errors import Damaged, PayloadRefused, Unsigned
 from .message import Envelope
 from .signing import SIGNATURE_SIZE, Signer
 
-__all__ = ["HEADER_SIZE", "MAX_SIZE", "MAX_VARS", "SEAL", "dump", "load", "load_vars"]
+__all__ = ["HEADER_SIZE", "MAX_SIZE", "MAX_VARS", "SEAL", "dump", "load", "load_vars", "readdress"]
 
 HEADER_SIZE = 4
 MAX_VARS = 0xFFFF
@@ -31,7 +32,8 @@ _SUM_SIZE = len(_SUM_KEY) + 8
 _SIG_KEY = b"\x0b\x00unspool_sig%c\x00" % SIGNATURE_SIZE
 _SIG_SIZE = len(_SIG_KEY) + SIGNATURE_SIZE
 _QUEUE = "unspool_queue"
-SEAL = frozenset({_QUEUE, "unspool_sig", "unspool_sum"})
+_FOREIGN = "unspool_foreign"
+SEAL = frozenset({_QUEUE, "unspool_sig", "unspool_sum", _FOREIGN})
 """The variables that make up a seal; a sender's own cannot be called so."""
 
 _header = struct.Struct("<BHB").pack
@@ -89,14 +91,51 @@ def load(data: bytes, signer: Signer | None, *, priority: int | None = None, due
     if signer is None:
         found = _variables(data, HEADER_SIZE, signature)
         found.pop(_QUEUE, None)
-        return Envelope(found, body, priority, due)
+        return Envelope(found, body, priority, due, found.pop(_FOREIGN, None) is None)
     head = data[HEADER_SIZE:signature]
     genuine = signer.verify(head, body, data[seal - SIGNATURE_SIZE : seal])
     found = _variables(head, 0, len(head))
     queue = found.pop(_QUEUE, b"")
     if not genuine:
         raise Unsigned(_why_not(queue, signer))
-    return Envelope(found, body, priority, due)
+    return Envelope(found, body, priority, due, found.pop(_FOREIGN, None) is None)
+
+
+def readdress(data: bytes, queue: str, old: Signer | None, new: Signer | None, *, vouch: bool = False) -> bytes:
+    """The bytes of a task for another queue: the same ones, unless its signature names the queue that it is in now.
+
+    :param queue: the name of the other one; ``new`` signs for it, ``old`` verifies. Both are None without a secret key.
+    :param vouch: True to sign what carries no signature at all.
+    :raises Damaged: as ``load``.
+    :raises Unsigned: if it is not signed as it must be; or is, and there is no key to sign it anew.
+    """
+    if old is None or new is None:
+        load(data, None)
+        signed = _signed_for(data)
+        if signed is not None and signed != queue:
+            raise Unsigned(f"signed for the queue {signed!r}; without the secret key it is none in {queue!r}")
+        return data
+    try:
+        envelope = load(data, old)
+    except Unsigned:
+        if not vouch or _signed_for(data) is not None:
+            raise
+        envelope = load(data, None)
+    else:
+        if old.queue == new.queue:
+            return data
+    vars = envelope.vars if envelope.sealed else {**envelope.vars, _FOREIGN: b"1"}
+    return dump(vars, envelope.body, new)
+
+
+def _signed_for(data: bytes) -> str | None:
+    """The queue that a whole task is signed for, whoever did that; None if it is not signed."""
+    end = HEADER_SIZE + _unpack_size(data, 1)[0]
+    signature = end - _SUM_SIZE - _SIG_SIZE
+    if signature < HEADER_SIZE or not data.startswith(_SIG_KEY, signature):
+        return None
+    queue = _variables(data, HEADER_SIZE, signature).get(_QUEUE, b"")
+    return queue.decode("utf-8", "surrogateescape")
 
 
 def load_vars(data: bytes) -> Envelope:

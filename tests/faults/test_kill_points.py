@@ -18,7 +18,9 @@ from unspool.message import State
 from ..runtime.conftest import PATIENCE, Place
 
 PRODUCER_POINTS = [name for name in points.NAMES if name.startswith("send.")]
-WORKER_POINTS = [name for name in points.NAMES if name not in PRODUCER_POINTS]
+_CARRIED = ("leave.", "accept.", "left.", "confirm.", "gone.", "carry.")
+CARRIER_POINTS = [name for name in points.NAMES if name.startswith(_CARRIED)]  # see test_carrying
+WORKER_POINTS = [name for name in points.NAMES if name not in PRODUCER_POINTS + CARRIER_POINTS]
 
 APP = """
     from unspool import points

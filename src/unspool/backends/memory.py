@@ -7,6 +7,7 @@ said, and a state machine in the tests holds the one against the other.
 
 import itertools
 import time
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -29,6 +30,7 @@ from ..message import (
 )
 from ..signing import Signer
 from .base import UNNUMBERED, Capabilities, Clock, Feed, Presence, Ticket, WorkerInfo, check_period
+from .depot import MOVING, Parcel
 
 __all__ = ["MemoryBackend"]
 
@@ -44,6 +46,13 @@ class _Task:
     running: bool = False
     aside: State | None = None
     reason: str = ""
+    key: str = ""  # while it is leaving or arriving
+    arriving: bool = False
+    destination: str = ""
+
+    @property
+    def leaving(self) -> bool:
+        return bool(self.key) and not self.arriving
 
     def ticket(self, ref: str) -> Ticket:
         return Ticket(UNNUMBERED if self.priority is None else self.priority, self.due, ref)
@@ -72,6 +81,7 @@ class MemoryBackend:
         self._clock = clock
         self._numbers = itertools.count(1)
         self._tasks: dict[str, _Task] = {}
+        self.depot = MemoryDepot(self.name, self._tasks, self._numbers)
         self._records: list[Record] = []
 
     def exists(self) -> bool:
@@ -92,7 +102,7 @@ class MemoryBackend:
 
     def claim(self, ref: str) -> Claim | Refusal:
         task = self._tasks.get(ref)
-        if task is None or task.aside:
+        if task is None or task.aside or task.key:
             return Refusal(RefusalKind.GONE)
         if task.running:
             return Refusal(RefusalKind.BUSY)
@@ -141,14 +151,14 @@ class MemoryBackend:
 
     def entries(self, states: frozenset[State] = frozenset(State), limit: int | None = None) -> Iterator[Entry]:
         order = [State.RUNNING, State.READY, State.DEFERRED, State.DEAD, State.CORRUPT]
-        entries = [self._entry(ref, task) for ref, task in self._tasks.items()]
+        entries = [self._entry(ref, task) for ref, task in self._tasks.items() if not task.arriving]
         entries = [entry for entry in entries if entry.state in states]
 
         def position(entry: Entry) -> tuple[object, ...]:
             task = self._tasks[entry.id]
             rank = UNNUMBERED if task.priority is None else task.priority
             by = (task.due, rank) if entry.state is State.DEFERRED else (rank, task.due)
-            return order.index(entry.state), *by, task.number
+            return task.leaving, order.index(entry.state), *by, task.number
 
         return iter(sorted(entries, key=position)[:limit])
 
@@ -160,11 +170,11 @@ class MemoryBackend:
 
     def find(self, id: str) -> Entry | None:
         task = self._tasks.get(id)
-        return self._entry(id, task) if task else None
+        return self._entry(id, task) if task and not task.arriving else None
 
     def read(self, id: str) -> tuple[Entry, Envelope | None] | None:
         task = self._tasks.get(id)
-        if task is None:
+        if task is None or task.arriving:
             return None
         try:
             return self._entry(id, task), wire.load(task.data, None)
@@ -191,9 +201,11 @@ class MemoryBackend:
         """Nothing is held."""
 
     def _idle(self, id: str) -> _Task:
-        if id not in self._tasks:
+        if id not in self._tasks or self._tasks[id].arriving:
             raise LookupError(f"no task {id} in spooler {self.name}")
         task = self._tasks[id]
+        if task.leaving:
+            raise TaskBusy(f"task {id} {MOVING}")
         if task.running:
             raise TaskBusy(f"task {id} is running; ask again when it has ended")
         return task
@@ -206,7 +218,70 @@ class MemoryBackend:
             label = task_label(wire.load_vars(task.data).vars)
         except Damaged:
             label = "?"
-        return Entry(ref, state, self.name, label, task.priority, task.due, task.attempts, len(task.data), task.reason)
+        reason = task.reason or (MOVING if task.leaving else "")
+        return Entry(ref, state, self.name, label, task.priority, task.due, task.attempts, len(task.data), reason)
+
+
+class MemoryDepot:
+    """Implements ``depot.Depot`` with marks on the tasks. There is nobody else who could carry them."""
+
+    def __init__(self, name: str, tasks: dict[str, _Task], numbers: Iterator[int]) -> None:
+        self._name = name
+        self._tasks = tasks
+        self._numbers = numbers
+
+    def leave(self, ids: Iterable[str]) -> list[Parcel]:
+        parcels = []
+        for id in ids:
+            task = self._tasks.get(id)
+            if task is not None and not task.running and not task.key:
+                task.key = uuid.uuid4().hex
+                parcels.append(self._parcel(id, task))
+        return parcels
+
+    def departures(self) -> list[Parcel]:
+        return [self._parcel(id, task) for id, task in self._tasks.items() if task.leaving]
+
+    def release(self) -> None:
+        """Nothing is held."""
+
+    def stay(self, parcels: Sequence[Parcel], corrupt: str = "") -> None:
+        for parcel in parcels:
+            task = self._tasks[parcel.id]
+            task.key = ""
+            if corrupt and not task.aside:
+                task.aside, task.reason = State.CORRUPT, corrupt
+
+    def left(self, parcels: Sequence[Parcel], destination: str) -> list[Parcel]:
+        for parcel in parcels:
+            self._tasks[parcel.id].destination = destination
+        return [parcel._replace(destination=destination) for parcel in parcels]
+
+    def gone(self, parcels: Sequence[Parcel]) -> None:
+        for parcel in parcels:
+            self._tasks.pop(parcel.id, None)
+
+    def accept(self, parcels: Sequence[Parcel]) -> None:
+        for parcel in parcels:
+            id = next((id for id, task in self._tasks.items() if task.arriving and task.key == parcel.key), None)
+            number = next(self._numbers) if id is None else self._tasks[id].number
+            aside = None if parcel.state is State.READY else parcel.state
+            self._tasks[f"memory:{self._name}/{number}"] = _Task(
+                number, parcel.data, parcel.priority, parcel.due, parcel.attempts, parcel.crashes,
+                aside=aside, reason=parcel.reason, key=parcel.key, arriving=True,
+            )  # fmt: skip
+
+    def confirm(self, parcels: Sequence[Parcel]) -> None:
+        keys = {parcel.key for parcel in parcels}
+        for task in self._tasks.values():
+            if task.arriving and task.key in keys:
+                task.key, task.arriving = "", False
+
+    @staticmethod
+    def _parcel(id: str, task: _Task) -> Parcel:
+        state = task.aside or State.READY
+        return Parcel(task.key, id, state, task.data, task.priority, task.due, task.attempts, task.crashes,
+                      task.reason, task.destination)  # fmt: skip
 
 
 class MemoryFeed:
@@ -246,7 +321,7 @@ class MemoryFeed:
         self._out.clear()
 
     def next_due(self) -> float | None:
-        return min((task.due for task in self._tasks.values() if not task.aside), default=None)
+        return min((task.due for task in self._tasks.values() if not task.aside and not task.key), default=None)
 
     @property
     def paused(self) -> bool:
@@ -272,7 +347,7 @@ class MemoryFeed:
         due = [
             (task.ticket(ref), task.number)
             for ref, task in self._tasks.items()
-            if not task.aside and not task.running and task.due <= now and ref not in self._out
+            if not task.aside and not task.running and not task.key and task.due <= now and ref not in self._out
         ]
         return [ticket for ticket, _ in sorted(due, key=lambda item: (item[0].rank, item[0].due, item[1]))]
 

@@ -21,6 +21,7 @@ from typing import Any, Protocol
 from ..errors import ConfigurationError
 from ..message import Claim, Disposition, Entry, Envelope, Record, Refusal, State
 from .base import Backend, Capabilities, Control, Feed, Presence, WorkerInfo
+from .depot import Depot
 
 __all__ = ["UwsgiBackend", "frequency", "install", "module", "spoolers"]
 
@@ -88,6 +89,10 @@ class Store(Backend, Protocol):
     @property
     def agenda(self) -> Agenda:
         """Its tasks without a priority."""
+
+    @property
+    def depot(self) -> Depot:
+        """Its side of a move."""
 
     def let_go(self, ref: str) -> None:
         """Gives up the lock that uWSGI has on a file in this process."""
@@ -185,6 +190,10 @@ class UwsgiBackend:
         return self
 
     # --- producers
+
+    @property
+    def depot(self) -> Depot:
+        return self._store.depot
 
     def exists(self) -> bool:
         return self._store.exists()

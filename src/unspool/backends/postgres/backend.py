@@ -43,6 +43,7 @@ from ..base import UNNUMBERED, UNSIGNED_PICKLE, Capabilities, Clock, Feed, Setti
 from . import schema
 from .connection import Away, Connector
 from .control import PostgresControl
+from .depot import PostgresDepot
 from .feed import PostgresFeed
 from .history import History
 from .listing import Listing
@@ -94,6 +95,9 @@ class PostgresBackend:
         self._history = History(self._connector, self._names, settings.history_limit, settings.history_age, self._now)
         self._listing = Listing(self._connector, self._names, self._now)
         self.control = PostgresControl(self._connector, self._session, self._names, settings.period)
+        self.depot = PostgresDepot(
+            self._connector, self._session, self._names, self._check, self._now, self._local, self._changed
+        )
         self._feeds: weakref.WeakSet[PostgresFeed] = weakref.WeakSet()
         self._begin_anew()
 
@@ -139,8 +143,7 @@ class PostgresBackend:
         return self._sent(keep_within(connection, self.name, self._to_send(envelopes))) if envelopes else []
 
     def _to_send(self, envelopes: Sequence[Envelope]) -> Mapping[str, Any]:
-        if not self._pickles and any(map(codec.is_pickled, envelopes)):
-            raise PayloadRefused(f"spooler {self.name} does not take this payload: {UNSIGNED_PICKLE}")
+        self._check(envelopes)
         return {
             "clock": self._now(),
             "local": self._local(),
@@ -151,9 +154,16 @@ class PostgresBackend:
             "dues": [envelope.due for envelope in envelopes],
         }
 
-    def _sent(self, row: Any) -> list[str]:
+    def _check(self, envelopes: Sequence[Envelope]) -> None:
+        if not self._pickles and any(map(codec.is_pickled, envelopes)):
+            raise PayloadRefused(f"spooler {self.name} does not take this payload: {UNSIGNED_PICKLE}")
+
+    def _changed(self) -> None:
         for feed in self._feeds:
             feed.changed()
+
+    def _sent(self, row: Any) -> list[str]:
+        self._changed()
         return [self._names.id(number) for number in row[0]]
 
     # --- workers

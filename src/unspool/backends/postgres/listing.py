@@ -11,6 +11,7 @@ from ...codec import task_label
 from ...errors import Damaged, TaskBusy
 from ...message import Entry, Envelope, State
 from ..base import UNNUMBERED
+from ..depot import MOVING
 from .connection import Connector
 from .names import Names
 from .session import PROCESSES, TASKS
@@ -80,7 +81,7 @@ class Listing:
         with self._connector.lend() as connection, connection.transaction():
             row = connection.execute(statement("hold"), values).fetchone() if number is not None else None
             if row is not None and not row[0]:
-                raise TaskBusy(f"task {id} is running; ask again when it has ended")
+                raise TaskBusy(f"task {id} is running, or {MOVING}; ask again when that has ended")
             if number is None or row is None or connection.execute(statement(verb), values).fetchone() is None:
                 raise LookupError(f"no task {id} in spooler {self._names.name}")
         return number
@@ -96,7 +97,7 @@ class Listing:
 
     def _values(self, **more: Any) -> dict[str, Any]:
         values = {"clock": self._now(), "locks": TASKS, "processes": PROCESSES, "id": None, "limit": None}
-        return values | {"whole": False, "states": []} | self._names.values() | more
+        return values | {"whole": False, "states": [], "moving": MOVING} | self._names.values() | more
 
     def _entry(self, row: Any, *, whole: bool = False) -> tuple[Entry, Envelope | None]:
         number, rank, due, attempts, reason, shown, size, data = row

@@ -9,7 +9,15 @@ from ... import points
 from .attempts import Count
 from .layout import ASIDE, TMP, Directory
 
-__all__ = ["REASON_SUFFIX", "bring_back", "discard", "read_reason", "set_aside"]
+__all__ = [
+    "REASON_SUFFIX",
+    "bring_back",
+    "discard",
+    "discard_reason",
+    "read_reason",
+    "set_aside",
+    "write_reason",
+]
 
 REASON_SUFFIX = ".reason"
 _REASON_SIZE = 2000
@@ -23,11 +31,11 @@ def set_aside(
     A reason that cannot be written, as on a full disk, does not keep the task in the way.
     """
     part = _part(state, ref)
-    target_at, target = directory.place(part, _free_name(directory, part, os.path.basename(name)))
+    target_at, target = directory.place(part, _free_name(directory, part, os.path.basename(ref)))
     points.reach("bury.begin")
     note = {"reason": reason[:_REASON_SIZE], "at": now, "attempts": count.attempts, "crashes": count.crashes}
     with contextlib.suppress(OSError):
-        _write_note(directory, target_at, target + REASON_SUFFIX, note)
+        write_reason(directory, target_at, target, note)
     points.reach("bury.noted")
     os.rename(name, target, src_dir_fd=at, dst_dir_fd=target_at)
     points.reach("bury.moved")
@@ -62,6 +70,11 @@ def discard(directory: Directory, state: str, ref: str) -> None:
     _remove_note(at, name)
 
 
+def discard_reason(directory: Directory, state: str, ref: str) -> None:
+    """Deletes the note of a task that has left from where it was set aside."""
+    _remove_note(*directory.at(f"{ASIDE[state]}/{ref}"))
+
+
 def _part(state: str, ref: str) -> str:
     priority, slash, _ = ref.rpartition("/")
     return f"{ASIDE[state]}/{priority}" if slash else ASIDE[state]
@@ -80,8 +93,10 @@ def _free_name(directory: Directory, part: str, name: str) -> str:
         candidate = f"{name}~{number}"
 
 
-def _write_note(directory: Directory, at: int, name: str, note: dict[str, Any]) -> None:
+def write_reason(directory: Directory, at: int, name: str, note: dict[str, Any]) -> None:
+    """Writes the note beside a task (``name`` in the directory ``at``)."""
     tmp = directory.fd(TMP)
+    name += REASON_SUFFIX
     draft = os.path.basename(name)
     fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=tmp)
     try:

@@ -17,11 +17,13 @@ from ...codec import task_label
 from ...errors import Damaged, TaskBusy
 from ...message import Entry, Envelope, State
 from ..base import Clock
+from ..depot import MOVING
 from . import lock
 from .aside import REASON_SUFFIX, bring_back, discard, read_reason
 from .attempts import Attempts, read_count
 from .file import read_whole
 from .layout import ASIDE, Directory, hint, is_priority, is_task, priority_of, rank_of, renamed
+from .leaving import Leaving, under_way
 
 __all__ = ["Listing"]
 
@@ -66,6 +68,8 @@ class Listing:
             counts[self._state(seen, now, locked)] += 1
         for state in ASIDE:
             counts[State(state)] += sum(1 for _ in self._names(ASIDE[state]))
+        for moved in filter(None, map(self._moved, under_way(self._directory))):
+            counts[moved.state] += 1
         return counts
 
     def _entries(self, states: frozenset[State]) -> Iterator[Entry]:
@@ -76,6 +80,9 @@ class Listing:
         for name in ASIDE:
             if State(name) in states:
                 yield from filter(None, (self._aside(name, seen.ref) for seen in sorted(self._names(ASIDE[name]))))
+        yield from (
+            moved for moved in filter(None, map(self._moved, under_way(self._directory))) if moved.state in states
+        )
 
     def _waiting(self, states: frozenset[State]) -> Iterator[Entry]:
         now, locked = self._clock(), lock.held_inodes()
@@ -163,12 +170,16 @@ class Listing:
             if entry is not None:
                 path = f"{ASIDE[place]}/{ref}" if place else ref
                 return entry, self._envelope(path, whole=True) if body else None
-        return None
+        leaving = self._leaving(id)
+        moved = self._moved(leaving) if leaving else None
+        if leaving is None or moved is None:
+            return None
+        return moved, self._envelope(leaving.inside, whole=True) if body else None
 
     def origin(self, id: str) -> str:
         """The id that the task has, or had, where it runs: not where it was set aside."""
         try:
-            _, ref = self._located(id)
+            _, ref = self.locate(id)
         except LookupError:
             _, ref = next(self._places(id), ("", ""))
         return self._directory.path(ref) if ref else id
@@ -178,7 +189,7 @@ class Listing:
 
         :raises LookupError, TaskBusy: as ``base.Backend.retry``.
         """
-        place, ref = self._located(id)
+        place, ref = self.locate(id)
         now = self._clock()
         # Scans trust a name never to be later than its task; and nothing that waits may be replaced.
         taken = place and os.path.lexists(self._directory.path(ref))
@@ -200,7 +211,7 @@ class Listing:
 
         :raises LookupError, TaskBusy: as ``base.Backend.remove``.
         """
-        place, ref = self._located(id)
+        place, ref = self.locate(id)
         if place:
             discard(self._directory, place, ref)
         else:
@@ -212,11 +223,18 @@ class Listing:
         if self._attempts().outlive:
             self._attempts().clear(ref)
 
-    def _located(self, id: str) -> tuple[str, str]:
+    def locate(self, id: str) -> tuple[str, str]:
+        """Where a task is: set aside as what, or empty; and its ref there.
+
+        :raises LookupError: if it is not there.
+        :raises TaskBusy: if it is being moved to another spooler.
+        """
         for place, ref in self._places(id):
             path = self._directory.path(f"{ASIDE[place]}/{ref}" if place else ref)
             if os.path.lexists(path):
                 return place, ref
+        if self._leaving(id) is not None:
+            raise TaskBusy(f"task {id} {MOVING}")
         raise LookupError(f"no task {id} in spooler {self._directory.root}")
 
     @contextlib.contextmanager
@@ -323,6 +341,33 @@ class Listing:
             attempts if isinstance(attempts, int) else 0,
             found.st_size,
             str(note.get("reason") or problem),
+        )
+
+    def _leaving(self, id: str) -> Leaving | None:
+        wanted = set(self._places(id))
+        return next((one for one in under_way(self._directory) if (one.place, one.ref) in wanted), None)
+
+    def _moved(self, leaving: Leaving) -> Entry | None:
+        """An entry of a task that is leaving, under the id and in the state that it had."""
+        try:
+            found = os.stat(self._directory.path(leaving.inside), follow_symlinks=False)
+        except OSError:
+            return None
+        label, _ = self._label(leaving.inside)
+        waits = State.READY if found.st_mtime <= self._clock() else State.DEFERRED
+        note = read_reason(self._directory, leaving.place, leaving.ref) if leaving.place else {}
+        count = self._attempts().read(leaving.ref if self._attempts().outlive else leaving.inside)
+        attempts = note.get("attempts", count.attempts)
+        return Entry(
+            self._directory.path(f"{ASIDE[leaving.place]}/{leaving.ref}" if leaving.place else leaving.ref),
+            State(leaving.place) if leaving.place else waits,
+            self._directory.root,
+            label,
+            priority_of(leaving.ref),
+            found.st_mtime,
+            attempts if isinstance(attempts, int) else 0,
+            found.st_size,
+            str(note.get("reason", MOVING)),
         )
 
     def _label(self, inside: str) -> tuple[str, str]:

@@ -53,6 +53,7 @@ from .aside import set_aside
 from .attempts import DONE, WAITING, Attempts, Count, open_attempts
 from .bell import Bell
 from .control import SpoolControl
+from .depot import SpoolDepot
 from .feed import SpoolFeed
 from .file import read_whole, sync_file_system, write_whole
 from .history import History
@@ -65,6 +66,7 @@ _log = logging.getLogger("unspool")
 
 _WRITING = 5.0  # seconds in which an incomplete file may be one that another program is still writing
 _LOOK_AGAIN = 60.0  # seconds after which a file that cannot be used now is looked at again
+_AHEAD = 100 * 365 * 86400.0  # seconds by which an outbox's time is ahead, so that all that waits is due
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _CLAIM = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _QUIET = getattr(os, "O_NOATIME", 0)  # the note that a file was read costs as much as reading it
@@ -114,6 +116,9 @@ class SpoolBackend:
         self._listing = Listing(self._directory, lambda: self._attempts, clock)
         self._bell = Bell(self._directory, clock)
         self._agenda = Agenda(self._directory, clock, lambda: [""])
+        self.depot = SpoolDepot(
+            self._directory, self._listing, lambda: self._attempts, self._objection, self._bell, clock
+        )
         self._claimed: set[int] = set()
         _opened.add(self)
 
@@ -189,6 +194,15 @@ class SpoolBackend:
     # --- workers
 
     def feed(self) -> Feed:
+        self._look_at_owner()
+        self._bell.sweep()
+        return SpoolFeed(self._directory, self.control, self._clock)
+
+    def outbox(self) -> Feed:
+        self._look_at_owner()
+        return SpoolFeed(self._directory, self.control, lambda: self._clock() + _AHEAD)
+
+    def _look_at_owner(self) -> None:
         owner = self._directory.owner
         if self._signer is None and owner.stranger:
             raise SpoolerUnusable(f"spooler {self.name} cannot be used: {self._stranger()}")
@@ -198,8 +212,6 @@ class SpoolBackend:
                 "UNSPOOL_SECRET_KEY",
                 self.name,
             )
-        self._bell.sweep()
-        return SpoolFeed(self._directory, self.control, self._clock)
 
     def claim(self, ref: str) -> Claim | Refusal:
         try:
@@ -371,6 +383,7 @@ class SpoolBackend:
         return self._history.latest(None if id is None else self._listing.origin(id), limit)
 
     def close(self) -> None:
+        self.depot.release()
         self._history.close()
         self._directory.reopen()
 
@@ -422,6 +435,7 @@ class SpoolBackend:
     def close_inherited(self) -> None:
         """In a forked child: a task's lock lives as long as any copy of its descriptor."""
         self._directory.renew_lock()
+        self.depot.release()
         for fd in self._claimed:
             with contextlib.suppress(OSError):
                 os.close(fd)

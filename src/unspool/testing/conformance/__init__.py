@@ -24,6 +24,7 @@ from .feeds import FeedTests
 from .ground import Ground, Queue
 from .history import HistoryTests
 from .listing import ListingTests
+from .moving import MovingTests
 from .sending import SendingTests
 from .several import SeveralTests
 from .signing import SigningTests
@@ -40,6 +41,7 @@ class BackendConformance(
     ControlTests,
     HistoryTests,
     SeveralTests,
+    MovingTests,
     SigningTests,
     VerdictTests,
 ):

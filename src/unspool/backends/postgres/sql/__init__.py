@@ -5,7 +5,7 @@ from importlib import resources
 
 __all__ = ["CURRENT", "statement", "step"]
 
-CURRENT = 1
+CURRENT = 2
 """The version of the schema that these statements are for."""
 
 

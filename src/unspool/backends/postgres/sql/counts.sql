@@ -7,8 +7,8 @@ WITH held AS MATERIALIZED (
     SELECT coalesce(%(clock)s::float8, extract(epoch FROM statement_timestamp())::float8) AS now
 )
 SELECT CASE
-    WHEN state >= 2 THEN state
+    WHEN state & 3 >= 2 THEN state & 3
     WHEN begun IS NOT NULL AND (%(locks)s + id IN (SELECT lock FROM held)
         OR %(processes)s + owner IN (SELECT lock FROM held)) THEN -1
     WHEN due > time.now THEN 1 ELSE 0 END AS shown, count(*)
-FROM unspool.task, time WHERE spooler = %(spooler)s GROUP BY shown
+FROM unspool.task, time WHERE spooler = %(spooler)s AND state < 8 GROUP BY shown

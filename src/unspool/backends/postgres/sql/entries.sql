@@ -6,13 +6,13 @@ WITH held AS MATERIALIZED (
 ), time AS (
     SELECT coalesce(%(clock)s::float8, extract(epoch FROM statement_timestamp())::float8) AS now
 ), shown AS (
-    SELECT id, rank, due, attempts, reason, CASE
-        WHEN state >= 2 THEN state
+    SELECT id, rank, due, attempts, CASE WHEN state BETWEEN 4 AND 5 THEN %(moving)s ELSE reason END AS reason, CASE
+        WHEN state & 3 >= 2 THEN state & 3
         WHEN begun IS NOT NULL AND (%(locks)s + id IN (SELECT lock FROM held)
             OR %(processes)s + owner IN (SELECT lock FROM held)) THEN -1
         WHEN due > time.now THEN 1 ELSE 0 END AS shown
     FROM unspool.task, time
-    WHERE spooler = %(spooler)s AND (%(id)s::int8 IS NULL OR id = %(id)s)
+    WHERE spooler = %(spooler)s AND state < 8 AND (%(id)s::int8 IS NULL OR id = %(id)s)
 ), chosen AS (
     SELECT * FROM shown WHERE shown = ANY(%(states)s::int4[])
     ORDER BY shown, CASE WHEN shown = 1 THEN due END, rank, due, id

@@ -4,6 +4,6 @@ WITH held AS MATERIALIZED (
     WHERE locktype = 'advisory' AND granted AND objsubid = 1
         AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
 )
-SELECT pg_try_advisory_xact_lock(%(locks)s + id)
+SELECT pg_try_advisory_xact_lock(%(locks)s + id) AND state < 4
     AND NOT (begun IS NOT NULL AND coalesce(%(processes)s + owner IN (SELECT lock FROM held), false))
-FROM unspool.task WHERE id = %(id)s AND spooler = %(spooler)s
+FROM unspool.task WHERE id = %(id)s AND spooler = %(spooler)s AND state < 8

@@ -1,0 +1,153 @@
+"""The queue as a source and a destination of tasks that are carried from queue to queue.
+
+A task under way is a row whose state nobody else takes notice of. Leaving, it has its carrier's lock, and its fence is
+raised by whoever takes it over, so that a carrier who was cut off and comes back late changes nothing any more.
+"""
+
+import contextlib
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from ... import wire
+from ...errors import Damaged
+from ...message import Envelope, State
+from ..base import UNNUMBERED
+from ..depot import Parcel
+from .connection import Away, Connector
+from .names import Names
+from .session import PROCESSES, TASKS, Session
+from .sql import statement
+
+__all__ = ["PostgresDepot"]
+
+_STATES = {0: State.READY, 1: State.READY, 2: State.DEAD, 3: State.CORRUPT}
+_NUMBERS = {State.READY: 0, State.DEAD: 2, State.CORRUPT: 3}
+_MOST = 1000  # tasks taken by one statement
+_SAME = 1.0  # seconds; clocks that differ by less are taken for one
+
+
+class PostgresDepot:
+    """Implements ``depot.Depot`` for a queue.
+
+    :param check: raises ``PayloadRefused`` for envelopes that this queue does not take.
+    :param now: the time that statements are to take for now; None for the server's own; ``local``: this program's.
+    :param changed: called when there is something new in the queue.
+    """
+
+    def __init__(
+        self,
+        connector: Connector,
+        session: Session,
+        names: Names,
+        check: Callable[[Sequence[Envelope]], None],
+        now: Callable[[], float | None],
+        local: Callable[[], float],
+        changed: Callable[[], None],
+    ) -> None:
+        self._connector = connector
+        self._session = session
+        self._names = names
+        self._check = check
+        self._now = now
+        self._local = local
+        self._changed = changed
+        self._carried: set[int] = set()
+
+    # --- the source
+
+    def leave(self, ids: Iterable[str]) -> list[Parcel]:
+        numbers = [number for id in itertools.islice(ids, _MOST) if (number := self._names.number(id)) is not None]
+        return self._taken(self._session.rows("leave", self._values(ids=numbers))) if numbers else []
+
+    def departures(self) -> list[Parcel]:
+        return self._taken(self._session.rows("departures", self._values()))
+
+    def release(self) -> None:
+        numbers, self._carried = list(self._carried), set()
+        self._session.tasks.difference_update(numbers)
+        with contextlib.suppress(Away):  # then they are free already
+            self._session.execute("let_go", self._values(ids=numbers))
+
+    def stay(self, parcels: Sequence[Parcel], corrupt: str = "") -> None:
+        self._session.execute("stay", self._fenced(parcels, corrupt=corrupt))
+        self._let_go(parcels)
+        self._changed()
+
+    def left(self, parcels: Sequence[Parcel], destination: str) -> list[Parcel]:
+        rows = self._session.rows("left", self._fenced(parcels, destination=destination))
+        noted = {number for (number,) in rows}
+        return [parcel._replace(destination=destination) for parcel in parcels if parcel.token[0] in noted]
+
+    def gone(self, parcels: Sequence[Parcel]) -> None:
+        self._session.execute("gone", self._fenced(parcels))
+        self._let_go(parcels)
+
+    def _taken(self, rows: Sequence[Any]) -> list[Parcel]:
+        parcels = []
+        for number, fence, key, state, data, rank, due, attempts, crashes, reason, destination, _, now in rows:
+            self._carried.add(number)
+            self._session.tasks.add(number)  # which has their locks also when the connection has to be opened again
+            ahead = self._local() - now
+            parcels.append(
+                Parcel(
+                    key,
+                    self._names.id(number),
+                    _STATES[state],
+                    data,
+                    None if rank == UNNUMBERED else rank,
+                    due if abs(ahead) < _SAME else due + ahead,
+                    attempts,
+                    crashes,
+                    reason,
+                    destination or "",
+                    (number, fence),
+                )
+            )
+        return parcels
+
+    def _let_go(self, parcels: Sequence[Parcel]) -> None:
+        numbers = {parcel.token[0] for parcel in parcels}
+        self._session.tasks.difference_update(numbers)
+        self._carried -= numbers
+
+    def _fenced(self, parcels: Sequence[Parcel], **more: Any) -> dict[str, Any]:
+        ids, fences = [parcel.token[0] for parcel in parcels], [parcel.token[1] for parcel in parcels]
+        return self._values(ids=ids, fences=fences, **more)
+
+    # --- the destination
+
+    def accept(self, parcels: Sequence[Parcel]) -> None:
+        for parcel in parcels:
+            if parcel.state is not State.CORRUPT:
+                self._check(_envelopes(parcel))
+        values = self._values(
+            local=self._local(),
+            keys=[parcel.key for parcel in parcels],
+            ranks=[UNNUMBERED if parcel.priority is None else parcel.priority for parcel in parcels],
+            dues=[parcel.due for parcel in parcels],
+            states=[_NUMBERS[parcel.state] for parcel in parcels],
+            attempts=[parcel.attempts for parcel in parcels],
+            crashes=[parcel.crashes for parcel in parcels],
+            reasons=[parcel.reason for parcel in parcels],
+            data=[parcel.data for parcel in parcels],
+        )
+        with self._connector.lend() as connection:
+            connection.execute(statement("accept"), values, binary=True)
+
+    def confirm(self, parcels: Sequence[Parcel]) -> None:
+        values = self._values(keys=[parcel.key for parcel in parcels])
+        with self._connector.lend() as connection:
+            connection.execute(statement("confirm"), values, binary=True)
+        self._changed()
+
+    def _values(self, **more: Any) -> dict[str, Any]:
+        values = {"clock": self._now(), "locks": TASKS, "processes": PROCESSES}
+        return values | self._names.values() | more
+
+
+def _envelopes(parcel: Parcel) -> list[Envelope]:
+    try:
+        return [wire.load(parcel.data, None)]
+    except Damaged:
+        return []  # no worker will decode it

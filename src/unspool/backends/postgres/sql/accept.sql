@@ -1,0 +1,14 @@
+-- Keeps tasks from another queue, each once, where nothing takes notice of them yet.
+INSERT INTO unspool.task (spooler, rank, due, state, attempts, crashes, reason, data, parcel)
+SELECT %(spooler)s, g.rank,
+    -- as for what is sent: where the clock that a due time is meant by differs by a second, it is carried over
+    g.due + CASE WHEN abs(now - %(local)s) < 1 THEN 0 ELSE now - %(local)s END,
+    g.state + 8, g.attempts, g.crashes, g.reason, g.data, g.key
+FROM unnest(%(ranks)s::int4[], %(dues)s::float8[], %(states)s::int4[], %(attempts)s::int4[], %(crashes)s::int4[],
+        %(reasons)s::text[], %(data)s::bytea[], %(keys)s::text[])
+        WITH ORDINALITY AS g (rank, due, state, attempts, crashes, reason, data, key, number),
+    (SELECT coalesce(%(clock)s::float8, extract(epoch FROM statement_timestamp())::float8) AS now) AS time
+ORDER BY number
+ON CONFLICT (spooler, parcel) WHERE state >= 8 DO UPDATE SET
+    rank = excluded.rank, due = excluded.due, state = excluded.state, attempts = excluded.attempts,
+    crashes = excluded.crashes, reason = excluded.reason, data = excluded.data

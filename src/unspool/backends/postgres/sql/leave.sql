@@ -1,0 +1,23 @@
+-- Takes tasks that nobody runs out of the queue, to be carried elsewhere. One whose worker died, and that nobody has
+-- freed yet, is as good as freed. What somebody has begun since the look has another fence by now, and is left alone.
+WITH sure AS (
+    SELECT set_config('synchronous_commit', 'on', true)
+), held AS MATERIALIZED (
+    SELECT (classid::bigint << 32) | objid::bigint AS lock FROM pg_locks
+    WHERE locktype = 'advisory' AND granted AND objsubid = 1
+        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+), free AS MATERIALIZED (
+    SELECT id, fence, begun FROM unspool.task, sure
+    WHERE id = ANY(%(ids)s::int8[]) AND spooler = %(spooler)s AND state < 4 AND %(locks)s + id NOT IN (SELECT lock FROM held)
+        AND NOT (begun IS NOT NULL AND coalesce(%(processes)s + owner IN (SELECT lock FROM held), false))
+), taken AS (
+    UPDATE unspool.task SET state = task.state + 4, fence = task.fence + 1, owner = NULL, begun = NULL, worker = NULL,
+        crashes = crashes + (task.begun IS NOT NULL)::int,
+        parcel = coalesce(parcel, gen_random_uuid()::text)
+    FROM free
+    WHERE task.id = free.id AND task.fence = free.fence AND task.begun IS NOT DISTINCT FROM free.begun AND task.state < 4
+    RETURNING task.*
+)
+SELECT id, fence, parcel, state - 4, data, rank, due, attempts, crashes, reason, destination,
+    pg_try_advisory_lock(%(locks)s + id), coalesce(%(clock)s::float8, extract(epoch FROM statement_timestamp())::float8)
+FROM taken ORDER BY array_position(%(ids)s::int8[], id)

@@ -1,0 +1,8 @@
+-- Notes where tasks have been accepted; those that somebody else has taken over meanwhile are left alone.
+WITH sure AS (
+    SELECT set_config('synchronous_commit', 'on', true)
+)
+UPDATE unspool.task SET destination = %(destination)s
+FROM sure, unnest(%(ids)s::int8[], %(fences)s::int4[]) AS p (number, held)
+WHERE task.id = p.number AND task.fence = p.held AND state BETWEEN 4 AND 7
+RETURNING task.id

@@ -1,0 +1,12 @@
+-- Puts tasks that were leaving back as they were, or sets those that waited aside. They keep their keys: the other
+-- queue may have accepted them, of which the answer was lost.
+WITH sure AS (
+    SELECT set_config('synchronous_commit', 'on', true)
+), back AS (
+    UPDATE unspool.task SET fence = task.fence + 1,
+        state = CASE WHEN state < 6 AND %(corrupt)s <> '' THEN 3 ELSE state - 4 END,
+        reason = CASE WHEN state < 6 THEN %(corrupt)s ELSE reason END
+    FROM sure, unnest(%(ids)s::int8[], %(fences)s::int4[]) AS p (number, held)
+    WHERE task.id = p.number AND task.fence = p.held AND state BETWEEN 4 AND 7
+)
+SELECT bool_and(pg_advisory_unlock(%(locks)s + id)), pg_notify(%(channel)s, '') FROM unnest(%(ids)s::int8[]) AS id

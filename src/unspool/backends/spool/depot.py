@@ -1,0 +1,300 @@
+"""The directory as a source and a destination of tasks that are carried from queue to queue.
+
+Leaving. The task's lock is taken, then its file moves out of the way of all who run tasks, uWSGI among them; the lock
+is kept until the file is gone, so that nobody else carries it. Its name is its key: it is unique, and survives the
+carrier.
+
+Arriving. The file is written whole and synced where nobody runs it, under a name made of its key, so that a second
+writing replaces the first. Confirmed, it is renamed into place, which happens once.
+"""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from hashlib import blake2b
+from typing import NamedTuple
+
+from ... import points, wire
+from ...errors import Damaged, SpoolerUnusable, TaskBusy
+from ...message import State
+from ..base import Clock
+from ..depot import Parcel
+from . import lock
+from .aside import REASON_SUFFIX, discard_reason, read_reason, set_aside, write_reason
+from .attempts import DONE, RUNNING, Attempts, Count
+from .bell import Bell
+from .file import read_whole, sync_file_system, write_whole
+from .layout import ASIDE, PREFIX, TMP, Directory, priority_of
+from .leaving import ARRIVING, LEAVING, LEFT, Leaving, label, left_part, under_way
+from .listing import Listing
+
+__all__ = ["SpoolDepot"]
+
+_MOST = 1 << 25  # bytes of tasks held at once, but for one that is larger
+_WRITING = 5.0  # seconds in which an incomplete file may be one that another program is still writing
+_OPEN = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class _Token(NamedTuple):
+    """The locked descriptor of a task, where its file is, and its counts."""
+
+    fd: int
+    at: Leaving
+    counts: Count
+
+
+class SpoolDepot:
+    """Implements ``depot.Depot`` for a directory.
+
+    :param objection: why a file is not one to be run, and so not one to be carried; None if it is.
+    """
+
+    def __init__(
+        self,
+        directory: Directory,
+        listing: Listing,
+        attempts: Callable[[], Attempts],
+        objection: Callable[[os.stat_result], str | None],
+        bell: Bell,
+        clock: Clock,
+    ) -> None:
+        self._directory = directory
+        self._listing = listing
+        self._attempts = attempts
+        self._objection = objection
+        self._bell = bell
+        self._clock = clock
+        self._locked: set[int] = set()
+
+    # --- the source
+
+    def leave(self, ids: Iterable[str]) -> list[Parcel]:
+        parcels: list[Parcel] = []
+        size = 0
+        for id in ids:
+            parcel = self._leave(id)
+            if parcel is not None:
+                parcels.append(parcel)
+                size += len(parcel.data)
+                if size >= _MOST:
+                    break
+        if parcels:
+            self._sync([LEAVING])
+        return parcels
+
+    def departures(self) -> list[Parcel]:
+        return [parcel for one in under_way(self._directory) if (parcel := self._take(one, one.inside)) is not None]
+
+    def release(self) -> None:
+        """Also in a forked child: a lock lives as long as any copy of its descriptor."""
+        for fd in self._locked:
+            with contextlib.suppress(OSError):
+                os.close(fd)
+        self._locked.clear()
+
+    def stay(self, parcels: Sequence[Parcel], corrupt: str = "") -> None:
+        for parcel in parcels:
+            fd, at, count = parcel.token
+            with self._unusable():
+                there, name = self._directory.at(at.inside)
+                if corrupt and not at.place:
+                    set_aside(self._directory, State.CORRUPT, there, name, at.ref, corrupt, count, self._clock())
+                else:
+                    self._rename(at.inside, f"{ASIDE[at.place]}/{at.ref}" if at.place else at.ref)
+            self._let_go(fd)
+
+    def left(self, parcels: Sequence[Parcel], destination: str) -> list[Parcel]:
+        part = left_part(destination)
+        noted = []
+        with self._unusable():
+            self._directory.fd(LEFT)
+            for parcel in parcels:
+                fd, at, count = parcel.token
+                self._rename(at.inside, f"{part}/{at.name}")
+                points.reach("left.renamed")
+                token = _Token(fd, at._replace(part=part, destination=destination), count)
+                noted.append(parcel._replace(destination=destination, token=token))
+        self._sync([part])
+        return noted
+
+    def gone(self, parcels: Sequence[Parcel]) -> None:
+        for parcel in parcels:
+            fd, at, _ = parcel.token
+            with self._unusable(), contextlib.suppress(FileNotFoundError):
+                there, name = self._directory.at(at.inside)
+                os.unlink(name, dir_fd=there)
+                points.reach("gone.removed")
+            if at.place:
+                discard_reason(self._directory, at.place, at.ref)
+            elif self._attempts().outlive:
+                self._attempts().clear(at.ref)
+            self._let_go(fd)
+
+    # --- the destination
+
+    def accept(self, parcels: Sequence[Parcel]) -> None:
+        with self._unusable():
+            tmp = self._directory.fd(TMP)
+            drafts = {f"{parcel.key}-{os.getpid()}": parcel for parcel in parcels}
+            for draft, parcel in drafts.items():
+                self._write(tmp, draft, parcel)
+                points.reach("accept.written")
+            if drafts:
+                sync_file_system(tmp)
+            for draft, parcel in drafts.items():
+                at, name = self._directory.place(ARRIVING, _arriving(parcel))
+                os.rename(draft, name, src_dir_fd=tmp, dst_dir_fd=at)
+                points.reach("accept.renamed")
+        if parcels:
+            self._sync([ARRIVING])
+
+    def confirm(self, parcels: Sequence[Parcel]) -> None:
+        parts, dues = set(), set()
+        with self._unusable():
+            for parcel in parcels:
+                at, name = self._directory.place(ARRIVING, _arriving(parcel))
+                try:
+                    due = os.stat(name, dir_fd=at, follow_symlinks=False).st_mtime
+                except FileNotFoundError:
+                    continue  # it has been
+                ref = _final(parcel, due)
+                if parcel.state in ASIDE:
+                    ref = f"{ASIDE[parcel.state]}/{ref}"
+                    with contextlib.suppress(FileNotFoundError):  # moved by one who died at this point
+                        self._rename(f"{ARRIVING}/{name}{REASON_SUFFIX}", f"{ref}{REASON_SUFFIX}")
+                elif parcel.priority is not None:
+                    dues.add(due)
+                self._rename(f"{ARRIVING}/{name}", ref)
+                points.reach("confirm.renamed")
+                parts.add(ref.rpartition("/")[0])
+        self._sync(parts)
+        for due in dues:
+            self._bell.announce(due)
+
+    def _write(self, tmp: int, draft: str, parcel: Parcel) -> None:
+        fd = os.open(draft, _CREATE, 0o600, dir_fd=tmp)
+        try:
+            write_whole(fd, parcel.data)
+            due = int(parcel.due * 1e9)
+            os.utime(fd, ns=(due, due))
+            if parcel.state in ASIDE:
+                note = {"reason": parcel.reason, "attempts": parcel.attempts, "crashes": parcel.crashes}
+                at, name = self._directory.place(ARRIVING, _arriving(parcel))
+                write_reason(self._directory, at, name, note | {"at": self._clock()})
+            elif parcel.attempts or parcel.crashes:
+                ref = _final(parcel, os.fstat(fd).st_mtime)
+                self._attempts().write(fd, ref, Count(parcel.attempts, parcel.crashes))
+        except OSError:
+            os.unlink(draft, dir_fd=tmp)
+            raise
+        finally:
+            os.close(fd)
+
+    # --- parts
+
+    def _leave(self, id: str) -> Parcel | None:
+        try:
+            place, ref = self._listing.locate(id)
+        except (LookupError, TaskBusy):
+            return None
+        where = f"{ASIDE[place]}/{ref}" if place else ref
+        name = label(place, ref)
+        parcel = self._take(Leaving(LEAVING, name, place, ref), where)
+        if parcel is None:
+            return None
+        try:
+            if os.path.lexists(self._directory.path(f"{LEAVING}/{name}")):
+                raise FileExistsError  # a copy of this one, under its name
+            self._rename(where, f"{LEAVING}/{name}")
+        except OSError:  # too long a name, or a full disk: it stays, and whoever asked finds it where it was
+            self._let_go(parcel.token.fd)
+            return None
+        points.reach("leave.renamed")
+        return parcel
+
+    def _take(self, at: Leaving, inside: str) -> Parcel | None:
+        """The task in a file, locked; None if somebody else has it, or it is not one that may be carried."""
+        try:
+            there, name = self._directory.at(inside)
+            fd = os.open(name, _OPEN, dir_fd=there)
+        except OSError:
+            return None
+        try:
+            parcel = self._parcel(fd, there, name, at, inside)
+        except OSError:
+            parcel = None
+        if parcel is None:
+            os.close(fd)
+        else:
+            self._locked.add(fd)
+        return parcel
+
+    def _parcel(self, fd: int, there: int, name: str, at: Leaving, inside: str) -> Parcel | None:
+        if not lock.acquire(fd):
+            return None
+        found, path = os.fstat(fd), os.stat(name, dir_fd=there, follow_symlinks=False)
+        if (path.st_ino, path.st_dev) != (found.st_ino, found.st_dev) or self._objection(found):
+            return None
+        try:
+            data = read_whole(fd, found.st_size)
+            wire.load(data, None)
+        except Damaged:
+            if found.st_size > _MOST or (not at.place and self._clock() - found.st_ctime < _WRITING):
+                return None
+            data = os.pread(fd, found.st_size, 0)
+        if at.place:
+            note = read_reason(self._directory, at.place, at.ref)
+            count, reason = Count(_number(note.get("attempts")), _number(note.get("crashes"))), str(note.get("reason"))
+        else:
+            count, reason = self._attempts().read(at.ref if self._attempts().outlive else inside), ""
+            if count.phase == DONE:  # and could not be removed then
+                os.unlink(name, dir_fd=there)
+                return None
+        key = blake2b(os.fsencode(os.path.basename(at.ref)), digest_size=16).hexdigest()
+        state = State(at.place) if at.place else State.READY
+        crashes = count.crashes + (count.phase == RUNNING)
+        id = self._directory.path(f"{ASIDE[at.place]}/{at.ref}" if at.place else at.ref)
+        return Parcel(key, id, state, data, priority_of(at.ref), found.st_mtime, count.attempts, crashes, reason,
+                      at.destination, _Token(fd, at, count))  # fmt: skip
+
+    def _rename(self, inside: str, target: str) -> None:
+        at, name = self._directory.at(inside)
+        part, _, base = target.rpartition("/")
+        target_at, target_name = self._directory.place(part, base) if part else (self._directory.fd(""), base)
+        os.rename(name, target_name, src_dir_fd=at, dst_dir_fd=target_at)
+
+    def _let_go(self, fd: int) -> None:
+        self._locked.discard(fd)
+        os.close(fd)
+
+    def _sync(self, parts: Iterable[str]) -> None:
+        with self._unusable():
+            for part in parts:
+                self._directory.sync(part)
+
+    @contextlib.contextmanager
+    def _unusable(self) -> Iterator[None]:
+        try:
+            yield
+        except SpoolerUnusable:
+            raise
+        except OSError as error:
+            raise self._directory.unusable(error) from error
+
+
+def _arriving(parcel: Parcel) -> str:
+    """The name of an accepted task's file."""
+    ref = parcel.key if parcel.priority is None else f"{parcel.priority}/{parcel.key}"
+    return label(parcel.state if parcel.state in ASIDE else "", ref)
+
+
+def _final(parcel: Parcel, due: float) -> str:
+    """What a task is called here once it is confirmed."""
+    seconds, rest = divmod(int(due * 1_000_000), 1_000_000)
+    name = f"{PREFIX}{parcel.key}_{seconds}_{rest:06d}"
+    return name if parcel.priority is None else f"{parcel.priority}/{name}"
+
+
+def _number(value: object) -> int:
+    return value if isinstance(value, int) else 0

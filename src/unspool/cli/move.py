@@ -1,0 +1,154 @@
+"""``unspool move``: carries a queue to another place."""
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+
+import click
+
+from .. import config
+from ..backends.base import Backend
+from ..message import Entry, State
+from ..runtime.carrier import Batch, Carrier, Stayed
+from . import output, spoolers
+
+__all__ = ["COMMANDS"]
+
+_STATES = tuple(str(state) for state in State if state is not State.RUNNING)
+_BATCH = 200  # tasks carried together, each a locked file or row
+_BYTES = 1 << 24  # of them together, but for one that is larger
+_EVERY = 0.2  # seconds between two looks of the progress line
+
+
+@click.command()
+@click.argument("source", metavar="SRC", type=spoolers.SPOOLER)
+@click.argument("destination", metavar="DST", type=spoolers.SPOOLER)
+@click.option(
+    "--state",
+    type=click.Choice(_STATES),
+    multiple=True,
+    show_envvar=True,
+    help="Only tasks in this state; may be repeated.",
+)
+@click.option("--dry-run", is_flag=True, show_envvar=True, help="Count what would be moved, and move nothing.")
+@click.option(
+    "--sign-unsigned",
+    is_flag=True,
+    show_envvar=True,
+    help="Sign tasks that carry no signature with the secret key: for a directory that others could not write to.",
+)
+@click.option("--json", is_flag=True, show_envvar=True, help="Print JSON.")
+def move(source: str, destination: str, *, state: Sequence[str], dry_run: bool, sign_unsigned: bool, json: bool) -> int:
+    """Carry the tasks of one spooler to another.
+
+    SRC and DST are directories or URLs, or the base names of configured ones. Priorities, due times, attempts and
+    reasons go along. Senders and workers may go on at both ends: each task is run at one of them. If this is stopped,
+    run it again.
+
+    Tasks that are running stay, and those that are damaged or not signed as they must be; each is said. Status 1 if
+    any did.
+    """
+    here, there = spoolers.backends([source])[0], spoolers.backends([destination])[0]
+    carrier = config.carrier(here, there, vouch=sign_unsigned)
+    states = frozenset(map(State, state or _STATES))
+    if not here.exists():
+        raise spoolers.NotThere(f"spooler {here.name} does not exist")
+    there.exists()
+    if dry_run:
+        counts = here.counts()
+        return _tell(here, there, Counter({one: counts[one] for one in states}), [], json=json, dry=True)
+    moved: Counter[State] = Counter()
+    stayed: dict[str, Stayed] = {}
+    now = time.time()
+    line = _Line()
+    for batch in _carried(here, carrier, states):
+        moved.update(State.DEFERRED if one.state is State.READY and one.due > now else one.state for one in batch.moved)
+        stayed |= {one.id: one for one in batch.stayed}
+        line.show(moved.total())
+    line.clear()
+    running = [Stayed(entry.id, "is running") for entry in here.entries(frozenset({State.RUNNING}))]
+    return _tell(here, there, moved, [*stayed.values(), *running], json=json)
+
+
+COMMANDS = [move]
+
+
+def _carried(here: Backend, carrier: Carrier, states: frozenset[State]) -> Iterator[Batch]:
+    batch = carrier.resume()
+    known = {one.id for one in batch.stayed}
+    yield batch
+    for entries in _batches(entry for entry in here.entries(states) if entry.id not in known):
+        batch = carrier.carry([entry.id for entry in entries])
+        yield batch
+        done = {one.id for one in batch.moved} | {one.id for one in batch.stayed}
+        for entry in entries:
+            if entry.id not in done:
+                yield _again(here, carrier, entry.id)
+
+
+def _again(here: Backend, carrier: Carrier, id: str) -> Batch:
+    """A task that did not go along: it may have ended meanwhile, or begun, or been one too many."""
+    entry = here.find(id)
+    if entry is None or entry.state is State.RUNNING:
+        return Batch()  # those that run are told of at the end
+    batch = carrier.carry([id])
+    if not batch.moved and not batch.stayed and (entry := here.find(id)) is not None:
+        return Batch((), [Stayed(id, entry.reason or "cannot be taken just now")])
+    return batch
+
+
+def _batches(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
+    batch: list[Entry] = []
+    size = 0
+    for entry in entries:
+        if batch and (len(batch) == _BATCH or size + entry.size > _BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(entry)
+        size += entry.size
+    if batch:
+        yield batch
+
+
+def _tell(
+    here: Backend, there: Backend, moved: Counter[State], stayed: Sequence[Stayed], *, json: bool, dry: bool = False
+) -> int:
+    counts = {str(state): moved[state] for state in State if moved[state]}
+    if json:
+        output.write_json(
+            {
+                "source": here.name,
+                "destination": there.name,
+                "dry_run": dry,
+                "moved": {name: counts.get(name, 0) for name in _STATES},
+                "stayed": [one._asdict() for one in stayed],
+            }
+        )
+    else:
+        kinds = ", ".join(f"{count} {name}" for name, count in counts.items())
+        number = f"{moved.total()} task{'s' if moved.total() != 1 else ''}"
+        output.line(f"{'would move' if dry else 'moved'} {number}" + (f": {kinds}" if kinds else ""))
+        for one in stayed:
+            output.note(f"task {one.id} stays: {one.reason}")
+    return 1 if stayed else 0
+
+
+class _Line:
+    """How far it is, on a terminal's stderr, rewritten in place."""
+
+    def __init__(self) -> None:
+        self._next = 0.0
+        self._shown = False
+
+    def show(self, moved: int) -> None:
+        """Says how many have been moved."""
+        if time.monotonic() >= self._next and output.is_terminal(sys.stderr):
+            self._next, self._shown = time.monotonic() + _EVERY, True
+            sys.stderr.write(f"\r{moved:,} moved\x1b[K")
+            sys.stderr.flush()
+
+    def clear(self) -> None:
+        """Takes the line away."""
+        if self._shown:
+            sys.stderr.write("\r\x1b[K")

@@ -1,0 +1,135 @@
+"""Carries tasks from one queue to another, each exactly once, in batches: five steps that ``backends.depot`` argues.
+
+Whoever carries them may be killed anywhere. The first thing that a carrier does is to finish what another has begun.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from .. import points
+from ..backends.depot import Depot, Parcel
+from ..errors import Damaged, Refused, SpoolerUnusable
+from ..message import State
+
+__all__ = ["Batch", "Carrier", "Stayed"]
+
+
+class Stayed(NamedTuple):
+    """A task that was not carried: which, and why."""
+
+    id: str
+    reason: str
+
+
+class Batch(NamedTuple):
+    """What came of one batch."""
+
+    moved: Sequence[Parcel] = ()
+    stayed: Sequence[Stayed] = ()
+
+
+class Carrier:
+    """Carries tasks from one depot to another.
+
+    :param name: the destination's, which the source notes.
+    :param readdress: makes the bytes of a task those of the destination's; raises ``Damaged`` if it must not go there.
+    :param refuse: True to set what must not go there aside as corrupt, False to leave it as it was.
+    """
+
+    def __init__(
+        self,
+        source: Depot,
+        destination: Depot,
+        name: str,
+        readdress: Callable[[bytes], bytes] = bytes,
+        *,
+        refuse: bool = False,
+    ) -> None:
+        self._source = source
+        self._destination = destination
+        self._name = name
+        self._readdress = readdress
+        self._refuse = refuse
+
+    def resume(self) -> Batch:
+        """Finishes what others have begun, and did not live to finish.
+
+        :raises SpoolerUnusable: if one of the places is away. Nothing is lost or doubled; try again.
+        """
+        with self._letting_go():
+            parcels = self._source.departures()
+            elsewhere = [parcel for parcel in parcels if parcel.destination not in ("", self._name)]
+            known = [parcel for parcel in parcels if parcel.destination == self._name]
+            self._finish(known)
+            batch = self._go([parcel for parcel in parcels if not parcel.destination])
+            stayed = [
+                Stayed(one.id, f"is on its way to {one.destination}, which has accepted it; carry on to there first")
+                for one in elsewhere
+            ]
+            return Batch([*known, *batch.moved], [*stayed, *batch.stayed])
+
+    def carry(self, ids: Iterable[str]) -> Batch:
+        """Carries tasks by their ids; in neither list of the batch are those that were running, not there any more, or
+        too many for one batch.
+
+        :raises SpoolerUnusable: if one of the places is away. What had not arrived is where it was.
+        """
+        with self._letting_go():
+            return self._go(self._source.leave(ids))
+
+    def _go(self, parcels: Sequence[Parcel]) -> Batch:
+        if not parcels:
+            return Batch()
+        points.reach("carry.begun")
+        good: list[Parcel] = []
+        bad: list[tuple[Parcel, str]] = []
+        for parcel in parcels:
+            try:
+                good.append(parcel if parcel.state is State.CORRUPT else self._addressed(parcel))
+            except Damaged as error:
+                bad.append((parcel, str(error)))
+        try:
+            accepted = self._offer(good, bad)
+        except SpoolerUnusable:
+            self._source.stay(parcels)
+            raise
+        points.reach("carry.accepted")
+        for parcel, reason in bad:
+            self._source.stay([parcel], reason if self._refuse else "")
+        moved = self._source.left(accepted, self._name) if accepted else []
+        points.reach("carry.noted")
+        self._finish(moved)
+        return Batch(moved, [Stayed(parcel.id, reason) for parcel, reason in bad])
+
+    def _addressed(self, parcel: Parcel) -> Parcel:
+        return parcel._replace(data=self._readdress(parcel.data))
+
+    def _offer(self, parcels: Sequence[Parcel], bad: list[tuple[Parcel, str]]) -> Sequence[Parcel]:
+        """What the destination accepts. If it refuses something it is offered the tasks one by one, and ``bad`` gets
+        those that it does not take."""
+        try:
+            if parcels:
+                self._destination.accept(parcels)
+            return parcels
+        except Refused as error:
+            if len(parcels) == 1:
+                bad.append((parcels[0], str(error)))
+                return []
+        return [taken for parcel in parcels for taken in self._offer([parcel], bad)]
+
+    def _finish(self, parcels: Sequence[Parcel]) -> None:
+        if parcels:
+            self._destination.confirm(parcels)
+            points.reach("carry.confirmed")
+            self._source.gone(parcels)
+            points.reach("carry.done")
+
+    @contextlib.contextmanager
+    def _letting_go(self) -> Iterator[None]:
+        """What fails in the middle is let go of, for ``resume`` to find."""
+        try:
+            yield
+        except BaseException:
+            self._source.release()
+            raise

@@ -1,0 +1,108 @@
+"""A directory, a queue in a real PostgreSQL, tasks that tell of their runs, and carriers that are killed."""
+
+import contextlib
+import io
+import json
+import os
+import signal
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from unspool import Spooler, config, points
+from unspool.address import Address
+from unspool.backends.base import Backend
+from unspool.cli import main
+from unspool.message import State
+from unspool.testing import run_all
+
+from ..postgres.conftest import address, database, server
+
+__all__ = ["KEY", "Ends", "address", "database", "ends", "server"]
+
+KEY = "a key that both ends have and nobody else"
+ran: Counter[str] = Counter()
+
+
+@Spooler.task
+def work(name: str) -> bool:
+    """Tells that it was run."""
+    ran[name] += 1
+    return True
+
+
+@Spooler.task(max_attempts=1)
+def fail(name: str) -> bool:
+    """The same, and fails for good."""
+    ran[name] += 1
+    raise ValueError(f"no luck with {name}")
+
+
+class Ends:
+    """Places that tasks are carried between: ``spool`` and ``other`` are directories, ``pg`` is in PostgreSQL."""
+
+    def __init__(self, root: Path, pg: Address) -> None:
+        self.root = root
+        self.names = {end: str(root / end) for end in ("spool", "other")}
+        self.names["pg"] = f"{pg.url}{'&' if '?' in pg.url else '?'}spooler={pg.spooler}"
+        self.pg = pg.name
+        config.configure(secret_key=KEY)
+        ran.clear()
+
+    def backend(self, end: str) -> Backend:
+        """What is at one of the ends."""
+        return config.backend(config.spooler_name(self.names[end]))
+
+    def burst(self, end: str) -> list[str]:
+        """Runs all that is ready there; the verdicts."""
+        return [run.verdict for run in run_all(self.backend(end))]
+
+    def command(self, *words: str) -> tuple[int, str, str]:
+        """Runs a command in this process: its status, output and complaints."""
+        with contextlib.redirect_stdout(io.StringIO()) as said, contextlib.redirect_stderr(io.StringIO()) as complaints:
+            status = main([self.names.get(word, word) for word in words])
+        for end in self.names:  # what an ended process had taken is let go of
+            self.backend(end).close()
+        return status, said.getvalue(), complaints.getvalue()
+
+    def move(self, source: str, destination: str, *words: str, status: int = 0) -> Any:
+        """Carries the tasks of one end to another; what is said about it."""
+        found, said, complaints = self.command("move", source, destination, "--json", *words)
+        assert found == status, (said, complaints)
+        return json.loads(said) if said else complaints
+
+    def kill(self, point: str, *words: str, time: int = 1) -> None:
+        """Runs a command in another process, which is killed when it comes to a point for the so-manieth time."""
+        pid = os.fork()
+        if pid == 0:
+            left = time
+
+            def die(name: str) -> None:
+                nonlocal left
+                left -= name == point
+                if not left:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+            try:
+                points.reach = die
+                main([self.names.get(word, word) for word in words])
+            finally:
+                os._exit(1)
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        assert status == -signal.SIGKILL, f"{point} was never reached"
+
+    def counts(self, end: str) -> dict[State, int]:
+        """How many tasks there are, of the states that have any."""
+        return {state: count for state, count in self.backend(end).counts().items() if count}
+
+
+@pytest.fixture
+def ends(tmp_path: Path, address: Address) -> Iterator[Ends]:
+    """The places of a test."""
+    here = Ends(tmp_path, address)
+    yield here
+    for end in here.names:
+        here.backend(end).close()

@@ -1,0 +1,64 @@
+"""``unspool move`` killed at each named point, while workers run at both ends: each task is run exactly once."""
+
+from datetime import timedelta
+
+import pytest
+
+from unspool import points
+from unspool.message import State
+
+from .conftest import Ends, fail, ran, work
+
+COMMON = [name for name in points.NAMES if name.startswith("carry.")]
+LEAVING = [name for name in points.NAMES if name.startswith(("leave.", "left.", "gone."))]
+ARRIVING = [name for name in points.NAMES if name.startswith(("accept.", "confirm."))]
+CASES = [
+    *(("spool", "pg", point) for point in COMMON + LEAVING),
+    *(("pg", "spool", point) for point in COMMON + ARRIVING),
+    *(("spool", "other", point) for point in LEAVING + ARRIVING),
+    *(("pg", "other", point) for point in ARRIVING),
+]
+
+
+@pytest.mark.parametrize(("source", "destination", "point"), CASES)
+def test_killed(ends: Ends, source: str, destination: str, point: str) -> None:
+    """Workers at both ends run what they find after the kill and after the move is run again: nothing is lost,
+    nothing runs twice, what was dead keeps its reason, what was postponed its time."""
+    there = ends.backend(source).name
+    fail.using(spooler=there)("dead")
+    fail.using(spooler=there, priority=2)("urgently dead")
+    assert ends.burst(source) == ["dead", "dead"]
+    names = [f"plain {number}" for number in range(5)]
+    for name in names:
+        work.using(spooler=there)(name)
+    work.using(spooler=there, priority=3)("urgent")
+    work.using(spooler=there, postpone=timedelta(days=1))("late")
+    ends.kill(point, "move", source, destination, time=1 if point.startswith("carry.") else 3)
+    for end in (source, destination):
+        ends.burst(end)
+    ends.move(source, destination)
+    for end in (source, destination):
+        ends.burst(end)
+    assert ran == dict.fromkeys(["dead", "urgently dead", "urgent", *names], 1)
+    assert ends.counts(source) == {}
+    assert ends.counts(destination) == {State.DEAD: 2, State.DEFERRED: 1}
+    dead = ends.backend(destination).entries(frozenset({State.DEAD}))
+    found = sorted((entry.reason, entry.priority, entry.attempts) for entry in dead)
+    assert found == [("ValueError: no luck with dead", None, 1), ("ValueError: no luck with urgently dead", 2, 1)]
+
+
+def test_each_point_is_covered() -> None:
+    """All points of carrying are among the cases."""
+    assert {point for _, _, point in CASES} == {*COMMON, *LEAVING, *ARRIVING}
+
+
+def test_killed_again_and_again(ends: Ends) -> None:
+    """A move that is killed at each of its points in turn gets to its end, with each task run once."""
+    names = [f"task {number}" for number in range(12)]
+    work.using(spooler=ends.backend("spool").name).enqueue_many([(name,) for name in names])
+    for point in (*LEAVING[:1], *COMMON[:3]):
+        ends.kill(point, "move", "spool", "pg")
+        ends.burst("pg")
+    ends.move("spool", "pg")
+    ends.burst("pg")
+    assert ran == dict.fromkeys(names, 1)

@@ -1,0 +1,247 @@
+"""``unspool move``: what goes along, what stays, and what is said about it."""
+
+import json
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+
+from unspool import Spooler, config, wire
+from unspool.message import Claim, Retry, State
+from unspool.signing import Signer
+from unspool.tasks import call_message
+
+from .conftest import KEY, Ends, fail, ran, work
+
+
+@pytest.mark.parametrize(("source", "destination"), [("spool", "pg"), ("pg", "spool"), ("spool", "other")])
+def test_all_goes_along(ends: Ends, source: str, destination: str) -> None:
+    """Priorities, due times, attempts and reasons; counts are told by state; the order of running stays."""
+    there = ends.backend(source).name
+    fail.using(spooler=there)("dead")
+    ends.burst(source)
+    for name, priority in [("c", None), ("a", 1), ("d", None), ("b", 1)]:
+        work.using(spooler=there, priority=priority)(name)
+    before = {(one.task, one.priority, one.reason, one.attempts) for one in ends.backend(source).entries()}
+    said = ends.move(source, destination)
+    assert said["moved"] == {"ready": 4, "deferred": 0, "dead": 1, "corrupt": 0}
+    assert (said["source"], said["stayed"]) == (there, [])
+    assert {(one.task, one.priority, one.reason, one.attempts) for one in ends.backend(destination).entries()} == before
+    ran.clear()
+    ends.burst(destination)
+    assert list(ran) == ["a", "b", "c", "d"]
+
+
+def test_a_dead_task_is_retried_at_its_new_place(ends: Ends) -> None:
+    """It runs there, its attempts afresh."""
+    fail.using(spooler=ends.backend("spool").name)("dead")
+    ends.burst("spool")
+    ends.move("spool", "pg")
+    (entry,) = ends.backend("pg").entries()
+    assert (entry.state, entry.attempts) == (State.DEAD, 1)
+    ends.backend("pg").retry(entry.id)
+    assert ends.burst("pg") == ["dead"]
+    assert ran["dead"] == 2
+
+
+def test_what_runs_stays(ends: Ends) -> None:
+    """A task that is running is left and told of, with status 1; afterwards it is carried with its attempt."""
+    backend = ends.backend("spool")
+    work.using(spooler=backend.name)("runs")
+    (entry,) = backend.entries()
+    claim = backend.claim(os.path.basename(entry.id))
+    assert isinstance(claim, Claim)
+    pid = os.fork()
+    if pid == 0:  # the lock is this process's; its child has none, and moves
+        try:
+            os._exit(0 if ends.command("move", "spool", "pg")[0] == 1 else 2)
+        finally:
+            os._exit(3)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert backend.counts()[State.RUNNING] == 1
+    backend.settle(claim, Retry(entry.due))
+    assert ends.move("spool", "pg")["moved"]["ready"] == 1
+    (entry,) = ends.backend("pg").entries()
+    assert entry.attempts == 1
+
+
+def test_chosen_states(ends: Ends) -> None:
+    """With --state the others stay, without a word; --dry-run counts, and changes nothing."""
+    there = ends.backend("spool").name
+    fail.using(spooler=there)("dead")
+    ends.burst("spool")
+    work.using(spooler=there)("ready")
+    assert ends.move("spool", "pg", "--dry-run")["moved"] == {"ready": 1, "deferred": 0, "dead": 1, "corrupt": 0}
+    assert ends.counts("spool") == {State.READY: 1, State.DEAD: 1}
+    ends.move("spool", "pg", "--state", "dead")
+    assert (ends.counts("spool"), ends.counts("pg")) == ({State.READY: 1}, {State.DEAD: 1})
+
+
+def test_what_is_said(ends: Ends) -> None:
+    """One line for people."""
+    work.using(spooler=ends.backend("spool").name)("one")
+    assert ends.command("move", "spool", "pg")[:2] == (0, "moved 1 task: 1 ready\n")
+    assert ends.command("move", "spool", "pg")[:2] == (0, "moved 0 tasks\n")
+
+
+def test_signed_for_the_new_name(ends: Ends) -> None:
+    """Between queues of different names tasks are signed anew, so that workers there run them."""
+    work.using(spooler=ends.backend("spool").name)("one")
+    ends.move("spool", "other")
+    (file,) = Path(ends.names["other"]).glob("uwsgi_*")
+    assert b"unspool_queue\x05\x00other" in file.read_bytes()
+    assert ends.burst("other") == ["processed"]
+
+
+def test_without_the_key(ends: Ends) -> None:
+    """Signed for one name, a task does not go to another without the key; to the same name it goes as it is."""
+    work.using(spooler=ends.backend("spool").name)("one")
+    config.configure(secret_key=None)
+    said = ends.move("spool", "other", status=1)
+    assert "signed for the queue 'spool'" in said["stayed"][0]["reason"]
+    assert ends.counts("spool") == {State.READY: 1}
+    ends.names["other"] = str(ends.root / "copy" / "spool")
+    data = next(Path(ends.names["spool"]).glob("uwsgi_*")).read_bytes()
+    ends.move("spool", "other")
+    assert next(Path(ends.names["other"]).glob("uwsgi_*")).read_bytes() == data
+    config.configure(secret_key=KEY)
+    assert ends.burst("other") == ["processed"]
+
+
+@pytest.mark.parametrize("damage", ["unsigned", "torn", "forged"])
+def test_what_is_no_task_of_ours_stays(ends: Ends, damage: str) -> None:
+    """Unsigned, damaged and forged tasks stay as they are and are reported, with status 1; the others go."""
+    there = ends.backend("spool").name
+    if damage == "unsigned":
+        config.configure(secret_key=None)
+    id = work.using(spooler=there)("bad")
+    config.configure(secret_key=KEY)
+    data = Path(id).read_bytes()
+    if damage == "torn":
+        Path(id).write_bytes(data[:-3])
+    elif damage == "forged":
+        data = data.replace(b"unspool_sig+\x00", b"unspool_sig+\x00A")[: len(data)]
+        Path(id).write_bytes(data)
+    os.utime(id, (1, 1))
+    work.using(spooler=there)("good")
+    ends.backend("spool")._clock = lambda: 4e9  # type: ignore[attr-defined]  # nobody is still writing it
+    ends.backend("spool").depot._clock = lambda: 4e9  # type: ignore[attr-defined]
+    said = ends.move("spool", "pg", status=1)
+    assert [one["id"] for one in said["stayed"]] == [id]
+    assert said["moved"]["ready"] == 1
+    assert ends.counts("spool")[State.READY] == 1
+    if damage != "unsigned":
+        assert ends.move("spool", "pg", "--sign-unsigned", status=1)["moved"]["ready"] == 0
+    else:
+        assert "unsigned" in said["stayed"][0]["reason"]
+        ends.move("spool", "pg", "--sign-unsigned")
+        ends.burst("pg")
+        assert ran == {"good": 1, "bad": 1}
+
+
+def test_what_uwsgi_left(ends: Ends) -> None:
+    """Messages of uwsgidecorators and uwsgiconf, unsigned, run in PostgreSQL once a person has vouched for them."""
+    spool = Path(ends.names["spool"])
+    spool.mkdir(mode=0o700)
+    call = {"spooler": None, "priority": None, "postpone": None, "func": "work", "arg": ("of uwsgiconf",), "kwg": {}}
+    vars = {"ud_spool_func": b"work", "args": pickle.dumps(("of uwsgidecorators",)), "kwargs": pickle.dumps({})}
+    for number, (vars_, body) in enumerate([
+        (vars | {"ud_spool_ret": b"-2"}, b""),
+        ({"msg": b"ucfg_fcall"}, pickle.dumps({"payload": call})),
+        ({}, pickle.dumps({"msg": "ucfg_fcall", "payload": call | {"arg": ("of uwsgiconf, large",)}})),
+    ]):  # fmt: skip
+        block = b"".join(len(part).to_bytes(2, "little") + part for key, value in vars_.items()
+                         for part in (key.encode(), value))  # fmt: skip
+        part = spool / "4" if number == 1 else spool
+        part.mkdir(exist_ok=True)
+        file = part / f"uwsgi_spoolfile_on_host_1_{number}_99_1500000000_{number:06d}"
+        file.write_bytes(b"\x11" + len(block).to_bytes(2, "little") + b"\x00" + block + body)
+        os.utime(file, (1500000000,) * 2)
+    assert len(ends.move("spool", "pg", status=1)["stayed"]) == 3
+    assert ends.move("spool", "pg", "--sign-unsigned")["moved"]["ready"] == 3
+    assert set(ends.burst("pg")) == {"processed"}
+    assert ran == {"of uwsgidecorators": 1, "of uwsgiconf": 1, "of uwsgiconf, large": 1}
+
+
+def test_unsigned_pickles_do_not_go_to_a_server(ends: Ends) -> None:
+    """Without a key they stay, and both ways out are named; JSON goes."""
+    config.configure(secret_key=None)
+    there = ends.backend("spool").name
+    work.using(spooler=there)("pickled")
+    Spooler.send_many([call_message("moving:work", ("plain",), {}, None, None, "json")], spooler=there)
+    said = ends.move("spool", "pg", status=1)
+    assert said["moved"]["ready"] == 1
+    assert "UNSPOOL_SECRET_KEY" in said["stayed"][0]["reason"]
+    assert 'serializer="json"' in said["stayed"][0]["reason"]
+
+
+def test_on_the_way_to_another_place(ends: Ends) -> None:
+    """What one destination has accepted no other is given: the way there is named, and finishes it."""
+    work.using(spooler=ends.backend("spool").name)("one")
+    ends.kill("carry.noted", "move", "spool", "pg")
+    said = ends.move("spool", "other", status=1)
+    assert f"is on its way to {ends.pg}" in said["stayed"][0]["reason"]
+    assert ends.counts("spool") == {State.READY: 1}
+    ends.move("spool", "pg")
+    assert ends.burst("pg") == ["processed"]
+
+
+def test_a_destination_that_is_away(ends: Ends) -> None:
+    """Status 3, and all tasks are where they were."""
+    there = ends.backend("spool").name
+    work.using(spooler=there)("one")
+    ends.names["pg"] = "postgresql://127.0.0.1:1/app?spooler=mail"
+    status, _, complaints = ends.command("move", "spool", ends.names["pg"])
+    assert status == 3
+    assert "cannot be reached" in complaints
+    assert ends.counts("spool") == {State.READY: 1}
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "part"),
+    [
+        (["spool"], 2, "Missing argument"),
+        (["spool", "spool"], 2, "are the same"),
+        (["nowhere/at/all", "spool"], 1, "does not exist"),
+        (["spool", "mysql://db/app"], 2, "no URL of a spooler"),
+        (["spool", "pg", "--state", "running"], 2, "running"),
+    ],
+)
+def test_bad_usage(ends: Ends, words: list[str], status: int, part: str) -> None:
+    """Each mistake has its line and status."""
+    found, _, complaints = ends.command("move", *words)
+    assert found == status
+    assert part in complaints
+
+
+def test_a_full_queue(ends: Ends) -> None:
+    """More tasks than one batch holds, all of them, once."""
+    names = [(f"{number}",) for number in range(450)]
+    config.configure(durability="relaxed")
+    work.using(spooler=ends.backend("spool").name).enqueue_many(names)
+    assert ends.move("spool", "pg")["moved"]["ready"] == 450
+    ends.burst("pg")
+    assert ran == {name: 1 for (name,) in names}
+    assert json.loads(ends.command("status", "--json", "--spooler", "spool")[1])["spoolers"][0]["ready"] == 0
+
+
+def test_large_tasks(ends: Ends) -> None:
+    """Tasks of megabytes go, a few at a time."""
+    there = ends.backend("spool").name
+    names = [str(number) * 9_000_000 for number in range(5)]
+    for name in names:
+        work.using(spooler=there)(name)
+    assert ends.move("spool", "pg")["moved"]["ready"] == 5
+    ends.burst("pg")
+    assert ran == dict.fromkeys(names, 1)
+
+
+def test_a_foreign_task_stays_foreign() -> None:
+    """Signed by somebody who vouched for it, another program's task is read as one that never had a seal."""
+    old, new = Signer([KEY], "old"), Signer([KEY], "new")
+    foreign = b"\x11" + (9).to_bytes(2, "little") + b"\x00\x03\x00key\x02\x00xy"
+    signed = wire.readdress(foreign, "new", old, new, vouch=True)
+    for signer in (new, None):
+        envelope = wire.load(signed, signer)
+        assert (dict(envelope.vars), envelope.sealed) == ({"key": b"xy"}, False)
