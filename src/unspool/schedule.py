@@ -9,6 +9,7 @@ __all__ = ["Postpone", "check_priority", "to_due"]
 
 Postpone = timedelta | datetime | None
 
+_FIRST_YEAR = 1902  # before that, some systems have no number for a time
 _LATEST = 13_569_465_600.0  # the year 2400; ext4's times end in 2446
 
 
@@ -36,6 +37,8 @@ def to_due(postpone: object, now: float | None = None) -> float | None:
         try:
             due = postpone.timestamp()
         except (OverflowError, OSError, ValueError) as error:
+            if postpone.year < _FIRST_YEAR:
+                return None
             raise OptionRefused(f"postpone is {postpone!r}, which is no time on this system: {error}") from error
     elif isinstance(postpone, timedelta):
         due = now + postpone.total_seconds()

@@ -227,6 +227,8 @@ def raw_message(
     """
     if not isinstance(message, str):
         raise OptionRefused(f"message is {message!r}; it must be a string")
+    if not message:
+        raise OptionRefused("message is empty; it must say which handler it is for")
     check_priority(priority)
     return Message(message, payload, None, priority, to_due(postpone), serializer)
 

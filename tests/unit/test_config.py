@@ -1,5 +1,6 @@
 """Where settings come from, and what errors say."""
 
+import gc
 import os
 import re
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from unspool import Spooler, config, configure
 from unspool.backends.spool import SpoolBackend
 from unspool.config import Settings, origins, settings
-from unspool.errors import ConfigurationError, NoSpooler
+from unspool.errors import ConfigurationError, NoSpooler, OptionRefused
 from unspool.signing import Signer
 
 
@@ -365,3 +366,19 @@ def test_a_project_file_that_cannot_be_read_is_named(place: Path, content: bytes
     for ask in (settings, origins):
         with pytest.raises(ConfigurationError, match=str(place / "pyproject.toml")):
             ask()
+
+
+def test_a_change_of_settings_lets_go_of_open_directories(tmp_path: Path) -> None:
+    """However often settings are changed: the backends that are dropped close what they had opened."""
+    for number in range(50):
+        configure(spoolers=[tmp_path / "mail"], period=number + 1)
+        Spooler.send_message_raw("m", priority=number % 3)
+    gc.collect()
+    held = [os.readlink(fd) for fd in Path("/proc/self/fd").iterdir() if fd.is_symlink()]
+    assert sum(path.startswith(str(tmp_path)) for path in held) < 10
+
+
+def test_an_empty_message_is_refused() -> None:
+    """It would name no handler; nothing is sent, so no spooler is needed to say so."""
+    with pytest.raises(OptionRefused, match="message is empty"):
+        Spooler.send_message_raw("")

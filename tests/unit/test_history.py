@@ -221,3 +221,30 @@ def test_a_directory_that_is_removed(opened: Open, database: Path, tmp_path: Pat
     history.add(runs(3))
     assert history.latest(None, 10) == runs(3)
     assert rows(database) == 1
+
+
+def test_texts_that_are_none(opened: Open) -> None:
+    """Bytes of file names and errors that are no text are kept escaped, in the database and in the journal, and found
+    by their task's id."""
+    history = opened()
+    strange = Record("/mail/\udcff", "app:f", "dead", 1, 1.0, 0.5, 1, "ValueError: \ud800")
+    kept = strange._replace(id="/mail/\\udcff", error="ValueError: \\ud800")
+    history.add([run(1), strange, run(2)])
+    assert history.latest(None, 10) == [run(2), kept, run(1)]
+    assert history.latest(strange.id, 10) == [kept]
+    history.jot(strange._replace(attempt=2, started=2.0))
+    assert history.latest(strange.id, 10) == [kept._replace(attempt=2, started=2.0), kept]
+
+
+def test_a_row_that_cannot_be_kept_costs_no_other(
+    opened: Open, database: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is left out with a line; the rest of its batch is there, and so is the database."""
+    history = opened()
+    history.add([run(1), run(2)._replace(pid=1 << 70), run(3)._replace(task=None), run(4)])  # type: ignore[arg-type]
+    assert history.latest(None, 10) == [run(4), run(1)]
+    assert [record.message.split(":")[0] for record in caplog.records] == [
+        "a run of /mail/task2 is left out of history",
+        "a run of /mail/task3 is left out of history",
+    ]
+    assert not database.with_name(f"{database.name}.damaged").exists()

@@ -56,6 +56,7 @@ def test_a_naive_datetime_is_local_time() -> None:
         datetime(1999, 1, 1),
         datetime(1999, 1, 1, tzinfo=UTC),
         datetime.min.replace(tzinfo=UTC),
+        datetime.min,
         datetime.fromtimestamp(NOW, UTC),
     ],
 )

@@ -6,6 +6,7 @@ truth: if it is lost or damaged, it is set aside and begun afresh, and no task i
 """
 
 import contextlib
+import logging
 import os
 import sqlite3
 from collections.abc import Sequence
@@ -30,6 +31,8 @@ _LATEST = f"{_SELECT} ORDER BY number DESC LIMIT ?"
 _LATEST_OF = f"{_SELECT} WHERE id = ? ORDER BY number DESC LIMIT ?"
 _TRIM_EVERY = 5_000  # rows between two trimmings
 _BUSY = 10_000  # milliseconds to wait for another supervisor's writer
+_BAD_ROW = (ValueError, OverflowError, sqlite3.InterfaceError, sqlite3.ProgrammingError, sqlite3.IntegrityError)
+_log = logging.getLogger("unspool")
 
 
 class History:
@@ -72,7 +75,8 @@ class History:
 
     def latest(self, id: str | None, limit: int) -> list[Record]:
         """The newest rows first."""
-        jotted = [record for record in self._journal.records() if id is None or record.id == id]
+        id = None if id is None else _text(id)
+        jotted = [record for record in map(_storable, self._journal.records()) if id is None or record.id == id]
         rows = self._rows(id, limit)
         if not jotted:
             return rows
@@ -100,12 +104,25 @@ class History:
         if self._writer is None:
             self._writer = self._open()
             self._journal.ingest_leftovers()
+        rows = list(map(_storable, records))
         with self._writer as writer:
-            writer.executemany(_INSERT, records)
+            try:
+                with writer:
+                    writer.executemany(_INSERT, rows)
+            except _BAD_ROW:  # one that no database takes must not cost the others
+                self._add_singly(writer, rows)
             self._untrimmed += len(records)
             if self._untrimmed >= _TRIM_EVERY:
                 self._untrimmed = 0
                 self._trim(writer)
+
+    @staticmethod
+    def _add_singly(writer: sqlite3.Connection, rows: Sequence[Record]) -> None:
+        for row in rows:
+            try:
+                writer.execute(_INSERT, row)
+            except _BAD_ROW as error:
+                _log.warning("a run of %.300s is left out of history: %s", row.id, error)
 
     def _trim(self, writer: sqlite3.Connection) -> None:
         writer.execute("DELETE FROM runs WHERE number <= (SELECT max(number) FROM runs) - ?", [self._limit])
@@ -144,6 +161,15 @@ class History:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path + suffix)
         os.replace(path, path + ".damaged")
+
+
+def _storable(record: Record) -> Record:
+    """A record whose texts are such: names of files and errors of tasks may have bytes that are none, escaped here."""
+    return Record._make(_text(value) if isinstance(value, str) else value for value in record)
+
+
+def _text(value: str) -> str:
+    return value.encode("utf-8", "backslashreplace").decode()
 
 
 def _quote(path: str) -> str:

@@ -27,6 +27,7 @@ import re
 import socket
 import stat
 import threading
+import weakref
 
 from ...errors import SpoolerUnusable
 from ..base import UNNUMBERED
@@ -157,6 +158,8 @@ class Directory:
         self._descriptors: dict[str, int] = {}
         self._lock = threading.Lock()
         self._owner: trust.Owner | None = None
+        # When nobody uses it any more, as after a change of settings; never while somebody may hold a number.
+        weakref.finalize(self, _close_all, self._descriptors).atexit = False
 
     @property
     def owner(self) -> trust.Owner:
@@ -321,3 +324,9 @@ class Directory:
             errno.EIO: "the disk reports an error",
         }.get(error.errno or 0, error.strerror or str(error))
         return SpoolerUnusable(error.errno, f"spooler {self.root} cannot be used: {advice}")
+
+
+def _close_all(descriptors: dict[str, int]) -> None:
+    for fd in descriptors.values():
+        with contextlib.suppress(OSError):
+            os.close(fd)
