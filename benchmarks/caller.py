@@ -7,6 +7,7 @@ import os
 import random
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from time import monotonic_ns
 
@@ -31,6 +32,7 @@ class Job:
     :param kind: ``enqueue`` or ``latency``.
     :param tasks: how many, after the warm-up.
     :param batch: so many at a time.
+    :param threads: so many send at once.
     :param answer: the file in which the figures are reported.
     """
 
@@ -38,6 +40,7 @@ class Job:
     tasks: int
     answer: str
     batch: int = 1
+    threads: int = 1
 
     def dump(self) -> str:
         """For the environment."""
@@ -61,7 +64,12 @@ def perform(
 def _enqueue(job: Job, noop: Callable[[int], object], many: Callable[[Sequence[int]], object] | None) -> float:
     for number in range(WARM_UP):
         noop(number)
-    if job.batch == 1:
+    if job.threads > 1:
+        with ThreadPoolExecutor(job.threads) as pool:
+            begun = monotonic_ns()
+            for _ in pool.map(noop, range(job.tasks)):
+                pass
+    elif job.batch == 1:
         begun = monotonic_ns()
         for number in range(job.tasks):
             noop(number)

@@ -43,7 +43,7 @@ class Uwsgiconf(Uwsgi):
         super().__init__()
         self._site = site
 
-    def _environment(self, place: Place) -> dict[str, str]:
+    def environment(self, place: Place) -> dict[str, str]:
         return {"PYTHONPATH": f"{self._site}:{Path(__file__).resolve().parent.parent}"}
 
 

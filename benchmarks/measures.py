@@ -12,10 +12,12 @@ from .system import System
 from .unspool_side import Unspool
 from .uwsgi_side import Uwsgi
 
-__all__ = ["BARE", "Measured", "Sizes", "measure", "measures"]
+__all__ = ["BARE", "BATCHES", "CALLERS", "WORKERS", "Measured", "Sizes", "measure", "measures"]
 
 BARE = "bare calls"
-_BATCH = 100
+BATCHES = (10, 100, 1_000)
+CALLERS = (4, 16)
+WORKERS = (1, 2, 4)
 
 Take = Callable[[Ground], Mapping[str, float]]
 """Takes one measurement: a figure for each row, here the key that follows the measure's name."""
@@ -73,20 +75,26 @@ def measures(sizes: Sizes) -> list[Measure]:
             Uwsgi.name: _rate(lambda on: uwsgi.enqueue(on, tasks)),
             BARE: _rate(lambda on: bare.enqueue(on, tasks, durable=False)),
         }),
-        Measure(f"enqueue, relaxed, {_BATCH} at a time", "/s", {
-            Unspool.name: _rate(lambda on: relaxed.enqueue(on, tasks, _BATCH)),
-            BARE: _rate(lambda on: bare.enqueue(on, tasks, _BATCH, durable=False)),
-        }, alone),
+        *(Measure(f"enqueue, relaxed, {batch:,} at a time", "/s", {
+            Unspool.name: _rate(lambda on, batch=batch: relaxed.enqueue(on, tasks, batch)),
+            BARE: _rate(lambda on, batch=batch: bare.enqueue(on, tasks, batch, durable=False)),
+        }, alone) for batch in BATCHES),
         Measure("enqueue, full", "/s", {
             Unspool.name: _rate(lambda on: full.enqueue(on, synced)),
             BARE: _rate(lambda on: bare.enqueue(on, synced, durable=True)),
         }),
-        Measure(f"enqueue, full, {_BATCH} at a time", "/s", {
-            Unspool.name: _rate(lambda on: full.enqueue(on, tasks, _BATCH)),
-            BARE: _rate(lambda on: bare.enqueue(on, tasks, _BATCH, durable=True)),
-        }),
-        Measure("drain, 1 worker", "/s", _drains(1, tasks, relaxed, uwsgi)),
-        Measure("drain, 2 workers", "/s", _drains(2, tasks, relaxed, uwsgi)),
+        *(Measure(f"enqueue, full, {batch:,} at a time", "/s", {
+            Unspool.name: _rate(lambda on, batch=batch: full.enqueue(on, tasks, batch)),
+            BARE: _rate(lambda on, batch=batch: bare.enqueue(on, tasks, batch, durable=True)),
+        }) for batch in BATCHES),
+        *(Measure(f"enqueue, full, {count} threads at once", "/s", {
+            Unspool.name: _rate(lambda on, count=count: full.enqueue(on, synced, threads=count)),
+        }) for count in CALLERS),
+        *(Measure(f"enqueue, full, {count} processes at once", "/s", {
+            Unspool.name: _rate(lambda on, count=count: full.enqueue_at_once(on, synced, count)),
+        }) for count in CALLERS),
+        *(Measure(f"drain, {count} worker{'s' * (count > 1)}", "/s", _drains(count, tasks, relaxed, uwsgi))
+          for count in WORKERS),
         Measure("drain, 1 worker, no history", "/s", _drains(1, tasks, plain), "drain, 1 worker"),
         Measure("idle latency, relaxed", "ms", _latencies(calls, relaxed, uwsgi)),
         Measure("idle latency, full", "ms", _latencies(calls, full), "idle latency, relaxed"),
@@ -124,7 +132,7 @@ def _latencies(calls: int, *systems: System) -> dict[str, Take]:
     def take(one: System) -> Take:
         def figures(ground: Ground) -> Mapping[str, float]:
             found = one.latency(ground, calls)
-            return {", p50": found.p50, ", p99": found.p99}
+            return {f", {name}": figure for name, figure in found._asdict().items()}
 
         return figures
 

@@ -34,6 +34,15 @@ class Running:
         return self._process.poll() is not None
 
     @property
+    def pids(self) -> list[int]:
+        """Its own process and all that it has started."""
+        found = [self._process.pid]
+        for pid in found:
+            with contextlib.suppress(OSError):
+                found += map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split())
+        return found
+
+    @property
     def status(self) -> int | None:
         """Its exit status; None while it runs."""
         return self._process.returncode

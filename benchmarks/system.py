@@ -1,11 +1,13 @@
 """What is measured of a system: the same figures by the same steps; heirs only know how to start its processes."""
 
 import json
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from statistics import quantiles
+from time import monotonic_ns
 from typing import NamedTuple
 
 from . import witness
@@ -13,7 +15,7 @@ from .caller import JOB, WARM_UP, Job
 from .filesystem import Ground, Place
 from .processes import Failed, Running, running, wait_until
 
-__all__ = ["Latency", "System"]
+__all__ = ["Latency", "Some", "System"]
 
 _TIMEOUT = 600.0
 _FIRST_CALLS = 10  # not counted: imports, first files
@@ -23,7 +25,21 @@ class Latency(NamedTuple):
     """Milliseconds from the call to the task's first line."""
 
     p50: float
+    p90: float
     p99: float
+
+
+class Some(NamedTuple):
+    """What a worker made of a part of a backlog.
+
+    :param rate: tasks a second.
+    :param first: seconds from the worker's start to its first task.
+    :param memory: megabytes that all its processes hold, what they share counted once for each.
+    """
+
+    rate: float
+    first: float
+    memory: float
 
 
 class System(ABC):
@@ -49,10 +65,41 @@ class System(ABC):
     def calling_idle(self, place: Place) -> tuple[list[str], list[str] | None]:
         """The commands of a caller and of its one worker; None if the caller brings that along."""
 
-    def enqueue(self, ground: Ground, tasks: int, batch: int = 1) -> float:
+    def enqueue(self, ground: Ground, tasks: int, batch: int = 1, threads: int = 1) -> float:
         """Tasks a second that one caller sends, with no worker at the directory."""
         with ground.place() as place:
-            return tasks / self._fill(place, tasks, batch)
+            return tasks / self._fill(place, tasks, batch, threads)
+
+    def enqueue_at_once(self, ground: Ground, tasks: int, processes: int) -> float:
+        """Tasks a second that several callers send, from the start of the first to the end of the last."""
+        with ground.place() as place, ExitStack() as stack:
+            share = tasks // processes
+            jobs = [Job("enqueue", share, f"{_answer(place)}.{number}") for number in range(processes)]
+            callers = [stack.enter_context(self._run(self.calling(place), place, {JOB: job.dump()})) for job in jobs]
+            for job, caller in zip(jobs, callers, strict=True):
+                wait_until(Path(job.answer).exists, caller, _TIMEOUT)
+            return sum(share / float(json.loads(Path(job.answer).read_text())["seconds"]) for job in jobs)
+
+    def drain_some(self, place: Place, tasks: int) -> "Some":
+        """One worker runs a part of what waits in a place that is filled already, and is ended."""
+        for tally in place.scratch.glob("tally.*"):
+            tally.unlink()
+        witnessed = str(place.scratch)
+        begun = monotonic_ns()
+        with self._run(self.working(place, 1), place) as process:
+            wait_until(lambda: witness.tally(witnessed).runs >= tasks, process, _TIMEOUT)
+            memory = sum(_resident(pid) for pid in process.pids)
+        found = witness.tally(witnessed)
+        return Some(found.rate, (found.first - begun) / 1e9, memory)
+
+    def template(self, place: Place) -> bytes:
+        """The file of one task."""
+        self._fill(place, 1)
+        files = [path for path in place.spool.iterdir() if path.is_file()]
+        content = files[0].read_bytes()
+        for path in files:
+            path.unlink()
+        return content
 
     def drain(self, ground: Ground, tasks: int, workers: int) -> float:
         """Tasks a second that workers run, of those that were waiting when they started."""
@@ -82,10 +129,11 @@ class System(ABC):
             if len(found) != calls + _FIRST_CALLS:
                 raise Failed(f"{self.name} ran {len(found)} tasks, of {calls + _FIRST_CALLS} that were called")
             cuts = quantiles((nanoseconds / 1e6 for nanoseconds in found[_FIRST_CALLS:]), n=100, method="inclusive")
-            return Latency(cuts[49], cuts[98])
+            return Latency(cuts[49], cuts[89], cuts[98])
 
-    def _fill(self, place: Place, tasks: int, batch: int = 1) -> float:
-        return float(self._call(self.calling(place), place, Job("enqueue", tasks, _answer(place), batch))["seconds"])
+    def _fill(self, place: Place, tasks: int, batch: int = 1, threads: int = 1) -> float:
+        job = Job("enqueue", tasks, _answer(place), batch, threads)
+        return float(self._call(self.calling(place), place, job)["seconds"])
 
     def _call(self, command: Sequence[str], place: Place, job: Job) -> dict[str, float]:
         answer = Path(job.answer)
@@ -98,11 +146,16 @@ class System(ABC):
     def _run(
         self, command: Sequence[str], place: Place, env: Mapping[str, str] | None = None
     ) -> AbstractContextManager[Running]:
-        own = {witness.DIRECTORY: str(place.scratch), **self._environment(place), **(env or {})}
+        own = {witness.DIRECTORY: str(place.scratch), **self.environment(place), **(env or {})}
         return running(command, own, place.scratch / "log")
 
-    def _environment(self, place: Place) -> dict[str, str]:
+    def environment(self, place: Place) -> dict[str, str]:
         return self._settings
+
+
+def _resident(pid: int) -> float:
+    with open(f"/proc/{pid}/statm", encoding="ascii") as statm:
+        return int(statm.read().split()[1]) * os.sysconf("SC_PAGESIZE") / 1e6
 
 
 def _answer(place: Place) -> str:

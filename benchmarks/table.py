@@ -24,10 +24,11 @@ def show(console: Console, rows: Sequence[Measured]) -> None:
     by_name = {row.name: row for row in rows}
     for row in rows:
         ours = row.runs[Unspool.name]
-        theirs = by_name[row.compare or row.name].runs.get(Uwsgi.name)
+        compared = by_name.get(row.compare or row.name)
+        theirs = compared.runs.get(Uwsgi.name) if compared else None
         bare = row.runs.get(BARE)
         table.add_row(
-            f"{row.name} [{row.unit}]".replace("[", r"\["),
+            (f"{row.name} [{row.unit}]" if row.unit else row.name).replace("[", r"\["),
             _figures(ours),
             f"({_number(median(theirs))})" if theirs and row.compare else _figures(theirs),
             _ratio(ours, theirs),

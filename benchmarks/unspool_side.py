@@ -33,5 +33,5 @@ class Unspool(System):
     def calling_idle(self, place: Place) -> tuple[list[str], list[str]]:
         return self.calling(place), self.working(place, 1)
 
-    def _environment(self, place: Place) -> dict[str, str]:
+    def environment(self, place: Place) -> dict[str, str]:
         return {**self._settings, "UNSPOOL_SPOOLERS": str(place.spool)}
