@@ -38,8 +38,9 @@ def _run(connection: Any, name: str, values: Mapping[str, Any]) -> Any:
         if connection.dialect.name != "postgresql" or connection.dialect.is_async:
             raise _refused(connection, name)
         return connection.exec_driver_sql(statement("send"), dict(values)).fetchone()
-    foreign = getattr(connection, "vendor", "postgresql") != "postgresql"  # Django's word
-    if foreign or not hasattr(connection, "cursor") or hasattr(connection, "__aenter__"):
+    drivers = {kind.__module__.partition(".")[0] for kind in type(connection).__mro__}
+    ours = getattr(connection, "vendor", "") == "postgresql" or not drivers.isdisjoint(("psycopg", "psycopg2"))
+    if not ours or not hasattr(connection, "cursor") or hasattr(connection, "__aenter__"):
         raise _refused(connection, name)
     with connection.cursor() as cursor:
         cursor.execute(statement("send"), values)

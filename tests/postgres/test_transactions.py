@@ -1,0 +1,151 @@
+"""Enqueue in the caller's own transaction: committed together, or not at all, whichever library opened it."""
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+import django
+import psycopg
+import pytest
+import sqlalchemy
+from django.conf import settings as django_settings
+from django.db import transaction
+from sqlalchemy.orm import Session
+
+from unspool import Spooler, config, configure, raw_message
+from unspool.address import Address
+from unspool.backends.postgres import PostgresBackend
+from unspool.errors import OptionRefused, PayloadRefused, SpoolerUnusable
+from unspool.message import State
+
+from .conftest import look_at, url_of
+from .server import Server
+
+
+@Spooler.task(serializer="json")
+def invoice(number: int) -> bool:
+    """What is sent."""
+    return True
+
+
+@pytest.fixture(autouse=True)
+def spooler(address: Address) -> Iterator[PostgresBackend]:
+    """The default spooler, on the server."""
+    configure(spoolers=[url_of(address)])
+    yield look_at(address)
+    config.backend().close()
+
+
+def ready(backend: PostgresBackend) -> int:
+    """How many tasks are there for others to see."""
+    return backend.counts()[State.READY]
+
+
+def test_psycopg(spooler: PostgresBackend, database: str) -> None:
+    """Nobody sees the task before the commit; after a rollback there is none, and the ids are those of the tasks."""
+    with psycopg.connect(database) as connection:
+        with connection.transaction():
+            id = invoice.using(connection=connection)(1)
+            assert ready(spooler) == 0
+        assert ready(spooler) == 1
+        entry = spooler.find(id)
+        assert entry is not None
+        assert entry.task.endswith(":invoice")
+        with connection.transaction():
+            invoice.using(connection=connection).enqueue_many([2, 3])
+            raise psycopg.Rollback
+        assert ready(spooler) == 1
+        with connection.transaction():
+            Spooler.send_many([raw_message("a"), raw_message("b")], connection=connection)
+            Spooler.send_message_raw("c", connection=connection)
+        assert [entry.task for entry in spooler.entries()][1:] == ["a", "b", "c"]
+
+
+def test_sqlalchemy(spooler: PostgresBackend, database: str) -> None:
+    """With its Connection, also where that has not begun anything yet, and with its Session."""
+    engine = sqlalchemy.create_engine(database.replace("postgresql://", "postgresql+psycopg://"))
+    with engine.connect() as connection:
+        invoice.using(connection=connection)(1)
+        assert ready(spooler) == 0
+        connection.commit()
+        assert ready(spooler) == 1
+        invoice.using(connection=connection)(2)
+        connection.rollback()
+        assert ready(spooler) == 1
+    with Session(engine) as session:
+        invoice.using(connection=session)(3)
+        session.rollback()
+        invoice.using(connection=session)(4)
+        session.commit()
+    assert ready(spooler) == 2
+    engine.dispose()
+
+
+def test_django(spooler: PostgresBackend, server: Server) -> None:
+    """With its connection, in ``atomic`` and outside."""
+    if not django_settings.configured:
+        django_settings.configure(DATABASES={})
+        django.setup()
+    from django.db import ConnectionHandler
+
+    options = {"ENGINE": "django.db.backends.postgresql", "NAME": "postgres", "USER": "postgres", "HOST": "127.0.0.1",
+               "PORT": str(server.port)}  # fmt: skip
+    connections = ConnectionHandler({"default": options})
+    connection = connections["default"]
+    before, transaction.connections = getattr(transaction, "connections", None), connections
+    try:
+        from django.db.transaction import Atomic
+
+        with Atomic("default", True, False):
+            invoice.using(connection=connection)(1)
+            assert ready(spooler) == 0
+        assert ready(spooler) == 1
+        with Atomic("default", True, False):
+            invoice.using(connection=connection)(2)
+            connection.set_rollback(True)
+        assert ready(spooler) == 1
+        invoice.using(connection=connection)(3)
+        assert ready(spooler) == 2
+    finally:
+        del transaction.connections
+        if before is not None:
+            transaction.connections = before
+        connection.close()
+
+
+def test_what_is_no_connection(spooler: PostgresBackend, tmp_path: Path) -> None:
+    """Each is refused with a line that says what can be used, and nothing is sent."""
+    lite = sqlite3.connect(":memory:")
+    engine = sqlalchemy.create_engine("sqlite://")
+    with engine.connect() as foreign:
+        for connection in (lite, foreign, object(), "postgresql://db/app"):
+            with pytest.raises(OptionRefused, match="it takes one to PostgreSQL"):
+                invoice.using(connection=connection)(1)
+    lite.close()
+    engine.dispose()
+    configure(spoolers=[tmp_path / "mail"])
+    with pytest.raises(OptionRefused, match="only one on PostgreSQL takes a connection"):
+        invoice.using(connection=object())(1)
+    assert ready(spooler) == 0
+
+
+def test_a_database_without_the_schema(server: Server) -> None:
+    """The caller's own database may be another one: that is said, with the command."""
+    server.execute("CREATE DATABASE elsewhere")
+    with (
+        psycopg.connect(server.url("elsewhere")) as connection,
+        pytest.raises(SpoolerUnusable, match="unspool migrate"),
+    ):
+        invoice.using(connection=connection)(1)
+
+
+def test_pickles_need_a_key(spooler: PostgresBackend, address: Address) -> None:
+    """Others may write to a database: a pickle without a signature is refused, naming both ways out."""
+    with pytest.raises(PayloadRefused) as caught:
+        Spooler.send_message_raw("text", payload={"a": 1})
+    for way in ("UNSPOOL_SECRET_KEY", 'serializer="json"'):
+        assert way in str(caught.value)
+    assert ready(spooler) == 0
+    configure(secret_key="k" * 40)
+    Spooler.send_message_raw("text", payload={"a": 1})
+    assert ready(spooler) == 1

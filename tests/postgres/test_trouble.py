@@ -1,0 +1,201 @@
+"""The schema, and servers that cannot be used: each is one line that says what to do, and nothing is lost."""
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from unspool.backends.postgres import sql
+from unspool.errors import SpoolerUnusable
+from unspool.message import Ack, Claim, Envelope, Record, Verdict
+
+from ..runtime.conftest import PATIENCE, Place
+from .conftest import look_at, migrate, place_at, queue_in
+from .server import Server, serving
+
+SCRIPT = str(Path(sys.executable).with_name("unspool"))
+
+
+@pytest.fixture
+def empty(server: Server) -> Iterator[str]:
+    """The URL of a database without the schema."""
+    server.execute("CREATE DATABASE empty")
+    yield server.url("empty")
+    server.execute("DROP DATABASE empty WITH (FORCE)")
+
+
+def unspool(*words: str, url: str, status: int = 0) -> str:
+    """Runs a command on a database's spooler ``mail``; its output, or the line with which it fails."""
+    spooler = f"{url}{'&' if '?' in url else '?'}spooler=mail"
+    done = subprocess.run(
+        [SCRIPT, *words, "--spooler", spooler], capture_output=True, text=True, timeout=2 * PATIENCE, check=False
+    )
+    assert done.returncode == status, (done.stdout, done.stderr)
+    assert "Traceback" not in done.stderr
+    if status:
+        assert done.stderr.count("\n") == 1, done.stderr
+        return done.stderr
+    return done.stdout
+
+
+# --- the schema
+
+
+def test_migrate(empty: str) -> None:
+    """It is made once, and again nothing happens; before, each command names the command."""
+    for words in (["status"], ["ls"], ["enqueue", "app:f"], ["run", "app", "--require-ready"]):
+        assert "'unspool migrate'" in unspool(*words, url=empty, status=3)
+    assert f"is now of version {sql.CURRENT}" in unspool("migrate", url=empty)
+    assert f"is of version {sql.CURRENT}" in unspool("migrate", url=empty)
+    assert unspool("ls", url=empty) == ""
+    with psycopg.connect(empty) as connection:
+        names = connection.execute("SELECT nspname FROM pg_namespace WHERE nspname !~ '^(pg_|information)'").fetchall()
+    assert names == [("public",), ("unspool",)]
+
+
+def test_migrations_at_once(empty: str) -> None:
+    """Of several, one makes the schema, and the others find it made."""
+    found: list[tuple[int, int]] = []
+    threads = [threading.Thread(target=lambda: found.append(migrate(empty))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(found) == [(0, sql.CURRENT)] + 3 * [(sql.CURRENT, sql.CURRENT)]
+
+
+def test_migrate_while_a_task_runs(place_here: tuple[Place, str]) -> None:
+    """Nothing waits for it, and nothing that runs is disturbed."""
+    place, url = place_here
+    place.gate("one")
+    running = place.run()
+    place.call("held('one')")
+    place.wait_for_line("begun one")
+    assert migrate(url) == (sql.CURRENT, sql.CURRENT)
+    place.open_gate("one")
+    running.wait_for_verdict(Verdict.PROCESSED)
+    assert running.stop() == 0
+
+
+def test_too_old_and_too_new(empty: str) -> None:
+    """A schema that this version cannot use is refused by name and number; one that is newer and can be used is."""
+    migrate(empty)
+    backend = look_at(queue_in(empty))
+    for number, oldest, problem in [(sql.CURRENT - 1, 0, "bring it up to date"), (99, 99, "install a newer unspool")]:
+        _set_version(empty, number, oldest)
+        with pytest.raises(SpoolerUnusable, match=problem) as caught:
+            backend.counts()
+        assert "'unspool migrate" in str(caught.value)
+    _set_version(empty, 99, sql.CURRENT)
+    backend.counts()
+    backend.close()
+
+
+def _set_version(url: str, number: int, oldest: int) -> None:
+    with psycopg.connect(url) as connection:
+        connection.execute("UPDATE unspool.version SET number = %s, oldest = %s", [number, oldest])
+
+
+# --- servers
+
+
+@pytest.fixture
+def place_here(tmp_path: Path, database: str) -> Iterator[tuple[Place, str]]:
+    """A place on the server, and the database's URL."""
+    with place_at(tmp_path, queue_in(database)) as place:
+        place.write_app("""
+            @Spooler.task
+            def held(name):
+                hold(name)
+                return True
+        """)
+        yield place, database
+
+
+def test_a_server_that_comes_later(tmp_path: Path) -> None:
+    """A worker waits for it, saying so, and goes on; with --require-ready it ends with status 3."""
+    server = Server()
+    try:
+        server.start()
+        migrate(server.url())
+        address = queue_in(server.url())
+        server.stop()
+        assert "cannot be reached" in unspool("run", "app", "--require-ready", url=server.url(), status=3)
+        assert "cannot be reached" in unspool("enqueue", "app:f", url=server.url(), status=3)
+        with place_at(tmp_path, address) as place:
+            place.write_app("""
+                @Spooler.task
+                def noted(word):
+                    note(word)
+            """)
+            running = place.run()
+            running.wait_for(lambda line: "cannot be reached" in str(line["message"]))
+            server.start()
+            running.wait_for(lambda line: "is back" in str(line["message"]))
+            place.call("noted('here')")
+            running.wait_for_verdict(Verdict.SKIPPED)
+            assert running.stop() == 0
+    finally:
+        server.close()
+
+
+def test_a_wrong_password() -> None:
+    """It is what the line says, and the password is not."""
+    with serving() as server:
+        server.execute("CREATE ROLE ann LOGIN PASSWORD 'right'")
+        rules = server.data / "pg_hba.conf"
+        rules.write_text("host all ann 127.0.0.1/32 scram-sha-256\n" + rules.read_text())
+        server.execute("SELECT pg_reload_conf()")
+        url = f"postgresql://ann:wr0ng@127.0.0.1:{server.port}/postgres"
+        for words in (["status"], ["run", "app"]):
+            said = unspool(*words, url=url, status=3)
+            assert "password authentication failed" in said
+            assert "wr0ng" not in said
+
+
+def test_a_read_only_replica(server: Server) -> None:
+    """It is said to be one, and what to name instead."""
+    server.execute("CREATE ROLE reader LOGIN")
+    server.execute("ALTER ROLE reader SET default_transaction_read_only = on")
+    said = unspool("status", url=server.url().replace("postgres@", "reader@"), status=3)
+    assert "read-only replica; name the primary" in said
+
+
+def test_another_role_needs_rights(server: Server) -> None:
+    """A role that was granted nothing is told what it lacks."""
+    server.execute("CREATE ROLE stranger LOGIN")
+    said = unspool("status", url=server.url().replace("postgres@", "stranger@"), status=3)
+    assert "permission denied for schema unspool" in said
+
+
+def test_churn_leaves_the_table_as_small_as_it_was(empty: str) -> None:
+    """Thousands of tasks come and go, each rewritten twice: vacuumed as its settings have it, the table stays flat, and
+    so does the history."""
+    migrate(empty)
+    backend = look_at(queue_in(empty))
+    feed = backend.feed()
+    sizes = []
+    with psycopg.connect(empty, autocommit=True) as connection:
+        for _ in range(12):
+            backend.send([Envelope({"msg": b"task"}, b"x" * 100, None, None)] * 300)
+            feed.refresh()
+            for ticket in feed.take(300):
+                claim = backend.claim(ticket.ref)
+                assert isinstance(claim, Claim)
+                backend.settle(claim, Ack(), Record(claim.id, "task", "processed", 1, 1.0, 0.1, 1))
+                feed.settled(ticket.ref, None)
+            backend.flush()
+            connection.execute("VACUUM unspool.task")
+            row = connection.execute("SELECT pg_total_relation_size('unspool.task')").fetchone()
+            assert row is not None
+            sizes.append(row[0])
+        options = connection.execute("SELECT reloptions FROM pg_class WHERE relname = 'task'").fetchone()
+    feed.close()
+    backend.close()
+    assert max(sizes[3:]) <= 1.2 * sizes[2], sizes
+    assert options is not None
+    assert "autovacuum_vacuum_scale_factor=0" in options[0]
