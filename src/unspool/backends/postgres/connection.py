@@ -98,6 +98,34 @@ class Connector:
             raise
         return connection
 
+    def open_session(self) -> Connection:
+        """A new connection that keeps its locks and is told of changes as long as it lives.
+
+        :raises Away, SpoolerUnusable: as ``open``; also if a proxy lends the server's processes out by transaction.
+        """
+        connection = self.open()
+        try:
+            if connection.prepare_threshold is None and self._is_shared(connection):
+                raise SpoolerUnusable(
+                    f"spooler {self.name} cannot be served here: a proxy pools connections by transaction, and workers "
+                    "need sessions of their own; give them the server's address, or a pool in session mode (sending "
+                    "works as it is)"
+                )
+        except psycopg.Error as error:
+            connection.close()
+            raise self.unusable(error) from error
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _is_shared(self, connection: Connection) -> bool:
+        """Whether another connection gets the process of this one, which is idle."""
+        mine = connection.execute("SELECT pg_backend_pid()").fetchone()
+        with self.open() as other, other.transaction():
+            others = other.execute("SELECT pg_backend_pid()").fetchone()
+        return mine == others
+
     @contextlib.contextmanager
     def lend(self) -> Iterator[Connection]:
         """A connection for some statements of this thread.

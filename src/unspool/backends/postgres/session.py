@@ -227,7 +227,7 @@ class Session:
                 raise unusable from error
 
     def _opened(self) -> Connection:
-        connection = self._connector.open()
+        connection = self._connector.open_session()
         self._prepared = False
         try:
             connection.execute(_MANNERS)

@@ -1,0 +1,75 @@
+"""Through PgBouncer: by transaction, sending and looking work, and serving says why not; by session, all does."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from unspool.address import Address
+from unspool.errors import SpoolerUnusable
+from unspool.message import Ack, Claim, Envelope, State
+
+from .conftest import look_at
+from .server import NOBODY, Server, _as_nobody, _free_port
+
+PROGRAM = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
+pytestmark = pytest.mark.skipif(PROGRAM is None, reason="there is no pgbouncer here")
+
+
+@pytest.fixture(params=["transaction", "session"])
+def pooled(request: pytest.FixtureRequest, server: Server, address: Address, tmp_path: Path) -> Iterator[Address]:
+    """The queue by way of a pooler."""
+    port, place = _free_port(), server.place / f"bouncer-{request.param}"
+    place.mkdir()
+    (place / "users").write_text('"postgres" ""\n')
+    (place / "ini").write_text(
+        f"[databases]\n* = host=127.0.0.1 port={server.port}\n[pgbouncer]\nlisten_addr = 127.0.0.1\n"
+        f"listen_port = {port}\nauth_type = trust\nauth_file = {place}/users\npool_mode = {request.param}\n"
+        "unix_socket_dir =\n"
+    )
+    if os.geteuid() == 0:
+        for path in (place, *place.iterdir()):
+            os.chown(path, NOBODY, NOBODY)
+    assert PROGRAM is not None
+    process = subprocess.Popen([PROGRAM, str(place / "ini")], stderr=subprocess.PIPE, text=True, **_as_nobody())
+    assert process.stderr is not None
+    while "process up" not in process.stderr.readline():
+        assert process.poll() is None
+    yield address._replace(url=server.url(port=port))
+    process.terminate()
+    process.wait(30)
+    process.stderr.close()
+    shutil.rmtree(place)
+
+
+def test_through_a_pooler(pooled: Address, request: pytest.FixtureRequest) -> None:
+    """Sends and looks; then serves, or says what a worker needs."""
+    backend = look_at(pooled)
+    try:
+        for _ in range(8):  # more often than it takes to have a statement prepared
+            backend.send([Envelope({"msg": b"task"}, b"", None, None)])
+        with psycopg.connect(pooled.url) as connection:
+            backend.send_within(connection, [Envelope({"msg": b"task"}, b"", None, None)])
+        assert backend.counts()[State.READY] == 9
+        backend.control.pause()
+        assert backend.control.paused
+        backend.control.resume()
+        if "transaction" in request.node.name:
+            with pytest.raises(SpoolerUnusable, match="pools connections by transaction"):
+                backend.feed()
+            return
+        feed = backend.feed()
+        feed.refresh()
+        for ticket in feed.take(9):
+            claim = backend.claim(ticket.ref)
+            assert isinstance(claim, Claim)
+            backend.settle(claim, Ack())
+        backend.flush()
+        assert sum(backend.counts().values()) == 0
+        feed.close()
+    finally:
+        backend.close()
