@@ -8,9 +8,9 @@ again, by whoever has the password elsewhere (``PGPASSWORD``, ``~/.pgpass``).
 
 import re
 from typing import NamedTuple
-from urllib.parse import quote, unquote
 
 from .errors import OptionRefused
+from .imports import late
 
 __all__ = ["SCHEMES", "Address", "is_url", "parse", "place_of", "split"]
 
@@ -68,7 +68,7 @@ def parse(text: str) -> Address:
     database, _, last = path.partition("/") if scheme == "postgresql" else ("", "", path)
     rest = [part for part in parameters if not part.startswith("spooler=")]
     shown = ",".join(_servers(scheme, servers, rest, text))
-    given = [unquote(part[8:]) for part in parameters if part.startswith("spooler=")]
+    given = [_unquoted(part[8:]) for part in parameters if part.startswith("spooler=")]
     spooler = given[-1] if given else last
     if given and last:
         raise OptionRefused(f"{_shown(text)!r} names a spooler twice, by its path and by 'spooler='")
@@ -77,7 +77,7 @@ def parse(text: str) -> Address:
     if not _spooler.fullmatch(spooler):
         raise OptionRefused(f"the spooler {spooler!r} of {_shown(text)!r} can only have letters, digits, _ and -")
     if scheme == "postgresql":
-        database = quote(_value(rest, "dbname") or unquote(database), safe="")
+        database = _quoted(_value(rest, "dbname") or _unquoted(database))
         name = f"postgresql://{shown}/{database}/{spooler}"
         url = f"postgresql://{_unnamed(servers)}/{database}" + (f"?{'&'.join(rest)}" if rest else "")
         if servers.startswith("service="):  # in a name
@@ -100,8 +100,7 @@ def _servers(scheme: str, servers: str, parameters: list[str], text: str) -> lis
         ports = (_value(parameters, "port") or "").split(",")
         ports = ports * len(hosts.split(",")) if len(ports) == 1 else ports
         found = [
-            quote(host, safe="") + (f":{port}" if port else "")
-            for host, port in zip(hosts.split(","), ports, strict=False)
+            _quoted(host) + (f":{port}" if port else "") for host, port in zip(hosts.split(","), ports, strict=False)
         ]
     else:
         # A libpq URI has one user, before all its servers; NATS takes one for each.
@@ -114,7 +113,7 @@ def _servers(scheme: str, servers: str, parameters: list[str], text: str) -> lis
                 "and what is odd in a user or password as %XX"
             )
     if service := _value(parameters, "service"):
-        found = [f"service={quote(service, safe='')}"]
+        found = [f"service={_quoted(service)}"]
     return [server.removesuffix(_DEFAULT_PORTS[scheme]).lower() if "%2F" not in server else server for server in found]
 
 
@@ -123,7 +122,7 @@ def _unnamed(servers: str) -> str:
 
 
 def _value(parameters: list[str], name: str) -> str | None:
-    found = [unquote(part.partition("=")[2]) for part in parameters if part.partition("=")[0] == name]
+    found = [_unquoted(part.partition("=")[2]) for part in parameters if part.partition("=")[0] == name]
     return found[-1] if found else None
 
 
@@ -131,3 +130,17 @@ def _shown(text: str) -> str:
     """What a message may show of it."""
     text = re.sub(r"://.*@", "://…@", text)
     return re.sub(r"((?:password|token|sslpassword)=)[^&]*", r"\1…", text)
+
+
+def _quoted(text: str) -> str:
+    with late:
+        from urllib.parse import quote  # 10 ms that nobody pays whose spoolers are directories
+
+    return quote(text, safe="")
+
+
+def _unquoted(text: str) -> str:
+    with late:
+        from urllib.parse import unquote
+
+    return unquote(text)

@@ -6,7 +6,6 @@ another. See ``docs/decisions/0006-signed-tasks.md``.
 """
 
 from collections.abc import Sequence
-from hashlib import sha256
 
 from .errors import OptionRefused
 from .imports import late
@@ -30,6 +29,8 @@ class Signer:
 
     def __init__(self, keys: Sequence[str], queue: str) -> None:
         with late:
+            import hashlib
+
             import itsdangerous  # 30 ms that nobody pays who has no key
 
         self.queue = queue.encode("utf-8", "surrogateescape")
@@ -37,16 +38,21 @@ class Signer:
             list(reversed(keys)),  # its last one signs
             salt=b"unspool.task:" + self.queue,
             key_derivation="hmac",
-            digest_method=sha256,
+            digest_method=hashlib.sha256,
         )
+        self._digest = hashlib.sha256
 
     def sign(self, head: bytes, body: bytes) -> bytes:
         """The signature of variables and body."""
-        return self._signer.get_signature(_content(head, body))
+        return self._signer.get_signature(self._content(head, body))
 
     def verify(self, head: bytes, body: bytes, signature: bytes) -> bool:
         """Whether the signature is one of theirs by any of the keys. Takes as long wherever it differs."""
-        return self._signer.verify_signature(_content(head, body), signature)
+        return self._signer.verify_signature(self._content(head, body), signature)
+
+    def _content(self, head: bytes, body: bytes) -> bytes:
+        """What is signed: short whatever the body's size, and unambiguous, for a digest has a fixed one."""
+        return head + self._digest(body).digest()
 
 
 def check_keys(keys: Sequence[object]) -> tuple[str, ...]:
@@ -64,8 +70,3 @@ def check_keys(keys: Sequence[object]) -> tuple[str, ...]:
             size = f"has {length} characters" if length else "is empty"
             raise OptionRefused(f"{which} {size}; it must have {MIN_KEY} or more; {_HOW}")
     return tuple(str(key).strip() for key in keys)
-
-
-def _content(head: bytes, body: bytes) -> bytes:
-    """What is signed: short whatever the body's size, and unambiguous, for a digest has a fixed one."""
-    return head + sha256(body).digest()
