@@ -5,6 +5,7 @@ first send would wait for it for ever. So whatever is imported late is imported 
 lock first. Only imports are made under it: whoever held it and waited for anything else could wait for the fork.
 """
 
+import logging  # noqa: F401  first: registered during a fork, its own hooks would let go of what they never took
 import os
 import threading
 
