@@ -45,6 +45,7 @@ Handler = Callable[[dict[Any, Any]], Any]
 
 _log = logging.getLogger("unspool")
 _COMPLAINTS = 10_000
+_NEXT_SCAN = 1.0  # seconds before the program's own handler is given again what it has not done
 _WAKE_UP = (signal.SIGUSR1,)
 
 
@@ -118,14 +119,14 @@ class SpoolerHandler:
             if ref is not None:
                 try:
                     with _unwoken():
-                        return self._handle(inside, ref, variables)
+                        return self._handle(inside, ref)
                 except SpoolerUnusable as error:
                     self.complain(str(error))
                     return AGAIN
         _log.error("task %s is in none of this uWSGI's spoolers; it is left alone", printable(name))
         return AGAIN
 
-    def _handle(self, inside: Inside, ref: str, variables: dict[Any, Any]) -> int:
+    def _handle(self, inside: Inside, ref: str) -> int:
         """Runs what is due, or one task; what was offered in its turn, or at the end if it is not known to be due."""
         inside.let_go(ref)
         presence = inside.presence
@@ -140,7 +141,7 @@ class SpoolerHandler:
                 inside.wake()
                 woken = True
             presence.running(upcoming, self._clock())
-            self._run(inside, claim, variables if upcoming == ref else None)
+            self._run(inside, claim)
             if inside.one_a_call:
                 break
         presence.running("", 0.0)
@@ -180,13 +181,9 @@ class SpoolerHandler:
         if refusal.kind not in (RefusalKind.CORRUPT, RefusalKind.GONE):
             inside.later(ref, refusal.until)
 
-    def _run(self, inside: Inside, claim: Claim, variables: dict[Any, Any] | None) -> None:
-        """Runs a task to its end.
-
-        :param variables: what uWSGI has called with, if that is this task.
-        """
+    def _run(self, inside: Inside, claim: Claim) -> None:
         if self._former is not None and not _is_ours(claim.envelope):
-            self._hand_on(self._former, inside, claim, variables)
+            self._hand_on(self._former, inside, claim)
             return
         started = self._clock()
         label = codec.task_label(claim.envelope.vars)
@@ -202,20 +199,23 @@ class SpoolerHandler:
         record = Record(claim.id, label, outcome.verdict, claim.attempts, started, duration, os.getpid(), outcome.error)
         self._note(inside, record, until)
 
-    def _hand_on(self, former: Handler, inside: Inside, claim: Claim, variables: dict[Any, Any] | None) -> None:
-        """Has the program's own handler run a task, by uWSGI's rules; it gets what uWSGI has offered, and no other."""
+    def _hand_on(self, former: Handler, inside: Inside, claim: Claim) -> None:
+        """Has the program's own handler run a task, by uWSGI's rules. It gets what uWSGI would give, of the file that
+        was claimed: what uWSGI has read was not locked by us, nor was its signature checked."""
+        vars, body = claim.envelope.vars, claim.envelope.body
+        given: dict[Any, Any] = {os.fsencode(key): value for key, value in vars.items()}
+        given["spooler_task_name"] = os.fsencode(os.path.basename(claim.id))
+        if body:
+            given["body"] = body
         disposition: Disposition = Release()
-        if variables is None:
-            inside.backend.settle(claim, disposition)
-            inside.later(claim.ref, None)
-            return
         self._former = None  # one that chains to the handler it found, which is this one, must come to an end
         try:
-            if former(variables) == DONE:
+            if former(given) == DONE:
                 disposition = Ack()
         finally:
             self._former = former
             inside.backend.settle(claim, disposition)
+            inside.later(claim.ref, self._clock() + _NEXT_SCAN)
 
     def _mourn(self, inside: Inside, claim: Claim, label: str) -> None:
         """If the run before this one ended with its process, nobody was left to say so; unless that was a worker of
