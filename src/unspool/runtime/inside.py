@@ -129,7 +129,7 @@ class SpoolerHandler:
     def _handle(self, inside: Inside, ref: str) -> int:
         """Runs what is due, or one task; what was offered in its turn, or at the end if it is not known to be due."""
         inside.let_go(ref)
-        presence = inside.presence
+        presence: Presence | None = None  # made for the first run: a process that has none needs no sign
         woken = False
         tasks = self._upcoming(inside, ref)
         while not inside.backend.control.paused and (upcoming := next(tasks, None)) is not None:
@@ -140,11 +140,13 @@ class SpoolerHandler:
             if not woken and inside.more:  # which uWSGI's lock may have hidden from its other processes
                 inside.wake()
                 woken = True
+            presence = presence or inside.presence
             presence.running(upcoming, self._clock())
             self._run(inside, claim)
             if inside.one_a_call:
                 break
-        presence.running("", 0.0)
+        if presence is not None:
+            presence.running("", 0.0)
         return AGAIN
 
     @staticmethod
@@ -196,7 +198,16 @@ class SpoolerHandler:
             disposition = Retry(math.ceil(disposition.at))
         until = inside.backend.settle(claim, disposition)
         duration = max(self._clock() - started, 0.0)
-        record = Record(claim.id, label, outcome.verdict, claim.attempts, started, duration, os.getpid(), outcome.error)
+        record = Record(
+            claim.id,
+            label,
+            outcome.verdict,
+            claim.attempts - (not outcome.begun),
+            started,
+            duration,
+            os.getpid(),
+            outcome.error,
+        )
         self._note(inside, record, until)
 
     def _hand_on(self, former: Handler, inside: Inside, claim: Claim) -> None:
