@@ -18,6 +18,8 @@ from unspool.config import Settings
 from ..runtime.conftest import PATIENCE, Place
 from .server import Server, serving
 
+OTHER = os.environ.get("UNSPOOL_TEST_POSTGRES", "")
+
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
@@ -28,8 +30,12 @@ def server() -> Iterator[Server]:
 
 
 @pytest.fixture(scope="session")
-def database(server: Server) -> str:
-    """The URL of a database with the schema; another one's if UNSPOOL_TEST_POSTGRES names it."""
+def database(request: pytest.FixtureRequest) -> str:
+    """The URL of a database with the schema: of the server's, or the one that UNSPOOL_TEST_POSTGRES names."""
+    if OTHER:
+        migrate(OTHER)
+        return OTHER
+    server: Server = request.getfixturevalue("server")
     return server.url()
 
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from unspool.address import Address
@@ -12,29 +13,31 @@ from unspool.config import Settings
 from unspool.signing import Signer
 from unspool.testing import BackendConformance
 
-from .server import Server
-
 
 class TestPostgres(BackendConformance):
     @pytest.fixture(autouse=True)
-    def place_to_be(self, server: Server, address: Address) -> None:
-        self.server = server
+    def place_to_be(self, address: Address) -> None:
         self.address = address
 
     def make_backend(self, clock: Clock, place: Path, signer: Signer | None = None) -> Backend:
         return PostgresBackend(self.address, Settings(), signer=signer, trusting=True, clock=clock)
 
+    def execute(self, query: str, **values: int) -> None:
+        """Runs a statement behind the backend's back."""
+        with psycopg.connect(self.address.url, autocommit=True) as connection:
+            connection.execute(query, values)
+
     def damage(self, backend: Backend, id: str) -> None:
         assert isinstance(backend, PostgresBackend)
         last = "octet_length(data) - 1"
-        self.server.execute(
+        self.execute(
             f"UPDATE unspool.task SET data = set_byte(data, {last}, get_byte(data, {last}) # 1) WHERE id = %(id)s",  # noqa: S608
             id=int(id.rpartition("/")[2]),
         )
 
     def bury(self, pid: int) -> None:
         """Waits for the locks of the process's session, which the server lets go of when it sees the end."""
-        self.server.execute(
+        self.execute(
             "SELECT pg_advisory_lock(%(processes)s + key), pg_advisory_unlock(%(processes)s + key) "
             "FROM unspool.process WHERE pid = %(pid)s",
             processes=0x2E5A << 44, pid=pid,

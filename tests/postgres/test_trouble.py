@@ -1,5 +1,6 @@
 """The schema, and servers that cannot be used: each is one line that says what to do, and nothing is lost."""
 
+import socket
 import subprocess
 import sys
 import threading
@@ -170,6 +171,59 @@ def test_another_role_needs_rights(server: Server) -> None:
     server.execute("CREATE ROLE stranger LOGIN")
     said = unspool("status", url=server.url().replace("postgres@", "stranger@"), status=3)
     assert "permission denied for schema unspool" in said
+
+
+def test_roles_as_the_guide_grants_them(server: Server, database: str) -> None:
+    """Who may only send can send, and a worker's role can serve."""
+    server.execute("CREATE ROLE sender LOGIN")
+    server.execute("CREATE ROLE server LOGIN")
+    server.execute("GRANT USAGE ON SCHEMA unspool TO sender, server")
+    server.execute("GRANT INSERT, SELECT ON unspool.task TO sender")
+    server.execute("GRANT SELECT ON unspool.version TO sender")
+    server.execute("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA unspool TO server")
+    address = queue_in(database)
+    sender, worker = (
+        look_at(address._replace(url=address.url.replace("postgres@", f"{role}@"))) for role in ("sender", "server")
+    )
+    sender.send([Envelope({"msg": b"task"}, b"", None, None)])
+    feed = worker.feed()
+    feed.refresh()
+    (ticket,) = feed.take(1)
+    claim = worker.claim(ticket.ref)
+    assert isinstance(claim, Claim)
+    worker.settle(claim, Ack(), Record(claim.id, "task", "processed", 1, 1.0, 0.1, 1))
+    worker.flush()
+    assert [run.verdict for run in worker.history()] == ["processed"]
+    feed.close()
+    sender.close()
+    worker.close()
+
+
+def test_a_database_in_another_encoding(server: Server) -> None:
+    """Tracebacks may hold any character: the schema is not made where they would be refused."""
+    server.execute("CREATE DATABASE latin ENCODING 'LATIN1' TEMPLATE template0")
+    assert "is in LATIN1" in unspool("migrate", url=server.url("latin"), status=3)
+
+
+def test_workers_are_listed(place_here: tuple[Place, str]) -> None:
+    """Each with its machine and what it runs, by whoever asks."""
+    place, _ = place_here
+    place.gate("one")
+    running = place.run()
+    place.call("held('one')")
+    place.wait_for_line("begun one")
+    spooler = place.env["UNSPOOL_SPOOLERS"]
+    done = subprocess.run(
+        [SCRIPT, "status", "--workers", "--spooler", spooler], capture_output=True, text=True, check=True
+    )
+    lines = [line.split("\t") for line in done.stdout.splitlines()]
+    assert lines[0] == ["SPOOLER", "HOST", "PID", "ROLE", "TASK", "SINCE"]
+    rows = {line[3]: line for line in lines[1:]}
+    assert rows["supervisor"][1:3] == [socket.gethostname(), str(running.process.pid)]
+    assert rows["worker"][4].startswith(rows["worker"][0] + "/")
+    place.open_gate("one")
+    running.wait_for_verdict(Verdict.PROCESSED)
+    assert running.stop() == 0
 
 
 def test_churn_leaves_the_table_as_small_as_it_was(empty: str) -> None:

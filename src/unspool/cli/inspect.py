@@ -1,6 +1,7 @@
 """``unspool ls``, ``show``, ``history`` and ``status``: looking, without a lock and without unpickling anything."""
 
 import json
+import socket
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -9,7 +10,7 @@ from typing import Any
 import click
 
 from .. import config
-from ..backends.base import Backend
+from ..backends.base import Backend, WorkerInfo
 from ..message import Entry, Envelope, Record, State, Verdict
 from . import output, spoolers, times
 
@@ -125,11 +126,21 @@ def history(id: str | None, limit: int, failed: bool, json: bool, spooler: Seque
 
 
 @click.command()
+@click.option("--workers", is_flag=True, show_envvar=True, help="List each live process, on all machines, instead.")
 @_json_option
 @spoolers.spooler_option
-def status(json: bool, spooler: Sequence[str]) -> None:
+def status(workers: bool, json: bool, spooler: Sequence[str]) -> None:
     """Count tasks and workers by spooler."""
-    rows = [_status(backend) for backend in spoolers.usable(spooler)]
+    chosen = spoolers.usable(spooler)
+    if workers:
+        processes = [_process(backend, info) for backend in chosen for info in backend.control.live()]
+        if json:
+            output.write_json({"processes": processes})
+        else:
+            headings = ["SPOOLER", "HOST", "PID", "ROLE", "TASK", "SINCE"]
+            output.table(headings, [_process_row(process) for process in processes], always_headed=True)
+        return
+    rows = [_status(backend) for backend in chosen]
     if json:
         output.write_json({"spoolers": rows})
     else:
@@ -304,6 +315,22 @@ def _status(backend: Backend) -> dict[str, Any]:
         "paused": control.paused,
         "period": control.period,
     }
+
+
+def _process(backend: Backend, info: WorkerInfo) -> dict[str, Any]:
+    return {
+        "spooler": backend.name,
+        "host": info.host or socket.gethostname(),
+        "pid": info.pid,
+        "role": info.role,
+        "task": f"{backend.name}/{info.ref}" if info.ref else None,
+        "since": info.since if info.ref else None,
+    }
+
+
+def _process_row(process: dict[str, Any]) -> Sequence[str]:
+    since = "" if process["since"] is None else times.moment(process["since"], "milliseconds")
+    return process["spooler"], process["host"], str(process["pid"]), process["role"], process["task"] or "", since
 
 
 def _status_cell(name: str, value: Any) -> str:

@@ -63,10 +63,13 @@ def migrate(connection: "Connection") -> tuple[int, int]:
     It waits for another migration, and does not wait long for a lock that tasks in flight hold: what they need is never
     kept from them for more than a moment.
 
-    :raises psycopg.Error: if it cannot; then nothing is changed.
+    :raises psycopg.Error, SpoolerUnusable: if it cannot; then nothing is changed.
     """
     with connection.transaction():
         connection.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
+        encoding = connection.execute("SHOW server_encoding").fetchone()
+        if encoding is not None and encoding[0] != "UTF8":
+            raise SpoolerUnusable(f"the database is in {encoding[0]}; unspool needs one in UTF8")
         found = version(connection)
         before = found[0] if found else 0
         if before >= CURRENT:
