@@ -6,7 +6,7 @@ SEED ?=
 SECONDS ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check bench bench-uwsgi fuzz clean
+.PHONY: help demo test test-all check bench bench-peers bench-uwsgi fuzz clean
 
 help: ## what each command does
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -28,6 +28,9 @@ check: $(INSTALLED) ## lint, types and import rules
 
 bench: $(INSTALLED) ## figures, as ratios against uWSGI's own spooler
 	$(BIN)/python -m benchmarks
+
+bench-peers: $(INSTALLED) ## figures of other task queues, each in an environment of its own
+	$(BIN)/python -m benchmarks.peers
 
 bench-uwsgi: $(INSTALLED) ## figures inside uWSGI, beside uwsgiconf and uwsgidecorators
 	$(BIN)/python -m benchmarks.inside

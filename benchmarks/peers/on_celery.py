@@ -1,0 +1,20 @@
+"""Celery, on Redis, without results; its worker takes several messages beforehand, as by default."""
+
+import os
+
+from celery import Celery
+
+from benchmarks import caller, witness
+
+app = Celery("bench", broker=f"redis://127.0.0.1:{os.environ['BENCH_REDIS']}/0")
+app.conf.task_ignore_result = True
+
+
+@app.task(name="noop")
+def noop(number):
+    """Does nothing but be counted."""
+    witness.mark()
+
+
+if __name__ == "__main__":
+    caller.perform(noop.delay, noop.delay)
