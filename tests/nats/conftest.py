@@ -1,6 +1,7 @@
 """Queues of their own on a real server, and places with real supervisors that serve them."""
 
 import secrets
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.nats.server import Server
-from tests.runtime.conftest import Place, place
+from tests.runtime.conftest import PATIENCE, Place, place
 from unspool import address
 from unspool.backends.nats import NatsBackend
 from unspool.config import Settings
@@ -30,6 +31,14 @@ def at(place: Place, url: str) -> Place:
     """A place whose programs use this spooler."""
     place.env |= {"UNSPOOL_SPOOLERS": url, "UNSPOOL_SECRET_KEY": KEY}
     return place
+
+
+def until(wanted: Callable[[], bool]) -> None:
+    """Waits until this is so, looking again and again: a server tells a test nothing."""
+    end = time.monotonic() + 2 * PATIENCE
+    while not wanted():
+        assert time.monotonic() < end, "it never came to that"
+        time.sleep(0.05)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import os
 import signal
 import time
 
+from tests.nats.conftest import until
 from tests.runtime.conftest import PATIENCE, Place
 from unspool.backends.nats import NatsBackend
 from unspool.backends.nats.names import LATER
@@ -35,7 +36,7 @@ def test_verdicts(served: Place, backend: NatsBackend) -> None:
     served.write_app(APP)
     served.call("done(); again(); hopeless(); killer()")
     running = served.run()
-    running.wait_for(lambda _: backend.counts() == dict.fromkeys(State, 0) | {State.DEAD: 2})
+    until(lambda: backend.counts() == dict.fromkeys(State, 0) | {State.DEAD: 2})
     assert running.stop() == 0
     assert sorted(entry.reason for entry in backend.entries()) == ["ValueError: hopeless", "killed its worker 3 times"]
     assert served.lines().count("killer") == 3
@@ -106,9 +107,7 @@ def test_a_killed_supervisor_leaves_its_workers_task_alone(served: Place, backen
     served.wait_for_line("done after")
     served.open_gate("long")
     served.wait_for_line("ended long")
-    second.wait_for(lambda _: True)
-    while sum(backend.counts().values()):
-        time.sleep(0.05)
+    until(lambda: not sum(backend.counts().values()))
     assert second.stop() == 0
     assert served.lines().count("begun long") == 1
 
@@ -140,8 +139,7 @@ def test_several_supervisors_share(served: Place, backend: NatsBackend) -> None:
     for one in running:
         one.wait_for_verdict("processed")
     served.wait_for_line("done 299")
-    while sum(backend.counts().values()):
-        time.sleep(0.05)
+    until(lambda: not sum(backend.counts().values()))
     assert [one.stop() for one in running] == [0, 0]
     assert sorted(int(line.split()[1]) for line in served.lines()) == list(range(300))
 

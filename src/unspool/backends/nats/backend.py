@@ -101,7 +101,7 @@ class NatsBackend:
         hold: float = 30.0,
         look: float = 0.05,
         window: int = 16,
-        patience: float = 10.0,
+        patience: float = 5.0,
         clock: Clock = time.time,
     ) -> None:
         limit, age = settings.history_limit, settings.history_age
@@ -153,8 +153,9 @@ class NatsBackend:
             for envelope, data in messages[at : at + _AT_ONCE]:
                 now = self._clock()
                 token = new_token(now)
+                fresh = envelope.due is None
                 facts = Facts(now if envelope.due is None else envelope.due)
-                sends.append(self._tasks.put(stream, rank_part(envelope.priority), token, facts, data, None))
+                sends.append(self._tasks.put(stream, rank_part(envelope.priority), token, facts, data, fresh=fresh))
                 ids.append(f"{self.name}/{token}")
             await _all(sends)
         return ids

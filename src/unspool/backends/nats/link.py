@@ -136,7 +136,8 @@ class Link:
             raise Unreachable(f"{self._shown} cannot be used: {error}") from error
 
     async def _on_error(self, error: Exception) -> None:
-        self._error = error
+        if self._error is None or not isinstance(error, OSError):  # what a server said tells more than how it hung up
+            self._error = error
         _log.debug("%s: %s", self._shown, error)
 
     async def _on_disconnect(self) -> None:

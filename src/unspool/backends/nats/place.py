@@ -81,7 +81,7 @@ class Place:
         self,
         address: Address,
         *,
-        patience: float = 10.0,
+        patience: float = 5.0,
         history_limit: int = 100_000,
         history_age: float = 7 * 86400.0,
     ) -> None:

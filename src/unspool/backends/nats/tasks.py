@@ -36,14 +36,26 @@ class Tasks:
         self._schedules = schedules
 
     async def put(
-        self, stream: JetStream, rank: str, token: str, facts: Facts, data: bytes, former: Stored | None
+        self,
+        stream: JetStream,
+        rank: str,
+        token: str,
+        facts: Facts,
+        data: bytes,
+        former: Stored | None = None,
+        *,
+        fresh: bool = False,
     ) -> int:
         """Writes a task, in place of ``former`` or as a new one; its number.
+
+        :param fresh: whether it is due because it is just sent.
 
         :raises Conflict: if ``former`` is not the last message of the task any more.
         """
         wait = facts.due - self._clock()
-        kind = NOW if wait <= 0 else LATER if self._place.schedules and self._schedules and wait > _LEAD else SOON
+        kind = NOW  # what was just sent lies in the order of its due times, which listings rely on
+        if former is not None or not fresh:
+            kind = LATER if self._place.schedules and self._schedules and wait > _LEAD else SOON
         subject = self._names.task(kind, rank, token)
         headers = {HEADER: facts._replace(anew=former is not None).dump()}
         if kind == LATER:

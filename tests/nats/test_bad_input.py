@@ -1,0 +1,313 @@
+"""What can be wrong with servers, streams, URLs and messages: each is named, says what to do, and loses nothing."""
+
+import asyncio
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.nats.conftest import KEY, Open, at, queue_on, until
+from tests.nats.server import Server, free_port
+from tests.runtime.conftest import PATIENCE, Place
+from unspool import address, codec
+from unspool.backends.nats import NatsBackend
+from unspool.backends.nats.jetstream import JetStream
+from unspool.backends.nats.place import Place as Where
+from unspool.backends.nats.stored import HEADER
+from unspool.config import Settings
+from unspool.errors import ConfigurationError, OptionRefused, PayloadRefused, SpoolerUnusable
+from unspool.message import Message, State
+
+APP = """
+    @Spooler.task
+    def done(): note("done"); return True
+"""
+
+
+def unspool(place: Place, *words: str) -> subprocess.CompletedProcess[str]:
+    """The command line in a place."""
+    command = [sys.executable, "-m", "unspool", *words]
+    return subprocess.run(
+        command, cwd=place.root, env=place.env, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+
+
+def requests(url: str, *each: tuple[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """Asks JetStream's API, as an administrator would."""
+
+    async def ask() -> list[dict[str, Any]]:
+        from nats.aio.client import Client
+
+        client = Client()
+        await client.connect(url)
+        answers = [
+            json.loads((await client.request(f"$JS.API.{verb}", json.dumps(request).encode(), timeout=5)).data)
+            for verb, request in each
+        ]
+        await client.close()
+        return answers
+
+    return asyncio.run(ask())
+
+
+def test_nobody_there(opened: Open) -> None:
+    """Sending to servers that are away fails with a line that names them, in the time that was given."""
+    backend = opened(f"nats://127.0.0.1:{free_port()}?spooler=mail", patience=0.5)
+    with pytest.raises(SpoolerUnusable, match=r"NATS at 127\.0\.0\.1:\d+ cannot be reached"):
+        backend.send([codec.encode(Message("task"))])
+
+
+def test_a_worker_waits_for_the_server(place: Place, tmp_path: Path) -> None:
+    """A worker that is started first says that it waits, and goes to work when the server is there."""
+    server = Server(tmp_path / "server")
+    at(place, queue_on(server.url))
+    place.write_app(APP)
+    try:
+        running = place.run()
+        running.wait_for(lambda line: "trying on" in str(line["message"]))
+        server.start()
+        place.call("done()")
+        running.wait_for_verdict("processed")
+        assert running.stop() == 0
+    finally:
+        server.remove()
+
+
+def test_require_ready(place: Place) -> None:
+    """With --require-ready it ends with status 3 instead."""
+    at(place, f"nats://someone:hush@127.0.0.1:{free_port()}?spooler=mail")
+    place.write_app(APP)
+    ended = unspool(place, "run", "tasks.py", "--require-ready")
+    assert ended.returncode == 3
+    assert "cannot be reached" in ended.stderr
+    assert "hush" not in ended.stderr + ended.stdout
+    assert "Traceback" not in ended.stderr
+
+
+def test_jetstream_is_off(place: Place, tmp_path: Path) -> None:
+    """A server without JetStream is named as such, with how to turn it on."""
+    server = Server(tmp_path / "server", jetstream=False).start()
+    try:
+        at(place, queue_on(server.url))
+        place.write_app(APP)
+        ended = unspool(place, "run", "tasks.py")
+        assert ended.returncode == 3
+        assert "has JetStream off; turn it on: 'nats-server -js'" in ended.stderr
+        assert "Traceback" not in ended.stderr
+    finally:
+        server.remove()
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"retention": "limits"}, "retention 'limits' in place of 'workqueue'"),
+        ({"max_msgs": 100}, "max_msgs 100 in place of -1"),
+        ({"max_age": 60_000_000_000}, "max_age 60000000000 in place of 0"),
+        ({"max_msgs_per_subject": -1}, "max_msgs_per_subject -1 in place of 1"),
+    ],
+)
+def test_a_stream_that_would_lose_tasks(url: str, opened: Open, change: dict[str, Any], complaint: str) -> None:
+    """A stream with other settings is refused, naming it, what is wrong, and how to change it."""
+    spooler = address.parse(url).spooler
+    config = {
+        "name": f"unspool-tasks-{spooler}",
+        "subjects": [f"unspool.{spooler}.{kind}.*.*" for kind in ("now", "soon", "later")],
+        "retention": "workqueue",
+        "max_msgs_per_subject": 1,
+        "allow_direct": True,
+    } | change
+    (answer,) = requests(url.partition("?")[0], (f"STREAM.CREATE.{config['name']}", config))
+    assert "error" not in answer
+    with pytest.raises(SpoolerUnusable) as caught:
+        opened(url).exists()
+    assert f"stream unspool-tasks-{spooler} is not as it must be" in str(caught.value)
+    assert complaint in str(caught.value)
+    assert "nats stream edit" in str(caught.value)
+
+
+def test_a_message_beyond_the_servers_limit(backend: NatsBackend) -> None:
+    """A task that the server would not take is refused before it is sent, with both sizes; others still go."""
+    with pytest.raises(PayloadRefused, match=r"a task of \d+ bytes is more than NATS at .* raise max_payload"):
+        backend.send([codec.encode(Message("task", b"x" * (9 << 20)))])
+    assert sum(backend.counts().values()) == 0
+    backend.send([codec.encode(Message("task"))])
+    assert backend.counts()[State.READY] == 1
+
+
+def test_the_largest_that_is_taken_can_also_be_set_aside(backend: NatsBackend) -> None:
+    """A task of just the allowed size can be sent, run and buried: its reason finds room beside it."""
+    from unspool.message import Bury, Claim
+
+    room = 8 * (1 << 20) - 4096
+    base = len(codec.encode(Message("task", b"")).body)
+    backend.send([codec.encode(Message("task", b"x" * (room - base - 400)))])
+    feed = backend.feed()
+    while not (tickets := feed.take(1)):
+        feed.refresh()
+    claim = backend.claim(tickets[0].ref)
+    assert isinstance(claim, Claim)
+    backend.settle(claim, Bury("ü" * 5000))
+    feed.close()
+    (entry,) = backend.entries()
+    assert entry.state is State.DEAD
+    assert entry.reason.startswith("ü" * 100)
+
+
+def test_pickle_needs_a_key(url: str) -> None:
+    """Without a key a pickled payload is refused, naming both ways out; JSON is taken."""
+    backend = NatsBackend(address.parse(url), Settings())
+    with pytest.raises(PayloadRefused, match=r'set UNSPOOL_SECRET_KEY .* or give the task serializer="json"'):
+        backend.send([codec.encode(Message("task", {"a": 1}))])
+    backend.send([codec.encode(Message("task", {"a": 1}, serializer="json"))])
+    assert backend.counts()[State.READY] == 1
+    backend.close()
+
+
+def test_what_anybody_may_publish(served: Place, backend: NatsBackend) -> None:
+    """Messages that are no tasks are set aside as corrupt with a reason, whatever their subjects and headers; the
+    others go on."""
+    names = backend._place.names
+    too_long = "x" * 200
+
+    async def publish(stream: JetStream) -> None:
+        for subject, header in [
+            (names.task("now", "none", "junk"), "no json"),
+            (names.task("now", "5", "junk5"), '{"due": "NaN", "attempts": -1, "crashes": 1e400}'),
+            (names.task("now", "none", too_long), ""),
+            (names.task("soon", "none", "long"), json.dumps({"due": 0, "attempts": 10**30, "crashes": 0})),
+        ]:
+            await backend._place.ensure_rank(stream, subject.split(".")[3])
+            await stream.publish(names.tasks, subject, b"\x80junk", {HEADER: header}, patience=5)
+
+    backend._place.call(publish)
+    served.write_app(APP)
+    served.call("done()")
+    running = served.run()
+    running.wait_for_verdict("processed")
+    until(lambda: backend.counts()[State.CORRUPT] == 4)
+    assert running.stop() == 0
+    reasons = [entry.reason for entry in backend.entries(frozenset({State.CORRUPT}))]
+    assert all(reasons)
+    assert sum("names no task" in reason for reason in reasons) == 1
+
+
+def test_a_message_without_our_header_runs(served: Place, backend: NatsBackend) -> None:
+    """A message with a signed task and none of our headers is a task that was just sent: anybody may write clients."""
+    from unspool import wire
+    from unspool.signing import Signer
+
+    names = backend._place.names
+    spooler = names.root.rpartition(".")[2]
+    body = json.dumps({"payload": {"func": "tasks:done", "arg": [], "kwg": {}}}).encode()
+    vars = {"msg": b"ucfg_fcall", "unspool_task": b"tasks:done", "unspool_codec": b"json"}
+    data = wire.dump(vars, body, Signer([KEY], spooler))
+
+    async def publish(stream: JetStream) -> None:
+        await backend._place.ensure_rank(stream, "none")
+        await stream.link.client.publish(names.task("now", "none", "mine"), data)
+
+    backend._place.call(publish)
+    served.write_app(APP)
+    running = served.run()
+    running.wait_for_verdict("processed")
+    assert running.stop() == 0
+    assert served.lines() == ["done"]
+
+
+@pytest.mark.parametrize("url", ["nats://someone:hush@127.0.0.1:1?spooler=m", "nats://hush@127.0.0.1:1?spooler=m"])
+def test_credentials_are_never_shown(place: Place, url: str) -> None:
+    """No name, message or listing has a user's password or a token in it."""
+    at(place, url)
+    for words in (("ls",), ("status",), ("doctor",), ("show", "nats://127.0.0.1:1/m/abc")):
+        ended = unspool(place, *words)
+        assert ended.returncode != 0
+        assert "127.0.0.1:1" in ended.stdout + ended.stderr
+        assert "hush" not in ended.stdout + ended.stderr
+        assert "Traceback" not in ended.stderr
+
+
+def test_wrong_password(place: Place, tmp_path: Path) -> None:
+    """A server that does not know the user is told from one that is away; the right password is used."""
+    users = "authorization { user: someone, password: 's:cr@t' }"
+    server = Server(tmp_path / "server", more=users).start()
+    try:
+        host = f"127.0.0.1:{server.port}"
+        at(place, f"nats://someone:wrong@{host}?spooler=mail")
+        ended = unspool(place, "status")
+        assert ended.returncode == 3
+        assert "authorization" in ended.stderr.lower()
+        assert "wrong" not in ended.stderr
+        at(place, f"nats://someone:s%3Acr%40t@{host}?spooler=mail")
+        assert unspool(place, "status").returncode == 0
+    finally:
+        server.remove()
+
+
+@pytest.mark.parametrize(
+    ("parameters", "complaint"),
+    [
+        ("&colour=red", "has a parameter 'colour'; there are replicas, lease, credentials, tls, spooler"),
+        ("&replicas=9", "replicas of nats://a/mail is '9'; it must be a number from 0 to 5"),
+        ("&lease=soon", "lease of nats://a/mail is 'soon'"),
+    ],
+)
+def test_wrong_parameters(parameters: str, complaint: str) -> None:
+    """A parameter that there is not, or that cannot have this value, is named with what there is."""
+    with pytest.raises(OptionRefused) as caught:
+        Where(address.parse(f"nats://a?spooler=mail{parameters}"))
+    assert complaint in str(caught.value)
+
+
+def test_two_users_in_one_url() -> None:
+    """Different users for the servers of one URL are refused, without naming their passwords."""
+    with pytest.raises(OptionRefused, match="one user serves for all") as caught:
+        Where(address.parse("nats://a:secret1@h1,b:secret2@h2?spooler=mail"))
+    assert "secret" not in str(caught.value)
+
+
+def test_the_extra_is_missing(place: Place) -> None:
+    """Without the client's package a line says which extra brings it."""
+    at(place, "nats://127.0.0.1:1?spooler=mail")
+    (place.root / "hide").mkdir()
+    (place.root / "hide" / "sitecustomize.py").write_text(
+        "from importlib.machinery import PathFinder\n"
+        "find = PathFinder.find_spec\n"
+        "PathFinder.find_spec = lambda name, *more: None if name == 'nats' else find(name, *more)\n"
+    )
+    place.env["PYTHONPATH"] = str(place.root / "hide")
+    ended = unspool(place, "status")
+    assert ended.returncode == 2
+    assert "pip install 'unspool[nats]'" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_stream_deleted_in_mid_run(served: Place, backend: NatsBackend) -> None:
+    """A stream that somebody deletes is made again by the next use; the worker goes on."""
+    served.write_app(APP)
+    served.call("done()")
+    running = served.run()
+    running.wait_for_verdict("processed")
+    backend._place.call(lambda stream: stream.api(f"STREAM.DELETE.{backend._place.names.tasks}", patience=5))
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            served.call("done()")
+            break
+        except subprocess.CalledProcessError:
+            assert time.monotonic() < end
+    running.wait_for_verdict("processed")
+    assert running.stop() == 0
+
+
+def test_config_refuses_bad_names() -> None:
+    """A spooler whose name cannot be part of a subject is refused."""
+    from unspool.backends.nats.names import Names
+
+    for name in ("", "a.b", "a b", "*", ">", "x" * 65):
+        with pytest.raises(ConfigurationError):
+            Names(name)

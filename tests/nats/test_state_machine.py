@@ -1,0 +1,75 @@
+"""NATS JetStream does what memory does, whatever is asked of the two: see ``tests/conformance``."""
+
+import uuid
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from tests.conformance.test_state_machine import SpoolLikeMemory, Task
+from tests.nats.conftest import until
+from tests.nats.server import Server
+from unspool import address
+from unspool.backends.nats import NatsBackend, runs
+from unspool.backends.nats.feed import NatsFeed
+from unspool.backends.nats.jetstream import JetStream
+from unspool.backends.nats.runs import Process, Run
+from unspool.config import Settings
+from unspool.message import State
+
+
+class NatsLikeMemory(SpoolLikeMemory):
+    url = ""
+
+    def open(self) -> None:
+        self.where = getattr(self, "where", None) or f"{self.url}?spooler=m{uuid.uuid4().hex}"
+        more = {"schedules": False, "hold": float("inf"), "look": 0.0, "window": 1000}
+        self.spool = NatsBackend(address.parse(self.where), Settings(), trusting=True, clock=self.clock, **more)  # type: ignore[arg-type, assignment]
+        feed = self.spool.feed()
+        assert isinstance(feed, NatsFeed)
+        self.feed = feed  # type: ignore[assignment]
+        waiting = self.memory.counts()[State.READY] + self.memory.counts()[State.DEFERRED]
+        until(lambda: not feed.refresh() and len(feed._held) == waiting)  # what the last feed gave back takes a moment
+
+    def die(self, task: Task) -> None:
+        """What is left when a worker is killed: the record of a run whose process is no more."""
+        assert task.held
+        here, there = task.held
+        place, token = self.spool._place, here.ref  # type: ignore[attr-defined]
+
+        async def kill(stream: JetStream) -> None:
+            record = await stream.last(place.names.state, place.names.run(token), patience=5)
+            assert record is not None
+            run = Run.of(record)
+            assert run is not None
+            gone = run._replace(process=Process(runs.host(), 4_190_000, "1"))
+            await stream.publish(place.names.state, place.names.run(token), gone.dump(), patience=5)
+
+        place.call(kill)
+        runs.forget(place.names, token)
+        self.memory.crash(there)
+        task.held = None
+
+    def settle(self, task: Task, disposition: object) -> None:
+        super().settle(task, disposition)  # type: ignore[arg-type]
+        self.spool.flush()
+
+
+NatsLikeMemory.TestCase.settings = settings(
+    max_examples=6,
+    stateful_step_count=25,
+    deadline=None,
+    derandomize=False,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+
+
+@pytest.fixture(autouse=True)
+def server(nats_server: Server) -> None:
+    """Where the queues are."""
+    NatsLikeMemory.url = nats_server.url
+
+
+@pytest.mark.timeout(600)  # a failure takes minutes to be made small
+class TestNatsLikeMemory(NatsLikeMemory.TestCase):
+    """No sequence of commands tells the two apart."""
