@@ -283,7 +283,9 @@ uwsgi.spooler = handle
     assert shop.waiting() == [("?", State.DEFERRED)] * 2
 
     shop.run_inside(instance, [("?", State.DEFERRED)] * 3)
-    assert sorted(shop.lines()) == in_uwsgi
+    lines = shop.lines()
+    again = [line for line in lines if "again" in line]  # on a slow machine it may have been run again by now
+    assert sorted([line for line in lines if line not in again] + again[:1]) == in_uwsgi
 
 
 @pytest.fixture(scope="session")

@@ -230,8 +230,8 @@ class Supervisor:
                 self._stop()
                 self._pool.kill()
             else:
-                _log.info("stopping when what runs has ended; again to stop at once")
                 self._stop()
+                _log.info("stopping when what runs has ended; again to stop at once")
 
     # --- workers
 
