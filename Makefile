@@ -6,7 +6,7 @@ SEED ?=
 SECONDS ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check bench bench-peers bench-uwsgi fuzz clean
+.PHONY: help demo test test-all soak check bench bench-peers bench-uwsgi fuzz clean
 
 help: ## what each command does
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -19,6 +19,9 @@ test: $(INSTALLED) ## all tests
 
 test-all: ## the tests on each Python from 3.11 up that is installed
 	./tests/every-python
+
+soak: $(INSTALLED) ## faults for an hour, and an account: MINUTES=10, SEED=5, FROM=120 (root)
+	$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),60) $(if $(SEED),--seed $(SEED)) $(if $(FROM),--from $(FROM))
 
 check: $(INSTALLED) ## lint, types and import rules
 	$(BIN)/ruff format --check .

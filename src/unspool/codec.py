@@ -220,6 +220,10 @@ def _deserialize(serializer: str, data: bytes) -> Any:
     if known is None:
         raise Damaged(f"written by a serialiser that is not known here: {serializer[:40]!r}")
     try:
+        if serializer == "pickle" and data[:1] == b"\x80" and data[1] > pickle.HIGHEST_PROTOCOL:
+            raise NotImplementedError(
+                f"pickle protocol {data[1]} of a newer Python; this one reads up to {pickle.HIGHEST_PROTOCOL}"
+            )
         return known.load(data)
     except UNSUPPORTED:
         raise

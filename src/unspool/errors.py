@@ -15,11 +15,13 @@
     │   └── Unsigned            whole, and signed by nobody who has a secret key of ours
     ├── NoHandler               a task whose function or type this program does not know
     ├── TaskBusy                an operation on a task that is running just now
+    ├── ClaimLost               a worker that no longer holds the task it ran: it closed the file's descriptor
     └── TaskTimeout             raised inside a task that overran its time limit
 """
 
 __all__ = [
     "AppError",
+    "ClaimLost",
     "ConfigurationError",
     "Damaged",
     "FunctionRefused",
@@ -89,6 +91,10 @@ class NoHandler(UnspoolError, LookupError):
 
 class TaskBusy(UnspoolError):
     """The task is running just now, so it was left alone."""
+
+
+class ClaimLost(UnspoolError):
+    """A task closed its worker's descriptors, the one of its own lock among them: another may have it by now."""
 
 
 class TaskTimeout(BaseException):

@@ -43,7 +43,7 @@ class Running:
     """A supervisor process."""
 
     def __init__(self, place: "Place", *options: str) -> None:
-        command = [sys.executable, str(Path(__file__).with_name("supervise.py")), place.app, *options]
+        command = [sys.executable, str(place.supervise), place.app, *options]
         self.process = subprocess.Popen(
             command,
             cwd=place.root,
@@ -117,6 +117,7 @@ class Place:
         self.oracle = root / "oracle"
         self.gates = root / "gates"
         self.gates.mkdir()
+        self.supervise = Path(__file__).with_name("supervise.py")
         self.app = "tasks.py"
         self.env = os.environ | {
             "UNSPOOL_SPOOLERS": str(self.spool),
@@ -176,9 +177,22 @@ def place(tmp_path: Path) -> Iterator[Place]:
     here = Place(tmp_path)
     yield here
     for running in here.running:
-        with contextlib.suppress(ProcessLookupError):  # workers that a failed test left at a gate, too
-            os.killpg(running.process.pid, signal.SIGKILL)
+        for pid in session(running.process.pid):  # workers that a failed test left at a gate, too
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         running.process.wait(PATIENCE)
         running._reader.join(PATIENCE)
         assert running.process.stderr is not None
         running.process.stderr.close()
+
+
+def session(leader: int) -> list[int]:
+    """The live processes of a session, in whichever process group: its supervisor's is not its workers'."""
+    found = []
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                state, _, _, number = Path(entry.path, "stat").read_text().rpartition(")")[2].split()[:4]
+                if int(number) == leader and state != "Z":
+                    found.append(int(entry.name))
+    return found

@@ -264,7 +264,10 @@ class Backend(Protocol):
         """The supervisor's view of what is due."""
 
     def claim(self, ref: str) -> Claim | Refusal:
-        """Takes a task for execution, its attempt counted; or says why not."""
+        """Takes a task for execution, its attempt counted; or says why not.
+
+        :raises SpoolerUnusable: if this process can take none, as when it may open no more files.
+        """
 
     def settle(self, claim: Claim, disposition: Disposition, record: Record | None = None) -> float | None:
         """Does what was decided; returns when to look at the task again, or None if it left the queue.
@@ -274,11 +277,16 @@ class Backend(Protocol):
         here: what is said of it is logged, and changes nothing.
 
         :param record: this run, for a history that is kept along with it (``Capabilities.records``).
+        :raises ClaimLost: if this process has destroyed its own hold on the task; then nothing was done.
         """
 
     def put_off(self, ref: str, until: float) -> None:
         """Has a task that runs just now wait until then, should that run end without a verdict: it overran its time
         limit, and its worker is about to be killed. What the run itself still says replaces this."""
+
+    def excuse(self, ref: str) -> None:
+        """The task's worker is about to be ended, perhaps by force: should this run end with it, that is no crash of
+        the task's. Called by the supervisor while the task runs."""
 
     def flush(self) -> None:
         """Carries out what ``settle`` may have put off. Called before a worker waits, and at its end."""

@@ -146,6 +146,9 @@ class MemoryBackend:
         if (task := self._tasks.get(ref)) is not None and task.running:
             task.due = until
 
+    def excuse(self, ref: str) -> None:
+        """Its runs end with their process, and so does all else."""
+
     def flush(self) -> None:
         """Nothing is put off."""
 

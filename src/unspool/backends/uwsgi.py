@@ -291,6 +291,9 @@ class UwsgiBackend:
     def put_off(self, ref: str, until: float) -> None:
         self._store.put_off(ref, until)
 
+    def excuse(self, ref: str) -> None:
+        self._store.excuse(ref)
+
     def flush(self) -> None:
         self._store.flush()
 

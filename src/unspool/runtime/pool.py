@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import signal
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ from ..errors import AppError
 from .app import changed
 from .process import Process, Spawner
 from .queue import Queue
+from .worker import EX_LOST
 
 __all__ = ["Death", "Pool", "describe"]
 
@@ -70,12 +72,13 @@ class Pool:
     """Worker processes.
 
     :param size: how many.
+    :param timer: seconds that no clock's being set changes, for limits and pauses.
     """
 
-    def __init__(self, size: int, spawner: Spawner, clock: Clock) -> None:
+    def __init__(self, size: int, spawner: Spawner, timer: Clock = time.monotonic) -> None:
         self._size = size
         self._spawner = spawner
-        self._clock = clock
+        self._timer = timer
         self._current = _Generation()
         self._generations = [self._current]
         self.started = False
@@ -114,7 +117,7 @@ class Pool:
 
     def events(self) -> Iterator[list[Any]]:
         """What the workers have reported."""
-        now = self._clock()
+        now = self._timer()
         for process in list(self.processes()):
             yield from process.read(now)
 
@@ -129,7 +132,7 @@ class Pool:
                 code = _exit_code(process.pid)
                 if code is not None:
                     del generation.processes[process.pid]
-                    deaths.append(Death(process, code, process.read(self._clock())))
+                    deaths.append(Death(process, code, process.read(self._timer())))
                     self._note_death(generation, process, code)
             if generation.retired and not generation.processes and generation is not self._current:
                 generation.queue.close_reader()
@@ -141,9 +144,10 @@ class Pool:
 
         :raises AppError: as ``reap``.
         """
-        now = self._clock()
+        now = self._timer()
         for process in self.processes():
             process.kill_if_overrun(now)
+            process.kill_if_mute()
         for generation in self._generations:
             if generation.respawn_at is not None and generation.respawn_at <= now and not generation.retired:
                 self._fill(generation)
@@ -155,11 +159,11 @@ class Pool:
                 self._current = newest
                 _log.info("reloaded")
 
-    def next_time(self) -> float | None:
-        """When ``turn`` has something to do."""
+    def next_turn(self) -> float | None:
+        """Seconds until ``turn`` has something to do."""
         times = [at for process in self.processes() for at in process.deadlines.values()]
         times += [one.respawn_at for one in self._generations if one.respawn_at is not None and not one.retired]
-        return min(times, default=None)
+        return min(times) - self._timer() if times else None
 
     def reload(self) -> bool:
         """Fresh workers; those of a reload that is not complete make way for them. False if there can be none now."""
@@ -204,6 +208,7 @@ class Pool:
             for process in generation.processes.values():
                 with contextlib.suppress(ChildProcessError):
                     os.waitpid(process.pid, 0)
+                process.kill_children()
                 process.close()
             generation.queue.close_reader()
 
@@ -222,14 +227,13 @@ class Pool:
                 process = self._spawner.spawn(generation.queue)
             except OSError as error:  # too many processes or open files: there may be room again soon
                 generation.vain_deaths += 1
-                generation.respawn_at = self._clock() + generation.pause
+                generation.respawn_at = self._timer() + generation.pause
                 why = error.strerror or error
                 _log.error("no new worker: %s; trying again in %.1f s", why, generation.pause)
                 return
             generation.processes[process.pid] = process
 
     def _note_death(self, generation: _Generation, process: Process, code: int) -> None:
-        now = self._clock()
         if not process.ready and not self.started and not generation.retired:
             raise AppError(process.failure or f"the worker {describe(code)} while it imported the application")
         if process.failure and generation is not self._current:
@@ -242,11 +246,13 @@ class Pool:
         in_vain = code != 0 and not process.useful and not process.begun
         in_vain = in_vain and not any(sign.ref() for sign in process.presences)
         generation.vain_deaths = generation.vain_deaths + 1 if in_vain else 0
-        generation.respawn_at = now + (generation.pause if generation.vain_deaths > 1 else 0.0)
+        generation.respawn_at = self._timer() + (generation.pause if generation.vain_deaths > 1 else 0.0)
 
 
 def describe(code: int) -> str:
     """An exit code in words."""
+    if code == EX_LOST:
+        return "lost its descriptors, which a task closed"
     return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
 
 

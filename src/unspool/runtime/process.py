@@ -53,6 +53,8 @@ class Process:
     """Whether it was told to end before it had imported the application."""
     useful: bool = False
     """Whether it has run anything."""
+    apart: bool = False
+    """Whether it leads a process group of its own, in which are also the processes that its tasks start."""
 
     def read(self, now: float) -> list[list[Any]]:
         """What it has reported; what concerns the process itself is noted."""
@@ -85,6 +87,10 @@ class Process:
         sign = self.presences[index]
         return self.starts.get((index, ref)) or (sign.since() if sign.ref() == ref else None)
 
+    def runs(self) -> set[tuple[int, str]]:
+        """What it runs, or was running when it died, by spooler and ref."""
+        return self.begun | {(index, ref) for index, sign in enumerate(self.presences) if (ref := sign.ref())}
+
     def kill(self) -> None:
         """Ends it at once."""
         with contextlib.suppress(ProcessLookupError):
@@ -97,6 +103,17 @@ class Process:
             self.dismissed = True
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGTERM)
+
+    def kill_if_mute(self) -> None:
+        """Ends it if nothing that it says can be heard, because a task closed what was not its own."""
+        if self.reports.ended and not self.runs():
+            self.kill()
+
+    def kill_children(self) -> None:
+        """After its death: ends what the run that died with it has started, which is about to run again."""
+        if self.apart:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
 
     def kill_if_overrun(self, now: float) -> None:
         """Ends it if a run did not heed its time limit."""
@@ -141,6 +158,8 @@ class Spawner:
         :raises OSError: if there is no room for one more process or descriptor.
         """
         presences = [backend.control.enlist("worker") for backend in self._backends]
+        # With a terminal it stays in the foreground group, or a debugger in a task could not read from it.
+        apart = not os.isatty(0)
         with contextlib.ExitStack() as undo:
             for presence in presences:
                 undo.callback(presence.close)
@@ -155,12 +174,17 @@ class Spawner:
             pid = os.fork()
             undo.pop_all()
         if pid == 0:
+            if apart:
+                os.setpgid(0, 0)
             self._live(queue, presences, reader, writer, mask)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if apart:
+            with contextlib.suppress(OSError):  # in both, for each may be first; or it is dead already
+                os.setpgid(pid, pid)
         os.close(writer)
         for presence in presences:
             presence.hand_over()
-        return Process(pid, self._clock(), presences, report.Reader(reader), put_off=self._put_off)
+        return Process(pid, self._clock(), presences, report.Reader(reader), put_off=self._put_off, apart=apart)
 
     def _put_off(self, index: int, ref: str, seconds: float) -> None:
         self._backends[index].put_off(ref, self._clock() + seconds)

@@ -60,6 +60,8 @@ class Reader:
         os.set_blocking(fd, False)
         self._fd = fd
         self._rest = b""
+        self.ended = False
+        """Whether the worker's end is closed: it is dead, or its task closed what was not its own."""
 
     def fileno(self) -> int:
         """The descriptor to wait on."""
@@ -69,8 +71,10 @@ class Reader:
         """The events that have arrived."""
         parts = [self._rest]
         with contextlib.suppress(BlockingIOError):
-            while chunk := os.read(self._fd, _CHUNK):
+            while not self.ended:
+                chunk = os.read(self._fd, _CHUNK)
                 parts.append(chunk)
+                self.ended = not chunk
         lines, newline, rest = b"".join(parts).rpartition(b"\n")
         self._rest = rest
         if not newline:

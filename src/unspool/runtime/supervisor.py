@@ -35,6 +35,7 @@ _NAP = 0.002  # seconds of sleep where workers have enough to do: many reports a
 _LONGEST = 3600.0  # seconds of waiting; what the kernel takes has a limit, and periods may be longer
 _ENOUGH = 64  # tickets that nobody has taken yet, with which workers have enough to do for a nap
 _RELOAD_EVERY = 0.5
+_CLOCK_SET = 10.0  # seconds by which a clock that nobody sets does not part from the timer
 _PROGRESS_EVERY = 0.2
 _COMPLAINTS = 10_000
 _SOON = 0.05  # seconds; what workers begin within them may be kept from other supervisors
@@ -94,7 +95,7 @@ class Supervisor:
         self._presences = [backend.control.enlist("supervisor") for backend in backends]
         self._selector = selectors.DefaultSelector()
         self._signals = Signals()
-        self._pool = Pool(options.processes, Spawner(app, backends, options.limits, clock, self._close_in_child), clock)
+        self._pool = Pool(options.processes, Spawner(app, backends, options.limits, clock, self._close_in_child))
         self._recorder: Recorder | None = None
         self._more = False
         self._depth = _ENOUGH
@@ -108,8 +109,10 @@ class Supervisor:
         self._paused: set[int] = set()
         self._complained: set[str] = set()
         self._announced = False
+        self._forced = False
         self._shown = 0  # runs that the last progress told of
-        self._next_progress = self._next_reload = 0.0
+        self._next_progress = self._next_reload = 0.0  # of the timer, as are all times but those of tasks
+        self._clock_ahead = clock() - _since_boot()
 
     def run(self) -> Stats:
         """Runs until it is told to stop, or with ``burst`` until nothing is ready.
@@ -147,6 +150,7 @@ class Supervisor:
         self._hear(self._pool.events())
         self._bury(self._pool.reap())
         self._renew_workers()
+        self._heed_clock()
         self._more = self._refresh()
         self._fill()
         self._show_progress()
@@ -158,31 +162,46 @@ class Supervisor:
             time.sleep(_NAP)
         reports = [process.reports for process in self._pool.processes()]
         for reader in reports:
-            self._watch(reader.fileno())
+            if reader.ended:
+                self._unwatch(reader.fileno())  # or it would be readable for ever
+            else:
+                self._watch(reader.fileno())
         ready = self._selector.select(0.0 if self._more else self._timeout())
         if any(key.fd == self._signals.fileno() for key, _ in ready):
             self._signals.drain()
 
     def _timeout(self) -> float | None:
         """Seconds until something is due."""
-        times = [self._pool.next_time()]
+        waits = [self._pool.next_turn()]
         if not self._pool.stopping:
-            times += [feed.next_due() for feed in self._feeds]
-            times += [self._next_reload] if self._options.reload else []
+            now = self._clock()
+            waits += [due - now for feed in self._feeds if (due := feed.next_due()) is not None]
+            waits += [self._next_reload - time.monotonic()] if self._options.reload else []
         if any(self._withholds) and self._waiting[0]:
-            times.append(self._clock() + _STUCK)
+            waits.append(_STUCK)
         if self._recorder and (wait := self._recorder.next_push()) is not None:
-            times.append(self._clock() + wait)
+            waits.append(wait)
         if self._progress is not None and self._stats.done != self._shown:
-            times.append(self._next_progress)
-        due = min((at for at in times if at is not None), default=None)
-        return None if due is None else min(max(0.0, due - self._clock()), _LONGEST)
+            waits.append(self._next_progress - time.monotonic())
+        wait = min((wait for wait in waits if wait is not None), default=None)
+        return None if wait is None else min(max(0.0, wait), _LONGEST)
 
     def _is_idle(self) -> bool:
         """Whether nothing is ready and nothing runs. After a worker's death the feeds do not know all that others still
         run, but each worker says what it does, and reports once it has ended that."""
-        running = (process.begun or any(sign.ref() for sign in process.presences) for process in self._pool.processes())
-        return all(feed.idle for feed in self._feeds) and not any(running)
+        running = any(process.runs() for process in self._pool.processes())
+        return all(feed.idle for feed in self._feeds) and not running
+
+    def _heed_clock(self) -> None:
+        """Says so when the clock was set: due times are its times. The feeds look again by themselves."""
+        ahead = self._clock() - _since_boot()
+        moved, self._clock_ahead = ahead - self._clock_ahead, ahead
+        if abs(moved) > _CLOCK_SET:
+            effect = "what was deferred is due that much sooner"
+            if moved < 0:
+                effect = "what was sent before is due that much later; unspool retry makes a task due now"
+            way = "forward" if moved > 0 else "back"
+            _log.warning("the clock was set %s by %.0f s: %s", way, abs(moved), effect)
 
     # --- start and stop
 
@@ -196,6 +215,13 @@ class Supervisor:
         if not self._pool.stopping:
             self._give_back(self._pool.queue.recall())
             self._pool.retire()
+            self._excuse()  # whoever asks for the stop may not have the patience for its end
+
+    def _excuse(self) -> None:
+        """What is running now may be cut short by order, which must not count against it."""
+        for process in self._pool.processes():
+            for index, ref in process.runs():
+                self._backends[index].excuse(ref)
 
     def _close(self) -> None:
         self._pool.close()
@@ -228,6 +254,8 @@ class Supervisor:
             elif self._pool.stopping or number == signal.SIGQUIT:
                 _log.warning("stopping at once")
                 self._stop()
+                self._excuse()
+                self._forced = True
                 self._pool.kill()
             else:
                 self._stop()
@@ -242,16 +270,16 @@ class Supervisor:
             self._announce()
         if self._pool.queue is not queue:  # a reload is complete: what the old have not begun is for the new
             self._give_back(queue.recall())
-        if self._options.reload and self._clock() >= self._next_reload:
-            self._next_reload = self._clock() + _RELOAD_EVERY
+        if self._options.reload and time.monotonic() >= self._next_reload:
+            self._next_reload = time.monotonic() + _RELOAD_EVERY
             self._pool.reload_if_changed()
 
     def _bury(self, deaths: Sequence[Death]) -> None:
         for death in deaths:
             self._hear(death.events)
-            refs = {(index, ref) for index, sign in enumerate(death.process.presences) if (ref := sign.ref())}
-            refs |= death.process.begun
+            refs = death.process.runs()
             if refs or (death.code != 0 and not death.process.failure and not death.process.dismissed):
+                death.process.kill_children()
                 self._mourn(death, refs)
             self._unwatch(death.process.reports.fileno())
             death.process.close()
@@ -264,6 +292,7 @@ class Supervisor:
         """A worker died: says so, and names the tasks that it was running."""
         process = death.process
         how = "was killed for overrunning the task's time limit" if process.overrun else describe(death.code)
+        how = "was stopped at once, as asked" if self._forced and death.code == -signal.SIGKILL else how
         if not refs:
             _log.error("worker %d %s; it was running no task", process.pid, how)
         for index, ref in sorted(refs):
@@ -436,10 +465,15 @@ class Supervisor:
     def _show_progress(self) -> None:
         if self._recorder is not None:
             self._recorder.push()
-        if self._progress is None or (now := self._clock()) < self._next_progress:
+        if self._progress is None or (now := time.monotonic()) < self._next_progress:
             return
         self._next_progress = now + _PROGRESS_EVERY
         self._shown = self._stats.done
         self._stats.backlog = sum(feed.backlog for feed in self._feeds) + len(self._pool.queue)
         self._stats.workers = len(self._pool)
         self._progress(self._stats)
+
+
+def _since_boot() -> float:
+    """Seconds that go on while the machine is suspended, as the clock does."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))

@@ -1,6 +1,7 @@
 """A worker: takes tickets, claims, runs, settles, and reports each step to its supervisor."""
 
 import atexit
+import errno
 import os
 import select
 import signal
@@ -12,17 +13,25 @@ from typing import Any
 
 from .. import codec, dispatch, points
 from ..backends.base import Backend, Clock, Presence, Ticket
-from ..errors import AppError, TaskTimeout
-from ..message import Claim, Outcome, Record, Refusal, Release
+from ..errors import AppError, ClaimLost, SpoolerUnusable, TaskTimeout
+from ..message import Claim, Outcome, Record, Refusal, RefusalKind, Release
 from ..retry import MAX_CRASHES
 from ..tasks import defines_tasks
 from . import report
 from .app import load_app, own_files
 from .eventloop import EventLoop
 from .queue import Queue
+from .surroundings import Surroundings
 from .timelimit import limit
 
-__all__ = ["Limits", "Worker", "main"]
+__all__ = ["EX_LOST", "Limits", "Worker", "main"]
+
+
+EX_OSERR = 71  # as in sysexits.h
+EX_LOST = 72
+"""The exit status of a worker whose task closed descriptors that were not its own."""
+
+_BEFORE_OTHERS = 1.0  # seconds until another worker tries what this one could not
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +71,11 @@ def main(
     worker = Worker(backends, presences, queue, reports, limits, clock)
     signal.signal(signal.SIGTERM, lambda *_: worker.stop())
     reports.write(report.READY, own_files(module), defines_tasks())
-    worker.run()
+    status = worker.run()
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
-    return 0
+    return status
 
 
 class Worker:
@@ -93,13 +102,15 @@ class Worker:
         self._stopping = False
         self._loop: EventLoop | None = None
         self._wait = _waiter(queue.fileno())
+        self._surroundings = Surroundings()
+        self._status = 0
 
     def stop(self) -> None:
         """Ends the worker after the task that it runs. May be called from a signal handler."""
         self._stopping = True
 
-    def run(self) -> None:
-        """Takes and runs tickets."""
+    def run(self) -> int:
+        """Takes and runs tickets; returns the exit status."""
         while not self._stopping and (item := self._next()) is not None:
             self._execute(*item)
             if self._is_worn():
@@ -107,6 +118,7 @@ class Worker:
         if self._loop is not None:
             self._loop.finish()
         self._flush()
+        return self._status
 
     def _next(self) -> tuple[int, Ticket] | None:
         if self._loop is not None:
@@ -123,7 +135,7 @@ class Worker:
         backend, presence = self._backends[index], self._presences[index]
         started = self._clock()
         presence.running(ticket.ref, started)
-        claim = backend.claim(ticket.ref)
+        claim = self._claim(backend, ticket.ref)
         suspect = not isinstance(claim, Refusal) and claim.crashes == MAX_CRASHES - 1
         if isinstance(claim, Claim) and suspect and self._loop is not None:
             # At its next crash it is set aside, so it runs alone: others must not die with it, nor it with others.
@@ -132,7 +144,7 @@ class Worker:
             self._loop.drain()
             started = self._clock()
             presence.running(ticket.ref, started)
-            claim = backend.claim(ticket.ref)
+            claim = self._claim(backend, ticket.ref)
         if isinstance(claim, Refusal):
             presence.running("", 0.0)  # before the report, which has the supervisor look
             self._reports.write(report.REFUSED, index, ticket.ref, claim.kind, claim.until, claim.detail)
@@ -144,6 +156,13 @@ class Worker:
                 self._run(index, claim, call, started)
             if suspect and self._loop is not None:
                 self._loop.drain()
+
+    def _claim(self, backend: Backend, ref: str) -> Claim | Refusal:
+        try:
+            return backend.claim(ref)
+        except SpoolerUnusable as error:  # another process may be able to: this one makes room for it
+            self._stopping, self._status = True, EX_OSERR
+            return Refusal(RefusalKind.UNUSABLE, self._clock() + _BEFORE_OTHERS, str(error))
 
     def _run(self, index: int, claim: Claim, call: dispatch.Call, started: float) -> None:
         timeout = call.options.timeout
@@ -166,8 +185,9 @@ class Worker:
                     result = dispatch.run(call)
         except BaseException as error:  # noqa: BLE001  whatever a task raises, sys.exit() included, is its failure
             exception = error
-        if isinstance(exception, TaskTimeout):
-            self._stopping = True  # whatever was interrupted may be in any state: a fresh process goes on
+        if isinstance(exception, TaskTimeout) or (isinstance(exception, OSError) and exception.errno == errno.EMFILE):
+            # What was interrupted may be in any state, and what leaked stays: a fresh process goes on.
+            self._stopping = True
         if hasattr(result, "__await__"):
             if timeout is None:
                 self._reports.write(report.BEGIN, index, claim.ref, started, None, None)
@@ -185,6 +205,10 @@ class Worker:
         :param shown: whether this is the one that the sign of life shows; a coroutine ends while it shows another.
         """
         points.reach("run.end")
+        try:
+            self._surroundings.restore()
+        except OSError:
+            os._exit(EX_LOST)
         ended = self._clock()
         label = codec.task_label(claim.envelope.vars)
         record = Record(
@@ -197,7 +221,11 @@ class Worker:
             self._pid,
             outcome.error,
         )
-        until = self._backends[index].settle(claim, outcome.disposition, record)
+        try:
+            until = self._backends[index].settle(claim, outcome.disposition, record)
+        except ClaimLost:
+            # No descriptor here can be trusted, so nothing is said; and another may have the task by now. A crash.
+            os._exit(EX_LOST)
         with self._counting:
             self._done += 1
         if shown:  # before the report, or a kill in between would blame a finished task

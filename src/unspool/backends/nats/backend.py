@@ -249,6 +249,10 @@ class NatsBackend:
         with contextlib.suppress(SpoolerUnusable):  # then it runs again a little early
             self._place.call(lambda stream: self._tasks.put_off(stream, ref, until))
 
+    def excuse(self, ref: str) -> None:
+        with contextlib.suppress(SpoolerUnusable):  # then it counts
+            self._place.call(lambda stream: self._tasks.excuse(stream, ref))
+
     async def _settle(self, stream: JetStream, claim: Claim, disposition: Disposition) -> None:
         """Goes on until it is done: what has ended must not run again for want of an answer."""
         token: _Token = claim.token

@@ -53,7 +53,8 @@ class Process(NamedTuple):
 class Run(NamedTuple):
     """A record: the task's message that is run, the attempt that this is, and by whom.
 
-    ``until`` is when the task may run again if this run ends without a verdict; 0 for at once.
+    ``until`` is when the task may run again if this run ends without a verdict; 0 for at once. ``excused`` says that
+    such an end is no crash.
     """
 
     token: str
@@ -62,6 +63,7 @@ class Run(NamedTuple):
     attempts: int
     process: Process
     until: float = 0.0
+    excused: bool = False
 
     @classmethod
     def of(cls, stored: Stored) -> "Run | None":
@@ -70,13 +72,19 @@ class Run(NamedTuple):
             found: Any = json.loads(stored.data)
             process = Process(str(found["host"]), int(found["pid"]), str(found["began"]))
             token, until = stored.subject.rpartition(".")[2], float(found.get("until", 0.0))
-            return cls(token, stored.seq, int(found["message"]), int(found["attempts"]), process, until)
+            excused = bool(found.get("excused", False))
+            return cls(token, stored.seq, int(found["message"]), int(found["attempts"]), process, until, excused)
         except (ValueError, TypeError, KeyError, AttributeError):
             return None
 
     def dump(self) -> bytes:
         """The record as a message."""
-        facts = {"message": self.message, "attempts": self.attempts, "until": self.until}
+        facts = {
+            "message": self.message,
+            "attempts": self.attempts,
+            "until": self.until,
+            "excused": self.excused,
+        }
         return json.dumps(facts | self.process._asdict()).encode()
 
 

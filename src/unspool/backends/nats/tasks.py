@@ -7,6 +7,7 @@ sequence number is the fence between those who think that they have the task.
 import asyncio
 import contextlib
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 from ...message import Bury
@@ -91,18 +92,25 @@ class Tasks:
 
     async def put_off(self, stream: JetStream, token: str, until: float) -> None:
         """Notes when a task that runs may run again if its worker dies."""
+        await self._note(stream, token, lambda run: run._replace(until=until))
+
+    async def excuse(self, stream: JetStream, token: str) -> None:
+        """Notes that it is no crash of a task that runs if its worker dies."""
+        await self._note(stream, token, lambda run: run._replace(excused=True))
+
+    async def _note(self, stream: JetStream, token: str, change: Callable[[Run], Run]) -> None:
         names, patience = self._names, self._place.patience
         stored, run = await self.look(stream, token)
         if stored is not None and run is not None and run.message == stored.seq:
             with contextlib.suppress(Conflict):  # it has just ended
-                noted, replaces = run._replace(until=until).dump(), (names.run(token), run.seq)
+                noted, replaces = change(run).dump(), (names.run(token), run.seq)
                 await stream.publish(names.state, names.run(token), noted, replaces=replaces, patience=patience)
 
     async def count_crash(self, stream: JetStream, stored: Stored, run: Run) -> Stored | None:
         """Writes down that the last run ended with its worker: the task as it is then, None if somebody else has."""
         facts = stored.facts
         due = max(facts.due, run.until)
-        counted = facts._replace(due=due, attempts=run.attempts, crashes=facts.crashes + 1)
+        counted = facts._replace(due=due, attempts=run.attempts, crashes=facts.crashes + (not run.excused))
         seq = await self.anew(stream, stored, counted)
         return stored._replace(seq=seq, header=counted._replace(anew=True).dump()) if seq else None
 

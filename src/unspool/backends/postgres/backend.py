@@ -271,6 +271,12 @@ class PostgresBackend:
         except SpoolerUnusable as error:  # then it runs again sooner
             _log.warning("%s", error)
 
+    def excuse(self, ref: str) -> None:
+        try:
+            self._session.execute("excuse", {"id": self._names.number(ref), "spooler": self._names.spooler})
+        except SpoolerUnusable as error:  # then it counts
+            _log.warning("%s", error)
+
     def flush(self) -> None:
         self._settle(self._take_done(), insist=True)
 

@@ -97,7 +97,7 @@ def write_reason(directory: Directory, at: int, name: str, note: dict[str, Any])
     """Writes the note beside a task (``name`` in the directory ``at``)."""
     tmp = directory.fd(TMP)
     name += REASON_SUFFIX
-    draft = os.path.basename(name)
+    draft = directory.drafts.name(os.path.basename(name))
     fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=tmp)
     try:
         with open(fd, "w", encoding="utf-8") as file:

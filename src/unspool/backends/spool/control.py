@@ -106,11 +106,15 @@ class SpoolControl:
 
     def _replace(self, name: str, text: str) -> None:
         tmp, run = self._directory.fd(TMP), self._directory.fd(RUN)
-        draft = f"{name}-{os.getpid()}"
+        draft = self._directory.drafts.name(name)
         fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=tmp)
-        with open(fd, "w", encoding="ascii") as file:
-            file.write(text)
-        os.rename(draft, name, src_dir_fd=tmp, dst_dir_fd=run)
+        try:
+            with open(fd, "w", encoding="ascii") as file:
+                file.write(text)
+            os.rename(draft, name, src_dir_fd=tmp, dst_dir_fd=run)
+        except OSError:
+            os.unlink(draft, dir_fd=tmp)
+            raise
 
 
 class SpoolPresence:
@@ -133,7 +137,8 @@ class SpoolPresence:
     def _make(self) -> mmap.mmap:
         directory = self._directory
         run, tmp = directory.fd(RUN), directory.fd(TMP)
-        self._fd = os.open(self._name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=tmp)
+        draft = directory.drafts.name(self._name)
+        self._fd = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=tmp)
         try:
             lock.acquire(self._fd)
             if hasattr(os, "posix_fallocate"):
@@ -141,16 +146,16 @@ class SpoolPresence:
             else:
                 os.write(self._fd, bytes(_SIZE))
             # The mapping keeps a descriptor of its own; opened apart, that one is no part of the lock.
-            apart = os.open(self._name, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=tmp)
+            apart = os.open(draft, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=tmp)
             try:
                 mapped = mmap.mmap(apart, _SIZE)
             finally:
                 os.close(apart)
             # Seen only now that it is locked and whole, or it would be swept, or misread.
-            os.rename(self._name, self._name, src_dir_fd=tmp, dst_dir_fd=run)
+            os.rename(draft, self._name, src_dir_fd=tmp, dst_dir_fd=run)
         except OSError:
             self.hand_over()
-            os.unlink(self._name, dir_fd=tmp)
+            os.unlink(draft, dir_fd=tmp)
             raise
         return mapped
 

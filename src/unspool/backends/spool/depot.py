@@ -136,7 +136,7 @@ class SpoolDepot:
     def accept(self, parcels: Sequence[Parcel]) -> None:
         with self._unusable():
             tmp = self._directory.fd(TMP)
-            drafts = {f"{parcel.key}-{os.getpid()}": parcel for parcel in parcels}
+            drafts = {self._directory.drafts.name(parcel.key): parcel for parcel in parcels}
             for draft, parcel in drafts.items():
                 self._write(tmp, draft, parcel)
                 points.reach("accept.written")

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from ..base import Clock, Control, Ticket
 from . import lock
 from .layout import PREFIX, PRIVATE, RUN, Directory, hint, is_priority, is_task, priority_of, rank_of
+from .sweep import leftovers
 from .wake import Change, Wake
 from .window import Window
 
@@ -25,6 +26,7 @@ __all__ = ["SpoolFeed"]
 _STEP = 2_000  # directory entries read between two looks at anything else
 _TIME_SIZE = len("_1700000000_000000")
 _TEXT_FROM, _TEXT_TO = 1e9, 9.999e9  # times of ten digits, in the order of which their texts sort
+_SWEPT = 500  # files looked at after each scan, whether they were left behind
 _SETTLE = 0.1  # seconds to let whoever is removing the directory finish
 _POLL = 1.0  # seconds between scans where the kernel tells nothing, and between looks for a removed directory
 
@@ -39,7 +41,9 @@ class SpoolFeed:
         self._window = window or Window()
         self._wake = Wake()
         self._scan: Iterator[list[Ticket]] | None = None
+        self._sweep: Iterator[None] | None = None
         self._next_scan = 0.0
+        self._last_scan = 0.0
         self._gone = False
         self._busy: dict[str, None] = {}
         self._paused = False
@@ -71,7 +75,8 @@ class SpoolFeed:
         for change in self._wake.changes():
             self._note(change, now)
         self._window.promote(now)
-        if self._scan is None and (now >= self._next_scan or self._window.lacking):
+        set_back = now < self._last_scan
+        if self._scan is None and (now >= self._next_scan or set_back or self._window.lacking):
             self._begin_scan(now)
         if self._scan is not None:
             self._step(self._scan, now)
@@ -197,6 +202,7 @@ class SpoolFeed:
                 return
             self._begin_anew()
         self._gone = False
+        self._last_scan = now
         self._paused = self._control.paused
         exact = self._window.forgetful
         self._window.open_horizon()
@@ -220,8 +226,15 @@ class SpoolFeed:
                     self._window.add(ticket, now)
             return
         self._scan = None
+        self._tidy()
         self._window.lift_barrier()
         self._next_scan = now + self._interval()
+
+    def _tidy(self) -> None:
+        """Removes some of what killed processes left behind; goes on with the rest after the next scan."""
+        self._sweep = self._sweep or leftovers(self._directory)
+        if sum(1 for _ in itertools.islice(self._sweep, _SWEPT)) < _SWEPT:
+            self._sweep = None
 
     def _all_entries(self, now: float, exact: bool) -> Iterator[list[Ticket]]:
         parts: list[str] = []

@@ -7,6 +7,7 @@
       5/uwsgi_spoolfile_on_…     a task of priority 5; its ref is ``5/<name>``
       .unspool/
         tmp/                     being written
+        writers                  whose drafts those are; see ``drafts``
         dead/  corrupt/          set aside, in the same tree, ``<name>.reason`` beside each
         run/                     live processes, the pause flag, the period
         attempts/                only where the file system has no extended attributes
@@ -32,6 +33,7 @@ import weakref
 from ...errors import SpoolerUnusable
 from ..base import UNNUMBERED
 from . import trust
+from .drafts import Drafts
 
 __all__ = [
     "ASIDE",
@@ -155,6 +157,7 @@ class Directory:
 
     def __init__(self, root: str) -> None:
         self.root = root
+        self.drafts = Drafts(lambda: self.fd(PRIVATE))
         self._descriptors: dict[str, int] = {}
         self._lock = threading.Lock()
         self._owner: trust.Owner | None = None
@@ -252,9 +255,10 @@ class Directory:
             return True
         return found.st_ino != self._owner.inode
 
-    def renew_lock(self) -> None:
-        """In a fork, where another thread's lock was copied locked."""
+    def begin_anew(self) -> None:
+        """In a fork, where another thread's lock was copied locked, and drafts are a new process's."""
         self._lock = threading.Lock()
+        self.drafts.forget()
 
     def reopen(self) -> None:
         """Forgets all descriptors, for the directory was removed. Other threads may be using them, so they stay open
@@ -265,6 +269,7 @@ class Directory:
                     os.close(fd)
             self._descriptors.clear()
             self._owner = None
+            self.drafts.forget()
 
     def _open(self, part: str) -> int:
         try:
@@ -298,10 +303,11 @@ class Directory:
         at = self._open("") if at is None else at
         opened = -1
         for name in part.split("/"):
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(name, 0o700, dir_fd=at)
-                os.fsync(at)  # a task is no more durable than its directory
+            made = self._make(name, at)
             deeper = os.open(name, _OPEN_DIRECTORY, dir_fd=at)
+            if made and name == PRIVATE:
+                for other in (TMP, RUN, *ASIDE.values()):  # while there is room: running must not need any
+                    self._make(os.path.basename(other), deeper)
             if opened >= 0:
                 os.close(opened)
             at = opened = deeper
@@ -309,6 +315,14 @@ class Directory:
                 os.close(opened)
                 raise SpoolerUnusable(f"spooler {self.root} cannot be used in {part}, {reason}")
         return opened
+
+    @staticmethod
+    def _make(name: str, at: int) -> bool:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(name, 0o700, dir_fd=at)
+            os.fsync(at)  # a task is no more durable than its directory
+            return True
+        return False
 
     def unusable(self, error: OSError) -> SpoolerUnusable:
         """The error of this package for one of the system's, saying what to do."""
@@ -320,6 +334,7 @@ class Directory:
             errno.EDQUOT: "the quota is used up; make room and send again",
             errno.EMFILE: "this process has too many open files",
             errno.ENFILE: "this system has too many open files",
+            errno.EBADF: "this process has closed descriptors that were not its own",
             errno.ELOOP: "a part of it is a symbolic link, which is not followed",
             errno.EIO: "the disk reports an error",
         }.get(error.errno or 0, error.strerror or str(error))

@@ -19,8 +19,8 @@ if sys.platform == "darwin":
     _GET, _SET = 92, 90  # <sys/fcntl.h>: F_OFD_GETLK, F_OFD_SETLK; the fcntl module lacks them there
     _layout = struct.Struct("qqihh")
 
-    def _flock(kind: int) -> bytes:
-        return _layout.pack(0, 0, 0, kind, 0)
+    def _flock(kind: int, start: int = 0, length: int = 0) -> bytes:
+        return _layout.pack(start, length, 0, kind, 0)
 
     def _kind(answer: bytes) -> int:
         return int(_layout.unpack(answer)[3])
@@ -28,8 +28,8 @@ else:
     _GET, _SET = fcntl.F_OFD_GETLK, fcntl.F_OFD_SETLK
     _layout = struct.Struct("hhqqi4x")
 
-    def _flock(kind: int) -> bytes:
-        return _layout.pack(kind, 0, 0, 0, 0)
+    def _flock(kind: int, start: int = 0, length: int = 0) -> bytes:
+        return _layout.pack(kind, 0, start, length, 0)
 
     def _kind(answer: bytes) -> int:
         return int(_layout.unpack(answer)[0])
@@ -38,9 +38,9 @@ else:
 _READ, _WRITE, _UNLOCK = _flock(fcntl.F_RDLCK), _flock(fcntl.F_WRLCK), _flock(fcntl.F_UNLCK)
 
 
-def acquire(fd: int) -> bool:
-    """Locks the whole file without waiting; False if another process has it."""
-    return _lock(fd, _WRITE)
+def acquire(fd: int, byte: int | None = None) -> bool:
+    """Locks the whole file, or one byte, which need not exist, without waiting; False if another process has it."""
+    return _lock(fd, _WRITE if byte is None else _flock(fcntl.F_WRLCK, byte, 1))
 
 
 def share(fd: int) -> bool:
@@ -63,9 +63,10 @@ def release(fd: int) -> None:
     fcntl.fcntl(fd, _SET, _UNLOCK)
 
 
-def held(fd: int) -> bool:
-    """Whether somebody else holds a lock on the file."""
-    return _kind(fcntl.fcntl(fd, _GET, _WRITE)) != fcntl.F_UNLCK
+def held(fd: int, byte: int | None = None) -> bool:
+    """Whether somebody else holds a lock on the file, or on the byte."""
+    wanted = _WRITE if byte is None else _flock(fcntl.F_WRLCK, byte, 1)
+    return _kind(fcntl.fcntl(fd, _GET, wanted)) != fcntl.F_UNLCK
 
 
 def held_inodes() -> frozenset[int] | None:

@@ -30,7 +30,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from ... import points, wire
-from ...errors import Damaged, SpoolerUnusable, Unsigned
+from ...errors import ClaimLost, Damaged, SpoolerUnusable, Unsigned
 from ...message import (
     Ack,
     Bury,
@@ -50,7 +50,7 @@ from ..base import Capabilities, Clock, Feed
 from . import lock
 from .agenda import Agenda
 from .aside import set_aside
-from .attempts import DONE, WAITING, Attempts, Count, open_attempts
+from .attempts import DONE, RUNNING, WAITING, Attempts, Count, open_attempts
 from .bell import Bell
 from .control import SpoolControl
 from .depot import SpoolDepot
@@ -67,6 +67,7 @@ _log = logging.getLogger("unspool")
 _WRITING = 5.0  # seconds in which an incomplete file may be one that another program is still writing
 _LOOK_AGAIN = 60.0  # seconds after which a file that cannot be used now is looked at again
 _AHEAD = 100 * 365 * 86400.0  # seconds by which an outbox's time is ahead, so that all that waits is due
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EBADF)  # the process's trouble, not the task's
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _CLAIM = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _QUIET = getattr(os, "O_NOATIME", 0)  # the note that a file was read costs as much as reading it
@@ -79,6 +80,7 @@ class _Held(NamedTuple):
     at: int
     name: str
     begun: Count
+    inode: int = 0
 
 
 class SpoolBackend:
@@ -156,7 +158,7 @@ class SpoolBackend:
                 points.reach("send.synced")
             for part, name in written:
                 at, target = self._directory.place(part, name)
-                os.rename(name, target, src_dir_fd=tmp, dst_dir_fd=at)
+                os.rename(self._directory.drafts.name(name), target, src_dir_fd=tmp, dst_dir_fd=at)
                 moved += 1
                 points.reach("send.renamed")
             if self._durable:
@@ -168,7 +170,7 @@ class SpoolBackend:
         except OSError as error:
             for _, name in written[moved:]:
                 with contextlib.suppress(OSError):
-                    os.unlink(name, dir_fd=tmp)
+                    os.unlink(self._directory.drafts.name(name), dir_fd=tmp)
             if isinstance(error, FileNotFoundError | SpoolerUnusable):
                 raise
             raise self._directory.unusable(error) from error
@@ -177,7 +179,7 @@ class SpoolBackend:
 
     def _write(self, tmp: int, name: str, envelope: Envelope, *, sync: bool) -> None:
         data = wire.dump(envelope.vars, envelope.body, self._signer)
-        fd = os.open(name, _CREATE, 0o600, dir_fd=tmp)
+        fd = os.open(self._directory.drafts.name(name), _CREATE, 0o600, dir_fd=tmp)
         try:
             points.reach("send.created")
             write_whole(fd, data)
@@ -217,7 +219,12 @@ class SpoolBackend:
         try:
             at, name, fd = self._open(ref)
         except OSError as error:
+            if error.errno in _EXHAUSTED:
+                raise self._directory.unusable(error) from error
             return self._refusal(error)
+        if fd <= 2:  # whatever this process prints would go into the task
+            os.close(fd)
+            raise SpoolerUnusable("this process has closed its standard descriptors")
         points.reach("claim.opened")
         try:
             claim = self._claim(fd, at, name, ref)
@@ -269,10 +276,13 @@ class SpoolBackend:
         points.reach("claim.counted")
         if count.phase == DONE:
             return self._remove_done(at, name, ref)
-        return Claim(f"{self.name}/{ref}", ref, envelope, count.attempts, count.crashes, _Held(fd, at, name, count))
+        return Claim(
+            f"{self.name}/{ref}", ref, envelope, count.attempts, count.crashes, _Held(fd, at, name, count, found.st_ino)
+        )
 
     def settle(self, claim: Claim, disposition: Disposition, record: Record | None = None) -> float | None:
         token: _Held = claim.token
+        self._check(claim.id, token)
         until = None
         try:
             until = self._carry_out(claim.ref, token, disposition)
@@ -285,6 +295,17 @@ class SpoolBackend:
         points.reach("settled")
         return until
 
+    @staticmethod
+    def _check(id: str, token: _Held) -> None:
+        """A task that closed all descriptors has let go of its lock, and the numbers may be other files' by now."""
+        try:
+            if os.fstat(token.file).st_ino == token.inode:
+                return
+        except OSError as error:
+            if error.errno != errno.EBADF:
+                return
+        raise ClaimLost(f"task {id} closed its worker's descriptors, and with them its lock")
+
     def _close(self, fd: int, *, stays: bool) -> None:
         self._claimed.discard(fd)
         if stays:
@@ -293,7 +314,7 @@ class SpoolBackend:
         os.close(fd)
 
     def _carry_out(self, ref: str, token: _Held, disposition: Disposition) -> float | None:
-        file, at, name, begun = token
+        file, at, name, begun, _ = token
         match disposition:
             case Ack():
                 points.reach("ack.begin")
@@ -329,6 +350,13 @@ class SpoolBackend:
         # By path, which drops no lock. The file's time is the truth for whoever comes upon it once the lock is free.
         with contextlib.suppress(OSError):
             os.utime(self._directory.path(ref), (until, until), follow_symlinks=False)
+
+    def excuse(self, ref: str) -> None:
+        # By path, beside the worker that runs it: whichever of them writes last, a run that has ended stays ended.
+        with contextlib.suppress(OSError):
+            count = self._attempts.read(ref)
+            if count.phase == RUNNING:
+                self._attempts.write(self._directory.path(ref), ref, count._replace(phase=WAITING))
 
     def let_go(self, ref: str) -> None:
         """Gives up the lock that uWSGI has on a file in this process: POSIX locks end when any descriptor is closed."""
@@ -434,7 +462,7 @@ class SpoolBackend:
 
     def close_inherited(self) -> None:
         """In a forked child: a task's lock lives as long as any copy of its descriptor."""
-        self._directory.renew_lock()
+        self._directory.begin_anew()
         self.depot.release()
         for fd in self._claimed:
             with contextlib.suppress(OSError):

@@ -3,9 +3,11 @@
 import os
 import select
 import signal
+from collections.abc import Callable
 
 import pytest
 
+from ...backends.base import Ticket
 from ...message import Ack, Bury, Refusal, RefusalKind, Release, Retry, State
 from .ground import PATIENCE, Ground, Queue
 
@@ -181,6 +183,27 @@ class ClaimTests(Ground):
 
     def test_put_off_while_it_runs(self, queue: Queue) -> None:
         """A task that was put off while it ran is not begun before that time when its worker is killed; then it is."""
+        id, ticket = self._kill_in_mid_task(queue, lambda ref: queue.backend.put_off(ref, queue.clock() + 30))
+        until = queue.clock() + 30
+        assert queue.state(id) is State.DEFERRED
+        assert queue.gives_nothing()
+        refusal = queue.backend.claim(ticket.ref)
+        assert isinstance(refusal, Refusal)
+        assert refusal.kind is RefusalKind.EARLY
+        assert refusal.until == pytest.approx(until, abs=1)
+        queue.clock.advance(31)
+        claim = queue.begin()
+        assert (claim.attempts, claim.crashes) == (2, 1)
+
+    def test_excused_while_it_runs(self, queue: Queue) -> None:
+        """A task that was excused while it ran and whose worker was then killed has an attempt more, and no crash."""
+        id, _ = self._kill_in_mid_task(queue, queue.backend.excuse)
+        assert queue.state(id) is State.READY
+        claim = queue.begin()
+        assert (claim.attempts, claim.crashes) == (2, 0)
+
+    def _kill_in_mid_task(self, queue: Queue, before: Callable[[str], None]) -> tuple[str, Ticket]:
+        """A task whose worker was killed after ``before`` was called with its ref, and found not to run any more."""
         if not queue.backend.capabilities.forks:
             pytest.skip("no worker of this backend can be killed")
         id = queue.send("task")
@@ -193,8 +216,7 @@ class ClaimTests(Ground):
             signal.pause()
         try:
             assert select.select([reader], [], [], 60)[0], "it was never claimed"
-            until = queue.clock() + 30
-            queue.backend.put_off(ticket.ref, until)
+            before(ticket.ref)
         finally:
             os.kill(worker, signal.SIGKILL)
             os.waitpid(worker, 0)
@@ -207,12 +229,4 @@ class ClaimTests(Ground):
                 break
             fd = queue.feed.fileno()
             select.select([] if fd is None else [fd], [], [], 0.1)
-        assert queue.state(id) is State.DEFERRED
-        assert queue.gives_nothing()
-        refusal = queue.backend.claim(ticket.ref)
-        assert isinstance(refusal, Refusal)
-        assert refusal.kind is RefusalKind.EARLY
-        assert refusal.until == pytest.approx(until, abs=1)
-        queue.clock.advance(31)
-        claim = queue.begin()
-        assert (claim.attempts, claim.crashes) == (2, 1)
+        return id, ticket

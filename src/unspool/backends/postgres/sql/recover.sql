@@ -17,7 +17,7 @@ WITH held AS MATERIALIZED (
 ), freed AS (
     UPDATE unspool.task SET owner = NULL, begun = NULL, worker = NULL, fence = 0,
         state = (task.due > coalesce(%(clock)s::float8, extract(epoch FROM statement_timestamp())::float8))::int,
-        crashes = crashes + (task.begun IS NOT NULL)::int
+        crashes = crashes + (task.begun IS NOT NULL AND task.worker IS NOT NULL)::int
     FROM lost
     WHERE task.id = lost.id AND task.fence = lost.fence AND task.owner = lost.owner
         AND task.begun IS NOT DISTINCT FROM lost.begun

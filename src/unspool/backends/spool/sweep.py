@@ -1,0 +1,66 @@
+"""Removing what killed processes left behind, where that is certain: drafts, reasons and counts without their task."""
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+
+from . import lock
+from .aside import REASON_SUFFIX
+from .layout import ASIDE, ATTEMPTS, TMP, Directory, is_priority
+
+__all__ = ["leftovers"]
+
+_HOUR = 3600.0
+
+
+def leftovers(directory: Directory) -> Iterator[None]:
+    """Looks at one file a step, and removes it if it was left behind. Goes on as slowly as the caller likes."""
+    for part, name in _files(directory, TMP):
+        if directory.drafts.abandoned(name):
+            _remove(directory, f"{part}/{name}")
+        yield
+    for state in ASIDE.values():
+        for part, name in _files(directory, state):
+            task = name.removesuffix(REASON_SUFFIX)
+            if task != name and _is_orphan(directory, part, task, state):
+                _remove(directory, f"{part}/{name}")
+            yield
+    for part, name in _files(directory, ATTEMPTS):
+        priority, plus, rest = name.partition("+")
+        ref = f"{priority}/{rest}" if plus and is_priority(priority) else name
+        if not os.path.lexists(directory.path(ref)):
+            _remove(directory, f"{part}/{name}")
+        yield
+
+
+def _files(directory: Directory, part: str) -> Iterator[tuple[str, str]]:
+    """The files of a part, and of the priorities in it."""
+    with contextlib.suppress(OSError), os.scandir(directory.path(part)) as entries:
+        for entry in entries:
+            if is_priority(entry.name):
+                yield from _files(directory, f"{part}/{entry.name}")
+            else:
+                yield part, entry.name
+
+
+def _is_orphan(directory: Directory, part: str, task: str, state: str) -> bool:
+    """Whether the task of a reason is neither beside it nor about to be moved there: out of the queue that is done
+    under its lock, and out of another queue within the hour."""
+    with contextlib.suppress(OSError):
+        if os.stat(directory.path(f"{part}/{task}{REASON_SUFFIX}")).st_mtime > time.time() - _HOUR:
+            return False
+    waiting = directory.path(f"{part}/{task}".removeprefix(f"{state}/"))
+    with contextlib.suppress(OSError):
+        fd = os.open(waiting, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            if lock.held(fd):
+                return False
+        finally:
+            os.close(fd)
+    return not os.path.lexists(directory.path(f"{part}/{task}"))
+
+
+def _remove(directory: Directory, path: str) -> None:
+    with contextlib.suppress(OSError):
+        os.unlink(directory.path(path))

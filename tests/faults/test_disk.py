@@ -1,0 +1,99 @@
+"""A disk that is full, of data or of inodes: sending says so, running goes on and makes room."""
+
+import contextlib
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from unspool import codec, raw_message
+from unspool.backends.spool import SpoolBackend
+from unspool.errors import SpoolerUnusable
+from unspool.message import State
+
+from ..runtime.conftest import Place
+from .conftest import needs
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture
+def small(place: Place) -> Iterator[Place]:
+    """A place whose spooler is on a disk of 64 KB and 40 inodes."""
+    needs(root=True)
+    place.spool.mkdir(mode=0o700)
+    options = "size=256k,nr_inodes=40,mode=700"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", place.spool], check=True)
+    yield place
+    for running in place.running:
+        running.process.kill()
+    subprocess.run(["umount", "--lazy", place.spool], check=True)
+
+
+def fill(directory: Path) -> None:
+    """Takes the last block."""
+    fd = os.open(directory / "ballast", os.O_WRONLY | os.O_CREAT)
+    with contextlib.suppress(OSError):
+        while os.write(fd, bytes(4096)):
+            pass
+    os.close(fd)
+
+
+@pytest.mark.parametrize("what", ["data", "inodes"])
+def test_tasks_run_on_a_full_disk(small: Place, what: str) -> None:
+    """Every acknowledged task ends: done, failed and retried, or set aside; a refused one leaves nothing. Workers come
+    up while there is no room for anything, and what they record later is all there."""
+    small.write_app("""
+    @Spooler.task
+    def mark(n, ballast): note("mark", n); return True
+    @Spooler.task(max_attempts=2, retry_delay=0)
+    def fail(n): note("fail", n); raise ValueError(n)
+    """)
+    small.call(f"""
+        from unspool.errors import SpoolerUnusable
+        fail(0); fail(1)
+        for n in range(100):
+            try: mark(n, "x" * {30_000 if what == "data" else 1})
+            except SpoolerUnusable as error: note("refused", n, str(error).rpartition(": ")[2].replace(" ", "_"))
+            else: note("sent", n)
+    """)
+    if what == "data":
+        fill(small.spool)
+    sent = {line.split()[1] for line in small.lines() if line.startswith("sent")}
+    refused = [line.split()[2] for line in small.lines() if line.startswith("refused")]
+    assert sent
+    assert set(refused) == {"the_disk_is_full,_of_data_or_of_inodes;_make_room_and_send_again"}
+    assert os.listdir(small.spool / ".unspool" / "tmp") == []
+    running = small.run("--processes", "2")
+    for _ in range(2):
+        running.wait_for_verdict("dead")
+    for _ in sent:
+        if running.verdicts().count("processed") < len(sent):
+            running.wait_for_verdict("processed")
+    assert running.stop() == 0
+    assert {line.split()[1] for line in small.lines() if line.startswith("mark")} == sent
+    backend = SpoolBackend(str(small.spool))
+    assert backend.counts() == dict.fromkeys(State, 0) | {State.DEAD: 2}
+
+
+def test_people_on_a_full_disk(small: Place) -> None:
+    """Listing, retrying and removing need no room; pausing does, and says so."""
+    backend = SpoolBackend(str(small.spool))
+    big = codec.encode(raw_message("hello", payload="x" * 20_000))
+    ids: list[str] = []
+    backend.control.set_period(3)
+    with contextlib.suppress(SpoolerUnusable):
+        while True:
+            ids += backend.send([big])
+    fill(small.spool)
+    assert [entry.id for entry in backend.entries()] == ids
+    assert backend.counts()[State.READY] == len(ids)
+    assert backend.retry(ids[0]) == ids[0]
+    with pytest.raises(SpoolerUnusable, match="the disk is full"):
+        backend.control.set_period(7)
+    assert backend.control.period == 3
+    backend.remove(ids[0])
+    assert [entry.id for entry in backend.entries()] == ids[1:]
+    backend.close()

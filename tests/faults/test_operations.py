@@ -1,0 +1,202 @@
+"""People look at a directory and change single tasks while workers run, and leftovers are swept if that is certain."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from unspool.backends.spool import SpoolBackend
+from unspool.backends.spool.sweep import leftovers
+from unspool.errors import TaskBusy
+from unspool.message import Envelope, State
+
+from ..runtime.conftest import PATIENCE, Place
+
+
+def unspool(place: Place, *words: str) -> subprocess.CompletedProcess[str]:
+    """The command line."""
+    command = [sys.executable, "-m", "unspool", *words]
+    return subprocess.run(
+        command, cwd=place.root, env=place.env, capture_output=True, text=True, check=False, timeout=PATIENCE
+    )
+
+
+def tidy(backend: SpoolBackend) -> list[str]:
+    """What lies among the drafts after sweeping."""
+    for _ in leftovers(backend._directory):
+        pass
+    return os.listdir(Path(backend.name, ".unspool", "tmp"))
+
+
+def test_a_running_task_is_left_alone(place: Place) -> None:
+    """``retry``, ``rm`` and ``purge`` refuse it by name, and it ends as if nothing had been asked; ``ls`` and ``show``
+    show it as running."""
+    place.write_app("@Spooler.task\ndef held(): hold('gate'); note('ended'); return True")
+    place.gate("gate")
+    place.call("held()")
+    running = place.run()
+    place.wait_for_line("begun gate")
+    (entry,) = place.backend.entries()
+    assert entry.state is State.RUNNING
+    for verb in ("retry", "rm"):
+        refused = unspool(place, verb, entry.id)
+        assert refused.returncode == 1
+        assert entry.id in refused.stderr
+        assert "is running; ask again when it has ended" in refused.stderr
+    unspool(place, "purge", "--state", "ready", "--yes")
+    assert "running" in unspool(place, "show", entry.id).stdout
+    place.open_gate("gate")
+    running.wait_for_verdict("processed")
+    assert running.stop() == 0
+    assert place.lines() == ["begun gate", "ended"]
+
+
+def test_all_operations_beside_workers(place: Place) -> None:
+    """Listing, retrying and removing at random while two workers run 1,000 tasks: each that was not removed runs once,
+    and no one that was removed runs afterwards."""
+    place.write_app("@Spooler.task\ndef mark(n): note(n); return True")
+    place.call("mark.enqueue_many(range(1000))")
+    ids = {entry.id: number for number, entry in enumerate(place.backend.entries())}
+    running = place.run("--processes", "2")
+    removed: set[int] = set()
+    backend = SpoolBackend(str(place.spool))
+    for id, number in reversed(ids.items()):
+        try:
+            if number % 3 == 0:
+                backend.remove(id)
+                removed.add(number)
+            elif number % 3 == 1:
+                backend.retry(id)
+            elif number % 50 == 2:
+                assert len(list(backend.entries())) <= 1000
+                backend.find(id)
+        except (LookupError, TaskBusy):
+            pass
+    while sum(backend.counts().values()):
+        running.wait_for(bool)
+    assert running.stop() == 0
+    done = sorted(map(int, place.lines()))
+    assert sorted([*done, *removed]) == list(range(1000))
+
+
+def test_retry_begins_afresh_and_keeps_the_history(place: Place) -> None:
+    """A dead task is retried: it has all of its attempts again, and its history has the runs of both lives."""
+    place.write_app("@Spooler.task(max_attempts=2, retry_delay=0)\ndef fail(): note('run'); raise ValueError('no')")
+    place.call("fail()")
+    place.burst()
+    (dead,) = place.backend.entries()
+    assert (dead.state, dead.attempts) == (State.DEAD, 2)
+    assert unspool(place, "retry", dead.id).returncode == 0
+    place.burst()
+    (again,) = place.backend.entries()
+    assert (again.state, again.attempts) == (State.DEAD, 2)
+    assert [record.attempt for record in place.backend.history(id=again.id)] == [2, 1, 2, 1]
+    assert place.lines() == ["run"] * 4
+
+
+def test_drafts_of_the_living_are_kept(place: Place) -> None:
+    """A process that is in the midst of a send, stopped for as long as it may be, keeps its draft; one that was killed
+    there does not; and what nobody of ours has named stays in any case."""
+    code = (
+        "import os, signal, sys\n"
+        "from unspool import Spooler, points\n"
+        "points.reach = lambda name: name == 'send.written' and os.kill(os.getpid(), getattr(signal, sys.argv[1]))\n"
+        "Spooler.send_message_raw('x')\n"
+        "print('sent')\n"
+    )
+    stopped = subprocess.Popen(
+        [sys.executable, "-c", code, "SIGSTOP"], cwd=place.root, env=place.env, stdout=subprocess.PIPE, text=True
+    )
+    os.waitid(os.P_PID, stopped.pid, os.WSTOPPED | os.WNOWAIT)
+    killed = subprocess.run([sys.executable, "-c", code, "SIGKILL"], cwd=place.root, env=place.env, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    foreign = place.spool / ".unspool" / "tmp" / "somebody.else"
+    foreign.touch()
+    os.utime(foreign, (0, 0))
+    assert len(os.listdir(foreign.parent)) == 3
+    left = tidy(place.backend)
+    assert len(left) == 2
+    assert foreign.name in left
+    os.kill(stopped.pid, signal.SIGCONT)
+    assert stopped.communicate(timeout=PATIENCE)[0] == "sent\n"
+    assert place.backend.counts()[State.READY] == 1
+    assert tidy(place.backend) == [foreign.name]
+
+
+def test_a_supervisor_sweeps(place: Place) -> None:
+    """What a killed producer left is gone after the first scan; so are a reason and a count whose task has gone."""
+    place.write_app("@Spooler.task\ndef mark(): return True")
+    place.env["KILL"] = "1"
+    code = (
+        "import os, signal\nfrom unspool import points\npoints.reach = lambda _: os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    subprocess.run(
+        [sys.executable, "-c", f"{code}\nfrom tasks import *\nmark()"], cwd=place.root, env=place.env, check=False
+    )
+    private = place.spool / ".unspool"
+    assert len(os.listdir(private / "tmp")) == 1
+    reason = private / "dead" / "uwsgi_spoolfile_on_gone_1_1_1_1_1.reason"
+    reason.write_text("{}")
+    os.utime(reason, (0, 0))
+    (private / "attempts").mkdir()
+    (private / "attempts" / "5+uwsgi_spoolfile_on_gone_1_1_1_1_1").write_text("1 0 r")
+    place.burst()
+    assert [os.listdir(private / part) for part in ("tmp", "dead", "attempts")] == [[], [], []]
+
+
+def test_reasons_of_the_dead_are_kept(tmp_path: Path) -> None:
+    """Sweeping leaves a reason beside its task, and one whose task is just being set aside."""
+    backend = SpoolBackend(str(tmp_path / "mail"))
+    (id,) = backend.send([Envelope({"msg": b"task"}, b"", None, None)])
+    name = os.path.basename(id)
+    reason = tmp_path / "mail" / ".unspool" / "dead" / f"{name}.reason"
+    reason.write_text("{}")
+    os.utime(reason, (0, 0))
+    claim = SpoolBackend(str(tmp_path / "mail")).claim(name)
+    tidy(backend)
+    assert reason.exists()  # its task is locked
+    os.close(claim.token.file)  # type: ignore[union-attr]
+    os.rename(id, reason.with_suffix(""))
+    tidy(backend)
+    assert reason.exists()
+    reason.with_suffix("").unlink()
+    tidy(backend)
+    assert not reason.exists()
+
+
+def test_threads_of_one_process_sign_their_drafts_once(tmp_path: Path) -> None:
+    """However many send first at once, one byte is locked, and no draft is taken for a dead one's."""
+    backend = SpoolBackend(str(tmp_path / "mail"), durable=False)
+    envelope = Envelope({"msg": b"task"}, b"", None, None)
+    threads = [threading.Thread(target=lambda: [backend.send([envelope]) for _ in range(50)]) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    other = SpoolBackend(str(tmp_path / "mail"))
+    while any(thread.is_alive() for thread in threads):
+        for _ in leftovers(other._directory):
+            pass
+    assert backend.counts()[State.READY] == 400
+    assert tidy(other) == []
+
+
+def test_a_fork_has_drafts_of_its_own(tmp_path: Path) -> None:
+    """A forked process that lives on does not keep the drafts of its dead parent alive, nor the other way round."""
+    backend = SpoolBackend(str(tmp_path / "mail"))
+    mine = backend._directory.drafts.name("x")
+    pid = os.fork()
+    if pid == 0:
+        os._exit(backend._directory.drafts.name("x") == mine)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert backend._directory.drafts.name("x") == mine
+
+
+@pytest.mark.parametrize("name", ["x", "x.1", "x.zzzzzzzzzzzz", "x.000000000000", "x.ffffffffffffff"])
+def test_names_that_prove_nothing(tmp_path: Path, name: str) -> None:
+    """A draft without a number, or with none that a process could have, is never swept."""
+    backend = SpoolBackend(str(tmp_path / "mail"))
+    backend.control.set_period(3)
+    assert not backend._directory.drafts.abandoned(name)

@@ -1,0 +1,151 @@
+"""The power is cut at each step of sending and of finishing, on a real ext4 that is shut down under the process.
+
+What was acknowledged is there and whole when the power is back; nothing runs that is not whole; and a task that had
+ended may at worst run once more.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from unspool import points
+from unspool.backends.spool import SpoolBackend
+from unspool.backends.spool.sweep import leftovers
+from unspool.message import Ack, Bury, Claim, Disposition, Envelope, Retry, State
+
+from .conftest import needs
+from .ext4 import Ext4
+
+pytestmark = pytest.mark.root
+BODY = b"body" * 1000
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Ext4]:
+    """A disk of its own."""
+    needs(root=True, tool="mkfs.ext4")
+    found = Ext4(tmp_path)
+    yield found
+    found.close()
+
+
+def cut_at(disk: Ext4, point: str, work: Callable[[], object]) -> None:
+    """Does the work in a process that is stopped when it reaches the point; cuts the power there, and turns it on.
+
+    An empty point is the end of the work.
+    """
+    pid = os.fork()
+    if pid == 0:
+        points.reach = lambda name: os.kill(os.getpid(), signal.SIGSTOP) if name == point else None
+        work()
+        os.kill(os.getpid(), signal.SIGSTOP)
+        os._exit(0)
+    try:
+        _, status = os.waitpid(pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status)
+        disk.cut()
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    disk.restart()
+
+
+def open_backend(disk: Ext4, *, durable: bool = True) -> SpoolBackend:
+    """A backend; ten seconds on, so that what is damaged is not taken for being written."""
+    return SpoolBackend(str(disk.root / "mail"), durable=durable, clock=lambda: time.time() + 10)
+
+
+def send(backend: SpoolBackend, many: int = 1) -> list[str]:
+    """Tasks, one of them with a priority."""
+    priorities = [None, 5, None]
+    return backend.send([Envelope({"msg": b"task"}, BODY, priority, None) for priority in priorities[:many]])
+
+
+def claimed(disk: Ext4) -> list[Claim]:
+    """What can be claimed; all else must be gone, and the drafts swept."""
+    backend = open_backend(disk)
+    found = [backend.claim(entry.id.removeprefix(f"{backend.name}/")) for entry in backend.entries()]
+    for _ in leftovers(backend._directory):
+        pass
+    assert os.listdir(disk.root / "mail" / ".unspool" / "tmp") == []
+    claims = [claim for claim in found if isinstance(claim, Claim)]
+    assert [claim.envelope.body for claim in claims] == [BODY] * len(claims)
+    for claim in claims:
+        backend.settle(claim, Ack())
+    assert sum(backend.counts().values()) == 0
+    backend.close()
+    return claims
+
+
+@pytest.mark.parametrize("many", [1, 3])
+def test_while_sending(disk: Ext4, many: int) -> None:
+    """At each point of a send, one after the other on one disk: what had been acknowledged before is whole, what was
+    being sent is whole or absent, and once the call has returned, it is there."""
+    for point in [name for name in points.NAMES if name.startswith("send.")] + [""]:
+        backend = open_backend(disk)
+        send(backend)
+        backend.close()
+        cut_at(disk, point, lambda: send(open_backend(disk), many))
+        found = len(claimed(disk))
+        assert 1 <= found <= 1 + many
+        if point in ("send.kept", ""):
+            assert found == 1 + many
+
+
+@pytest.mark.parametrize(
+    ("disposition", "prefix"), [(Ack(), "ack"), (Retry(1.0), "retry"), (Bury("no use"), "bury")], ids=str
+)
+def test_while_finishing(disk: Ext4, disposition: Disposition, prefix: str) -> None:
+    """At each point of a settlement: the task has ended, or is there and whole, in one place."""
+    for point in ["claim.counted", *[name for name in points.NAMES if name.startswith(f"{prefix}.")], "settled"]:
+        backend = open_backend(disk)
+        (id,) = send(backend)
+        backend.close()
+
+        def work(ref: str = os.path.basename(id)) -> None:
+            worker = open_backend(disk)
+            claim = worker.claim(ref)
+            assert isinstance(claim, Claim)
+            worker.settle(claim, disposition)
+
+        cut_at(disk, point, work)
+        backend = open_backend(disk)
+        states = [entry.state for entry in backend.entries()]
+        assert states in ([State.READY], [State.DEAD], [])
+        assert states == [State.READY] or point in ("bury.moved", "settled", "ack.removed")
+        for entry in backend.entries(frozenset({State.DEAD})):
+            backend.retry(entry.id)
+        backend.close()
+        assert len(claimed(disk)) == len(states)
+
+
+def test_relaxed_durability_never_runs_what_is_not_whole(disk: Ext4) -> None:
+    """Without syncs a task may be lost or be there cut short: then it is set aside, and not run."""
+    cut_at(disk, "", lambda: [send(open_backend(disk, durable=False)) for _ in range(20)])
+    backend = open_backend(disk)
+    answers = [backend.claim(os.path.basename(entry.id)) for entry in backend.entries()]
+    assert all(not isinstance(answer, Claim) or answer.envelope.body == BODY for answer in answers)
+    backend.close()
+
+
+def test_after_many_tasks(disk: Ext4) -> None:
+    """Two hundred are acknowledged and half of them ended before the cut: all of the others are there."""
+    backend = open_backend(disk)
+    ids = [id for _ in range(200) for id in send(backend)]
+    backend.close()
+
+    def work() -> None:
+        worker = open_backend(disk)
+        for id in ids[:100]:
+            claim = worker.claim(os.path.basename(id))
+            assert isinstance(claim, Claim)
+            worker.settle(claim, Ack())
+
+    cut_at(disk, "", work)
+    found = {claim.id for claim in claimed(disk)}
+    assert found >= set(ids[100:])
+    assert found <= set(ids)

@@ -1,0 +1,186 @@
+"""Killed before each system call of sending, claiming and settling that changes anything, and each of them failing."""
+
+import contextlib
+import errno
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from unspool.backends.spool import SpoolBackend
+from unspool.backends.spool.layout import is_task
+from unspool.backends.spool.sweep import leftovers
+from unspool.errors import SpoolerUnusable
+from unspool.message import Ack, Bury, Claim, Disposition, Envelope, Refusal, RefusalKind, Retry, State
+
+from . import tracing
+from .conftest import needs
+
+LATER = time.time() + 3600
+
+
+@pytest.fixture(autouse=True)
+def _strace() -> None:
+    needs(root=True, tool="strace")
+
+
+def open_backend(root: Path, clock: float = 0.0) -> SpoolBackend:
+    """A backend of this process."""
+    return SpoolBackend(str(root / "mail"), clock=lambda: time.time() + clock)
+
+
+def send(backend: SpoolBackend, priority: int | None = None) -> str:
+    """One task."""
+    return backend.send([Envelope({"msg": b"task"}, b"body" * 100, priority, None)])[0]
+
+
+def swept(backend: SpoolBackend) -> list[str]:
+    """What lies among the drafts after sweeping."""
+    for _ in leftovers(backend._directory):
+        pass
+    return [path.name for path in Path(backend.name, ".unspool", "tmp").glob("*")]
+
+
+def killed_at_each_call(root: Path, work: Callable[[Path], None], prepare: Callable[[Path], None]) -> Iterator[Path]:
+    """The places in which the work was killed, at another system call in each; at last one in which it was not."""
+    (root / "whole").mkdir()
+    prepare(root / "whole")
+    calls = tracing.calls(lambda: work(root / "whole"), root / "calls")
+    assert len(calls) > 5, calls
+    survived: list[str] = []
+    for number, call in enumerate(calls):
+        place = root / str(number)
+        place.mkdir()
+        prepare(place)
+        with contextlib.suppress(tracing.Killed):
+            tracing.run(lambda place=place: work(place), call)  # type: ignore[misc]
+            survived.append(call)
+        yield place
+    assert len(survived) <= 1, f"not killed at {survived}"
+    yield root / "whole"
+
+
+def test_a_producer_killed_before_each_call(tmp_path: Path) -> None:
+    """From the first use of a directory on: the task is absent or whole, there if the call has returned, and what is
+    left of it is swept."""
+
+    def work(place: Path) -> None:
+        send(open_backend(place), priority=5)
+        (place / "returned").touch()
+
+    seen = set()
+    for place in killed_at_each_call(tmp_path, work, lambda _: None):
+        backend, returned = open_backend(place, clock=10), (place / "returned").exists()
+        found = [backend.claim(entry.id.removeprefix(f"{backend.name}/")) for entry in backend.entries()]
+        assert [claim.envelope.body for claim in found] == [b"body" * 100] * len(found)
+        assert len(found) == 1 or not returned
+        assert swept(backend) == []
+        seen.add((len(found), returned))
+    assert seen == {(0, False), (1, False), (1, True)}
+
+
+@pytest.mark.parametrize("disposition", [Ack(), Retry(LATER), Bury("no use")], ids=["ack", "retry", "bury"])
+def test_a_worker_killed_before_each_call(tmp_path: Path, disposition: Disposition) -> None:
+    """Between its claim and its end a task is never lost, never in two places, and what was not done is claimed again
+    at once with the attempt counted."""
+
+    def work(place: Path) -> None:
+        worker = open_backend(place)
+        (ref,) = [name for name in os.listdir(worker.name) if is_task(name)]
+        worker.settle(worker.claim(ref), disposition)
+
+    seen = set()
+    for place in killed_at_each_call(tmp_path, work, lambda place: send(open_backend(place)) and None):
+        backend = open_backend(place)
+        counts = {state: count for state, count in backend.counts().items() if count}
+        answer = None
+        for entry in backend.entries():
+            answer = backend.claim(os.path.basename(entry.id))
+        match answer:
+            case Claim():
+                assert counts == {State.READY: 1}
+                seen.add(f"again {answer.attempts} {answer.crashes}")
+            case Refusal(RefusalKind.EARLY):
+                assert counts == {State.DEFERRED: 1}
+                seen.add("later")
+            case _:
+                assert counts == ({State.DEAD: 1} if isinstance(disposition, Bury) else {})
+                seen.add("gone")
+        assert swept(backend) == []
+    end = {Ack: "gone", Retry: "later", Bury: "gone"}[type(disposition)]
+    assert {"again 1 0", "again 2 1", end} <= seen <= {"again 1 0", "again 2 1", "again 2 0", end}
+
+
+@pytest.mark.parametrize("calls", ["write", "fsync", "rename,renameat,renameat2", "openat", "mkdir,mkdirat"])
+@pytest.mark.parametrize("many", [1, 3])
+def test_sending_to_a_failing_disk(tmp_path: Path, calls: str, many: int) -> None:
+    """The caller is told which spooler it is, and nothing is left behind; the next send is as if nothing had been."""
+
+    def work() -> None:
+        backend = open_backend(tmp_path)
+        backend.send([Envelope({"msg": b"task"}, b"", None, None)] * many)
+
+    failing = "syncfs" if many > 1 and calls == "fsync" else calls
+    if calls != "mkdir,mkdirat":
+        backend = open_backend(tmp_path)
+        backend.control.set_period(3)  # the directories are there
+    with pytest.raises(SpoolerUnusable, match=f"spooler {tmp_path}/mail cannot be used: the disk reports an error"):
+        tracing.run(work, f"{failing}:error=EIO:when=1")
+    backend = open_backend(tmp_path)
+    assert sum(backend.counts().values()) == 0
+    assert swept(backend) == []
+    backend.send([Envelope({"msg": b"task"}, b"", None, None)] * many)
+    assert backend.counts()[State.READY] == many
+
+
+@pytest.mark.parametrize("calls", ["openat", "read", "fstat,newfstatat", "fsetxattr", "fcntl"])
+def test_claiming_from_a_failing_disk(tmp_path: Path, calls: str) -> None:
+    """The file is kept and looked at again a minute later; the worker lives."""
+    backend = open_backend(tmp_path)
+    ref = os.path.basename(send(backend))
+    assert backend._attempts is not None  # only what a claim does is to fail
+
+    def work() -> tuple[str, float]:
+        answer = backend.claim(ref)
+        return (str(answer.kind), answer.until or 0.0) if isinstance(answer, Refusal) else ("claimed", 0.0)
+
+    kind, until = tracing.run(work, f"{calls}:error=EIO:when=1+")
+    assert kind == "unusable"
+    assert 50 < until - time.time() < 70
+    assert isinstance(backend.claim(ref), Claim)
+
+
+def test_a_finished_task_that_cannot_be_removed(tmp_path: Path) -> None:
+    """It is put off, does not run again, and is removed when that is possible."""
+    backend = open_backend(tmp_path)
+    ref = os.path.basename(send(backend))
+
+    def work() -> float | None:
+        worker = open_backend(tmp_path)
+        return worker.settle(worker.claim(ref), Ack())
+
+    until = tracing.run(work, "unlink,unlinkat:error=EIO:when=1+")
+    assert until is not None
+    assert 50 < until - time.time() < 70
+    assert backend.counts()[State.DEFERRED] == 1
+    later = open_backend(tmp_path, clock=120)
+    assert later.claim(ref) == Refusal(RefusalKind.GONE)
+    assert sum(later.counts().values()) == 0
+
+
+def test_a_process_without_descriptors_is_told_so(tmp_path: Path) -> None:
+    """EMFILE in a producer: an error that names it, and nothing is left behind."""
+    backend = open_backend(tmp_path)
+    send(backend)
+
+    def work() -> None:
+        producer = open_backend(tmp_path)
+        producer.counts()
+        send(producer)
+
+    with pytest.raises(SpoolerUnusable, match="this process has too many open files") as caught:
+        tracing.run(work, "openat:error=EMFILE:when=1+")
+    assert caught.value.errno in (errno.EMFILE, None)
+    assert backend.counts()[State.READY] == 1
