@@ -12,14 +12,14 @@ from typing import NamedTuple
 from .errors import OptionRefused
 from .imports import late
 
-__all__ = ["SCHEMES", "Address", "is_url", "parse", "place_of", "split"]
+__all__ = ["SCHEMES", "Address", "is_url", "parse", "parse_for", "place_of", "split"]
 
 SCHEMES = {"postgresql": "postgresql", "postgres": "postgresql", "nats": "nats"}
 """The schemes of URLs, each with its usual form."""
 
 _DEFAULT_PORTS = {"postgresql": ":5432", "nats": ":4222"}
 # A comma within a URL's servers, before the first / or ?, is the URL's own.
-_item = re.compile(r"(?:\s*[A-Za-z][A-Za-z0-9+.-]*://[^/?]*)?[^,]*")
+_item = re.compile(r"(?:\s*(?:[A-Za-z0-9_.-]+=)?[A-Za-z][A-Za-z0-9+.-]*://[^/?]*)?[^,]*")
 _url = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)(?:/([^?#]*))?(?:\?([^#]*))?")
 _server = re.compile(r"(?:[A-Za-z0-9._~%=-]*|\[[0-9A-Fa-f:.%]+\])(?::[0-9]+)?")
 _spooler = re.compile(r"[A-Za-z0-9_-]{1,63}")
@@ -86,6 +86,20 @@ def parse(text: str) -> Address:
         name = f"{scheme}://{shown}/{spooler}"
         url = f"{scheme}://{servers}" + (f"?{'&'.join(rest)}" if rest else "")
     return Address(scheme, spooler, name, url)
+
+
+def parse_for(text: str, spooler: str) -> Address:
+    """The same for a URL that need not name a spooler; it is then this one.
+
+    :raises OptionRefused: as ``parse``.
+    """
+    try:
+        return parse(text)
+    except OptionRefused:
+        found = _url.fullmatch(text)
+        if found is None or "spooler=" in (found[4] or ""):
+            raise
+    return parse(f"{text}{'&' if '?' in text else '?'}spooler={spooler}")
 
 
 def place_of(id: str) -> str:

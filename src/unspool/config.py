@@ -11,6 +11,7 @@ import contextlib
 import importlib
 import importlib.util
 import os
+import re
 import sys
 import threading
 from collections.abc import Iterator, Mapping
@@ -29,7 +30,17 @@ if TYPE_CHECKING:
     from .runtime.carrier import Carrier
     from .runtime.inside import Inside, SpoolerHandler
 
-__all__ = ["Settings", "backend", "candidates", "carrier", "configure", "origins", "settings", "spooler_names"]
+__all__ = [
+    "Settings",
+    "backend",
+    "candidates",
+    "carrier",
+    "configure",
+    "destination",
+    "origins",
+    "settings",
+    "spooler_names",
+]
 
 _HOW = (
     "set UNSPOOL_SPOOLERS=/path/to/directory, or call unspool.configure(spoolers=[...]), "
@@ -66,6 +77,8 @@ class Settings:
     :param secret_key: the secret keys: the first signs each task that is sent, and only what any of them verifies is
         run; none, and tasks are not signed.
     :param secret_key_file: the absolute path of a file that holds them instead, one a line.
+    :param forward: where the tasks of directories are sent on to: base names, each with a URL; an empty one for all
+        others. See ``destination``.
     """
 
     spoolers: tuple[str, ...] = ()
@@ -75,9 +88,11 @@ class Settings:
     history_age: float = 7 * 86400.0
     secret_key: tuple[str, ...] = field(default=(), repr=False)
     secret_key_file: str = ""
+    forward: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
 
 _NAMES = tuple(one.name for one in fields(Settings))
+_named = re.compile(r"(?:([^:/=]+)=)?(.*)", re.DOTALL)
 _SECRETS = ("secret_key", "secret_key_file")  # empty, they are a mistake, and not the same as unset
 _MAX_KEY_FILE = 1 << 16  # characters
 _lock = threading.Lock()
@@ -210,6 +225,23 @@ def candidates(id: str) -> Iterator[Backend]:
         yield backend(place)
 
 
+def destination(name: str) -> str | None:
+    """Where the tasks of a spooler are forwarded to: the name of another; None if they are run where they are.
+
+    :raises ConfigurationError: if the queue there cannot have this one's name.
+    """
+    found = dict(settings().forward)
+    url = None if address.is_url(name) else found.get(basename(name), found.get(""))
+    if url is None:
+        return None
+    try:
+        place = address.parse_for(url, _queue(name))
+    except OptionRefused as error:
+        raise ConfigurationError(f"the tasks of {name} cannot be forwarded: {error}") from None
+    _addresses[place.name] = place
+    return place.name
+
+
 def carrier(source: Backend, destination: Backend, *, vouch: bool = False, refuse: bool = False) -> "Carrier":
     """What carries the tasks of one spooler to another.
 
@@ -314,13 +346,20 @@ def _open(path: str) -> Backend:
     chosen = settings()
     uwsgi = module()
     inside = uwsgi is not None and os.path.realpath(path) in spoolers()
+    where, signer = destination(path), _signer(_queue(path))
+    if inside and where:
+        raise ConfigurationError(
+            f"spooler {path} is one of uWSGI's, which runs what is in it, and cannot be forwarded to {where} as well; "
+            "name another directory in UNSPOOL_SPOOLERS"
+        )
     store = SpoolBackend(
         path,
         durable=chosen.durability == "full",
         period=(inside and frequency()) or chosen.period,
         history_limit=chosen.history_limit,
         history_age=chosen.history_age,
-        signer=_signer(_queue(path)),
+        signer=signer,
+        pickles=signer is not None or not where,
     )
     return UwsgiBackend(store, uwsgi) if inside and uwsgi is not None else store
 
@@ -391,6 +430,8 @@ def _parse(name: str, value: Any, base: str, source: str) -> Any:
                 return int(limit)
             case "secret_key":
                 return check_keys(value.split(",") if isinstance(value, str) else value)
+            case "forward":
+                return _forward(value)
             case "secret_key_file":
                 if not value:
                     raise OptionRefused("it is empty; name a file, or unset it to work without signatures")
@@ -411,6 +452,24 @@ def _keys_of(found: Mapping[str, Any]) -> tuple[str, ...]:
     except (OSError, UnicodeDecodeError, OptionRefused) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise ConfigurationError(f"secret_key_file {path} cannot be used: {reason}") from None
+
+
+def _forward(value: Any) -> tuple[tuple[str, str], ...]:
+    """``URL``, ``NAME=URL, ...``, or a table of names and URLs."""
+    if isinstance(value, str):
+        given = [_named.fullmatch(part) for part in address.split(value)]
+        pairs = [(part[1] or "", part[2]) for part in given if part]
+    elif isinstance(value, Mapping):
+        pairs = [(str(name), url) for name, url in value.items()]
+    else:
+        raise OptionRefused(f"it is a {type(value).__name__}; it is a URL, or for several spoolers NAME=URL, NAME=URL")
+    for name, url in pairs:
+        if not isinstance(url, str) or not address.is_url(url):
+            raise OptionRefused(f"tasks{name and f' of {name!r}'} are forwarded to a URL, such as postgresql://db/app")
+        address.parse_for(url, "any")
+    if len(dict(pairs)) < len(pairs):
+        raise OptionRefused("a spooler is named twice")
+    return tuple(pairs)
 
 
 def _number(value: Any) -> float:

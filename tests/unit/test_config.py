@@ -57,6 +57,7 @@ def test_precedence(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "history_age": "default",
         "secret_key": "default",
         "secret_key_file": "default",
+        "forward": "default",
     }
 
 

@@ -115,5 +115,9 @@ class Movable(Protocol):
 class Outbox(Protocol):
     """A backend that can be asked for all that waits, to be sent on."""
 
+    @property
+    def ahead(self) -> float:
+        """Seconds by which the clock of an outbox is ahead, so that all that waits is due."""
+
     def outbox(self) -> Feed:
         """What waits, due or not, in order."""

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from .. import __version__, errors
-from . import change, doctor, enqueue, inspect, migrate, move, output, run, uwsgi
+from . import change, doctor, enqueue, forward, inspect, migrate, move, output, run, uwsgi
 
 __all__ = ["main"]
 
@@ -57,7 +57,7 @@ def commands(ctx: click.Context) -> None:
         ctx.exit(2)
 
 
-for _module in (run, uwsgi, enqueue, inspect, change, move, doctor, migrate):
+for _module in (run, forward, uwsgi, enqueue, inspect, change, move, doctor, migrate):
     for _command in _module.COMMANDS:
         commands.add_command(_command)
 

@@ -73,7 +73,9 @@ def configuration() -> Iterator[Finding]:
         if name == "secret_key":
             yield _secret_key(len(value), origin)
             continue
-        text = ", ".join(value) or "none" if isinstance(value, tuple) else f"{value}"
+        if name == "forward":
+            value = [f"{one} to {to}" for one in settings.spoolers if (to := config.destination(one))]
+        text = ", ".join(value) or "none" if isinstance(value, tuple | list) else f"{value}"
         yield Finding(name, OK, f"{text} (from {origin})" if origin != "default" else f"{text} (default)")
 
 
@@ -263,11 +265,15 @@ def _content(path: str) -> Iterator[Finding]:
 def _tasks(path: str) -> Iterator[Finding]:
     counts = config.backend(path).counts()
     text = ", ".join(f"{counts[state]} {state}" for state in State)
-    workers = [info for info in config.backend(path).control.live() if info.role == "worker"]
-    if counts[State.READY] and not workers:
+    forwarded = config.destination(path)
+    role = "forwarder" if forwarded else "worker"
+    workers = [info for info in config.backend(path).control.live() if info.role == role]
+    if counts[State.READY] and not workers and forwarded:
+        yield Finding(f"{path} tasks", WARN, f"{text}; nobody forwards them to {forwarded}", "unspool forward")
+    elif counts[State.READY] and not workers:
         yield Finding(f"{path} tasks", WARN, f"{text}; no worker of unspool's is running", "unspool run APP")
     else:
-        yield Finding(f"{path} tasks", OK, f"{text}; {len(workers)} workers")
+        yield Finding(f"{path} tasks", OK, f"{text}; {len(workers)} {role}s")
     if counts[State.DEAD] or counts[State.CORRUPT]:
         yield Finding(f"{path} set aside", WARN, f"{counts[State.DEAD]} dead, {counts[State.CORRUPT]} corrupt",
                       "unspool ls --state dead --state corrupt; then show, retry or rm")  # fmt: skip

@@ -119,7 +119,8 @@ COMMANDS = [enqueue]
 def _serializer(spooler: str | None) -> str:
     """All arguments were JSON. On a server they stay that, and need no secret key; in a directory uwsgiconf may read
     them."""
-    return "json" if config.backend(spooler).capabilities.remote else "pickle"
+    backend = config.backend(spooler)
+    return "json" if backend.capabilities.remote or config.destination(backend.name) else "pickle"
 
 
 def _send(message: Message, spooler: str | None) -> None:

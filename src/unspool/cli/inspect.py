@@ -130,7 +130,11 @@ def history(id: str | None, limit: int, failed: bool, json: bool, spooler: Seque
 @_json_option
 @spoolers.spooler_option
 def status(workers: bool, json: bool, spooler: Sequence[str]) -> None:
-    """Count tasks and workers by spooler."""
+    """Count tasks and workers by spooler.
+
+    Where a spooler is forwarded its tasks are those that are still here, its workers the forwarders, and where to is
+    shown.
+    """
     chosen = spoolers.usable(spooler)
     if workers:
         processes = [_process(backend, info) for backend in chosen for info in backend.control.live()]
@@ -141,11 +145,14 @@ def status(workers: bool, json: bool, spooler: Sequence[str]) -> None:
             output.table(headings, [_process_row(process) for process in processes], always_headed=True)
         return
     rows = [_status(backend) for backend in chosen]
+    where = [config.destination(backend.name) for backend in chosen]
+    if any(where):
+        rows = [row | {"forward": to} for row, to in zip(rows, where, strict=True)]
     if json:
         output.write_json({"spoolers": rows})
     else:
         cells = [[_status_cell(name, value) for name, value in row.items()] for row in rows]
-        headings = ["spooler", *(str(state) for state in State), "workers", "paused", "period"]
+        headings = ["spooler", *list(rows[0])[1:]] if rows else []
         output.table([heading.upper() for heading in headings], cells, always_headed=True)
 
 
@@ -308,10 +315,11 @@ def _run_row(run: Record) -> Sequence[str]:
 
 def _status(backend: Backend) -> dict[str, Any]:
     counts, control = backend.counts(), backend.control
+    role = "forwarder" if config.destination(backend.name) else "worker"
     return {
         "name": backend.name,
         **{str(state): counts[state] for state in State},
-        "workers": sum(1 for info in control.live() if info.role == "worker"),
+        "workers": sum(1 for info in control.live() if info.role == role),
         "paused": control.paused,
         "period": control.period,
     }
@@ -334,6 +342,8 @@ def _process_row(process: dict[str, Any]) -> Sequence[str]:
 
 
 def _status_cell(name: str, value: Any) -> str:
+    if name == "forward":
+        return value or "no"
     if name == "paused":
         return "yes" if value else "no"
     return f"{value:g} s" if name == "period" else str(value)

@@ -7,12 +7,12 @@ import click
 from click.core import ParameterSource
 
 from .. import config
-from . import spoolers
+from . import routes, spoolers
 from .output import is_terminal
 
-__all__ = ["COMMANDS"]
+__all__ = ["COMMANDS", "LEVELS"]
 
-_LEVELS = ("debug", "info", "warning", "error")
+LEVELS = ("debug", "info", "warning", "error")
 
 
 @click.command()
@@ -68,7 +68,7 @@ _LEVELS = ("debug", "info", "warning", "error")
 )
 @click.option(
     "--log-level",
-    type=click.Choice(_LEVELS, case_sensitive=False),
+    type=click.Choice(LEVELS, case_sensitive=False),
     default="info",
     show_default=True,
     show_envvar=True,
@@ -100,7 +100,10 @@ def run(
 
     Log lines go to stderr. TERM or INT lets what runs end, then stops; again, or QUIT, stops at once; HUP begins
     fresh workers. Tasks that were stopped run again later: nothing is lost.
+
+    Of a directory that is forwarded (see the command forward) the tasks are sent on, and run where they are sent to.
     """
+    from ..runtime.companion import Companion
     from ..runtime.supervisor import Options, Supervisor
     from ..runtime.worker import Limits
     from . import logs
@@ -109,8 +112,11 @@ def run(
     if progress and log_format == "json":
         raise click.UsageError("--progress would be in the way of --log-format json; give one of them.", ctx)
     chosen = spoolers.backends(spooler)
+    pairs = routes.forwarded(chosen)
+    there = {source.name: destination for source, destination in pairs}
+    serving = list({(one := there.get(backend.name, backend)).name: one for backend in chosen}.values())
     if require_ready:
-        for backend in chosen:
+        for backend in serving:
             backend.exists()
     if not config.spooler_names():  # tasks that send tasks then find a spooler, too
         config.configure(spoolers=[backend.name for backend in chosen])
@@ -119,8 +125,12 @@ def run(
     chatty = ctx.get_parameter_source("log_level") is not ParameterSource.DEFAULT
     logs.start(log_format, log_level, line, quiet=shown and not chatty)
     options = Options(processes, burst, reload, Limits(max_tasks, max_memory, concurrency))
+    if pairs and burst:
+        routes.forwarder(pairs, burst=True).run()
+    keeps = pairs and not burst
+    companion = Companion(lambda leash: routes.forwarder(pairs, leash=leash).run()) if keeps else None
     try:
-        Supervisor(app, chosen, options, progress=line).run()
+        Supervisor(app, serving, options, progress=line, companion=companion).run()
     finally:
         if line is not None:
             line.clear()

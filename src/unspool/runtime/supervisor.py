@@ -21,6 +21,7 @@ from ..errors import SpoolerUnusable
 from ..message import Record, RefusalKind, Verdict
 from ..printable import printable
 from . import report
+from .companion import Companion
 from .log import log_end
 from .pool import Death, Pool, describe
 from .process import Spawner
@@ -73,6 +74,7 @@ class Supervisor:
 
     :param app: ``module``, ``module:attr`` or ``path/to/file.py``.
     :param progress: called a few times a second while there is work.
+    :param companion: a process that is kept alive beside the workers.
     :raises SpoolerUnusable: if a spooler cannot be used.
     """
 
@@ -84,7 +86,9 @@ class Supervisor:
         *,
         clock: Clock = time.time,
         progress: Callable[[Stats], None] | None = None,
+        companion: Companion | None = None,
     ) -> None:
+        self._companion = companion
         self._app = app
         self._backends = backends
         self._options = options
@@ -151,6 +155,8 @@ class Supervisor:
         self._bury(self._pool.reap())
         self._renew_workers()
         self._heed_clock()
+        if self._companion is not None and not self._pool.stopping:
+            self._companion.turn(self._close_in_child)
         self._more = self._refresh()
         self._fill()
         self._show_progress()
@@ -180,6 +186,8 @@ class Supervisor:
         if any(self._withholds) and self._waiting[0]:
             waits.append(_STUCK)
         if self._recorder and (wait := self._recorder.next_push()) is not None:
+            waits.append(wait)
+        if self._companion and (wait := self._companion.wait()) is not None:
             waits.append(wait)
         if self._progress is not None and self._stats.done != self._shown:
             waits.append(self._next_progress - time.monotonic())
@@ -225,6 +233,8 @@ class Supervisor:
 
     def _close(self) -> None:
         self._pool.close()
+        if self._companion is not None:
+            self._companion.close()
         if self._recorder is not None:
             self._recorder.close()
         self._signals.release()
@@ -244,6 +254,8 @@ class Supervisor:
             feed.close()
         for presence in self._presences:
             presence.hand_over()
+        if self._companion is not None:
+            self._companion.detach()
         if self._recorder is not None:
             self._recorder.detach()
 

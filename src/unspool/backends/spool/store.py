@@ -30,7 +30,8 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from ... import points, wire
-from ...errors import ClaimLost, Damaged, SpoolerUnusable, Unsigned
+from ...codec import is_pickled
+from ...errors import ClaimLost, Damaged, PayloadRefused, SpoolerUnusable, Unsigned
 from ...message import (
     Ack,
     Bury,
@@ -46,7 +47,7 @@ from ...message import (
     State,
 )
 from ...signing import Signer
-from ..base import Capabilities, Clock, Feed
+from ..base import UNSIGNED_PICKLE, Capabilities, Clock, Feed
 from . import lock
 from .agenda import Agenda
 from .aside import set_aside
@@ -66,7 +67,6 @@ _log = logging.getLogger("unspool")
 
 _WRITING = 5.0  # seconds in which an incomplete file may be one that another program is still writing
 _LOOK_AGAIN = 60.0  # seconds after which a file that cannot be used now is looked at again
-_AHEAD = 100 * 365 * 86400.0  # seconds by which an outbox's time is ahead, so that all that waits is due
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EBADF)  # the process's trouble, not the task's
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _CLAIM = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -91,9 +91,11 @@ class SpoolBackend:
     :param period: seconds between full looks at the directory, unless ``set_period`` says otherwise.
     :param history_limit: how many runs the history keeps; ``history_age``: for how many seconds.
     :param signer: signs what is sent, and refuses what is not signed; None where no secret key is set.
+    :param pickles: False to refuse them, where tasks are sent on to a server, which would.
     """
 
     capabilities = Capabilities(feeds=True, forks=True)
+    ahead = 100 * 365 * 86400.0
 
     def __init__(
         self,
@@ -104,9 +106,11 @@ class SpoolBackend:
         history_limit: int = 100_000,
         history_age: float = 7 * 86400.0,
         signer: Signer | None = None,
+        pickles: bool = True,
         clock: Clock = time.time,
     ) -> None:
         self.name = root
+        self._pickles = pickles
         self._signer = signer
         self._durable = durable
         self._clock = clock
@@ -133,6 +137,8 @@ class SpoolBackend:
         return True
 
     def send(self, envelopes: Sequence[Envelope]) -> list[str]:
+        if not self._pickles and any(map(is_pickled, envelopes)):
+            raise PayloadRefused(f"spooler {self.name}, which is forwarded, takes no such payload: {UNSIGNED_PICKLE}")
         try:
             return self._send(envelopes)
         except FileNotFoundError:  # the directory was removed since it was opened
@@ -202,7 +208,7 @@ class SpoolBackend:
 
     def outbox(self) -> Feed:
         self._look_at_owner()
-        return SpoolFeed(self._directory, self.control, lambda: self._clock() + _AHEAD)
+        return SpoolFeed(self._directory, self.control, lambda: self._clock() + self.ahead)
 
     def _look_at_owner(self) -> None:
         owner = self._directory.owner

@@ -1,0 +1,61 @@
+"""``unspool forward``: sends on what waits in directories."""
+
+from collections.abc import Sequence
+
+import click
+
+from ..errors import ConfigurationError
+from . import routes, spoolers
+from .run import LEVELS
+
+__all__ = ["COMMANDS"]
+
+
+@click.command()
+@spoolers.spooler_option
+@click.option("--burst", is_flag=True, show_envvar=True, help="Stop when nothing waits; with status 3 if a server is "
+              "away.")  # fmt: skip
+@click.option(
+    "--require-ready",
+    is_flag=True,
+    show_envvar=True,
+    help="End with status 3 if a server cannot be reached now, instead of waiting for it.",
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    show_envvar=True,
+    help="Lines for people, or one JSON object a line.",
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(LEVELS, case_sensitive=False),
+    default="info",
+    show_default=True,
+    show_envvar=True,
+    help="The least that is logged: info is each batch, error what cannot be forwarded.",
+)
+def forward(*, spooler: Sequence[str], burst: bool, require_ready: bool, log_format: str, log_level: str) -> None:
+    """Send tasks on from directories to servers.
+
+    Where to is the setting 'forward' (UNSPOOL_FORWARD): a URL, or NAME=URL for several spoolers. Runs in the
+    foreground and may be stopped at any time; while a server is away, tasks wait in their directory. TERM or INT stops.
+    """
+    from . import logs
+
+    pairs = routes.forwarded(spoolers.backends(spooler))
+    if not pairs:
+        raise ConfigurationError(
+            "no spooler is forwarded; set UNSPOOL_FORWARD=postgresql://db/app, or forward = ... under [tool.unspool] "
+            "in pyproject.toml"
+        )
+    if require_ready:
+        for _, destination in pairs:
+            destination.exists()
+    logs.start(log_format, log_level)
+    routes.forwarder(pairs, burst=burst).run()
+
+
+COMMANDS = [forward]

@@ -1,0 +1,31 @@
+"""Which spoolers are forwarded, and by what."""
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from .. import config
+from ..backends.base import Backend
+
+if TYPE_CHECKING:
+    from ..runtime.forwarder import Forwarder
+
+__all__ = ["Pair", "forwarded", "forwarder"]
+
+Pair = tuple[Backend, Backend]
+"""A directory, and where its tasks go."""
+
+
+def forwarded(chosen: Iterable[Backend]) -> list[Pair]:
+    """Of these spoolers those whose tasks are sent on, each with where to."""
+    found = ((backend, config.destination(backend.name)) for backend in chosen)
+    return [(backend, config.backend(name)) for backend, name in found if name is not None]
+
+
+def forwarder(pairs: Sequence[Pair], *, burst: bool = False, leash: int | None = None) -> "Forwarder":
+    """What sends them on."""
+    from ..runtime.forwarder import Forwarder, Route
+
+    routes = [
+        Route(source, destination, config.carrier(source, destination, refuse=True)) for source, destination in pairs
+    ]
+    return Forwarder(routes, burst=burst, leash=leash)

@@ -1,0 +1,78 @@
+"""A process beside the supervisor that forwards, and is renewed when it dies. It ends with the supervisor."""
+
+import contextlib
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable
+
+__all__ = ["Companion"]
+
+_log = logging.getLogger("unspool")
+_RESTART = 5.0  # seconds between two starts, lest one that cannot live keeps the supervisor busy
+
+
+class Companion:
+    """The supervisor's end.
+
+    :param live: what the process does, given a descriptor that becomes readable when it is to end.
+    """
+
+    def __init__(self, live: Callable[[int], object]) -> None:
+        self._live = live
+        self._pid = 0
+        self._leash = -1
+        self._next_start = 0.0
+
+    def turn(self, close_others: Callable[[], None]) -> None:
+        """Starts it, and starts it again if it has died.
+
+        :param close_others: called in the new process, to close what it must not hold.
+        """
+        if self._pid and os.waitpid(self._pid, os.WNOHANG)[0]:
+            _log.error("the process that forwards has died; a new one goes on")
+            self._forget()
+        if not self._pid and time.monotonic() >= self._next_start:
+            self._start(close_others)
+
+    def wait(self) -> float | None:
+        """Seconds after which ``turn`` has something to do even if nothing happens; None if never."""
+        return None if self._pid else max(0.0, self._next_start - time.monotonic())
+
+    def detach(self) -> None:
+        """In a fork of the supervisor: the process ends when the supervisor does, not with its children."""
+        if self._leash >= 0:
+            with contextlib.suppress(OSError):
+                os.close(self._leash)
+
+    def close(self) -> None:
+        """Ends it, and waits until what it carries is where it belongs."""
+        if self._pid:
+            pid = self._pid
+            self._forget()
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)
+
+    def _forget(self) -> None:
+        os.close(self._leash)
+        self._pid, self._leash = 0, -1
+
+    def _start(self, close_others: Callable[[], None]) -> None:
+        self._next_start = time.monotonic() + _RESTART
+        end, self._leash = os.pipe()
+        self._pid = os.fork()
+        if self._pid:
+            os.close(end)
+            return
+        status = 1
+        try:
+            self.detach()
+            signal.set_wakeup_fd(-1)
+            close_others()
+            self._live(end)
+            status = 0
+        except Exception as error:  # noqa: BLE001  it is told of, and tried again
+            _log.error("%s", error)
+        finally:
+            os._exit(status)

@@ -1,0 +1,189 @@
+"""Sends on what waits in directories: tasks go to a server as soon as it takes them, and wait while it is away.
+
+One process, one loop. A directory's feed says what waits, due or not, in order; a carrier takes it along. Nothing is
+kept in memory that could be lost: what is not confirmed at the other end is in the directory.
+"""
+
+import contextlib
+import logging
+import random
+import selectors
+import signal
+import time
+from collections.abc import Sequence
+
+from ..backends.base import Backend, Feed, Ticket
+from ..backends.depot import Outbox
+from ..errors import OptionRefused, SpoolerUnusable
+from .carrier import Batch, Carrier
+from .signals import Signals
+
+__all__ = ["Forwarder", "Route"]
+
+_log = logging.getLogger("unspool")
+_BATCH = 200  # tasks carried together
+_AGAIN = 1.0  # seconds after which a task that somebody else had is looked at again
+_PATIENCE = (0.1, 30.0)  # seconds between attempts to reach a server that is away, at first and at most
+_JITTER = 0.25  # by so much these differ, so that not all machines come back at the same moment
+_LONGEST = 3600.0
+
+
+class Route:
+    """One directory, and where its tasks go.
+
+    :raises OptionRefused: if tasks of such a spooler cannot be sent on.
+    :raises SpoolerUnusable: if the directory cannot be used.
+    """
+
+    def __init__(self, source: Backend, destination: Backend, carrier: Carrier) -> None:
+        if not isinstance(source, Outbox):
+            raise OptionRefused(f"spooler {source.name} is no directory; its tasks are not forwarded")
+        self.source = source.name
+        self.destination = destination.name
+        self.sent = 0
+        self.problem = ""
+        """Why nothing can be sent just now; empty if it can."""
+        self._backend: Backend = source
+        self._there = destination
+        self._ahead = source.ahead
+        self._carrier = carrier
+        self._feed: Feed = source.outbox()
+        self._presence = source.control.enlist("forwarder")
+        self._resume = True
+        self._next_try = 0.0
+        self._patience = _PATIENCE[0]
+
+    def fileno(self) -> int | None:
+        """What becomes readable when something arrives."""
+        return self._feed.fileno()
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits, but for what a pause holds back."""
+        return not self._resume and self._feed.idle
+
+    def turn(self) -> bool:
+        """Sends one batch on; True if there may be more at once."""
+        if time.monotonic() < self._next_try:
+            return False
+        more = self._feed.refresh()
+        tickets = [] if self._resume else self._feed.take(_BATCH)
+        try:
+            if self.problem:
+                self._there.exists()
+            if self._resume:
+                self._tell(self._carrier.resume())
+                self._resume, more = False, True
+            elif tickets:
+                self._carry(tickets)
+                more = True
+        except SpoolerUnusable as error:
+            self._lose(error, tickets)
+            return False
+        if self.problem and (tickets or more):
+            _log.info("spooler %s is back", self.destination)
+            self.problem, self._patience = "", _PATIENCE[0]
+        return more
+
+    def wait(self) -> float:
+        """Seconds after which ``turn`` should be called even if nothing happens."""
+        if (left := self._next_try - time.monotonic()) > 0:
+            return left
+        due = self._feed.next_due()
+        return _LONGEST if due is None else max(0.0, min(due - self._feed_time(), _LONGEST))
+
+    def close(self) -> None:
+        """Ends it: what is under way is taken on by the next."""
+        self._feed.close()
+        self._presence.hand_over()
+        self._presence.close()
+        self._backend.close()
+
+    def _carry(self, tickets: Sequence[Ticket]) -> None:
+        ids = {f"{self.source}/{ticket.ref}": ticket for ticket in tickets}
+        batch = self._carrier.carry(ids)
+        done = {parcel.id for parcel in batch.moved} | {one.id for one in batch.stayed}
+        for id, ticket in ids.items():
+            left = id in done or self._backend.find(id) is None
+            self._feed.settled(ticket.ref, None if left else self._feed_time() + _AGAIN)
+        self._tell(batch)
+
+    def _tell(self, batch: Batch) -> None:
+        self.sent += len(batch.moved)
+        if batch.moved:
+            _log.info("%d tasks of %s forwarded to %s", len(batch.moved), self.source, self.destination)
+        for one in batch.stayed:
+            _log.error("task %s is not forwarded: %s", one.id, one.reason)
+
+    def _lose(self, error: SpoolerUnusable, tickets: Sequence[Ticket]) -> None:
+        """The server is away, or has no use for us: says so once, and tries again after a while."""
+        self._feed.give_back(tickets)
+        if not self.problem:
+            _log.error("%s; tasks are kept in %s, and forwarded when it is back", error.strerror or error, self.source)
+        self.problem = str(error.strerror or error)
+        self._resume = True
+        self._next_try = time.monotonic() + self._patience * (1 + random.uniform(-_JITTER, _JITTER))  # noqa: S311
+        self._patience = min(self._patience * 2, _PATIENCE[1])
+
+    def _feed_time(self) -> float:
+        return time.time() + self._ahead
+
+
+class Forwarder:
+    """Runs routes until it is told to stop.
+
+    :param burst: stop when nothing waits any more, or a server is away.
+    :param leash: a descriptor; when it becomes readable, as when its other end is closed, this stops.
+    """
+
+    def __init__(self, routes: Sequence[Route], *, burst: bool = False, leash: int | None = None) -> None:
+        self._routes = routes
+        self._burst = burst
+        self._leash = leash
+        self._signals = Signals()
+        self._stopping = False
+
+    def run(self) -> int:
+        """Forwards; returns how many tasks.
+
+        :raises SpoolerUnusable: with ``burst``, if a server is away.
+        """
+        self._signals.catch()
+        try:
+            for route in self._routes:
+                _log.info("forwarding %s to %s", route.source, route.destination)
+            while not self._stopping:
+                more = [route.turn() for route in self._routes]
+                self._obey(self._signals.take())
+                if self._burst and not any(more) and all(route.idle or route.problem for route in self._routes):
+                    break
+                if not any(more) and not self._stopping:
+                    self._wait()
+        finally:
+            self._signals.release()
+            for route in self._routes:
+                route.close()
+        sent = sum(route.sent for route in self._routes)
+        _log.info("stopped: %d tasks forwarded", sent)
+        for route in self._routes:
+            if self._burst and route.problem:
+                raise SpoolerUnusable(route.problem)
+        return sent
+
+    def _obey(self, numbers: Sequence[int]) -> None:
+        if self._leash is None:  # else whoever holds that is signalled as well, and says when to end
+            self._stopping |= any(number != signal.SIGHUP for number in numbers)
+
+    def _wait(self) -> None:
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._signals.fileno(), selectors.EVENT_READ)
+            if self._leash is not None:
+                selector.register(self._leash, selectors.EVENT_READ)
+            for route in self._routes:
+                if not route.problem and (fd := route.fileno()) is not None:
+                    with contextlib.suppress(KeyError):
+                        selector.register(fd, selectors.EVENT_READ)
+            ready = selector.select(min(route.wait() for route in self._routes))
+        self._signals.drain()
+        self._stopping |= any(key.fd == self._leash for key, _ in ready)
+        self._obey(self._signals.take())

@@ -1,0 +1,261 @@
+"""Store and forward: senders write to a directory, and tasks go on to a server that may be away."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from unspool import Spooler, config, points
+from unspool.errors import ConfigurationError, PayloadRefused
+from unspool.message import Message, State
+
+from ..cli.conftest import SCRIPT, Running
+from ..postgres.conftest import migrate
+from ..postgres.server import Server, serving
+from .conftest import KEY, Ends, ran, work
+
+POINTS = [name for name in points.NAMES if name.startswith(("carry.", "leave.", "left.", "gone."))]
+
+
+@pytest.fixture
+def forwarding(ends: Ends) -> Ends:
+    """A directory that is forwarded to the queue in PostgreSQL."""
+    config.configure(spoolers=[ends.names["spool"]], forward={"spool": ends.names["pg"]})
+    return ends
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_killed(forwarding: Ends, point: str) -> None:
+    """A forwarder that is killed at any point, and another after it, bring each task there once, whatever ran there in
+    between."""
+    names = [f"task {number}" for number in range(4)]
+    for name in names:
+        work(name)
+    forwarding.kill(point, "forward", "--burst")
+    forwarding.burst("pg")
+    assert forwarding.command("forward", "--burst")[0] == 0
+    forwarding.burst("pg")
+    assert ran == dict.fromkeys(names, 1)
+    assert forwarding.counts("spool") == forwarding.counts("pg") == {}
+
+
+def test_all_that_waits_goes_in_order(forwarding: Ends) -> None:
+    """By priority and age, also what is not due yet; and it keeps its due time."""
+    for name, priority in [("c", None), ("a", 1), ("d", None), ("b", 1)]:
+        work.using(priority=priority)(name)
+    work.using(postpone=timedelta(days=2))("later")
+    (entry,) = forwarding.backend("spool").entries(frozenset({State.DEFERRED}))
+    assert forwarding.command("forward", "--burst")[0] == 0
+    assert forwarding.counts("spool") == {}
+    forwarding.burst("pg")
+    assert list(ran) == ["a", "b", "c", "d"]
+    (there,) = forwarding.backend("pg").entries()
+    assert there.due == pytest.approx(entry.due, abs=0.01)
+
+
+def test_what_cannot_go_is_set_aside(forwarding: Ends) -> None:
+    """An unsigned task is not in the way of others: it is set aside here, with the reason, and said."""
+    config.configure(secret_key=None)
+    envelope_file = Spooler.send_many(
+        [Message("plain", {"a": 1}, serializer="json")], spooler=forwarding.names["spool"]
+    )[0]
+    config.configure(secret_key=KEY)
+    work("good")
+    status, _, complaints = forwarding.command("forward", "--burst")
+    assert status == 0
+    assert f"task {envelope_file} is not forwarded: unsigned" in complaints
+    assert forwarding.counts("spool") == {State.CORRUPT: 1}
+    assert forwarding.counts("pg") == {State.READY: 1}
+
+
+def test_paused(forwarding: Ends) -> None:
+    """A pause of the directory holds its tasks back."""
+    work("one")
+    forwarding.backend("spool").control.pause()
+    assert forwarding.command("forward", "--burst")[0] == 0
+    assert forwarding.counts("spool") == {State.READY: 1}
+    forwarding.backend("spool").control.resume()
+    forwarding.command("forward", "--burst")
+    assert forwarding.counts("spool") == {}
+
+
+def test_unsigned_pickles_are_refused_when_they_are_sent(forwarding: Ends) -> None:
+    """What the server would not take the directory does not either: the sender hears of it."""
+    config.configure(secret_key=None)
+    with pytest.raises(PayloadRefused, match="UNSPOOL_SECRET_KEY"):
+        work("one")
+
+
+def test_what_is_seen(forwarding: Ends) -> None:
+    """Status and doctor tell where a directory's tasks go; ls lists those that are still here."""
+    work("one")
+    (row,) = json.loads(forwarding.command("status", "--json")[1])["spoolers"]
+    assert (row["forward"], row["ready"], row["workers"]) == (forwarding.pg, 1, 0)
+    assert forwarding.pg in forwarding.command("status")[1]
+    assert "nobody forwards them" in forwarding.command("doctor")[1]
+    assert len(forwarding.command("ls")[1].splitlines()) == 1
+
+
+def test_bad_settings(ends: Ends) -> None:
+    """Each has its line; without the setting there is nothing to forward."""
+    for wrong in ("mail", "mail=/srv/other", 5, {"mail": "/srv"}, "mysql://db", "a=nats://a,a=nats://b"):
+        with pytest.raises(ConfigurationError, match="forward"):
+            config.configure(forward=wrong)
+    status, _, complaints = ends.command("forward", "--spooler", "spool")
+    assert status == 2
+    assert "UNSPOOL_FORWARD" in complaints
+
+
+def test_the_setting(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One URL for all, each to the queue of its own name; or a URL for each; no password is shown."""
+    monkeypatch.setenv("UNSPOOL_FORWARD", "postgresql://me:sesame@db/app")
+    assert config.destination("/srv/mail") == "postgresql://db/app/mail"
+    assert config.destination("/srv/bulk") == "postgresql://db/app/bulk"
+    assert config.destination("postgresql://db/app/mail") is None
+    monkeypatch.setenv("UNSPOOL_FORWARD", "mail=postgresql://db/app?spooler=post,bulk=nats://a,b")
+    config.configure()
+    assert config.destination("/srv/mail") == "postgresql://db/app/post"
+    assert config.destination("/srv/bulk") == "nats://a,b/bulk"
+    assert config.destination("/srv/other") is None
+    assert "sesame" not in repr(config.settings())
+
+
+# --- with a server that goes and comes back
+
+
+@pytest.fixture(scope="module")
+def own() -> Iterator[Server]:
+    """A server that these tests stop and start."""
+    with serving() as server:
+        migrate(server.url())
+        yield server
+
+
+def start(command: list[str], ends: Ends) -> Running:
+    """A command that goes on beside the test."""
+    return Running(command, ends.root, {**os.environ, **environment(ends)})
+
+
+def environment(ends: Ends) -> dict[str, str]:
+    """The settings of a test, for a process of its own."""
+    return {"UNSPOOL_SPOOLERS": ends.names["spool"], "UNSPOOL_FORWARD": f"spool={ends.names['pg']}",
+            "UNSPOOL_SECRET_KEY": KEY}  # fmt: skip
+
+
+def test_the_server_goes_and_comes_back(ends: Ends, own: Server) -> None:
+    """While it is away, senders send as ever and one line is logged; when it is back, all goes on, each task once; TERM
+    ends it with status 0."""
+    ends.names["pg"] = f"{own.url()}?spooler=away"
+    config.configure(spoolers=[ends.names["spool"]], forward=f"spool={ends.names['pg']}")
+    work("before")
+    forwarder = start([SCRIPT, "forward"], ends)
+    try:
+        forwarder.wait_for("1 tasks of")
+        own.stop()
+        started = time.perf_counter()
+        for number in range(20):
+            work(f"away {number}")
+        assert time.perf_counter() - started < 5, "senders wait for nobody"
+        forwarder.wait_for("tasks are kept in")
+        own.start()
+        forwarder.wait_for("is back")
+        while sum(ends.backend("spool").counts().values()):
+            forwarder.wait_for("forwarded to")
+        work("after")
+        forwarder.wait_for("1 tasks of")
+        forwarder.process.send_signal(signal.SIGTERM)
+        assert forwarder.end() == 0
+        assert sum("kept in" in line for line in forwarder.seen) == 1
+    finally:
+        forwarder.close()
+    ends.burst("pg")
+    assert ran == dict.fromkeys(["before", "after", *(f"away {number}" for number in range(20))], 1)
+
+
+APP = """
+import os
+from unspool import Spooler
+
+@Spooler.task
+def first(name):
+    second(name + " and more")
+    return True
+
+@Spooler.task
+def second(name):
+    fd = os.open("oracle", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    os.write(fd, name.encode() + b"\\n")
+    os.close(fd)
+    return True
+"""
+
+
+def test_a_worker_forwards_as_well(forwarding: Ends) -> None:
+    """``unspool run`` with such a directory sends its tasks on, and runs them there, also those that tasks send; a
+    forwarder that was killed is replaced; it ends with the worker."""
+    (forwarding.root / "app.py").write_text(APP)
+    command = [SCRIPT, "run", "app"]
+    send = [sys.executable, "-c", "import app; app.first('one')"]
+    env = {**os.environ, **environment(forwarding)}
+    running = start(command, forwarding)
+    try:
+        running.wait_for("forwarding")
+        subprocess.run(send, cwd=forwarding.root, env=env, check=True)
+        running.wait_for(lambda line: "app:second" in line and "processed" in line)
+        (info,) = [one for one in forwarding.backend("spool").control.live() if one.role == "forwarder"]
+        os.kill(info.pid, signal.SIGKILL)
+        running.wait_for("the process that forwards has died")
+        subprocess.run(send, cwd=forwarding.root, env=env, check=True)
+        running.wait_for(lambda line: "app:second" in line and "processed" in line)
+        running.process.send_signal(signal.SIGTERM)
+        assert running.end() == 0
+    finally:
+        running.close()
+    assert (forwarding.root / "oracle").read_text() == "one and more\n" * 2
+    assert [one.role for one in forwarding.backend("spool").control.live()] == []
+    assert forwarding.counts("spool") == forwarding.counts("pg") == {}
+
+
+def test_a_worker_in_a_burst(forwarding: Ends) -> None:
+    """With --burst it sends on what waits, then runs what is there."""
+    (forwarding.root / "app.py").write_text(APP)
+    env = {**os.environ, **environment(forwarding)}
+    subprocess.run([sys.executable, "-c", "import app; app.second('one')"], cwd=forwarding.root, env=env, check=True)
+    subprocess.run([SCRIPT, "run", "app", "--burst"], cwd=forwarding.root, env=env, check=True)
+    assert (forwarding.root / "oracle").read_text() == "one\n"
+
+
+def test_a_server_that_is_away_at_the_start(ends: Ends) -> None:
+    """It is waited for; with --burst or --require-ready the status is 3. The tasks stay."""
+    config.configure(spoolers=[ends.names["spool"]], forward="postgresql://127.0.0.1:1/app")
+    work("one")
+    for option in ("--burst", "--require-ready"):
+        status, _, complaints = ends.command("forward", option)
+        assert status == 3
+        assert "cannot be reached" in complaints
+    assert ends.counts("spool") == {State.READY: 1}
+
+
+def test_two_forwarders(forwarding: Ends) -> None:
+    """Two at once share the work: each task arrives once."""
+    names = [f"{number}" for number in range(300)]
+    config.configure(durability="relaxed")
+    work.enqueue_many([(name,) for name in names])
+    both = [
+        subprocess.Popen([sys.executable, "-m", "unspool", "forward", "--burst"], cwd=forwarding.root,
+                         env={**os.environ, **environment(forwarding)}, stderr=subprocess.DEVNULL)
+        for _ in range(2)
+    ]  # fmt: skip
+    assert [one.wait(60) for one in both] == [0, 0]
+    forwarding.command("forward", "--burst")
+    assert sum(forwarding.backend("spool").counts().values()) == 0
+    assert not list(Path(forwarding.names["spool"]).glob(".unspool/l*/*/*"))
+    forwarding.burst("pg")
+    assert ran == dict.fromkeys(names, 1)
