@@ -11,11 +11,11 @@ writing replaces the first. Confirmed, it is renamed into place, which happens o
 import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from hashlib import blake2b
 from typing import NamedTuple
 
 from ... import points, wire
 from ...errors import Damaged, SpoolerUnusable, TaskBusy
+from ...imports import late
 from ...message import State
 from ..base import Clock
 from ..depot import Parcel
@@ -251,7 +251,7 @@ class SpoolDepot:
             if count.phase == DONE:  # and could not be removed then
                 os.unlink(name, dir_fd=there)
                 return None
-        key = blake2b(os.fsencode(os.path.basename(at.ref)), digest_size=16).hexdigest()
+        key = _key(at.ref)
         state = State(at.place) if at.place else State.READY
         crashes = count.crashes + (count.phase == RUNNING)
         id = self._directory.path(f"{ASIDE[at.place]}/{at.ref}" if at.place else at.ref)
@@ -281,6 +281,14 @@ class SpoolDepot:
             raise
         except OSError as error:
             raise self._directory.unusable(error) from error
+
+
+def _key(ref: str) -> str:
+    """What a task is known by on its way: made of its name, which is unique."""
+    with late:
+        import hashlib  # which only carriers need
+
+    return hashlib.blake2b(os.fsencode(os.path.basename(ref)), digest_size=16).hexdigest()
 
 
 def _arriving(parcel: Parcel) -> str:

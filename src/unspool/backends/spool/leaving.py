@@ -13,7 +13,6 @@ import contextlib
 import os
 from collections.abc import Iterator
 from typing import NamedTuple
-from urllib.parse import quote, unquote
 
 from .layout import ASIDE, PRIVATE, Directory, is_priority, is_task
 
@@ -21,7 +20,6 @@ __all__ = ["ARRIVING", "LEAVING", "LEFT", "Leaving", "label", "left_part", "unde
 
 LEAVING, LEFT, ARRIVING = f"{PRIVATE}/leaving", f"{PRIVATE}/left", f"{PRIVATE}/arriving"
 _WAITING = "waiting"
-_PLAIN = " !$&'()*,:;=?@[]~"  # which a file's name can have; slashes it cannot
 
 
 class Leaving(NamedTuple):
@@ -53,7 +51,7 @@ def label(place: str, ref: str) -> str:
 
 def left_part(destination: str) -> str:
     """The directory of what that destination has accepted."""
-    return f"{LEFT}/{quote(destination, safe=_PLAIN)}"
+    return f"{LEFT}/{destination.replace('%', '%25').replace('/', '%2F')}"
 
 
 def under_way(directory: Directory) -> Iterator[Leaving]:
@@ -61,7 +59,8 @@ def under_way(directory: Directory) -> Iterator[Leaving]:
     yield from _in(directory, LEAVING, "")
     with contextlib.suppress(OSError), os.scandir(directory.path(LEFT)) as found:
         for one in sorted(found, key=lambda one: one.name):
-            yield from _in(directory, f"{LEFT}/{one.name}", unquote(one.name))
+            destination = one.name.replace("%2F", "/").replace("%25", "%")
+            yield from _in(directory, f"{LEFT}/{one.name}", destination)
 
 
 def _in(directory: Directory, part: str, destination: str) -> Iterator[Leaving]:
