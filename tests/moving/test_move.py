@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from unspool import Spooler, config, wire
+from unspool.backends.spool import SpoolBackend
+from unspool.backends.spool.sweep import leftovers
 from unspool.message import Claim, Retry, State
 from unspool.signing import Signer
 from unspool.tasks import call_message
@@ -185,6 +187,22 @@ def test_on_the_way_to_another_place(ends: Ends) -> None:
     assert ends.counts("spool") == {State.READY: 1}
     ends.move("spool", "pg")
     assert ends.burst("pg") == ["processed"]
+
+
+def test_reasons_survive_a_killed_move(ends: Ends) -> None:
+    """A supervisor that sweeps up what killed processes have left does not take the reason of a task under way."""
+    fail.using(spooler=ends.backend("spool").name)("dead")
+    ends.burst("spool")
+    (note,) = Path(ends.names["spool"]).glob(".unspool/dead/*.reason")
+    os.utime(note, (1, 1))
+    ends.kill("carry.begun", "move", "spool", "pg")
+    backend = ends.backend("spool")
+    assert isinstance(backend, SpoolBackend)
+    for _ in leftovers(backend._directory):
+        pass
+    ends.move("spool", "pg")
+    (entry,) = ends.backend("pg").entries()
+    assert (entry.reason, entry.attempts) == ("ValueError: no luck with dead", 1)
 
 
 def test_a_destination_that_is_away(ends: Ends) -> None:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from .layout import ASIDE, PRIVATE, Directory, is_priority, is_task
 
-__all__ = ["ARRIVING", "LEAVING", "LEFT", "Leaving", "label", "left_part", "under_way"]
+__all__ = ["ARRIVING", "LEAVING", "LEFT", "Leaving", "carries", "label", "left_part", "under_way"]
 
 LEAVING, LEFT, ARRIVING = f"{PRIVATE}/leaving", f"{PRIVATE}/left", f"{PRIVATE}/arriving"
 _WAITING = "waiting"
@@ -61,6 +61,16 @@ def under_way(directory: Directory) -> Iterator[Leaving]:
         for one in sorted(found, key=lambda one: one.name):
             destination = one.name.replace("%2F", "/").replace("%25", "%")
             yield from _in(directory, f"{LEFT}/{one.name}", destination)
+
+
+def carries(directory: Directory) -> bool:
+    """Whether anything is under way, whose reason or count may lie where no task is just now."""
+    if next(under_way(directory), None) is not None:
+        return True
+    try:
+        return bool(os.listdir(directory.path(ARRIVING)))
+    except OSError:
+        return False
 
 
 def _in(directory: Directory, part: str, destination: str) -> Iterator[Leaving]:

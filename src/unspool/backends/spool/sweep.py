@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from . import lock
 from .aside import REASON_SUFFIX
 from .layout import ASIDE, ATTEMPTS, TMP, Directory, is_priority
+from .leaving import carries
 
 __all__ = ["leftovers"]
 
@@ -23,13 +24,13 @@ def leftovers(directory: Directory) -> Iterator[None]:
     for state in ASIDE.values():
         for part, name in _files(directory, state):
             task = name.removesuffix(REASON_SUFFIX)
-            if task != name and _is_orphan(directory, part, task, state):
+            if task != name and _is_orphan(directory, part, task, state) and not carries(directory):
                 _remove(directory, f"{part}/{name}")
             yield
     for part, name in _files(directory, ATTEMPTS):
         priority, plus, rest = name.partition("+")
         ref = f"{priority}/{rest}" if plus and is_priority(priority) else name
-        if not os.path.lexists(directory.path(ref)):
+        if not os.path.lexists(directory.path(ref)) and not carries(directory):
             _remove(directory, f"{part}/{name}")
         yield
 
