@@ -10,6 +10,7 @@ import contextlib
 import os
 import re
 import threading
+import weakref
 from collections.abc import Callable
 
 from . import lock
@@ -31,6 +32,7 @@ class Drafts:
         self._place = place
         self._pid = self._number = 0
         self._fd = -1
+        self._closing: weakref.finalize[[int], Drafts] | None = None
         self._lock = threading.Lock()
 
     def name(self, name: str) -> str:
@@ -52,10 +54,9 @@ class Drafts:
     def forget(self) -> None:
         """In a fork, whose drafts are its own; or when the directory is another."""
         self._lock = threading.Lock()  # another thread may have held it when this process was forked
-        fd, self._fd, self._pid = self._fd, -1, 0
-        if fd >= 0:
-            with contextlib.suppress(OSError):
-                os.close(fd)
+        self._fd, self._pid = -1, 0
+        if self._closing is not None:
+            self._closing()
 
     def _sign(self) -> None:
         with self._lock:
@@ -64,6 +65,13 @@ class Drafts:
             number = 0
             with contextlib.suppress(OSError):  # whatever is wrong with the place, writing the draft will tell
                 self._fd = os.open(_FILE, _OPEN, 0o600, dir_fd=self._place())
+                self._closing = weakref.finalize(self, _close, self._fd)
+                self._closing.atexit = False  # the lock is held to the end
                 while not number or not lock.acquire(self._fd, number):
                     number = int.from_bytes(os.urandom(6), "little")
             self._number, self._pid = number, os.getpid()
+
+
+def _close(fd: int) -> None:
+    with contextlib.suppress(OSError):
+        os.close(fd)
