@@ -6,7 +6,7 @@ SEED ?=
 SECONDS ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all soak check bench bench-peers bench-uwsgi fuzz clean
+.PHONY: help demo test test-all soak check bench bench-peers bench-servers bench-uwsgi fuzz clean
 
 help: ## what each command does
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -37,6 +37,9 @@ bench-peers: $(INSTALLED) ## figures of other task queues, each in an environmen
 
 bench-uwsgi: $(INSTALLED) ## figures inside uWSGI, beside uwsgiconf and uwsgidecorators
 	$(BIN)/python -m benchmarks.inside
+
+bench-servers: $(INSTALLED) ## figures on PostgreSQL and NATS JetStream, beside other queues on the same servers
+	$(BIN)/python -m benchmarks.servers $(ARGS)
 
 fuzz: $(INSTALLED) ## hostile files and words, made by a fuzzer: SECONDS=60 for each
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group fuzz

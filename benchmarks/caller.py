@@ -2,18 +2,19 @@
 worker. Runs in a process of its own, which for uWSGI is one of its mules.
 """
 
+import asyncio
 import json
 import os
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from time import monotonic_ns
 
 from . import witness
 
-__all__ = ["JOB", "WARM_UP", "Job", "perform"]
+__all__ = ["JOB", "WARM_UP", "Job", "perform", "perform_async"]
 
 JOB = "BENCH_JOB"
 """The environment variable that holds the job."""
@@ -54,7 +55,23 @@ def perform(
 ) -> None:
     """Does the job of the environment with one system's tasks; the answer appears whole."""
     job = Job(**json.loads(os.environ[JOB]))
-    figures = {"seconds": _enqueue(job, noop, many)} if job.kind == "enqueue" else {"calls": _call_idle(job, stamp)}
+    _answer(job, {"seconds": _enqueue(job, noop, many)} if job.kind == "enqueue" else {"calls": _call_idle(job, stamp)})
+
+
+async def perform_async(
+    noop: Callable[[int], Awaitable[object]],
+    stamp: Callable[[int, int], Awaitable[object]],
+    many: Callable[[Sequence[int]], Awaitable[object]],
+) -> None:
+    """The same for a system whose calls are coroutines."""
+    job = Job(**json.loads(os.environ[JOB]))
+    if job.kind == "enqueue":
+        _answer(job, {"seconds": await _enqueue_async(job, noop, many)})
+    else:
+        _answer(job, {"calls": await _call_idle_async(job, stamp)})
+
+
+def _answer(job: Job, figures: dict[str, float]) -> None:
     draft = f"{job.answer}.draft"
     with open(draft, "w", encoding="ascii") as file:
         json.dump(figures, file)
@@ -81,6 +98,21 @@ def _enqueue(job: Job, noop: Callable[[int], object], many: Callable[[Sequence[i
     return (monotonic_ns() - begun) / 1e9
 
 
+async def _enqueue_async(
+    job: Job, noop: Callable[[int], Awaitable[object]], many: Callable[[Sequence[int]], Awaitable[object]]
+) -> float:
+    for number in range(WARM_UP):
+        await noop(number)
+    begun = monotonic_ns()
+    if job.batch == 1:
+        for number in range(job.tasks):
+            await noop(number)
+    else:
+        for start in range(0, job.tasks, job.batch):
+            await many(range(start, min(start + job.batch, job.tasks)))
+    return (monotonic_ns() - begun) / 1e9
+
+
 def _call_idle(job: Job, stamp: Callable[[int, int], object]) -> int:
     for index in range(job.tasks):
         stamp(index, monotonic_ns())
@@ -90,4 +122,16 @@ def _call_idle(job: Job, stamp: Callable[[int, int], object]) -> int:
             if monotonic_ns() > deadline:
                 return index
             time.sleep(_PAUSE[0])
+    return job.tasks
+
+
+async def _call_idle_async(job: Job, stamp: Callable[[int, int], Awaitable[object]]) -> int:
+    for index in range(job.tasks):
+        await stamp(index, monotonic_ns())
+        deadline = monotonic_ns() + _GIVE_UP * 1e9
+        await asyncio.sleep(random.uniform(*_PAUSE))
+        while not witness.seen(index):
+            if monotonic_ns() > deadline:
+                return index
+            await asyncio.sleep(_PAUSE[0])
     return job.tasks

@@ -65,6 +65,7 @@ def ground(tasks: int, inside: str | None = None) -> Iterator[Ground]:
     :param inside: the directory to make it in; the system's temporary one if not given.
     """
     with tempfile.TemporaryDirectory(prefix="unspool-bench.", dir=inside) as made:
+        os.chmod(made, 0o711)  # a server that is no good as root has its files here, too
         scratch = Path(made) / "scratch"
         scratch.mkdir()
         directory = Path(made) / "files"

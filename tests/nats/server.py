@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-__all__ = ["Cluster", "Server", "free_port"]
+__all__ = ["Cluster", "Server", "available", "free_port", "version"]
 
 PROGRAM = Path(sys.executable).with_name("nats-server")
 PAYLOAD = 8 << 20
@@ -145,3 +145,9 @@ class Cluster:
 def available() -> bool:
     """Whether there is a server to start."""
     return os.access(PROGRAM, os.X_OK)
+
+
+def version() -> str:
+    """The server's."""
+    said = subprocess.run([PROGRAM, "--version"], capture_output=True, text=True, check=True).stdout
+    return said.rpartition(":")[2].strip()

@@ -28,11 +28,12 @@ _SETTINGS = {
 class Server:
     """A server with a data directory of its own.
 
+    :param directory: where that is made; everybody must be able to come to it.
     :param settings: of ``postgresql.conf``.
     """
 
-    def __init__(self, **settings: str) -> None:
-        self.place = Path(tempfile.mkdtemp(prefix="unspool-pg-", dir="/tmp"))
+    def __init__(self, directory: Path = Path("/tmp"), **settings: str) -> None:
+        self.place = Path(tempfile.mkdtemp(prefix="unspool-pg-", dir=directory))
         self.programs = _programs(self.place)
         self.port = _free_port()
         self._process: subprocess.Popen[bytes] | None = None

@@ -1,0 +1,42 @@
+"""The tasks as django-tasks-db runs them, and the settings of their project; and their caller, ``main``."""
+
+import os
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+import django
+
+from benchmarks import caller
+
+_url = urlsplit(os.environ["BENCH_URL"])
+
+SECRET_KEY = "nothing is signed here"
+INSTALLED_APPS = ["django_tasks_db"]
+TASKS = {"default": {"BACKEND": "django_tasks_db.DatabaseBackend"}}
+DATABASES = {
+    "default": {
+        "ENGINE": "django.db.backends.postgresql",
+        "NAME": _url.path[1:],
+        "USER": _url.username,
+        "HOST": _url.hostname,
+        "PORT": _url.port,
+        "CONN_MAX_AGE": None,
+    }
+}
+USE_TZ = True
+
+
+def main() -> None:
+    """Calls."""
+    django.setup()
+    from django.db import transaction
+
+    from .django_tasks import noop, stamp
+
+    def many(numbers: Sequence[int]) -> None:
+        """It sends no batches; one transaction for many tasks is as near as it comes."""
+        with transaction.atomic():
+            for number in numbers:
+                noop.enqueue(number)
+
+    caller.perform(noop.enqueue, stamp.enqueue, many)

@@ -1,0 +1,152 @@
+"""The servers: real ones from wheels, on loopback, with their data on the benchmark's own file system."""
+
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.nats import server as nats
+from tests.postgres import server as postgres
+
+from ..filesystem import Ground, Place
+
+if TYPE_CHECKING:
+    from .peers import OnServer
+
+__all__ = ["Nats", "Postgres", "Server"]
+
+_WORKER = "worker"  # the role of workers
+
+_POSTGRES = {
+    "fsync": "on",
+    "shared_buffers": "512MB",
+    "max_connections": "100",
+    "max_wal_size": "2GB",
+    "checkpoint_timeout": "30min",
+    "autovacuum_naptime": "1min",
+}
+
+
+class Server(ABC):
+    """A server on which several systems are measured, each measurement at a fresh place of its own.
+
+    :param ground: where its data are.
+    """
+
+    settings: str
+    """How it is set, in words."""
+
+    def __init__(self, ground: Ground) -> None:
+        self.scratch = ground.scratch
+        self._ground = ground
+        self.url = ""
+        self.working_url = ""
+
+    @abstractmethod
+    def place(self, system: "OnServer") -> contextlib.AbstractContextManager[None]:
+        """A fresh database, or a fresh server, for one measurement."""
+
+    def on(self, system: "OnServer") -> "_On":
+        """The ground for one system's measurements."""
+        return _On(self, self._ground, system)
+
+    def environment(self, system: "OnServer") -> dict[str, str]:
+        """What tells a system's callers where the server is."""
+        return _told(self.url)
+
+    def working_environment(self, system: "OnServer") -> dict[str, str]:
+        """The same for its workers."""
+        return _told(self.working_url)
+
+    @abstractmethod
+    def close(self) -> None:
+        """Ends it."""
+
+
+class _On:
+    """Duck-typed as ``Ground``."""
+
+    def __init__(self, server: Server, ground: Ground, system: "OnServer") -> None:
+        self._server = server
+        self._ground = ground
+        self._system = system
+
+    @contextlib.contextmanager
+    def place(self) -> Iterator[Place]:
+        with self._ground.place() as place, self._server.place(self._system):
+            yield place
+
+    def settle(self) -> None:
+        self._ground.settle()
+
+
+class Postgres(Server):
+    """One PostgreSQL for all measurements, with a database for each.
+
+    unspool's workers do not have the server sync what is a claim or an end of a run, for what a power cut takes of that
+    runs again. The role of the others' workers is set likewise; callers wait for the sync, on all sides.
+    """
+
+    name = "PostgreSQL"
+
+    def __init__(self, ground: Ground) -> None:
+        super().__init__(ground)
+        self._server = postgres.Server(directory=ground.directory, **_POSTGRES)
+        self._server.start()
+        self.settings = ", ".join(f"{name} {value}" for name, value in _POSTGRES.items())
+        self.version = str(self._server.execute("SHOW server_version")[0])
+        self._server.execute(f"CREATE ROLE {_WORKER} SUPERUSER LOGIN")
+        self._server.execute(f"ALTER ROLE {_WORKER} SET synchronous_commit = off")
+        self._templates: set[str] = set()
+        self._number = 0
+
+    @contextlib.contextmanager
+    def place(self, system: "OnServer") -> Iterator[None]:
+        template = f"template_{type(system).__name__.lower()}"
+        if template not in self._templates:
+            self._server.execute(f"CREATE DATABASE {template}")
+            system.prepare(self._server.url(template))
+            self._templates.add(template)
+        self._number += 1
+        database = f"bench_{self._number}"
+        self._server.execute(f"CREATE DATABASE {database} TEMPLATE {template}")
+        self.url = self._server.url(database)
+        self.working_url = self.url.replace("postgres@", f"{_WORKER}@")
+        try:
+            self._server.execute("CHECKPOINT")
+            yield
+        finally:
+            self._server.execute(f"DROP DATABASE {database} WITH (FORCE)")
+
+    def close(self) -> None:
+        self._server.close()
+
+
+class Nats(Server):
+    """A nats-server for each measurement, with JetStream on files, synced as it does by default."""
+
+    name = "NATS JetStream"
+    settings = "one node, file storage, sync_interval 2m (its default)"
+
+    def __init__(self, ground: Ground) -> None:
+        super().__init__(ground)
+        self.version = nats.version()
+        self._number = 0
+
+    @contextlib.contextmanager
+    def place(self, system: "OnServer") -> Iterator[None]:
+        self._number += 1
+        server = nats.Server(Path(self._ground.directory) / f"nats-{self._number}").start()
+        self.url = self.working_url = server.url
+        try:
+            yield
+        finally:
+            server.remove()
+
+    def close(self) -> None:
+        pass
+
+
+def _told(url: str) -> dict[str, str]:
+    return {"BENCH_URL": url, "UNSPOOL_SPOOLERS": f"{url}?spooler=bench"}
