@@ -45,7 +45,7 @@ class NatsLikeMemory(SpoolLikeMemory):
             await stream.publish(place.names.state, place.names.run(token), gone.dump(), patience=5)
 
         place.call(kill)
-        runs.forget(place.names, token)
+        runs.forget(place.names, token, here.token.record)
         self.memory.crash(there)
         task.held = None
 

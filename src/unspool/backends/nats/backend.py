@@ -200,7 +200,7 @@ class NatsBackend:
             await self._tasks.set_aside(stream, stored, facts, Bury(str(error), corrupt=True))
             return Refusal(RefusalKind.CORRUPT, None, str(error))
         attempts = facts.attempts + 1
-        runs.note(self._names, token)
+        runs.note(self._names, token, 0)
         try:
             record = await stream.publish(
                 self._names.state,
@@ -210,12 +210,13 @@ class NatsBackend:
                 patience=self._place.patience,
             )
         except Conflict:
-            runs.forget(self._names, token)
+            runs.forget(self._names, token, 0)
             return Refusal(RefusalKind.BUSY)
         except BaseException:
-            runs.forget(self._names, token)
+            runs.forget(self._names, token, 0)
             stream.link.start(self._withdraw(stream, token))  # it may have been written all the same
             raise
+        runs.note(self._names, token, record)
         id = f"{self.name}/{token}"
         return Claim(id, token, envelope, attempts, facts.crashes, _Token(stored, facts, record))
 
@@ -274,7 +275,7 @@ class NatsBackend:
                 complained = True
                 await asyncio.sleep(_TRY_ON)
         finally:
-            runs.forget(self._names, claim.ref)
+            runs.forget(self._names, claim.ref, token.record)
         if not done and not complained:  # else it may have been done when no answer came
             _log.warning(
                 "task %s was taken over or removed while this process was cut off: its end here does not count",

@@ -18,7 +18,7 @@ from .stored import Stored
 
 __all__ = ["Process", "Run", "forget", "host", "is_held", "is_noted", "me", "note", "process"]
 
-_claimed: set[tuple[str, str]] = set()
+_claimed: dict[tuple[str, str], int] = {}  # the tasks that this process runs, with the numbers of their records
 
 
 class Process(NamedTuple):
@@ -97,9 +97,9 @@ async def is_held(stream: JetStream, names: Names, run: Run, patience: float) ->
     return await stream.last(names.state, names.live(run.process.key), patience=patience) is not None
 
 
-def note(names: Names, token: str) -> None:
-    """This process runs the task from now on."""
-    _claimed.add((names.root, token))
+def note(names: Names, token: str, record: int) -> None:
+    """This process runs the task from now on, by the record of this number; 0 while it is not written yet."""
+    _claimed[names.root, token] = record
 
 
 def is_noted(names: Names, token: str) -> bool:
@@ -107,9 +107,10 @@ def is_noted(names: Names, token: str) -> bool:
     return (names.root, token) in _claimed
 
 
-def forget(names: Names, token: str) -> None:
-    """It no longer does."""
-    _claimed.discard((names.root, token))
+def forget(names: Names, token: str, record: int) -> None:
+    """It no longer does so by this record."""
+    if _claimed.get((names.root, token)) == record:
+        del _claimed[names.root, token]
 
 
 _me: Process | None = None

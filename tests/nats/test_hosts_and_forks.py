@@ -1,0 +1,150 @@
+"""Several hosts, forks, and servers that keep nothing back."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.nats.conftest import Open, until
+from tests.runtime.conftest import PATIENCE, Place
+from unspool import codec
+from unspool.backends.nats import NatsBackend
+from unspool.message import Claim, Message, State
+
+APP = """
+    @Spooler.task
+    def waits(name): hold(name); note("ended", name); return True
+"""
+
+
+@pytest.fixture
+def elsewhere(served: Place) -> Iterator["subprocess.Popen[bytes]"]:
+    """A supervisor on another host: in a pid namespace of its own, as in a container."""
+    if os.geteuid() != 0 or shutil.which("unshare") is None:
+        pytest.skip("a namespace of its own needs root and unshare")
+    served.write_app(APP)
+    supervise = Path(__file__).parent.parent / "runtime" / "supervise.py"
+    command = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child", sys.executable, str(supervise), served.app]
+    with open(served.root / "elsewhere.log", "wb") as log:
+        process = subprocess.Popen(command, cwd=served.root, env=served.env, stdout=log, stderr=log)
+    yield process
+    process.kill()
+    process.wait(PATIENCE)
+
+
+def test_another_host(served: Place, backend: NatsBackend, elsewhere: "subprocess.Popen[bytes]") -> None:
+    """Its workers and what they run are shown with its name, its task is left alone while it lives, and is taken over
+    within leases when it is gone; its workers are not shown any more."""
+    served.gate("long")
+    served.call("waits('long')")
+    served.wait_for_line("begun long")
+    until(lambda: [info.role for info in backend.control.live() if info.host and info.ref] == ["worker"])
+    assert backend.counts()[State.RUNNING] == 1
+    here = served.run()
+    here.wait_for_message("started")
+    elsewhere.kill()
+    began = time.monotonic()
+    served.wait_for_line("begun long", 2)
+    assert time.monotonic() - began < 4 * backend._place.lease
+    until(lambda: not [info for info in backend.control.live() if info.host])
+    served.open_gate("long")
+    here.wait_for_verdict("processed")
+    assert here.stop() == 0
+    (run,) = [record for record in backend.history() if record.verdict == "processed"]
+    assert run.attempt == 2
+
+
+def test_a_late_verdict_is_refused(url: str, opened: Open, caplog: pytest.LogCaptureFixture) -> None:
+    """What was taken over meanwhile is the other's: the verdict of the one who was cut off changes nothing, and is
+    logged."""
+    from unspool.backends.nats.jetstream import JetStream
+    from unspool.backends.nats.runs import Process, Run
+    from unspool.message import Ack, Bury
+
+    one, other = opened(url), opened(url)
+    one.send([codec.encode(Message("task"))])
+    feed = one.feed()
+    while not (tickets := feed.take(1)):
+        feed.refresh()
+    first = one.claim(tickets[0].ref)
+    assert isinstance(first, Claim)
+    names = one._place.names
+
+    async def vanish(stream: JetStream) -> None:
+        """The record as it looks from here when its process is of a host that is not heard of."""
+        record = await stream.last(names.state, names.run(first.ref), patience=5)
+        assert record is not None
+        run = Run.of(record)
+        assert run is not None
+        cut_off = run._replace(process=Process("elsewhere", 1, "1")).dump()
+        await stream.publish(names.state, names.run(first.ref), cut_off, patience=5)
+
+    one._place.call(vanish)
+    second = other.claim(first.ref)
+    assert isinstance(second, Claim)
+    assert (second.attempts, second.crashes) == (2, 1)
+    one.settle(first, Bury("too late"))
+    one.flush()
+    assert "was taken over or removed while this process was cut off" in caplog.text
+    entry = one.find(first.id)
+    assert entry is not None
+    assert entry.state is State.RUNNING
+    other.settle(second, Ack())
+    other.flush()
+    assert one.find(first.id) is None
+    feed.close()
+
+
+def test_servers_that_keep_nothing_back(url: str, opened: Open) -> None:
+    """Without the server's schedules a deferred task is handed out, given back with a delay, and is there in time."""
+    backend = opened(url, schedules=False, hold=0.5)
+    due = time.time() + 4
+    backend.send([codec.encode(Message("task", None, None, None, due))])
+    feed = backend.feed()
+    tickets = []
+    while not tickets:
+        feed.refresh()
+        assert not feed._held or time.time() > due - 2  # type: ignore[attr-defined]  # it is the server's meanwhile
+        tickets = feed.take(1)
+        time.sleep(0.01)
+    assert 0 <= time.time() - due < 1
+    feed.close()
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")  # of the test's own thread
+def test_forks_with_a_busy_connection(backend: NatsBackend) -> None:
+    """A process may fork at any time, also while threads of it send: parent and children go on, each on a connection
+    of its own."""
+    backend.send([codec.encode(Message("first"))])
+    ended = threading.Event()
+    sent = [1]
+
+    def send() -> None:
+        while not ended.is_set():
+            backend.send([codec.encode(Message("more"))])
+            sent[0] += 1
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    children = []
+    for number in range(30):
+        pid = os.fork()
+        if pid == 0:
+            try:
+                if number % 10 == 0:
+                    backend.send([codec.encode(Message("child"))])
+            finally:
+                os.kill(os.getpid(), signal.SIGKILL)
+        children.append(pid)
+        os.waitpid(pid, 0)
+    ended.set()
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+    until(lambda: backend.counts()[State.READY] == sent[0] + 3)
