@@ -31,6 +31,8 @@ class OnServer(System):
 
     polls = False
     """Whether an idle worker is not woken, but looks from time to time."""
+    batches = True
+    """Whether it can send many at once; for others it would take minutes to make a backlog, and none is measured."""
     pace = 1.0
     """Its part of the tasks of a drain, where a run of all of them would take minutes."""
 
@@ -209,6 +211,7 @@ class DjangoTasksDb(_Peer):
     more = ("django>=6", "psycopg[binary]")
     minimum = (3, 12)
     polls = True
+    batches = False
     pace = 0.05
 
     def prepare(self, url: str) -> None:
