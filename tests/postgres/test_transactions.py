@@ -81,15 +81,16 @@ def test_sqlalchemy(spooler: PostgresBackend, database: str) -> None:
     engine.dispose()
 
 
-def test_django(spooler: PostgresBackend, server: Server) -> None:
+def test_django(spooler: PostgresBackend, database: str) -> None:
     """With its connection, in ``atomic`` and outside."""
     if not django_settings.configured:
         django_settings.configure(DATABASES={})
         django.setup()
     from django.db import ConnectionHandler
 
-    options = {"ENGINE": "django.db.backends.postgresql", "NAME": "postgres", "USER": "postgres", "HOST": "127.0.0.1",
-               "PORT": str(server.port)}  # fmt: skip
+    given = psycopg.conninfo.conninfo_to_dict(database)
+    names = {"NAME": "dbname", "USER": "user", "PASSWORD": "password", "HOST": "host", "PORT": "port"}
+    options = {"ENGINE": "django.db.backends.postgresql"} | {ours: given.get(its, "") for ours, its in names.items()}
     connections = ConnectionHandler({"default": options})
     connection = connections["default"]
     before, transaction.connections = getattr(transaction, "connections", None), connections
