@@ -114,6 +114,9 @@ class Running:
         self._lines.put(None)
 
 
+_INTERRUPT = "\x03"
+
+
 class Shell:
     """Where a test's commands are typed: a directory with ``app.py`` and, once it is used, the spooler ``mail``."""
 
@@ -204,13 +207,25 @@ class Shell:
 
     @staticmethod
     def _talk(terminal: int, question: str, answer: str) -> str:
+        """Types the answer to a question; and ^C again, as a person would: one that comes when ``input`` has begun, but
+        does not wait yet, is seen by Python at the next key only."""
         written = b""
+        patience = PATIENCE
         with contextlib.suppress(OSError):  # EIO: all who could write have gone
-            while select.select([terminal], [], [], PATIENCE)[0] and (part := os.read(terminal, 1 << 16)):
+            while True:
+                if not select.select([terminal], [], [], min(patience, 1.0))[0]:
+                    patience -= 1.0
+                    if patience <= 0:
+                        break
+                    if answer == _INTERRUPT and question.encode() in written:
+                        os.write(terminal, answer.encode())
+                    continue
+                if not (part := os.read(terminal, 1 << 16)):
+                    break
+                asked = question.encode() in written
                 written += part
-                if answer and question.encode() in written:
+                if answer and not asked and question.encode() in written:
                     os.write(terminal, answer.encode())
-                    answer = ""
         return written.decode().replace("\r\n", "\n")
 
     def gate(self, name: str = "gate") -> Path:
