@@ -6,7 +6,7 @@ SEED ?=
 SECONDS ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all soak check bench bench-peers bench-servers bench-uwsgi fuzz clean
+.PHONY: help demo test test-all soak check bench bench-peers bench-scaling bench-servers bench-uwsgi fuzz clean
 
 help: ## what each command does
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -40,6 +40,9 @@ bench-uwsgi: $(INSTALLED) ## figures inside uWSGI, beside uwsgiconf and uwsgidec
 
 bench-servers: $(INSTALLED) ## figures on PostgreSQL and NATS JetStream, beside other queues on the same servers
 	$(BIN)/python -m benchmarks.servers $(ARGS)
+
+bench-scaling: $(INSTALLED) ## what a task takes of each part, and what a model makes of it for more machines
+	$(BIN)/python -m benchmarks.scaling $(ARGS)
 
 fuzz: $(INSTALLED) ## hostile files and words, made by a fuzzer: SECONDS=60 for each
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group fuzz

@@ -60,6 +60,10 @@ class Server(ABC):
         return _told(self.working_url)
 
     @abstractmethod
+    def pids(self) -> list[int]:
+        """The server's processes."""
+
+    @abstractmethod
     def close(self) -> None:
         """Ends it."""
 
@@ -119,6 +123,9 @@ class Postgres(Server):
         finally:
             self._server.execute(f"DROP DATABASE {database} WITH (FORCE)")
 
+    def pids(self) -> list[int]:
+        return self._server.pids
+
     def close(self) -> None:
         self._server.close()
 
@@ -138,11 +145,15 @@ class Nats(Server):
     def place(self, system: "OnServer") -> Iterator[None]:
         self._number += 1
         server = nats.Server(Path(self._ground.directory) / f"nats-{self._number}").start()
+        self._pid = server.pid
         self.url = self.working_url = server.url
         try:
             yield
         finally:
             server.remove()
+
+    def pids(self) -> list[int]:
+        return [self._pid]
 
     def close(self) -> None:
         pass

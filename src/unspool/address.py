@@ -6,6 +6,7 @@ The name is what listings, logs and ids show, it says which queue is meant whoev
 again, by whoever has the password elsewhere (``PGPASSWORD``, ``~/.pgpass``).
 """
 
+import functools
 import re
 from typing import NamedTuple
 
@@ -54,6 +55,7 @@ def split(text: str) -> list[str]:
     return [part for found in _item.finditer(text) if (part := found[0].strip())]
 
 
+@functools.lru_cache(maxsize=64)  # each send asks again
 def parse(text: str) -> Address:
     """The address in a URL, or in a name that ``parse`` gave.
 

@@ -71,6 +71,12 @@ class Server:
             time.sleep(0.01)
 
     @property
+    def pid(self) -> int:
+        """The process that runs it."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
     def running(self) -> bool:
         """Whether it was started, and has not ended."""
         return self._process is not None and self._process.poll() is None

@@ -50,6 +50,13 @@ class Server:
         """The data directory."""
         return self.place / "data"
 
+    @property
+    def pids(self) -> list[int]:
+        """The processes that run it."""
+        assert self._process is not None
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text()
+        return [self._process.pid, *map(int, children.split())]
+
     def url(self, database: str = "postgres", port: int | None = None, **parameters: str) -> str:
         """A libpq URI over loopback."""
         query = "&".join(f"{name}={value}" for name, value in parameters.items())
