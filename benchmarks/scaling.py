@@ -32,7 +32,7 @@ _FILL = 500
 _WORKERS = (1, 2, 4)
 _CORES = 8  # of a host, and of a server, in what is beyond this machine
 _ROUND_TRIP = 0.0002  # seconds, within a data centre
-_TRIPS = {"PostgreSQL": 1.0, "NATS JetStream": 0.0, "directory": 0.0}  # JetStream's are not waited for
+_TRIPS = {"directory": 0.0, "PostgreSQL": 1.0, "NATS JetStream": 2.0}  # that a worker waits for between two tasks
 _SHAPES = ((1, 1), (1, 4), (1, 8), (2, 8), (4, 8), (8, 8), (20, 8))  # hosts, workers on each
 
 
