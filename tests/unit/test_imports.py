@@ -63,7 +63,8 @@ def run(place: Path, program: str) -> None:
     (place / "pyproject.toml").write_text('[tool.unspool]\nspoolers = ["mail"]\n')
     env = {name: value for name, value in os.environ.items() if not name.startswith("UNSPOOL_")}
     env["UNSPOOL_SECRET_KEY"] = "a secret key for the tests alone"
-    command = [sys.executable, "-c", TASKS + program]
+    # Python 3.12 and later warn of any fork beside threads, which is what this is about.
+    command = [sys.executable, "-W", "ignore:This process:DeprecationWarning", "-c", TASKS + program]
     done = subprocess.run(
         command, cwd=place, env=env, capture_output=True, text=True, timeout=4 * PATIENCE, check=False
     )

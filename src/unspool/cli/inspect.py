@@ -20,6 +20,7 @@ _SCREENFUL = 500  # tasks listed on a terminal unless --limit says otherwise: al
 _RUNS = 10  # that `show` tells of
 _TRACEBACKS = 3  # different ones of these, in full
 _FINE = (Verdict.PROCESSED, Verdict.SKIPPED)
+_DEEPEST = 100  # levels of a JSON body that is shown
 
 _json_option = click.option("--json", is_flag=True, show_envvar=True, help="Print JSON.")
 
@@ -233,11 +234,25 @@ def _details(backend: Backend, entry: Entry, envelope: Envelope | None) -> dict[
     details["body_size"] = len(envelope.body)
     if details["serializer"] == "json" and envelope.body:
         try:
-            details["body"] = json.loads(envelope.body)
-            json.dumps(details["body"])
-        except (ValueError, RecursionError):  # what is nested a hundred thousand deep is no task's
-            details["body"] = None
+            body = json.loads(envelope.body)
+        except (ValueError, RecursionError):
+            body = None
+        details["body"] = None if _is_deep(body) else body
     return details
+
+
+def _is_deep(value: Any) -> bool:
+    """Whether it is nested deeper than any task's, so that writing it might exceed what Python can recurse."""
+    level = [value]
+    for _ in range(_DEEPEST):
+        level = [part for whole in level if isinstance(whole, list | dict) for part in _parts(whole)]
+        if not level:
+            return False
+    return True
+
+
+def _parts(whole: list[Any] | dict[str, Any]) -> Iterable[Any]:
+    return whole.values() if isinstance(whole, dict) else whole
 
 
 def _show(entry: Entry, details: dict[str, Any], runs: Sequence[Record]) -> None:
