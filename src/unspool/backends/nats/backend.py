@@ -175,20 +175,37 @@ class NatsBackend:
 
     async def _claim(self, stream: JetStream, token: str) -> Claim | Refusal:
         await self.control.announce(stream)
-        stored, run = await self._tasks.look(stream, token)
+        names, patience = self._names, self._place.patience
+        stored = await stream.last(names.tasks, names.task("*", "*", token), patience=patience)
         if stored is None:
             return Refusal(RefusalKind.GONE)
-        facts = stored.facts
-        if facts.anew:
+        run = None
+        if stored.facts.anew:  # it has been run before, so there may be more to know
             await self._tasks.drop_former(stream, stored)
-        begun = run if run is not None and run.message == stored.seq else None
-        if begun and await runs.is_held(stream, self._names, begun, self._place.patience):
-            return Refusal(RefusalKind.BUSY)
-        if begun and begun.process != runs.me():  # else a claim of ours that we gave up, so it was never run
-            counted = await self._tasks.count_crash(stream, stored, begun)
-            if counted is None:
-                return Refusal(RefusalKind.BUSY)
-            stored, facts = counted, counted.facts
+            run = await self._tasks.run_of(stream, token)
+        for _ in range(2):
+            begun = run if run is not None and run.message == stored.seq else None
+            if begun is not None:
+                if await runs.is_held(stream, names, begun, patience):
+                    return Refusal(RefusalKind.BUSY)
+                if begun.process != runs.me():  # else a claim of ours that we gave up, so it was never run
+                    counted = await self._tasks.count_crash(stream, stored, begun)
+                    if counted is None:
+                        return Refusal(RefusalKind.BUSY)
+                    stored = counted
+            try:
+                return await self._begin(stream, token, stored, run.seq if run else 0)
+            except Conflict:
+                run = await self._tasks.run_of(stream, token)
+        return Refusal(RefusalKind.BUSY)
+
+    async def _begin(self, stream: JetStream, token: str, stored: Stored, former: int) -> Claim | Refusal:
+        """Looks at a task, and writes the record of its run.
+
+        :param former: the number of the last record.
+        :raises Conflict: if there is a later one.
+        """
+        facts = stored.facts
         if facts.due > self._clock():
             return Refusal(RefusalKind.EARLY, facts.due)
         _, priority, _ = self._names.place(stored.subject)
@@ -200,21 +217,22 @@ class NatsBackend:
             await self._tasks.set_aside(stream, stored, facts, Bury(str(error), corrupt=True))
             return Refusal(RefusalKind.CORRUPT, None, str(error))
         attempts = facts.attempts + 1
+        subject = self._names.run(token)
+        if runs.is_noted(self._names, token):
+            raise Conflict
         runs.note(self._names, token, 0)
         try:
             record = await stream.publish(
                 self._names.state,
-                self._names.run(token),
+                subject,
                 Run(token, 0, stored.seq, attempts, runs.me()).dump(),
-                replaces=(self._names.run(token), run.seq if run else 0),
+                replaces=(subject, former),
                 patience=self._place.patience,
             )
-        except Conflict:
+        except BaseException as error:
             runs.forget(self._names, token, 0)
-            return Refusal(RefusalKind.BUSY)
-        except BaseException:
-            runs.forget(self._names, token, 0)
-            stream.link.start(self._withdraw(stream, token))  # it may have been written all the same
+            if not isinstance(error, Conflict):
+                stream.link.start(self._withdraw(stream, token))  # it may have been written all the same
             raise
         runs.note(self._names, token, record)
         id = f"{self.name}/{token}"
@@ -225,7 +243,7 @@ class NatsBackend:
         names, patience = self._names, self._place.patience
         while True:
             with contextlib.suppress(Unreachable):
-                _, run = await self._tasks.look(stream, token)
+                run = await self._tasks.run_of(stream, token)
                 if run is not None and run.process == runs.me() and not runs.is_noted(names, token):
                     await stream.delete(names.state, run.seq, patience=patience)
                 return
@@ -281,8 +299,7 @@ class NatsBackend:
                 "task %s was taken over or removed while this process was cut off: its end here does not count",
                 claim.id,
             )
-        with contextlib.suppress(SpoolerUnusable):  # a record without its message is void
-            await stream.delete(self._names.state, token.record, patience=self._place.patience)
+        await stream.drop(self._names.state, token.record)  # without its message it is void
 
     async def _carry_out(self, stream: JetStream, stored: Stored, facts: Facts, disposition: Disposition) -> bool:
         match disposition:

@@ -118,6 +118,7 @@ class Place:
             if self._stream is None or self._stream.link.pid != os.getpid():
                 link = Link(self._way.servers, self._shown, self._way.login, patience)
                 self._stream = JetStream(link, self._shown)
+                link.call(self._stream.begin(), patience)
                 self._ready = False
             if not self._ready:
                 self.ranks.clear()

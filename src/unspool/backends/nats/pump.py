@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from ...errors import SpoolerUnusable
 from ..base import UNNUMBERED
 from .control import NatsControl, Switches
-from .jetstream import JetStream
+from .jetstream import JetStream, client_errors
 from .names import CORRUPT, NOW, SOON, Names, is_token, new_token, rank_part
 from .place import Place
 from .stored import HEADER, Facts, Stored
@@ -183,7 +183,7 @@ class Pump:
     async def _next(self, rank: str, inbox: str, asked: dict[str, Any]) -> None:
         names = self._place.names
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{names.tasks}.{names.consumer(rank)}"
-        with contextlib.suppress(_client_errors()):
+        with contextlib.suppress(client_errors()):
             await self._stream.link.client.publish(subject, json.dumps(asked).encode(), reply=inbox)
 
     async def _end_of(self, request: _Request, seconds: float) -> None:
@@ -307,7 +307,7 @@ class Pump:
             for reply in list(self.progress):
                 if not self._stream.link.connected:
                     break
-                with contextlib.suppress(_client_errors()):
+                with contextlib.suppress(client_errors()):
                     await client.publish(reply, b"+WPI")
 
     async def back(self, reply: str, delay: float) -> None:
@@ -315,15 +315,9 @@ class Pump:
         self.progress.pop(reply, None)
         nanoseconds = int(min(max(delay, 0.0), 365 * 86400.0) * 1e9)
         data = b'-NAK {"delay": %d}' % nanoseconds if nanoseconds else b"-NAK"
-        with contextlib.suppress(_client_errors()):  # then it comes again after the lease
+        with contextlib.suppress(client_errors()):  # then it comes again after the lease
             await self._stream.link.client.publish(reply, data)
 
 
 def _rank(rank: str) -> int:
     return int(rank) if rank.isascii() and rank.isdigit() else UNNUMBERED
-
-
-def _client_errors() -> type[Exception]:
-    from nats import errors
-
-    return errors.Error

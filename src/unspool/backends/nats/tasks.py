@@ -84,11 +84,15 @@ class Tasks:
     async def look(self, stream: JetStream, token: str) -> tuple[Stored | None, Run | None]:
         """A task and who is said to run it."""
         names, patience = self._names, self._place.patience
-        stored, record = await asyncio.gather(
-            stream.last(names.tasks, names.task("*", "*", token), patience=patience),
-            stream.last(names.state, names.run(token), patience=patience),
+        stored, run = await asyncio.gather(
+            stream.last(names.tasks, names.task("*", "*", token), patience=patience), self.run_of(stream, token)
         )
-        return stored, Run.of(record) if record else None
+        return stored, run
+
+    async def run_of(self, stream: JetStream, token: str) -> Run | None:
+        """Who is said to run a task."""
+        record = await stream.last(self._names.state, self._names.run(token), patience=self._place.patience)
+        return Run.of(record) if record else None
 
     async def put_off(self, stream: JetStream, token: str, until: float) -> None:
         """Notes when a task that runs may run again if its worker dies."""
