@@ -62,7 +62,7 @@ def main() -> int:
 
 
 def _rows(server: Server, options: argparse.Namespace) -> Sequence[Row]:
-    tasks, calls = options.tasks, options.calls
+    tasks, calls = int(options.tasks * server.pace), options.calls
 
     def enqueue(batch: int, tasks: int) -> _Take:
         return lambda system: {"": system.enqueue(server.on(system), max(int(tasks * system.pace), batch), batch)}
@@ -82,7 +82,7 @@ def _rows(server: Server, options: argparse.Namespace) -> Sequence[Row]:
 
 def _backlog(server: Server, options: argparse.Namespace) -> Sequence[Row]:
     """A part of what waits is run: the rate among so many, not down to the last."""
-    tasks, waiting = options.tasks, options.backlog
+    tasks, waiting = int(options.tasks * server.pace), options.backlog
 
     def drain(system: OnServer) -> Mapping[str, float]:
         return {"": system.drain(server.on(system), int(tasks * system.pace), 1, waiting)}

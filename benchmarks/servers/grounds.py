@@ -36,6 +36,8 @@ class Server(ABC):
 
     settings: str
     """How it is set, in words."""
+    pace = 1.0
+    """Its part of the tasks, so that a run does not take minutes."""
 
     def __init__(self, ground: Ground) -> None:
         self.scratch = ground.scratch
@@ -135,6 +137,7 @@ class Nats(Server):
 
     name = "NATS JetStream"
     settings = "one node, file storage, sync_interval 2m (its default)"
+    pace = 0.3
 
     def __init__(self, ground: Ground) -> None:
         super().__init__(ground)
