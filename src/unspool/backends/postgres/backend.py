@@ -121,15 +121,18 @@ class PostgresBackend:
     def send(self, envelopes: Sequence[Envelope]) -> list[str]:
         if not envelopes:
             return []
-        values = self._to_send(envelopes)
+        text, values = statement("send"), self._to_send(envelopes)
+        if len(envelopes) == 1:
+            text = statement("send_one")
+            values = {**values, "data": values["data"][0], "rank": values["ranks"][0], "due": values["dues"][0]}
         with self._connector.lend() as connection:
             prepare = connection.prepare_threshold is not None
             if self._durable:
-                row = connection.execute(statement("send"), values, prepare=prepare, binary=True).fetchone()
+                row = connection.execute(text, values, prepare=prepare, binary=True).fetchone()
             else:
                 with connection.transaction():
                     connection.execute("SET LOCAL synchronous_commit = off")
-                    row = connection.execute(statement("send"), values, prepare=prepare, binary=True).fetchone()
+                    row = connection.execute(text, values, prepare=prepare, binary=True).fetchone()
         return self._sent(row)
 
     def send_within(self, connection: Any, envelopes: Sequence[Envelope]) -> list[str]:
