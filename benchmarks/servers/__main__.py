@@ -94,7 +94,7 @@ def _backlog(server: Server, options: argparse.Namespace) -> Sequence[Row]:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.servers", description=__doc__)
     parser.add_argument("--runs", type=int, default=3, help="of each measure; its median counts (default 3)")
-    parser.add_argument("--tasks", type=int, default=10_000, help="sent or run in each (default 10000)")
+    parser.add_argument("--tasks", type=int, default=6_000, help="sent or run in each (default 6000)")
     parser.add_argument("--calls", type=int, default=100, help="to an idle worker in each (default 100)")
     parser.add_argument("--backlog", type=int, default=100_000, help="waiting in one measure (default 100000; 0: none)")
     parser.add_argument("--backlog-runs", type=int, default=1, help="of that measure (default 1)")
