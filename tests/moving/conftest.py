@@ -1,4 +1,4 @@
-"""A directory, a queue in a real PostgreSQL, tasks that tell of their runs, and carriers that are killed."""
+"""Directories, queues on real servers, tasks that tell of their runs, and carriers that are killed."""
 
 import contextlib
 import io
@@ -19,9 +19,11 @@ from unspool.cli import main
 from unspool.message import State
 from unspool.testing import run_all
 
+from ..nats.conftest import queue_on
+from ..nats.fixtures import nats_server
 from ..postgres.conftest import address, database, server
 
-__all__ = ["KEY", "Ends", "address", "database", "ends", "server"]
+__all__ = ["KEY", "Ends", "address", "database", "ends", "nats_server", "server"]
 
 KEY = "a key that both ends have and nobody else"
 ran: Counter[str] = Counter()
@@ -42,7 +44,8 @@ def fail(name: str) -> bool:
 
 
 class Ends:
-    """Places that tasks are carried between: ``spool`` and ``other`` are directories, ``pg`` is in PostgreSQL."""
+    """Places that tasks are carried between: ``spool`` and ``other`` are directories, ``pg`` is in PostgreSQL, ``nats``
+    in NATS, for tests that have it as a parameter."""
 
     def __init__(self, root: Path, pg: Address) -> None:
         self.root = root
@@ -100,9 +103,12 @@ class Ends:
 
 
 @pytest.fixture
-def ends(tmp_path: Path, address: Address) -> Iterator[Ends]:
+def ends(tmp_path: Path, address: Address, request: pytest.FixtureRequest) -> Iterator[Ends]:
     """The places of a test."""
     here = Ends(tmp_path, address)
+    callspec = getattr(request.node, "callspec", None)
+    if callspec and "nats" in callspec.params.values():
+        here.names["nats"] = queue_on(request.getfixturevalue("nats_server").url)
     yield here
     for end in here.names:
         here.backend(end).close()

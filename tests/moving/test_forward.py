@@ -31,19 +31,21 @@ def forwarding(ends: Ends) -> Ends:
     return ends
 
 
+@pytest.mark.parametrize("there", ["pg", "nats"])
 @pytest.mark.parametrize("point", POINTS)
-def test_killed(forwarding: Ends, point: str) -> None:
+def test_killed(ends: Ends, point: str, there: str) -> None:
     """A forwarder that is killed at any point, and another after it, bring each task there once, whatever ran there in
     between."""
+    config.configure(spoolers=[ends.names["spool"]], forward={"spool": ends.names[there]})
     names = [f"task {number}" for number in range(4)]
     for name in names:
         work(name)
-    forwarding.kill(point, "forward", "--burst")
-    forwarding.burst("pg")
-    assert forwarding.command("forward", "--burst")[0] == 0
-    forwarding.burst("pg")
+    ends.kill(point, "forward", "--burst")
+    ends.burst(there)
+    assert ends.command("forward", "--burst")[0] == 0
+    ends.burst(there)
     assert ran == dict.fromkeys(names, 1)
-    assert forwarding.counts("spool") == forwarding.counts("pg") == {}
+    assert ends.counts("spool") == ends.counts(there) == {}
 
 
 def test_all_that_waits_goes_in_order(forwarding: Ends) -> None:

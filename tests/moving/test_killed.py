@@ -1,10 +1,14 @@
 """``unspool move`` killed at each named point, while workers run at both ends: each task is run exactly once."""
 
+import os
+import signal
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
 from unspool import points
+from unspool.backends.nats.jetstream import JetStream
 from unspool.message import State
 
 from .conftest import Ends, fail, ran, work
@@ -17,6 +21,10 @@ CASES = [
     *(("pg", "spool", point) for point in COMMON + ARRIVING),
     *(("spool", "other", point) for point in LEAVING + ARRIVING),
     *(("pg", "other", point) for point in ARRIVING),
+    *(("spool", "nats", point) for point in COMMON + LEAVING),
+    *(("nats", "spool", point) for point in COMMON + ARRIVING),
+    *(("pg", "nats", point) for point in COMMON),
+    *(("nats", "pg", point) for point in COMMON),
 ]
 
 
@@ -62,3 +70,57 @@ def test_killed_again_and_again(ends: Ends) -> None:
     ends.move("spool", "pg")
     ends.burst("pg")
     assert ran == dict.fromkeys(names, 1)
+
+
+def move_until(ends: Ends, number: int, source: str, destination: str) -> bool:
+    """Moves in another process, which is killed when the NATS server has answered the so-manieth change that it was
+    asked for; False if there are fewer."""
+    pid = os.fork()
+    if pid == 0:
+        ask, left = JetStream._ask, number
+
+        async def asked(self: JetStream, subject: str, *more: Any) -> dict[str, Any]:
+            nonlocal left
+            answer = await ask(self, subject, *more)
+            if "API" not in subject or "MSG.DELETE" in subject:
+                left -= 1
+                if not left:
+                    os.kill(os.getpid(), signal.SIGKILL)
+            return answer
+
+        try:
+            JetStream._ask = asked  # type: ignore[method-assign]
+            os._exit(ends.command("move", source, destination)[0])
+        finally:
+            os._exit(9)
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    assert status in (0, -signal.SIGKILL)
+    return status != 0
+
+
+@pytest.mark.parametrize(("source", "destination"), [("spool", "nats"), ("nats", "spool")])
+def test_killed_between_any_two_changes(ends: Ends, source: str, destination: str) -> None:
+    """A server takes several changes for one step. Wherever between them the carrier is killed, each task is run once,
+    what was dead is there once, and what was postponed too."""
+    for number in range(1, 100):
+        ran.clear()
+        there = ends.backend(source).name
+        fail.using(spooler=there)("dead")
+        ends.burst(source)
+        work.using(spooler=there)("plain")
+        work.using(spooler=there, postpone=timedelta(days=1))("late")
+        killed = move_until(ends, number, source, destination)
+        for end in (source, destination):
+            ends.burst(end)
+        ends.move(source, destination)
+        for end in (source, destination):
+            ends.burst(end)
+        assert ran == {"dead": 1, "plain": 1}, number
+        assert (ends.counts(source), ends.counts(destination)) == ({}, {State.DEAD: 1, State.DEFERRED: 1}), number
+        for end in (source, destination):
+            for entry in list(ends.backend(end).entries()):
+                ends.backend(end).remove(entry.id)
+            assert ends.counts(end) == {}, number
+        if not killed:
+            return
+    pytest.fail("the move never ended")

@@ -17,7 +17,10 @@ from unspool.tasks import call_message
 from .conftest import KEY, Ends, fail, ran, work
 
 
-@pytest.mark.parametrize(("source", "destination"), [("spool", "pg"), ("pg", "spool"), ("spool", "other")])
+@pytest.mark.parametrize(
+    ("source", "destination"),
+    [("spool", "pg"), ("pg", "spool"), ("spool", "other"), ("spool", "nats"), ("nats", "spool")],
+)
 def test_all_goes_along(ends: Ends, source: str, destination: str) -> None:
     """Priorities, due times, attempts and reasons; counts are told by state; the order of running stays."""
     there = ends.backend(source).name

@@ -44,6 +44,7 @@ from ..base import UNSIGNED_PICKLE, Capabilities, Clock, Feed, Settings
 from . import runs
 from .changing import Changing
 from .control import NatsControl
+from .depot import NatsDepot
 from .feed import NatsFeed
 from .history import History
 from .jetstream import NO_STREAM, ApiError, Conflict, JetStream
@@ -118,6 +119,7 @@ class NatsBackend:
         self._behind: set[Future[None]] = set()
         self._lock = threading.Lock()
         self.control = NatsControl(self._place, settings.period)
+        self.depot = NatsDepot(self._place, self._tasks, self.control, self._check, self._check_size)
         self._listing = Listing(self._place, clock)
         self._history = History(self._place)
 
@@ -130,20 +132,27 @@ class NatsBackend:
     def send(self, envelopes: Sequence[Envelope]) -> list[str]:
         if not envelopes:
             return []
-        if not self._pickles and any(map(codec.is_pickled, envelopes)):
-            raise PayloadRefused(f"spooler {self.name} does not take this payload: {UNSIGNED_PICKLE}")
+        self._check(envelopes)
         return self._place.call(lambda stream: self._send(stream, envelopes))
 
-    async def _send(self, stream: JetStream, envelopes: Sequence[Envelope]) -> list[str]:
+    def _check(self, envelopes: Sequence[Envelope]) -> None:
+        if not self._pickles and any(map(codec.is_pickled, envelopes)):
+            raise PayloadRefused(f"spooler {self.name} does not take this payload: {UNSIGNED_PICKLE}")
+
+    @staticmethod
+    def _check_size(stream: JetStream, data: bytes) -> None:
         room = stream.link.client.max_payload - ROOM
+        if len(data) > room:
+            raise PayloadRefused(
+                f"a task of {len(data)} bytes is more than {stream.shown} takes, which is {room} with its headers; "
+                "raise max_payload there, or pass what is large by a path or a key"
+            )
+
+    async def _send(self, stream: JetStream, envelopes: Sequence[Envelope]) -> list[str]:
         messages = []
         for envelope in envelopes:
             data = wire.dump(envelope.vars, envelope.body, self._signer)
-            if len(data) > room:
-                raise PayloadRefused(
-                    f"a task of {len(data)} bytes is more than {stream.shown} takes, which is {room} with its headers; "
-                    "raise max_payload there, or pass what is large by a path or a key"
-                )
+            self._check_size(stream, data)
             messages.append((envelope, data))
         for rank in {rank_part(envelope.priority) for envelope in envelopes}:
             await self._place.ensure_rank(stream, rank)
@@ -177,7 +186,7 @@ class NatsBackend:
         await self.control.announce(stream)
         names, patience = self._names, self._place.patience
         stored = await stream.last(names.tasks, names.task("*", "*", token), patience=patience)
-        if stored is None:
+        if stored is None or names.passing(stored.subject):
             return Refusal(RefusalKind.GONE)
         run = None
         if stored.facts.anew:  # it has been run before, so there may be more to know
@@ -360,6 +369,7 @@ class NatsBackend:
 
     def close(self) -> None:
         self.flush()
+        self.depot.release()
         self._place.close()
 
 

@@ -4,9 +4,10 @@ import contextlib
 
 from ...errors import TaskBusy
 from ..base import Clock
+from ..depot import MOVING
 from . import runs
 from .jetstream import Conflict, JetStream
-from .names import NOW, rank_part
+from .names import ARRIVING, LEAVING, NOW, rank_part
 from .place import Place
 from .stored import HEADER, Facts, Stored
 from .tasks import Tasks
@@ -50,8 +51,19 @@ class Changing:
         """A task that nobody runs, and whether it is set aside.
 
         :raises LookupError: if there is none.
-        :raises TaskBusy: if it is running.
+        :raises TaskBusy: if it is running, or carried.
         """
+        stored, aside = await self._found(stream, id)
+        passing = self._place.names.passing(stored.subject)
+        if passing == LEAVING:
+            raise TaskBusy(f"task {id} {MOVING}")
+        if passing == ARRIVING:
+            raise self._absent(id)
+        if stored.facts.anew:  # or what is left of it could come back
+            await self._tasks.drop_former(stream, stored)
+        return stored, aside
+
+    async def _found(self, stream: JetStream, id: str) -> tuple[Stored, bool]:
         token = self._place.token(id)
         if token is not None:
             names, patience = self._place.names, self._place.patience
@@ -63,4 +75,7 @@ class Changing:
             stored = await stream.last(names.aside, names.task("*", "*", token), patience=patience)
             if stored is not None:
                 return stored, True
-        raise LookupError(f"no task {id} in spooler {self._place.name}")
+        raise self._absent(id)
+
+    def _absent(self, id: str) -> LookupError:
+        return LookupError(f"no task {id} in spooler {self._place.name}")

@@ -209,7 +209,7 @@ class NatsFeed:
         return min(times)
 
     def close(self) -> None:
-        if self._pid == os.getpid() and self._stream is not None:
+        if self._pid == os.getpid() and self._stream is not None and not self._stream.link.closed:
             self._stream.link.forget(self._pump.connection_changed)
             self._take_in()
             unbegun = [delivery.reply for delivery in [*self._held.values(), *self._out.values()]]

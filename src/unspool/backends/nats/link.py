@@ -77,6 +77,11 @@ class Link:
         """Whether a server is at the other end just now, as far as is known."""
         return self.client.is_connected
 
+    @property
+    def closed(self) -> bool:
+        """Whether this has ended for good."""
+        return self._loop.is_closed()
+
     def call(self, work: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
         """Runs a coroutine in the loop and waits for its result.
 

@@ -12,9 +12,10 @@ from ...codec import task_label
 from ...errors import Damaged
 from ...message import Entry, State
 from ..base import UNNUMBERED, Clock
+from ..depot import MOVING
 from . import runs
 from .jetstream import JetStream
-from .names import CORRUPT, DEAD, LATER, NOW, SOON
+from .names import ARRIVING, CORRUPT, DEAD, LATER, LEAVING, NOW, SOON, on_the_way
 from .place import Place
 from .runs import Run
 from .stored import Stored
@@ -41,13 +42,15 @@ class Listing:
     async def _find(self, stream: JetStream, token: str) -> tuple[Entry, Stored] | None:
         names, patience = self._place.names, self._place.patience
         stored = await stream.last(names.tasks, names.task("*", "*", token), patience=patience)
-        if stored is not None:
+        if stored is not None and names.passing(stored.subject) != ARRIVING:
             record = await stream.last(names.state, names.run(token), patience=patience)
             run = Run.of(record) if record else None
             held = run is not None and run.message == stored.seq and await runs.is_held(stream, names, run, patience)
             return self._entry(stored, run, held), stored
         stored = await stream.last(names.aside, names.task("*", "*", token), patience=patience)
-        return (self._entry(stored, None, False), stored) if stored else None
+        if stored is None or names.passing(stored.subject) == ARRIVING:
+            return None
+        return self._entry(stored, None, False), stored
 
     # --- all of them
 
@@ -71,17 +74,20 @@ class Listing:
             for rank in self._ranks():
                 yield from self._ready(rank, known)
         if State.DEFERRED in states:
-            found = self._waiting(SOON, "*", known), self._waiting(LATER, "*", known)
+            found = [self._waiting(kind, "*", known) for kind in (SOON, LATER, LEAVING)]
             late = (entry for entries in found for entry in entries if entry.state is State.DEFERRED)
             yield from sorted(late, key=lambda entry: (entry.due, _order(entry)))
         for state, kind in _ASIDE.items():
             if state in states:
-                aside = (self._entry(one, None, False) for one in self._read(self._place.names.aside, kind, "*"))
+                kinds = (kind, on_the_way(LEAVING, kind))
+                read = (one for kind in kinds for one in self._read(self._place.names.aside, kind, "*"))
+                aside = (self._entry(one, None, False) for one in read)
                 yield from sorted(aside, key=_order)
 
     def _ready(self, rank: str, known: "_Known") -> Iterator[Entry]:
         """Of one rank. Those that never waited lie in the order of their due times; the others are few."""
-        waited = [entry for entry in self._waiting(SOON, rank, known) if entry.state is State.READY]
+        found = (entry for kind in (SOON, LEAVING) for entry in self._waiting(kind, rank, known))
+        waited = [entry for entry in found if entry.state is State.READY]
         return heapq.merge(sorted(waited, key=_order), self._waiting(NOW, rank, known), key=_order)
 
     def _waiting(self, kind: str, rank: str, known: "_Known") -> Iterator[Entry]:
@@ -123,23 +129,26 @@ class Listing:
     def counts(self) -> dict[State, int]:
         """How many there are in each state."""
         running = sum(held for _, _, held in self._runs().values())
-        deferred = sum(entry.state is State.DEFERRED for entry in self._waiting(SOON, "*", {}))
+        found = (entry for kind in (SOON, LEAVING) for entry in self._waiting(kind, "*", {}))
+        deferred = sum(entry.state is State.DEFERRED for entry in found)
         later, total = self._place.call(self._totals)
         counts = dict.fromkeys(State, 0)
         counts |= {State.RUNNING: running, State.DEFERRED: deferred + later}
         counts[State.READY] = max(total - later - deferred - running, 0)
         for state, kind in _ASIDE.items():
-            counts[state] = self._place.call(lambda stream, kind=kind: self._number(stream, kind))  # type: ignore[misc]
+            for one in (kind, on_the_way(LEAVING, kind)):
+                counts[state] += self._place.call(lambda stream, one=one: self._number(stream, one))  # type: ignore[misc]
         return counts
 
     async def _totals(self, stream: JetStream) -> tuple[int, int]:
         names = self._place.names
+        arriving = await self._number(stream, ARRIVING)
         info = await stream.info(names.tasks, count=names.task(LATER, "*", "*"), patience=self._place.patience)
-        return (info.get("total", 0), info["state"]["messages"]) if info else (0, 0)
+        return (info.get("total", 0), info["state"]["messages"] - arriving) if info else (0, 0)
 
     async def _number(self, stream: JetStream, kind: str) -> int:
         names = self._place.names
-        info = await stream.info(names.aside, count=names.task(kind, "*", "*"), patience=self._place.patience)
+        info = await stream.info(names.stream(kind), count=names.task(kind, "*", "*"), patience=self._place.patience)
         return int(info.get("total", 0)) if info else 0
 
     def _entry(self, stored: Stored, run: Run | None, held: bool) -> Entry:
@@ -148,8 +157,11 @@ class Listing:
         if run is not None and run.message == stored.seq:  # else it tells of an earlier message of the task
             facts = facts._replace(attempts=run.attempts, due=facts.due if held else max(facts.due, run.until))
         state = State.RUNNING if held else State.DEFERRED if facts.due > self._clock() else State.READY
-        if kind in (DEAD, CORRUPT):
-            state = State(kind)
+        aside = kind.removeprefix(f"{LEAVING}-")
+        if aside in (DEAD, CORRUPT):
+            state = State(aside)
+        if kind.startswith(LEAVING):
+            facts = facts._replace(reason=MOVING)
         try:
             label = task_label(wire.load_vars(stored.data).vars)
         except Damaged:

@@ -7,6 +7,9 @@
     unspool.<spooler>.later.<rank>.<token>   one that the server keeps until then
     unspool.<spooler>.dead.<rank>.<token>    set aside                     stream unspool-aside-<spooler>
     unspool.<spooler>.corrupt.<rank>.<token>
+    unspool.<spooler>.leaving.<rank>.<token> on its way to another queue: in the stream where it was, and what was set
+                                             aside as leaving-dead and leaving-corrupt
+    unspool.<spooler>.arriving.<rank>.<token>  on its way from another, and not here yet; the same
     unspool.<spooler>.run.<token>            who runs it                   stream unspool-state-<spooler>
     unspool.<spooler>.live.<process>         a process that is alive
     unspool.<spooler>.switches               pause and period
@@ -22,10 +25,24 @@ import re
 
 from ...errors import ConfigurationError
 
-__all__ = ["CORRUPT", "DEAD", "LATER", "NOW", "SOON", "Names", "is_token", "new_token", "rank_part"]
+__all__ = [
+    "ARRIVING",
+    "CORRUPT",
+    "DEAD",
+    "LATER",
+    "LEAVING",
+    "NOW",
+    "SOON",
+    "Names",
+    "is_token",
+    "new_token",
+    "on_the_way",
+    "rank_part",
+]
 
 NOW, SOON, LATER = "now", "soon", "later"
 DEAD, CORRUPT = "dead", "corrupt"
+LEAVING, ARRIVING = "leaving", "arriving"
 
 _SPOOLER = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,128}")
@@ -44,6 +61,11 @@ def new_token(now: float) -> str:
 def rank_part(priority: int | None) -> str:
     """A priority as a part of a subject."""
     return "none" if priority is None else str(priority)
+
+
+def on_the_way(direction: str, kind: str) -> str:
+    """The kind of a task that is carried: ``LEAVING`` or ``ARRIVING``, and what it is else if it was set aside."""
+    return f"{direction}-{kind}" if kind in (DEAD, CORRUPT) else direction
 
 
 class Names:
@@ -85,6 +107,15 @@ class Names:
         """Kind, priority and token of a task's subject."""
         kind, rank, token = subject[len(self.root) + 1 :].split(".", 2)
         return kind, int(rank) if rank.isascii() and rank.isdigit() else None, token
+
+    def passing(self, subject: str) -> str:
+        """``LEAVING`` or ``ARRIVING`` for the subject of a task that is carried; empty for others."""
+        direction, _, _ = self.place(subject)[0].partition("-")
+        return direction if direction in (LEAVING, ARRIVING) else ""
+
+    def stream(self, kind: str) -> str:
+        """The stream of a kind of tasks."""
+        return self.aside if kind.endswith((DEAD, CORRUPT)) else self.tasks
 
     @staticmethod
     def consumer(rank: str) -> str:

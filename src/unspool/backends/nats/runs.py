@@ -18,6 +18,7 @@ from .stored import Stored
 
 __all__ = ["Process", "Run", "forget", "host", "is_held", "is_noted", "me", "note", "process"]
 
+_DIGITS = 10  # no process has a number so long
 _claimed: dict[tuple[str, str], int] = {}  # the tasks that this process runs, with the numbers of their records
 
 
@@ -27,6 +28,12 @@ class Process(NamedTuple):
     host: str
     pid: int
     began: str
+
+    @classmethod
+    def of(cls, key: str) -> "Process | None":
+        """The process of such a key."""
+        host, pid, began = [*key.rsplit("-", 2), "", ""][:3]
+        return cls(host, int(pid), began) if pid.isascii() and pid.isdigit() and len(pid) < _DIGITS else None
 
     @property
     def key(self) -> str:

@@ -6,14 +6,33 @@ it. Anybody with access may write anything there, so reading never fails.
 
 import json
 import math
+import re
 from typing import Any, NamedTuple
 
-__all__ = ["HEADER", "ROOM", "Facts", "Stored"]
+__all__ = ["HEADER", "ROOM", "Facts", "Passage", "Stored"]
 
 HEADER = "Unspool"
 ROOM = 4096
 """Bytes of a message that are left for headers, so that a task which may be sent may also be set aside."""
 _REASON = 1000
+_KEY = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+class Passage(NamedTuple):
+    """Of a task that leaves: its key, the destination that has accepted it, and the process that carries it."""
+
+    key: str
+    destination: str = ""
+    carrier: str = ""
+
+    @classmethod
+    def of(cls, found: Any) -> "Passage | None":
+        """What a header tells."""
+        try:
+            key, destination, carrier = map(str, found)
+        except (TypeError, ValueError):
+            return None
+        return cls(key, destination, carrier) if _KEY.fullmatch(key) else None
 
 
 class Facts(NamedTuple):
@@ -24,6 +43,7 @@ class Facts(NamedTuple):
     :param crashes: those that took their worker with them.
     :param reason: why it was set aside.
     :param anew: whether the message replaces another of the same task.
+    :param passage: how far it has come, if it leaves.
     """
 
     due: float
@@ -31,16 +51,19 @@ class Facts(NamedTuple):
     crashes: int = 0
     reason: str = ""
     anew: bool = False
+    passage: Passage | None = None
 
     def dump(self) -> str:
         """One line of ASCII."""
         facts: dict[str, Any] = {"due": self.due, "attempts": self.attempts, "crashes": self.crashes}
         if self.anew:
             facts["anew"] = True
+        if self.passage:
+            facts["passage"] = self.passage
         reason = self.reason[:_REASON]
         while True:
             line = json.dumps(facts | {"reason": reason} if reason else facts)
-            if len(line) < ROOM // 2:
+            if len(line) < ROOM // 2 or not reason:
                 return line
             reason = reason[: len(reason) // 2]
 
@@ -64,7 +87,8 @@ class Stored(NamedTuple):
             due = float(found["due"])
             if math.isfinite(due):
                 reason, anew = str(found.get("reason", "")), found.get("anew") is True
-                return Facts(due, _count(found["attempts"]), _count(found["crashes"]), reason, anew)
+                attempts, crashes = _count(found["attempts"]), _count(found["crashes"])
+                return Facts(due, attempts, crashes, reason, anew, Passage.of(found.get("passage")))
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
             pass
         return Facts(self.time)

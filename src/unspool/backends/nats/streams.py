@@ -9,7 +9,7 @@ from typing import Any
 
 from ...errors import SpoolerUnusable
 from .jetstream import ApiError, JetStream
-from .names import CORRUPT, DEAD, LATER, NOW, SOON, Names
+from .names import ARRIVING, CORRUPT, DEAD, LATER, LEAVING, NOW, SOON, Names, on_the_way
 
 __all__ = ["Settings", "consumer", "ensure", "has_schedules"]
 
@@ -83,7 +83,7 @@ def _configs(names: Names, settings: Settings, replicas: int, *, schedules: bool
     common = {"storage": "file", "num_replicas": replicas, "allow_direct": True}
     tasks = {
         "name": names.tasks,
-        "subjects": [f"{root}.{kind}.*.*" for kind in (NOW, SOON, LATER)],
+        "subjects": [f"{root}.{kind}.*.*" for kind in (NOW, SOON, LATER, LEAVING, ARRIVING)],
         "retention": "workqueue",
         "max_msgs_per_subject": 1,
         "duplicate_window": 120 * _SECOND,
@@ -92,7 +92,11 @@ def _configs(names: Names, settings: Settings, replicas: int, *, schedules: bool
         tasks["allow_msg_schedules"] = True
     aside = {
         "name": names.aside,
-        "subjects": [f"{root}.{kind}.*.*" for kind in (DEAD, CORRUPT)],
+        "subjects": [
+            f"{root}.{kind}.*.*"
+            for one in (DEAD, CORRUPT)
+            for kind in (one, on_the_way(LEAVING, one), on_the_way(ARRIVING, one))
+        ],
         "retention": "limits",
         "max_msgs_per_subject": 1,
     }

@@ -44,18 +44,21 @@ class Tasks:
         facts: Facts,
         data: bytes,
         former: Stored | None = None,
+        kind: str = "",
         *,
         fresh: bool = False,
     ) -> int:
         """Writes a task, in place of ``former`` or as a new one; its number.
 
+        :param kind: ``SOON`` to have it let out at once, whatever its due time.
         :param fresh: whether it is due because it is just sent.
 
         :raises Conflict: if ``former`` is not the last message of the task any more.
         """
         wait = facts.due - self._clock()
-        kind = NOW  # what was just sent lies in the order of its due times, which listings rely on
-        if former is not None or not fresh:
+        if former is None and fresh:
+            kind = NOW  # what was just sent lies in the order of its due times, which listings rely on
+        elif not kind:
             kind = LATER if self._place.schedules and self._schedules and wait > _LEAD else SOON
         subject = self._names.task(kind, rank, token)
         headers = {HEADER: facts._replace(anew=former is not None).dump()}
@@ -73,13 +76,29 @@ class Tasks:
             await stream.delete(self._names.tasks, former.seq, patience=patience)
         return seq
 
-    async def drop_former(self, stream: JetStream, stored: Stored) -> None:
-        """Deletes an earlier message of a task that was written anew by somebody who then died."""
+    async def turn(self, stream: JetStream, stored: Stored, kind: str, facts: Facts) -> int:
+        """Writes a task anew as one of another kind in the same stream; the number that it has then, 0 if it was not
+        what it was thought to be."""
         names, patience = self._names, self._place.patience
-        _, _, token = names.place(stored.subject)
-        first = await stream.next(names.tasks, names.task("*", "*", token), 1, patience=patience)
-        if first is not None and first.seq < stored.seq:
-            await stream.delete(names.tasks, first.seq, patience=patience)
+        _, priority, token = names.place(stored.subject)
+        rank, name = rank_part(priority), names.stream(kind)
+        subject, replaces = names.task(kind, rank, token), (names.task("*", rank, token), stored.seq)
+        headers = {HEADER: facts._replace(anew=True).dump()}
+        try:
+            seq = await stream.publish(name, subject, stored.data, headers, replaces=replaces, patience=patience)
+        except Conflict:
+            return 0
+        if stored.subject != subject:
+            await stream.delete(name, stored.seq, patience=patience)
+        return seq
+
+    async def drop_former(self, stream: JetStream, stored: Stored) -> None:
+        """Deletes earlier messages of a task that was written anew by somebody who then died."""
+        names, patience = self._names, self._place.patience
+        kind, _, token = names.place(stored.subject)
+        name, subject = names.stream(kind), names.task("*", "*", token)
+        while (first := await stream.next(name, subject, 1, patience=patience)) is not None and first.seq < stored.seq:
+            await stream.delete(name, first.seq, patience=patience)
 
     async def look(self, stream: JetStream, token: str) -> tuple[Stored | None, Run | None]:
         """A task and who is said to run it."""
