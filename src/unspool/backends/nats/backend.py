@@ -205,7 +205,10 @@ class NatsBackend:
             try:
                 return await self._begin(stream, token, stored, run.seq if run else 0)
             except Conflict:
-                run = await self._tasks.run_of(stream, token)
+                known = stored.seq
+                now, run = await self._tasks.look(stream, token)
+                if now is None or now.seq != known:  # it has ended meanwhile, or is carried away
+                    return Refusal(RefusalKind.BUSY)
         return Refusal(RefusalKind.BUSY)
 
     async def _begin(self, stream: JetStream, token: str, stored: Stored, former: int) -> Claim | Refusal:

@@ -54,11 +54,8 @@ class Changing:
         :raises TaskBusy: if it is running, or carried.
         """
         stored, aside = await self._found(stream, id)
-        passing = self._place.names.passing(stored.subject)
-        if passing == LEAVING:
+        if self._place.names.passing(stored.subject) == LEAVING:
             raise TaskBusy(f"task {id} {MOVING}")
-        if passing == ARRIVING:
-            raise self._absent(id)
         if stored.facts.anew:  # or what is left of it could come back
             await self._tasks.drop_former(stream, stored)
         return stored, aside
@@ -68,14 +65,11 @@ class Changing:
         if token is not None:
             names, patience = self._place.names, self._place.patience
             stored, run = await self._tasks.look(stream, token)
-            if stored is not None:
+            if stored is not None and self._place.names.passing(stored.subject) != ARRIVING:
                 if run and run.message == stored.seq and await runs.is_held(stream, names, run, patience):
                     raise TaskBusy(f"task {id} is running; ask again when it has ended")
                 return stored, False
             stored = await stream.last(names.aside, names.task("*", "*", token), patience=patience)
-            if stored is not None:
+            if stored is not None and self._place.names.passing(stored.subject) != ARRIVING:
                 return stored, True
-        raise self._absent(id)
-
-    def _absent(self, id: str) -> LookupError:
-        return LookupError(f"no task {id} in spooler {self._place.name}")
+        raise LookupError(f"no task {id} in spooler {self._place.name}")

@@ -248,7 +248,12 @@ class NatsDepot:
         names, patience = self._names, self._place.patience
         kind, rank, token = on_the_way(ARRIVING, _KINDS[parcel.state]), rank_part(parcel.priority), _token(parcel)
         name, subject = names.stream(kind), names.task(kind, rank, token)
-        former = await stream.last(name, names.task("*", "*", token), patience=patience)
+        other = names.aside if name == names.tasks else names.tasks
+        former, stale = await asyncio.gather(
+            *(stream.last(one, names.task("*", "*", token), patience=patience) for one in (name, other))
+        )
+        if stale is not None and names.passing(stale.subject):  # it went back, and was set aside or retried there
+            await stream.delete(other, stale.seq, patience=patience)
         if former is not None and not names.passing(former.subject):
             return  # it is confirmed
         last = former.seq if former and names.place(former.subject)[1] == parcel.priority else 0

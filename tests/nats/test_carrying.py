@@ -1,0 +1,99 @@
+"""Tasks that are carried away: carriers that are late, workers that are just beginning, messages that anybody wrote."""
+
+import re
+from typing import Any
+
+import pytest
+
+from tests.nats.conftest import Open
+from unspool import codec
+from unspool.backends.depot import Parcel
+from unspool.backends.nats import NatsBackend, runs
+from unspool.backends.nats.jetstream import JetStream
+from unspool.backends.nats.stored import HEADER
+from unspool.errors import PayloadRefused
+from unspool.message import Message, Refusal, RefusalKind, State
+
+
+def send(backend: NatsBackend) -> str:
+    """Sends a task; its id."""
+    return backend.send([codec.encode(Message("task"))])[0]
+
+
+def test_a_late_carrier_changes_nothing(url: str, opened: Open) -> None:
+    """What was taken over meanwhile is the other's: none of the steps of the one who was cut off is carried out."""
+    one, other = opened(url), opened(url)
+    id = send(one)
+    late = one.depot.leave([id])
+    runs.forget(one._names, id.rpartition("/")[2], 0)  # as if its process had died
+    (taken,) = other.depot.departures()
+    assert taken.key == late[0].key
+    assert one.depot.left(late, "there") == []
+    (noted,) = other.depot.left([taken], "elsewhere")
+    one.depot.stay(late)
+    one.depot.gone(late)
+    (entry,) = other.entries()
+    assert "is being moved" in entry.reason
+    other.depot.gone([noted])
+    assert list(other.entries()) == []
+
+
+def test_a_worker_that_is_just_beginning(url: str, opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that has looked at a task before it left does not run it: it finds that somebody else has it."""
+    worker, carrier = opened(url), opened(url)
+    id = send(worker)
+    publish, left = JetStream.publish, list[Parcel]()
+
+    async def late(self: JetStream, stream: str, subject: str, *rest: Any, **more: Any) -> int:
+        if f".run.{id.rpartition('/')[2]}" in subject and self is not carrier._place.stream():
+            left.extend(carrier.depot.leave([id]))
+            carrier.depot.gone(carrier.depot.left(left, "there"))
+        return await publish(self, stream, subject, *rest, **more)
+
+    monkeypatch.setattr(JetStream, "publish", late)
+    refusal = worker.claim(id.rpartition("/")[2])
+    assert isinstance(refusal, Refusal)
+    assert refusal.kind is RefusalKind.BUSY
+    assert len(left) == 1
+    assert list(worker.entries()) == []
+
+
+def test_what_was_put_back_and_accepted_again(url: str, opened: Open) -> None:
+    """A task whose acceptance was not heard of and which comes again, dead, is here once and can be retried."""
+    source, here = opened(url), opened(url.replace("spooler=", "spooler=to-"))
+    (parcel,) = source.depot.leave([send(source)])
+    here.depot.accept([parcel])
+    dead = parcel._replace(state=State.DEAD, reason="no luck", attempts=3)
+    here.depot.accept([dead])
+    here.depot.confirm([dead])
+    (entry,) = here.entries()
+    assert (entry.state, entry.reason, entry.attempts) == (State.DEAD, "no luck", 3)
+    here.retry(entry.id)
+    assert {state: count for state, count in here.counts().items() if count} == {State.READY: 1}
+
+
+def test_what_is_too_large(backend: NatsBackend) -> None:
+    """A task beyond the servers' limit is refused, and nothing of its batch is listed."""
+    parcel = Parcel(
+        "key", "elsewhere/1", State.CORRUPT, bytes(backend._place.stream().link.client.max_payload), None, 0.0
+    )
+    with pytest.raises(PayloadRefused, match="raise max_payload"):
+        backend.depot.accept([parcel])
+    assert sum(backend.counts().values()) == 0
+
+
+@pytest.mark.parametrize("header", ["", "no JSON", '{"due": 1, "attempts": 0, "crashes": 0, "passage": ["a*b", 1]}'])
+def test_what_anybody_wrote(backend: NatsBackend, header: str) -> None:
+    """A message that leaves by its subject alone is shown, and is taken on under a good key."""
+
+    async def write(stream: JetStream) -> None:
+        subject = backend._names.task("leaving", "none", "forged")
+        await stream.publish(backend._names.tasks, subject, b"what", {HEADER: header}, patience=5)
+
+    backend._place.call(write)
+    entry = backend.find("forged")
+    assert entry is not None
+    assert "is being moved" in entry.reason
+    (parcel,) = backend.depot.departures()
+    assert (parcel.data, parcel.destination) == (b"what", "")
+    assert re.fullmatch(r"[a-zA-Z0-9_-]{1,64}", parcel.key)
