@@ -14,7 +14,7 @@ import selectors
 import threading
 import weakref
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from typing import Any, TypeVar
 
 from ...errors import ConfigurationError, SpoolerUnusable
@@ -113,7 +113,8 @@ class Link:
     def close(self) -> None:
         """Ends the connection. In a child of the process that made it, this is done already."""
         if self.pid == os.getpid() and self._thread is not None:
-            with contextlib.suppress(Unreachable):  # it is broken; the end of the loop ends it
+            # It is broken, or just being renewed, which closing cancels; the end of the loop ends it.
+            with contextlib.suppress(Unreachable, CancelledError):
                 self.call(self.client.close(), _CLOSE)
             self._end()
 
