@@ -6,7 +6,6 @@ The clock stands still unless a test moves it, and scans are minutes apart: what
 import contextlib
 import errno
 import os
-import select
 import shutil
 import signal
 import subprocess
@@ -22,6 +21,7 @@ from unspool.backends.base import Feed
 from unspool.backends.spool import SpoolBackend, lock
 from unspool.message import Ack, Claim, Message, Refusal
 from unspool.testing import FakeClock
+from unspool.testing.waiting import readable
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the kernel tells of changes on Linux")
 
@@ -55,7 +55,7 @@ class Watched:
     def told(self) -> bool:
         """Whether the kernel has something to say."""
         fd = self.feed.fileno()
-        return fd is not None and bool(select.select([fd], [], [], 0)[0])
+        return readable(fd, 0)
 
     def send(self, text: str = "m", priority: int | None = None, due: float | None = None) -> str:
         """Sends from elsewhere, a moment passes, and the ref is returned."""

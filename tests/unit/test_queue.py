@@ -8,6 +8,7 @@ import pytest
 
 from unspool.backends.base import REF_SIZE, Ticket
 from unspool.runtime.queue import Queue
+from unspool.testing.waiting import readable
 
 PATIENCE = 30.0  # seconds after which a ticket that should come has not
 
@@ -27,7 +28,7 @@ def read_all(queue: Queue) -> list[tuple[int, Ticket]]:
     """What a worker takes until the supervisor closes the queue."""
     found: list[tuple[int, Ticket]] = []
     while True:
-        assert select.select([queue], [], [], PATIENCE)[0], "nothing came, and no end"
+        assert readable(queue.fileno(), PATIENCE), "nothing came, and no end"
         try:
             item = queue.get()
         except BlockingIOError:  # another worker was faster

@@ -1,7 +1,6 @@
 """What a worker tells its supervisor."""
 
 import os
-import select
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -10,6 +9,7 @@ import pytest
 
 from unspool.runtime import report
 from unspool.runtime.report import Reader, Writer
+from unspool.testing.waiting import readable
 
 PATIENCE = 30.0  # seconds after which an event that should come has not
 
@@ -30,7 +30,7 @@ def read(reader: Reader, count: int) -> list[list[Any]]:
     """So many events, waited for."""
     events: list[list[Any]] = []
     while len(events) < count:
-        assert select.select([reader], [], [], PATIENCE)[0], f"{len(events)} events, and then none"
+        assert readable(reader.fileno(), PATIENCE), f"{len(events)} events, and then none"
         events += reader.read()
     return events
 

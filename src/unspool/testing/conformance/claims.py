@@ -1,7 +1,6 @@
 """Claims and their ends: one at a time, counted beforehand, settled as decided."""
 
 import os
-import select
 import signal
 from collections.abc import Callable
 
@@ -9,6 +8,7 @@ import pytest
 
 from ...backends.base import Ticket
 from ...message import Ack, Bury, Refusal, RefusalKind, Release, Retry, State
+from ..waiting import readable
 from .ground import PATIENCE, Ground, Queue
 
 __all__ = ["ClaimTests"]
@@ -215,7 +215,7 @@ class ClaimTests(Ground):
             os.write(writer, b".")
             signal.pause()
         try:
-            assert select.select([reader], [], [], 60)[0], "it was never claimed"
+            assert readable(reader, 60), "it was never claimed"
             before(ticket.ref)
         finally:
             os.kill(worker, signal.SIGKILL)
@@ -228,5 +228,5 @@ class ClaimTests(Ground):
             if queue.state(id) is not State.RUNNING:
                 break
             fd = queue.feed.fileno()
-            select.select([] if fd is None else [fd], [], [], 0.1)
+            readable(fd, 0.1)
         return id, ticket

@@ -1,7 +1,6 @@
 """What the suite stands on: what a backend's own tests supply, and the moves that the tests are made of."""
 
 import os
-import select
 import signal
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from ...backends.base import Backend, Clock, Feed, Ticket
 from ...message import Claim, Disposition, Message, Refusal, RefusalKind, State
 from ...signing import Signer
 from ..clock import FakeClock
+from ..waiting import readable
 
 __all__ = ["PATIENCE", "TICK", "Ground", "Queue"]
 
@@ -122,7 +122,7 @@ class Queue:
             fd = self.feed.fileno()
             if len(taken) == count or fd is None:
                 break
-            select.select([fd], [], [], 0.1)
+            readable(fd, 0.1)
         assert len(taken) == count, f"the feed gave {len(taken)} tickets of {count}"
         return taken
 
