@@ -82,7 +82,9 @@ def test_records_are_whole_with_several_readers(queue: Queue) -> None:
     while waiting:
         waiting = queue.put(waiting)
         if waiting:
-            assert select.select([], [queue._writer], [], PATIENCE)[1], "nobody reads"
+            room = select.poll()
+            room.register(queue._writer, select.POLLOUT)
+            assert room.poll(PATIENCE * 1000), "nobody reads"
     queue.close_writer()
 
     seen: Counter[int] = Counter()
