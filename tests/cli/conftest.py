@@ -7,7 +7,6 @@ import json
 import os
 import pty
 import queue
-import select
 import signal
 import subprocess
 import sys
@@ -21,6 +20,7 @@ import pytest
 
 from unspool import config
 from unspool.cli import main
+from unspool.testing.waiting import readable
 
 SCRIPT = str(Path(sys.executable).with_name("unspool"))
 BERLIN = "CET-1CEST,M3.5.0,M10.5.0/3"  # which needs no time zone files
@@ -213,7 +213,7 @@ class Shell:
         patience = PATIENCE
         with contextlib.suppress(OSError):  # EIO: all who could write have gone
             while True:
-                if not select.select([terminal], [], [], min(patience, 1.0))[0]:
+                if not readable(terminal, min(patience, 1.0)):
                     patience -= 1.0
                     if patience <= 0:
                         break

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import select
 import subprocess
 import sys
 import tempfile
@@ -14,6 +13,7 @@ import inotify_simple
 import pytest
 
 from unspool.cli import main
+from unspool.testing.waiting import readable
 
 from .instance import PATIENCE, PROGRAM
 
@@ -137,7 +137,7 @@ def wait_for_end(pid: int) -> None:
     with contextlib.suppress(ProcessLookupError):
         process = os.pidfd_open(pid)
         try:
-            assert select.select([process], [], [], PATIENCE)[0], f"process {pid} goes on"
+            assert readable(process, PATIENCE), f"process {pid} goes on"
         finally:
             os.close(process)
 
