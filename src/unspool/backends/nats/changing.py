@@ -36,7 +36,7 @@ class Changing:
             await self._place.ensure_rank(stream, rank)
             subject, replaces = names.task(NOW, rank, token), (names.task("*", rank, token), 0)
             with contextlib.suppress(Conflict):  # a retry that was cut short has brought it back
-                headers = {HEADER: fresh.dump()}
+                headers = {HEADER: fresh._replace(anew=True).dump()}
                 await stream.publish(names.tasks, subject, stored.data, headers, replaces=replaces, patience=patience)
             await stream.delete(names.aside, stored.seq, patience=patience)
         return f"{self._place.name}/{token}"
@@ -66,7 +66,7 @@ class Changing:
             names, patience = self._place.names, self._place.patience
             stored, run = await self._tasks.look(stream, token)
             if stored is not None and self._place.names.passing(stored.subject) != ARRIVING:
-                if run and run.message == stored.seq and await runs.is_held(stream, names, run, patience):
+                if run and run.is_of(stored) and await runs.is_held(stream, names, run, patience):
                     raise TaskBusy(f"task {id} is running; ask again when it has ended")
                 return stored, False
             stored = await stream.last(names.aside, names.task("*", "*", token), patience=patience)

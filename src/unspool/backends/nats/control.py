@@ -154,11 +154,14 @@ class NatsControl:
 
     # --- saying that we live
 
+    def is_announced(self, stream: JetStream) -> bool:
+        """Whether other hosts know already."""
+        return self._beating == (os.getpid(), stream.link)
+
     async def announce(self, stream: JetStream) -> None:
         """Sees to it that other hosts know, before this process takes a task and as long as it lives."""
-        known = (os.getpid(), stream.link)
-        if self._beating != known:
-            self._beating = known
+        if not self.is_announced(stream):
+            self._beating = (os.getpid(), stream.link)
             await self._beat(stream)
             task = asyncio.get_running_loop().create_task(self._beat_on(stream))
             self._kept = task  # the loop itself holds tasks only weakly

@@ -82,7 +82,7 @@ class NatsDepot:
             await self._tasks.drop_former(stream, stored)
         kind, priority, _ = names.place(stored.subject)
         if kind not in (DEAD, CORRUPT):
-            if run is not None and run.message == stored.seq:
+            if run is not None and run.is_of(stored):
                 if await runs.is_held(stream, names, run, patience):
                     return None
                 if run.process != runs.me():

@@ -35,6 +35,7 @@ _LOOK = 0.05  # seconds between two looks whether there is really nothing
 _STUCK = 1.0  # seconds after which what nobody takes is given back, for others may have idle workers
 _BACK = (0.25, 5.0)  # seconds between attempts to reach servers that are away, at first and at most
 _ATTEMPT = 2.0
+_MOMENT = 0.1  # seconds in which half of what is held may be taken; if it is sooner, more is held
 _BUSY = 1.0  # seconds between two looks whether others still run what we were handed
 
 
@@ -71,7 +72,7 @@ class NatsFeed:
         self._window = self._wanted = window
         self._certain = False
         self._next_sweep = self._next_busy = 0.0
-        self._taken_at = time.monotonic()
+        self._taken_at = self._halved_at = time.monotonic()
         self._bell, self._ringer = os.pipe()
         os.set_blocking(self._bell, False)
         os.set_blocking(self._ringer, False)
@@ -103,7 +104,8 @@ class NatsFeed:
 
     def _deliver(self, delivery: Delivery) -> None:
         self._inbox.append(delivery)
-        self._ring()
+        if len(self._inbox) == 1:  # else it has been rung for
+            self._ring()
 
     def _ring(self) -> None:
         with contextlib.suppress(BlockingIOError, OSError):  # full is loud enough; closed has nobody to hear
@@ -154,7 +156,7 @@ class NatsFeed:
         if self.paused or not self._connected:
             return []
         self._taken_at = time.monotonic()
-        wanted, self._wanted = self._wanted, max(min(limit, _MOST), self._window)
+        wanted, self._wanted = self._wanted, max(min(limit, _MOST), self._pace(), self._window)
         taken: list[Ticket] = []
         while len(taken) < limit and (delivery := self._first()) is not None:
             heapq.heappop(self._ready)
@@ -164,6 +166,16 @@ class NatsFeed:
         if taken or wanted != self._wanted:
             self._ask()
         return taken
+
+    def _pace(self) -> int:
+        """How many tasks to hold: so many as workers take in a moment, or each of the few would be asked for alone."""
+        if 2 * len(self._ready) > self._wanted:
+            return self._wanted
+        now = time.monotonic()
+        lasted, self._halved_at = now - self._halved_at, now
+        if lasted < _MOMENT:
+            return min(2 * self._wanted, _MOST)
+        return self._wanted if lasted < 4 * _MOMENT else self._wanted // 2
 
     def peek(self) -> Ticket | None:
         delivery = None if self.paused else self._first()
@@ -283,8 +295,9 @@ class NatsFeed:
             heapq.heappush(self._ready, delivery)
 
     def _ask(self) -> None:
-        if self._stream is not None:
-            self._stream.link.soon(self._pump.ask, self._wanted - len(self._ready))
+        room = self._wanted - len(self._ready)
+        if self._stream is not None and (2 * room >= self._wanted or room < 0):
+            self._stream.link.soon(self._pump.ask, room)
 
     def _let_go(self) -> None:
         """All workers are busy: others may have what waits here."""
@@ -353,7 +366,7 @@ class NatsFeed:
             stored = await stream.last(names.tasks, names.task("*", "*", ref), patience=patience)
             if stored is None or delivery is None or stored.seq != delivery.seq:
                 found[ref] = None
-            elif run is None or run.message != stored.seq:
+            elif run is None or not run.is_of(stored):
                 found[ref] = delivery.due
             elif not await runs.is_held(stream, names, run, patience):
                 found[ref] = max(delivery.due, run.until)

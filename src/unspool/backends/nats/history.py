@@ -1,11 +1,10 @@
 """What ran: a stream of records, whose limits keep it bounded."""
 
-import asyncio
 import json
 from collections.abc import Sequence
 
 from ...message import Record
-from .jetstream import JetStream
+from .jetstream import JetStream, Publication, new_id
 from .place import Place
 from .stored import Stored
 
@@ -22,19 +21,14 @@ class History:
 
     def add(self, records: Sequence[Record]) -> None:
         """Keeps these."""
-        if records and self._place.keeps_history:
-            self._place.call(lambda stream: self._add(stream, records))
-
-    async def _add(self, stream: JetStream, records: Sequence[Record]) -> None:
-        names, patience = self._place.names, self._place.patience
-        for at in range(0, len(records), _AT_ONCE):
-            batch = records[at : at + _AT_ONCE]
-            await asyncio.gather(
-                *(
-                    stream.publish(names.history, names.record(one.id), json.dumps(one).encode(), patience=patience)
-                    for one in batch
-                )
-            )
+        names = self._place.names
+        if self._place.keeps_history:
+            for at in range(0, len(records), _AT_ONCE):
+                messages = [
+                    Publication(names.record(one.id), json.dumps(one).encode(), new_id())
+                    for one in records[at : at + _AT_ONCE]
+                ]
+                self._place.publish_all(messages)
 
     def latest(self, id: str | None, limit: int) -> list[Record]:
         """The newest runs, newest first; of one task if ``id`` is given."""

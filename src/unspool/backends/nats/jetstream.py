@@ -10,28 +10,42 @@ import contextlib
 import itertools
 import json
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from ...errors import SpoolerUnusable
 from .link import Link, Unreachable
 from .stored import HEADER, Stored
 
-__all__ = ["NO_STREAM", "ApiError", "Conflict", "JetStream", "client_errors"]
+__all__ = [
+    "ID",
+    "NO_STREAM",
+    "TEMPORARY",
+    "ApiError",
+    "Conflict",
+    "JetStream",
+    "Publication",
+    "client_errors",
+    "condition",
+    "message_of",
+    "new_id",
+]
 
 _ANSWER = 3.0  # seconds for one answer before the request is repeated
 _PAUSES = (0.02, 0.05, 0.1, 0.25, 0.5)
 _PAGE = 256
 _PAGE_BYTES = 4 << 20
 
-_ID = "Nats-Msg-Id"
+ID = "Nats-Msg-Id"
+"""The header with the id of a message, under which it is stored once."""
 _NOT_FOUND = 10037
 NO_STREAM = 10059
 _NO_SEQUENCE = 10043
 _NOT_DELETED = 10057
 _WRONG_SEQUENCE = (10071, 10164)
-_FOR_NOW = (10008, 10009, 10118)  # no leader, leader unknown, system temporarily unavailable
+TEMPORARY = (10008, 10009, 10118)
+"""The codes of errors that pass: no leader, leader unknown, system temporarily unavailable."""
 
 
 class ApiError(SpoolerUnusable):
@@ -46,9 +60,43 @@ class ApiError(SpoolerUnusable):
         self.code = code
         self.repeated = repeated
 
+    @classmethod
+    def of(cls, shown: str, error: Mapping[str, Any], *, repeated: bool) -> "ApiError":
+        """The error of an answer."""
+        return cls(f"{shown}: {error.get('description', error)}", int(error.get("err_code", 0)), repeated)
+
+    @property
+    def nothing_there(self) -> bool:
+        """There is no such message."""
+        gone = self.code == _NOT_DELETED and "no message found" in str(self)  # one before the stream's first
+        return gone or self.code in (_NOT_FOUND, _NO_SEQUENCE)
+
+    @property
+    def is_conflict(self) -> bool:
+        """Of a publication with a condition: the last message is another."""
+        return self.code in _WRONG_SEQUENCE
+
+
+class Publication(NamedTuple):
+    """A message to be stored, once: one of its headers is an id."""
+
+    subject: str
+    data: bytes
+    headers: Mapping[str, str]
+
+
+def new_id() -> dict[str, str]:
+    """The header by which a message is known as the same."""
+    return {ID: os.urandom(12).hex()}
+
 
 class Conflict(Exception):
     """What was to be replaced is no longer what it was."""
+
+
+def condition(subject: str, seq: int) -> dict[str, str]:
+    """The headers of a message that is stored only if the last of a subject, wildcards allowed, is this one."""
+    return {"Nats-Expected-Last-Subject-Sequence": str(seq), "Nats-Expected-Last-Subject-Sequence-Subject": subject}
 
 
 class JetStream:
@@ -61,6 +109,8 @@ class JetStream:
         self.link = link
         self._client = link.client
         self.shown = shown
+        self.patient = self
+        """The same where each request is repeated until it is answered."""
         self._inbox = ""
         self._asked = itertools.count()
         self._answers: dict[str, asyncio.Future[Any]] = {}
@@ -75,11 +125,11 @@ class JetStream:
         if answer is not None and not answer.done():
             answer.set_result(message)
 
-    async def _request(self, subject: str, data: bytes, headers: dict[str, str] | None, timeout: float) -> Any:
+    async def _request(self, subject: str, data: bytes, headers: Mapping[str, str] | None, timeout: float) -> Any:
         reply = f"{self._inbox}.{next(self._asked)}"
         self._answers[reply] = answer = asyncio.get_running_loop().create_future()
         try:
-            await self._client.publish(subject, data, reply=reply, headers=headers)
+            await self._client.publish(subject, data, reply=reply, headers=dict(headers) if headers else None)
             async with asyncio.timeout(timeout):
                 return await answer
         finally:
@@ -110,21 +160,25 @@ class JetStream:
         :param replaces: a subject, wildcards allowed, and the sequence number of the last message there (0 for none).
         :raises Conflict: if that is another.
         """
-        sent = {_ID: os.urandom(12).hex(), **(headers or {})}
-        if replaces is not None:
-            sent["Nats-Expected-Last-Subject-Sequence"] = str(replaces[1])
-            sent["Nats-Expected-Last-Subject-Sequence-Subject"] = replaces[0]
+        sent = {**new_id(), **(condition(*replaces) if replaces else {}), **(headers or {})}
         try:
             return int((await self._ask(subject, data, sent, patience))["seq"])
         except ApiError as error:
-            if error.code not in _WRONG_SEQUENCE:
+            if not error.is_conflict:
                 raise
             # It may be ours that is there: an earlier request was carried out, and the server, which compares sequence
             # numbers before message ids, refuses the repeated one.
             stored = await self.last(stream, subject, patience=patience) if error.repeated else None
-            if stored is None or stored.id != sent[_ID]:
+            if stored is None or stored.id != sent[ID]:
                 raise Conflict from None
             return stored.seq
+
+    async def publish_all(self, messages: Sequence[Publication], *, patience: float) -> None:
+        """Stores messages side by side. Where one fails the rest is still waited for."""
+        works = (self._ask(subject, data, headers, patience) for subject, data, headers in messages)
+        for result in await asyncio.gather(*works, return_exceptions=True):
+            if isinstance(result, BaseException):
+                raise result
 
     async def last(self, stream: str, subject: str, *, patience: float) -> Stored | None:
         """The last message of a subject, wildcards allowed, as the stream's leader has it."""
@@ -138,23 +192,25 @@ class JetStream:
         """The first message of a subject, wildcards allowed, from a number on, as the stream's leader has it."""
         return await self._get(stream, {"seq": start, "next_by_subj": subject}, patience)
 
+    @staticmethod
+    def deletion(stream: str, seq: int) -> tuple[str, bytes]:
+        """The request that deletes a message."""
+        return f"$JS.API.STREAM.MSG.DELETE.{stream}", b'{"seq": %d, "no_erase": true}' % seq
+
     async def delete(self, stream: str, seq: int, *, patience: float) -> bool:
         """Deletes a message; False if it is not there."""
-        request = json.dumps({"seq": seq, "no_erase": True}).encode()
         try:
-            await self._ask(f"$JS.API.STREAM.MSG.DELETE.{stream}", request, None, patience)
+            await self._ask(*self.deletion(stream, seq), None, patience)
         except ApiError as error:
-            gone = error.code == _NOT_DELETED and "no message found" in str(error)  # one before the stream's first
-            if gone or error.code in (_NOT_FOUND, _NO_SEQUENCE):
+            if error.nothing_there:
                 return error.repeated  # then an earlier request has deleted it, whose answer was lost
             raise
         return True
 
     async def drop(self, stream: str, seq: int) -> None:
         """Deletes a message that nobody will miss or mind: asks, and does not wait for an answer."""
-        request = json.dumps({"seq": seq, "no_erase": True}).encode()
         with contextlib.suppress(client_errors()):
-            await self._client.publish(f"$JS.API.STREAM.MSG.DELETE.{stream}", request)
+            await self._client.publish(*self.deletion(stream, seq))
 
     async def info(self, stream: str, *, patience: float, count: str = "") -> dict[str, Any] | None:
         """A stream's settings and state, or None if there is no such stream.
@@ -232,24 +288,20 @@ class JetStream:
 
     async def _get(self, stream: str, request: Mapping[str, Any], patience: float) -> Stored | None:
         try:
-            answer = await self.api(f"STREAM.MSG.GET.{stream}", request, patience=patience)
+            return message_of(await self.api(f"STREAM.MSG.GET.{stream}", request, patience=patience))
         except ApiError as error:
-            if error.code == _NOT_FOUND:
+            if error.nothing_there:
                 return None
             raise
-        message = answer["message"]
-        lines = base64.b64decode(message.get("hdrs", "")).decode("utf-8", "replace").split("\r\n")
-        headers = {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
-        data, when = base64.b64decode(message.get("data", "")), _unix(message["time"])
-        header, id = headers.get(HEADER, ""), headers.get(_ID, "")
-        return Stored(message["subject"], int(message["seq"]), when, header, data, id)
 
-    async def _ask(self, subject: str, data: bytes, headers: dict[str, str] | None, patience: float) -> dict[str, Any]:
+    async def _ask(
+        self, subject: str, data: bytes, headers: Mapping[str, str] | None, patience: float
+    ) -> dict[str, Any]:
         from nats import errors
 
         loop = asyncio.get_running_loop()
         end = loop.time() + patience
-        nobody = {"error": {"err_code": _FOR_NOW[0]}}  # what has no content is the client's server: nobody listens
+        nobody = {"error": {"err_code": TEMPORARY[0]}}  # what has no content is the client's server: nobody listens
         for number in range(1_000_000):
             left = end - loop.time()
             if number and left <= 0:
@@ -265,8 +317,8 @@ class JetStream:
                 return answer
             error = answer["error"]
             code = int(error.get("err_code", 0))
-            if code not in _FOR_NOW:
-                raise ApiError(f"{self.shown}: {error.get('description', error)}", code, number > 0)
+            if code not in TEMPORARY:
+                raise ApiError.of(self.shown, error, repeated=number > 0)
             await asyncio.sleep(_PAUSES[min(number, len(_PAUSES) - 1)])
         raise self._unreachable()
 
@@ -274,6 +326,16 @@ class JetStream:
         if not self._client.is_connected:
             return Unreachable(f"{self.shown} cannot be reached")
         return Unreachable(f"JetStream of {self.shown} does not answer; is it on, and has it a leader?")
+
+
+def message_of(answer: Mapping[str, Any]) -> Stored:
+    """The message that was asked for."""
+    message = answer["message"]
+    lines = base64.b64decode(message.get("hdrs", "")).decode("utf-8", "replace").split("\r\n")
+    headers = {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    data, when = base64.b64decode(message.get("data", "")), _unix(message["time"])
+    header, id = headers.get(HEADER, ""), headers.get(ID, "")
+    return Stored(message["subject"], int(message["seq"]), when, header, data, id)
 
 
 def _unix(text: str) -> float:

@@ -45,7 +45,7 @@ class Listing:
         if stored is not None and names.passing(stored.subject) != ARRIVING:
             record = await stream.last(names.state, names.run(token), patience=patience)
             run = Run.of(record) if record else None
-            held = run is not None and run.message == stored.seq and await runs.is_held(stream, names, run, patience)
+            held = run is not None and run.is_of(stored) and await runs.is_held(stream, names, run, patience)
             return self._entry(stored, run, held), stored
         stored = await stream.last(names.aside, names.task("*", "*", token), patience=patience)
         if stored is None or names.passing(stored.subject) == ARRIVING:
@@ -122,7 +122,7 @@ class Listing:
             run = Run.of(record)
             if run is not None:
                 stored = await stream.last(names.tasks, names.task("*", "*", run.token), patience=patience)
-                if stored is not None and stored.seq == run.message:
+                if stored is not None and run.is_of(stored):
                     found[run.token] = run, stored, await runs.is_held(stream, names, run, patience)
         return found
 
@@ -154,7 +154,7 @@ class Listing:
     def _entry(self, stored: Stored, run: Run | None, held: bool) -> Entry:
         kind, priority, token = self._place.names.place(stored.subject)
         facts = stored.facts
-        if run is not None and run.message == stored.seq:  # else it tells of an earlier message of the task
+        if run is not None and run.is_of(stored):  # else it tells of an earlier message of the task
             facts = facts._replace(attempts=run.attempts, due=facts.due if held else max(facts.due, run.until))
         state = State.RUNNING if held else State.DEFERRED if facts.due > self._clock() else State.READY
         aside = kind.removeprefix(f"{LEAVING}-")

@@ -60,8 +60,8 @@ class Process(NamedTuple):
 class Run(NamedTuple):
     """A record: the task's message that is run, the attempt that this is, and by whom.
 
-    ``until`` is when the task may run again if this run ends without a verdict; 0 for at once. ``excused`` says that
-    such an end is no crash.
+    ``message`` is 0 for the task's first message, whose number the worker did not know yet. ``until`` is when the task
+    may run again if this run ends without a verdict; 0 for at once. ``excused`` says that such an end is no crash.
     """
 
     token: str
@@ -83,6 +83,10 @@ class Run(NamedTuple):
             return cls(token, stored.seq, int(found["message"]), int(found["attempts"]), process, until, excused)
         except (ValueError, TypeError, KeyError, AttributeError):
             return None
+
+    def is_of(self, stored: Stored) -> bool:
+        """Whether it tells of this message; else it is void, for the task was written anew since, or had ended."""
+        return self.message == stored.seq or (self.message == 0 and not stored.facts.anew)
 
     def dump(self) -> bytes:
         """The record as a message."""

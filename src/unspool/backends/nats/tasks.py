@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 from ...message import Bury
 from ..base import Clock
-from .jetstream import Conflict, JetStream
+from .jetstream import ID, Conflict, JetStream, Publication
 from .names import CORRUPT, DEAD, LATER, NOW, SOON, rank_part
 from .place import Place
 from .runs import Run
@@ -36,45 +36,42 @@ class Tasks:
         self._clock = clock
         self._schedules = schedules
 
+    def new(self, rank: str, token: str, facts: Facts, data: bytes, *, fresh: bool) -> Publication:
+        """A task that nobody has heard of yet, as a message.
+
+        :param fresh: whether it is due because it is just sent.
+        """
+        # What was just sent lies in the order of its due times, which listings rely on.
+        subject, headers = self._form(NOW if fresh else self._kind(facts.due), rank, token, facts)
+        return Publication(subject, data, {ID: token, **headers})
+
     async def put(
-        self,
-        stream: JetStream,
-        rank: str,
-        token: str,
-        facts: Facts,
-        data: bytes,
-        former: Stored | None = None,
-        kind: str = "",
-        *,
-        fresh: bool = False,
+        self, stream: JetStream, rank: str, token: str, facts: Facts, data: bytes, former: Stored, kind: str = ""
     ) -> int:
-        """Writes a task, in place of ``former`` or as a new one; its number.
+        """Writes a task in place of ``former``; its number.
 
         :param kind: ``SOON`` to have it let out at once, whatever its due time.
-        :param fresh: whether it is due because it is just sent.
-
         :raises Conflict: if ``former`` is not the last message of the task any more.
         """
-        wait = facts.due - self._clock()
-        if former is None and fresh:
-            kind = NOW  # what was just sent lies in the order of its due times, which listings rely on
-        elif not kind:
-            kind = LATER if self._place.schedules and self._schedules and wait > _LEAD else SOON
-        subject = self._names.task(kind, rank, token)
-        headers = {HEADER: facts._replace(anew=former is not None).dump()}
-        if kind == LATER:
-            at = datetime.fromtimestamp(min(time.time() + wait - _LEAD, _LAST), UTC)
-            headers["Nats-Schedule"] = f"@at {at:%Y-%m-%dT%H:%M:%S.%fZ}"
-            headers["Nats-Schedule-Target"] = self._names.task(SOON, rank, token)
-        patience = self._place.patience
-        if former is None:
-            headers["Nats-Msg-Id"] = token
-            return await stream.publish(self._names.tasks, subject, data, headers, patience=patience)
-        replaces = (self._names.task("*", rank, token), former.seq)
+        subject, headers = self._form(kind or self._kind(facts.due), rank, token, facts._replace(anew=True))
+        replaces, patience = (self._names.task("*", rank, token), former.seq), self._place.patience
         seq = await stream.publish(self._names.tasks, subject, data, headers, replaces=replaces, patience=patience)
         if former.subject != subject:  # else the stream, with one message a subject, has dropped it
             await stream.delete(self._names.tasks, former.seq, patience=patience)
         return seq
+
+    def _kind(self, due: float) -> str:
+        return LATER if self._place.schedules and self._schedules and due - self._clock() > _LEAD else SOON
+
+    def _form(self, kind: str, rank: str, token: str, facts: Facts) -> tuple[str, dict[str, str]]:
+        """Subject and headers."""
+        headers = {HEADER: facts.dump()}
+        if kind == LATER:
+            wait = facts.due - self._clock()
+            at = datetime.fromtimestamp(min(time.time() + wait - _LEAD, _LAST), UTC)
+            headers["Nats-Schedule"] = f"@at {at:%Y-%m-%dT%H:%M:%S.%fZ}"
+            headers["Nats-Schedule-Target"] = self._names.task(SOON, rank, token)
+        return self._names.task(kind, rank, token), headers
 
     async def turn(self, stream: JetStream, stored: Stored, kind: str, facts: Facts) -> int:
         """Writes a task anew as one of another kind in the same stream; the number that it has then, 0 if it was not
@@ -124,7 +121,7 @@ class Tasks:
     async def _note(self, stream: JetStream, token: str, change: Callable[[Run], Run]) -> None:
         names, patience = self._names, self._place.patience
         stored, run = await self.look(stream, token)
-        if stored is not None and run is not None and run.message == stored.seq:
+        if stored is not None and run is not None and run.is_of(stored):
             with contextlib.suppress(Conflict):  # it has just ended
                 noted, replaces = change(run).dump(), (names.run(token), run.seq)
                 await stream.publish(names.state, names.run(token), noted, replaces=replaces, patience=patience)

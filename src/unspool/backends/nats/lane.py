@@ -1,0 +1,217 @@
+"""A second connection of a process, for what is asked so often that an event loop costs more than the answer.
+
+It is a plain socket, written and read by the thread that asks. It tries nothing twice: whatever goes wrong is
+``Broken``, and the caller asks again over the link, which has the patience. What is published carries the same id then,
+so the server keeps it once.
+"""
+
+import contextlib
+import json
+import os
+import socket
+import ssl
+import struct
+import time
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+from urllib.parse import ParseResult
+
+from .jetstream import TEMPORARY, ApiError, JetStream, Publication, message_of
+from .stored import Stored
+
+__all__ = ["Broken", "Lane", "at_once"]
+
+T = TypeVar("T")
+
+_ANSWER = 2.0  # seconds for an answer, after which the link is asked
+_CHUNK = 1 << 16
+_FULL = 1 << 20  # bytes that are gathered before they are written
+_timeval = struct.Struct("@ll")
+
+
+class Broken(Exception):
+    """There is no answer to be had over this lane."""
+
+
+class Lane(JetStream):
+    """JetStream over a socket of its own. Not safe from several threads; its coroutines never wait for a loop.
+
+    :param patient: the same over the link.
+    :param server: where the link is connected.
+    :param login: ``user`` and ``password``, or ``token``.
+    :raises Broken: if the server does not take the connection.
+    """
+
+    def __init__(self, patient: JetStream, server: ParseResult, login: Mapping[str, str]) -> None:
+        super().__init__(patient.link, patient.shown)
+        self.patient = patient
+        self.server = server
+        self._inbox = f"_INBOX.{os.urandom(11).hex()}"
+        self._number = self._flushed = 0
+        self._out = bytearray()
+        self._in = bytearray()
+        self._replies: dict[int, bytes] = {}
+        try:
+            self._socket = self._connect(server, login)
+        except OSError as error:  # of ssl as well
+            raise Broken(str(error)) from error
+
+    def _connect(self, server: ParseResult, login: Mapping[str, str]) -> socket.socket:
+        host, port = server.hostname or "localhost", server.port or 4222
+        found = socket.create_connection((host, port), _ANSWER)
+        try:
+            found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            line = b""
+            while not line.endswith(b"\n"):  # it says no more until it is spoken to
+                line += (part := found.recv(_CHUNK))
+                if not part:
+                    raise ConnectionResetError("the server hung up")
+            info = json.loads(line.partition(b" ")[2])
+            if server.scheme == "tls" or info.get("tls_required"):
+                found = ssl.create_default_context().wrap_socket(found, server_hostname=host)
+            # One system call for each read, not two: the kernel minds the time.
+            found.settimeout(None)
+            seconds = _timeval.pack(int(_ANSWER), 0)
+            found.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, seconds)
+            found.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, seconds)
+            names = {"user": "user", "password": "pass", "token": "auth_token"}
+            said: dict[str, Any] = {names[key]: value for key, value in login.items()}
+            said |= {"name": "unspool", "lang": "python3", "version": "0", "verbose": False, "pedantic": False}
+            said |= {"protocol": 1, "headers": True, "no_responders": True}
+            found.sendall(b"CONNECT %b\r\nSUB %b.* 1\r\n" % (json.dumps(said).encode(), self._inbox.encode()))
+        except BaseException:
+            found.close()
+            raise
+        return found
+
+    @property
+    def closed(self) -> bool:
+        """Whether this has ended for good."""
+        return self._socket.fileno() < 0
+
+    def close(self) -> None:
+        """Ends it."""
+        self._socket.close()
+
+    # --- questions and answers
+
+    def send(self, subject: str, data: bytes, headers: Mapping[str, str] | None = None, *, asks: bool = True) -> int:
+        """Has a message go out with the next flush; the number of its answer, if it asks for one."""
+        self._number += 1
+        reply = f"{self._inbox}.{self._number} " if asks else ""
+        if headers:
+            lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+            head = f"NATS/1.0\r\n{lines}\r\n".encode()
+            self._out += f"HPUB {subject} {reply}{len(head)} {len(head) + len(data)}\r\n".encode() + head
+        else:
+            self._out += f"PUB {subject} {reply}{len(data)}\r\n".encode()
+        self._out += data
+        self._out += b"\r\n"
+        if len(self._out) > _FULL:
+            self.flush()
+        return self._number
+
+    def flush(self) -> None:
+        """Writes what is to go out.
+
+        :raises Broken: if that cannot be.
+        """
+        if self._out:
+            with self._whole():
+                self._socket.sendall(self._out)
+            self._out.clear()
+        self._flushed = self._number
+
+    def answer(self, number: int) -> dict[str, Any]:
+        """Waits for the answer to what was sent.
+
+        :raises Broken: if there is none in time, or none that will do.
+        :raises ApiError: if it is an error.
+        """
+        if number > self._flushed:
+            self.flush()
+        with self._whole():
+            end = time.monotonic() + _ANSWER
+            while (reply := self._replies.pop(number, None)) is None:
+                self._receive()
+                if time.monotonic() > end:
+                    raise TimeoutError
+            answer: dict[str, Any] = json.loads(reply) if reply else {}
+            error = answer.get("error")
+            if not answer or (error and error.get("err_code") in TEMPORARY):
+                raise ConnectionAbortedError("it has no leader just now")
+        if error:
+            raise ApiError.of(self.shown, error, repeated=False)
+        return answer
+
+    @contextlib.contextmanager
+    def _whole(self) -> Iterator[None]:
+        """Ends this where what is under way gets no answer, for nobody may take later ones for theirs."""
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            self.close()
+            raise Broken(str(error)) from error
+        except BaseException:
+            self.close()
+            raise
+
+    def _receive(self) -> None:
+        part = self._socket.recv(_CHUNK)
+        if not part:
+            raise ConnectionResetError("the server hung up")
+        self._in += part
+        while (end := self._in.find(b"\r\n")) >= 0:
+            word, *words = bytes(self._in[:end]).split()
+            if word in (b"MSG", b"HMSG"):
+                size, start = int(words[-1]), end + 2
+                if len(self._in) < start + size + 2:
+                    return
+                headers = int(words[-2]) if word == b"HMSG" else 0
+                number = int(words[0].rpartition(b".")[2])
+                self._replies[number] = bytes(self._in[start + headers : start + size])
+                end = start + size
+            elif word == b"PING":
+                self._socket.sendall(b"PONG\r\n")
+            elif word == b"-ERR":
+                raise ConnectionAbortedError(self._in[:end].decode("utf-8", "replace"))
+            del self._in[: end + 2]
+
+    # --- JetStream
+
+    async def _ask(
+        self, subject: str, data: bytes, headers: Mapping[str, str] | None, patience: float
+    ) -> dict[str, Any]:
+        return self.answer(self.send(subject, data, headers))
+
+    def ask_for_last(self, stream: str, subject: str) -> int:
+        """The same as ``last``, with the next flush; the number of its answer."""
+        return self.send(f"$JS.API.STREAM.MSG.GET.{stream}", json.dumps({"last_by_subj": subject}).encode())
+
+    def last_of(self, number: int) -> Stored | None:
+        """What was the answer."""
+        try:
+            return message_of(self.answer(number))
+        except ApiError as error:
+            if error.nothing_there:
+                return None
+            raise
+
+    async def publish_all(self, messages: Sequence[Publication], *, patience: float) -> None:
+        for number in [self.send(*message) for message in messages]:
+            self.answer(number)
+
+    def drop_later(self, stream: str, seq: int) -> None:
+        """The same as ``drop``, with the next flush."""
+        self.send(*self.deletion(stream, seq), asks=False)
+
+
+def at_once(work: Coroutine[Any, Any, T]) -> T:
+    """Runs a coroutine that waits for nothing but a lane."""
+    try:
+        work.send(None)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    work.close()
+    raise RuntimeError("this would have to wait for an event loop")

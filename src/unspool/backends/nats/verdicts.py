@@ -1,0 +1,171 @@
+"""What becomes of tasks that were run: told to the servers until it is heard.
+
+The end of a task goes out by the lane together with the next claim, or when the worker waits, and its answer is heard
+there. All else, and whatever the lane did not answer, goes the usual way.
+"""
+
+import asyncio
+import contextlib
+import logging
+import threading
+from concurrent.futures import Future
+from typing import NamedTuple
+
+from ...errors import SpoolerUnusable
+from ...message import Ack, Bury, Claim, Disposition, Release, Retry
+from ..base import Clock
+from . import runs
+from .jetstream import NO_STREAM, ApiError, JetStream
+from .lane import Broken, Lane
+from .link import Unreachable
+from .place import Place
+from .stored import Facts, Stored
+from .tasks import Tasks
+
+__all__ = ["Held", "Verdicts"]
+
+_log = logging.getLogger("unspool")
+_SETTLE = 5.0  # seconds that a worker waits for a verdict to be carried out; after that it is done in the background
+_BEHIND = 100  # verdicts that may be under way while the worker goes on
+_TRY_ON = 1.0
+
+
+class Held(NamedTuple):
+    """What a claim carries: the message that is run, and the number of the record."""
+
+    stored: Stored
+    facts: Facts
+    record: int
+
+
+class Verdicts:
+    """Settles the tasks of a place."""
+
+    def __init__(self, place: Place, tasks: Tasks, clock: Clock) -> None:
+        self._place = place
+        self._names = place.names
+        self._tasks = tasks
+        self._clock = clock
+        self._behind: set[Future[None]] = set()
+        self._told: list[tuple[Lane, int, Claim]] = []
+        self._claimer = 0
+        self._lock = threading.Lock()
+
+    def begin(self) -> None:
+        """This thread claims, so it is the one that will hear."""
+        self._claimer = threading.get_ident()
+
+    def settle(self, claim: Claim, disposition: Disposition) -> float | None:
+        """Carries it out, or sees to it that it will be; when to look at the task again, None if it left the queue."""
+        if isinstance(disposition, Ack) and threading.get_ident() == self._claimer and self._tell(claim):
+            return None
+        work = self._settle_behind(claim, disposition)
+        if not isinstance(disposition, Ack) or len(self._behind) > _BEHIND:
+            with contextlib.suppress(TimeoutError, SpoolerUnusable):  # of which ``_done`` tells
+                work.result(_SETTLE)
+        match disposition:
+            case Retry(at):
+                return at
+            case Release():
+                return self._clock()
+        return None
+
+    def _tell(self, claim: Claim) -> bool:
+        """Has a task's end go out with the next claim or flush, which hear the answer; whether that can be."""
+        with contextlib.suppress(Broken, SpoolerUnusable), self._place.lane() as lane:
+            number = lane.send(*lane.deletion(self._names.tasks, claim.token.stored.seq))
+            self._told.append((lane, number, claim))
+            return True
+        return False
+
+    def hear(self, lane: Lane | None) -> None:
+        """Takes in how the ends that were told have been taken; what was not answered is told again, with patience.
+
+        :param lane: the one that can be heard now.
+        """
+        while self._told:
+            asked, number, claim = self._told[0]
+            try:
+                if asked is not lane:
+                    raise Broken("it has ended")
+                asked.answer(number)
+            except (Broken, ApiError) as error:
+                if not isinstance(error, ApiError) or not error.nothing_there:
+                    self._settle_behind(claim, Ack(), repeated=True)
+                    self._told.pop(0)
+                    continue
+                self._taken_over(claim)
+            self._told.pop(0)
+            runs.forget(self._names, claim.ref, claim.token.record)
+            asked.drop_later(self._names.state, claim.token.record)
+
+    def _settle_behind(self, claim: Claim, disposition: Disposition, *, repeated: bool = False) -> Future[None]:
+        work = self._place.start(lambda stream: self._settle(stream, claim, disposition, repeated=repeated))
+        with self._lock:
+            self._behind.add(work)
+        work.add_done_callback(self._done)
+        return work
+
+    async def _settle(self, stream: JetStream, claim: Claim, disposition: Disposition, *, repeated: bool) -> None:
+        """Goes on until it is done: what has ended must not run again for want of an answer.
+
+        :param repeated: whether it may have been done already.
+        """
+        token: Held = claim.token
+        facts = token.facts._replace(attempts=claim.attempts)
+        complained = False
+        try:
+            while True:
+                try:
+                    done = await self._carry_out(stream, token.stored, facts, disposition)
+                    break
+                except ApiError as error:
+                    if error.code == NO_STREAM:
+                        raise
+                    complaint: Exception = error
+                except Unreachable as error:
+                    complaint = error
+                if not complained:
+                    _log.warning("the end of task %s cannot be told: %s; trying on", claim.id, complaint)
+                complained = True
+                await asyncio.sleep(_TRY_ON)
+        finally:
+            runs.forget(self._names, claim.ref, token.record)
+        if not done and not complained and not repeated:  # else it may have been done when no answer came
+            self._taken_over(claim)
+        await stream.drop(self._names.state, token.record)  # without its message it is void
+
+    @staticmethod
+    def _taken_over(claim: Claim) -> None:
+        _log.warning(
+            "task %s was taken over or removed while this process was cut off: its end here does not count", claim.id
+        )
+
+    async def _carry_out(self, stream: JetStream, stored: Stored, facts: Facts, disposition: Disposition) -> bool:
+        match disposition:
+            case Ack():
+                return await stream.delete(self._names.tasks, stored.seq, patience=self._place.patience)
+            case Retry(at):
+                return await self._tasks.anew(stream, stored, facts._replace(due=at)) > 0
+            case Release():
+                return await self._tasks.anew(stream, stored, facts._replace(attempts=facts.attempts - 1)) > 0
+            case Bury():
+                begun = facts._replace(attempts=facts.attempts - (not disposition.begun))
+                return await self._tasks.set_aside(stream, stored, begun, disposition)
+
+    def _done(self, work: Future[None]) -> None:
+        with self._lock:
+            self._behind.discard(work)
+        if not work.cancelled() and (error := work.exception()) is not None:
+            _log.error("the end of a task cannot be told to %s: %s", self._place.name, error)
+
+    def flush(self) -> None:
+        """Waits until what was settled is carried out."""
+        if self._told:
+            with contextlib.suppress(Broken, SpoolerUnusable), self._place.lane() as lane:
+                self.hear(lane)
+                lane.flush()
+            self.hear(None)
+        for work in list(self._behind):
+            with contextlib.suppress(TimeoutError, SpoolerUnusable):
+                work.result(_SETTLE)
