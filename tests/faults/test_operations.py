@@ -5,7 +5,9 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +17,8 @@ from unspool.errors import TaskBusy
 from unspool.message import Envelope, State
 
 from ..runtime.conftest import PATIENCE, Place
+from . import tracing
+from .conftest import needs
 
 
 def unspool(place: Place, *words: str) -> subprocess.CompletedProcess[str]:
@@ -81,6 +85,26 @@ def test_all_operations_beside_workers(place: Place) -> None:
     assert running.stop() == 0
     done = sorted(map(int, place.lines()))
     assert sorted([*done, *removed]) == list(range(1000))
+
+
+def test_a_large_spool_is_read_little(tmp_path: Path) -> None:
+    """Of 20,000 tasks, ``status`` opens none and looks at each once; a listing of ten opens and looks at only those."""
+    needs(tool="strace")
+    backend = SpoolBackend(str(tmp_path / "mail"), durable=False)
+    backend.send([Envelope({"msg": b"task"}, b"", None, None)] * 20_000)
+
+    def looks(work: Callable[[], Any]) -> tuple[int, int]:
+        """How often tasks' files are opened, and looked at."""
+        log = tmp_path / "calls"
+        tracing.run(work, log=str(log))
+        lines = [line for line in log.read_text().splitlines() if "/uwsgi_spoolfile_on_" in line]
+        opened = sum(" openat(" in line or " open(" in line for line in lines)
+        return opened, len(lines) - opened
+
+    assert looks(lambda: backend.counts()[State.READY]) == (0, 20_000)
+    opened, others = looks(lambda: len(list(backend.entries(limit=10))))
+    assert opened <= 20
+    assert others <= 60
 
 
 def test_retry_begins_afresh_and_keeps_the_history(place: Place) -> None:

@@ -292,7 +292,8 @@ class Backend(Protocol):
         """Carries out what ``settle`` may have put off. Called before a worker waits, and at its end."""
 
     def entries(self, states: frozenset[State] = frozenset(State), limit: int | None = None) -> Iterator[Entry]:
-        """The tasks in these states, in the order in which they would run; then those set aside."""
+        """The tasks in these states, in the order in which they would run; then those set aside. They may be changed
+        while this is read: each is then seen at most once."""
 
     def counts(self) -> dict[State, int]:
         """How many tasks are in each state."""

@@ -30,7 +30,7 @@ def retry(ids: Sequence[str], all_dead: bool, spooler: Sequence[str]) -> int:
     if not all_dead:
         return _each(ids, spooler, lambda backend, entry: backend.retry(entry.id))
     for backend in spoolers.usable(spooler):
-        for entry in list(backend.entries(frozenset({State.DEAD}))):
+        for entry in backend.entries(frozenset({State.DEAD})):
             try:
                 output.line(output.clean(backend.retry(entry.id)))
             except (LookupError, TaskBusy):
@@ -77,14 +77,15 @@ def purge(state: Sequence[str], older_than: timedelta | None, yes: bool, spooler
     chosen = spoolers.usable(spooler)
     before = None if older_than is None else time.time() - older_than.total_seconds()
     states = frozenset(map(State, state))
-    doomed = [
+    doomed: Iterable[tuple[Backend, str]] = (
         (backend, entry.id) for backend in chosen for entry in backend.entries(states) if _is_older(entry, before)
-    ]
-    if doomed and not yes:
+    )
+    if not yes and (listed := list(doomed)):
         if not output.is_terminal():
-            raise click.UsageError(f"This would delete {_tasks(len(doomed))}; add --yes.")
-        if not click.confirm(f"Delete {_tasks(len(doomed))} ({', '.join(sorted(states))}) for good?", err=True):
+            raise click.UsageError(f"This would delete {_tasks(len(listed))}; add --yes.")
+        if not click.confirm(f"Delete {_tasks(len(listed))} ({', '.join(sorted(states))}) for good?", err=True):
             return 1
+        doomed = listed  # no more than was agreed to
     removed = 0
     for backend, id in doomed:
         try:

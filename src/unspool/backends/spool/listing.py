@@ -1,16 +1,13 @@
 """Looking at a spool directory, and changing single tasks: what ``ls``, ``show``, ``retry`` and ``rm`` stand on.
 
-Looking takes no lock and decodes nothing. Whether a task runs is read from the kernel's table of locks, so that a
-million files need not be opened; only where that table knows the inode is the file itself asked. Changing takes the
-task's lock, as a worker would.
+Looking takes no lock and decodes nothing. Changing takes the task's lock, as a worker would.
 """
 
 import contextlib
-import heapq
+import itertools
 import os
 import stat
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator
 
 from ... import wire
 from ...codec import task_label
@@ -19,25 +16,16 @@ from ...message import Entry, Envelope, State
 from ..base import Clock
 from ..depot import MOVING
 from . import lock
-from .aside import REASON_SUFFIX, bring_back, discard, read_reason
+from .aside import bring_back, discard, read_reason
 from .attempts import Attempts, read_count
 from .file import read_whole
-from .layout import ASIDE, Directory, hint, is_priority, is_task, priority_of, rank_of, renamed
+from .layout import ASIDE, Directory, hint, is_priority, is_task, priority_of, renamed
 from .leaving import Leaving, under_way
+from .survey import Survey, is_locked
 
 __all__ = ["Listing"]
 
-_WAITING = frozenset({State.READY, State.DEFERRED, State.RUNNING})
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-
-
-class _Seen(NamedTuple):
-    """A waiting name; sorts in the order of running as far as names tell."""
-
-    rank: int
-    due: float
-    ref: str
-    inode: int
 
 
 class Listing:
@@ -52,109 +40,35 @@ class Listing:
 
     def entries(self, states: frozenset[State], limit: int | None) -> Iterator[Entry]:
         """Running ones first, then ready in the order of running, then deferred by due time, then those set aside."""
-        left = limit
-        for entry in self._entries(states):
-            if left is not None:
-                if left <= 0:
-                    return
-                left -= 1
-            yield entry
+        return itertools.islice(self._entries(states, limit), limit)
 
     def counts(self) -> dict[State, int]:
         """How many there are in each state."""
-        counts = dict.fromkeys(State, 0)
-        now, locked = self._clock(), lock.held_inodes()
-        for seen in self._names(""):
-            counts[self._state(seen, now, locked)] += 1
-        for state in ASIDE:
-            counts[State(state)] += sum(1 for _ in self._names(ASIDE[state]))
+        counts = Survey(self._directory, self._clock()).counts()
         for moved in filter(None, map(self._moved, under_way(self._directory))):
             counts[moved.state] += 1
         return counts
 
-    def _entries(self, states: frozenset[State]) -> Iterator[Entry]:
-        if states & _WAITING:
-            yield from self._waiting(states)
-        elif State.CORRUPT in states:
-            yield from self._of_state(sorted(self._names("")), None, states)
-        for name in ASIDE:
-            if State(name) in states:
-                yield from filter(None, (self._aside(name, seen.ref) for seen in sorted(self._names(ASIDE[name]))))
+    def _entries(self, states: frozenset[State], limit: int | None) -> Iterator[Entry]:
+        survey = Survey(self._directory, self._clock())
+        waiting: dict[State, Callable[[], Iterable[str]]] = {
+            State.RUNNING: survey.running,
+            State.READY: lambda: survey.ready(limit),
+            State.DEFERRED: lambda: survey.deferred(limit),
+            State.CORRUPT: lambda: survey.refused(limit),
+        }
+        for state, refs in waiting.items():
+            if state in states:
+                for ref in refs():
+                    entry = self._entry(ref, state)
+                    if entry is not None and entry.state is state:  # still what it was seen to be
+                        yield entry
+        for place in ASIDE:
+            if State(place) in states:
+                yield from filter(None, (self._aside(place, ref) for ref in survey.aside(place, limit)))
         yield from (
             moved for moved in filter(None, map(self._moved, under_way(self._directory))) if moved.state in states
         )
-
-    def _waiting(self, states: frozenset[State]) -> Iterator[Entry]:
-        now, locked = self._clock(), lock.held_inodes()
-        found = list(self._names(""))
-        if State.RUNNING in states:
-            running = [seen for seen in found if self._is_running(seen, locked)]
-            yield from self._of_state(sorted(running), State.RUNNING, states)
-        if State.READY in states:
-            yield from self._ready(found, now, locked, states)
-        if State.DEFERRED in states:
-            late = (seen._replace(due=due) for seen in found if (due := self._due(seen, now)) is not None and due > now)
-            deferred = [seen for seen in late if not self._is_running(seen, locked)]
-            yield from self._of_state(sorted(deferred, key=lambda seen: (seen.due, seen)), State.DEFERRED, states)
-
-    def _ready(
-        self, found: list[_Seen], now: float, locked: frozenset[int] | None, states: frozenset[State]
-    ) -> Iterator[Entry]:
-        """In exact order, looking at no more files than are asked for: a name's time is never after the file's."""
-        heap = [(seen.rank, seen.due, seen, False) for seen in found if seen.due <= now]
-        heapq.heapify(heap)
-        while heap:
-            rank, _, seen, looked_at = heapq.heappop(heap)
-            if looked_at:
-                yield from self._of_state([seen], State.READY, states)
-                continue
-            due = self._due(seen, now)
-            if due is not None and due <= now and not self._is_running(seen, locked):
-                heapq.heappush(heap, (rank, due, seen, True))
-
-    def _of_state(self, found: list[_Seen], state: State | None, states: frozenset[State]) -> Iterator[Entry]:
-        """The entries that are still what they were seen to be; and those that never run, if they are asked for."""
-        for seen in found:
-            entry = self._entry(seen.ref, state)
-            if entry is not None and entry.state in states and entry.state in (state, State.CORRUPT):
-                yield entry
-
-    def _due(self, seen: _Seen, now: float) -> float | None:
-        """The file's due time, read only if its name does not already say that it is later."""
-        if seen.due > now:
-            return seen.due
-        try:
-            return os.stat(self._directory.path(seen.ref), follow_symlinks=False).st_mtime
-        except OSError:
-            return None
-
-    def _state(self, seen: _Seen, now: float, locked: frozenset[int] | None) -> State:
-        if seen.due > now:
-            return State.DEFERRED
-        if self._is_running(seen, locked):
-            return State.RUNNING
-        try:
-            found = os.stat(self._directory.path(seen.ref), follow_symlinks=False)
-        except OSError:
-            return State.READY
-        if self._directory.objection(found) or self._part_objection(seen.ref):
-            return State.CORRUPT
-        return State.DEFERRED if found.st_mtime > now else State.READY
-
-    def _is_running(self, seen: _Seen, locked: frozenset[int] | None) -> bool:
-        return (locked is None or seen.inode in locked) and self._locked(seen.ref)
-
-    def _names(self, lead: str) -> Iterator[_Seen]:
-        parts = [""]
-        with contextlib.suppress(OSError), os.scandir(self._directory.path(lead)) as found:
-            parts += [one.name for one in found if is_priority(one.name) and one.is_dir(follow_symlinks=False)]
-        for part in parts:
-            rank, before = rank_of(int(part) if part else None), f"{part}/" if part else ""
-            with contextlib.suppress(OSError), os.scandir(self._directory.path(f"{lead}/{part}")) as found:
-                for one in found:
-                    name = one.name
-                    if is_task(name) and not (lead and name.endswith(REASON_SUFFIX)):
-                        yield _Seen(rank, hint(name), before + name, one.inode())
 
     # --- one of them
 
@@ -271,13 +185,9 @@ class Listing:
         for place in ASIDE:
             yield place, ref
         if "/" not in id:  # a bare name may be of any priority
-            for seen in self._names(""):
-                if seen.ref.endswith(f"/{name}"):
-                    yield "", seen.ref
-            for place, prefix in ASIDE.items():
-                for seen in self._names(prefix):
-                    if seen.ref.endswith(f"/{name}"):
-                        yield place, seen.ref
+            survey = Survey(self._directory, self._clock())
+            for place, lead in {"": "", **ASIDE}.items():
+                yield from ((place, f"{part}/{name}") for part in survey.parts(lead))
 
     def _ref(self, id: str) -> str | None:
         root = self._directory.root
@@ -300,8 +210,8 @@ class Listing:
         if reason:
             state = State.CORRUPT
         elif state is None:
-            due_now = found.st_mtime <= self._clock()
-            state = State.RUNNING if self._locked(ref) else State.READY if due_now else State.DEFERRED
+            waits = State.READY if found.st_mtime <= self._clock() else State.DEFERRED
+            state = State.RUNNING if is_locked(path) else waits
         label, problem = ("?", reason) if reason else self._label(ref)
         return Entry(
             path,
@@ -396,15 +306,5 @@ class Listing:
             return None
         except OSError:
             return None
-        finally:
-            os.close(fd)
-
-    def _locked(self, ref: str) -> bool:
-        try:
-            fd = os.open(self._directory.path(ref), _READ)
-        except OSError:
-            return False
-        try:
-            return lock.held(fd)
         finally:
             os.close(fd)

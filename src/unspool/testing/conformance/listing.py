@@ -183,6 +183,21 @@ class ListingTests(Ground):
         assert queue.state(ids[state]) is None
         assert queue.backend.counts() == dict.fromkeys(State, 1) | {state: 0}
 
+    def test_changes_while_listing(self, queue: Queue) -> None:
+        """Tasks may be removed or retried while a listing that tells of them is read: each is seen once."""
+        one_of_each(queue)
+        for number in range(5):
+            queue.send(f"ready {number}")
+        seen = []
+        for entry in queue.backend.entries(frozenset(State) - {State.RUNNING}):
+            seen.append(entry.task)
+            if entry.state is State.READY:
+                queue.backend.remove(entry.id)
+            else:
+                queue.backend.retry(entry.id)
+        assert len(seen) == len(set(seen)) == 9
+        assert sorted(queue.labels(State.READY)) == ["corrupt", "dead", "deferred"]
+
     def test_running_ones_are_left_alone(self, queue: Queue) -> None:
         """A running task can be neither retried nor removed, and runs on."""
         id = queue.send("task")

@@ -1,0 +1,208 @@
+"""All tasks of a directory at one moment: counted, or by state and in order, with only some of a million in memory.
+
+Nothing is locked. Whether a task runs is read from the kernel's table of locks, so that a million files need not be
+opened; only where that table knows the inode is the file itself asked.
+"""
+
+import contextlib
+import heapq
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple, TypeVar
+
+from ...message import State
+from . import lock
+from .aside import REASON_SUFFIX
+from .layout import ASIDE, Directory, hint, is_priority, is_task, rank_of
+
+__all__ = ["Survey", "is_locked"]
+
+_FEW, _MOST = 5_000, 100_000  # held at least, which costs little; and at most, which saves reading all again too often
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+T = TypeVar("T", bound=tuple[Any, ...])
+
+
+class _Name(NamedTuple):
+    """A name; sorts in the order of running as far as names tell."""
+
+    rank: int
+    due: float
+    ref: str
+    inode: int
+
+
+class _File(NamedTuple):
+    """A file with a task's name, as it is found, with its rank and ref, and whether nothing in its part is run."""
+
+    rank: int
+    ref: str
+    refused: bool
+    found: os.DirEntry[str]
+
+    def named(self) -> _Name:
+        return _Name(self.rank, hint(self.found.name), self.ref, self.found.inode())
+
+
+class Survey:
+    """What the directory holds. Refs are given of what waits, and within its place of what was set aside.
+
+    :param now: unix seconds.
+    """
+
+    def __init__(self, directory: Directory, now: float) -> None:
+        self._directory = directory
+        self._now = now
+        self._locked = lock.held_inodes()
+
+    def counts(self) -> dict[State, int]:
+        """How many there are in each state."""
+        counts = dict.fromkeys(State, 0)
+        for file in self._files():
+            state = self._state(file)
+            if state is not None:
+                counts[state] += 1
+        for place, part in ASIDE.items():
+            counts[State(place)] += sum(1 for _ in self._files(part))
+        return counts
+
+    def running(self) -> list[str]:
+        """Those that somebody has locked, in order."""
+        found = (file.named() for file in self._files() if self._runs(file.ref, file.found.inode()))
+        return [name.ref for name in sorted(found)]
+
+    def ready(self, limit: int | None) -> Iterator[str]:
+        """In the order of running, looking at no more files than are asked for: a name's time is never after its
+        file's."""
+        later: list[tuple[int, float, float, str]] = []
+        for name in _in_order(self._begun, limit):
+            while later and later[0][:2] <= (name.rank, name.due):
+                yield heapq.heappop(later)[-1]
+            with contextlib.suppress(OSError):
+                due = os.stat(self._directory.path(name.ref), follow_symlinks=False).st_mtime
+                if due <= self._now and not self._runs(name.ref, name.inode):
+                    heapq.heappush(later, (name.rank, due, name.due, name.ref))
+        while later:
+            yield heapq.heappop(later)[-1]
+
+    def deferred(self, limit: int | None) -> Iterator[str]:
+        """By due time."""
+        return (ref for _, _, ref in _in_order(self._deferred, limit))
+
+    def refused(self, limit: int | None) -> Iterator[str]:
+        """What lies among those that wait, and is never run."""
+        return (name.ref for name in _in_order(self._refused, limit))
+
+    def aside(self, place: str, limit: int | None) -> Iterator[str]:
+        """Those that were set aside as ``dead`` or ``corrupt``."""
+        return (name.ref for name in _in_order(lambda: self._named(ASIDE[place]), limit))
+
+    def parts(self, lead: str) -> list[str]:
+        """The priorities in a part of the directory."""
+        found: list[str] = []
+        for _ in self._in(lead, "", found):
+            pass
+        return found
+
+    def _begun(self) -> Iterator[_Name]:
+        """Those that are ready as far as their names tell."""
+        return (name for name in self._named() if name.due <= self._now)
+
+    def _deferred(self) -> Iterator[tuple[float, int, str]]:
+        """A file is looked at only if its name does not already say that it is later."""
+        for file in self._files():
+            with contextlib.suppress(OSError):
+                due = hint(file.found.name)
+                due = due if due > self._now else file.found.stat(follow_symlinks=False).st_mtime
+                if due > self._now and not self._runs(file.ref, file.found.inode()):
+                    yield due, file.rank, file.ref
+
+    def _refused(self) -> Iterator[_Name]:
+        return (file.named() for file in self._files() if self._state(file) is State.CORRUPT)
+
+    def _state(self, file: _File) -> State | None:
+        """The state of one that waits; None if it has gone."""
+        try:
+            found = file.found.stat(follow_symlinks=False)
+        except OSError:
+            return None
+        if file.refused or self._directory.objection(found):
+            return State.CORRUPT
+        if self._runs(file.ref, file.found.inode()):
+            return State.RUNNING
+        return State.DEFERRED if found.st_mtime > self._now else State.READY
+
+    def _runs(self, ref: str, inode: int) -> bool:
+        return (self._locked is None or inode in self._locked) and is_locked(self._directory.path(ref))
+
+    def _named(self, lead: str = "") -> Iterator[_Name]:
+        return (file.named() for file in self._files(lead))
+
+    def _files(self, lead: str = "") -> Iterator[_File]:
+        """What has a task's name, and waits, or lies in a part of the directory."""
+        parts: list[str] = []
+        yield from self._in(lead, "", parts)
+        for part in parts:
+            yield from self._in(lead, part)
+
+    def _in(self, lead: str, part: str, parts: list[str] | None = None) -> Iterator[_File]:
+        """The same of one priority, or of none. To ``parts`` the priorities are added that are found."""
+        rank, before = rank_of(int(part) if part else None), f"{part}/" if part else ""
+        refused = not lead and self._is_refused(before)
+        with contextlib.suppress(OSError), os.scandir(self._directory.path(f"{lead}/{part}")) as entries:
+            for one in entries:
+                name = one.name
+                if is_task(name):
+                    if not (lead and name.endswith(REASON_SUFFIX)):
+                        yield _File(rank, before + name, refused, one)
+                elif parts is not None and is_priority(name) and one.is_dir(follow_symlinks=False):
+                    parts.append(name)
+
+    def _is_refused(self, part: str) -> bool:
+        try:
+            return self._directory.part_objection(part) is not None
+        except OSError:
+            return True
+
+
+def is_locked(path: str) -> bool:
+    """Whether somebody holds the lock of a file."""
+    try:
+        fd = os.open(path, _READ)
+    except OSError:
+        return False
+    try:
+        return lock.held(fd)
+    finally:
+        os.close(fd)
+
+
+def _in_order(read: Callable[[], Iterable[T]], limit: int | None) -> Iterator[T]:
+    """All that can be read, sorted. Only the first ones are held; the next ones are read again.
+
+    :param limit: how many are wanted, as far as that is known.
+    """
+    last: T | None = None
+    most = _MOST if limit is None else min(max(limit, _FEW), _MOST)
+    while True:
+        kept, beyond = _first(read(), last, most)
+        yield from kept
+        if not beyond:
+            return
+        last, most = kept[-1], _MOST
+
+
+def _first(found: Iterable[T], last: T | None, most: int) -> tuple[list[T], bool]:
+    """The first ones after ``last``, sorted, and whether there are others behind them."""
+    kept: list[T] = []
+    end: T | None = None
+    for one in found:
+        if (end is None or one < end) and (last is None or one > last):
+            kept.append(one)
+            if len(kept) == 2 * most:
+                kept.sort()
+                del kept[most:]
+                end = kept[-1]
+    kept.sort()
+    beyond = end is not None or len(kept) > most
+    return kept[:most], beyond

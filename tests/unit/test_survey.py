@@ -1,0 +1,109 @@
+"""All tasks of a directory in order, though only some of their names are in memory."""
+
+import os
+import random
+import tracemalloc
+from pathlib import Path
+
+import pytest
+
+from unspool.backends.spool import SpoolBackend, survey
+from unspool.message import State
+
+PAST, FUTURE = 1_700_000_000, 4_000_000_000
+
+
+def write(root: Path, number: int, *, part: str = "", named: int = PAST, due: int | None = None) -> str:
+    """An empty file with a task's name, and its ref.
+
+    :param named: the time in its name, in whole seconds; ``due``: that of its file, if it is another.
+    """
+    ref = f"{part}/" * bool(part) + f"uwsgi_spoolfile_on_test_1_{number}_1_{named}_{number:06d}"
+    (root / ref).touch()
+    os.utime(root / ref, (due or named, due or named))
+    return ref
+
+
+@pytest.fixture
+def backend(tmp_path: Path) -> SpoolBackend:
+    """A spooler with two priorities."""
+    backend = SpoolBackend(str(tmp_path / "mail"))
+    backend.send([])
+    for part in ("1", "7"):
+        (tmp_path / "mail" / part).mkdir()
+    return backend
+
+
+def refs(backend: SpoolBackend, states: set[State], limit: int | None = None) -> list[str]:
+    """What is listed."""
+    return [entry.id.removeprefix(f"{backend.name}/") for entry in backend.entries(frozenset(states), limit)]
+
+
+def test_the_order_holds_from_window_to_window(backend: SpoolBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 2,000 tasks of all kinds, 50 to 100 are held at once: each is listed once, in order, and as counted."""
+    monkeypatch.setattr(survey, "_FEW", 50)
+    monkeypatch.setattr(survey, "_MOST", 50)
+    seed = random.randrange(1 << 32)
+    print("seed", seed)
+    source = random.Random(seed)
+    ready, deferred = [], []
+    for number in range(2000):
+        part = source.choice(["", "", "1", "7"])
+        match source.randrange(3):
+            case 0:  # sent
+                due = PAST + source.randrange(1000)
+                ready.append((int(part or 9), due, write(Path(backend.name), number, part=part, named=due)))
+            case 1:  # retried or failed: its file is later than its name
+                due = source.choice([PAST, FUTURE]) + source.randrange(1000)
+                ref = write(Path(backend.name), number, part=part, named=PAST - source.randrange(1000), due=due)
+                (ready if due < FUTURE else deferred).append((int(part or 9), due, ref))
+            case 2:  # postponed
+                due = FUTURE + source.randrange(1000)
+                deferred.append((int(part or 9), due, write(Path(backend.name), number, part=part, named=due)))
+    listed = refs(backend, {State.READY})
+    times = {ref: (rank, due) for rank, due, ref in ready + deferred}
+    assert sorted(listed) == sorted(ref for _, _, ref in ready)
+    assert [times[ref] for ref in listed] == sorted(times[ref] for ref in listed)
+    later = refs(backend, {State.DEFERRED})
+    assert sorted(later) == sorted(ref for _, _, ref in deferred)
+    assert [times[ref][1] for ref in later] == sorted(times[ref][1] for ref in later)
+    assert refs(backend, {State.READY}, 7) == listed[:7]
+    assert refs(backend, {State.READY, State.DEFERRED}, len(listed) + 7) == listed + later[:7]
+    counts = backend.counts()
+    assert (counts[State.READY], counts[State.DEFERRED]) == (len(listed), len(later))
+
+
+def test_ready_ones_behind_many_that_wait(backend: SpoolBackend) -> None:
+    """The first ready tasks are found though more than are held at first have failed, and come earlier by name."""
+    for number in range(11_000):
+        write(Path(backend.name), number, due=FUTURE)
+    ready = [write(Path(backend.name), number, named=PAST + 1) for number in range(20)]
+    assert refs(backend, {State.READY}, 10) == ready[:10]
+
+
+def test_memory_does_not_grow_with_the_queue(backend: SpoolBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of 5,000 tasks are listed in the memory that the names of a few of them take."""
+    monkeypatch.setattr(survey, "_MOST", 500)
+    for number in range(5_000):
+        write(Path(backend.name), number)
+    tracemalloc.start()
+    try:
+        assert sum(1 for _ in backend.entries()) == 5_000
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 600_000
+
+
+def test_what_is_never_run_is_listed_last(backend: SpoolBackend) -> None:
+    """A link and a hard link are corrupt wherever their names would put them, and are told once, whatever is asked
+    for."""
+    root = Path(backend.name)
+    late, early = write(root, 1, named=FUTURE), write(root, 2)
+    os.link(root / late, root / "7" / "uwsgi_spoolfile_on_test_1_3_1_1_000000")
+    os.symlink("/etc/passwd", root / "uwsgi_spoolfile_on_test_1_4_1_1_000000")
+    corrupt = ["7/uwsgi_spoolfile_on_test_1_3_1_1_000000", "uwsgi_spoolfile_on_test_1_4_1_1_000000", late]
+    assert refs(backend, set(State)) == [early, *corrupt]
+    assert refs(backend, {State.DEFERRED, State.CORRUPT}) == corrupt
+    assert refs(backend, {State.DEFERRED}) == []
+    assert backend.counts() == dict.fromkeys(State, 0) | {State.READY: 1, State.CORRUPT: 3}
