@@ -84,6 +84,7 @@ def test_ready_ones_behind_many_that_wait(backend: SpoolBackend) -> None:
 def test_memory_does_not_grow_with_the_queue(backend: SpoolBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     """All of 5,000 tasks are listed in the memory that the names of a few of them take."""
     monkeypatch.setattr(survey, "_MOST", 500)
+    monkeypatch.setattr(survey, "_STEP", 100)
     for number in range(5_000):
         write(Path(backend.name), number)
     tracemalloc.start()

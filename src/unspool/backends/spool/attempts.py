@@ -90,9 +90,14 @@ def open_attempts(directory: Directory) -> Attempts:
 
 def read_count(directory: Directory, ref: str) -> Count:
     """The count of a file, wherever it is kept. For those who only look: nothing is made, and no lock is dropped."""
-    with contextlib.suppress(OSError, AttributeError):
+    try:
         return Count.load(os.getxattr(directory.path(ref), _NAME, follow_symlinks=False))
-    return _read_side(directory, ref)
+    except AttributeError:
+        return _read_side(directory, ref)
+    except OSError as error:
+        if error.errno == errno.ENODATA:  # where there are attributes, it is kept nowhere else
+            return Count()
+        return _read_side(directory, ref)
 
 
 def _read_side(directory: Directory, ref: str) -> Count:

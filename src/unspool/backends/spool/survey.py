@@ -6,6 +6,7 @@ opened; only where that table knows the inode is the file itself asked.
 
 import contextlib
 import heapq
+import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, TypeVar
@@ -18,6 +19,7 @@ from .layout import ASIDE, Directory, hint, is_priority, is_task, rank_of
 __all__ = ["Survey", "is_locked"]
 
 _FEW, _MOST = 5_000, 100_000  # held at least, which costs little; and at most, which saves reading all again too often
+_STEP = 2_000  # directory entries read at a time
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 T = TypeVar("T", bound=tuple[Any, ...])
@@ -32,16 +34,21 @@ class _Name(NamedTuple):
     inode: int
 
 
-class _File(NamedTuple):
-    """A file with a task's name, as it is found, with its rank and ref, and whether nothing in its part is run."""
+class _Some(NamedTuple):
+    """Some files with tasks' names, all of one priority or of none.
+
+    :param lead: what is before a name in a ref.
+    :param refused: whether nothing in there is run.
+    """
 
     rank: int
-    ref: str
+    lead: str
     refused: bool
-    found: os.DirEntry[str]
+    files: list[os.DirEntry[str]]
 
-    def named(self) -> _Name:
-        return _Name(self.rank, hint(self.found.name), self.ref, self.found.inode())
+    def named(self) -> list[_Name]:
+        rank, lead = self.rank, self.lead
+        return [_Name(rank, hint(one.name), lead + one.name, one.inode()) for one in self.files]
 
 
 class Survey:
@@ -58,17 +65,21 @@ class Survey:
     def counts(self) -> dict[State, int]:
         """How many there are in each state."""
         counts = dict.fromkeys(State, 0)
-        for file in self._files():
-            state = self._state(file)
-            if state is not None:
-                counts[state] += 1
+        for some in self._all():
+            for one in some.files:
+                state = self._state(some, one)
+                if state is not None:
+                    counts[state] += 1
         for place, part in ASIDE.items():
-            counts[State(place)] += sum(1 for _ in self._files(part))
+            counts[State(place)] += sum(len(some.files) for some in self._all(part))
         return counts
 
     def running(self) -> list[str]:
         """Those that somebody has locked, in order."""
-        found = (file.named() for file in self._files() if self._runs(file.ref, file.found.inode()))
+        found: list[_Name] = []
+        for some in self._all():
+            maybe = [one for one in some.files if self._locked is None or one.inode() in self._locked]
+            found += [name for name in some._replace(files=maybe).named() if is_locked(self._directory.path(name.ref))]
         return [name.ref for name in sorted(found)]
 
     def ready(self, limit: int | None) -> Iterator[str]:
@@ -95,7 +106,7 @@ class Survey:
 
     def aside(self, place: str, limit: int | None) -> Iterator[str]:
         """Those that were set aside as ``dead`` or ``corrupt``."""
-        return (name.ref for name in _in_order(lambda: self._named(ASIDE[place]), limit))
+        return (name.ref for name in _in_order(lambda: (some.named() for some in self._all(ASIDE[place])), limit))
 
     def parts(self, lead: str) -> list[str]:
         """The priorities in a part of the directory."""
@@ -104,59 +115,64 @@ class Survey:
             pass
         return found
 
-    def _begun(self) -> Iterator[_Name]:
+    def _begun(self) -> Iterator[list[_Name]]:
         """Those that are ready as far as their names tell."""
-        return (name for name in self._named() if name.due <= self._now)
+        return ([name for name in some.named() if name.due <= self._now] for some in self._all())
 
-    def _deferred(self) -> Iterator[tuple[float, int, str]]:
+    def _deferred(self) -> Iterator[list[tuple[float, int, str]]]:
         """A file is looked at only if its name does not already say that it is later."""
-        for file in self._files():
-            with contextlib.suppress(OSError):
-                due = hint(file.found.name)
-                due = due if due > self._now else file.found.stat(follow_symlinks=False).st_mtime
-                if due > self._now and not self._runs(file.ref, file.found.inode()):
-                    yield due, file.rank, file.ref
+        for some in self._all():
+            found = []
+            for one in some.files:
+                with contextlib.suppress(OSError):
+                    due = hint(one.name)
+                    due = due if due > self._now else one.stat(follow_symlinks=False).st_mtime
+                    if due > self._now and not self._runs(some.lead + one.name, one.inode()):
+                        found.append((due, some.rank, some.lead + one.name))
+            yield found
 
-    def _refused(self) -> Iterator[_Name]:
-        return (file.named() for file in self._files() if self._state(file) is State.CORRUPT)
+    def _refused(self) -> Iterator[list[_Name]]:
+        for some in self._all():
+            yield some._replace(files=[one for one in some.files if self._state(some, one) is State.CORRUPT]).named()
 
-    def _state(self, file: _File) -> State | None:
+    def _state(self, some: _Some, one: os.DirEntry[str]) -> State | None:
         """The state of one that waits; None if it has gone."""
         try:
-            found = file.found.stat(follow_symlinks=False)
+            found = one.stat(follow_symlinks=False)
         except OSError:
             return None
-        if file.refused or self._directory.objection(found):
+        if some.refused or self._directory.objection(found):
             return State.CORRUPT
-        if self._runs(file.ref, file.found.inode()):
+        if self._runs(some.lead + one.name, one.inode()):
             return State.RUNNING
         return State.DEFERRED if found.st_mtime > self._now else State.READY
 
     def _runs(self, ref: str, inode: int) -> bool:
         return (self._locked is None or inode in self._locked) and is_locked(self._directory.path(ref))
 
-    def _named(self, lead: str = "") -> Iterator[_Name]:
-        return (file.named() for file in self._files(lead))
-
-    def _files(self, lead: str = "") -> Iterator[_File]:
+    def _all(self, lead: str = "") -> Iterator[_Some]:
         """What has a task's name, and waits, or lies in a part of the directory."""
         parts: list[str] = []
         yield from self._in(lead, "", parts)
         for part in parts:
             yield from self._in(lead, part)
 
-    def _in(self, lead: str, part: str, parts: list[str] | None = None) -> Iterator[_File]:
+    def _in(self, lead: str, part: str, parts: list[str] | None = None) -> Iterator[_Some]:
         """The same of one priority, or of none. To ``parts`` the priorities are added that are found."""
         rank, before = rank_of(int(part) if part else None), f"{part}/" if part else ""
         refused = not lead and self._is_refused(before)
         with contextlib.suppress(OSError), os.scandir(self._directory.path(f"{lead}/{part}")) as entries:
-            for one in entries:
-                name = one.name
-                if is_task(name):
-                    if not (lead and name.endswith(REASON_SUFFIX)):
-                        yield _File(rank, before + name, refused, one)
-                elif parts is not None and is_priority(name) and one.is_dir(follow_symlinks=False):
-                    parts.append(name)
+            while found := list(itertools.islice(entries, _STEP)):
+                if parts is not None:
+                    digits = (one for one in found if one.name[0].isdigit())
+                    parts += [one.name for one in digits if is_priority(one.name) and one.is_dir(follow_symlinks=False)]
+                tasks = [one for one in found if is_task(one.name)]
+                yield _Some(
+                    rank,
+                    before,
+                    refused,
+                    [one for one in tasks if not one.name.endswith(REASON_SUFFIX)] if lead else tasks,
+                )
 
     def _is_refused(self, part: str) -> bool:
         try:
@@ -177,7 +193,7 @@ def is_locked(path: str) -> bool:
         os.close(fd)
 
 
-def _in_order(read: Callable[[], Iterable[T]], limit: int | None) -> Iterator[T]:
+def _in_order(read: Callable[[], Iterable[list[T]]], limit: int | None) -> Iterator[T]:
     """All that can be read, sorted. Only the first ones are held; the next ones are read again.
 
     :param limit: how many are wanted, as far as that is known.
@@ -192,17 +208,16 @@ def _in_order(read: Callable[[], Iterable[T]], limit: int | None) -> Iterator[T]
         last, most = kept[-1], _MOST
 
 
-def _first(found: Iterable[T], last: T | None, most: int) -> tuple[list[T], bool]:
+def _first(found: Iterable[list[T]], last: T | None, most: int) -> tuple[list[T], bool]:
     """The first ones after ``last``, sorted, and whether there are others behind them."""
     kept: list[T] = []
     end: T | None = None
-    for one in found:
-        if (end is None or one < end) and (last is None or one > last):
-            kept.append(one)
-            if len(kept) == 2 * most:
-                kept.sort()
-                del kept[most:]
-                end = kept[-1]
+    for some in found:
+        kept += [one for one in some if (end is None or one < end) and (last is None or one > last)]
+        if len(kept) > 2 * most:
+            kept.sort()
+            del kept[most:]
+            end = kept[-1]
     kept.sort()
     beyond = end is not None or len(kept) > most
     return kept[:most], beyond
