@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 
 from ..backends.base import Backend
 from ..message import Record
-from .report import dump_record
+from .report import dump_end
 
 __all__ = ["Recorder"]
 
@@ -47,7 +47,11 @@ class Recorder:
 
     def put(self, index: int, record: Record) -> None:
         """Hands over one run of a spooler's task."""
-        self._waiting.append(f"[{index},{dump_record(record)}]\n".encode())
+        self.put_line(dump_end(index, "", None, record))
+
+    def put_line(self, line: bytes) -> None:
+        """The same, as the worker has reported it."""
+        self._waiting.append(line)
         if len(self._waiting) > _KEPT:
             self._waiting.popleft()
             self._dropped += 1
@@ -69,7 +73,8 @@ class Recorder:
             if self._writer < 0 and not self._try_to_start():
                 return
             if not self._rest:
-                self._rest = b"".join(self._waiting.popleft() for _ in range(min(len(self._waiting), _BATCH)))
+                batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), _BATCH))]
+                self._rest = b"%b\n" % b"\n".join(batch)
             try:
                 written = os.write(self._writer, self._rest)
             except BlockingIOError:
@@ -157,7 +162,7 @@ def _record(backends: Sequence[Backend], reader: int) -> None:
             lines += chunk
         whole, _, rest = lines.rpartition(b"\n")
         batches: dict[int, list[Record]] = {}
-        for index, record in json.loads(b"[%b]" % whole.replace(b"\n", b",")):
+        for _, index, _, _, record in json.loads(b"[%b]" % whole.replace(b"\n", b",")):
             batches.setdefault(index, []).append(Record(*record))
         for index, records in batches.items():
             try:

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..message import Record
 
-__all__ = ["BEGIN", "END", "FAILED", "READY", "REFUSED", "Reader", "Writer", "dump_record"]
+__all__ = ["BEGIN", "END", "FAILED", "READY", "REFUSED", "Reader", "Writer", "dump_end"]
 
 READY, FAILED, BEGIN, END, REFUSED = "ready", "failed", "begin", "end", "refused"
 
@@ -20,12 +20,15 @@ _CHUNK = 1 << 16
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
-def dump_record(record: Record) -> str:
-    """A record in JSON. By hand: one is written for each task, and the general encoder takes five times as long."""
+def dump_end(index: int, ref: str, until: float | None, record: Record) -> bytes:
+    """The line of a run that ended. By hand: there is one for each task, and the general encoder takes five times as
+    long."""
     id, task, verdict, attempt, started, duration, pid, error = record
+    again = "null" if until is None else repr(until)
     return (
-        f"[{_quoted(id)},{_quoted(task)},{_quoted(verdict)},{attempt},{started!r},{duration!r},{pid},{_quoted(error)}]"
-    )
+        f'["{END}",{index},{_quoted(ref)},{again},[{_quoted(id)},{_quoted(task)},{_quoted(verdict)},{attempt},{started!r},'
+        f"{duration!r},{pid},{_quoted(error)}]]"
+    ).encode()
 
 
 class Writer:
@@ -41,8 +44,7 @@ class Writer:
 
     def end(self, index: int, ref: str, until: float | None, record: Record) -> None:
         """Tells the end of a run: ``write(END, index, ref, until, record)``, for less."""
-        again = "null" if until is None else repr(until)
-        self._send(f'["{END}",{index},{_quoted(ref)},{again},{dump_record(record)}]\n'.encode())
+        self._send(b"%b\n" % dump_end(index, ref, until, record))
 
     def _send(self, line: bytes) -> None:
         with self._lock:
@@ -68,18 +70,18 @@ class Reader:
         return self._fd
 
     def read(self) -> list[list[Any]]:
-        """The events that have arrived."""
+        """The events that have arrived; those of runs that ended with their own line as the last element."""
         parts = [self._rest]
         with contextlib.suppress(BlockingIOError):
             while not self.ended:
                 chunk = os.read(self._fd, _CHUNK)
                 parts.append(chunk)
                 self.ended = not chunk
-        lines, newline, rest = b"".join(parts).rpartition(b"\n")
-        self._rest = rest
-        if not newline:
-            return []
-        events: list[list[Any]] = json.loads(b"[%b]" % lines.replace(b"\n", b","))
+        *lines, self._rest = b"".join(parts).split(b"\n")
+        events: list[list[Any]] = json.loads(b"[%b]" % b",".join(lines))
+        for event, line in zip(events, lines, strict=True):
+            if event[0] == END:
+                event.append(line)
         return events
 
     def close(self) -> None:

@@ -105,6 +105,7 @@ class Supervisor:
         self._depth = _ENOUGH
         self._last_rank = -1
         self._withholds = [backend.capabilities.withholds for backend in backends]
+        self._records = [backend.capabilities.records for backend in backends]
         self._rate = 0.0  # tasks a second that ended lately
         self._rated = (0, time.monotonic())
         self._waiting = (0, 0.0)  # tickets that nobody has taken yet, and since when so many
@@ -321,16 +322,18 @@ class Supervisor:
                 began = process.start_of(index, ref) or now
                 lasted = max(now - began, 0.0)
                 record = Record(entry.id, entry.task, verdict, entry.attempts, began, lasted, process.pid, reason)
-                self._ended(index, record, max(now, entry.due))
+                self._failed(index, record, max(now, entry.due))
 
     # --- reports
 
     def _hear(self, events: Iterable[list[Any]]) -> None:
         for event in events:
             if event[0] == report.END:
-                _, index, ref, until, record = event
+                _, index, ref, until, record, line = event
                 self._feeds[index].settled(ref, until)
-                self._ended(index, Record(*record), until, recorded=self._backends[index].capabilities.records)
+                self._ended(index, Record(*record), until)
+                if self._recorder is not None and not self._records[index]:
+                    self._recorder.put_line(line)
             elif event[0] == report.REFUSED:
                 _, index, ref, kind, until, detail = event
                 self._refused(index, ref, kind, until, detail)
@@ -346,15 +349,19 @@ class Supervisor:
                     "app %s defines no task: is it the right module, and does it import those of its tasks?", self._app
                 )
 
-    def _ended(self, index: int, record: Record, until: float | None, *, recorded: bool = False) -> None:
+    def _failed(self, index: int, record: Record, until: float | None) -> None:
+        """An end that no worker has told of, and no backend recorded."""
+        self._ended(index, record, until)
+        if self._recorder is not None:
+            self._recorder.put(index, record)
+
+    def _ended(self, index: int, record: Record, until: float | None) -> None:
         self._announce()
         self._stats.done += 1
         if record.verdict not in (Verdict.PROCESSED, Verdict.SKIPPED):
             self._stats.failed += 1
             self._stats.dead += record.verdict in (Verdict.DEAD, Verdict.CORRUPT)
         log_end(self._backends[index].name, record, until)
-        if self._recorder is not None and not recorded:
-            self._recorder.put(index, record)
 
     def _refused(self, index: int, ref: str, kind: str, until: float | None, detail: str) -> None:
         feed = self._feeds[index]
@@ -364,7 +371,7 @@ class Supervisor:
         feed.settled(ref, until)
         id = f"{self._backends[index].name}/{ref}"
         if kind == RefusalKind.CORRUPT:
-            self._ended(index, Record(id, "?", Verdict.CORRUPT, 0, self._clock(), 0.0, os.getpid(), detail), None)
+            self._failed(index, Record(id, "?", Verdict.CORRUPT, 0, self._clock(), 0.0, os.getpid(), detail), None)
         elif kind == RefusalKind.UNUSABLE and id not in self._complained and len(self._complained) < _COMPLAINTS:
             self._complained.add(id)
             _log.warning("task %s is not run: %s", printable(id), detail)

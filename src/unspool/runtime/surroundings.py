@@ -16,6 +16,7 @@ __all__ = ["Surroundings"]
 
 # Those of the signal module turn each number into an enum, which costs ten times the call.
 _signal = importlib.import_module("_signal")
+_setlocale = importlib.import_module("_locale").setlocale  # nor need a locale that is only looked at be normalised
 _WATCHED = tuple(
     int(number)
     for number in (
@@ -44,7 +45,7 @@ class Surroundings:
         """
         os.umask(self._umask)
         os.fchdir(self._place)
-        if locale.setlocale(locale.LC_ALL) != self._locale:
+        if _setlocale(locale.LC_ALL) != self._locale:
             locale.setlocale(locale.LC_ALL, self._locale)
         if threading.get_ident() != self._main:
             return

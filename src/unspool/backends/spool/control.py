@@ -26,7 +26,7 @@ __all__ = ["SpoolControl"]
 _log = logging.getLogger("unspool")
 _PAUSED, _PERIOD = "paused", "period"
 _SIZE = 4096
-_slot = struct.Struct(f"<qdH{REF_SIZE}s")  # pid, since, length of the ref, ref
+_slot = struct.Struct("<qdH")  # pid, since, length of the ref, which follows
 
 
 class SpoolControl:
@@ -161,7 +161,8 @@ class SpoolPresence:
 
     def running(self, ref: str, since: float) -> None:
         name = ref.encode("utf-8", "surrogateescape")
-        _slot.pack_into(self._map, 0, os.getpid(), since, len(name), name)
+        self._map[_slot.size : _slot.size + len(name)] = name
+        _slot.pack_into(self._map, 0, os.getpid(), since, len(name))
 
     def ref(self) -> str:
         return _read_slot("", self._map[:_SIZE]).ref
@@ -185,5 +186,6 @@ class SpoolPresence:
 
 
 def _read_slot(role: str, data: bytes) -> WorkerInfo:
-    pid, since, length, ref = _slot.unpack_from(data)
-    return WorkerInfo(role, pid, ref[:length].decode("utf-8", "surrogateescape"), since)
+    pid, since, length = _slot.unpack_from(data)
+    ref = data[_slot.size : _slot.size + min(length, REF_SIZE)]
+    return WorkerInfo(role, pid, ref.decode("utf-8", "surrogateescape"), since)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from ..base import Clock, Control, Ticket
 from . import lock
 from .layout import PREFIX, PRIVATE, RUN, Directory, hint, is_priority, is_task, priority_of, rank_of
+from .remains import Remains
 from .sweep import leftovers
 from .wake import Change, Wake
 from .window import Window
@@ -34,11 +35,19 @@ _POLL = 1.0  # seconds between scans where the kernel tells nothing, and between
 class SpoolFeed:
     """Implements ``base.Feed`` for a directory."""
 
-    def __init__(self, directory: Directory, control: Control, clock: Clock, window: Window | None = None) -> None:
+    def __init__(
+        self,
+        directory: Directory,
+        control: Control,
+        clock: Clock,
+        window: Window | None = None,
+        remains: Remains | None = None,
+    ) -> None:
         self._directory = directory
         self._control = control
         self._clock = clock
         self._window = window or Window()
+        self._remains = remains
         self._wake = Wake()
         self._scan: Iterator[list[Ticket]] | None = None
         self._sweep: Iterator[None] | None = None
@@ -72,6 +81,8 @@ class SpoolFeed:
 
     def refresh(self) -> bool:
         now = self._clock()
+        if self._remains is not None:
+            self._remains.close_some()
         for change in self._wake.changes():
             self._note(change, now)
         self._window.promote(now)
@@ -113,6 +124,8 @@ class SpoolFeed:
 
     def close(self) -> None:
         self._wake.close()
+        if self._remains is not None:
+            self._remains.close()
 
     # --- events
 

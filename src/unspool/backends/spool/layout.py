@@ -161,6 +161,8 @@ class Directory:
         self._descriptors: dict[str, int] = {}
         self._lock = threading.Lock()
         self._owner: trust.Owner | None = None
+        self.trusted = -1
+        """The user whose private files need no closer look: this one, where the directory is its own. Else -1."""
         # When nobody uses it any more, as after a change of settings; never while somebody may hold a number.
         weakref.finalize(self, _close_all, self._descriptors).atexit = False
 
@@ -296,6 +298,7 @@ class Directory:
             os.close(fd)
             raise SpoolerUnusable(f"spooler {self.root} belongs to another user and is not writable by this one")
         self._owner = trust.Owner(found.st_uid, found.st_ino, stat.S_IMODE(found.st_mode))
+        self.trusted = found.st_uid if found.st_uid == os.geteuid() else -1
         return fd
 
     def _open_part(self, part: str) -> int:

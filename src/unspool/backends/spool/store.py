@@ -24,6 +24,7 @@ import contextlib
 import errno
 import logging
 import os
+import stat
 import time
 import weakref
 from collections.abc import Iterator, Sequence
@@ -60,6 +61,7 @@ from .file import read_whole, sync_file_system, write_whole
 from .history import History
 from .layout import TMP, Directory, Names, is_priority, priority_of
 from .listing import Listing
+from .remains import Remains
 
 __all__ = ["SpoolBackend"]
 
@@ -70,6 +72,7 @@ _LOOK_AGAIN = 60.0  # seconds after which a file that cannot be used now is look
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EBADF)  # the process's trouble, not the task's
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _CLAIM = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_OURS = stat.S_IFREG | 0o600
 _QUIET = getattr(os, "O_NOATIME", 0)  # the note that a file was read costs as much as reading it
 
 
@@ -80,7 +83,7 @@ class _Held(NamedTuple):
     at: int
     name: str
     begun: Count
-    inode: int = 0
+    inode: int
 
 
 class SpoolBackend:
@@ -126,6 +129,7 @@ class SpoolBackend:
             self._directory, self._listing, lambda: self._attempts, self._objection, self._bell, clock
         )
         self._claimed: set[int] = set()
+        self._remains: Remains | None = None
         _opened.add(self)
 
     # --- producers
@@ -204,7 +208,8 @@ class SpoolBackend:
     def feed(self) -> Feed:
         self._look_at_owner()
         self._bell.sweep()
-        return SpoolFeed(self._directory, self.control, self._clock)
+        self._remains = Remains()
+        return SpoolFeed(self._directory, self.control, self._clock, remains=self._remains)
 
     def outbox(self) -> Feed:
         self._look_at_owner()
@@ -246,15 +251,17 @@ class SpoolBackend:
         return claim
 
     def _open(self, ref: str) -> tuple[int, str, int]:
+        at, name = self._directory.at(ref)
         try:
-            at, name = self._directory.at(ref)
-            return at, name, _open_quietly(name, at)
+            return at, name, os.open(name, _CLAIM | _QUIET, dir_fd=at)
+        except PermissionError:  # quiet is for the file's owner alone
+            return at, name, os.open(name, _CLAIM, dir_fd=at)
         except FileNotFoundError:
             if not self._directory.is_gone():
                 raise
             self._directory.reopen()  # another directory has taken its place
         at, name = self._directory.at(ref)
-        return at, name, _open_quietly(name, at)
+        return at, name, os.open(name, _CLAIM, dir_fd=at)
 
     def _claim(self, fd: int, at: int, name: str, ref: str) -> Claim | Refusal:
         if not lock.acquire(fd):
@@ -265,7 +272,8 @@ class SpoolBackend:
         if path.st_ino != found.st_ino or path.st_dev != found.st_dev:
             return Refusal(RefusalKind.EARLY, self._clock() + 1)
         now = self._clock()
-        if (reason := self._objection(found)) is not None:
+        own = found.st_mode == _OURS and found.st_nlink == 1 and found.st_uid == self._directory.trusted
+        if not own and (reason := self._objection(found)) is not None:
             return Refusal(RefusalKind.UNUSABLE, now + _LOOK_AGAIN, reason)
         if found.st_mtime > now:
             return Refusal(RefusalKind.EARLY, found.st_mtime)
@@ -297,7 +305,11 @@ class SpoolBackend:
         except OSError:
             until = self._postpone(claim.ref, token, done=isinstance(disposition, Ack))
         finally:
-            self._close(token.file, stays=until is not None)
+            self._claimed.discard(token.file)
+            if self._remains is not None and until is None and isinstance(disposition, Ack):
+                self._remains.add(token.file, token.inode)
+            else:
+                self._close(token.file, stays=until is not None)
         points.reach("settled")
         return until
 
@@ -312,8 +324,8 @@ class SpoolBackend:
                 return
         raise ClaimLost(f"task {id} closed its worker's descriptors, and with them its lock")
 
-    def _close(self, fd: int, *, stays: bool) -> None:
-        self._claimed.discard(fd)
+    @staticmethod
+    def _close(fd: int, *, stays: bool) -> None:
         if stays:
             with contextlib.suppress(OSError):
                 lock.release(fd)  # a child that the task left behind may share the descriptor
@@ -385,7 +397,8 @@ class SpoolBackend:
         self._history.jot(record)
 
     def flush(self) -> None:
-        """Nothing is put off."""
+        if self._remains is not None:
+            self._remains.pass_on()
 
     # --- people
 
@@ -474,13 +487,8 @@ class SpoolBackend:
             with contextlib.suppress(OSError):
                 os.close(fd)
         self._claimed.clear()
-
-
-def _open_quietly(name: str, at: int) -> int:
-    try:
-        return os.open(name, _CLAIM | _QUIET, dir_fd=at)
-    except PermissionError:  # that is for the file's owner alone
-        return os.open(name, _CLAIM, dir_fd=at)
+        if self._remains is not None:
+            self._remains.close_inherited()
 
 
 _opened: weakref.WeakSet[SpoolBackend] = weakref.WeakSet()

@@ -1,0 +1,101 @@
+"""Removed files on their way from a worker to the supervisor that closes them."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from unspool.backends.spool.remains import Remains
+
+BATCH = 64
+
+
+def removed(directory: Path, count: int) -> list[int]:
+    """Descriptors of files that have no name any more."""
+    fds = []
+    for number in range(count):
+        fds.append(os.open(directory / str(number), os.O_RDWR | os.O_CREAT))
+        os.unlink(directory / str(number))
+    return fds
+
+
+def is_open(fd: int) -> bool:
+    """Whether the number stands for anything."""
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
+@pytest.fixture
+def remains() -> Iterator[Remains]:
+    """A way, of which this process is both ends."""
+    made = Remains()
+    yield made
+    made.close()
+
+
+def test_a_batch_is_closed_by_whoever_receives_it(remains: Remains, tmp_path: Path) -> None:
+    """The sender has none of them any more, and the receiver closes them all."""
+    before = len(os.listdir("/proc/self/fd"))
+    fds = removed(tmp_path, BATCH)
+    for fd in fds:
+        remains.add(fd, os.fstat(fd).st_ino)
+    assert not any(map(is_open, fds))
+    assert remains.close_some()
+    assert not remains.close_some()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_what_nobody_receives_is_closed_by_the_sender(remains: Remains, tmp_path: Path) -> None:
+    """Many batches, and then one when the other end is gone: nothing is left open, nothing raised."""
+    before = len(os.listdir("/proc/self/fd"))
+    for round in range(40):
+        (place := tmp_path / str(round)).mkdir()
+        for fd in removed(place, BATCH):
+            remains.add(fd, os.fstat(fd).st_ino)
+    assert len(os.listdir("/proc/self/fd")) == before
+    remains.close()
+    for fd in removed(place, BATCH):
+        remains.add(fd, os.fstat(fd).st_ino)
+    assert len(os.listdir("/proc/self/fd")) == before - 2
+
+
+def test_less_than_a_batch_is_closed_when_passed_on(remains: Remains, tmp_path: Path) -> None:
+    """As before a worker waits."""
+    (fd,) = removed(tmp_path, 1)
+    remains.add(fd, os.fstat(fd).st_ino)
+    assert is_open(fd)
+    remains.pass_on()
+    assert not is_open(fd)
+
+
+def test_a_number_that_means_another_file_by_now_is_left_alone(remains: Remains, tmp_path: Path) -> None:
+    """A task closed what was not its own, and opened a file of its own that got the number."""
+    (fd,) = removed(tmp_path, 1)
+    remains.add(fd, os.fstat(fd).st_ino)
+    own = os.open(tmp_path / "own", os.O_RDWR | os.O_CREAT)
+    os.dup2(own, fd)
+    remains.pass_on()
+    assert is_open(fd)
+    os.close(fd)
+    os.close(own)
+
+
+def test_a_fork_lets_go_of_what_its_parent_keeps(remains: Remains, tmp_path: Path) -> None:
+    """Or a child that a task leaves behind would keep the files on the disk."""
+    (fd,) = removed(tmp_path, 1)
+    remains.add(fd, os.fstat(fd).st_ino)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            remains.close_inherited()
+            remains.pass_on()
+            os._exit(1 if is_open(fd) else 0)
+        finally:
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert is_open(fd)
+    remains.pass_on()
