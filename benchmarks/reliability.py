@@ -1,7 +1,8 @@
 """``python -m benchmarks.reliability PART``: what docs/reliability.md tells in figures.
 
 ``recovery``, ``recovery-uwsgi``: from a worker's kill to the next beginning of the task that it ran. ``durability``:
-what syncing costs. ``junk``: a million files that are no good beside a hundred tasks.
+what syncing costs. ``junk``: a million files that are no good beside a hundred tasks. ``growth``: memory of each
+process that works for some minutes.
 """
 
 import argparse
@@ -42,7 +43,18 @@ def held(number):
 def good(number):
     note(f"good-{number}")
     return True
+
+@Spooler.task(max_attempts=1)
+def bad(number):
+    raise ValueError(number)
 """
+_STEADY = """
+import itertools, time
+for number in itertools.count():
+    (good if number % 50 else bad)(number)
+    time.sleep(0.004)
+"""
+_WARM, _LOOK = 60.0, 5.0  # seconds in which processes fill up, and between two looks at them
 
 
 class Stage:
@@ -159,13 +171,43 @@ def junk(place: Place, files: int) -> str:
     return f"{files} junk files: the hundredth task after {(last - begun) / 1e9:.1f} s; peak memory {peaks}"
 
 
+def growth(place: Place, seconds: int) -> str:
+    """Two workers beside a steady sender."""
+    stage = Stage(place)
+    process = stage.unspool("--processes", "2", "--log-level", "critical")
+    sender = stage.start(sys.executable, "-c", f"from app import *\n{_STEADY}")
+    sizes: dict[int, list[tuple[float, float]]] = {}
+    begun = time.monotonic()
+    try:
+        while (at := time.monotonic() - begun) < seconds:
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+            for pid in (process.pid, *map(int, children)):
+                pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+                if at > _WARM:
+                    sizes.setdefault(pid, []).append((at, pages * 4096 / 1e6))
+            time.sleep(_LOOK)
+        backend = SpoolBackend(str(place.spool))
+        roles = {info.pid: info.role for info in backend.control.live()}
+        done = len(stage.notes.read_text().splitlines())
+    finally:
+        for one in (sender, process):
+            one.terminate()
+            one.wait(30)
+    lines = [f"{done} tasks; from the second minute to minute {seconds / 60:g}:"]
+    for pid, found in sizes.items():
+        slope = statistics.linear_regression(*zip(*found, strict=True)).slope * 3600
+        role = roles.get(pid, "recorder")
+        lines.append(f"{role} {pid}: {found[0][1]:.1f} MB to {found[-1][1]:.1f} MB, {slope:+.2f} MB an hour")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Measures one part."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.reliability", description=__doc__)
-    parser.add_argument("part", choices=["recovery", "recovery-uwsgi", "durability", "junk"])
-    parser.add_argument("--number", type=int, help="of kills, tasks or files")
+    parser.add_argument("part", choices=["recovery", "recovery-uwsgi", "durability", "junk", "growth"])
+    parser.add_argument("--number", type=int, help="of kills, tasks, files or seconds")
     options = parser.parse_args()
-    number = options.number or {"durability": 2000, "junk": 1_000_000}.get(options.part, 100)
+    number = options.number or {"durability": 2000, "junk": 1_000_000, "growth": 600}.get(options.part, 100)
 
     def measure(found: Ground) -> str:
         with found.place() as place:
@@ -176,6 +218,8 @@ def main() -> None:
                     return recovery(place, number, lambda stage: stage.uwsgi())
                 case "durability":
                     return durability(place, number)
+                case "growth":
+                    return growth(place, number)
                 case _:
                     return junk(place, number)
 

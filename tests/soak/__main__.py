@@ -30,7 +30,14 @@ from .faults import Faults, key_of
 from .processes import Cast, Sample
 
 _CLONE_NEWNS = 0x00020000
+_HELD = {
+    "descriptors": "descriptors of a supervisor with its workers",
+    "processes": "processes, the same",
+    "memory": "megabytes, the same",
+    "own_memory": "megabytes of the supervisor itself",
+}
 _DRAIN = 300.0
+_WARM, _LIFE = 30.0, 60.0  # seconds in which a supervisor fills up, and those after that of which a slope is taken
 
 
 def main() -> int:
@@ -138,23 +145,23 @@ def _settle(cast: Cast) -> tuple[set[str], set[str], dict[str, int], int]:
 
 
 def _slopes(samples: list[Sample]) -> dict[str, float]:
-    """What a supervisor with its workers gains in an hour: over all that lived for two minutes, from the first minute
-    on, in which the workers come up."""
+    """What a supervisor gains in an hour: over all that lived for so long, from when they were warm."""
     lives: dict[int, list[Sample]] = {}
     for sample in samples:
         lives.setdefault(sample.pid, []).append(sample)
     slopes = {}
-    for name in ("descriptors", "memory", "processes"):
+    for name in ("descriptors", "own_memory", "processes"):
         above = below = 0.0
         for whole in lives.values():
-            life = [sample for sample in whole if sample.at > whole[0].at + 20]
-            if len(life) < 5 or life[-1].at - life[0].at < 60:
+            life = [sample for sample in whole if sample.at > whole[0].at + _WARM]
+            if len(life) < 5 or life[-1].at - life[0].at < _LIFE:
                 continue
             at = sum(sample.at for sample in life) / len(life)
             mean = sum(getattr(sample, name) for sample in life) / len(life)
             above += sum((sample.at - at) * (getattr(sample, name) - mean) for sample in life)
             below += sum((sample.at - at) ** 2 for sample in life)
-        slopes[name] = 3600 * above / below if below else float("nan")
+        if below:  # else none lived long enough
+            slopes[name] = 3600 * above / below
     return slopes
 
 
@@ -174,7 +181,6 @@ def _account(
     recoveries = sorted(verdict.recoveries)
     tracebacks = sum(line.word == "traceback" for line in lines)
     slopes = _slopes(samples)
-    peaks = {name: max(getattr(sample, name) for sample in samples) for name in slopes}
     rows = {
         "faults": number - options.first,
         "tasks acknowledged": verdict.acknowledged,
@@ -192,8 +198,9 @@ def _account(
         "drafts left behind": drafts,
         "tracebacks of the command line": tracebacks,
     }
-    for name, slope in slopes.items():
-        rows[f"{name} of supervisor and workers"] = f"{slope:+.2f} an hour, at most {peaks[name]:.0f}"
+    for name, what in _HELD.items():
+        most = f"at most {max(getattr(sample, name) for sample in samples):.0f}"
+        rows[what] = f"{slopes[name]:+.2f} an hour, {most}" if name in slopes else most
     for what, how_much in rows.items():
         table.add_row(what, str(how_much))
     for what, how_often in sorted(faults.done.items()):

@@ -1,7 +1,10 @@
 """What goes wrong in a soak, one thing every few seconds. The number of a fault and the seed decide all of it."""
 
+import errno
+import itertools
 import os
 import random
+import shutil
 import signal
 import struct
 import subprocess
@@ -40,9 +43,9 @@ class Faults:
         source = random.Random(f"{self._seed} fault {number}")
         kinds: dict[Callable[[random.Random], None], float] = {
             self.worker_killed: 10, self.producer_killed: 4, self.spooler_killed: 4, self.supervisor_killed: 1,
-            self.uwsgi_killed: 1, self.recorder_killed: 1, self.power_cut: 1.2, self.disk_full: 3, self.disk_errors: 4,
-            self.clock_set: 2, self.damage: 6, self.pause: 2, self.reload: 2, self.looked_at: 3, self.dead_retried: 1,
-            self.stopped_by_force: 1,
+            self.uwsgi_killed: 1, self.recorder_killed: 1, self.power_cut: 1.2, self.disk_full: 3, self.no_inodes: 2,
+            self.disk_errors: 4, self.clock_set: 2, self.damage: 6, self.pause: 2, self.reload: 2, self.looked_at: 3,
+            self.dead_retried: 1, self.stopped_by_force: 1,
         }  # fmt: skip
         (kind,) = source.choices(list(kinds), weights=list(kinds.values()))
         name = kind.__name__.replace("_", " ")
@@ -104,6 +107,20 @@ class Faults:
         time.sleep(1 + source.random() * 2)
         balloon.unlink()
         append(self._cast.log, "error", "full")
+
+    def no_inodes(self, source: random.Random) -> None:
+        crowd = self._disk.root / "crowd"
+        append(self._cast.log, "error", "inodes")
+        crowd.mkdir()
+        try:
+            for number in itertools.count():
+                (crowd / str(number)).touch()
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+        time.sleep(1 + source.random() * 2)
+        shutil.rmtree(crowd)
+        append(self._cast.log, "error", "inodes")
 
     def disk_errors(self, source: random.Random) -> None:
         victims = self._cast.workers() + self._cast.spoolers()

@@ -21,12 +21,14 @@ _UWSGI = Path(sys.executable).with_name("pyuwsgi")
 
 
 class Sample(NamedTuple):
-    """What one supervisor and its workers hold: at seconds since boot, since its start."""
+    """What one supervisor and its workers hold, at seconds since boot; of memory, in megabytes, also what it holds
+    itself: its workers are killed too often for theirs to tell anything but how full they were."""
 
     pid: int
     at: float
     descriptors: int
     memory: float
+    own_memory: float
     processes: int
 
 
@@ -153,10 +155,11 @@ class Cast:
     def sample(self, now: float) -> Iterator[Sample]:
         """What the supervisor and its children hold."""
         pid = self.pid("supervisor")
-        descriptors = memory = 0.0
-        members = self.members("supervisor")
-        for member in members:
+        descriptors = 0
+        memory: dict[int, float] = {}
+        for member in self.members("supervisor"):
             with contextlib.suppress(OSError):
                 descriptors += len(os.listdir(f"/proc/{member}/fd"))
-                memory += int(Path(f"/proc/{member}/statm").read_text().split()[1]) * 4096 / (1 << 20)
-        yield Sample(pid, now, int(descriptors), memory, len(members))
+                memory[member] = int(Path(f"/proc/{member}/statm").read_text().split()[1]) * 4096 / (1 << 20)
+        if pid in memory:
+            yield Sample(pid, now, descriptors, sum(memory.values()), memory[pid], len(memory))
