@@ -26,6 +26,8 @@ class Proxy:
         self._open = threading.Event()
         self._open.set()
         self._silent = False
+        self._losing = threading.Event()
+        self._lost: list[socket.socket] = []
         self._ended = False
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -38,6 +40,12 @@ class Proxy:
     def silence(self) -> None:
         """Passes nothing on, as a cable that is pulled; nobody is told."""
         self._silent = True
+
+    def lose(self) -> None:
+        """The same, and what is open now stays silent for good, as when a firewall has forgotten it."""
+        self._losing.set()
+        self.silence()
+        self._ringer.send(b".")
 
     def mend(self) -> None:
         """Works again. What was broken stays so; what was silent speaks."""
@@ -62,10 +70,16 @@ class Proxy:
                     self._accept()
                 elif not self._silent:
                     self._pass_on(end)
+            if self._losing.is_set():
+                self._losing.clear()
+                for end in list(self._others):
+                    self._selector.unregister(end)
+                    self._lost.append(end)
+                self._others.clear()
             if not self._open.is_set():
                 for end in list(self._others):
                     self._break(end)
-        for end in [*self._others, self._listener, self._bell, self._ringer]:
+        for end in [*self._others, *self._lost, self._listener, self._bell, self._ringer]:
             end.close()
         self._selector.close()
 

@@ -14,7 +14,7 @@ from tests.nats.conftest import Open, queue_on, until
 from tests.nats.server import Server
 from tests.runtime.conftest import PATIENCE
 from unspool import codec
-from unspool.backends.nats import NatsBackend
+from unspool.backends.nats import NatsBackend, runs
 from unspool.backends.nats.jetstream import JetStream
 from unspool.backends.nats.lane import Broken, Lane
 from unspool.message import Ack, Claim, Message, Refusal, State
@@ -105,7 +105,7 @@ def test_what_is_not_there_or_not_due(worker: NatsBackend) -> None:
 
 
 def test_an_end_whose_answer_is_lost(worker: NatsBackend, caplog: pytest.LogCaptureFixture) -> None:
-    """It is told again until it is heard."""
+    """It is told again until it is heard; a record that could not be deleted is void, and is swept."""
     first, second = send(worker, Message("task"), Message("task"))
     worker.settle(claim(worker, first), Ack())
     cut(worker)
@@ -118,7 +118,8 @@ def test_an_end_whose_answer_is_lost(worker: NatsBackend, caplog: pytest.LogCapt
     cut(worker)
     worker.flush()
     assert sum(worker.counts().values()) == 0
-    until(lambda: records(worker) == 0)
+    worker._place.call(lambda stream: runs.drop_void(stream, worker._place.names, 5))  # as supervisors do now and then
+    assert records(worker) == 0
     assert "taken over" not in caplog.text
 
 

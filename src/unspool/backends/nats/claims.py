@@ -12,7 +12,7 @@ from .control import NatsControl
 from .jetstream import ApiError, Conflict, JetStream, condition, new_id
 from .lane import Broken, Lane
 from .link import Unreachable
-from .names import is_token
+from .names import NOW, is_token
 from .place import Place
 from .runs import Run
 from .stored import Facts, Stored
@@ -88,12 +88,16 @@ class Claims:
         if stored is not None and not names.passing(stored.subject) and not stored.facts.anew:
             facts = stored.facts
             with contextlib.suppress(Damaged):
-                if not facts.attempts and facts.due <= self._clock():
+                if not facts.attempts and not self._is_early(stored):
                     return self._made(stored, facts, self._envelope(stored), number)
         runs.forget(names, token, 0)
         lane.drop_later(names.state, number)
         lane.flush()
         return None
+
+    def _is_early(self, stored: Stored) -> bool:
+        """What was sent to be run at once is not, though its sender's clock be ahead of ours."""
+        return stored.facts.due > self._clock() and self._names.place(stored.subject)[0] != NOW
 
     def _made(self, stored: Stored, facts: Facts, envelope: Envelope, record: int) -> Claim:
         """The claim that a record makes."""
@@ -138,7 +142,7 @@ class Claims:
         :raises Conflict: if there is a later one.
         """
         facts = stored.facts
-        if facts.due > self._clock():
+        if self._is_early(stored):
             return Refusal(RefusalKind.EARLY, facts.due)
         try:
             envelope = self._envelope(stored)

@@ -259,6 +259,8 @@ class NatsFeed:
                 self._pump.progress.pop(delivery.reply, None)
                 return
             self._pump.progress.pop(former.reply, None)
+        if delivery.at_once and delivery.due > now:  # by its sender's clock, which is ahead of ours
+            delivery = delivery._replace(due=now)
         wait = delivery.due - now
         if wait > 0 and (wait > self._hold or len(self._early) >= _EARLY):
             self._held.pop(delivery.token, None)
@@ -286,7 +288,8 @@ class NatsFeed:
         if delivery is None or ref in self._held:
             self._offer_again(ref)
         else:
-            self._keep(delivery._replace(due=max(delivery.due, due)), self._clock())
+            delivery = delivery._replace(due=max(delivery.due, due), at_once=delivery.at_once and not due)
+            self._keep(delivery, self._clock())
 
     def _offer_again(self, ref: str) -> None:
         """A task is no longer out: what is held of it may be handed out."""

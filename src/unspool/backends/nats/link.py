@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 _log = logging.getLogger("unspool")
 _CONNECT = 2.0  # seconds for one server to answer
-_PING = 10  # seconds between signs of life of the connection; two that are missed end it
+_PING = 5  # seconds between signs of life of the connection; two that are missed end it
 _AGAIN = 0.25  # seconds between two rounds over the servers
 _CLOSE = 5.0
 

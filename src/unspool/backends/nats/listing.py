@@ -156,7 +156,9 @@ class Listing:
         facts = stored.facts
         if run is not None and run.is_of(stored):  # else it tells of an earlier message of the task
             facts = facts._replace(attempts=run.attempts, due=facts.due if held else max(facts.due, run.until))
-        state = State.RUNNING if held else State.DEFERRED if facts.due > self._clock() else State.READY
+        # What was sent to be run at once is not early, though its sender's clock be ahead of ours.
+        early = facts.due > self._clock() and (kind != NOW or facts.due > stored.facts.due)
+        state = State.RUNNING if held else State.DEFERRED if early else State.READY
         aside = kind.removeprefix(f"{LEAVING}-")
         if aside in (DEAD, CORRUPT):
             state = State(aside)

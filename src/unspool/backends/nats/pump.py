@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from ...errors import SpoolerUnusable
 from ..base import UNNUMBERED
+from . import runs
 from .control import NatsControl, Switches
 from .jetstream import JetStream, client_errors
 from .names import CORRUPT, NOW, SOON, Names, is_token, new_token, rank_part
@@ -40,6 +41,8 @@ class Delivery(NamedTuple):
     token: str
     reply: str
     """Where to say what becomes of it."""
+    at_once: bool = False
+    """Whether it was sent to be run at once."""
 
 
 class _Request:
@@ -117,6 +120,7 @@ class Pump:
         self._know({name.removeprefix("rank-") for name in found if name.startswith("rank-")})
         self.switches = await self._control.look(self._stream)
         self._moved.set()
+        await runs.drop_void(self._stream, names, self._place.patience)
 
     def ask(self, want: int) -> None:
         """The feed has room for so many more. Called in the loop."""
@@ -251,7 +255,7 @@ class Pump:
             self._moved.set()
 
     def _on_delivery(self, names: Names, message: Any) -> None:
-        _, priority, token = names.place(message.subject)
+        kind, priority, token = names.place(message.subject)
         rank = rank_part(priority)
         request = self._open.get(rank)
         if request is not None:
@@ -271,7 +275,7 @@ class Pump:
         facts = Stored(message.subject, seq, int(parts[-2]) / 1e9, header, b"").facts
         self.progress[message.reply] = None
         self.want -= 1
-        self._deliver(Delivery(_rank(rank), facts.due, seq, token, message.reply))
+        self._deliver(Delivery(_rank(rank), facts.due, seq, token, message.reply, kind == NOW))
 
     async def _refuse(self, seq: int, rank: str) -> None:
         """A message whose subject can name no task, so that no worker could be told of it: set aside."""

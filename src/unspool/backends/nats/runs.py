@@ -16,7 +16,7 @@ from .jetstream import JetStream
 from .names import Names
 from .stored import Stored
 
-__all__ = ["Process", "Run", "forget", "host", "is_held", "is_noted", "me", "note", "process"]
+__all__ = ["Process", "Run", "drop_void", "forget", "host", "is_held", "is_noted", "me", "note", "process"]
 
 _DIGITS = 10  # no process has a number so long
 _claimed: dict[tuple[str, str], int] = {}  # the tasks that this process runs, with the numbers of their records
@@ -106,6 +106,18 @@ async def is_held(stream: JetStream, names: Names, run: Run, patience: float) ->
     if run.process.is_local:
         return not run.process.is_dead
     return await stream.last(names.state, names.live(run.process.key), patience=patience) is not None
+
+
+async def drop_void(stream: JetStream, names: Names, patience: float) -> None:
+    """Deletes records that tell of nothing any more: their runs have ended, and a kill or a broken connection came
+    before they were deleted."""
+    async for record in stream.read(names.state, names.run("*"), patience=patience):
+        run = Run.of(record)
+        if run is None or run.excused or await is_held(stream, names, run, patience):
+            continue  # those of carriers are excused, and vanish by themselves
+        stored = await stream.last(names.tasks, names.task("*", "*", run.token), patience=patience)
+        if stored is None or not run.is_of(stored):
+            await stream.delete(names.state, run.seq, patience=patience)
 
 
 def note(names: Names, token: str, record: int) -> None:

@@ -132,7 +132,9 @@ class Tasks:
         due = max(facts.due, run.until)
         counted = facts._replace(due=due, attempts=run.attempts, crashes=facts.crashes + (not run.excused))
         seq = await self.anew(stream, stored, counted)
-        return stored._replace(seq=seq, header=counted._replace(anew=True).dump()) if seq else None
+        _, priority, token = self._names.place(stored.subject)
+        subject = self._names.task(self._kind(due), rank_part(priority), token)
+        return stored._replace(subject=subject, seq=seq, header=counted._replace(anew=True).dump()) if seq else None
 
     async def anew(self, stream: JetStream, stored: Stored, facts: Facts) -> int:
         """Writes a task anew; the number that it has then, 0 if it was not what it was thought to be."""

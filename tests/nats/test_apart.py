@@ -1,0 +1,195 @@
+"""Hosts that lose each other: networks that swallow everything, carriers that die far away, clocks that differ."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.nats.conftest import Open, at, queue_on, until
+from tests.nats.proxy import Proxy
+from tests.nats.server import Server
+from tests.nats.test_faults import Load, load
+from tests.runtime.conftest import PATIENCE, Place
+from unspool import codec
+from unspool.errors import SpoolerUnusable
+from unspool.message import Ack, Claim, Message, State
+
+__all__ = ["load"]
+
+CARRIER = """
+import os, sys, time
+from pathlib import Path
+from unspool import address
+from unspool.backends.nats import NatsBackend
+from unspool.config import Settings
+from unspool.signing import Signer
+where = address.parse(os.environ["UNSPOOL_SPOOLERS"])
+backend = NatsBackend(where, Settings(), signer=Signer([os.environ["UNSPOOL_SECRET_KEY"]], where.spooler))
+parcels = backend.depot.leave(sys.argv[1:])
+print(len(parcels), flush=True)
+sys.stdin.readline()
+backend._place._lane = None
+print(len(backend.depot.left(parcels, "nowhere")), flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.fixture
+def proxy(own_server: Server) -> Iterator[Proxy]:
+    """The network before a server of the test's own."""
+    made = Proxy(own_server.port)
+    yield made
+    made.close()
+
+
+def test_a_producer_hears_of_silence(proxy: Proxy, opened: Open) -> None:
+    """Packets are dropped and nobody is told: a send fails within seven seconds, each one; and the next that gets
+    through is stored, once, also if it is repeated."""
+    backend = opened(queue_on(f"nats://127.0.0.1:{proxy.port}"))
+    backend.send([codec.encode(Message("task"))])
+    proxy.silence()
+    for _ in range(2):
+        began = time.monotonic()
+        with pytest.raises(SpoolerUnusable, match=r"does not answer|cannot be reached"):
+            backend.send([codec.encode(Message("task"))])
+        assert time.monotonic() - began < 7 + 2  # two for the machine
+    proxy.mend()
+    backend.send([codec.encode(Message("task"))])
+    assert 2 <= backend.counts()[State.READY] <= 4  # what failed may have been kept, as the network held it
+
+
+@pytest.mark.timeout(180)
+def test_a_worker_recovers_from_silence(proxy: Proxy, load: Callable[[str], Load]) -> None:
+    """The connections of a worker and its producer are swallowed for good: they notice, open others, and go on."""
+    under = load(queue_on(f"nats://127.0.0.1:{proxy.port}", "&lease=2"))
+    under.goes_on()
+    proxy.lose()
+    time.sleep(3)
+    proxy.mend()
+    began = time.monotonic()
+    under.goes_on()
+    print(f"went on after {time.monotonic() - began:.1f} s")
+    _, _, twice = under.settle()
+    assert twice <= 4
+
+
+class Elsewhere:
+    """A carrier on another host: in a pid namespace of its own, as in a container."""
+
+    def __init__(self, place: Place, ids: list[str]) -> None:
+        command = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child", sys.executable, "-c", CARRIER, *ids]
+        self._log = open(place.root / "carrier.log", "wb")  # noqa: SIM115  closed by ``end``
+        self.process = subprocess.Popen(
+            command, cwd=place.root, env=place.env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log
+        )
+        self._log_path = Path(place.root / "carrier.log")
+
+    def says(self) -> int:
+        """How many tasks it has taken a step further."""
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line, self._log_path.read_text()
+        return int(line)
+
+    def go_on(self) -> None:
+        """Has it take the next step."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(b"\n")
+        self.process.stdin.flush()
+
+    def end(self) -> None:
+        """Kills it."""
+        self.process.kill()
+        self.process.communicate(timeout=PATIENCE)
+        self._log.close()
+
+
+@pytest.fixture
+def carry(place: Place) -> Iterator[Callable[[str, list[str]], Elsewhere]]:
+    """Has tasks carried away by another host."""
+    if os.geteuid() != 0 or shutil.which("unshare") is None:
+        pytest.skip("a namespace of its own needs root and unshare")
+    made: list[Elsewhere] = []
+
+    def carry(url: str, ids: list[str]) -> Elsewhere:
+        made.append(Elsewhere(at(place, url), ids))
+        return made[-1]
+
+    yield carry
+    for one in made:
+        one.end()
+
+
+def test_a_carrier_of_another_host_dies(
+    url: str, opened: Open, carry: Callable[[str, list[str]], Elsewhere], place: Place
+) -> None:
+    """Its tasks are nobody else's while it is heard of, and are carried on within two leases of its death: each is at
+    its destination once."""
+    here = opened(url)
+    ids = here.send([codec.encode(Message("task", number)) for number in range(20)])
+    far = carry(url, ids)
+    assert far.says() == 20
+    assert here.depot.departures() == []
+    assert here.counts()[State.READY] == 20  # they are shown, as being moved
+    far.process.kill()
+    began = time.monotonic()
+    parcels = []
+    until(lambda: bool(parcels.extend(here.depot.departures()) or len(parcels) == 20))
+    assert time.monotonic() - began < 2 * here._place.lease + 2
+    here.depot.stay(parcels)  # as if its own mover came back to them later
+    target = place.root / "target"
+    command = [sys.executable, "-m", "unspool", "move", url, str(target)]
+    moved = subprocess.run(command, cwd=place.root, env=place.env, capture_output=True, timeout=PATIENCE, check=False)
+    assert moved.returncode == 0, moved.stderr
+    assert sum(here.counts().values()) == 0
+    assert len([path for path in target.iterdir() if path.name.startswith("uwsgi_spoolfile")]) == 20
+
+
+def test_a_carrier_of_another_host_is_cut_off(
+    own_server: Server, proxy: Proxy, opened: Open, carry: Callable[[str, list[str]], Elsewhere]
+) -> None:
+    """One that lives on without the network loses its tasks after a lease; when it is back, it can do nothing with
+    them."""
+    url = queue_on(own_server.url, "&lease=2")
+    here = opened(url)
+    ids = here.send([codec.encode(Message("task", number)) for number in range(5)])
+    far = carry(url.replace(str(own_server.port), str(proxy.port)), [id.rpartition("/")[2] for id in ids])
+    assert far.says() == 5
+    proxy.cut()
+    parcels = []
+    until(lambda: bool(parcels.extend(here.depot.departures()) or len(parcels) == 5))
+    proxy.mend()
+    far.go_on()
+    assert far.says() == 0
+    here.depot.stay(parcels)
+    assert here.counts()[State.READY] == 5
+    assert not any("moved" in entry.reason for entry in here.entries())
+
+
+@pytest.mark.parametrize("ahead", [3600.0, -3600.0])
+def test_clocks_that_differ(url: str, opened: Open, ahead: float) -> None:
+    """What a sender whose clock is an hour off sends is due at once all the same; and a worker whose clock is an hour
+    off takes nothing away from one that lives, since the servers alone say how long ago that was heard of."""
+    sender = opened(url, clock=lambda: time.time() + ahead)
+    here = opened(url)
+    (id,) = sender.send([codec.encode(Message("task"))])
+    assert here.counts()[State.READY] == 1
+    feed = here.feed()
+    tickets = feed.take(1)
+    while not tickets:
+        feed.refresh()
+        tickets = feed.take(1)
+    claim = here.claim(tickets[0].ref)
+    assert isinstance(claim, Claim)
+    assert sender.control.live() == here.control.live()
+    assert sender.counts()[State.RUNNING] == 1
+    assert sender.depot.leave([id]) == []
+    here.settle(claim, Ack())
+    here.flush()
+    assert sum(sender.counts().values()) == 0
+    feed.close()
