@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, settings
 
 from unspool.backends.postgres import PostgresBackend
 from unspool.backends.postgres.feed import PostgresFeed
-from unspool.backends.postgres.session import TASKS
+from unspool.backends.postgres.session import CLAIMS
 from unspool.config import Settings
 from unspool.message import Claim, Disposition, Refusal
 
@@ -56,7 +56,7 @@ class PostgresLikeMemory(LikeMemory):
         assert connection is not None
         connection.close()
         with psycopg.connect(self.url) as control:  # waits for the lock: the server has noticed when it gives it
-            control.execute("SELECT pg_advisory_xact_lock(%s)", [TASKS + int(claim.ref)])
+            control.execute("SELECT pg_advisory_xact_lock(%s)", [CLAIMS + claim.token])
 
     def look(self) -> None:
         assert isinstance(self.feed, PostgresFeed)

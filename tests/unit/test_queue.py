@@ -130,3 +130,18 @@ def test_closed(queue: Queue) -> None:
     assert queue.get() is None
     assert queue.recall() == []
     queue.close_reader()
+
+
+def test_some_at_once(queue: Queue) -> None:
+    """As many as are asked for, but never more than half of what others may want; then the last, one by one."""
+    items = [(0, ticket(number)) for number in range(20)]
+    assert queue.put(items) == []
+    found = [queue.get_some(8), queue.get_some(8), queue.get_some(1)]
+    assert list(map(len, found)) == [8, 6, 1]
+    while len(queue):
+        found.append(queue.get_some(8))
+    assert [item for some in found for item in some] == items
+    with pytest.raises(BlockingIOError):
+        queue.get_some(8)
+    queue.close_writer()
+    assert queue.get_some(8) == []

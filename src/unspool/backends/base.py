@@ -17,6 +17,7 @@ __all__ = [
     "UNSIGNED_PICKLE",
     "Backend",
     "Capabilities",
+    "ClaimsAhead",
     "Clock",
     "Control",
     "Feed",
@@ -218,6 +219,22 @@ class Transactional(Protocol):
 
         :raises OptionRefused: if it cannot use such a connection.
         :raises SpoolerUnusable: if its database is not prepared.
+        """
+
+
+@runtime_checkable
+class ClaimsAhead(Protocol):
+    """A backend of which a worker may claim some tasks at once, where each alone would cost it a round trip.
+
+    Whoever does so sees to it that those which it does not begin are given back by ``Feed.give_back``: at once when it
+    dies, and soon when a run before them takes long.
+    """
+
+    def claim_ahead(self, refs: Sequence[str]) -> None:
+        """Takes these; ``claim`` then gives or refuses each. Those of the last time that it was not asked for are
+        forgotten: they have been given back.
+
+        :raises SpoolerUnusable: as ``claim``.
         """
 
 

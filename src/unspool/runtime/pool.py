@@ -219,6 +219,8 @@ class Pool:
                 generation.queue.close_writer()
             for process in generation.processes.values():
                 process.reports.close()
+                if process.ahead is not None:
+                    process.ahead.close_reader()
 
     def _fill(self, generation: _Generation) -> None:
         generation.respawn_at = None

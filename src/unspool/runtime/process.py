@@ -12,13 +12,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..backends.base import Backend, Clock, Presence
+from ..backends.base import Backend, ClaimsAhead, Clock, Presence, Ticket
 from . import report
 from .queue import Queue
 from .worker import Limits, main
 
 __all__ = ["Process", "Spawner"]
 
+_AHEAD_SIZE = 1 << 14  # bytes of the pipe
 _KILL_AFTER = 2.0  # seconds past its time limit after which a run that cannot be interrupted is killed
 
 
@@ -30,6 +31,8 @@ class Process:
     started: float
     presences: Sequence[Presence]
     reports: report.Reader
+    ahead: Queue | None = None
+    """The tickets that it has claimed ahead; None where there are no such claims."""
     ready: bool = False
     failure: str = ""
     """Why it could not import the application."""
@@ -91,6 +94,10 @@ class Process:
         """What it runs, or was running when it died, by spooler and ref."""
         return self.begun | {(index, ref) for index, sign in enumerate(self.presences) if (ref := sign.ref())}
 
+    def recall(self) -> list[tuple[int, Ticket]]:
+        """What it has claimed ahead and not begun, taken back: it will not begin it."""
+        return self.ahead.recall() if self.ahead is not None else []
+
     def kill(self) -> None:
         """Ends it at once."""
         with contextlib.suppress(ProcessLookupError):
@@ -128,6 +135,8 @@ class Process:
     def close(self) -> None:
         """After its death: lets go of what was held for it."""
         self.reports.close()
+        if self.ahead is not None:
+            self.ahead.close_reader()
         for presence in self.presences:
             presence.close()
 
@@ -167,6 +176,11 @@ class Spawner:
             reader, writer = os.pipe()
             undo.callback(os.close, reader)
             undo.callback(os.close, writer)
+            ahead = None
+            if any(isinstance(backend, ClaimsAhead) for backend in self._backends):
+                ahead = Queue(_AHEAD_SIZE)
+                undo.callback(ahead.close_reader)
+                undo.callback(ahead.close_writer)
             mask = signal.pthread_sigmask(
                 signal.SIG_BLOCK, [signal.SIGTERM]
             )  # a child takes it, but not by our handler
@@ -176,20 +190,30 @@ class Spawner:
         if pid == 0:
             if apart:
                 os.setpgid(0, 0)
-            self._live(queue, presences, reader, writer, mask)
+            self._live(queue, ahead, presences, reader, writer, mask)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         if apart:
             with contextlib.suppress(OSError):  # in both, for each may be first; or it is dead already
                 os.setpgid(pid, pid)
         os.close(writer)
+        if ahead is not None:
+            ahead.close_writer()
         for presence in presences:
             presence.hand_over()
-        return Process(pid, self._clock(), presences, report.Reader(reader), put_off=self._put_off, apart=apart)
+        return Process(pid, self._clock(), presences, report.Reader(reader), ahead, put_off=self._put_off, apart=apart)
 
     def _put_off(self, index: int, ref: str, seconds: float) -> None:
         self._backends[index].put_off(ref, self._clock() + seconds)
 
-    def _live(self, queue: Queue, presences: Sequence[Presence], reader: int, writer: int, mask: Iterable[int]) -> None:
+    def _live(
+        self,
+        queue: Queue,
+        ahead: Queue | None,
+        presences: Sequence[Presence],
+        reader: int,
+        writer: int,
+        mask: Iterable[int],
+    ) -> None:
         """The child's life; it never returns into the supervisor's code."""
         status = 70
         try:
@@ -202,7 +226,8 @@ class Spawner:
             atexit._clear()
             os.close(reader)
             self._close_others()
-            status = main(self._app, self._backends, presences, queue, report.Writer(writer), self._limits, self._clock)
+            reports = report.Writer(writer)
+            status = main(self._app, self._backends, presences, queue, ahead, reports, self._limits, self._clock)
         except BaseException as error:  # noqa: BLE001  nothing may unwind into the supervisor's frames
             os.write(2, f"unspool: worker {os.getpid()} failed: {type(error).__name__}: {error}\n".encode())
         finally:

@@ -23,16 +23,20 @@ _PIPE_SIZE = 1 << 18
 
 
 class Queue:
-    """Tickets on their way from the supervisor to whichever worker is free."""
+    """Tickets on their way from the supervisor to whichever worker is free; or those that a worker has claimed ahead,
+    which it takes out again one by one, unless its supervisor does.
 
-    def __init__(self) -> None:
+    :param size: bytes of the pipe.
+    """
+
+    def __init__(self, size: int = _PIPE_SIZE) -> None:
         self._reader, self._writer = os.pipe()
         os.set_blocking(self._reader, False)
         os.set_blocking(self._writer, False)
-        size = 1 << 16
+        found = 1 << 16
         with contextlib.suppress(OSError, AttributeError):
-            size = fcntl.fcntl(self._writer, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
-        self.capacity = size // _RECORD
+            found = fcntl.fcntl(self._writer, fcntl.F_SETPIPE_SZ, size)
+        self.capacity = found // _RECORD
 
     def fileno(self) -> int:
         """The reading end."""
@@ -64,8 +68,16 @@ class Queue:
         record = os.read(self._reader, _RECORD)
         if not record:
             return None
-        index, rank, due, size, ref = _layout.unpack_from(record)
-        return index, Ticket(rank, due, ref[:size].decode("utf-8", "surrogateescape"))
+        return _load(record)
+
+    def get_some(self, most: int) -> list[tuple[int, Ticket]]:
+        """The next tickets, as many as there are now, of two no more than one: the rest is for other workers.
+
+        :raises BlockingIOError: if there is none now.
+        :returns: none when the supervisor has closed the queue, or is gone.
+        """
+        some = os.read(self._reader, _RECORD * (min(most, max(len(self) // 2, 1)) if most > 1 else 1))
+        return [_load(some, start) for start in range(0, len(some), _RECORD)]
 
     def recall(self) -> list[tuple[int, Ticket]]:
         """All tickets that nobody has taken yet, taken back."""
@@ -87,3 +99,8 @@ class Queue:
 def _dump(index: int, ticket: Ticket) -> bytes:
     ref = ticket.ref.encode("utf-8", "surrogateescape")
     return _layout.pack(index, ticket.rank, ticket.due, len(ref), ref)
+
+
+def _load(records: bytes, start: int = 0) -> tuple[int, Ticket]:
+    index, rank, due, size, ref = _layout.unpack_from(records, start)
+    return index, Ticket(rank, due, ref[:size].decode("utf-8", "surrogateescape"))

@@ -40,6 +40,7 @@ _CLOCK_SET = 10.0  # seconds by which a clock that nobody sets does not part fro
 _PROGRESS_EVERY = 0.2
 _COMPLAINTS = 10_000
 _SOON = 0.05  # seconds; what workers begin within them may be kept from other supervisors
+_SLOW = 0.05  # seconds that a run lasts after which others get what its worker has claimed ahead
 _STUCK = 1.0  # seconds after which other supervisors get what nobody here has begun
 
 
@@ -158,6 +159,7 @@ class Supervisor:
         self._heed_clock()
         if self._companion is not None and not self._pool.stopping:
             self._companion.turn(self._close_in_child)
+        self._take_back()
         self._more = self._refresh()
         self._fill()
         self._show_progress()
@@ -186,6 +188,8 @@ class Supervisor:
             waits += [self._next_reload - time.monotonic()] if self._options.reload else []
         if any(self._withholds) and self._waiting[0]:
             waits.append(_STUCK)
+        if any(process.ahead for process in self._pool.processes()):
+            waits.append(_SLOW)
         if self._recorder and (wait := self._recorder.next_push()) is not None:
             waits.append(wait)
         if self._companion and (wait := self._companion.wait()) is not None:
@@ -224,6 +228,7 @@ class Supervisor:
         if not self._pool.stopping:
             self._give_back(self._pool.queue.recall())
             self._pool.retire()
+            self._take_back(all=True)
             self._excuse()  # whoever asks for the stop may not have the patience for its end
 
     def _excuse(self) -> None:
@@ -291,6 +296,7 @@ class Supervisor:
         for death in deaths:
             self._hear(death.events)
             refs = death.process.runs()
+            self._give_back(death.process.recall())
             if refs or (death.code != 0 and not death.process.failure and not death.process.dismissed):
                 death.process.kill_children()
                 self._mourn(death, refs)
@@ -419,6 +425,8 @@ class Supervisor:
             self._paused ^= {index}
             name = self._backends[index].name
             if feed.paused:
+                self._give_back(self._pool.queue.recall())  # before it is said
+                self._take_back(all=True)
                 _log.warning("paused %s: no task is started until 'unspool resume --spooler %s'", name, name)
             else:
                 _log.info("resumed %s", name)
@@ -439,6 +447,7 @@ class Supervisor:
         urgent = any(first.rank < self._last_rank for feed in self._feeds if (first := feed.peek()) is not None)
         if waiting and (urgent or stuck or any(feed.paused for feed in self._feeds)):
             self._give_back(queue.recall())
+            self._take_back(all=True)
             self._depth = max(self._depth // 2, 2 * len(self._pool))
             waiting = 0
         elif waiting < self._depth // 4:
@@ -468,6 +477,13 @@ class Supervisor:
             self._rated = (self._stats.done, now)
         idle = sum(not any(sign.ref() for sign in process.presences) for process in self._pool.processes())
         return idle + int(self._rate * _SOON)
+
+    def _take_back(self, *, all: bool = False) -> None:
+        """What workers have claimed ahead, where a run before it takes long."""
+        now = self._clock()
+        for process in self._pool.processes():
+            if process.ahead and (all or any(0 < sign.since() < now - _SLOW for sign in process.presences)):
+                self._give_back(process.recall())
 
     def _give_back(self, tickets: Iterable[tuple[int, Ticket]]) -> None:
         for index, ticket in tickets:

@@ -1,18 +1,20 @@
 """A worker: takes tickets, claims, runs, settles, and reports each step to its supervisor."""
 
 import atexit
+import contextlib
 import errno
 import os
 import select
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from .. import codec, dispatch, points
-from ..backends.base import Backend, Clock, Presence, Ticket
+from ..backends.base import Backend, ClaimsAhead, Clock, Presence, Ticket
 from ..errors import AppError, ClaimLost, SpoolerUnusable, TaskTimeout
 from ..message import Claim, Outcome, Record, Refusal, RefusalKind, Release
 from ..retry import MAX_CRASHES
@@ -31,6 +33,8 @@ EX_OSERR = 71  # as in sysexits.h
 EX_LOST = 72
 """The exit status of a worker whose task closed descriptors that were not its own."""
 
+_AHEAD = 32  # the most tasks that are claimed at once
+_SOON = 0.01  # seconds within which these should be begun
 _BEFORE_OTHERS = 1.0  # seconds until another worker tries what this one could not
 
 
@@ -52,6 +56,7 @@ def main(
     backends: Sequence[Backend],
     presences: Sequence[Presence],
     queue: Queue,
+    ahead: Queue | None,
     reports: report.Writer,
     limits: Limits,
     clock: Clock,
@@ -68,7 +73,7 @@ def main(
     except AppError as error:
         reports.write(report.FAILED, str(error))
         return 2
-    worker = Worker(backends, presences, queue, reports, limits, clock)
+    worker = Worker(backends, presences, queue, ahead, reports, limits, clock)
     signal.signal(signal.SIGTERM, lambda *_: worker.stop())
     reports.write(report.READY, own_files(module), defines_tasks())
     status = worker.run()
@@ -79,17 +84,25 @@ def main(
 
 
 class Worker:
-    """Runs what the queue gives it until the queue is closed, a limit is reached, or it is told to stop."""
+    """Runs what the queue gives it until the queue is closed, a limit is reached, or it is told to stop.
+
+    :param ahead: for tickets of tasks that are claimed ahead, where the supervisor takes back what has to wait; None if
+        no spooler has such claims.
+    """
 
     def __init__(
         self,
         backends: Sequence[Backend],
         presences: Sequence[Presence],
         queue: Queue,
+        ahead: Queue | None,
         reports: report.Writer,
         limits: Limits,
         clock: Clock,
     ) -> None:
+        self._ahead = ahead
+        self._at_once = 1  # tickets taken at once
+        self._claimed = 0.0  # when the last were claimed, by the timer
         self._backends = backends
         self._presences = presences
         self._queue = queue
@@ -125,11 +138,37 @@ class Worker:
             self._loop.wait_for_room()
         while not self._stopping:
             try:
-                return self._queue.get()
+                return self._queue.get() if self._ahead is None else self._next_of(self._ahead)
             except BlockingIOError:
                 self._flush()
+                self._at_once = 1
                 self._wait(lambda: self._stopping)
         return None
+
+    def _next_of(self, ahead: Queue) -> tuple[int, Ticket] | None:
+        """The next of those claimed ahead. When there are none left, more are claimed: as many as should be begun in a
+        moment, by what the last took. One by one where coroutines are on their way, which do not end in order."""
+        with contextlib.suppress(BlockingIOError):
+            return ahead.get()
+        lasted = time.monotonic() - self._claimed
+        if self._loop is not None:
+            self._at_once = 1
+        elif lasted < _SOON:
+            self._at_once = min(2 * self._at_once, _AHEAD)
+        else:
+            self._at_once = max(int(self._at_once * _SOON / lasted), 1)
+        items = self._queue.get_some(self._at_once)
+        self._claimed = time.monotonic()
+        if len(items) < 2:
+            return items[0] if items else None
+        for index, backend in enumerate(self._backends):
+            refs = [ticket.ref for of, ticket in items if of == index]
+            if len(refs) > 1 and isinstance(backend, ClaimsAhead):
+                with contextlib.suppress(SpoolerUnusable):  # ``claim`` meets it, too
+                    backend.claim_ahead(refs)
+        ahead.put(items)
+        self._claimed = time.monotonic()
+        return self._next_of(ahead)
 
     def _execute(self, index: int, ticket: Ticket) -> None:
         backend, presence = self._backends[index], self._presences[index]

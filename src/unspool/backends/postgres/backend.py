@@ -11,6 +11,7 @@ late, after the task was given to somebody else, is refused. The number is rando
 server has set back would come to the same number again.
 """
 
+import contextlib
 import logging
 import struct
 import threading
@@ -48,7 +49,7 @@ from .feed import PostgresFeed
 from .history import History
 from .listing import Listing
 from .names import Names
-from .session import TASKS, Session
+from .session import CLAIMS, Row, Session
 from .sql import statement
 from .within import keep_within
 
@@ -56,7 +57,7 @@ __all__ = ["PostgresBackend"]
 
 _log = logging.getLogger("unspool")
 _AWAY = 0.5  # seconds that a worker waits before it tries another task while the server is away
-_TASKS = b"%d" % TASKS
+_CLAIMS = b"%d" % CLAIMS
 _NOTHING = (None, None)
 _double = struct.Struct("!d").unpack
 Run = tuple[Claim, Record | None]
@@ -104,6 +105,9 @@ class PostgresBackend:
     def _begin_anew(self) -> None:
         self._lock = threading.Lock()
         self._done: list[Run] = []
+        self._posted: list[Run] = []
+        self._ahead: dict[str, Row] = {}  # claims that are not begun yet
+        self._ahead_of = 0  # the session that they are of
 
     def _now(self) -> float | None:
         """The time that statements are to take for now; None for the server's own."""
@@ -180,6 +184,12 @@ class PostgresBackend:
         number = self._names.number(ref)
         if number is None:
             return Refusal(RefusalKind.GONE)
+        row = self._ahead.pop(ref, None)
+        if row is not None:
+            if self._session.number == self._ahead_of and not self._session.has_ended():
+                return self._begun(ref, number, row)
+            self._session.tasks.pop(number, None)  # somebody else may have it by now
+            self._insist("back_out", {"id": number, "fence": _number(row[3])})
         if number in self._session.tasks:
             return Refusal(RefusalKind.BUSY)
         done = self._take_done()
@@ -196,12 +206,74 @@ class PostgresBackend:
             self._settled([last], () if gone is None else (int(last[0].ref),))
         return self._refusal(number) if begun[0] is None else self._begun(ref, number, begun)
 
+    def claim_ahead(self, refs: Sequence[str]) -> None:
+        self._forget()
+        numbers = [number for ref in refs if (number := self._names.number(ref)) is not None]
+        with contextlib.suppress(Away):  # ``claim`` meets it, too, and says so
+            for number, row in self._begin(numbers):
+                self._ahead[str(number)] = row
+                self._session.tasks[number] = CLAIMS + _number(row[3])
+            self._ahead_of = self._session.number
+            self._hear_of_posted()
+
+    def _begin(self, numbers: Sequence[int]) -> list[tuple[int, Row]]:
+        clock, known = self._now(), self._session.tasks
+        worker = self._session.known_key("worker") or self._session.key("claim")
+        self._post(*self._take_done())
+        rows = self._session.begin([
+            None if clock is None else repr(clock).encode(),
+            _CLAIMS,
+            b"{%b}" % b",".join(b"%d" % number for number in numbers if number not in known),
+            self._names.spooler.encode(),
+            b"%d" % worker,
+        ])  # fmt: skip
+        return [(_number(row[0]), row[1:]) for row in rows]
+
+    def _forget(self) -> None:
+        """Those of the last time that were not begun have been given back."""
+        if self._ahead:
+            locks = [self._session.tasks.pop(int(ref)) for ref in self._ahead if int(ref) in self._session.tasks]
+            self._ahead.clear()
+            with contextlib.suppress(Away):  # then they are free already
+                self._session.execute("forget", {"locks": locks})
+
+    def _post(self, *runs: Run) -> None:
+        """Settles runs without waiting for the answers.
+
+        :raises Away: if the server is; then they are put off.
+        """
+        with self._lock:
+            self._posted += runs
+            try:
+                for run in runs:
+                    self._session.post(self._end(run))
+            except Away:
+                self._done[:0], self._posted = self._posted, []
+                raise
+
+    def _hear_of_posted(self) -> None:
+        """Takes note of the answers; what got none, for the session was lost, is put off.
+
+        :raises Away: if the server is.
+        """
+        with self._lock:
+            posted, self._posted = self._posted, []
+        if not posted:
+            return
+        answers: list[Row] = []
+        try:
+            answers = self._session.answers()
+        finally:
+            self._keep_done(posted[len(answers) :])
+            for run, row in zip(posted, answers, strict=False):
+                self._settled([run], () if row[0] is None else (int(run[0].ref),))
+
     def _next(self, number: int | None, worker: int | None, last: Run | None) -> list[bytes | None]:
         """The values of ``next.sql``."""
         clock = self._now()
         return [
             None if clock is None else repr(clock).encode(),
-            _TASKS,
+            _CLAIMS,
             None if number is None else b"%d" % number,
             self._names.spooler.encode(),
             None if worker is None else b"%d" % worker,
@@ -209,14 +281,21 @@ class PostgresBackend:
             *self._history.texts(last and last[1]),
         ]
 
+    def _end(self, run: Run) -> list[bytes | None]:
+        """The values of ``settle.sql``."""
+        claim, record = run
+        fence = b"%d" % claim.token
+        return [_CLAIMS, self._names.spooler.encode(), claim.ref.encode(), fence, *self._history.texts(record)]
+
     def _begun(self, ref: str, number: int, row: Sequence[Any]) -> Claim | Refusal:
         data, *numbers, due_bytes, locked = row
-        attempts, crashes, fence, rank = (int.from_bytes(value, signed=True) for value in numbers)
+        attempts, crashes, fence, rank = map(_number, numbers)
         (due,) = _double(due_bytes)
         if locked == b"\0":
+            self._session.tasks.pop(number, None)
             self._insist("back_out", {"id": number, "fence": fence})
             return Refusal(RefusalKind.BUSY)
-        self._session.tasks.add(number)
+        self._session.tasks[number] = CLAIMS + fence
         priority = None if rank == UNNUMBERED else rank
         try:
             envelope = wire.load(data, self._signer, priority=priority, due=due)
@@ -241,6 +320,10 @@ class PostgresBackend:
 
     def settle(self, claim: Claim, disposition: Disposition, record: Record | None = None) -> float | None:
         if isinstance(disposition, Ack):
+            if self._ahead:  # others are about to be run without a round trip
+                with contextlib.suppress(Away):
+                    self._post((claim, record))
+                return None
             self._keep_done([(claim, record)])
             if len(self._done) >= _PUT_OFF:
                 self.flush()
@@ -258,10 +341,10 @@ class PostgresBackend:
             case Bury(reason, corrupt, begun):
                 values |= {"aside": 3 if corrupt else 2, "uncounted": int(not begun), "reason": reason}
                 until = None
-        values |= {"id": number, "fence": claim.token, "clock": self._now(), "locks": TASKS}
+        values |= {"id": number, "fence": claim.token, "clock": self._now(), "claims": CLAIMS}
         values |= self._names.values() | self._history.one(record)
         row = self._insist("put_back", values)
-        self._session.tasks.discard(number or 0)
+        self._session.tasks.pop(number or 0, None)
         if row is None:
             self._refuse(claim)
             return None
@@ -281,6 +364,8 @@ class PostgresBackend:
             _log.warning("%s", error)
 
     def flush(self) -> None:
+        with contextlib.suppress(Away):
+            self._hear_of_posted()
         self._settle(self._take_done(), insist=True)
 
     def _keep_done(self, done: Sequence[Run]) -> None:
@@ -315,7 +400,7 @@ class PostgresBackend:
         columns = {
             "ids": [int(claim.ref) for claim, _ in done],
             "fences": [claim.token for claim, _ in done],
-            "locks": TASKS,
+            "claims": CLAIMS,
             **self._names.values(),
             **self._history.columns([record for _, record in done if record is not None]),
         }
@@ -325,7 +410,7 @@ class PostgresBackend:
     def _settled(self, done: Sequence[Run], gone: Sequence[int]) -> None:
         for claim, _ in done:
             number = int(claim.ref)
-            self._session.tasks.discard(number)
+            self._session.tasks.pop(number, None)
             if number not in gone:
                 self._refuse(claim)
 
@@ -373,3 +458,8 @@ class PostgresBackend:
     def close(self) -> None:
         self._session.close()
         self._connector.close()
+
+
+def _number(value: bytes | None) -> int:
+    """An integer in the server's binary form."""
+    return int.from_bytes(value or b"", signed=True)

@@ -26,6 +26,8 @@ class PostgresControl:
         self._names = names
         self.default_period = period
         self._signs: weakref.WeakSet[PostgresPresence] = weakref.WeakSet()
+        self.ran: set[str] = set()
+        """What children of this process were running when they ended."""
 
     @property
     def paused(self) -> bool:
@@ -45,7 +47,7 @@ class PostgresControl:
         self._switch(period=check_period(seconds))
 
     def enlist(self, role: str) -> "PostgresPresence":
-        sign = PostgresPresence(self._session, role)
+        sign = PostgresPresence(self._session, role, self.ran)
         self._signs.add(sign)
         return sign
 
@@ -78,8 +80,9 @@ class PostgresPresence:
     """Implements ``base.Presence``. Others are shown by a lock of the process's session, and what it has claimed; what
     it notes itself is for its parent, in memory that the two share."""
 
-    def __init__(self, session: Session, role: str) -> None:
+    def __init__(self, session: Session, role: str, ran: set[str]) -> None:
         self._session = session
+        self._ran = ran
         self._role = role
         self._map = mmap.mmap(-1, _SIZE)
         self._shown = 0  # the process that shows it
@@ -108,6 +111,8 @@ class PostgresPresence:
         if self._shown == os.getpid():
             self._session.drop(self._role)
             self._shown = 0
+        elif ref := self.ref():
+            self._ran.add(ref)
         _slot.pack_into(self._map, 0, 0, 0.0, 0)
 
     def _show(self) -> None:

@@ -16,7 +16,7 @@ from ..base import UNNUMBERED
 from ..depot import Parcel
 from .connection import Away, Connector
 from .names import Names
-from .session import PROCESSES, TASKS, Session
+from .session import CLAIMS, PROCESSES, TASKS, Session
 from .sql import statement
 
 __all__ = ["PostgresDepot"]
@@ -65,7 +65,7 @@ class PostgresDepot:
 
     def release(self) -> None:
         numbers, self._carried = list(self._carried), set()
-        self._session.tasks.difference_update(numbers)
+        self._drop(numbers)
         with contextlib.suppress(Away):  # then they are free already
             self._session.execute("let_go", self._values(ids=numbers))
 
@@ -87,7 +87,7 @@ class PostgresDepot:
         parcels = []
         for number, fence, key, state, data, rank, due, attempts, crashes, reason, destination, _, now in rows:
             self._carried.add(number)
-            self._session.tasks.add(number)  # which has their locks also when the connection has to be opened again
+            self._session.tasks[number] = TASKS + number  # it has these locks also when it has to be opened again
             ahead = self._local() - now
             parcels.append(
                 Parcel(
@@ -108,8 +108,12 @@ class PostgresDepot:
 
     def _let_go(self, parcels: Sequence[Parcel]) -> None:
         numbers = {parcel.token[0] for parcel in parcels}
-        self._session.tasks.difference_update(numbers)
+        self._drop(numbers)
         self._carried -= numbers
+
+    def _drop(self, numbers: Iterable[int]) -> None:
+        for number in numbers:
+            self._session.tasks.pop(number, None)
 
     def _fenced(self, parcels: Sequence[Parcel], **more: Any) -> dict[str, Any]:
         ids, fences = [parcel.token[0] for parcel in parcels], [parcel.token[1] for parcel in parcels]
@@ -142,7 +146,7 @@ class PostgresDepot:
         self._changed()
 
     def _values(self, **more: Any) -> dict[str, Any]:
-        values = {"clock": self._now(), "locks": TASKS, "processes": PROCESSES}
+        values = {"clock": self._now(), "locks": TASKS, "claims": CLAIMS, "processes": PROCESSES}
         return values | self._names.values() | more
 
 

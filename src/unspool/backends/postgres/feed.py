@@ -16,7 +16,7 @@ from .connection import Away
 from .control import PostgresControl
 from .history import History
 from .names import Names
-from .session import PROCESSES, TASKS, Session
+from .session import CLAIMS, PROCESSES, Session
 
 __all__ = ["PostgresFeed"]
 
@@ -46,6 +46,7 @@ class PostgresFeed:
         self._back: list[str] = []  # not begun, and not yet given back
         self._busy: set[str] = set()
         self._doubted: dict[str, float] = {}  # until when, by the monotonic clock
+        self._suspicious = False  # whether a worker has died since the last look at what others run
         self._first: Ticket | None = None
         self._ready = False  # whether there may be more to take
         self._changed = True
@@ -83,7 +84,7 @@ class PostgresFeed:
     @property
     def idle(self) -> bool:
         ready = (self._ready or self._changed) and not self._paused
-        return not (self._out or self._doubted or ready or self._gone)
+        return not (self._out or self._doubted or self._suspicious or ready or self._gone)
 
     @property
     def backlog(self) -> int:
@@ -147,6 +148,7 @@ class PostgresFeed:
         self._busy.add(ref)
 
     def doubt(self) -> None:
+        self._suspicious = True  # what it has ended, and could not settle any more, is not among those handed out
         self._doubt(self._out - self._control.running_here())
 
     def next_due(self) -> float | None:
@@ -155,7 +157,7 @@ class PostgresFeed:
             return now + max(0.0, self._next_try - real)
         times = [self._next_look]
         times += [] if self._next_due is None else [self._next_due]
-        times += [now + max(0.0, self._next_doubt - real)] if self._doubted else []
+        times += [now + max(0.0, self._next_doubt - real)] if self._doubted or self._suspicious else []
         times += [now + max(0.0, self._next_watch - real)] if self._others or self._busy else []
         return now if self._changed or self._back else min(times)
 
@@ -163,8 +165,8 @@ class PostgresFeed:
         if self._pid != os.getpid():
             return  # a child's copy
         try:
-            self._back += self._out
             self._give_back()
+            self._give(self._out, ahead=False)  # some of these may be running
             self._session.drop("feed")
         except SpoolerUnusable as error:  # whoever comes next finds what this one held
             _log.warning("%s", error)
@@ -188,9 +190,12 @@ class PostgresFeed:
 
     def _give_back(self) -> None:
         if self._back:
-            self._session.execute("give_back", self._values(ids=[int(ref) for ref in self._back]))
+            self._give(self._back, ahead=True)
             self._back = []
             self._changed = True
+
+    def _give(self, refs: Iterable[str], *, ahead: bool) -> None:
+        self._session.execute("give_back", self._values(ids=[int(ref) for ref in refs], ahead=ahead))
 
     def _doubt(self, refs: Iterable[str]) -> None:
         ends = time.monotonic() + _DOUBT_ENDS
@@ -200,16 +205,24 @@ class PostgresFeed:
     def _recover(self) -> None:
         """Frees what nobody runs any more."""
         now = time.monotonic()
-        doubting = bool(self._doubted) and now >= self._next_doubt
+        doubting = (self._suspicious or bool(self._doubted)) and now >= self._next_doubt
         watching = (self._others or bool(self._busy)) and now >= self._next_watch
         if not doubting and not watching:
             return
         ids = [int(ref) for ref in {*self._doubted, *self._busy}]
-        freed, held = self._session.execute("recover", self._values(ids=ids, others=watching, grace=_GRACE))
+        ran = [int(ref) for ref in self._control.ran]
+        values = self._values(ids=ids, ran=ran, others=watching, doubting=doubting, grace=_GRACE)
+        freed, held = self._session.execute("recover", values)
         for number in freed or ():
             self._out.discard(str(number))
+            self._control.ran.discard(str(number))
             self._changed = True
         held_refs = {str(number) for number in held or ()}
+        if doubting and self._suspicious:
+            self._suspicious = False
+            self._doubted |= dict.fromkeys(held_refs - self._control.running_here(), now + _DOUBT_ENDS)
+        if not self._doubted:
+            self._control.ran.clear()
         self._busy &= held_refs
         self._doubted = {ref: ends for ref, ends in self._doubted.items() if ref in held_refs and ends > now}
         self._next_doubt, self._doubt_every = now + self._doubt_every, min(self._doubt_every * 2, _DOUBT[1])
@@ -219,7 +232,7 @@ class PostgresFeed:
 
     def _values(self, **more: object) -> dict[str, object]:
         values = {"clock": self._fixed() if self._fixed else None, "owner": self._session.key("feed")}
-        return values | {"locks": TASKS, "processes": PROCESSES} | self._names.values() | more
+        return values | {"claims": CLAIMS, "processes": PROCESSES} | self._names.values() | more
 
     def _lose(self, error: SpoolerUnusable) -> None:
         """The server is away, or has no use for us just now: says so once, and tries again after a while."""

@@ -1,6 +1,7 @@
 """Looking at a queue, and changing single tasks: what ``ls``, ``show``, ``retry`` and ``rm`` stand on.
 
-Whether a task runs is read from the server's table of locks. Changing takes the task's lock, as a worker would.
+Whether a task runs is read from the server's table of locks. Changing takes the lock of the task's row, for which
+a worker that would claim it waits.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from ..base import UNNUMBERED
 from ..depot import MOVING
 from .connection import Connector
 from .names import Names
-from .session import PROCESSES, TASKS
+from .session import CLAIMS, PROCESSES
 from .sql import statement
 
 __all__ = ["Listing"]
@@ -79,6 +80,8 @@ class Listing:
         number = self._names.number(id)
         values = self._values(id=number)
         with self._connector.lend() as connection, connection.transaction():
+            if number is not None:
+                connection.execute(statement("grasp"), values)
             row = connection.execute(statement("hold"), values).fetchone() if number is not None else None
             if row is not None and not row[0]:
                 raise TaskBusy(f"task {id} is running, or {MOVING}; ask again when that has ended")
@@ -96,7 +99,7 @@ class Listing:
         return row and self._entry(row, whole=whole)
 
     def _values(self, **more: Any) -> dict[str, Any]:
-        values = {"clock": self._now(), "locks": TASKS, "processes": PROCESSES, "id": None, "limit": None}
+        values = {"clock": self._now(), "claims": CLAIMS, "processes": PROCESSES, "id": None, "limit": None}
         return values | {"whole": False, "states": [], "moving": MOVING} | self._names.values() | more
 
     def _entry(self, row: Any, *, whole: bool = False) -> tuple[Entry, Envelope | None]:

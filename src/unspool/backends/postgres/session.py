@@ -1,7 +1,7 @@
 """The one connection with which a process serves a queue: its claims, its locks and its signs of life end with it.
 
 A session-level advisory lock says who is alive: one for each process that shows a sign of life or holds tasks back from
-others, one for each task that is being run. The server lets go of them when the connection ends, however that happens.
+others, one for each claim. The server lets go of them when the connection ends, however that happens.
 A session that was lost is opened again under the same keys, unless somebody has taken note of its end before.
 """
 
@@ -25,13 +25,15 @@ from .connection import Away, Connection, Connector, close_all
 from .names import Names
 from .sql import statement
 
-__all__ = ["HOST", "PROCESSES", "TASKS", "Session"]
+__all__ = ["CLAIMS", "HOST", "PROCESSES", "TASKS", "Row", "Session"]
 
 HOST = socket.gethostname()
 TASKS = 0x2E59 << 44
-"""What is added to a task's number for the key of its lock: other programs lock smaller numbers, or others."""
+"""Is added to a task's number for the key of its carrier's lock: other programs lock smaller numbers, or others."""
 PROCESSES = 0x2E5A << 44
 """The same for a process."""
+CLAIMS = 0x2E5B << 44
+"""The same for a claim's fence."""
 
 _MANNERS = """
     -- What a power cut of the server takes with it is a claim or an end of the last moment, and the task runs again:
@@ -41,8 +43,9 @@ _MANNERS = """
     SET plan_cache_mode = force_generic_plan;
     SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; SET jit = off
 """
-_NEXT = b"unspool_next"
+_NEXT, _BEGIN, _SETTLE = "next", "begin", "settle"
 T = TypeVar("T")
+Row = Sequence[bytes | None]
 _log = logging.getLogger("unspool")
 _PATIENCE = (0.05, 5.0)  # seconds between attempts to reach a server that is away, at first and at most
 
@@ -63,10 +66,18 @@ class Session:
         self._pid = os.getpid()
         self._connection: Connection | None = None
         self._lock = threading.RLock()
-        self._prepared = False
+        self._forget_posts()
         self._keys: dict[str, int | None] = {}
-        self.tasks: set[int] = set()
-        """The tasks whose locks this session holds, or held when it was lost."""
+        self.tasks: dict[int, int] = {}
+        """The tasks whose locks this session holds, or held when it was lost, and the keys of these locks."""
+        self.number = 0
+        """How many times it was opened."""
+        self._end = select.poll()
+
+    def _forget_posts(self) -> None:
+        self._prepared: set[str] = set()
+        self._waited_for = 0  # statements that were posted and not answered
+        self._answers: list[list[Row]] = []
 
     # --- use
 
@@ -89,21 +100,91 @@ class Session:
         prepare = connection.prepare_threshold is not None
         return connection.execute(statement(name), values, prepare=prepare, binary=True)
 
-    def next(self, values: Sequence[bytes | None]) -> Sequence[bytes | None]:
-        """Runs ``next.sql``, past psycopg's conversions, which cost a worker more than all the rest: one round trip a
-        task is what its speed hangs on.
+    # What follows goes past psycopg's conversions, which cost a worker more than all the rest. Values are in text, as
+    # the server reads it; rows are in its binary form.
 
-        :param values: in text, as the server reads it.
-        :returns: its row, in the server's binary form.
+    def next(self, values: Row) -> Row:
+        """Runs ``next.sql``; gives its row.
+
         :raises Away, SpoolerUnusable: as ``execute``.
         """
         with self._held() as connection:
-            pgconn = connection.pgconn
-            if not self._prepared:
-                _checked(pgconn.prepare(_NEXT, statement("next").encode()))
-                self._prepared = True
-            result = _checked(pgconn.exec_prepared(_NEXT, cast(list[bytes], values), None, 1))  # None is null
-            return [result.get_value(0, column) for column in range(result.nfields)]
+            name = self._prepare(connection, _NEXT)
+            result = _checked(connection.pgconn.exec_prepared(name, cast(list[bytes], values), None, 1))  # None is null
+            return _rows(result)[0]
+
+    def post(self, values: Row) -> None:
+        """Sends ``settle.sql`` and does not wait for its row: ``answers`` has it later.
+
+        :raises Away, SpoolerUnusable: as ``execute``.
+        """
+        with self._held(collect=False) as connection:
+            self._send(connection, _SETTLE, values)
+
+    def begin(self, values: Row) -> list[Row]:
+        """Runs ``begin.sql``, in one round trip with what was posted; gives its rows.
+
+        :raises Away, SpoolerUnusable: as ``execute``.
+        """
+        with self._held(collect=False) as connection:
+            self._send(connection, _BEGIN, values)
+            self._collect(connection)
+            return self._answers.pop()
+
+    def answers(self) -> list[Row]:
+        """The rows of all that was posted, in order; fewer if the session was lost in between.
+
+        :raises Away, SpoolerUnusable: as ``execute``.
+        """
+        with self._lock:
+            if self._waited_for:
+                with self._held():
+                    pass
+            found, self._answers = self._answers, []
+        return [rows[0] for rows in found]
+
+    def has_ended(self) -> bool:
+        """Whether the server has ended the session since it was opened last, as far as this machine knows by now."""
+        with self._lock:
+            return not self._open or bool(self._end.poll(0))
+
+    def _prepare(self, connection: Connection, name: str) -> bytes:
+        prepared = b"unspool_%b" % name.encode()
+        if name not in self._prepared:
+            self._collect(connection)
+            _checked(connection.pgconn.prepare(prepared, statement(name).encode()))
+            self._prepared.add(name)
+        return prepared
+
+    def _send(self, connection: Connection, name: str, values: Row) -> None:
+        """Each statement is a transaction, also where several are on their way."""
+        prepared, pgconn = self._prepare(connection, name), connection.pgconn
+        if pgconn.pipeline_status == pq.PipelineStatus.OFF:
+            pgconn.enter_pipeline_mode()
+        pgconn.send_query_prepared(prepared, cast(list[bytes], values), None, 1)
+        pgconn.pipeline_sync()
+        self._waited_for += 1
+        while pgconn.flush():
+            _wait(connection, select.POLLIN | select.POLLOUT)
+            pgconn.consume_input()
+
+    def _collect(self, connection: Connection) -> None:
+        """Takes in the answers to all that was posted."""
+        problem: psycopg.Error | None = None
+        while self._waited_for:
+            result = _result(connection)
+            while result is None or result.status != pq.ExecStatus.PIPELINE_SYNC:
+                if result is not None and result.status == pq.ExecStatus.TUPLES_OK:
+                    self._answers.append(_rows(result))
+                elif result is not None:
+                    problem = error_from_result(result)
+                result = _result(connection)
+            self._waited_for -= 1
+        if connection.pgconn.pipeline_status != pq.PipelineStatus.OFF:
+            connection.pgconn.exit_pipeline_mode()
+        if problem is not None:
+            self._answers.clear()
+            raise problem
 
     @staticmethod
     def insist(call: Callable[[], T]) -> T:
@@ -211,7 +292,7 @@ class Session:
         return self._connection is not None and not self._connection.closed
 
     @contextlib.contextmanager
-    def _held(self) -> Iterator[Connection]:
+    def _held(self, *, collect: bool = True) -> Iterator[Connection]:
         if self._pid != os.getpid():
             self._begin_anew()
         with self._lock:
@@ -219,6 +300,8 @@ class Session:
                 self._connection = self._opened()
             assert self._connection is not None  # noqa: S101  just opened
             try:
+                if collect and self._waited_for:
+                    self._collect(self._connection)
                 yield self._connection
             except psycopg.Error as error:
                 unusable = self._connector.unusable(error, lost=self._connection.closed)
@@ -228,15 +311,17 @@ class Session:
 
     def _opened(self) -> Connection:
         connection = self._connector.open_session()
-        self._prepared = False
+        self._forget_posts()
+        self.number += 1
+        self._end = select.poll()
+        self._end.register(connection.fileno(), getattr(select, "POLLRDHUP", 0))
         try:
             connection.execute(_MANNERS)
             for role, key in list(self._keys.items()):
                 self._take_up(connection, role, key) if key else self._register(connection, role)
             if self.tasks:  # they run on in this process
-                connection.execute(
-                    "SELECT pg_try_advisory_lock(%s + id) FROM unnest(%s::int8[]) AS id", [TASKS, list(self.tasks)]
-                )
+                locks = list(self.tasks.values())
+                connection.execute("SELECT pg_try_advisory_lock(lock) FROM unnest(%s::int8[]) AS lock", [locks])
             if self._listener is not None:
                 self._listen(connection)
         except psycopg.Error as error:
@@ -270,6 +355,33 @@ class Session:
             with contextlib.suppress(psycopg.Error):
                 self._connection.close()
         self._connection = None
+        self._forget_posts()
+
+
+def _result(connection: Connection) -> pq.abc.PGresult | None:
+    """The next result, or None where one statement's end. Other threads run while it waits.
+
+    :raises psycopg.Error: if the connection is lost.
+    """
+    pgconn = connection.pgconn
+    while pgconn.is_busy():
+        _wait(connection, select.POLLIN)
+        pgconn.consume_input()
+    result = pgconn.get_result()
+    if result is None and pgconn.status == pq.ConnStatus.BAD:
+        raise psycopg.OperationalError("the connection is lost")
+    return result
+
+
+def _wait(connection: Connection, events: int) -> None:
+    poller = select.poll()
+    poller.register(connection.fileno(), events)
+    poller.poll()
+
+
+def _rows(result: pq.abc.PGresult) -> list[Row]:
+    columns = range(result.nfields)
+    return [[result.get_value(row, column) for column in columns] for row in range(result.ntuples)]
 
 
 def _checked(result: pq.abc.PGresult) -> pq.abc.PGresult:

@@ -2,7 +2,7 @@
 WITH done AS (
     DELETE FROM unspool.task USING unnest(%(ids)s::int8[], %(fences)s::int4[]) AS d (id, fence)
     WHERE task.id = d.id AND task.fence = d.fence AND task.begun IS NOT NULL
-    RETURNING task.id, pg_advisory_unlock(%(locks)s + task.id)
+    RETURNING task.id, pg_advisory_unlock(%(claims)s + task.fence)
 ), told AS (
     INSERT INTO unspool.run (spooler, id, task, verdict, attempt, started, duration, pid, error)
     SELECT %(spooler)s, r.id::text, r.task, r.verdict, r.attempt, r.started, r.duration, r.pid, r.error

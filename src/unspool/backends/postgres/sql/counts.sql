@@ -8,7 +8,7 @@ WITH held AS MATERIALIZED (
 )
 SELECT CASE
     WHEN state & 3 >= 2 THEN state & 3
-    WHEN begun IS NOT NULL AND (%(locks)s + id IN (SELECT lock FROM held)
+    WHEN begun IS NOT NULL AND (%(claims)s + fence IN (SELECT lock FROM held)
         OR %(processes)s + owner IN (SELECT lock FROM held)) THEN -1
     WHEN due > time.now THEN 1 ELSE 0 END AS shown, count(*)
 FROM unspool.task, time WHERE spooler = %(spooler)s AND state < 8 GROUP BY shown

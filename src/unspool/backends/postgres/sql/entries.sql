@@ -8,7 +8,7 @@ WITH held AS MATERIALIZED (
 ), shown AS (
     SELECT id, rank, due, attempts, CASE WHEN state BETWEEN 4 AND 5 THEN %(moving)s ELSE reason END AS reason, CASE
         WHEN state & 3 >= 2 THEN state & 3
-        WHEN begun IS NOT NULL AND (%(locks)s + id IN (SELECT lock FROM held)
+        WHEN begun IS NOT NULL AND (%(claims)s + fence IN (SELECT lock FROM held)
             OR %(processes)s + owner IN (SELECT lock FROM held)) THEN -1
         WHEN due > time.now THEN 1 ELSE 0 END AS shown
     FROM unspool.task, time

@@ -8,11 +8,13 @@ WITH sure AS (
         AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
 ), free AS MATERIALIZED (
     SELECT id, fence, begun FROM unspool.task, sure
-    WHERE id = ANY(%(ids)s::int8[]) AND spooler = %(spooler)s AND state < 4 AND %(locks)s + id NOT IN (SELECT lock FROM held)
-        AND NOT (begun IS NOT NULL AND coalesce(%(processes)s + owner IN (SELECT lock FROM held), false))
+    WHERE id = ANY(%(ids)s::int8[]) AND spooler = %(spooler)s AND state < 4
+        AND NOT (begun IS NOT NULL AND (%(claims)s + fence IN (SELECT lock FROM held)
+            OR coalesce(%(processes)s + owner IN (SELECT lock FROM held), false)))
 ), taken AS (
     UPDATE unspool.task SET state = task.state + 4, fence = task.fence + 1, owner = NULL, begun = NULL, worker = NULL,
-        crashes = crashes + (task.begun IS NOT NULL)::int,
+        attempts = attempts - (task.begun IS NOT NULL AND task.fence & 1 = 1)::int,
+        crashes = crashes + (task.begun IS NOT NULL AND task.fence & 1 = 0)::int,
         parcel = coalesce(parcel, gen_random_uuid()::text)
     FROM free
     WHERE task.id = free.id AND task.fence = free.fence AND task.begun IS NOT DISTINCT FROM free.begun AND task.state < 4

@@ -11,7 +11,7 @@ WITH time AS (
         reason = %(reason)s
     FROM time
     WHERE id = %(id)s AND fence = %(fence)s AND begun IS NOT NULL
-    RETURNING id, pg_advisory_unlock(%(locks)s + id)
+    RETURNING id, pg_advisory_unlock(%(claims)s + fence)
 ), told AS (
     INSERT INTO unspool.run (spooler, id, task, verdict, attempt, started, duration, pid, error)
     SELECT %(spooler)s, put.id::text, %(task)s, %(verdict)s, %(attempt)s, %(started)s, %(duration)s, %(pid)s, %(error)s
