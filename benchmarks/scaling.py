@@ -32,7 +32,7 @@ _FILL = 500
 _WORKERS = (1, 2, 4)
 _CORES = 8  # of a host, and of a server, in what is beyond this machine
 _ROUND_TRIP = 0.0002  # seconds, within a data centre
-_TRIPS = {"directory": 0.0, "PostgreSQL": 1.0, "NATS JetStream": 2.0}  # that a worker waits for between two tasks
+_TRIPS = {"directory": 0.0, "PostgreSQL": 1.0, "NATS JetStream": 1.0}  # that a worker waits for between two tasks
 _SHAPES = ((1, 1), (1, 4), (1, 8), (2, 8), (4, 8), (8, 8), (20, 8))  # hosts, workers on each
 
 
@@ -57,6 +57,8 @@ def main() -> int:
         saved["machine"] = facts = machine.describe(place)
         comparison.show_facts(console, facts)
         for name, measure in _grounds(place, options.tasks):
+            if options.only not in name:
+                continue
             found = {workers: measure(workers) for workers in _WORKERS}
             demands = found[1].demands._replace(trips=_TRIPS[name])
             saved[name] = {
@@ -73,6 +75,7 @@ def main() -> int:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling", description=__doc__)
     parser.add_argument("--tasks", type=int, default=10_000, help="run in each drain (default 10000)")
+    parser.add_argument("--only", default="", metavar="WORD", help="measure only the ground with this in its name")
     parser.add_argument("--save", type=Path, help="the JSON file (default benchmarks/results/scaling-<date>.json)")
     options = parser.parse_args()
     if options.tasks < 1_000:

@@ -167,7 +167,7 @@ class Supervisor:
             self._stop()
 
     def _wait(self) -> None:
-        if len(self._pool.queue) > _ENOUGH and not self._pool.stopping:
+        if len(self._pool.queue) > self._enough() and not self._pool.stopping:
             time.sleep(_NAP)
         reports = [process.reports for process in self._pool.processes()]
         for reader in reports:
@@ -178,6 +178,11 @@ class Supervisor:
         ready = self._selector.select(0.0 if self._more else self._timeout())
         if any(key.fd == self._signals.fileno() for key, _ in ready):
             self._signals.drain()
+
+    def _enough(self) -> int:
+        """Tickets that nobody has taken yet with which workers have enough to do for several naps."""
+        naps = 2 * len(self._pool) + int(8 * _NAP * self._rate)
+        return min(naps, _ENOUGH) if any(self._withholds) else _ENOUGH
 
     def _timeout(self) -> float | None:
         """Seconds until something is due."""
