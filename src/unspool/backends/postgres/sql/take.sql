@@ -1,7 +1,8 @@
--- Holds the first due tasks for one supervisor.
+-- Holds the first due tasks for one supervisor; none of a queue that is paused.
 WITH due AS MATERIALIZED (
     SELECT id FROM unspool.task
     WHERE spooler = %(spooler)s AND state = 0 AND owner IS NULL
+        AND NOT EXISTS (SELECT FROM unspool.spooler WHERE name = %(spooler)s AND paused)
     ORDER BY rank, due, id
     LIMIT %(limit)s
     FOR UPDATE SKIP LOCKED
