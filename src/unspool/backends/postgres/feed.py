@@ -177,8 +177,8 @@ class PostgresFeed:
     # --- parts
 
     def _is_woken(self) -> bool:
-        """Whether the server has just told of something new while nothing was to be done. If that is a task, it is taken
-        at once, and the look comes afterwards: a round trip less until it runs."""
+        """Whether the server has just told of something new while nothing was to be done. If that is a task, it is
+        taken at once, and the look comes afterwards: a round trip less until it runs."""
         if self._out or self._changed or not self._looked:
             return False
         self._session.hear()

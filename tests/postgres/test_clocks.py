@@ -1,0 +1,115 @@
+"""Hosts whose clocks are wrong: the server's clock rules."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from unspool.address import Address
+from unspool.backends.postgres import PostgresBackend
+from unspool.config import Settings
+from unspool.message import Ack, Claim, Envelope, Refusal, RefusalKind, Retry, State
+
+HOUR = 3600.0
+
+
+class Wrong(PostgresBackend):
+    """A host whose clock is wrong by so many seconds; the server's is its own."""
+
+    def __init__(self, address: Address, ahead: float) -> None:
+        super().__init__(address, Settings(), trusting=True)
+        self.ahead = ahead
+
+    def _local(self) -> float:
+        return time.time() + self.ahead
+
+
+@pytest.fixture(params=[-HOUR, HOUR])
+def wrong(request: pytest.FixtureRequest, address: Address) -> Iterator[Wrong]:
+    """A host whose clock is an hour behind, or ahead."""
+    with contextlib.closing(Wrong(address, request.param)) as backend:
+        yield backend
+
+
+@pytest.fixture
+def right(address: Address) -> Iterator[Wrong]:
+    """One whose clock is right."""
+    with contextlib.closing(Wrong(address, 0.0)) as backend:
+        yield backend
+
+
+def task(word: bytes, due: float | None = None) -> Envelope:
+    return Envelope({"msg": b"task"}, word, None, due)
+
+
+def number(id: str) -> str:
+    return id.rpartition("/")[2]
+
+
+def test_order_is_the_servers(right: Wrong, wrong: Wrong) -> None:
+    """What hosts send in turn runs in that order, whatever their clocks say, and at once."""
+    sent = [number(each.send([task(b"x")])[0]) for each in (wrong, right, wrong, right)]
+    with contextlib.closing(right.feed()) as feed:
+        feed.refresh()
+        assert [ticket.ref for ticket in feed.take(10)] == sent
+
+
+def test_a_postponed_task_of_a_wrong_sender(right: Wrong, wrong: Wrong) -> None:
+    """It is due in as many seconds as its sender means, not by what its clock shows: never early for others."""
+    soon = wrong._local() + 60
+    (id,) = wrong.send([task(b"x", soon)])
+    for backend in (right, wrong):
+        entry = backend.find(id)
+        assert entry is not None
+        assert entry.state is State.DEFERRED
+        assert entry.due == pytest.approx(time.time() + 60, abs=20)
+        refused = backend.claim(number(id))
+        assert isinstance(refused, Refusal)
+        assert refused.kind is RefusalKind.EARLY
+        assert refused.until == pytest.approx(backend._local() + 60, abs=20)
+
+
+def test_an_overdue_task_of_a_wrong_sender(right: Wrong, wrong: Wrong) -> None:
+    """A time that is past for its sender is past for all, and keeps its place in the order."""
+    late = number(right.send([task(b"late")])[0])
+    early = number(wrong.send([task(b"early", wrong._local() - 60)])[0])
+    with contextlib.closing(right.feed()) as feed:
+        feed.refresh()
+        assert [ticket.ref for ticket in feed.take(10)] == [early, late]
+
+
+def test_a_wrong_worker_retries_in_time(right: Wrong, wrong: Wrong) -> None:
+    """Its back-off is as long as it means, and nobody can begin the task sooner."""
+    ref = number(wrong.send([task(b"x")])[0])
+    claim = wrong.claim(ref)
+    assert isinstance(claim, Claim)
+    wrong.settle(claim, Retry(wrong._local() + 60))
+    refused = right.claim(ref)
+    assert isinstance(refused, Refusal)
+    assert refused.kind is RefusalKind.EARLY
+    assert refused.until == pytest.approx(time.time() + 60, abs=20)
+
+
+def test_a_wrong_supervisor_wakes_in_time(right: Wrong, wrong: Wrong) -> None:
+    """Its feed says, by its own clock, when the next task is due by the server's."""
+    right.send([task(b"x", time.time() + 60)])
+    with contextlib.closing(wrong.feed()) as feed:
+        feed._clock = wrong._local  # type: ignore[attr-defined]
+        feed.refresh()
+        assert feed.take(1) == []
+        assert feed.next_due() == pytest.approx(wrong._local() + min(60, wrong.control.period), abs=20)
+
+
+def test_a_wrong_worker_serves_what_is_due(right: Wrong, wrong: Wrong) -> None:
+    """Ready is ready: no clock of a host keeps a task from it."""
+    ref = number(right.send([task(b"x")])[0])
+    with contextlib.closing(wrong.feed()) as feed:
+        feed._clock = wrong._local  # type: ignore[attr-defined]
+        feed.refresh()
+        assert [ticket.ref for ticket in feed.take(1)] == [ref]
+        claim = wrong.claim(ref)
+        assert isinstance(claim, Claim)
+        wrong.settle(claim, Ack())
+        wrong.flush()
+    assert sum(right.counts().values()) == 0
