@@ -99,6 +99,7 @@ _lock = threading.Lock()
 _configured: dict[str, Any] = {}
 _settings: Settings | None = None
 _backends: dict[str, Backend] = {}
+_named_backends: dict[str | None, Backend] = {}  # by how they were asked for, which each send does
 _addresses: dict[str, address.Address] = {}  # of servers' spoolers, by name; they know the passwords
 _handler: "SpoolerHandler | None" = None
 _start: str | None = None  # inside uWSGI, the directory it was started in: its spoolers work in another
@@ -121,6 +122,7 @@ def configure(**values: Any) -> None:
         _configured = merged
         _settings = None
         _backends.clear()
+        _named_backends.clear()
 
 
 def settings() -> Settings:
@@ -189,6 +191,17 @@ def backend(name: str | None = None) -> Backend:
     :raises NoSpooler: if none is configured, or none has this name.
     :raises ConfigurationError: if what this kind of spooler needs is not installed.
     """
+    found = _named_backends.get(name)
+    if found is None:
+        found = _find_backend(name)
+        with _lock:
+            # A relative path depends on the working directory; and the settings may have changed meanwhile.
+            if (name is None or name == found.name) and _backends.get(found.name) is found:
+                _named_backends[name] = found
+    return found
+
+
+def _find_backend(name: str | None) -> Backend:
     known = spooler_names()
     if name is None:
         if not known:

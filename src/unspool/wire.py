@@ -162,7 +162,9 @@ def _why_not(queue: bytes, signer: Signer) -> str:
 
 
 def _pack(vars: Mapping[str, bytes]) -> bytes:
-    return b"".join(_pair(*item) if len(item[1]) <= _SHORT else _put_together(*item) for item in vars.items())
+    if "at" not in vars and max(map(len, vars.values()), default=0) <= _SHORT:
+        return _packed(tuple(vars.items()))
+    return b"".join([_put_together(*item) for item in vars.items()])
 
 
 def _put_together(key: str, value: bytes) -> bytes:
@@ -197,7 +199,7 @@ def _taken_apart(data: bytes) -> dict[str, bytes]:
 _SHORT = 512
 # The calls of a function differ in their bodies only.
 _known = functools.lru_cache(256)(_taken_apart)
-_pair = functools.lru_cache(256)(_put_together)
+_packed = functools.lru_cache(256)(lambda items: b"".join([_put_together(*item) for item in items]))
 
 
 def _size(n: int) -> bytes:

@@ -79,10 +79,18 @@ def test_a_worker_killed_at(place: Place, point: str) -> None:
 
 
 @pytest.mark.parametrize("call", ["done()", "done.using(priority=5)()", "done.enqueue_many([()] * 3)"])
-@pytest.mark.parametrize("point", PRODUCER_POINTS)
-def test_a_producer_killed_at(place: Place, point: str, call: str) -> None:
+@pytest.mark.parametrize(
+    ("durability", "point"),
+    [
+        (durability, point)
+        for durability in ("full", "relaxed")
+        for point in PRODUCER_POINTS
+        if (durability, point) != ("relaxed", "send.synced")
+    ],
+)
+def test_a_producer_killed_at(place: Place, durability: str, point: str, call: str) -> None:
     """Each task is absent or whole, what is whole runs once, and what is left behind is swept."""
-    place.env |= {"KILL_AT": point, "UNSPOOL_DURABILITY": "full"}
+    place.env |= {"KILL_AT": point, "UNSPOOL_DURABILITY": durability}
     place.write_app(APP)
     producer = subprocess.run(
         [sys.executable, "-c", f"from tasks import *\n{call}"],
@@ -102,6 +110,7 @@ def test_a_producer_killed_at(place: Place, point: str, call: str) -> None:
     running = place.burst()
     assert running.verdicts() == ["processed"] * present
     assert SpoolBackend(str(place.spool)).counts() == dict.fromkeys(State, 0)
+    assert [path for path in place.spool.rglob("uwsgi_spoolfile_on_*") if path.is_file()] == []
 
 
 def test_each_point_is_named_once() -> None:

@@ -41,15 +41,21 @@ class Drafts:
             self._sign()
         return f"{name}.{self._number:012x}"
 
-    def abandoned(self, draft: str) -> bool:
-        """Whether it is certain that its writer is gone."""
+    @property
+    def number(self) -> int:
+        """This process's number; 0 if there can be none."""
         if self._pid != os.getpid():
             self._sign()
+        return self._number
+
+    def abandoned(self, draft: str) -> bool:
+        """Whether it is certain that its writer is gone."""
         found = _number_of(draft)
-        if found is None or self._fd < 0:
-            return False
-        number = int(found[1], 16)
-        return number not in (0, self._number) and not lock.held(self._fd, number)
+        return found is not None and self.is_dead(int(found[1], 16))
+
+    def is_dead(self, number: int) -> bool:
+        """Whether it is certain that the process with this number is gone."""
+        return number not in (0, self.number) and self._fd >= 0 and not lock.held(self._fd, number)
 
     def forget(self) -> None:
         """In a fork, whose drafts are its own; or when the directory is another."""

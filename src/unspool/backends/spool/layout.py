@@ -54,6 +54,7 @@ __all__ = [
     "rank_of",
     "renamed",
     "spooler_of",
+    "writer_of",
 ]
 
 PREFIX = "uwsgi_spoolfile_on_"
@@ -67,6 +68,7 @@ ASIDE = {"dead": f"{PRIVATE}/dead", "corrupt": f"{PRIVATE}/corrupt"}
 
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _MAX_DESCRIPTORS = 64
+_is_number = re.compile(r"[0-9]{1,15}", re.ASCII).fullmatch
 is_priority = re.compile(r"[0-9]{1,9}", re.ASCII).fullmatch
 
 
@@ -114,6 +116,12 @@ def hint(name: str) -> float:
         return 0.0
 
 
+def writer_of(name: str) -> int:
+    """The number of the process that made a name for a task that it wrote in place; 0 where there is none."""
+    parts = name.rsplit("_", 3)
+    return int(parts[1]) if len(parts) == 4 and _is_number(parts[1]) else 0
+
+
 def renamed(ref: str, due: float) -> str:
     """The same ref with another time at the end of its name; the rest of it keeps it unique."""
     seconds, rest = divmod(int(due * 1_000_000), 1_000_000)
@@ -135,8 +143,11 @@ class Names:
         self._start = f"{PREFIX}{host}_{self._pid}_"
         self._random = int.from_bytes(os.urandom(4), "little")
 
-    def next(self, now: float, due: float | None) -> str:
-        """A new name for a task that is sent now and due then (unix seconds)."""
+    def next(self, now: float, due: float | None, writer: int | None = None) -> str:
+        """A new name for a task that is sent now and due then (unix seconds).
+
+        :param writer: the number of its writer, which is then part of it; see ``drafts``.
+        """
         if os.getpid() != self._pid:
             self._renew()  # in a fork, where the lock may have been copied locked
         microseconds = int((now if due is None else due) * 1_000_000)
@@ -146,7 +157,7 @@ class Names:
                     microseconds = min(self._last + 1, microseconds + 1_000_000)
                 self._last = microseconds
         seconds, rest = divmod(microseconds, 1_000_000)
-        return f"{self._start}{next(self._counter)}_{self._random}_{seconds}_{rest:06d}"
+        return f"{self._start}{next(self._counter)}_{writer or self._random}_{seconds}_{rest:06d}"
 
 
 class Directory:

@@ -22,6 +22,7 @@ from .file import read_whole
 from .layout import ASIDE, Directory, hint, is_priority, is_task, priority_of, renamed
 from .leaving import Leaving, under_way
 from .survey import Survey, is_locked
+from .trust import is_unfinished
 
 __all__ = ["Listing"]
 
@@ -204,6 +205,8 @@ class Listing:
         try:
             found = os.stat(path, follow_symlinks=False)
         except OSError:
+            return None
+        if is_unfinished(found):
             return None
         reason = self._directory.objection(found) or self._part_objection(ref)
         count = read_count(self._directory, ref)

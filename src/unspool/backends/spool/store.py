@@ -1,10 +1,6 @@
 """The spool directory as a backend: enqueue, claim, settle.
 
-Enqueue. A task is written under a name of its own in ``.unspool/tmp``, synced, renamed into place, and the directory
-synced. So under
-its final name a task is always whole: uWSGI, which runs or deletes what it finds half-written, never meets one, and
-a power cut leaves it whole or absent. A failed fsync is never repeated: the kernel has by then forgotten the data, so
-the file is given up and the caller told. A batch is written, then synced by one ``syncfs``, then renamed.
+Enqueue is argued in ``sending``.
 
 Claim. Open (never through a link, never waiting), lock, and only then look whether the path still means the inode
 that is
@@ -57,20 +53,22 @@ from .bell import Bell
 from .control import SpoolControl
 from .depot import SpoolDepot
 from .feed import SpoolFeed
-from .file import read_whole, sync_file_system, write_whole
+from .file import read_whole
 from .history import History
-from .layout import TMP, Directory, Names, is_priority, priority_of
+from .layout import Directory, is_priority, priority_of, writer_of
 from .listing import Listing
 from .remains import Remains
+from .sending import Sender
+from .trust import is_unfinished
 
 __all__ = ["SpoolBackend"]
 
 _log = logging.getLogger("unspool")
 
 _WRITING = 5.0  # seconds in which an incomplete file may be one that another program is still writing
+_SOON = 0.01  # seconds after which a sender will have written its task, which is told besides
 _LOOK_AGAIN = 60.0  # seconds after which a file that cannot be used now is looked at again
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EBADF)  # the process's trouble, not the task's
-_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _CLAIM = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _OURS = stat.S_IFREG | 0o600
 _QUIET = getattr(os, "O_NOATIME", 0)  # the note that a file was read costs as much as reading it
@@ -115,15 +113,14 @@ class SpoolBackend:
         self.name = root
         self._pickles = pickles
         self._signer = signer
-        self._durable = durable
         self._clock = clock
-        self._names = Names()
         self._directory = Directory(root)
         self._known_attempts: Attempts | None = None
         self.control = SpoolControl(self._directory, period)
         self._history = History(self._directory, history_limit, history_age, clock)
         self._listing = Listing(self._directory, lambda: self._attempts, clock)
         self._bell = Bell(self._directory, clock)
+        self._sender = Sender(self._directory, self._bell, signer, durable, clock)
         self._agenda = Agenda(self._directory, clock, lambda: [""])
         self.depot = SpoolDepot(
             self._directory, self._listing, lambda: self._attempts, self._objection, self._bell, clock
@@ -144,64 +141,14 @@ class SpoolBackend:
         if not self._pickles and any(map(is_pickled, envelopes)):
             raise PayloadRefused(f"spooler {self.name}, which is forwarded, takes no such payload: {UNSIGNED_PICKLE}")
         try:
-            return self._send(envelopes)
+            refs = self._sender.send(envelopes)
         except FileNotFoundError:  # the directory was removed since it was opened
             self._directory.reopen()
-        try:
-            return self._send(envelopes)
-        except OSError as error:
-            raise self._directory.unusable(error) from error
-
-    def _send(self, envelopes: Sequence[Envelope]) -> list[str]:
-        tmp = self._directory.fd(TMP)
-        batch = len(envelopes) > 1
-        written: list[tuple[str, str]] = []
-        moved = 0
-        try:
-            for envelope in envelopes:
-                name = self._names.next(self._clock(), envelope.due)
-                part = "" if envelope.priority is None else str(envelope.priority)
-                written.append((part, name))
-                self._write(tmp, name, envelope, sync=self._durable and not batch)
-            if batch and self._durable:
-                sync_file_system(tmp)
-                points.reach("send.synced")
-            for part, name in written:
-                at, target = self._directory.place(part, name)
-                os.rename(self._directory.drafts.name(name), target, src_dir_fd=tmp, dst_dir_fd=at)
-                moved += 1
-                points.reach("send.renamed")
-            if self._durable:
-                for part in {part for part, _ in written}:
-                    self._directory.sync(part)
-            points.reach("send.kept")
-            for due in {envelope.due for envelope in envelopes if envelope.priority is not None}:
-                self._bell.announce(due)
-        except OSError as error:
-            for _, name in written[moved:]:
-                with contextlib.suppress(OSError):
-                    os.unlink(self._directory.drafts.name(name), dir_fd=tmp)
-            if isinstance(error, FileNotFoundError | SpoolerUnusable):
-                raise
-            raise self._directory.unusable(error) from error
-        root = self.name
-        return [f"{root}/{part}/{name}" if part else f"{root}/{name}" for part, name in written]
-
-    def _write(self, tmp: int, name: str, envelope: Envelope, *, sync: bool) -> None:
-        data = wire.dump(envelope.vars, envelope.body, self._signer)
-        fd = os.open(self._directory.drafts.name(name), _CREATE, 0o600, dir_fd=tmp)
-        try:
-            points.reach("send.created")
-            write_whole(fd, data)
-            if envelope.due is not None:
-                due = int(envelope.due * 1e9)
-                os.utime(fd, ns=(due, due))
-            points.reach("send.written")
-            if sync:
-                os.fsync(fd)
-                points.reach("send.synced")
-        finally:
-            os.close(fd)
+            try:
+                refs = self._sender.send(envelopes)
+            except FileNotFoundError as error:
+                raise self._directory.unusable(error) from error
+        return [f"{self.name}/{ref}" for ref in refs]
 
     # --- workers
 
@@ -232,7 +179,7 @@ class SpoolBackend:
         except OSError as error:
             if error.errno in _EXHAUSTED:
                 raise self._directory.unusable(error) from error
-            return self._refusal(error)
+            return self._refusal(error, ref)
         if fd <= 2:  # whatever this process prints would go into the task
             os.close(fd)
             raise SpoolerUnusable("this process has closed its standard descriptors")
@@ -240,7 +187,7 @@ class SpoolBackend:
         try:
             claim = self._claim(fd, at, name, ref)
         except OSError as error:
-            claim = self._refusal(error)
+            claim = self._refusal(error, ref)
         except BaseException:
             os.close(fd)
             raise
@@ -273,6 +220,8 @@ class SpoolBackend:
             return Refusal(RefusalKind.EARLY, self._clock() + 1)
         now = self._clock()
         own = found.st_mode == _OURS and found.st_nlink == 1 and found.st_uid == self._directory.trusted
+        if not own and is_unfinished(found):
+            return self._unfinished(at, name)
         if not own and (reason := self._objection(found)) is not None:
             return Refusal(RefusalKind.UNUSABLE, now + _LOOK_AGAIN, reason)
         if found.st_mtime > now:
@@ -454,9 +403,14 @@ class SpoolBackend:
             self._known_attempts = open_attempts(self._directory)
         return self._known_attempts
 
-    def _refusal(self, error: OSError) -> Refusal:
+    def _refusal(self, error: OSError, ref: str) -> Refusal:
         if isinstance(error, FileNotFoundError):
             return Refusal(RefusalKind.GONE)
+        if isinstance(error, PermissionError):
+            with contextlib.suppress(OSError):
+                at, name = self._directory.at(ref)
+                if is_unfinished(os.stat(name, dir_fd=at, follow_symlinks=False)):
+                    return self._unfinished(at, name)
         reasons = {
             errno.ELOOP: "a symbolic link",
             errno.EISDIR: "a directory",
@@ -468,6 +422,14 @@ class SpoolBackend:
     def _bury(self, ref: str, at: int, name: str, bury: Bury, count: Count) -> None:
         state = State.CORRUPT if bury.corrupt else State.DEAD
         set_aside(self._directory, state, at, name, ref, bury.reason, count, self._clock())
+
+    def _unfinished(self, at: int, name: str) -> Refusal:
+        """A file that is no task yet: its sender is about to make it one, or never will."""
+        if not self._directory.drafts.is_dead(writer_of(name)):
+            return Refusal(RefusalKind.EARLY, self._clock() + _SOON)
+        with contextlib.suppress(OSError):
+            os.unlink(name, dir_fd=at)
+        return Refusal(RefusalKind.GONE)
 
     def _remove_done(self, at: int, name: str, ref: str) -> Refusal:
         try:

@@ -15,6 +15,7 @@ from ...message import State
 from . import lock
 from .aside import REASON_SUFFIX
 from .layout import ASIDE, Directory, hint, is_priority, is_task, rank_of
+from .trust import is_unfinished
 
 __all__ = ["Survey", "is_locked"]
 
@@ -136,10 +137,12 @@ class Survey:
             yield some._replace(files=[one for one in some.files if self._state(some, one) is State.CORRUPT]).named()
 
     def _state(self, some: _Some, one: os.DirEntry[str]) -> State | None:
-        """The state of one that waits; None if it has gone."""
+        """The state of one that waits; None if it has gone, or is not yet written."""
         try:
             found = one.stat(follow_symlinks=False)
         except OSError:
+            return None
+        if is_unfinished(found):
             return None
         if some.refused or self._directory.objection(found):
             return State.CORRUPT

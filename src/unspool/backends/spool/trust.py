@@ -9,7 +9,10 @@ import os
 import stat
 from typing import NamedTuple
 
-__all__ = ["Owner", "to_file", "to_part", "to_place"]
+__all__ = ["UNFINISHED", "Owner", "is_unfinished", "to_file", "to_part", "to_place"]
+
+UNFINISHED = stat.S_ISVTX
+"""The mode of a file that is being written in place; see ``sending``. Nobody gives it to a file by ``chmod``."""
 
 _KINDS = {stat.S_IFLNK: "a symbolic link", stat.S_IFDIR: "a directory", stat.S_IFIFO: "a FIFO"}
 
@@ -36,6 +39,11 @@ class Owner(NamedTuple):
         return bool(self.mode & stat.S_IWGRP)
 
 
+def is_unfinished(found: os.stat_result) -> bool:
+    """Whether this file is being written in place, or was when its sender died."""
+    return found.st_mode == stat.S_IFREG | UNFINISHED
+
+
 def to_file(found: os.stat_result, owner: Owner) -> str | None:
     """What speaks against running a file with a task's name; None if nothing does."""
     if not stat.S_ISREG(found.st_mode):
@@ -44,6 +52,8 @@ def to_file(found: os.stat_result, owner: Owner) -> str | None:
         return f"a file with {found.st_nlink} hard links, which two workers could run at once"
     if not owner.allows(found.st_uid):
         return f"a file of user {found.st_uid}, who is neither this one nor the directory's owner"
+    if is_unfinished(found):
+        return "not yet written by its sender"
     if found.st_mode & stat.S_IWOTH:
         return "a file that everybody may write to; chmod o-w it if you trust it"
     return None

@@ -1,0 +1,135 @@
+"""Tasks that need no sync are written under their final names, and nobody takes one for a task before it is whole."""
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from unspool import points, wire
+from unspool.backends.spool import SpoolBackend
+from unspool.message import Claim, Envelope, Refusal, RefusalKind, State
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere tasks are sent by way of drafts")
+
+ENVELOPE = Envelope({"msg": b"good"}, b"", None, None)
+DIES = """
+import os, sys
+from unspool import points
+from unspool.backends.spool import SpoolBackend
+from unspool.message import Envelope
+points.reach = lambda name: os._exit(0) if name == sys.argv[2] else None
+SpoolBackend(sys.argv[1], durable=False).send([Envelope({"msg": b"good"}, b"", None, None)])
+"""
+
+
+@pytest.fixture
+def backend(tmp_path: Path) -> SpoolBackend:
+    """An empty spooler whose tasks are not synced."""
+    return SpoolBackend(str(tmp_path / "mail"), durable=False)
+
+
+def tasks(backend: SpoolBackend) -> list[Path]:
+    """The files with the name of a task."""
+    return [path for path in Path(backend.name).rglob("uwsgi_spoolfile_on_*") if path.is_file()]
+
+
+def seen_while_sending(backend: SpoolBackend, envelopes: list[Envelope], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The directories, below the spooler, in which files were being written."""
+    found: list[str] = []
+
+    def look(name: str) -> None:
+        if name == "send.written":
+            found.extend(str(path.parent.relative_to(backend.name)) for path in tasks(backend))
+
+    monkeypatch.setattr(points, "reach", look)
+    backend.send(envelopes)
+    return found
+
+
+def test_nobody_takes_it_for_a_task_while_it_is_written(backend: SpoolBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither workers nor listings, whoever they run as; then it is one like any other."""
+    answers: list[Claim | Refusal] = []
+
+    def look(name: str) -> None:
+        if name in ("send.created", "send.written"):
+            (path,) = tasks(backend)
+            other = SpoolBackend(backend.name)
+            answers.append(other.claim(path.name))
+            assert list(other.entries()) == []
+            assert other.counts() == dict.fromkeys(State, 0)
+            assert other.find(str(path)) is None
+
+    monkeypatch.setattr(points, "reach", look)
+    (id,) = backend.send([ENVELOPE])
+    assert [isinstance(answer, Refusal) and answer.kind for answer in answers] == [RefusalKind.EARLY] * 2
+    assert stat.S_IMODE(os.stat(id).st_mode) == 0o600
+    claim = backend.claim(os.path.basename(id))
+    assert isinstance(claim, Claim)
+    os.close(claim.token.file)
+
+
+@pytest.mark.parametrize("point", ["send.created", "send.written"])
+def test_what_a_dead_sender_left_is_removed(backend: SpoolBackend, point: str) -> None:
+    """By the worker that comes upon it, without a trace: nobody was told that it had been sent."""
+    subprocess.run([sys.executable, "-c", DIES, backend.name, point], check=True)
+    (path,) = tasks(backend)
+    answer = backend.claim(path.name)
+    assert isinstance(answer, Refusal)
+    assert (answer.kind, tasks(backend)) == (RefusalKind.GONE, [])
+
+
+def test_what_a_person_made_unreadable_is_kept(backend: SpoolBackend) -> None:
+    """Without any mode it is still a task that was sent, by whoever; a sender leaves another mode behind."""
+    subprocess.run([sys.executable, "-c", DIES, backend.name, "nowhere"], check=True)
+    (path,) = tasks(backend)
+    path.chmod(0)
+    answer = backend.claim(path.name)
+    if isinstance(answer, Claim):  # root may read it
+        os.close(answer.token.file)
+    assert tasks(backend) == [path]
+
+
+@pytest.mark.parametrize(
+    ("envelopes", "places"),
+    [
+        ([ENVELOPE], ["."]),
+        ([ENVELOPE._replace(priority=5)], ["5"]),
+        ([ENVELOPE._replace(body=bytes(5000))], [".unspool/tmp"]),
+        ([ENVELOPE._replace(due=2e9)], [".unspool/tmp"]),
+        ([ENVELOPE] * 2, [".unspool/tmp"] * 3),
+    ],
+    ids=["plain", "priority", "more than a page", "postponed", "several"],
+)
+def test_which_ones(
+    backend: SpoolBackend, envelopes: list[Envelope], places: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only such as one write makes whole at once, and that may run at once."""
+    assert seen_while_sending(backend, envelopes, monkeypatch) == places
+
+
+def test_not_where_tasks_are_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A power cut would leave it there under its name, and empty."""
+    backend = SpoolBackend(str(tmp_path / "mail"))
+    assert seen_while_sending(backend, [ENVELOPE], monkeypatch) == [".unspool/tmp"]
+
+
+def test_a_full_disk_leaves_nothing_behind(backend: SpoolBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told to the caller, as ever."""
+
+    def fail(name: str) -> None:
+        if name == "send.created":
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(points, "reach", fail)
+    with pytest.raises(OSError, match="the disk is full"):
+        backend.send([ENVELOPE])
+    assert tasks(backend) == []
+
+
+def test_the_file_is_uwsgis_own_format(backend: SpoolBackend) -> None:
+    """Written at once, byte for byte what a draft would hold."""
+    (id,) = backend.send([ENVELOPE])
+    assert Path(id).read_bytes() == wire.dump(ENVELOPE.vars, ENVELOPE.body, None)
