@@ -125,6 +125,7 @@ def test_retry_begins_afresh_and_keeps_the_history(place: Place) -> None:
 def test_drafts_of_the_living_are_kept(place: Place) -> None:
     """A process that is in the midst of a send, stopped for as long as it may be, keeps its draft; one that was killed
     there does not; and what nobody of ours has named stays in any case."""
+    place.env["UNSPOOL_DURABILITY"] = "full"
     code = (
         "import os, signal, sys\n"
         "from unspool import Spooler, points\n"
@@ -154,7 +155,7 @@ def test_drafts_of_the_living_are_kept(place: Place) -> None:
 def test_a_supervisor_sweeps(place: Place) -> None:
     """What a killed producer left is gone after the first scan; so are a reason and a count whose task has gone."""
     place.write_app("@Spooler.task\ndef mark(): return True")
-    place.env["KILL"] = "1"
+    place.env |= {"KILL": "1", "UNSPOOL_DURABILITY": "full"}
     code = (
         "import os, signal\nfrom unspool import points\npoints.reach = lambda _: os.kill(os.getpid(), signal.SIGKILL)"
     )

@@ -221,7 +221,7 @@ class SpoolBackend:
         now = self._clock()
         own = found.st_mode == _OURS and found.st_nlink == 1 and found.st_uid == self._directory.trusted
         if not own and is_unfinished(found):
-            return self._unfinished(at, name)
+            return self._unfinished(at, name, found)
         if not own and (reason := self._objection(found)) is not None:
             return Refusal(RefusalKind.UNUSABLE, now + _LOOK_AGAIN, reason)
         if found.st_mtime > now:
@@ -409,8 +409,9 @@ class SpoolBackend:
         if isinstance(error, PermissionError):
             with contextlib.suppress(OSError):
                 at, name = self._directory.at(ref)
-                if is_unfinished(os.stat(name, dir_fd=at, follow_symlinks=False)):
-                    return self._unfinished(at, name)
+                found = os.stat(name, dir_fd=at, follow_symlinks=False)
+                if is_unfinished(found):
+                    return self._unfinished(at, name, found)
         reasons = {
             errno.ELOOP: "a symbolic link",
             errno.EISDIR: "a directory",
@@ -423,10 +424,11 @@ class SpoolBackend:
         state = State.CORRUPT if bury.corrupt else State.DEAD
         set_aside(self._directory, state, at, name, ref, bury.reason, count, self._clock())
 
-    def _unfinished(self, at: int, name: str) -> Refusal:
+    def _unfinished(self, at: int, name: str, found: os.stat_result) -> Refusal:
         """A file that is no task yet: its sender is about to make it one, or never will."""
         if not self._directory.drafts.is_dead(writer_of(name)):
-            return Refusal(RefusalKind.EARLY, self._clock() + _SOON)
+            now = self._clock()  # soon, and ever less often where the sender is stopped in the midst of it
+            return Refusal(RefusalKind.EARLY, now + min(max(_SOON, now - found.st_ctime), _LOOK_AGAIN))
         with contextlib.suppress(OSError):
             os.unlink(name, dir_fd=at)
         return Refusal(RefusalKind.GONE)
