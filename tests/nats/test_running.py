@@ -134,8 +134,10 @@ def test_a_killed_worker(served: Place, backend: NatsBackend) -> None:
 def test_several_supervisors_share(served: Place, backend: NatsBackend) -> None:
     """Each of many tasks runs once, and both supervisors run some."""
     served.write_app(APP)
-    served.call("done.enqueue_many([(number,) for number in range(300)])")
     running = [served.run("--processes=2"), served.run("--processes=2")]
+    for one in running:  # or the first might have run all before the second has begun
+        one.wait_for_message("started")
+    served.call("done.enqueue_many([(number,) for number in range(300)])")
     for one in running:
         one.wait_for_verdict("processed")
     served.wait_for_line("done 299")
