@@ -45,6 +45,17 @@ class Server:
             for name, value in (_SETTINGS | settings).items():
                 conf.write(f"{name} = '{value}'\n")
 
+    def standby(self) -> "Server":
+        """A server that follows this one, which runs: a hot standby, to be started and closed like any."""
+        follower = object.__new__(type(self))
+        follower.place = Path(tempfile.mkdtemp(prefix="unspool-pg-", dir=self.place.parent))
+        follower.programs, follower.port, follower._process = self.programs, _free_port(), None
+        if os.geteuid() == 0:
+            os.chown(follower.place, NOBODY, NOBODY)
+        follower._run("pg_basebackup", "--write-recovery-conf", "--checkpoint=fast", "--no-sync",
+                      f"--pgdata={follower.data}", f"--dbname={self.url()}")  # fmt: skip
+        return follower
+
     @property
     def data(self) -> Path:
         """The data directory."""

@@ -1,23 +1,28 @@
 """The schema, and servers that cannot be used: each is one line that says what to do, and nothing is lost."""
 
+import contextlib
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psycopg
 import pytest
 
-from unspool.backends.postgres import sql
+from unspool import wire
+from unspool.address import parse
+from unspool.backends.postgres import schema, sql
 from unspool.errors import SpoolerUnusable
-from unspool.message import Ack, Claim, Envelope, Record, Verdict
+from unspool.message import Ack, Claim, Envelope, Record, State, Verdict
 
 from ..runtime.conftest import PATIENCE, Place
 from .conftest import look_at, migrate, place_at, queue_in
 from .server import Server, serving
 
+MANY = 20_000
 SCRIPT = str(Path(sys.executable).with_name("unspool"))
 
 
@@ -80,6 +85,80 @@ def test_migrate_while_a_task_runs(place_here: tuple[Place, str]) -> None:
     place.open_gate("one")
     running.wait_for_verdict(Verdict.PROCESSED)
     assert running.stop() == 0
+
+
+def test_an_upgrade_with_tasks_in_it(empty: str) -> None:
+    """What was sent, postponed and set aside under version 1 is there after it, and is run; what a worker of before
+    does to the table goes on meanwhile."""
+    _make_version_1(empty)
+    with psycopg.connect(empty, autocommit=True) as old:
+        row = (
+            "INSERT INTO unspool.task (spooler, rank, due, state, attempts, reason, data) "
+            "SELECT 'mail', 1000000000, extract(epoch FROM now()) + %s, %s, %s, %s, %s FROM generate_series(1, %s)"
+        )
+        data = wire.dump({"msg": b"task"}, b"", None)
+        old.execute(row, [0, 0, 0, "", data, MANY])
+        old.execute(row, [3600, 1, 1, "", data, 3])
+        old.execute(row, [0, 2, 3, "it failed", data, 2])
+        assert "bring it up to date with 'unspool migrate'" in unspool("ls", url=empty, status=3)
+        stop = threading.Event()
+        worked: list[int] = []
+        worker = threading.Thread(target=_work_as_version_1, args=(empty, stop, worked))
+        worker.start()
+        try:
+            _until(lambda: len(worked) > 20)
+            assert f"is now of version {sql.CURRENT}" in unspool("migrate", url=empty)
+            before = len(worked)
+            _until(lambda: len(worked) > before + 20)
+        finally:
+            stop.set()
+            worker.join()
+    backend = look_at(parse(f"{empty}?spooler=mail"))
+    assert backend.counts() == {
+        State.RUNNING: 0, State.READY: MANY - len(worked), State.DEFERRED: 3, State.DEAD: 2, State.CORRUPT: 0
+    }  # fmt: skip
+    dead = next(backend.entries(frozenset({State.DEAD})))
+    assert (dead.attempts, dead.reason) == (3, "it failed")
+    feed = backend.feed()
+    feed.refresh()
+    (ticket,) = feed.take(1)
+    claim = backend.claim(ticket.ref)
+    assert isinstance(claim, Claim)
+    assert claim.attempts == 1
+    backend.settle(claim, Ack())
+    backend.flush()
+    assert backend.counts()[State.READY] == MANY - len(worked) - 1
+    feed.close()
+    backend.close()
+
+
+def _make_version_1(url: str) -> None:
+    with psycopg.connect(url) as connection:
+        connection.execute(schema._FIRST)
+        connection.execute(sql.step(1))
+        connection.execute("INSERT INTO unspool.version VALUES (1, 1)")
+
+
+def _work_as_version_1(url: str, stop: threading.Event, worked: list[int]) -> None:
+    """What a worker of that version does to the table: it takes, begins and deletes, each in a transaction."""
+    take = (
+        "UPDATE unspool.task SET owner = 7 WHERE id = (SELECT id FROM unspool.task WHERE state = 0 AND owner IS NULL "
+        "ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED) RETURNING id"
+    )
+    with psycopg.connect(url, autocommit=True) as connection:
+        while not stop.is_set() and len(worked) < MANY - 1:
+            row = connection.execute(take).fetchone()
+            assert row is not None
+            connection.execute("UPDATE unspool.task SET begun = 1, fence = 9, attempts = 1 WHERE id = %s", row)
+            connection.execute("DELETE FROM unspool.task WHERE id = %s AND fence = 9", row)
+            worked.append(row[0])
+
+
+def _until(done: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not done():
+        assert time.monotonic() < deadline, "nothing goes on"
+        threading.Event().wait(0.005)
 
 
 def test_too_old_and_too_new(empty: str) -> None:
@@ -158,8 +237,42 @@ def test_a_wrong_password() -> None:
             assert "wr0ng" not in said
 
 
-def test_a_read_only_replica(server: Server) -> None:
-    """It is said to be one, and what to name instead."""
+def test_a_hot_standby(tmp_path: Path) -> None:
+    """Each command says that it is a replica, and what to name instead; where both are named, the primary is used. Once
+    it is promoted, it serves what it has been sent."""
+    with serving() as primary, contextlib.closing(primary.standby()) as standby:
+        migrate(primary.url())
+        standby.start()
+        both = f"postgresql://postgres@127.0.0.1:{standby.port},127.0.0.1:{primary.port}/postgres"
+        unspool("enqueue", "app:f", url=both)
+        _caught_up(primary, standby)
+        for words in (["status"], ["ls"], ["enqueue", "app:f"], ["run", "app"], ["migrate"]):
+            said = unspool(*words, url=standby.url(), status=3)
+            assert "read-only replica; name the primary" in said
+        primary.stop()
+        standby.execute("SELECT pg_promote()")
+        assert "app:f" in unspool("ls", url=both)
+        with place_at(tmp_path, parse(f"{both}?spooler=mail")) as place:
+            place.write_app("""
+                @Spooler.task
+                def noted(word):
+                    note(word)
+            """)
+            place.call("noted('here')")
+            place.burst()
+            assert place.lines() == ["here"]
+
+
+def _caught_up(primary: Server, standby: Server) -> None:
+    """Waits until the standby has replayed what the primary has written."""
+    (end,) = primary.execute("SELECT pg_current_wal_lsn()::text")
+    deadline = time.monotonic() + PATIENCE
+    while not standby.execute("SELECT pg_last_wal_replay_lsn() >= %(end)s::pg_lsn", end=end)[0]:
+        assert time.monotonic() < deadline, "the standby does not follow"
+
+
+def test_a_role_that_may_only_read(server: Server) -> None:
+    """It is taken for a replica, since that is what its session looks like."""
     server.execute("CREATE ROLE reader LOGIN")
     server.execute("ALTER ROLE reader SET default_transaction_read_only = on")
     said = unspool("status", url=server.url().replace("postgres@", "reader@"), status=3)
