@@ -7,6 +7,7 @@ whether each ran at most once, none that was removed ran, and all the others are
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -161,8 +162,11 @@ def _number(id: str) -> int:
     return int(id.split("_on_benchmark_1_")[1].split("_", maxsplit=1)[0])
 
 
-def operations(crowd: Crowd) -> Iterator[tuple[str, Took]]:
-    """Each operation, and what it took: looks and changes of few, then those of many."""
+def operations(crowd: Crowd, *, whole: bool) -> Iterator[tuple[str, Took]]:
+    """Each operation, and what it took: looks and changes of few, then those of many.
+
+    :param whole: whether to list all, too, which takes minutes.
+    """
     unspool = crowd.unspool
     many = f"{_MANY:,} ids"
     tasks = "from unspool import Spooler; print(len(Spooler.get_tasks({})))"
@@ -184,9 +188,10 @@ def operations(crowd: Crowd) -> Iterator[tuple[str, Took]]:
     yield f"retry, {many}", unspool("retry", *crowd.take(_DEAD, _MANY))
     yield "rm", unspool("rm", *crowd.take(_READY, removed=True))
     yield f"rm, {many}", unspool("rm", *crowd.take(_READY, _MANY, removed=True))
-    yield "ls", unspool("ls")
-    yield "ls --json", unspool("ls", "--json")
-    yield "get_tasks()", crowd.python(tasks.format(""))
+    if whole:
+        yield "ls", unspool("ls")
+        yield "ls --json", unspool("ls", "--json")
+        yield "get_tasks()", crowd.python(tasks.format(""))
     yield "retry --all-dead", unspool("retry", "--all-dead")
     crowd.removed.update(range(_POSTPONED, crowd.files, 10))
     crowd.removed.difference_update(crowd.retried)
@@ -208,8 +213,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.operations", description=__doc__)
     parser.add_argument("--files", type=int, default=1_000_000, help="in all (default 1000000)")
     parser.add_argument("--workers", action="store_true", help="beside two workers")
+    parser.add_argument("--short", action="store_true", help="without listing all, which takes minutes")
     parser.add_argument("--directory", help="where to make the image; its disk is what is measured")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # so that all is ended and unmounted
     console = Console(width=120)
     with ground(options.files * 11 // 10, options.directory) as found, found.place() as place:
         crowd = Crowd(place, options.files)
@@ -221,9 +228,9 @@ def main() -> None:
             command = [sys.executable, "-m", "unspool", "run", "crowd", "--processes", "2", "--log-level", "error"]
             with running(command, crowd.env, place.scratch / "log") as worker:
                 wait_until(lambda: crowd.notes.stat().st_size > 1000, worker, 60)
-                took = list(operations(crowd))
+                took = list(operations(crowd, whole=not options.short))
         else:
-            took = list(operations(crowd))
+            took = list(operations(crowd, whole=not options.short))
         table = Table("", "s", "s of a processor", "MB", "last line")
         table.add_row("one scan of the names", f"{scanned:.1f}", "", "", "")
         for name, one in took:

@@ -97,7 +97,8 @@ class Stage:
         """Waits until it was noted so many times: when, in nanoseconds, and by which process."""
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
-            lines = self.notes.read_text().splitlines() if self.notes.exists() else []
+            whole = self.notes.read_text().rpartition("\n")[0] if self.notes.exists() else ""
+            lines = whole.splitlines()  # the last one may be seen half written
             found = [(int(at), int(pid)) for text, at, pid in map(str.split, lines) if text == word]
             if len(found) >= times:
                 return found
@@ -174,9 +175,10 @@ def junk(place: Place, files: int) -> str:
 def growth(place: Place, seconds: int) -> str:
     """Two workers beside a steady sender."""
     stage = Stage(place)
-    process = stage.unspool("--processes", "2", "--log-level", "critical")
+    process = stage.unspool("--processes", "2")
     sender = stage.start(sys.executable, "-c", f"from app import *\n{_STEADY}")
     sizes: dict[int, list[tuple[float, float]]] = {}
+    stage.seen("good-1")
     begun = time.monotonic()
     try:
         while (at := time.monotonic() - begun) < seconds:
@@ -207,6 +209,7 @@ def main() -> None:
     parser.add_argument("part", choices=["recovery", "recovery-uwsgi", "durability", "junk", "growth"])
     parser.add_argument("--number", type=int, help="of kills, tasks, files or seconds")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # so that all is ended and unmounted
     number = options.number or {"durability": 2000, "junk": 1_000_000, "growth": 600}.get(options.part, 100)
 
     def measure(found: Ground) -> str:
