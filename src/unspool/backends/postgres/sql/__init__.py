@@ -5,7 +5,7 @@ from importlib import resources
 
 __all__ = ["CURRENT", "statement", "step"]
 
-CURRENT = 2
+CURRENT = 3
 """The version of the schema that these statements are for."""
 
 

@@ -1,20 +1,53 @@
--- Tasks as a listing shows them, in the order of running, with as much of each as its variables take.
+-- Tasks as a listing shows them, in the order of running, with as much of each as its variables take. Each part is in the
+-- order of an index, so that the first ones are found at once, however many there are.
 WITH held AS MATERIALIZED (
     SELECT (classid::bigint << 32) | objid::bigint AS lock FROM pg_locks
     WHERE locktype = 'advisory' AND granted AND objsubid = 1
         AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-), time AS (
+), time AS MATERIALIZED (
     SELECT coalesce(%(clock)s::float8, extract(epoch FROM statement_timestamp())::float8) AS now
-), shown AS (
-    SELECT id, rank, due, attempts, CASE WHEN state BETWEEN 4 AND 5 THEN %(moving)s ELSE reason END AS reason, CASE
-        WHEN state & 3 >= 2 THEN state & 3
+), owned AS (
+    SELECT id, rank, due, attempts, reason, CASE
         WHEN begun IS NOT NULL AND (%(claims)s + fence IN (SELECT lock FROM held)
             OR %(processes)s + owner IN (SELECT lock FROM held)) THEN -1
-        WHEN due > time.now THEN 1 ELSE 0 END AS shown
-    FROM unspool.task, time
-    WHERE spooler = %(spooler)s AND state < 8 AND (%(id)s::int8 IS NULL OR id = %(id)s)
+        WHEN due > (SELECT now FROM time) THEN 1 ELSE 0 END AS shown
+    FROM unspool.task
+    WHERE spooler = %(spooler)s AND state < 2 AND owner IS NOT NULL AND (%(id)s::int8 IS NULL OR id = %(id)s)
+), waiting AS (
+    SELECT id, rank, due, attempts, reason, (due > (SELECT now FROM time))::int AS shown
+    FROM unspool.task
+    WHERE spooler = %(spooler)s AND state = 0 AND owner IS NULL AND (%(id)s::int8 IS NULL OR id = %(id)s)
+        AND (due > (SELECT now FROM time))::int = ANY(%(states)s::int4[])
+    ORDER BY rank, due, id LIMIT %(limit)s
+), later AS (
+    SELECT id, rank, due, attempts, reason, (due > (SELECT now FROM time))::int AS shown
+    FROM unspool.task
+    WHERE spooler = %(spooler)s AND state = 1 AND owner IS NULL AND (%(id)s::int8 IS NULL OR id = %(id)s)
+        AND (due > (SELECT now FROM time))::int = ANY(%(states)s::int4[])
+    ORDER BY due, rank, id LIMIT %(limit)s
+), dead AS (
+    SELECT id, rank, due, attempts, reason, 2 AS shown
+    FROM unspool.task
+    WHERE spooler = %(spooler)s AND state = 2 AND 2 = ANY(%(states)s::int4[])
+        AND (%(id)s::int8 IS NULL OR id = %(id)s)
+    ORDER BY rank, due, id LIMIT %(limit)s
+), corrupt AS (
+    SELECT id, rank, due, attempts, reason, 3 AS shown
+    FROM unspool.task
+    WHERE spooler = %(spooler)s AND state = 3 AND 3 = ANY(%(states)s::int4[])
+        AND (%(id)s::int8 IS NULL OR id = %(id)s)
+    ORDER BY rank, due, id LIMIT %(limit)s
+), leaving AS (
+    SELECT id, rank, due, attempts, CASE WHEN state < 6 THEN %(moving)s ELSE reason END AS reason,
+        CASE WHEN state >= 6 THEN state - 4 WHEN due > (SELECT now FROM time) THEN 1 ELSE 0 END AS shown
+    FROM unspool.task
+    WHERE spooler = %(spooler)s AND state BETWEEN 4 AND 7 AND (%(id)s::int8 IS NULL OR id = %(id)s)
 ), chosen AS (
-    SELECT * FROM shown WHERE shown = ANY(%(states)s::int4[])
+    SELECT * FROM (
+        SELECT * FROM owned UNION ALL SELECT * FROM waiting UNION ALL SELECT * FROM later
+        UNION ALL SELECT * FROM dead UNION ALL SELECT * FROM corrupt UNION ALL SELECT * FROM leaving
+    ) AS shown
+    WHERE shown = ANY(%(states)s::int4[])
     ORDER BY shown, CASE WHEN shown = 1 THEN due END, rank, due, id
     LIMIT %(limit)s
 )

@@ -1,0 +1,48 @@
+"""With many tasks waiting, nothing reads through them all to find the first ones."""
+
+import psycopg
+import pytest
+
+from unspool.backends.postgres import sql
+from unspool.backends.postgres.names import Names
+from unspool.backends.postgres.session import _MANNERS, CLAIMS, PROCESSES
+from unspool.message import State
+
+from .conftest import look_at, queue_in
+
+
+@pytest.mark.parametrize(
+    ("statement", "values"),
+    [
+        ("look", {"owner": 1}),
+        ("take", {"owner": 1, "limit": 10}),
+        ("promote", {}),
+        ("entries", {"id": None, "limit": 10, "states": [-1, 0, 1, 2, 3], "whole": False, "moving": ""}),
+    ],
+)
+def test_the_first_of_many(database: str, statement: str, values: dict[str, object]) -> None:
+    """Among fifty thousand ready, deferred and dead tasks each, indexes lead to what is asked for."""
+    address = queue_in(database)
+    backend = look_at(address)
+    with psycopg.connect(database, autocommit=True, cursor_factory=psycopg.ClientCursor) as connection:
+        connection.execute(
+            "INSERT INTO unspool.task (spooler, rank, due, state, data) "
+            "SELECT %s, 5, 1e9 + 1e9 * (state = 1)::int * 3 + n, state, '' "
+            "FROM generate_series(1, 50000) AS n, generate_series(0, 2) AS state",
+            [address.spooler],
+        )
+        try:
+            connection.execute("VACUUM ANALYZE unspool.task")
+            given = {"clock": None, "claims": CLAIMS, "processes": PROCESSES, **Names(address).values(), **values}
+            if statement in ("look", "take", "promote"):
+                connection.execute(_MANNERS)
+            rows = connection.execute(f"EXPLAIN {sql.statement(statement)}", given).fetchall()
+            plan = "\n".join(line for (line,) in rows)
+            assert "Seq Scan on task" not in plan, plan
+            assert backend.counts()[State.DEFERRED] == 50_000
+            assert [entry.state for entry in backend.entries(limit=2)] == [State.READY, State.READY]
+            dead = list(backend.entries(frozenset({State.DEAD}), limit=2))
+            assert [entry.due for entry in dead] == [1e9 + 1, 1e9 + 2]
+        finally:
+            connection.execute("DELETE FROM unspool.task WHERE spooler = %s", [address.spooler])
+            backend.close()
