@@ -320,7 +320,9 @@ class SpoolLikeMemory(LikeMemory):
     def open(self) -> None:
         self.backend = SpoolBackend(f"{self.place}/mail", durable=False, clock=self.clock)
         self.spool = self.backend
-        self.feed = SpoolFeed(self.backend._directory, self.backend.control, self.clock, Window(self.window))
+        self.feed = SpoolFeed(
+            self.backend._directory, self.backend.control, self.clock, self.backend.bell, Window(self.window)
+        )
 
     def kill(self, claim: Claim) -> None:
         """What the kernel does to a claim when its process is killed: nothing but to close its descriptors."""

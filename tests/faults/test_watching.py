@@ -62,7 +62,7 @@ def test_too_many_events(tmp_path: Path) -> None:
         pytest.skip(f"this system keeps {limit} events")
     clock = [1_000.0]
     backend = SpoolBackend(str(tmp_path / "mail"), durable=False, clock=lambda: clock[0])
-    found = feed.SpoolFeed(backend._directory, backend.control, lambda: clock[0])
+    found = feed.SpoolFeed(backend._directory, backend.control, lambda: clock[0], backend.bell)
     assert taken(found) == set()
     (id,) = send(backend)
     for number in range(limit + 100):  # events that have no end: each changes its name

@@ -39,7 +39,7 @@ def test_the_order_holds_over_a_large_directory(tmp_path: Path) -> None:
     refs = [id.removeprefix(f"{backend.name}/") for id in ids]
     expected = [ref for _, _, ref in sorted((10**9 if p is None else p, n, refs[n]) for n, p in enumerate(priorities))]
     directory = Directory(backend.name)
-    feed = SpoolFeed(directory, SpoolControl(directory, 300.0), backend._clock, Window(2_000))
+    feed = SpoolFeed(directory, SpoolControl(directory, 300.0), backend._clock, backend.bell, Window(2_000))
     try:
         assert drain(feed, tmp_path / "mail") == expected
     finally:

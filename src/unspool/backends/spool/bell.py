@@ -14,7 +14,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from ... import wire
 from ..base import Clock
@@ -55,13 +55,12 @@ class Bell:
 
     # --- unspool run
 
-    def sweep(self) -> None:
-        """Takes away what was rung for a uWSGI that is there no more."""
+    def sweep(self, names: Iterable[str]) -> None:
+        """Takes these bells away, if they were rung for a uWSGI that is there no more."""
         with contextlib.suppress(OSError):
             if not self._is_wanted():
-                for name in os.listdir(self._directory.root):
-                    if is_bell(name):
-                        os.unlink(name, dir_fd=self._directory.fd(""))
+                for name in names:
+                    os.unlink(name, dir_fd=self._directory.fd(""))
 
     # --- uWSGI
 

@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterable, Iterator
 
 from ..base import Clock, Control, Ticket
 from . import lock
-from .layout import PREFIX, PRIVATE, RUN, Directory, hint, is_priority, is_task, priority_of, rank_of
+from .bell import Bell
+from .layout import BELL, PREFIX, PRIVATE, RUN, Directory, hint, is_bell, is_priority, is_task, priority_of, rank_of
 from .remains import Remains
 from .sweep import leftovers
 from .wake import Change, Wake
@@ -40,12 +41,14 @@ class SpoolFeed:
         directory: Directory,
         control: Control,
         clock: Clock,
+        bell: Bell,
         window: Window | None = None,
         remains: Remains | None = None,
     ) -> None:
         self._directory = directory
         self._control = control
         self._clock = clock
+        self._bell = bell
         self._window = window or Window()
         self._remains = remains
         self._wake = Wake()
@@ -267,22 +270,22 @@ class SpoolFeed:
         rank, lead = rank_of(int(part) if part else None), f"{part}/" if part else ""
         with contextlib.suppress(OSError), os.scandir(self._directory.path(part)) as entries:
             while found := list(itertools.islice(entries, _STEP)):
-                names = [entry.name for entry in found]
-                if parts is not None:
-                    digits = (entry for entry in found if entry.name[0].isdigit())
-                    parts += [one.name for one in digits if is_priority(one.name) and one.is_dir(follow_symlinks=False)]
+                names = [name for entry in found if (name := entry.name).startswith(PREFIX)]
+                if parts is not None and len(names) < len(found):
+                    parts += [one.name for one in found if is_priority(one.name) and one.is_dir(follow_symlinks=False)]
+                if bells := [name for name in names if name.startswith(BELL) and is_bell(name)]:
+                    self._bell.sweep(bells)
                 latest_ready, begun, latest_deferred = map(_time_text, self._window.latest(rank, now))
                 yield [
                     Ticket(rank, self._due(lead, name, now) if exact else hint(name), lead + name)
                     for name in names
-                    if name.startswith(PREFIX)
-                    and (
+                    if (
                         (time := name[-_TIME_SIZE:]) <= latest_ready
                         or begun < time <= latest_deferred
                         or time[0] != "_"
                         or time[11] != "_"
                     )
-                    and is_task(name)
+                    and not is_bell(name)
                 ]
 
     def _due(self, lead: str, name: str, now: float) -> float:

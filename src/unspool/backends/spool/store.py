@@ -154,13 +154,12 @@ class SpoolBackend:
 
     def feed(self) -> Feed:
         self._look_at_owner()
-        self._bell.sweep()
         self._remains = Remains()
-        return SpoolFeed(self._directory, self.control, self._clock, remains=self._remains)
+        return SpoolFeed(self._directory, self.control, self._clock, self._bell, remains=self._remains)
 
     def outbox(self) -> Feed:
         self._look_at_owner()
-        return SpoolFeed(self._directory, self.control, lambda: self._clock() + self.ahead)
+        return SpoolFeed(self._directory, self.control, lambda: self._clock() + self.ahead, self._bell)
 
     def _look_at_owner(self) -> None:
         owner = self._directory.owner

@@ -16,6 +16,7 @@ from ..base import Ticket
 __all__ = ["Window"]
 
 
+_FIRST = 5  # the part of the limit that the first scan keeps is one in so many
 _NOTHING = Ticket(-1, 0.0, "")  # before all tickets
 _EVERYTHING = Ticket(1 << 62, 0.0, "")  # after all tickets
 
@@ -28,6 +29,7 @@ class Window:
 
     def __init__(self, limit: int = 50_000) -> None:
         self._limit = limit
+        self._kept = limit  # ready ones, after a cut
         self._ready: list[Ticket] = []
         self._deferred: list[tuple[float, Ticket]] = []  # also ones forgotten since, which ``_until`` does not have
         self._until: dict[str, float] = {}
@@ -71,7 +73,7 @@ class Window:
         elif self._horizon is None or ticket <= self._horizon:
             self._held.add(ticket.ref)
             heapq.heappush(self._ready, ticket)
-            if len(self._ready) > 2 * self._limit:
+            if len(self._ready) > 2 * self._kept:
                 self._cut_ready()
 
     def take(self, limit: int) -> list[Ticket]:
@@ -136,8 +138,10 @@ class Window:
         return self._deferred_horizon is not None
 
     def hold_back(self) -> None:
-        """Before the first scan: nothing is known, so nothing is given out until its end."""
+        """Before the first scan: nothing is known, so nothing is given out until its end. That should come soon, so
+        this scan keeps fewer."""
         self._barrier = _NOTHING
+        self._kept = max(self._limit // _FIRST, 1)
 
     def open_horizon(self) -> None:
         """Before a scan: all that it finds may come in, but what lies beyond the horizon is held back until its end."""
@@ -148,6 +152,7 @@ class Window:
     def lift_barrier(self) -> None:
         """After a scan: what the window holds is in order."""
         self._barrier = None
+        self._kept = self._limit
 
     def latest(self, rank: int, now: float) -> tuple[float, float, float]:
         """Of a rank, tickets are taken in that are due up to the first, and those between the second and third."""
@@ -178,7 +183,7 @@ class Window:
         self._deferred = kept[: self._limit]
 
     def _cut_ready(self) -> None:
-        kept = sorted(self._ready)[: self._limit]  # in order, and so a heap
+        kept = sorted(self._ready)[: self._kept]  # in order, and so a heap
         self._horizon = kept[-1]
         self._held.difference_update(ticket.ref for ticket in self._ready)
         self._held.update(ticket.ref for ticket in kept)
