@@ -8,19 +8,18 @@ import json
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
-from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks import machine
+from benchmarks.environments import Environment, environment
 from benchmarks.filesystem import Ground, Place, ground
 from benchmarks.processes import Failed, running, wait_until
 from benchmarks.system import System
@@ -46,6 +45,7 @@ class Kind(NamedTuple):
     work: tuple[str, ...]
     acknowledged: str
     kind: str = ""
+    minimum: tuple[int, int] = (3, 11)  # version of Python
 
     @property
     def redis(self) -> bool:
@@ -56,8 +56,8 @@ class Kind(NamedTuple):
 _HUEY = ("huey_consumer", "benchmarks.peers.on_huey.huey", "-w", "1", "-k", "process", "-d", "0.001", "-m", "0.01")
 _ALONE = ("python", "-m", "benchmarks.peers.on_lists", "work")
 KINDS = (
-    Kind("huey, SQLite", ("huey",), "on_huey", _HUEY, "is in SQLite, with huey's own settings for syncs", "sqlite"),
-    Kind("huey, files", ("huey",), "on_huey", _HUEY, "is a file, not synced", "file"),
+    Kind("huey, SQLite", ("huey", "redis"), "on_huey", _HUEY, "is in SQLite, with huey's own settings for syncs", "sqlite"),
+    Kind("huey, files", ("huey", "redis"), "on_huey", _HUEY, "is a file, not synced", "file"),
     Kind("huey, Redis", ("huey", "redis"), "on_huey", _HUEY, _REDIS, "redis"),
     Kind("RQ", ("rq",), "on_rq", ("rq", "worker", "--worker-class", "rq.SimpleWorker", "--quiet", "--url"), _REDIS),
     Kind(
@@ -74,28 +74,32 @@ KINDS = (
     ),
     Kind("persist-queue", ("persist-queue",), "on_lists", _ALONE, "is in SQLite, with its own syncs", "persist-queue"),
     Kind("litequeue", ("litequeue",), "on_lists", _ALONE, "is in SQLite, not synced", "litequeue"),
+    Kind(
+        "django-tasks-db, SQLite", ("django-tasks-db", "django>=6"), "on_django",
+        ("python", "-m", "benchmarks.peers.on_django", "work"), "is in SQLite, synced with its log", minimum=(3, 12),
+    ),
 )  # fmt: skip
 
 
 class Peer(System):
     """Another task queue.
 
-    :param site: its environment.
+    :param made: its environment.
     :param port: of a Redis, if it needs one.
     """
 
-    def __init__(self, kind: Kind, site: Path, port: int) -> None:
+    def __init__(self, kind: Kind, made: Environment, port: int) -> None:
         super().__init__({"BENCH_KIND": kind.kind, "BENCH_REDIS": str(port)})
         self.name = kind.name
         self._kind = kind
-        self._bin = site / "bin"
+        self._made = made
         self._port = port
 
     def calling(self, place: Place) -> list[str]:
-        return [str(self._bin / "python"), "-m", f"benchmarks.peers.{self._kind.module}"]
+        return [self._made.program("python"), "-m", f"benchmarks.peers.{self._kind.module}"]
 
     def working(self, place: Place, workers: int) -> list[str]:
-        command = [str(self._bin / self._kind.work[0]), *self._kind.work[1:]]
+        command = [self._made.program(self._kind.work[0]), *self._kind.work[1:]]
         return [*command, f"redis://127.0.0.1:{self._port}"] if command[-1] == "--url" else command
 
     def calling_idle(self, place: Place) -> tuple[list[str], list[str]]:
@@ -122,11 +126,11 @@ def main() -> int:
     for column in ("", "version", "enqueue /s", "drain /s", "when the call returns, the task"):
         table.add_column(column)
     kept = []
-    with ground(options.tasks) as place, TemporaryDirectory(prefix="unspool-peers.") as made:
+    with ground(options.tasks) as place:
         found = machine.describe(place)
         for name, value in found.items():
             console.print(f"{name}: {value}", markup=False, soft_wrap=True)
-        for name, version, figures, acknowledged in _measured(place, Path(made), options):
+        for name, version, figures, acknowledged in _measured(place, options):
             table.add_row(name, version, *(f"{figure:,.0f}" for figure in figures), acknowledged)
             kept.append([name, version, *figures, acknowledged])
     console.print(table)
@@ -137,7 +141,7 @@ def main() -> int:
     return 0
 
 
-def _measured(place: Ground, made: Path, options: argparse.Namespace) -> Iterator[tuple[str, str, list[float], str]]:
+def _measured(place: Ground, options: argparse.Namespace) -> Iterator[tuple[str, str, list[float], str]]:
     ours: list[tuple[System, str, str]] = [
         (Unspool("full"), machine.describe(place)["unspool"], "is on the disk"),
         (Unspool("relaxed"), machine.describe(place)["unspool"], "is a whole file, not synced"),
@@ -148,12 +152,10 @@ def _measured(place: Ground, made: Path, options: argparse.Namespace) -> Iterato
     for kind in KINDS:
         if options.only and kind.name not in options.only:
             continue
-        print(f"{kind.name}: installing", file=sys.stderr, flush=True)
-        site = made / kind.name.replace(" ", "")
         try:
-            version = _install(site, kind.packages)
+            made = environment(kind.packages[0], kind.packages[1:], kind.minimum)
             with _redis(place) if kind.redis else contextlib.nullcontext(0) as port:
-                yield kind.name, version, _figures(Peer(kind, site, port), place, options), kind.acknowledged
+                yield kind.name, made.version, _figures(Peer(kind, made, port), place, options), kind.acknowledged
         except Failed as failure:  # a peer that does not run is a row that says so, not the end of the others
             print(failure, file=sys.stderr, flush=True)
             yield kind.name, "not measured", [], str(failure).splitlines()[0]
@@ -165,18 +167,6 @@ def _figures(system: System, place: Ground, options: argparse.Namespace) -> list
         print(f"{system.name}: {name}", file=sys.stderr, flush=True)
         found.append(median(take(place, options.tasks) for _ in range(options.runs)))
     return found
-
-
-def _install(site: Path, packages: tuple[str, ...]) -> str:
-    code = f"from importlib.metadata import version; print(version({packages[0]!r}))"
-    try:
-        python = site / "bin" / "python"
-        subprocess.run([sys.executable, "-m", "venv", site], check=True, capture_output=True)
-        subprocess.run([python, "-m", "pip", "install", "-q", *packages], check=True, capture_output=True)
-        asked = subprocess.run([python, "-c", code], check=True, capture_output=True, text=True)
-    except subprocess.CalledProcessError as error:
-        raise Failed(f"cannot be installed: {error}") from error
-    return asked.stdout.strip()
 
 
 @contextlib.contextmanager
