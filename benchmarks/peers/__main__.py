@@ -56,7 +56,7 @@ class Kind(NamedTuple):
 _HUEY = ("huey_consumer", "benchmarks.peers.on_huey.huey", "-w", "1", "-k", "process", "-d", "0.001", "-m", "0.01")
 _ALONE = ("python", "-m", "benchmarks.peers.on_lists", "work")
 KINDS = (
-    Kind("huey, SQLite", ("huey", "redis"), "on_huey", _HUEY, "is in SQLite, with huey's own settings for syncs", "sqlite"),
+    Kind("huey, SQLite", ("huey", "redis"), "on_huey", _HUEY, "is in SQLite, with its own syncs", "sqlite"),
     Kind("huey, files", ("huey", "redis"), "on_huey", _HUEY, "is a file, not synced", "file"),
     Kind("huey, Redis", ("huey", "redis"), "on_huey", _HUEY, _REDIS, "redis"),
     Kind("RQ", ("rq",), "on_rq", ("rq", "worker", "--worker-class", "rq.SimpleWorker", "--quiet", "--url"), _REDIS),
