@@ -51,6 +51,7 @@ class SpoolFeed:
         self._bell = bell
         self._window = window or Window()
         self._remains = remains
+        self._ended = False  # whether a worker may have passed on what it has removed
         self._wake = Wake()
         self._scan: Iterator[list[Ticket]] | None = None
         self._sweep: Iterator[None] | None = None
@@ -84,8 +85,8 @@ class SpoolFeed:
 
     def refresh(self) -> bool:
         now = self._clock()
-        if self._remains is not None:
-            self._remains.close_some()
+        if self._ended and self._remains is not None:  # not on the way to a task that has just come
+            self._ended = self._remains.close_some()
         for change in self._wake.changes():
             self._note(change, now)
         self._window.promote(now)
@@ -107,6 +108,7 @@ class SpoolFeed:
 
     def settled(self, ref: str, until: float | None) -> None:
         self._window.settled(ref)
+        self._ended = True
         self._busy.pop(ref, None)
         if until is not None:
             self._window.defer(self._ticket(ref, until), until)

@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 __all__ = ["Change", "Wake"]
 
+_WRITING = 1  # milliseconds
+
 
 class Change(NamedTuple):
     """What happened: a name in a part (an empty one is the root), or with no name, something that needs a full look."""
@@ -69,11 +71,14 @@ class Wake:
             self.close()
 
     def changes(self) -> list[Change]:
-        """What happened since the last call; never waits."""
+        """What happened since the last call; waits no longer than it takes to write a file that was just created."""
         if self._notify is None:
             return []
         found = []
-        for watch, mask, _, name in self._notify.read(timeout=0):
+        events = list(self._notify.read(timeout=0))
+        if events and all(mask & self._created and not mask & self._directory_flag for _, mask, _, _ in events):
+            events += self._notify.read(timeout=_WRITING)
+        for watch, mask, _, name in events:
             if mask & self._ignored:
                 self._parts.pop(watch, None)
             elif mask & self._lost:
