@@ -20,7 +20,7 @@ def _attempts() -> None:
 
 
 def _history() -> None:
-    recorder.Recorder.put = lambda self, index, record: None  # type: ignore[method-assign]
+    recorder.Recorder.put_line = lambda self, line: None  # type: ignore[method-assign]
 
 
 def _checksum() -> None:
