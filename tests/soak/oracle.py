@@ -2,7 +2,8 @@
 
 A line is a time (seconds since the machine's start, so that no clock's being set changes the order), a word and the
 rest: ``ack KEY KIND`` by producers, ``start KEY PID`` and ``end KEY PID`` by tasks, ``kill PID`` by whoever kills,
-``cut``, ``error WHAT`` and ``retry KEY`` by the soak itself. Each is appended with one write and synced.
+``stopped KEY PID`` by a task that overran its time limit, ``cut``, ``error WHAT`` and ``retry KEY`` by the soak itself.
+Each is appended with one write and synced.
 """
 
 import bisect
@@ -79,11 +80,14 @@ class _Faults:
         self.general = sorted(line.at for line in lines if line.word in ("cut", "error"))
         self.kills: dict[str, list[float]] = defaultdict(list)
         self.retries: dict[str, list[float]] = defaultdict(list)
+        self.stops: dict[str, list[float]] = defaultdict(list)
         for line in lines:
             if line.word == "kill":
                 self.kills[line.rest[0]].append(line.at)
             elif line.word == "retry":
                 self.retries[line.rest[0]].append(line.at)
+            elif line.word == "stopped":
+                self.stops[line.rest[0]].append(line.at)
 
     def explain(self, run: Line, after: Line) -> bool:
         """Whether the run after this one may have been made for a fault."""
@@ -92,6 +96,10 @@ class _Faults:
             or self.killed(run, after) is not None
             or self.retried(run, after)
         )
+
+    def stopped(self, run: Line, after: Line) -> bool:
+        """Whether the run overran its time limit, for which it is made again."""
+        return any(run.at <= at <= after.at for at in self.stops[run.rest[0]])
 
     def killed(self, run: Line, after: Line) -> float | None:
         """When its process was killed: it may have said so before the run, and died after its beginning."""
@@ -141,6 +149,8 @@ def _judge_runs(verdict: Verdict, key: str, lines: list[Line], faults: _Faults) 
             killed = faults.killed(run, after)
             if cut_short and key.rpartition(":")[2] not in RETRIES and killed is not None and killed >= run.at:
                 verdict.recoveries.append(after.at - killed)
+        elif faults.stopped(run, after):
+            continue
         elif own:
             own -= 1
         else:

@@ -2,13 +2,15 @@
 
 import os
 import random
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 
 import pytest
 
 from unspool.backends.spool import SpoolBackend, survey
-from unspool.message import State
+from unspool.message import Claim, Envelope, State
 
 PAST, FUTURE = 1_700_000_000, 4_000_000_000
 
@@ -108,3 +110,31 @@ def test_what_is_never_run_is_listed_last(backend: SpoolBackend) -> None:
     assert refs(backend, {State.DEFERRED, State.CORRUPT}) == corrupt
     assert refs(backend, {State.DEFERRED}) == []
     assert backend.counts() == dict.fromkeys(State, 0) | {State.READY: 1, State.CORRUPT: 3}
+
+
+def test_what_runs_is_seen_among_many_locks(backend: SpoolBackend, tmp_path: Path) -> None:
+    """A task that runs is told to do so, however many others lock and unlock files while the table of locks is read."""
+    churn = (
+        "import fcntl, os, sys\n"
+        "fds = [os.open(f'{sys.argv[1]}/{n}', os.O_RDWR | os.O_CREAT) for n in range(300)]\n"
+        "print('ready', flush=True)\n"
+        "while os.getppid() == int(sys.argv[2]):\n"
+        "    for fd in fds: fcntl.lockf(fd, fcntl.LOCK_EX)\n"
+        "    for fd in fds: fcntl.lockf(fd, fcntl.LOCK_UN)\n"
+    )
+    ids = backend.send([Envelope({"msg": b"task"}, b"", None, None)] * 10)
+    claim = SpoolBackend(backend.name).claim(os.path.basename(ids[0]))
+    assert isinstance(claim, Claim)
+    others = subprocess.Popen([sys.executable, "-c", churn, tmp_path, str(os.getpid())], stdout=subprocess.PIPE)
+    try:
+        assert others.stdout is not None
+        assert others.stdout.readline() == b"ready\n"
+        wrong = 0
+        for _ in range(500):
+            counts = backend.counts()
+            wrong += (counts[State.RUNNING], counts[State.READY]) != (1, 9)
+        assert wrong == 0
+    finally:
+        others.kill()
+        others.communicate()
+        os.close(claim.token.file)

@@ -10,10 +10,12 @@ makes no
 
 import errno
 import fcntl
+import mmap
 import struct
 import sys
+from typing import NamedTuple
 
-__all__ = ["acquire", "held", "held_inodes", "release", "share"]
+__all__ = ["Held", "acquire", "held", "held_inodes", "release", "share"]
 
 if sys.platform == "darwin":
     _GET, _SET = 92, 90  # <sys/fcntl.h>: F_OFD_GETLK, F_OFD_SETLK; the fcntl module lacks them there
@@ -69,13 +71,23 @@ def held(fd: int, byte: int | None = None) -> bool:
     return _kind(fcntl.fcntl(fd, _GET, wanted)) != fcntl.F_UNLCK
 
 
-def held_inodes() -> frozenset[int] | None:
-    """The inode numbers of all files with a lock on this system, or None where the system does not tell.
+class Held(NamedTuple):
+    """The inode numbers of files with a lock on this system, and whether those are all."""
+
+    inodes: frozenset[int]
+    whole: bool
+
+
+def held_inodes() -> Held | None:
+    """What the kernel's table of locks tells, or None where there is none.
 
     One reading instead of an open for each file. Numbers of other file systems are among them, so a match says *maybe*.
+    A table of more than a page is told in pieces, and not whole where others lock and unlock in between.
     """
     try:
-        with open("/proc/locks", encoding="ascii") as locks:
-            return frozenset(int(line.rsplit(":", 1)[1].split(" ", 1)[0]) for line in locks)
+        with open("/proc/locks", "rb", buffering=0) as locks:
+            table = locks.readall()
+        inodes = frozenset(int(line.rsplit(b":", 1)[1].split(b" ", 1)[0]) for line in table.splitlines())
     except (OSError, ValueError, IndexError):
         return None
+    return Held(inodes, len(table) < mmap.PAGESIZE // 2)
