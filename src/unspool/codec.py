@@ -6,6 +6,7 @@ Understood on the way in, besides unspool's own: the messages of ``uwsgiconf`` (
 The seal of an envelope (see ``wire``) has been verified before anything gets here.
 """
 
+import functools
 import json
 import pickle
 from collections.abc import Callable, Mapping
@@ -145,8 +146,13 @@ def task_label(vars: Mapping[str, bytes]) -> str:
     """What to call a task in listings and logs, from its variables alone: nothing is decoded."""
     for key in ("unspool_task", "ud_spool_func", "msg"):
         if key in vars:
-            return printable(vars[key][:200].decode("utf-8", "replace").removeprefix(TYPE_PREFIX))
+            return _label(vars[key][:200])
     return "?"
+
+
+@functools.lru_cache(256)
+def _label(name: bytes) -> str:
+    return printable(name.decode("utf-8", "replace").removeprefix(TYPE_PREFIX))
 
 
 def _call(payload: Any, task: str | None) -> dict[str, Any]:

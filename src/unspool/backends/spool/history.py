@@ -9,7 +9,7 @@ import contextlib
 import logging
 import os
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from ...message import Record
 from ..base import Clock
@@ -104,20 +104,19 @@ class History:
         if self._writer is None:
             self._writer = self._open()
             self._journal.ingest_leftovers()
-        rows = list(map(_storable, records))
         with self._writer as writer:
             try:
                 with writer:
-                    writer.executemany(_INSERT, rows)
-            except _BAD_ROW:  # one that no database takes must not cost the others
-                self._add_singly(writer, rows)
+                    writer.executemany(_INSERT, records)
+            except _BAD_ROW:  # one that no database takes as it is must not cost the others
+                self._add_singly(writer, map(_storable, records))
             self._untrimmed += len(records)
             if self._untrimmed >= _TRIM_EVERY:
                 self._untrimmed = 0
                 self._trim(writer)
 
     @staticmethod
-    def _add_singly(writer: sqlite3.Connection, rows: Sequence[Record]) -> None:
+    def _add_singly(writer: sqlite3.Connection, rows: Iterable[Record]) -> None:
         for row in rows:
             try:
                 writer.execute(_INSERT, row)
