@@ -73,7 +73,10 @@ class Running:
         while True:
             line = self._lines.get(timeout=PATIENCE)
             if line is None:
-                raise AssertionError(f"it ended without saying what was waited for; it said {self.seen}")
+                said = f"{self.seen}, and {self.complaints}"
+                raise AssertionError(
+                    f"it ended, by {self.process.wait(PATIENCE)}, without what was waited for; it said {said}"
+                )
             self.seen.append(line)
             if wanted(line):
                 return line

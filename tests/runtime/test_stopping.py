@@ -501,3 +501,29 @@ def test_random_kills_lose_nothing(place: Place) -> None:
     counts = Counter(map(int, place.lines()))
     assert sorted(counts) == list(range(2000))
     assert sum(counts.values()) - 2000 <= 20
+
+
+def test_a_worker_killed_in_its_import_is_replaced_where_another_has_imported(place: Place) -> None:
+    """The application can be imported, as the other one shows; so this is no reason to stop."""
+    place.write_app(
+        HOLDING
+        + """
+    try:
+        os.close(os.open("first", os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        note("importer", os.getpid())
+        note("importing")
+        open("gate").read()
+"""
+    )
+    os.mkfifo(place.root / "gate")
+    running = place.run("--processes", "2")
+    place.backend.send([codec.encode(call_message("tasks:mark", (1,), {}))])
+    running.wait_for_verdict("processed")
+    place.wait_for_line("importing")
+    pid = next(line.split()[1] for line in place.lines() if line.startswith("importer"))
+    os.kill(int(pid), signal.SIGKILL)
+    running.wait_for_message(f"worker {pid} was killed by SIGKILL; it was running no task")
+    place.backend.send([codec.encode(call_message("tasks:mark", (2,), {}))])
+    running.wait_for_verdict("processed")
+    assert running.stop() == 0

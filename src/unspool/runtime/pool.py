@@ -81,6 +81,7 @@ class Pool:
         self._timer = timer
         self._current = _Generation()
         self._generations = [self._current]
+        self._imported = False  # whether a worker has imported the application: others that die first do not tell of it
         self.started = False
         """Whether the first workers have all imported the application."""
 
@@ -236,7 +237,8 @@ class Pool:
             generation.processes[process.pid] = process
 
     def _note_death(self, generation: _Generation, process: Process, code: int) -> None:
-        if not process.ready and not self.started and not generation.retired:
+        self._imported |= process.ready or any(other.ready for other in self.processes())
+        if not process.ready and not self._imported and not generation.retired:
             raise AppError(process.failure or f"the worker {describe(code)} while it imported the application")
         if process.failure and generation is not self._current:
             _log.error("%s; the old workers go on", process.failure)

@@ -68,7 +68,10 @@ class SpoolControl:
         return SpoolPresence(self._directory, role)
 
     def live(self) -> list[WorkerInfo]:
-        return [info for _, info in self._processes() if info is not None]
+        found = [info for _, info in self._processes() if info is not None]
+        # A worker's sign is made by its supervisor, and is still that one's until the worker has been forked.
+        above = {info.pid for info in found if info.role == "supervisor"}
+        return [info for info in found if info.role != "worker" or info.pid not in above]
 
     def _sweep(self) -> None:
         """Removes what killed processes left behind."""
