@@ -42,7 +42,7 @@ def seen_while_sending(backend: SpoolBackend, envelopes: list[Envelope], monkeyp
 
     def look(name: str) -> None:
         if name == "send.written":
-            found.extend(str(path.parent.relative_to(backend.name)) for path in tasks(backend))
+            found.extend(sorted(str(path.parent.relative_to(backend.name)) for path in tasks(backend)))
 
     monkeypatch.setattr(points, "reach", look)
     backend.send(envelopes)
@@ -99,9 +99,10 @@ def test_what_a_person_made_unreadable_is_kept(backend: SpoolBackend) -> None:
         ([ENVELOPE._replace(priority=5)], ["5"]),
         ([ENVELOPE._replace(body=bytes(5000))], [".unspool/tmp"]),
         ([ENVELOPE._replace(due=2e9)], [".unspool/tmp"]),
-        ([ENVELOPE] * 2, [".unspool/tmp"] * 3),
+        ([ENVELOPE, ENVELOPE._replace(priority=5)], [".", ".", "5"]),
+        ([ENVELOPE, ENVELOPE._replace(due=2e9)], [".unspool/tmp"] * 3),
     ],
-    ids=["plain", "priority", "more than a page", "postponed", "several"],
+    ids=["plain", "priority", "more than a page", "postponed", "several", "several, one of them postponed"],
 )
 def test_which_ones(
     backend: SpoolBackend, envelopes: list[Envelope], places: list[str], monkeypatch: pytest.MonkeyPatch
@@ -124,9 +125,24 @@ def test_a_full_disk_leaves_nothing_behind(backend: SpoolBackend, monkeypatch: p
             raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(points, "reach", fail)
-    with pytest.raises(OSError, match="the disk is full"):
-        backend.send([ENVELOPE])
-    assert tasks(backend) == []
+    for count in (1, 3):
+        with pytest.raises(OSError, match="the disk is full"):
+            backend.send([ENVELOPE] * count)
+        assert tasks(backend) == []
+
+
+def test_of_several_none_is_seen_before_all_of_them_are_written(
+    backend: SpoolBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As far as so many files may be open at once; then each is seen, in order."""
+    seen: list[int] = []
+    other = SpoolBackend(backend.name)
+    monkeypatch.setattr(
+        points, "reach", lambda name: seen.append(other.counts()[State.READY]) if name == "send.written" else None
+    )
+    ids = backend.send([ENVELOPE] * 40)
+    assert seen == [0] * 32 + [32] * 8
+    assert [entry.id for entry in other.entries()] == ids
 
 
 def test_the_file_is_uwsgis_own_format(backend: SpoolBackend) -> None:

@@ -6,7 +6,7 @@ half-written, never meets one, and a power cut leaves it whole or absent. A fail
 has by then forgotten the data, so the file is given up and the caller told. A batch is written, then synced by one
 ``syncfs``, then renamed.
 
-In place. A rename takes half of the time of a task that is not synced, so a single one, of a page at most and due at
+In place. A rename takes half of the time of a task that is not synced, so such a one, of a page at most and due at
 once, is written under its final name instead, with mode 01000, and becomes a task by ``fchmod``. A file of that mode
 is nobody's task: uWSGI asks ``access`` first; as root it may, but it leaves alone what has no header yet, and there is
 no header without all the rest, since one write of a page or less shows at once. What a sender that was killed left like
@@ -15,6 +15,7 @@ this is removed by whoever comes upon it, once the number in its name tells that
 
 import contextlib
 import os
+import stat
 import sys
 from collections.abc import Sequence
 
@@ -32,6 +33,7 @@ __all__ = ["Sender"]
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _PAGE = 4096
+_AT_ONCE = 32  # files that are open at once
 _HAS_STICKY = sys.platform == "linux"  # elsewhere, only root may make such files
 
 
@@ -56,42 +58,58 @@ class Sender:
         :raises SpoolerUnusable: if it cannot be used.
         """
         refs = None
-        if _HAS_STICKY and not self._durable and len(envelopes) == 1 and envelopes[0].due is None:
-            refs = self._send_in_place(envelopes[0])
+        if _HAS_STICKY and not self._durable and all(envelope.due is None for envelope in envelopes):
+            refs = self._send_in_place(envelopes)
         if refs is None:
             refs = self._send_by_drafts(envelopes)
         for due in {envelope.due for envelope in envelopes if envelope.priority is not None}:
             self._bell.announce(due)
         return refs
 
-    def _send_in_place(self, envelope: Envelope) -> list[str] | None:
-        """The ref, or None if this one needs a draft."""
-        data = wire.dump(envelope.vars, envelope.body, self._signer)
+    def _send_in_place(self, envelopes: Sequence[Envelope]) -> list[str] | None:
+        """The refs, or None if some of these need drafts."""
+        contents = [wire.dump(envelope.vars, envelope.body, self._signer) for envelope in envelopes]
         writer = self._directory.drafts.number
-        if len(data) > _PAGE or not writer:
+        if not writer or max(map(len, contents)) > _PAGE:
             return None
-        name = self._names.next(self._clock(), None, writer)
-        part = "" if envelope.priority is None else str(envelope.priority)
-        at, target = self._directory.place(part, name)
+        refs = []
+        for start in range(0, len(envelopes), _AT_ONCE):
+            some = slice(start, start + _AT_ONCE)
+            refs += self._write_in_place(envelopes[some], contents[some], writer)
+        points.reach("send.kept")
+        return refs
+
+    def _write_in_place(self, envelopes: Sequence[Envelope], contents: Sequence[bytes], writer: int) -> list[str]:
+        refs: list[str] = []
+        open_files: list[tuple[int, int, str]] = []
         try:
-            fd = os.open(target, _CREATE, UNFINISHED, dir_fd=at)
             try:
-                points.reach("send.created")
-                write_whole(fd, data)
-                points.reach("send.written")
-                os.fchmod(fd, 0o600)
+                for envelope, content in zip(envelopes, contents, strict=True):
+                    name = self._names.next(self._clock(), None, writer)
+                    part = "" if envelope.priority is None else str(envelope.priority)
+                    at, target = self._directory.place(part, name)
+                    fd = os.open(target, _CREATE, UNFINISHED, dir_fd=at)
+                    open_files.append((fd, at, target))
+                    points.reach("send.created")
+                    write_whole(fd, content)
+                    points.reach("send.written")
+                    refs.append(f"{part}/{name}" if part else name)
+                for fd, _, _ in open_files:
+                    os.fchmod(fd, 0o600)
+                    points.reach("send.renamed")
             except OSError:
-                os.unlink(target, dir_fd=at)
+                for fd, at, target in open_files:
+                    if stat.S_IMODE(os.fstat(fd).st_mode) == UNFINISHED:
+                        os.unlink(target, dir_fd=at)
                 raise
             finally:
-                os.close(fd)
-        except FileNotFoundError:
-            raise
+                for fd, _, _ in open_files:
+                    os.close(fd)
         except OSError as error:
+            if isinstance(error, FileNotFoundError | SpoolerUnusable):
+                raise
             raise self._directory.unusable(error) from error
-        points.reach("send.renamed")
-        points.reach("send.kept")
-        return [f"{part}/{name}" if part else name]
+        return refs
 
     def _send_by_drafts(self, envelopes: Sequence[Envelope]) -> list[str]:
         tmp = self._directory.fd(TMP)
