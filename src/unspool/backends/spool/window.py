@@ -16,7 +16,7 @@ from ..base import Ticket
 __all__ = ["Window"]
 
 
-_FIRST = 5  # the part of the limit that the first scan keeps is one in so many
+_FIRST = 2  # the first scan keeps one in so many of the limit
 _NOTHING = Ticket(-1, 0.0, "")  # before all tickets
 _EVERYTHING = Ticket(1 << 62, 0.0, "")  # after all tickets
 
@@ -29,7 +29,7 @@ class Window:
 
     def __init__(self, limit: int = 50_000) -> None:
         self._limit = limit
-        self._kept = limit  # ready ones, after a cut
+        self._kept = limit  # of each kind, after a cut
         self._ready: list[Ticket] = []
         self._deferred: list[tuple[float, Ticket]] = []  # also ones forgotten since, which ``_until`` does not have
         self._until: dict[str, float] = {}
@@ -156,9 +156,9 @@ class Window:
 
     def latest(self, rank: int, now: float) -> tuple[float, float, float]:
         """Of a rank, tickets are taken in that are due up to the first, and those between the second and third."""
-        ready = deferred = math.inf
+        ready, deferred = now, math.inf
         if self._horizon is not None and self._horizon.rank <= rank:
-            ready = self._horizon.due if self._horizon.rank == rank else -math.inf
+            ready = min(self._horizon.due, now) if self._horizon.rank == rank else -math.inf
         if self._deferred_horizon is not None:
             deferred = self._deferred_horizon
         return ready, now, deferred
@@ -169,7 +169,7 @@ class Window:
         self._held.add(ticket.ref)
         self._until[ticket.ref] = until
         heapq.heappush(self._deferred, (until, ticket))
-        if len(self._deferred) > 2 * self._limit:
+        if len(self._deferred) > 2 * self._kept:
             self._cut_deferred()
 
     def _is_deferred(self, item: tuple[float, Ticket]) -> bool:
@@ -177,10 +177,10 @@ class Window:
 
     def _cut_deferred(self) -> None:
         kept = sorted(filter(self._is_deferred, set(self._deferred)))
-        for _, ticket in kept[self._limit :]:
+        for _, ticket in kept[self._kept :]:
             self.forget_deferred(ticket.ref)
-            self._deferred_horizon = kept[self._limit - 1][0]
-        self._deferred = kept[: self._limit]
+            self._deferred_horizon = kept[self._kept - 1][0]
+        self._deferred = kept[: self._kept]
 
     def _cut_ready(self) -> None:
         kept = sorted(self._ready)[: self._kept]  # in order, and so a heap
