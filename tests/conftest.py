@@ -18,9 +18,9 @@ def own_settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in list(os.environ):
         if name.startswith("UNSPOOL_"):
             monkeypatch.delenv(name)
-    config.configure(**dict.fromkeys(config.Settings.__dataclass_fields__))
+    config.configure(**dict.fromkeys(config.Settings._fields))
     yield
-    config.configure(**dict.fromkeys(config.Settings.__dataclass_fields__))
+    config.configure(**dict.fromkeys(config.Settings._fields))
     for backend in list(store._opened):  # of thousands of tests; what they hold open exceeds what select() takes
         for fd in backend._claimed:
             with contextlib.suppress(OSError):  # closed by the test, as by a crash, and perhaps another file's by now

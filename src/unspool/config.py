@@ -15,7 +15,6 @@ import re
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -63,8 +62,7 @@ _GROUNDS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(NamedTuple):
     """All settings of a process.
 
     :param spoolers: the spoolers' names: of a directory its absolute path, of a server's spooler its URL without user
@@ -86,12 +84,17 @@ class Settings:
     period: float = 300.0
     history_limit: int = 100_000
     history_age: float = 7 * 86400.0
-    secret_key: tuple[str, ...] = field(default=(), repr=False)
+    secret_key: tuple[str, ...] = ()
     secret_key_file: str = ""
-    forward: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    forward: tuple[tuple[str, str], ...] = ()
+
+    def __repr__(self) -> str:
+        """Without what others must not read: keys, and URLs that may have passwords."""
+        shown = {name: value for name, value in self._asdict().items() if name not in ("secret_key", "forward")}
+        return f"Settings({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
 
-_NAMES = tuple(one.name for one in fields(Settings))
+_NAMES = Settings._fields
 _named = re.compile(r"(?:([^:/=]+)=)?(.*)", re.DOTALL)
 _SECRETS = ("secret_key", "secret_key_file")  # empty, they are a mistake, and not the same as unset
 _MAX_KEY_FILE = 1 << 16  # characters

@@ -1,7 +1,6 @@
 """The data that travels between the parts: frozen, and without any I/O."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -161,8 +160,7 @@ class Record(NamedTuple):
     error: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """A waiting, running or set-aside task, as a listing shows it.
 
     ``due`` in unix seconds; ``size`` in bytes; ``reason`` for those set aside or never run.

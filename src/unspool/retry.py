@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple, Self
 
 from .errors import OptionRefused
 
@@ -14,8 +14,15 @@ MAX_CRASHES = 3
 _YEAR = 365 * 86400
 
 
-@dataclass(frozen=True, slots=True)
-class RetryPolicy:
+class _Policy(NamedTuple):
+    max_attempts: int
+    delay: float
+    backoff: float
+    jitter: float
+    max_delay: float
+
+
+class RetryPolicy(_Policy):
     """How often and how soon a failed task runs again.
 
     :param max_attempts: runs in all, the first included; at least 1.
@@ -27,18 +34,22 @@ class RetryPolicy:
     :raises OptionRefused: when a value is outside its range.
     """
 
-    max_attempts: int = 20
-    delay: float = 5.0
-    backoff: float = 2.0
-    jitter: float = 0.1
-    max_delay: float = 3600.0
+    __slots__ = ()
 
-    def __post_init__(self) -> None:
-        _require("max_attempts", self.max_attempts, at_least=1, whole=True)
-        _require("retry_delay", self.delay, at_least=0, at_most=_YEAR)
-        _require("retry_backoff", self.backoff, at_least=1)
-        _require("retry_jitter", self.jitter, at_least=0, at_most=1)
-        _require("max_delay", self.max_delay, at_least=0)
+    def __new__(
+        cls,
+        max_attempts: int = 20,
+        delay: float = 5.0,
+        backoff: float = 2.0,
+        jitter: float = 0.1,
+        max_delay: float = 3600.0,
+    ) -> Self:
+        _require("max_attempts", max_attempts, at_least=1, whole=True)
+        _require("retry_delay", delay, at_least=0, at_most=_YEAR)
+        _require("retry_backoff", backoff, at_least=1)
+        _require("retry_jitter", jitter, at_least=0, at_most=1)
+        _require("max_delay", max_delay, at_least=0)
+        return super().__new__(cls, max_attempts, delay, backoff, jitter, max_delay)
 
 
 def next_attempt(policy: RetryPolicy, attempts: int, now: float, random: Callable[[], float]) -> float | None:

@@ -1,12 +1,11 @@
 """What can be run: task types, task functions, and the registries in which a worker finds them."""
 
 import functools
-import inspect
 import os
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Generic, ParamSpec, TypedDict, TypeVar, Unpack
+from types import BuiltinFunctionType, FunctionType, MethodDescriptorType, MethodType
+from typing import Any, ClassVar, Generic, NamedTuple, ParamSpec, Self, TypedDict, TypeVar, Unpack
 
 from .codec import FCALL, SERIALIZERS
 from .errors import FunctionRefused, NoHandler, OptionRefused
@@ -59,12 +58,21 @@ class TaskKeywords(TypedDict, total=False):
     release_skipped: bool
 
 
+_ROUTINES = (FunctionType, BuiltinFunctionType, MethodType, MethodDescriptorType)
 _LONGEST = 365 * 86400  # seconds of a time limit
 _RETRY_KEYWORDS = ("delay", "backoff", "jitter")
 
 
-@dataclass(frozen=True, slots=True)
-class TaskOptions:
+class _Options(NamedTuple):
+    priority: int | None
+    postpone: Postpone
+    retry: RetryPolicy
+    timeout: float | None
+    serializer: str
+    release_skipped: bool
+
+
+class TaskOptions(_Options):
     """How a kind of task is sent and run.
 
     :param priority: a number, 0 or more; smaller runs first. None runs after all numbers.
@@ -77,25 +85,28 @@ class TaskOptions:
     :raises OptionRefused: when a value is not one the option can have.
     """
 
-    priority: int | None = None
-    postpone: Postpone = None
-    retry: RetryPolicy = field(default_factory=RetryPolicy)
-    timeout: float | None = None
-    serializer: str = "pickle"
-    release_skipped: bool = False
+    __slots__ = ()
 
-    def __post_init__(self) -> None:
-        check_priority(self.priority)
-        to_due(self.postpone, 0.0)
-        if self.serializer not in SERIALIZERS:
-            raise OptionRefused(f"serializer is {self.serializer!r}; there are {', '.join(SERIALIZERS)}")
-        limit = self.timeout
-        if limit is not None and (
-            isinstance(limit, bool) or not isinstance(limit, int | float) or not 0 < limit <= _LONGEST
+    def __new__(
+        cls,
+        priority: int | None = None,
+        postpone: Postpone = None,
+        retry: RetryPolicy = RetryPolicy(),  # noqa: B008  it is frozen
+        timeout: float | None = None,
+        serializer: str = "pickle",
+        release_skipped: bool = False,
+    ) -> Self:
+        check_priority(priority)
+        to_due(postpone, 0.0)
+        if serializer not in SERIALIZERS:
+            raise OptionRefused(f"serializer is {serializer!r}; there are {', '.join(SERIALIZERS)}")
+        if timeout is not None and (
+            isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout <= _LONGEST
         ):
             raise OptionRefused(
-                f"timeout is {limit!r}; it must be a number of seconds above 0 and at most {_LONGEST}, or None"
+                f"timeout is {timeout!r}; it must be a number of seconds above 0 and at most {_LONGEST}, or None"
             )
+        return super().__new__(cls, priority, postpone, retry, timeout, serializer, release_skipped)
 
     @classmethod
     def of(cls, **keywords: Unpack[TaskKeywords]) -> "TaskOptions":
@@ -267,7 +278,8 @@ class FunctionTask(Generic[P, R]):
                 f"{', '.join(sorted(unknown))}; "
                 "what governs the run is set where the task is defined"
             )
-        return FunctionTask(self._func, replace(self.options, **changes), self._send, spooler, self.name, connection)
+        options = TaskOptions(**(self.options._asdict() | changes))
+        return FunctionTask(self._func, options, self._send, spooler, self.name, connection)
 
     def register(self) -> "FunctionTask[P, R]":
         """Makes the function known to workers of this program."""
@@ -340,7 +352,7 @@ def _wire_name(func: Callable[..., Any]) -> str:
     :raises FunctionRefused: if a worker could not find the function by its name.
     """
     qualname = getattr(func, "__qualname__", None)
-    if not callable(func) or not inspect.isroutine(func) or qualname is None:
+    if not callable(func) or not isinstance(func, _ROUTINES) or qualname is None:
         raise FunctionRefused(f"{func!r} is not a function; decorate one that is defined with def or async def")
     if "<lambda>" in qualname or "<locals>" in qualname:
         kind = "a lambda" if "<lambda>" in qualname else "defined inside another function"

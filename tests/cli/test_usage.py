@@ -31,7 +31,7 @@ def test_version(shell: Shell) -> None:
 
 def test_help_names_every_variable(capsys: pytest.CaptureFixture[str]) -> None:
     """Each command's help names, for each option, the variable that sets it; no setting's variable is among them."""
-    taken = {f"UNSPOOL_{name.upper()}" for name in config.Settings.__dataclass_fields__}
+    taken = {f"UNSPOOL_{name.upper()}" for name in config.Settings._fields}
     for name, command in commands.commands.items():
         assert main([name, "--help"]) == 0
         text = "".join(capsys.readouterr().out.split())

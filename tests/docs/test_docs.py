@@ -1,6 +1,5 @@
 """The documentation is true: its examples run, its links lead somewhere, and what it names exists."""
 
-import dataclasses
 import doctest
 import importlib.util
 import os
@@ -144,7 +143,7 @@ def test_every_command_is_told_of() -> None:
 @pytest.mark.parametrize("name", PAGES)
 def test_variables(name: str) -> None:
     """Each environment variable that is named exists."""
-    known = {f"UNSPOOL_{field.name.upper()}" for field in dataclasses.fields(Settings)}
+    known = {f"UNSPOOL_{name.upper()}" for name in Settings._fields}
     for command_name, command in commands.commands.items():
         context = click.Context(command, info_name=command_name, auto_envvar_prefix=f"UNSPOOL_{command_name.upper()}")
         for param in command.params:
@@ -159,10 +158,9 @@ def test_settings() -> None:
     """The guide's table has each setting, its variable and its default."""
     rows = {row[0]: row[1:3] for row in GUIDE.rows() if len(row) == 4 and "UNSPOOL_" in row[1]}
     expected = {}
-    for field in dataclasses.fields(Settings):
-        default = field.default
+    for name, default in Settings._field_defaults.items():
         shown = "none" if default in ((), "") else f"`{default:g}`" if isinstance(default, float) else f"`{default}`"
-        expected[f"`{field.name}`"] = [f"`UNSPOOL_{field.name.upper()}`", shown]
+        expected[f"`{name}`"] = [f"`UNSPOOL_{name.upper()}`", shown]
     assert rows == expected
 
 
