@@ -70,7 +70,7 @@ class Sender:
         """The refs, or None if some of these need drafts."""
         contents = [wire.dump(envelope.vars, envelope.body, self._signer) for envelope in envelopes]
         writer = self._directory.drafts.number
-        if not writer or max(map(len, contents)) > _PAGE:
+        if not writer or max(map(len, contents), default=0) > _PAGE:
             return None
         refs = []
         for start in range(0, len(envelopes), _AT_ONCE):
