@@ -120,6 +120,21 @@ def test_a_worker_without_descriptors_makes_room(place: Place) -> None:
     assert running.verdicts().count("rescheduled") <= 1
 
 
+def test_few_descriptors_are_enough(place: Place) -> None:
+    """Files that a worker has removed, and not yet passed on, take some; they make way for the next task's."""
+    place.write_app(
+        AFTER
+        + """
+    import resource
+    resource.setrlimit(resource.RLIMIT_NOFILE, (50, 50))
+    """
+    )
+    place.call("after.enqueue_many([()] * 150)")
+    running = place.burst()
+    assert running.verdicts() == ["processed"] * 150
+    assert len({line["worker"] for line in running.seen if "worker" in line}) == 1
+
+
 @pytest.mark.parametrize("own", ["open(path, 'rb').read()", "open(path, 'r+').close()", "os.close(os.dup(3))"])
 def test_a_task_that_opens_its_own_file(place: Place, own: str) -> None:
     """Its lock stays, so a second supervisor does not run it meanwhile."""

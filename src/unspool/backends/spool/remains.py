@@ -18,6 +18,7 @@ from ...imports import late
 __all__ = ["Remains"]
 
 _BATCH = 64  # the kernel takes 253 in one message
+_SHARE = 16  # and no more than one in so many of the descriptors that a process may have: the others are its tasks'
 
 
 class Remains:
@@ -30,6 +31,7 @@ class Remains:
         self._socket = socket
         self._maker = os.getpid()
         self._kept: list[tuple[int, int]] = []
+        self._batch = 0
         self._ends: tuple[socket.socket, socket.socket] | None = None
         if sys.platform == "linux":
             with contextlib.suppress(OSError):  # too many open files
@@ -39,20 +41,23 @@ class Remains:
 
     def add(self, fd: int, inode: int) -> None:
         """In a worker: takes over the descriptor of a file that it has removed."""
+        if not self._batch:
+            self._batch = _batch()
         self._kept.append((fd, inode))
-        if len(self._kept) >= _BATCH:
+        if len(self._kept) >= self._batch:
             self.pass_on()
 
-    def pass_on(self) -> None:
-        """In a worker: has no descriptor any more when it returns."""
+    def pass_on(self) -> bool:
+        """In a worker: has no descriptor any more when it returns. False if there was none."""
         fds = [fd for fd, inode in self._kept if _is_still(fd, inode)]
         self._kept.clear()
-        if self._ends is not None and len(fds) == _BATCH:
+        if self._ends is not None and len(fds) == self._batch:
             rights = array.array("i", fds)
             with contextlib.suppress(OSError):  # full, or nobody is there
                 self._ends[0].sendmsg([b"."], [(self._socket.SOL_SOCKET, self._socket.SCM_RIGHTS, rights)])
         for fd in fds:
             os.close(fd)
+        return bool(fds)
 
     def close_some(self) -> bool:
         """In the supervisor: closes what one message brought; False if there was none."""
@@ -83,6 +88,14 @@ class Remains:
             if os.getpid() == self._maker:
                 self._ends[0].close()
                 self._ends = None
+
+
+def _batch() -> int:
+    with late:
+        import resource
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return _BATCH if limit == resource.RLIM_INFINITY else max(min(_BATCH, limit // _SHARE), 1)
 
 
 def _is_still(fd: int, inode: int) -> bool:

@@ -177,6 +177,8 @@ class SpoolBackend:
             at, name, fd = self._open(ref)
         except OSError as error:
             if error.errno in _EXHAUSTED:
+                if self._remains is not None and self._remains.pass_on():
+                    return self.claim(ref)  # what was done with was in the way
                 raise self._directory.unusable(error) from error
             return self._refusal(error, ref)
         if fd <= 2:  # whatever this process prints would go into the task
