@@ -5,8 +5,7 @@ from collections.abc import Sequence
 import click
 
 from ..errors import ConfigurationError
-from . import routes, spoolers
-from .run import LEVELS
+from . import options, routes, spoolers
 
 __all__ = ["COMMANDS"]
 
@@ -15,28 +14,9 @@ __all__ = ["COMMANDS"]
 @spoolers.spooler_option
 @click.option("--burst", is_flag=True, show_envvar=True, help="Stop when nothing waits; with status 3 if a server is "
               "away.")  # fmt: skip
-@click.option(
-    "--require-ready",
-    is_flag=True,
-    show_envvar=True,
-    help="End with status 3 if a server cannot be reached now, instead of waiting for it.",
-)
-@click.option(
-    "--log-format",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    show_envvar=True,
-    help="Lines for people, or one JSON object a line.",
-)
-@click.option(
-    "--log-level",
-    type=click.Choice(LEVELS, case_sensitive=False),
-    default="info",
-    show_default=True,
-    show_envvar=True,
-    help="The least that is logged: info is each batch, error what cannot be forwarded.",
-)
+@options.require_ready
+@options.log_format
+@options.log_level("info is each batch, error what cannot be forwarded")
 def forward(*, spooler: Sequence[str], burst: bool, require_ready: bool, log_format: str, log_level: str) -> None:
     """Send tasks on from directories to servers.
 

@@ -7,12 +7,10 @@ import click
 from click.core import ParameterSource
 
 from .. import config
-from . import routes, spoolers
+from . import options, routes, spoolers
 from .output import is_terminal
 
-__all__ = ["COMMANDS", "LEVELS"]
-
-LEVELS = ("debug", "info", "warning", "error")
+__all__ = ["COMMANDS"]
 
 
 @click.command()
@@ -27,12 +25,7 @@ LEVELS = ("debug", "info", "warning", "error")
     metavar="N",
     help="Worker processes.",
 )
-@click.option(
-    "--require-ready",
-    is_flag=True,
-    show_envvar=True,
-    help="End with status 3 if a spooler's server cannot be reached now, instead of waiting for it.",
-)
+@options.require_ready
 @click.option("--burst", is_flag=True, show_envvar=True, help="Stop when nothing is ready.")
 @click.option(
     "--max-tasks",
@@ -58,22 +51,8 @@ LEVELS = ("debug", "info", "warning", "error")
     metavar="N",
     help="How many async def tasks a worker runs at once.",
 )
-@click.option(
-    "--log-format",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    show_envvar=True,
-    help="Lines for people, or one JSON object a line.",
-)
-@click.option(
-    "--log-level",
-    type=click.Choice(LEVELS, case_sensitive=False),
-    default="info",
-    show_default=True,
-    show_envvar=True,
-    help="The least that is logged: info is each run, warning each that failed, error each that is dead.",
-)
+@options.log_format
+@options.log_level("info is each run, warning each that failed, error each that is dead")
 @click.option("--progress/--no-progress", default=None, show_envvar=True,
               help="A line with rate and backlog in place of a log line for each run that went well, which come back "
               "if --log-level is given. Default: on a terminal, with --log-format text.")  # fmt: skip
