@@ -418,10 +418,9 @@ class Supervisor:
             remote = self._backends[index].capabilities.remote
             if feed.gone:
                 _log.error("spooler %s %s; going on when it is back", name, "is away" if remote else "was removed")
-            elif remote:
-                _log.info("spooler %s is back", name)
-            else:
-                _log.info("spooler %s is back", name)
+                return
+            _log.info("spooler %s is back", name)
+            if not remote:
                 self._presences[index].hand_over()  # its file went with the old place
                 self._presences[index] = self._backends[index].control.enlist("supervisor")
                 self._pool.reload()  # the signs of life of the present workers went with the old place

@@ -37,9 +37,7 @@ class Drafts:
 
     def name(self, name: str) -> str:
         """What a draft that will be called ``name`` is called until then; the same in each call."""
-        if self._pid != os.getpid():
-            self._sign()
-        return f"{name}.{self._number:012x}"
+        return f"{name}.{self.number:012x}"
 
     @property
     def number(self) -> int:

@@ -15,7 +15,6 @@ this is removed by whoever comes upon it, once the number in its name tells that
 
 import contextlib
 import os
-import stat
 import sys
 from collections.abc import Sequence
 
@@ -27,7 +26,7 @@ from ..base import Clock
 from .bell import Bell
 from .file import sync_file_system, write_whole
 from .layout import TMP, Directory, Names
-from .trust import UNFINISHED
+from .trust import UNFINISHED, is_unfinished
 
 __all__ = ["Sender"]
 
@@ -57,11 +56,16 @@ class Sender:
         :raises FileNotFoundError: if the directory was removed since it was opened.
         :raises SpoolerUnusable: if it cannot be used.
         """
-        refs = None
-        if _HAS_STICKY and not self._durable and all(envelope.due is None for envelope in envelopes):
-            refs = self._send_in_place(envelopes)
-        if refs is None:
-            refs = self._send_by_drafts(envelopes)
+        try:
+            refs = None
+            if _HAS_STICKY and not self._durable and all(envelope.due is None for envelope in envelopes):
+                refs = self._send_in_place(envelopes)
+            if refs is None:
+                refs = self._send_by_drafts(envelopes)
+        except OSError as error:
+            if isinstance(error, FileNotFoundError | SpoolerUnusable):
+                raise
+            raise self._directory.unusable(error) from error
         for due in {envelope.due for envelope in envelopes if envelope.priority is not None}:
             self._bell.announce(due)
         return refs
@@ -81,34 +85,29 @@ class Sender:
 
     def _write_in_place(self, envelopes: Sequence[Envelope], contents: Sequence[bytes], writer: int) -> list[str]:
         refs: list[str] = []
-        open_files: list[tuple[int, int, str]] = []
+        files: list[tuple[int, int, str]] = []
         try:
-            try:
-                for envelope, content in zip(envelopes, contents, strict=True):
-                    name = self._names.next(self._clock(), None, writer)
-                    part = "" if envelope.priority is None else str(envelope.priority)
-                    at, target = self._directory.place(part, name)
-                    fd = os.open(target, _CREATE, UNFINISHED, dir_fd=at)
-                    open_files.append((fd, at, target))
-                    points.reach("send.created")
-                    write_whole(fd, content)
-                    points.reach("send.written")
-                    refs.append(f"{part}/{name}" if part else name)
-                for fd, _, _ in open_files:
-                    os.fchmod(fd, 0o600)
-                    points.reach("send.renamed")
-            except OSError:
-                for fd, at, target in open_files:
-                    if stat.S_IMODE(os.fstat(fd).st_mode) == UNFINISHED:
-                        os.unlink(target, dir_fd=at)
-                raise
-            finally:
-                for fd, _, _ in open_files:
-                    os.close(fd)
-        except OSError as error:
-            if isinstance(error, FileNotFoundError | SpoolerUnusable):
-                raise
-            raise self._directory.unusable(error) from error
+            for envelope, content in zip(envelopes, contents, strict=True):
+                name = self._names.next(self._clock(), None, writer)
+                part = "" if envelope.priority is None else str(envelope.priority)
+                at, target = self._directory.place(part, name)
+                fd = os.open(target, _CREATE, UNFINISHED, dir_fd=at)
+                files.append((fd, at, target))
+                points.reach("send.created")
+                write_whole(fd, content)
+                points.reach("send.written")
+                refs.append(f"{part}/{name}" if part else name)
+            for fd, _, _ in files:
+                os.fchmod(fd, 0o600)
+                points.reach("send.renamed")
+        except OSError:
+            for fd, at, target in files:
+                if is_unfinished(os.fstat(fd)):
+                    os.unlink(target, dir_fd=at)
+            raise
+        finally:
+            for fd, _, _ in files:
+                os.close(fd)
         return refs
 
     def _send_by_drafts(self, envelopes: Sequence[Envelope]) -> list[str]:
@@ -134,13 +133,11 @@ class Sender:
                 for part in {part for part, _ in written}:
                     self._directory.sync(part)
             points.reach("send.kept")
-        except OSError as error:
+        except OSError:
             for _, name in written[moved:]:
                 with contextlib.suppress(OSError):
                     os.unlink(self._directory.drafts.name(name), dir_fd=tmp)
-            if isinstance(error, FileNotFoundError | SpoolerUnusable):
-                raise
-            raise self._directory.unusable(error) from error
+            raise
         return [f"{part}/{name}" if part else name for part, name in written]
 
     def _write(self, tmp: int, name: str, envelope: Envelope, *, sync: bool) -> None:
