@@ -87,6 +87,26 @@ def test_all_operations_beside_workers(place: Place) -> None:
     assert sorted([*done, *removed]) == list(range(1000))
 
 
+@pytest.mark.parametrize("change", ["retry", "remove"])
+@pytest.mark.parametrize("look", ["access", "open"])
+def test_a_task_that_ends_while_it_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str, look: str
+) -> None:
+    """Whichever look it leaves before, it is told as one that is not there."""
+    backend = SpoolBackend(str(tmp_path / "mail"), durable=False)
+    (id,) = backend.send([Envelope({"msg": b"task"}, b"", None, None)])
+    genuine = getattr(os, look)
+
+    def end_first(path: Any, *args: Any, **kwargs: Any) -> Any:
+        if path == id:
+            Path(id).unlink(missing_ok=True)
+        return genuine(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, look, end_first)
+    with pytest.raises(LookupError, match="has just ended"):
+        getattr(backend, change)(id)
+
+
 def test_a_large_spool_is_read_little(tmp_path: Path) -> None:
     """Of 20,000 tasks, ``status`` opens none and looks at each once; a listing of ten opens and looks at only those. A
     thousand more are opened where the system's table of locks is long."""

@@ -156,19 +156,21 @@ class Listing:
     def _held(self, ref: str) -> Iterator[None]:
         """The task's lock, if it is a file that can be locked: a link or FIFO is nobody's task, and has none."""
         path = self._directory.path(ref)
-        found = os.stat(path, follow_symlinks=False)
-        if not stat.S_ISREG(found.st_mode) or not os.access(path, os.R_OK | os.W_OK):
-            yield
-            return
-        fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            if not lock.acquire(fd):
-                raise TaskBusy(f"task {path} is running; ask again when it has ended")
-            if not os.path.lexists(path):
-                raise LookupError(f"task {path} has just ended")
-            yield
-        finally:
-            os.close(fd)
+            found = os.stat(path, follow_symlinks=False)
+            if not stat.S_ISREG(found.st_mode) or not os.access(path, os.R_OK | os.W_OK):
+                yield
+                return
+            fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                if not lock.acquire(fd):
+                    raise TaskBusy(f"task {path} is running; ask again when it has ended")
+                os.stat(path, follow_symlinks=False)  # whoever had the lock before may have removed it
+                yield
+            finally:
+                os.close(fd)
+        except FileNotFoundError:
+            raise LookupError(f"task {path} has just ended") from None
 
     def _places(self, id: str) -> Iterator[tuple[str, str]]:
         """Where a task of this id may be: where it waits, then where it may have been set aside."""
