@@ -223,10 +223,10 @@ class NatsFeed:
     def close(self) -> None:
         if self._pid == os.getpid() and self._stream is not None and not self._stream.link.closed:
             self._stream.link.forget(self._pump.connection_changed)
-            self._take_in()
-            unbegun = [delivery.reply for delivery in [*self._held.values(), *self._out.values()]]
             with contextlib.suppress(SpoolerUnusable):
-                self._stream.link.call(self._pump.stop(unbegun), self._place.patience)
+                self._call(self._pump.stop())
+                self._take_in()
+                self._call(self._pump.return_all([*self._held.values(), *self._out.values()]))
         os.close(self._bell)
         os.close(self._ringer)
 

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 from ...errors import SpoolerUnusable
@@ -103,15 +103,28 @@ class Pump:
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(self._run()), loop.create_task(self._keep())]
 
-    async def stop(self, unbegun: list[str]) -> None:
-        """Ends, and gives back at once what was not begun."""
+    async def stop(self) -> None:
+        """Ends. What arrives until the server has heard of it is delivered still, for else it would be ours, unknown to
+        us, until the lease ends."""
         for task in self._tasks:
             task.cancel()
-        for reply in unbegun:
-            await self.back(reply, 0.0)
-        for sub in self._subs:
-            with contextlib.suppress(Exception):  # the connection may be broken, and then they are gone already
-                await sub.unsubscribe()
+        if self._stream.link.connected:
+            with contextlib.suppress(client_errors()):  # if it breaks now, the server forgets our requests by itself
+                for sub in self._subs:
+                    await sub.drain()
+
+    async def return_all(self, unbegun: Collection[Delivery]) -> None:
+        """Gives deliveries back at once, and waits until the server has taken them in.
+
+        It takes in what concerns one consumer in order, so it is asked to answer the last only.
+        """
+        last = {delivery.rank: delivery.reply for delivery in unbegun}
+        for delivery in unbegun:
+            if delivery.reply != last[delivery.rank]:
+                await self.back(delivery.reply, 0.0)
+        client = self._stream.link.client
+        with contextlib.suppress(client_errors()):  # then they come again after the lease
+            await asyncio.gather(*(client.request(reply, b"-NAK", timeout=_MARGIN) for reply in last.values()))
 
     async def look(self) -> None:
         """Reads anew what events tell, for some may have been missed."""
