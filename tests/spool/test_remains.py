@@ -1,6 +1,7 @@
 """Removed files on their way from a worker to the supervisor that closes them."""
 
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -82,6 +83,33 @@ def test_a_number_that_means_another_file_by_now_is_left_alone(remains: Remains,
     assert is_open(fd)
     os.close(fd)
     os.close(own)
+
+
+def test_threads_close_each_file_once(remains: Remains, tmp_path: Path) -> None:
+    """Several add, and pass on what they find: nothing stays open, and nobody closes what is closed."""
+    before = len(os.listdir("/proc/self/fd"))
+    failures: list[OSError] = []
+
+    def work(number: int) -> None:
+        (place := tmp_path / str(number)).mkdir()
+        try:
+            for _ in range(300):
+                for fd in removed(place, 5):
+                    remains.add(fd, os.fstat(fd).st_ino)
+                remains.pass_on()
+                remains.close_some()
+        except OSError as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=[number], daemon=True) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    while remains.close_some():
+        pass
+    assert not failures
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_a_fork_lets_go_of_what_its_parent_keeps(remains: Remains, tmp_path: Path) -> None:

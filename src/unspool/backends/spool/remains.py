@@ -12,6 +12,7 @@ import array
 import contextlib
 import os
 import sys
+import threading
 
 from ...imports import late
 
@@ -30,6 +31,7 @@ class Remains:
 
         self._socket = socket
         self._maker = os.getpid()
+        self._lock = threading.Lock()  # a worker settles in two threads
         self._kept: list[tuple[int, int]] = []
         self._batch = 0
         self._ends: tuple[socket.socket, socket.socket] | None = None
@@ -43,14 +45,17 @@ class Remains:
         """In a worker: takes over the descriptor of a file that it has removed."""
         if not self._batch:
             self._batch = _batch()
-        self._kept.append((fd, inode))
-        if len(self._kept) >= self._batch:
+        with self._lock:
+            self._kept.append((fd, inode))
+            enough = len(self._kept) >= self._batch
+        if enough:
             self.pass_on()
 
     def pass_on(self) -> bool:
         """In a worker: has no descriptor any more when it returns. False if there was none."""
-        fds = [fd for fd, inode in self._kept if _is_still(fd, inode)]
-        self._kept.clear()
+        with self._lock:
+            kept, self._kept = self._kept, []
+        fds = [fd for fd, inode in kept if _is_still(fd, inode)]
         if self._ends is not None and len(fds) == self._batch:
             rights = array.array("i", fds)
             with contextlib.suppress(OSError):  # full, or nobody is there
@@ -76,6 +81,7 @@ class Remains:
 
     def close_inherited(self) -> None:
         """In a forked child: what its parent keeps is the parent's to pass on."""
+        self._lock = threading.Lock()
         for fd, _ in self._kept:
             with contextlib.suppress(OSError):
                 os.close(fd)
