@@ -266,6 +266,70 @@ def test_async_tasks_run_many_at_once(place: Place) -> None:
     assert place.backend.counts()[State.DEFERRED] == 1
 
 
+def test_no_more_coroutines_run_than_asked_for(place: Place) -> None:
+    """However many wait; and each that ends makes room for another."""
+    place.write_app("""
+        running = 0
+        @Spooler.task
+        async def count(n):
+            global running
+            running += 1
+            note(running)
+            await asyncio.sleep(0.001)
+            running -= 1
+            return True
+    """)
+    place.call("count.enqueue_many(range(300))")
+    running = place.burst("--concurrency", "7")
+    assert running.verdicts() == ["processed"] * 300
+    assert max(map(int, place.lines())) == 7
+
+
+def test_a_coroutine_that_blocks_the_loop_stops_no_plain_function(place: Place) -> None:
+    """It can end only when a function after it has run, and has itself been told of, in the same worker."""
+    place.write_app("""
+        @Spooler.task(priority=1)
+        async def blocking():
+            hold("one")
+            return True
+        @Spooler.task
+        def plain(): return True
+    """)
+    place.gate("one")
+    place.call("blocking(); plain()")
+    running = place.run()
+    place.wait_for_line("begun one")
+    running.wait_for_verdict("processed", "plain")
+    place.open_gate("one")
+    running.wait_for_verdict("processed", "blocking")
+    assert running.stop() == 0
+
+
+def test_coroutines_end_while_a_plain_function_runs(place: Place) -> None:
+    """They are settled and told of, though the worker's main thread comes back only afterwards."""
+    place.write_app("""
+        @Spooler.task(priority=1)
+        async def quick(n):
+            while not os.path.exists(os.environ["GATES"] + "/begun"):
+                await asyncio.sleep(0.01)
+            return True
+        @Spooler.task
+        def held():
+            open(os.environ["GATES"] + "/begun", "w").close()
+            hold("one")
+            return True
+    """)
+    place.gate("one")
+    place.call("quick.enqueue_many(range(50)); held()")
+    running = place.run()
+    for _ in range(50):
+        running.wait_for_verdict("processed", "quick")
+    assert place.backend.counts() == {**dict.fromkeys(State, 0), State.RUNNING: 1}
+    place.open_gate("one")
+    running.wait_for_verdict("processed", "held")
+    assert running.stop() == 0
+
+
 def test_an_unknown_function_is_kept_for_a_deploy(place: Place) -> None:
     """A task whose function is missing is deferred with the name in the log, and runs when the function is there."""
     place.write_app("@Spooler.task(retry_delay=0.05)\ndef old(n): note('ran', n); return True")

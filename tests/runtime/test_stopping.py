@@ -44,6 +44,29 @@ def test_term_lets_the_running_task_end_and_starts_no_other(place: Place) -> Non
     assert {entry.attempts for entry in waiting} == {0}
 
 
+def test_term_lets_coroutines_end_and_starts_no_other(place: Place) -> None:
+    """As many run as may; what waits behind them is still there when they have ended."""
+    place.write_app("""
+        @Spooler.task
+        async def held(n):
+            note("begun", n)
+            while not os.path.exists(os.environ["GATES"] + "/open"):
+                await asyncio.sleep(0.01)
+            note("ended", n)
+            return True
+    """)
+    place.call("[held(n) for n in range(5)]")
+    running = place.run("--concurrency", "2")
+    place.wait_for_line("begun 0")
+    place.wait_for_line("begun 1")
+    running.signal(signal.SIGTERM)
+    running.wait_for_message("stopping")
+    (place.gates / "open").touch()
+    assert running.end() == 0
+    assert sorted(place.lines()) == ["begun 0", "begun 1", "ended 0", "ended 1"]
+    assert place.backend.counts() == {**dict.fromkeys(State, 0), State.READY: 3}
+
+
 def test_a_second_signal_stops_at_once(place: Place) -> None:
     """A task that does not end is given up at the second TERM; it is not lost, and counts as begun."""
     place.write_app(HOLDING)

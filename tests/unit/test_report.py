@@ -8,6 +8,7 @@ from unittest.mock import ANY
 
 import pytest
 
+from unspool.message import Record, Verdict
 from unspool.runtime import report
 from unspool.runtime.report import Reader, Writer
 from unspool.testing.waiting import readable
@@ -49,6 +50,30 @@ def test_events_arrive_in_order(ends: tuple[Reader, int]) -> None:
         ["begin", 1, os.fsdecode(b"\xff"), 5],
     ]
     assert reader.read() == []
+
+
+def test_lines_by_hand_are_those_of_the_general_encoder(ends: tuple[Reader, int]) -> None:
+    """Whatever the numbers are: a library's own kind of float does not look like JSON."""
+
+    class Own(float):
+        def __repr__(self) -> str:
+            return f"Own({float(self)})"
+
+    reader, fd = ends
+    writer = Writer(fd)
+    record = Record("/spool/5/name", "task", Verdict.RESCHEDULED, 2, 1.5, 0.25, 7, 'line\nbreak "quoted" \N{SNOWMAN}')
+    writer.end(0, os.fsdecode(b"\xff"), Own(1e300), record)
+    writer.end(1, "name", None, record)
+    writer.begin(0, os.fsdecode(b"\xff"), 1.25, Own(5), Own(0.5))
+    writer.begin(1, "name", 1.25, 3600, None)
+    writer.begin(1, "name", 1.25, None, None)
+    assert reader.read() == [
+        ["end", 0, os.fsdecode(b"\xff"), 1e300, list(record), ANY],
+        ["end", 1, "name", None, list(record), ANY],
+        ["begin", 0, os.fsdecode(b"\xff"), 1.25, 5.0, 0.5],
+        ["begin", 1, "name", 1.25, 3600, None],
+        ["begin", 1, "name", 1.25, None, None],
+    ]
 
 
 def test_a_part_of_a_line_waits_for_the_rest(ends: tuple[Reader, int]) -> None:

@@ -24,11 +24,18 @@ def dump_end(index: int, ref: str, until: float | None, record: Record) -> bytes
     """The line of a run that ended. By hand: there is one for each task, and the general encoder takes five times as
     long."""
     id, task, verdict, attempt, started, duration, pid, error = record
-    again = "null" if until is None else repr(until)
     return (
-        f'["{END}",{index},{_quoted(ref)},{again},[{_quoted(id)},{_quoted(task)},{_quoted(verdict)},{attempt},{started!r},'
-        f"{duration!r},{pid},{_quoted(error)}]]"
+        f'["{END}",{index},{_quoted(ref)},{_number(until)},[{_quoted(id)},{_quoted(task)},{_quoted(verdict)},{attempt},'
+        f"{started!r},{duration!r},{pid},{_quoted(error)}]]"
     ).encode()
+
+
+def _dump_begin(index: int, ref: str, started: float, timeout: float | None, delay: float | None) -> bytes:
+    return f'["{BEGIN}",{index},{_quoted(ref)},{started!r},{_number(timeout)},{_number(delay)}]\n'.encode()
+
+
+def _number(value: float | None) -> str:
+    return "null" if value is None else repr(float(value))  # as an heir of float may look like anything
 
 
 class Writer:
@@ -41,6 +48,10 @@ class Writer:
     def write(self, *event: Any) -> None:
         """Tells one event. A supervisor that is gone hears nothing; the worker notices that elsewhere."""
         self._send(f"{_encode(event)}\n".encode())
+
+    def begin(self, index: int, ref: str, started: float, timeout: float | None, delay: float | None) -> None:
+        """Tells the beginning of a run: ``write(BEGIN, ...)``, for less."""
+        self._send(_dump_begin(index, ref, started, timeout, delay))
 
     def end(self, index: int, ref: str, until: float | None, record: Record) -> None:
         """Tells the end of a run: ``write(END, index, ref, until, record)``, for less."""

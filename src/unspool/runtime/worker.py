@@ -4,12 +4,11 @@ import atexit
 import contextlib
 import errno
 import os
-import select
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +20,7 @@ from ..retry import MAX_CRASHES
 from ..tasks import defines_tasks
 from . import report
 from .app import load_app, own_files
+from .doorbell import Doorbell
 from .eventloop import EventLoop
 from .queue import Queue
 from .surroundings import Surroundings
@@ -113,8 +113,8 @@ class Worker:
         self._done = 0
         self._counting = threading.Lock()
         self._stopping = False
-        self._loop: EventLoop | None = None
-        self._wait = _waiter(queue.fileno())
+        self._bell = Doorbell(queue.fileno())
+        self._loop = EventLoop(self._bell.ring)
         self._surroundings = Surroundings()
         self._status = 0
 
@@ -128,22 +128,38 @@ class Worker:
             self._execute(*item)
             if self._is_worn():
                 break
-        if self._loop is not None:
-            self._loop.finish()
+        self._drain()
+        self._loop.close()
         self._flush()
         return self._status
 
     def _next(self) -> tuple[int, Ticket] | None:
-        if self._loop is not None:
-            self._loop.wait_for_room()
         while not self._stopping:
+            self._loop.settle()
+            if len(self._loop) >= self._limits.concurrency:
+                self._wait(self._limits.concurrency - 1)
+                continue
             try:
                 return self._queue.get() if self._ahead is None else self._next_of(self._ahead)
             except BlockingIOError:
-                self._flush()
                 self._at_once = 1
-                self._wait(lambda: self._stopping)
+                self._wait(0, or_ticket=True)
         return None
+
+    def _wait(self, most: int, *, or_ticket: bool = False) -> None:
+        """Waits until no more than ``most`` coroutines are left, or a signal came, or, if asked, there may be a
+        ticket."""
+        self._loop.leave()
+        self._flush()
+        reached = self._loop.expect(most)  # with tickets, too: what the last one's end has put off is then flushed
+        if not (self._stopping if or_ticket else reached):
+            self._bell.wait(or_ticket=or_ticket)
+        self._loop.come_back()
+
+    def _drain(self) -> None:
+        """Waits until no coroutine is left."""
+        while len(self._loop):
+            self._wait(0)
 
     def _next_of(self, ahead: Queue) -> tuple[int, Ticket] | None:
         """The next of those claimed ahead. When there are none left, more are claimed: as many as should be begun in a
@@ -151,7 +167,7 @@ class Worker:
         with contextlib.suppress(BlockingIOError):
             return ahead.get()
         lasted = time.monotonic() - self._claimed
-        if self._loop is not None:
+        if len(self._loop):
             self._at_once = 1
         elif lasted < _SOON:
             self._at_once = min(2 * self._at_once, _AHEAD)
@@ -176,11 +192,11 @@ class Worker:
         presence.running(ticket.ref, started)
         claim = self._claim(backend, ticket.ref)
         suspect = not isinstance(claim, Refusal) and claim.crashes == MAX_CRASHES - 1
-        if isinstance(claim, Claim) and suspect and self._loop is not None:
+        if isinstance(claim, Claim) and suspect and len(self._loop):
             # At its next crash it is set aside, so it runs alone: others must not die with it, nor it with others.
             backend.settle(claim, Release())
             presence.running("", 0.0)
-            self._loop.drain()
+            self._drain()
             started = self._clock()
             presence.running(ticket.ref, started)
             claim = self._claim(backend, ticket.ref)
@@ -193,8 +209,8 @@ class Worker:
                 self._finish(index, claim, call, started)
             else:
                 self._run(index, claim, call, started)
-            if suspect and self._loop is not None:
-                self._loop.drain()
+            if suspect:
+                self._drain()
 
     def _claim(self, backend: Backend, ref: str) -> Claim | Refusal:
         try:
@@ -207,7 +223,7 @@ class Worker:
         timeout = call.options.timeout
         if timeout is not None:
             delay = dispatch.delay_after(call, claim)
-            self._reports.write(report.BEGIN, index, claim.ref, started, timeout, delay)
+            self._reports.begin(index, claim.ref, started, timeout, delay)
 
         def done(result: Any, exception: BaseException | None) -> None:
             outcome = dispatch.conclude(call, claim, result, exception, self._clock())
@@ -216,6 +232,8 @@ class Worker:
         result: Any = None
         exception: BaseException | None = None
         points.reach("run.begin")
+        if self._loop.leave():
+            self._flush()
         try:
             if timeout is None:
                 result = dispatch.run(call)
@@ -224,14 +242,13 @@ class Worker:
                     result = dispatch.run(call)
         except BaseException as error:  # noqa: BLE001  whatever a task raises, sys.exit() included, is its failure
             exception = error
+        self._loop.come_back()
         if isinstance(exception, TaskTimeout) or (isinstance(exception, OSError) and exception.errno == errno.EMFILE):
             # What was interrupted may be in any state, and what leaked stays: a fresh process goes on.
             self._stopping = True
         if hasattr(result, "__await__"):
             if timeout is None:
-                self._reports.write(report.BEGIN, index, claim.ref, started, None, None)
-            if self._loop is None:
-                self._loop = EventLoop(self._limits.concurrency)
+                self._reports.begin(index, claim.ref, started, None, None)
             self._loop.start(result, timeout, done)
             self._presences[index].running("", 0.0)  # from here on it is among those whose beginning was told
         else:
@@ -281,28 +298,6 @@ class Worker:
         return (limits.max_tasks is not None and self._done >= limits.max_tasks) or (
             limits.max_memory is not None and _resident() > limits.max_memory
         )
-
-
-def _waiter(fd: int) -> Callable[[Callable[[], bool]], None]:
-    """Waits until ``fd`` can be read or a signal came. Of several processes that wait, the kernel wakes one."""
-    bell, ringer = os.pipe()
-    os.set_blocking(ringer, False)
-    os.set_blocking(bell, False)
-    if threading.current_thread() is threading.main_thread():
-        signal.set_wakeup_fd(ringer, warn_on_full_buffer=False)
-    if hasattr(select, "epoll"):
-        poller: Any = select.epoll()
-        poller.register(fd, select.EPOLLIN | select.EPOLLEXCLUSIVE)
-    else:
-        poller = select.poll()
-        poller.register(fd, select.POLLIN)
-    poller.register(bell, select.POLLIN)
-
-    def wait(stopping: Callable[[], bool]) -> None:
-        if not stopping() and any(ready == bell for ready, _ in poller.poll()):
-            os.read(bell, 64)
-
-    return wait
 
 
 def _resident() -> float:
