@@ -31,8 +31,9 @@ def ticket(number: int, due: float = 0.0, rank: int = 0) -> Ticket:
 class Queue:
     """A directory as a window's owner sees it: a list of all that waits, and scans of it."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, selective: bool) -> None:
         self.window = Window(limit)
+        self.selective = selective
         self.limit = limit
         self.now = 0.0
         self.waiting: set[Ticket] = set()
@@ -52,10 +53,25 @@ class Queue:
         self.window.promote(self.now)
         if self.window.lacking:
             self.window.open_horizon()
-            for waiting in self.waiting:
-                self.window.add(waiting, self.now)
+            self.scan()
             self.window.lift_barrier()
             assert not self.window.lacking, "one scan is enough"
+
+    def scan(self) -> None:
+        """Brings all that waits, or only as many as there is room for."""
+        unknown = [waiting for waiting in self.waiting if waiting.ref not in self.window]
+        if not self.selective:
+            for waiting in unknown:
+                self.window.add(waiting, self.now)
+            return
+        room = self.window.room
+        ready = sorted(waiting for waiting in unknown if waiting.due <= self.now)
+        deferred = sorted((waiting for waiting in unknown if waiting.due > self.now), key=lambda one: one.due)
+        for found, narrow in ((ready, self.window.narrow), (deferred, self.window.narrow_deferred)):
+            for waiting in found[:room]:
+                self.window.add(waiting, self.now)
+            if len(found) > room:
+                narrow(found[room - 1])
 
     def take(self, limit: int) -> None:
         """Takes what is due from the window; it is what the sorted list of all that waits begins with."""
@@ -99,12 +115,12 @@ class Queue:
 
 
 @settings(max_examples=200, deadline=None)
-@given(operations, st.integers(1, 5))
-def test_order_over_the_whole_queue(steps: list[Operation], limit: int) -> None:
-    """Whatever arrives, is taken, given back or becomes due, and however small the window: what it gives out is what a
-    sorted list of all that waits begins with; and at the end nothing is left.
+@given(operations, st.integers(1, 5), st.booleans())
+def test_order_over_the_whole_queue(steps: list[Operation], limit: int, selective: bool) -> None:
+    """Whatever arrives, is taken, given back or becomes due, however small the window, and whether scans bring all or
+    the earliest: what it gives out is what a sorted list of all that waits begins with; at the end nothing is left.
     """
-    queue = Queue(limit)
+    queue = Queue(limit, selective)
     for step in steps:
         queue.apply(step)
     queue.apply(("pass", 100))

@@ -10,13 +10,13 @@ same ones again and again.
 
 import contextlib
 import itertools
-import math
 import os
 from collections.abc import Callable, Iterable, Iterator
 
 from ..base import Clock, Control, Ticket
 from . import lock
 from .bell import Bell
+from .earliest import Selection
 from .layout import BELL, PREFIX, PRIVATE, RUN, Directory, hint, is_bell, is_priority, is_task, priority_of, rank_of
 from .remains import Remains
 from .sweep import leftovers
@@ -26,8 +26,6 @@ from .window import Window
 __all__ = ["SpoolFeed"]
 
 _STEP = 2_000  # directory entries read between two looks at anything else
-_TIME_SIZE = len("_1700000000_000000")
-_TEXT_FROM, _TEXT_TO = 1e9, 9.999e9  # times of ten digits, in the order of which their texts sort
 _SWEPT = 500  # files looked at after each scan, whether they were left behind
 _SETTLE = 0.1  # seconds to let whoever is removing the directory finish
 _POLL = 1.0  # seconds between scans where the kernel tells nothing, and between looks for a removed directory
@@ -266,29 +264,41 @@ class SpoolFeed:
     ) -> Iterator[list[Ticket]]:
         """The tickets of a directory, for each step one list; to ``parts`` the priorities in it are added.
 
-        Of a million names, nearly all are beyond what the window takes in. Their times tell that as texts, which
-        costs a tenth of making tickets of them; what is not such a text is looked at.
+        They are made at the end, of the earliest names only; at once of a name that tells no time, and where a look at
+        each file is to tell what is ready.
         """
         rank, lead = rank_of(int(part) if part else None), f"{part}/" if part else ""
+        selection = Selection(self._window.latest(rank, now), self._window.room)
         with contextlib.suppress(OSError), os.scandir(self._directory.path(part)) as entries:
-            while found := list(itertools.islice(entries, _STEP)):
-                names = [name for entry in found if (name := entry.name).startswith(PREFIX)]
-                if parts is not None and len(names) < len(found):
+            while some := list(itertools.islice(entries, _STEP)):
+                if exact:  # then it is the window that drops what has no room
+                    selection.limit(self._window.latest(rank, now)[0])
+                found = selection.sift(some)
+                tasks = [one.name for one in found if one.name.startswith(PREFIX)]
+                if parts is not None and len(tasks) < len(found):
                     parts += [one.name for one in found if is_priority(one.name) and one.is_dir(follow_symlinks=False)]
-                if bells := [name for name in names if name.startswith(BELL) and is_bell(name)]:
-                    self._bell.sweep(bells)
-                latest_ready, begun, latest_deferred = map(_time_text, self._window.latest(rank, now))
+                at_once = selection.add(self._unknown(lead, tasks), exact)
                 yield [
-                    Ticket(rank, self._due(lead, name, now) if exact else hint(name), lead + name)
-                    for name in names
-                    if (
-                        (time := name[-_TIME_SIZE:]) <= latest_ready
-                        or begun < time <= latest_deferred
-                        or time[0] != "_"
-                        or time[11] != "_"
-                    )
-                    and not is_bell(name)
+                    Ticket(rank, self._due(lead, name, now) if exact else hint(name), lead + name) for name in at_once
                 ]
+        yield from self._chosen(rank, lead, selection)
+
+    def _chosen(self, rank: int, lead: str, selection: Selection) -> Iterator[list[Ticket]]:
+        for earliest, narrow in (
+            (selection.come, self._window.narrow),
+            (selection.later, self._window.narrow_deferred),
+        ):
+            tickets = [Ticket(rank, hint(name), lead + name) for name in earliest.names()]
+            yield from (tickets[at : at + _STEP] for at in range(0, len(tickets), _STEP))
+            if earliest.cut:
+                narrow(tickets[-1])
+
+    def _unknown(self, lead: str, names: list[str]) -> list[str]:
+        """Those that are tasks which the window does not hold."""
+        if bells := [name for name in names if name.startswith(BELL) and is_bell(name)]:
+            self._bell.sweep(bells)
+            names = [name for name in names if name not in bells]
+        return [name for name in names if lead + name not in self._window]
 
     def _due(self, lead: str, name: str, now: float) -> float:
         """With a look at the file, unless its name says that it waits."""
@@ -298,16 +308,6 @@ class SpoolFeed:
     @staticmethod
     def _ticket(ref: str, due: float) -> Ticket:
         return Ticket(rank_of(priority_of(ref)), due, ref)
-
-
-def _time_text(time: float) -> str:
-    """A time as names have it at their ends, to compare with those texts; never an earlier one."""
-    if time == -math.inf:
-        return ""
-    if not _TEXT_FROM <= time < _TEXT_TO:
-        return "~"  # sorts after them all: each is looked at
-    seconds, rest = divmod(math.ceil(time * 1_000_000) + 1, 1_000_000)
-    return f"_{seconds}_{rest:06d}"
 
 
 def _due(look: Callable[..., os.stat_result], name: str, now: float) -> float:

@@ -48,6 +48,11 @@ class Window:
         )
 
     @property
+    def room(self) -> int:
+        """How many of each kind a scan should bring; up to twice as many are taken in."""
+        return self._kept
+
+    @property
     def ready(self) -> int:
         """How many are ready."""
         return len(self._ready)
@@ -154,6 +159,18 @@ class Window:
         self._barrier = None
         self._kept = self._limit
 
+    def narrow(self, last: Ticket) -> None:
+        """A scan has passed over ready tickets after this one, which have no room here."""
+        if self._horizon is None or last < self._horizon:
+            self._horizon = last
+            if self._ready and max(self._ready) > last:
+                self._keep(sorted(ticket for ticket in self._ready if ticket <= last))
+
+    def narrow_deferred(self, last: Ticket) -> None:
+        """The same with deferred ones."""
+        if self._deferred_horizon is None or last.due < self._deferred_horizon:
+            self._deferred_horizon = last.due
+
     def latest(self, rank: int, now: float) -> tuple[float, float, float]:
         """Of a rank, tickets are taken in that are due up to the first, and those between the second and third."""
         ready, deferred = now, math.inf
@@ -185,6 +202,9 @@ class Window:
     def _cut_ready(self) -> None:
         kept = sorted(self._ready)[: self._kept]  # in order, and so a heap
         self._horizon = kept[-1]
+        self._keep(kept)
+
+    def _keep(self, kept: list[Ticket]) -> None:
         self._held.difference_update(ticket.ref for ticket in self._ready)
         self._held.update(ticket.ref for ticket in kept)
         self._ready = kept

@@ -1,0 +1,70 @@
+"""The earliest of a great many names, held against a sorted list."""
+
+from typing import NamedTuple
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unspool.backends.spool.earliest import Earliest, Selection, time_text
+
+NOW = 1_800_000_000.0
+
+
+class Entry(NamedTuple):
+    """What a reading gives."""
+
+    name: str
+
+
+def name(number: int, time: float) -> str:
+    """A task's name with its time at the end."""
+    seconds, rest = divmod(round(time * 1_000_000), 1_000_000)
+    return f"uwsgi_spoolfile_on_host_1_{number}_1_{seconds}_{rest:06d}"
+
+
+times = st.integers(-20, 20).map(lambda step: NOW + step / 4)
+names = st.lists(st.tuples(st.integers(0, 9), times).map(lambda made: name(*made)), unique=True, max_size=60)
+
+
+def order(name: str) -> tuple[float, str]:
+    """Numbers instead of texts."""
+    return float(name[-17:].replace("_", ".")), name
+
+
+@given(names, st.integers(1, 8), st.integers(1, 7))
+def test_the_earliest_are_kept(found: list[str], most: int, step: int) -> None:
+    """In whatever order and steps the names come, with equal times among them: what is given are the earliest, at most
+    twice as many as wanted, and all of them unless it says that some were dropped."""
+    earliest = Earliest(most, time_text(NOW + 100))
+    for at in range(0, len(found), step):
+        earliest.add(one for one in found[at : at + step] if one[-18:] <= earliest.last)
+    kept = earliest.names()
+    assert kept == sorted(found, key=order)[: len(kept)]
+    if earliest.cut:
+        assert most <= len(kept) <= 2 * most < len(found)
+    else:
+        assert len(kept) == len(found)
+
+
+@given(names, st.integers(1, 8), times, times)
+def test_selection(found: list[str], most: int, last: float, last_later: float) -> None:
+    """Each kind up to its latest time; names without a time, of other files too, are left to the caller; where files
+    are to be looked at, so are those whose time has come."""
+    strange = ["5", "_", "_a", "uwsgi_spoolfile_on_x", f"uwsgi_spoolfile_on_host_1_1_1_{int(NOW)}_37", "~" * 30]
+    for exact in (False, True):
+        selection = Selection((min(last, NOW), NOW, last_later), most)
+        sifted = selection.sift([Entry(one) for one in [*found, *strange]])
+        others = selection.add([entry.name for entry in sifted], exact)
+        come = sorted((one for one in found if order(one)[0] <= min(last, NOW)), key=order)
+        later = sorted((one for one in found if NOW < order(one)[0] <= last_later), key=order)
+        assert sorted(others) == sorted([*strange, *(come if exact else [])])
+        for kept, wanted in ((selection.come.names(), [] if exact else come), (selection.later.names(), later)):
+            assert kept == wanted[: len(kept)]
+            assert len(kept) >= min(most, len(wanted))
+
+
+def test_a_limit_that_moves() -> None:
+    """Where files are looked at, who looks says how far."""
+    selection = Selection((NOW, NOW, NOW), 5)
+    selection.limit(NOW - 10)
+    assert selection.sift([Entry(name(1, NOW - 9)), Entry(name(2, NOW - 11))]) == [Entry(name(2, NOW - 11))]
