@@ -50,7 +50,16 @@ def test_the_earliest_are_kept(found: list[str], most: int, step: int) -> None:
 def test_selection(found: list[str], most: int, last: float, last_later: float) -> None:
     """Each kind up to its latest time; names without a time, of other files too, are left to the caller; where files
     are to be looked at, so are those whose time has come."""
-    strange = ["5", "_", "_a", "uwsgi_spoolfile_on_x", f"uwsgi_spoolfile_on_host_1_1_1_{int(NOW)}_37", "~" * 30]
+    strange = [
+        "5",
+        "_",
+        "_a",
+        "_:",
+        "uwsgi_spoolfile_on_x",
+        "uwsgi_spoolfile_on__abcdefghijklmnopq",
+        f"uwsgi_spoolfile_on_host_1_1_1_{int(NOW)}_37",
+        "~" * 30,
+    ]
     for exact in (False, True):
         selection = Selection((min(last, NOW), NOW, last_later), most)
         sifted = selection.sift([Entry(one) for one in [*found, *strange]])

@@ -12,7 +12,7 @@ __all__ = ["Earliest", "Selection", "time_text"]
 
 _SIZE = len("_1700000000_000000")
 _TEXT_FROM, _TEXT_TO = 1e9, 9.999e9  # seconds that have ten digits
-_BEFORE, _BEYOND = "", "~"  # texts that sort before and after all times
+_BEFORE, _AFTER, _BEYOND = "_", "_:", "~"  # texts that sort before all times, right after them, and after all names
 
 
 class Named(Protocol):
@@ -67,19 +67,20 @@ class Selection:
     def __init__(self, latest: tuple[float, float, float], most: int) -> None:
         last, self._now, last_later = map(time_text, latest)
         self.come = Earliest(most, last)
-        self.later = Earliest(most, last_later)
+        self.later = Earliest(most, max(last_later, self._now))
 
     def limit(self, last: float) -> None:
         """Names whose time has come are wanted up to this time (unix seconds)."""
         self.come.last = time_text(last)
 
     def sift(self, entries: Iterable[Entry]) -> list[Entry]:
-        """Those that may be wanted by their names, and all whose names are not timed."""
+        """Those that may be wanted, and all whose names are not timed: what is between two times begins as they do."""
         last, now, last_later = self.come.last, self._now, self.later.last
         return [
             entry
             for entry in entries
-            if (time := entry.name[-_SIZE:]) <= last or now < time <= last_later or time[0] != "_" or time[11:12] != "_"
+            if not last < (time := entry.name[-_SIZE:]) <= now
+            and (time <= last_later or time >= _AFTER or time[11:12] != "_")
         ]
 
     def add(self, names: Iterable[str], exact: bool) -> list[str]:
