@@ -159,12 +159,12 @@ def test_nothing_beyond_the_horizon() -> None:
 
 
 def test_lacking_before_it_is_empty() -> None:
-    """A scan is asked for while half of the limit is left, so that workers need not wait for it."""
+    """A scan is asked for while a third of the limit is left, so that workers need not wait for it."""
     window = Window(10)
     for number in range(21):
         window.add(ticket(number), 0.0)
     assert not window.lacking
-    window.take(4)
+    window.take(6)
     assert not window.lacking
     window.take(1)
     assert window.lacking

@@ -16,7 +16,7 @@ from ..base import Ticket
 __all__ = ["Window"]
 
 
-_FIRST = 2  # the first scan keeps one in so many of the limit
+_FIRST = 3  # the first scan keeps one in so many of the limit
 _NOTHING = Ticket(-1, 0.0, "")  # before all tickets
 _EVERYTHING = Ticket(1 << 62, 0.0, "")  # after all tickets
 
@@ -42,7 +42,7 @@ class Window:
     @property
     def lacking(self) -> bool:
         """Whether tickets were dropped, and so few are left of their kind that a scan should look for them."""
-        few = self._limit // 2
+        few = self._limit // 3
         return (self._horizon is not None and (len(self._ready) <= few or self._ready[0] > self._horizon)) or (
             self._deferred_horizon is not None and len(self._until) <= few
         )
