@@ -8,14 +8,16 @@ with gaps, some files are asked in any case, so that all is exact where they are
 import contextlib
 import heapq
 import itertools
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from ...message import State
 from . import lock
 from .aside import REASON_SUFFIX
-from .layout import ASIDE, Directory, hint, is_priority, is_task, rank_of
+from .earliest import Selection
+from .layout import ASIDE, BELL, PREFIX, Directory, hint, is_bell, is_priority, rank_of
 from .trust import is_unfinished
 
 __all__ = ["Survey", "is_locked"]
@@ -52,6 +54,13 @@ class _Some(NamedTuple):
     def named(self) -> list[_Name]:
         rank, lead = self.rank, self.lead
         return [_Name(rank, hint(one.name), lead + one.name, one.inode()) for one in self.files]
+
+    def until(self, end: _Name | None, now: float) -> "_Some":
+        """Those that may be due now and not after ``end``, as far as their names tell."""
+        last = now
+        if end is not None and self.rank >= end.rank:
+            last = min(end.due, now) if self.rank == end.rank else -math.inf
+        return self._replace(files=Selection((last, now, now), 0).sift(self.files))
 
 
 class Survey:
@@ -110,7 +119,7 @@ class Survey:
 
     def aside(self, place: str, limit: int | None) -> Iterator[str]:
         """Those that were set aside as ``dead`` or ``corrupt``."""
-        return (name.ref for name in _in_order(lambda: (some.named() for some in self._all(ASIDE[place])), limit))
+        return (name.ref for name in _in_order(lambda _: (some.named() for some in self._all(ASIDE[place])), limit))
 
     def parts(self, lead: str) -> list[str]:
         """The priorities in a part of the directory."""
@@ -119,11 +128,12 @@ class Survey:
             pass
         return found
 
-    def _begun(self) -> Iterator[list[_Name]]:
+    def _begun(self, first: "_First[_Name]") -> Iterator[list[_Name]]:
         """Those that are ready as far as their names tell."""
-        return ([name for name in some.named() if name.due <= self._now] for some in self._all())
+        for some in self._all():
+            yield [name for name in some.until(first.end, self._now).named() if name.due <= self._now]
 
-    def _deferred(self) -> Iterator[list[tuple[float, int, str]]]:
+    def _deferred(self, _: object) -> Iterator[list[tuple[float, int, str]]]:
         """A file is looked at only if its name does not already say that it is later."""
         for some in self._all():
             found = []
@@ -135,7 +145,7 @@ class Survey:
                         found.append((due, some.rank, some.lead + one.name))
             yield found
 
-    def _refused(self) -> Iterator[list[_Name]]:
+    def _refused(self, _: object) -> Iterator[list[_Name]]:
         for some in self._all():
             yield some._replace(files=[one for one in some.files if self._state(some, one) is State.CORRUPT]).named()
 
@@ -175,10 +185,13 @@ class Survey:
         refused = not lead and self._is_refused(before)
         with contextlib.suppress(OSError), os.scandir(self._directory.path(f"{lead}/{part}")) as entries:
             while found := list(itertools.islice(entries, _STEP)):
-                if parts is not None:
-                    digits = (one for one in found if one.name[0].isdigit())
-                    parts += [one.name for one in digits if is_priority(one.name) and one.is_dir(follow_symlinks=False)]
-                tasks = [one for one in found if is_task(one.name)]
+                tasks = [
+                    one
+                    for one in found
+                    if (name := one.name).startswith(PREFIX) and not (name.startswith(BELL) and is_bell(name))
+                ]
+                if parts is not None and len(tasks) < len(found):
+                    parts += [one.name for one in found if is_priority(one.name) and one.is_dir(follow_symlinks=False)]
                 yield _Some(
                     rank,
                     before,
@@ -205,31 +218,55 @@ def is_locked(path: str) -> bool:
         os.close(fd)
 
 
-def _in_order(read: Callable[[], Iterable[list[T]]], limit: int | None) -> Iterator[T]:
+def _in_order(read: Callable[["_First[T]"], Iterable[list[T]]], limit: int | None) -> Iterator[T]:
     """All that can be read, sorted. Only the first ones are held; the next ones are read again.
 
+    :param read: told what is held, for it need not give what is after ``end``.
     :param limit: how many are wanted, as far as that is known.
     """
-    last: T | None = None
-    most = _MOST if limit is None else min(max(limit, _FEW), _MOST)
+    first: _First[T] = _First(None, _MOST if limit is None else min(max(limit, _FEW), _MOST))
     while True:
-        kept, beyond = _first(read(), last, most)
+        for some in read(first):
+            first.add(some)
+        kept = first.kept()
         yield from kept
-        if not beyond:
+        if not first.beyond:
             return
-        last, most = kept[-1], _MOST
+        first = _First(kept[-1], _MOST)
 
 
-def _first(found: Iterable[list[T]], last: T | None, most: int) -> tuple[list[T], bool]:
-    """The first ones after ``last``, sorted, and whether there are others behind them."""
-    kept: list[T] = []
-    end: T | None = None
-    for some in found:
-        kept += [one for one in some if (end is None or one < end) and (last is None or one > last)]
-        if len(kept) > 2 * most:
-            kept.sort()
-            del kept[most:]
-            end = kept[-1]
-    kept.sort()
-    beyond = end is not None or len(kept) > most
-    return kept[:most], beyond
+class _First(Generic[T]):
+    """The first ones after another, of more than are held.
+
+    :param after: None for the first of all.
+    """
+
+    def __init__(self, after: T | None, most: int) -> None:
+        self._after = after
+        self._most = most
+        self._kept: list[T] = []
+        self.end: T | None = None
+        """Of what is not before this one, nothing is wanted. None where nothing is known yet."""
+
+    @property
+    def beyond(self) -> bool:
+        """Whether there are others behind those that are kept."""
+        return self.end is not None
+
+    def add(self, found: Iterable[T]) -> None:
+        """Takes in those that are wanted."""
+        after, end = self._after, self.end
+        self._kept += [one for one in found if (end is None or one < end) and (after is None or one > after)]
+        if len(self._kept) > 2 * self._most:
+            self._cut()
+
+    def kept(self) -> list[T]:
+        """The first ones, in order."""
+        if len(self._kept) > self._most:
+            self._cut()
+        return sorted(self._kept)
+
+    def _cut(self) -> None:
+        self._kept.sort()
+        del self._kept[self._most :]
+        self.end = self._kept[-1]
