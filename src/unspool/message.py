@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from enum import StrEnum
+from json.encoder import encode_basestring_ascii as _quoted
 from typing import Any, NamedTuple
 
 __all__ = [
@@ -158,6 +159,15 @@ class Record(NamedTuple):
     duration: float
     pid: int
     error: str = ""
+
+    def to_json(self) -> str:
+        """A JSON array of all fields. By hand: there is one for each task, and the general encoder takes five times as
+        long."""
+        id, task, verdict, attempt, started, duration, pid, error = self
+        return (
+            f"[{_quoted(id)},{_quoted(task)},{_quoted(verdict)},{attempt},{started!r},{duration!r},{pid},"
+            f"{_quoted(error)}]"
+        )
 
 
 class Entry(NamedTuple):

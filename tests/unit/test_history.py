@@ -223,6 +223,66 @@ def test_a_directory_that_is_removed(opened: Open, database: Path, tmp_path: Pat
     assert rows(database) == 1
 
 
+def journals(database: Path) -> list[Path]:
+    """Files of runs that are not in the database yet, the oldest first."""
+    return sorted(database.parent.glob("journal-*"))
+
+
+def jot(history: History, count: int) -> list[int]:
+    """Jots down so many long runs; their numbers, the newest first."""
+    for number in range(count):
+        history.jot(run(number, started=1_000_000.0 + number)._replace(error="x" * 10_000))
+    return list(range(count - 1, -1, -1))
+
+
+def test_what_is_jotted_down_waits_for_time(opened: Open, database: Path) -> None:
+    """It is in files, and seen there; who has time puts the oldest into the database, never one that is written to."""
+    history = opened(limit=1_000)
+    numbers = jot(history, 100)
+    waiting = journals(database)
+    assert len(waiting) == 4
+    assert not database.exists()
+    for _ in waiting:
+        assert [record.attempt for record in opened().latest(None, 1_000)] == numbers
+        history.tidy()
+        assert waiting[0] not in journals(database)
+    assert journals(database) == waiting[-1:]
+    assert [record.attempt for record in history.latest(None, 1_000)] == numbers
+    assert history.latest("/mail/task7", 10) == [run(7, started=1_000_007.0)._replace(error="x" * 10_000)]
+
+
+def test_what_is_jotted_down_is_bounded(opened: Open, database: Path) -> None:
+    """By a process that never has time: it lets some files wait, and not more and more."""
+    history = opened(limit=10_000)
+    numbers = jot(history, 1_500)
+    assert len(journals(database)) < 40
+    assert 0 < rows(database) < 1_500
+    assert [record.attempt for record in history.latest(None, 10_000)] == numbers
+
+
+@pytest.mark.parametrize("taken_by", ["the next process that jots", "a supervisor's writer"])
+def test_what_a_dead_process_jotted_down(opened: Open, database: Path, taken_by: str) -> None:
+    """Nothing of it is lost but a line that was cut short; what a living one writes to is left alone."""
+    history = opened()
+    child = os.fork()
+    if child == 0:
+        jot(history, 3)
+        os._exit(0)
+    os.waitpid(child, 0)
+    (left,) = journals(database)
+    with left.open("ab") as file:
+        file.write(b'["/mail/task4","app')
+    history.jot(run(5))
+    alive = set(journals(database)) - {left}
+    if taken_by == "the next process that jots":
+        history.tidy()
+    else:
+        opened().add(runs(6))
+    assert set(journals(database)) == alive
+    found = {record.attempt for record in history.latest(None, 10)}
+    assert found == {0, 1, 2, 5} | ({6} if taken_by == "a supervisor's writer" else set())
+
+
 def test_texts_that_are_none(opened: Open) -> None:
     """Bytes of file names and errors that are no text are kept escaped, in the database and in the journal, and found
     by their task's id."""

@@ -163,17 +163,26 @@ def test_what_uwsgi_does_before_anybody_is_asked(instance: Instance) -> None:
     """Of files that other programs left cut short, uWSGI passes over the shortest, and deletes those whose variables
     are incomplete: we are not called. A cut body is run by plain uWSGI; ours is sealed, and is set aside."""
     whole = wire.dump({"msg": b"ucfg_fcall"}, b"x" * 100, None)
-    instance.write_app("from unspool import Spooler")
+    instance.write_app(
+        """
+        from unspool import Spooler
+        @Spooler.task
+        def mark():
+            note("mark")
+        """
+    )
     instance.start()
-    short = instance.drop("short", whole[:3])
     variables = instance.drop("variables", whole[:20])
     body = instance.drop("body", whole[:-1])
     instance.wait(lambda: not variables.exists() and not body.exists())
-    assert short.exists()
     assert [record.id for record in instance.backend.history()] == [str(body)]
     corrupt = instance.backend.find(str(body))
     assert corrupt is not None
     assert corrupt.state is State.CORRUPT
+    short = instance.drop("short", whole[:3])  # only now: we set it aside when it is as old as the others were
+    instance.do("mark()")
+    instance.wait_for_line("mark")
+    assert short.exists()
 
 
 def test_a_task_that_removes_its_own_file(instance: Instance) -> None:
@@ -218,6 +227,34 @@ def test_a_pause_holds_for_uwsgi_too(instance: Instance) -> None:
     assert instance.lines() == []
     instance.do("config.backend().control.resume()")
     instance.wait_for_line("mark")
+
+
+def test_a_task_that_pauses_is_the_last(instance: Instance) -> None:
+    """What was due behind it waits, though its process has looked a moment ago whether there is a pause."""
+    instance.write_app(
+        """
+        from unspool import Spooler, config
+        @Spooler.task
+        def mark(n):
+            note("mark", n)
+            return True
+        @Spooler.task
+        def pauses():
+            config.backend().control.pause()
+            note("paused")
+            return True
+        """
+    )
+    instance.start(quiet=False)
+    instance.backend.control.pause()
+    instance.do("mark(1)\npauses()\nmark(2)")
+    instance.do("config.backend().control.resume()")
+    instance.wait_for_line("paused")
+    offered = instance.log.read_text().count("managing request")
+    instance.wait(lambda: instance.log.read_text().count("managing request") > offered + 1)
+    assert instance.lines() == ["mark 1", "paused"]
+    instance.do("config.backend().control.resume()")
+    instance.wait_for_line("mark 2")
 
 
 def test_stopping_uwsgi_in_mid_task_loses_nothing(instance: Instance) -> None:

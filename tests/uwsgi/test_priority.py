@@ -38,6 +38,12 @@ def kills():
     note("kills")
     os.kill(os.getpid(), signal.SIGKILL)
 
+@Spooler.task
+def urges():
+    mark.using(priority=1)("urgent")
+    note("urges")
+    return True
+
 def send(*priorities):
     for priority in priorities:
         mark.using(priority=priority)(priority)
@@ -62,6 +68,17 @@ def test_smaller_numbers_run_first_and_those_without_last(instance: Instance, op
     instance.wait(lambda: len(marks(instance)) == 6)
     if "--spooler-ordered" not in options:  # there one scan may have begun before they came
         assert marks(instance) == ["0", "7", "7", "30", "None", "None"]
+
+
+def test_what_a_task_sends_with_a_priority_is_next(instance: Instance) -> None:
+    """Before all that was due without one, though its process has looked for a bell a moment ago."""
+    instance.write_app(APP)
+    instance.start(frequency=3600)
+    instance.backend.control.pause()
+    instance.do("mark('first')\nurges()\nmark('last')")
+    instance.do("config.backend().control.resume()")
+    instance.wait(lambda: len(instance.lines()) == 4)
+    assert instance.lines() == ["mark first", "urges", "mark urgent", "mark last"]
 
 
 def test_what_others_send_and_what_was_left_is_found(instance: Instance) -> None:

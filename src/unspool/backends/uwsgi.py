@@ -14,6 +14,7 @@ import contextlib
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 from typing import Any, Protocol
@@ -27,6 +28,7 @@ __all__ = ["UwsgiBackend", "frequency", "install", "module", "spoolers"]
 
 Handler = Callable[[dict[Any, Any]], Any]
 _FREQUENCY = 30.0  # seconds: uWSGI's own default
+_GLANCE = 0.002  # seconds in which a process that runs one task after the other does not look for a pause again
 
 
 class Bell(Protocol):
@@ -336,13 +338,21 @@ class UwsgiControl:
         self._uwsgi = uwsgi
         self._pids = pids
         self._wake = wake
+        self._not_before = 0.0
 
     @property
     def paused(self) -> bool:
-        return self._control.paused
+        now = time.monotonic()
+        if now < self._not_before:
+            return False
+        paused = self._control.paused
+        if not paused:  # else who is woken up by the end of the pause might not see it
+            self._not_before = now + _GLANCE
+        return paused
 
     def pause(self) -> None:
         self._control.pause()
+        self._not_before = 0.0
 
     def resume(self) -> None:
         self._control.resume()

@@ -147,6 +147,7 @@ class SpoolerHandler:
                 break
         if presence is not None:
             presence.running("", 0.0)
+        inside.backend.flush()
         return AGAIN
 
     @staticmethod

@@ -26,6 +26,7 @@ __all__ = ["Bell"]
 
 _MARK = "bell"
 _CONTENT = wire.dump({"msg": b"unspool_bell"}, b"", None)  # never run, so never signed
+_GLANCE = 0.002  # seconds in which a process that runs one task after the other does not look for a bell again
 _TICK = 0.02  # seconds in which two changes of a directory may bear the same time
 _log = logging.getLogger("unspool")
 
@@ -39,6 +40,7 @@ class Bell:
         self._agenda = Agenda(directory, clock, self._parts)
         self._mark = -1
         self._seen: dict[str, float] = {}
+        self._not_before = 0.0
 
     # --- whoever has made a task with a priority ready, or deferred it
 
@@ -47,6 +49,7 @@ class Bell:
 
         The task is safe by now, so a bell that cannot be made is no error: the next one serves for it, too.
         """
+        self._not_before = 0.0
         try:
             if self._is_wanted():
                 self._ring(due)
@@ -78,9 +81,12 @@ class Bell:
         return is_bell(ref)
 
     def rung(self) -> bool:
-        """Whether there is a bell for now, so that tasks with a priority should be run before others."""
-        if not self._agenda and not self._agenda.may_look:
+        """Whether there is a bell for now, so that tasks with a priority should be run before others. One of another
+        process's may be noticed ``_GLANCE`` later."""
+        now = time.monotonic()
+        if now < self._not_before or (not self._agenda and not self._agenda.may_look):
             return False
+        self._not_before = now + _GLANCE
         root = self._directory.fd("")
         if not os.access(BELL, os.F_OK, dir_fd=root):  # cheaper than an exception, and most often so
             return False

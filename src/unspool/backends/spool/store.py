@@ -349,6 +349,7 @@ class SpoolBackend:
     def flush(self) -> None:
         if self._remains is not None:
             self._remains.pass_on()
+        self._history.tidy()
 
     # --- people
 
