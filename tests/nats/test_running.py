@@ -160,3 +160,20 @@ def test_what_was_handed_out_is_given_back_at_the_end(served: Place, backend: Na
     served.burst()
     assert time.monotonic() - began < 10
     assert sum(line.startswith("done") for line in served.lines()) == 20
+
+
+def test_coroutines_end_beside_functions_and_when_nothing_comes_after_them(served: Place, backend: NatsBackend) -> None:
+    """In either thread of their worker; the last end of all is told to the server though the worker only waits then."""
+    served.write_app("""
+        @Spooler.task
+        async def rest(seconds): await asyncio.sleep(seconds); return True
+        @Spooler.task
+        def plain(): time.sleep(0.01); return True
+    """)
+    served.call(
+        "rest.enqueue_many([0, 0.001, 0.01, 0.05] * 10); [plain() for _ in range(10)]; rest.enqueue_many([0, 0.1])"
+    )
+    running = served.run()
+    until(lambda: backend.counts() == dict.fromkeys(State, 0))
+    assert running.stop() == 0
+    assert [record.verdict for record in backend.history()] == ["processed"] * 52

@@ -25,6 +25,11 @@ APP = """
         hold(name)
         return True
 
+    @Spooler.task
+    async def coroutine(name):
+        hold(name)
+        return True
+
     @Spooler.task(retry_delay=0.1, retry_jitter=0)
     def deadly(name, *victims):
         note("began", name)
@@ -54,20 +59,22 @@ def attempts_of(address: Address, task: str) -> list[tuple[str, int]]:
     return [(run.verdict, run.attempt) for run in reversed(runs) if run.task.endswith(task)]
 
 
-def test_nothing_waits_behind_a_long_run(place: Place, address: Address) -> None:
-    """What its worker has claimed ahead goes to others within a moment, and loses no attempt."""
+@pytest.mark.parametrize(("task", "options"), [("held", []), ("coroutine", ["--concurrency", "1"])])
+def test_nothing_waits_behind_a_long_run(place: Place, address: Address, task: str, options: list[str]) -> None:
+    """What its worker has claimed ahead goes to others within a moment, and loses no attempt; also where no more
+    coroutines may run beside a long one."""
     place.write_app(APP)
     place.gate("long")
-    crowd(place, "held('long')")
-    running = place.run("--processes", "2")
+    crowd(place, f"{task}('long')")
+    running = place.run("--processes", "2", *options)
     for number in range(2 * COUNT):
         place.wait_for_line(str(number))
     assert look_at(address).counts()[State.RUNNING] == 1
     place.open_gate("long")
-    running.wait_for_verdict(Verdict.PROCESSED, "held")
+    running.wait_for_verdict(Verdict.PROCESSED, task)
     assert running.stop() == 0
     assert attempts_of(address, "noted") == 2 * COUNT * [("processed", 1)]
-    assert attempts_of(address, "held") == [("processed", 1)]
+    assert attempts_of(address, task) == [("processed", 1)]
     assert len(place.lines()) == 2 * COUNT + 1
 
 

@@ -137,29 +137,38 @@ class Worker:
         while not self._stopping:
             self._loop.settle()
             if len(self._loop) >= self._limits.concurrency:
-                self._wait(self._limits.concurrency - 1)
+                self._wait_for_ends(self._limits.concurrency - 1)
                 continue
             try:
                 return self._queue.get() if self._ahead is None else self._next_of(self._ahead)
             except BlockingIOError:
                 self._at_once = 1
-                self._wait(0, or_ticket=True)
+                self._wait_for_tickets()
         return None
 
-    def _wait(self, most: int, *, or_ticket: bool = False) -> None:
-        """Waits until no more than ``most`` coroutines are left, or a signal came, or, if asked, there may be a
-        ticket."""
+    def _wait_for_tickets(self) -> None:
         self._loop.leave()
         self._flush()
-        reached = self._loop.expect(most)  # with tickets, too: what the last one's end has put off is then flushed
-        if not (self._stopping if or_ticket else reached):
-            self._bell.wait(or_ticket=or_ticket)
+        self._loop.expect(0)  # what the last one's end has put off is then flushed
+        if not self._stopping:
+            self._bell.wait(or_ticket=True)
+        self._loop.come_back()
+
+    def _wait_for_ends(self, most: int) -> None:
+        """Waits until no more than ``most`` coroutines are left, or a signal came."""
+        sign = self._presences[0]
+        self._loop.leave()
+        self._flush()
+        sign.running("", self._clock())  # the supervisor takes back what is claimed ahead, and waits, too
+        if not self._loop.expect(most):
+            self._bell.wait()
+        sign.running("", 0.0)
         self._loop.come_back()
 
     def _drain(self) -> None:
         """Waits until no coroutine is left."""
         while len(self._loop):
-            self._wait(0)
+            self._wait_for_ends(0)
 
     def _next_of(self, ahead: Queue) -> tuple[int, Ticket] | None:
         """The next of those claimed ahead. When there are none left, more are claimed: as many as should be begun in a
