@@ -105,6 +105,7 @@ _backends: dict[str, Backend] = {}
 _named_backends: dict[str | None, Backend] = {}  # by how they were asked for, which each send does
 _addresses: dict[str, address.Address] = {}  # of servers' spoolers, by name; they know the passwords
 _handler: "SpoolerHandler | None" = None
+_inside: list["Inside"] | None = None  # uWSGI's own spoolers, which each of its offers asks for
 _start: str | None = None  # inside uWSGI, the directory it was started in: its spoolers work in another
 
 
@@ -115,7 +116,7 @@ def configure(**values: Any) -> None:
         resolved now.
     :raises ConfigurationError: if there is no such setting, or it cannot have this value; then nothing is changed.
     """
-    global _settings, _configured  # noqa: PLW0603  the process's settings are one thing
+    global _settings, _configured, _inside  # noqa: PLW0603  the process's settings are one thing
     merged = _configured | {
         name: _parse(name, value, os.getcwd(), "configure()") for name, value in values.items() if value is not None
     }
@@ -126,6 +127,7 @@ def configure(**values: Any) -> None:
         _settings = None
         _backends.clear()
         _named_backends.clear()
+        _inside = None
 
 
 def settings() -> Settings:
@@ -347,11 +349,14 @@ def enter_uwsgi() -> None:
 
 
 def _insides() -> list["Inside"]:
-    with late:
-        from .backends.uwsgi import UwsgiBackend, spoolers
+    global _inside  # noqa: PLW0603  this uWSGI is one thing
+    if _inside is None:
+        with late:
+            from .backends.uwsgi import UwsgiBackend, spoolers
 
-    found = [backend(name) for name in spoolers()]
-    return [one for one in found if isinstance(one, UwsgiBackend)]
+        found = [backend(name) for name in spoolers()]
+        _inside = [one for one in found if isinstance(one, UwsgiBackend)]
+    return _inside
 
 
 def _open(path: str) -> Backend:

@@ -218,4 +218,7 @@ def test_what_nobody_has_rung_for_is_noticed(backend: SpoolBackend, clock: FakeC
     assert not bell.overlooked()
     os.rename(f"{backend.name}/{ref}", f"{backend.name}/5/uwsgi_spoolfile_on_other_1_1_1_1_1")
     assert bell.overlooked()
+    backend.agenda.look()
+    assert backend.agenda.priorities == ["5"]
+    assert bell.overlooked(backend.agenda.priorities)
     assert "5/uwsgi_spoolfile_on_other_1_1_1_1_1" in bell.urgent(BELL)

@@ -15,7 +15,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import ModuleType
 from typing import Any, Protocol
 
@@ -43,8 +43,9 @@ class Bell(Protocol):
     def rung(self) -> bool:
         """Whether there is a bell for now."""
 
-    def overlooked(self) -> bool:
-        """Whether somebody may have sent a task with a priority without ringing."""
+    def overlooked(self, parts: Iterable[str] | None = None) -> bool:
+        """Whether somebody may have sent a task with a priority without ringing; ``parts`` as ``Agenda.priorities``, if
+        that has just looked."""
 
     @property
     def more(self) -> bool:
@@ -65,6 +66,10 @@ class Agenda(Protocol):
 
     def next(self) -> str | None:
         """The ref of the next one, which is then no longer noted."""
+
+    @property
+    def priorities(self) -> list[str]:
+        """The directories of priorities that the last look found."""
 
     @property
     def busy(self) -> list[str]:
@@ -201,7 +206,7 @@ class UwsgiBackend:
         return self._store.exists()
 
     def send(self, envelopes: Sequence[Envelope]) -> list[str]:
-        if self._pids() and not self._uwsgi.masterpid():
+        if not self._uwsgi.masterpid() and self._pids():
             raise ConfigurationError(
                 "this uWSGI has no master process, so its spoolers are not started again when they die, and outlive "
                 "uWSGI when it does; start it with --master"
@@ -237,10 +242,14 @@ class UwsgiBackend:
 
     def upcoming(self, ref: str) -> Iterator[str]:
         bell, plain = self._store.bell, self._store.agenda
-        if bell.is_bell(ref) or bell.rung() or bell.overlooked():
+        rung = bell.is_bell(ref) or bell.rung()
+        if rung:
             yield from bell.urgent(ref)
-        if not plain and plain.may_look:
+        looks = not plain and plain.may_look
+        if looks:
             plain.look()
+        if not rung and bell.overlooked(plain.priorities if looks else None):
+            yield from bell.urgent(ref)
         while (name := plain.next()) is not None:
             yield name
             if bell.rung():
@@ -271,7 +280,7 @@ class UwsgiBackend:
         """uWSGI names a task relative to the directory that it is in, where this process is, unless it was told to be
         elsewhere."""
         if not self._elsewhere:
-            return os.path.join(os.getcwd(), name)
+            return f"{os.getcwd()}/{name}"
         for fd in os.listdir("/proc/self/fd"):  # it has the file open
             with contextlib.suppress(OSError):
                 path = os.readlink(f"/proc/self/fd/{fd}")

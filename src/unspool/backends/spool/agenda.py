@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 
 from ..base import Clock, Ticket
-from .layout import Directory, hint, is_task, priority_of, rank_of
+from .layout import Directory, hint, is_priority, is_task, priority_of, rank_of
 
 __all__ = ["Agenda"]
 
@@ -39,6 +39,8 @@ class Agenda:
         self._not_before = 0.0
         self.next_due: float | None = None
         """When the first of those that the last look found deferred is due (unix seconds)."""
+        self.priorities: list[str] = []
+        """The directories of priorities that the last look found in these parts."""
 
     def __bool__(self) -> bool:
         return bool(self._due)
@@ -63,6 +65,7 @@ class Agenda:
         started, now = time.monotonic(), self._clock()
         later: dict[str, float] = {}
         self.next_due = None
+        self.priorities = []
         due = (ticket for ticket in self._tickets() if self._is_due(ticket, now, later))
         self._due = deque(ticket.ref for ticket in heapq.nsmallest(_LIMIT, due))
         self._later = later
@@ -92,6 +95,9 @@ class Agenda:
             lead = f"{part}/" if part else ""
             rank = rank_of(priority_of(lead))
             with contextlib.suppress(OSError), os.scandir(self._directory.path(part)) as entries:
-                for name in (entry.name for entry in entries if is_task(entry.name)):
-                    ref = lead + name
-                    yield Ticket(rank, self._later.get(ref) or hint(name), ref)
+                for name in (entry.name for entry in entries):
+                    if is_task(name):
+                        ref = lead + name
+                        yield Ticket(rank, self._later.get(ref) or hint(name), ref)
+                    elif is_priority(name):
+                        self.priorities.append(name)

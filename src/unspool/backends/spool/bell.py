@@ -94,10 +94,13 @@ class Bell:
             return os.stat(BELL, dir_fd=root).st_mtime <= self._clock()
         return False
 
-    def overlooked(self) -> bool:
+    def overlooked(self, parts: Iterable[str] | None = None) -> bool:
         """Whether a directory of a priority has changed since the last look, as when uWSGI itself has put a task there,
-        which rings for nobody."""
-        return self._agenda.may_look and self._times() != self._seen
+        which rings for nobody.
+
+        :param parts: these directories, if somebody has just looked.
+        """
+        return self._agenda.may_look and self._times(self._parts() if parts is None else parts) != self._seen
 
     @property
     def more(self) -> bool:
@@ -173,7 +176,7 @@ class Bell:
         taken = f"{BELL}_taken_by_{os.getpid()}"  # still a bell, if this process dies before it rings
         with contextlib.suppress(FileNotFoundError):
             os.rename(BELL, taken, src_dir_fd=root, dst_dir_fd=root)
-        self._seen = self._times()
+        self._seen = self._times(self._parts())
         self._agenda.look()
         if self._agenda or self._agenda.busy:
             self._ring(None)
@@ -188,9 +191,9 @@ class Bell:
         with contextlib.suppress(OSError), os.scandir(self._directory.root) as entries:
             yield from (entry.name for entry in entries if is_priority(entry.name))
 
-    def _times(self) -> dict[str, float]:
+    def _times(self, parts: Iterable[str]) -> dict[str, float]:
         found = {}
-        for part in self._parts():
+        for part in parts:
             with contextlib.suppress(OSError):
                 changed = os.stat(self._directory.path(part)).st_mtime
                 found[part] = changed if time.time() - changed > _TICK else -1.0
