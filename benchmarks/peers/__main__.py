@@ -61,7 +61,7 @@ KINDS = (
     Kind("huey, Redis", ("huey", "redis"), "on_huey", _HUEY, _REDIS, "redis"),
     Kind("RQ", ("rq",), "on_rq", ("rq", "worker", "--worker-class", "rq.SimpleWorker", "--quiet", "--url"), _REDIS),
     Kind(
-        "Celery", ("celery", "redis"), "on_celery",
+        "Celery", ("celery", "redis", "packaging"), "on_celery",  # the last of which its transport does not ask for
         ("celery", "-A", "benchmarks.peers.on_celery", "worker", "-c", "1", "--loglevel", "ERROR"), _REDIS,
     ),
     Kind(
