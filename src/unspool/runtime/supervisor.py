@@ -150,7 +150,8 @@ class Supervisor:
 
     def _turn(self) -> None:
         if not self._waiting[0]:  # a worker may be waiting for what has just come: that before all else
-            self._fill()
+            if self._more:
+                self._fill()
             self._refresh()
             self._fill()
         self._obey(self._signals.take())
