@@ -222,3 +222,14 @@ def test_what_nobody_has_rung_for_is_noticed(backend: SpoolBackend, clock: FakeC
     assert backend.agenda.priorities == ["5"]
     assert bell.overlooked(backend.agenda.priorities)
     assert "5/uwsgi_spoolfile_on_other_1_1_1_1_1" in bell.urgent(BELL)
+
+
+def test_a_busy_task_is_tried_once_more(backend: SpoolBackend) -> None:
+    """And not at each offer: most have been run by then. Found busy again, it is noted again."""
+    agenda = backend.agenda
+    agenda.later("busy", None)
+    assert agenda.busy == ["busy"]
+    agenda.tried("busy")
+    assert agenda.busy == []
+    agenda.later("busy", None)
+    assert agenda.busy == ["busy"]

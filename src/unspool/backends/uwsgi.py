@@ -75,6 +75,9 @@ class Agenda(Protocol):
     def busy(self) -> list[str]:
         """Those that somebody else had when they were tried."""
 
+    def tried(self, ref: str) -> None:
+        """A busy one is tried once more; whoever finds it busy again says so to ``later``."""
+
     @property
     def may_look(self) -> bool:
         """Whether it is time to."""
@@ -245,10 +248,10 @@ class UwsgiBackend:
         rung = bell.is_bell(ref) or bell.rung()
         if rung:
             yield from bell.urgent(ref)
-        looks = not plain and plain.may_look
-        if looks:
+        known = not plain or not plain.may_look  # in a large directory since the last look, which took long
+        if not plain and plain.may_look:
             plain.look()
-        if not rung and bell.overlooked(plain.priorities if looks else None):
+        if not rung and bell.overlooked(plain.priorities if known else None):
             yield from bell.urgent(ref)
         while (name := plain.next()) is not None:
             yield name
@@ -256,7 +259,9 @@ class UwsgiBackend:
                 yield from bell.urgent(ref)
             if not plain and plain.may_look:
                 plain.look()
-        yield from plain.busy  # another process of uWSGI's may have looked at one just then, and left it
+        for name in plain.busy:  # another process of uWSGI's may have looked at one just then, and left it
+            plain.tried(name)
+            yield name
 
     @property
     def more(self) -> bool:

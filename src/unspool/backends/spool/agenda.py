@@ -60,6 +60,11 @@ class Agenda:
         looked at it."""
         return list(self._busy)
 
+    def tried(self, ref: str) -> None:
+        """A busy one is tried once more; whoever finds it busy again says so to ``later``. Most have been run by then,
+        and must not be tried at each offer until the next look."""
+        self._busy.discard(ref)
+
     def look(self) -> None:
         """Notes what is due now, in place of what was noted before."""
         started, now = time.monotonic(), self._clock()
