@@ -7,7 +7,6 @@ does. uWSGI is told *again*, which has it leave the file alone, be it there or n
 file, and *not mine* offer it again at every scan, for ever.
 """
 
-import asyncio
 import contextlib
 import logging
 import math
@@ -244,6 +243,8 @@ class SpoolerHandler:
             with contextlib.nullcontext() if call.options.timeout is None else limit(call.options.timeout):
                 result = dispatch.run(call)
                 if hasattr(result, "__await__"):
+                    import asyncio  # 3 MB in each of uWSGI's processes, that only coroutines need
+
                     result = asyncio.run(result)
         except BaseException as error:  # noqa: BLE001  whatever a task raises, sys.exit() included, is its failure
             exception = error
