@@ -58,6 +58,7 @@ def test_selection(found: list[str], most: int, last: float, last_later: float) 
         "uwsgi_spoolfile_on_x",
         "uwsgi_spoolfile_on__abcdefghijklmnopq",
         f"uwsgi_spoolfile_on_host_1_1_1_{int(NOW)}_37",
+        f"uwsgi_spoolfile_on_host_1_17_1_{int(NOW) - 2}_0",
         "~" * 30,
     ]
     for exact in (False, True):

@@ -157,3 +157,21 @@ def test_a_loop_that_ran_nothing_is_closed() -> None:
     loop = EventLoop(lambda: None)
     assert threading.active_count() == before
     loop.close()
+
+
+def test_the_last_end_wakes_the_main_thread_though_it_cannot_be_settled(main: Main) -> None:
+    """Whatever is wrong with the last one's end, the main thread does not wait for it for ever."""
+    gate = asyncio.Event()
+
+    async def one() -> None:
+        await gate.wait()
+
+    def done(*_: object) -> None:
+        raise OSError("no pipe")
+
+    main.loop.start(one(), None, done)
+    main.loop.leave()
+    assert not main.loop.expect(0)
+    main.loop._loop.call_soon_threadsafe(gate.set)
+    assert main.rung.wait(PATIENCE)
+    main.loop.come_back()

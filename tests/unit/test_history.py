@@ -66,11 +66,11 @@ def test_newest_first(opened: Open) -> None:
     """All fields as they were given; of all tasks or one; as many as asked for; seen by other processes."""
     history = opened()
     history.add(runs(1, 2))
-    history.add([Record("/mail/5/task", "app:\N{SNOWMAN}", "dead", 20, 1.5, 2.5, 1, "Traceback\nx"), run(4)])
+    history.add([Record("/mail/5/task", "app:\N{SNOWMAN}", "dead", 20, 1_000_000.0, 0.5, 1, "Traceback\nx"), run(4)])
     for looking in (history, opened()):
         found = looking.latest(None, 10)
         assert [record.attempt for record in found] == [4, 20, 2, 1]
-        assert found[1] == Record("/mail/5/task", "app:\N{SNOWMAN}", "dead", 20, 1.5, 2.5, 1, "Traceback\nx")
+        assert found[1] == Record("/mail/5/task", "app:\N{SNOWMAN}", "dead", 20, 1_000_000.0, 0.5, 1, "Traceback\nx")
         assert [record.attempt for record in looking.latest(None, 2)] == [4, 20]
         assert looking.latest("/mail/task2", 10) == runs(2)
         assert looking.latest("/mail/gone", 10) == []
@@ -287,13 +287,13 @@ def test_texts_that_are_none(opened: Open) -> None:
     """Bytes of file names and errors that are no text are kept escaped, in the database and in the journal, and found
     by their task's id."""
     history = opened()
-    strange = Record("/mail/\udcff", "app:f", "dead", 1, 1.0, 0.5, 1, "ValueError: \ud800")
+    strange = Record("/mail/\udcff", "app:f", "dead", 1, 1_000_000.0, 0.5, 1, "ValueError: \ud800")
     kept = strange._replace(id="/mail/\\udcff", error="ValueError: \\ud800")
     history.add([run(1), strange, run(2)])
     assert history.latest(None, 10) == [run(2), kept, run(1)]
     assert history.latest(strange.id, 10) == [kept]
-    history.jot(strange._replace(attempt=2, started=2.0))
-    assert history.latest(strange.id, 10) == [kept._replace(attempt=2, started=2.0), kept]
+    history.jot(strange._replace(attempt=2, started=1_000_002.0))
+    assert history.latest(strange.id, 10) == [kept._replace(attempt=2, started=1_000_002.0), kept]
 
 
 def test_a_row_that_cannot_be_kept_costs_no_other(

@@ -14,6 +14,7 @@ operations = st.lists(
     st.one_of(
         st.tuples(st.just("arrive"), st.tuples(st.integers(0, 3), st.integers(0, 40))),
         st.tuples(st.just("arrive many"), st.tuples(st.integers(0, 3), st.integers(0, 40), st.integers(1, 12))),
+        st.tuples(st.just("arrive unseen"), st.tuples(st.integers(0, 3), st.integers(0, 40), st.integers(1, 12))),
         st.tuples(st.just("take"), st.integers(1, 8)),
         st.tuples(st.just("give back"), st.integers(1, 4)),
         st.tuples(st.just("settle"), st.integers(1, 4)),
@@ -52,10 +53,14 @@ class Queue:
         """What a feed does before it gives anything out: a scan only where the window asks for one."""
         self.window.promote(self.now)
         if self.window.lacking:
-            self.window.open_horizon()
-            self.scan()
-            self.window.lift_barrier()
+            self.rescan()
             assert not self.window.lacking, "one scan is enough"
+
+    def rescan(self) -> None:
+        """As a feed does it: all that is found may come in, in order again only at the end."""
+        self.window.open_horizon()
+        self.scan()
+        self.window.lift_barrier()
 
     def scan(self) -> None:
         """Brings all that waits, or only as many as there is room for."""
@@ -95,6 +100,10 @@ class Queue:
             case "arrive many", (rank, due, count):
                 for _ in range(count):
                     self.arrive(rank, due)
+            case "arrive unseen", (rank, due, count):  # events were lost, so there is a scan
+                self.waiting.update(ticket(self.made + number, due, rank) for number in range(1, count + 1))
+                self.made += count
+                self.rescan()
             case "take", limit:
                 self.take(limit)
             case "give back", count:
@@ -156,6 +165,18 @@ def test_nothing_beyond_the_horizon() -> None:
     assert window.take(5) == []  # something before it may still be found
     window.lift_barrier()
     assert window.take(5) == [ticket(99)]
+
+
+def test_far_ones_do_not_hide_that_nearer_ones_were_passed_over() -> None:
+    """When a scan finds more deferred ones than there is room for, those known before that are later than these do not
+    count for known: the next scan comes in time."""
+    queue = Queue(6, selective=True)
+    for _ in range(4):
+        queue.arrive(0, 100.0)
+    queue.apply(("arrive unseen", (0, 10, 10)))
+    queue.apply(("pass", 15))
+    queue.take(20)
+    assert len(queue.out) == 10
 
 
 def test_lacking_before_it_is_empty() -> None:

@@ -40,8 +40,8 @@ class Bell(Protocol):
     def is_bell(self, ref: str) -> bool:
         """Whether this is no task but a bell."""
 
-    def rung(self) -> bool:
-        """Whether there is a bell for now."""
+    def rung(self, *, certain: bool = False) -> bool:
+        """Whether there is a bell for now; unless it must be ``certain``, one may be noticed a moment later."""
 
     def overlooked(self, parts: Iterable[str] | None = None) -> bool:
         """Whether somebody may have sent a task with a priority without ringing; ``parts`` as ``Agenda.priorities``, if
@@ -262,6 +262,8 @@ class UwsgiBackend:
         for name in plain.busy:  # another process of uWSGI's may have looked at one just then, and left it
             plain.tried(name)
             yield name
+        if bell.rung(certain=True):  # or it would wait for uWSGI's next look
+            yield from bell.urgent(ref)
 
     @property
     def more(self) -> bool:

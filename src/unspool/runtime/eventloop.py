@@ -131,8 +131,8 @@ class EventLoop:
         finally:
             if self._ended and self._away:
                 self._loop.call_soon(self._stand_in)
-        if len(self._runs) <= self._expected:
-            self._wake()
+            if len(self._runs) <= self._expected:
+                self._wake()
 
     def _settle_one(self) -> None:
         try:

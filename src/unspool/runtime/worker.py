@@ -148,8 +148,8 @@ class Worker:
 
     def _wait_for_tickets(self) -> None:
         self._loop.leave()
+        self._loop.expect(0)  # what the last one's end has put off is then flushed, or now, if it has ended by now
         self._flush()
-        self._loop.expect(0)  # what the last one's end has put off is then flushed
         if not self._stopping:
             self._bell.wait(or_ticket=True)
         self._loop.come_back()
@@ -230,6 +230,8 @@ class Worker:
 
     def _run(self, index: int, claim: Claim, call: dispatch.Call, started: float) -> None:
         timeout = call.options.timeout
+        if self._loop.leave():  # before the beginning is told: it may take long, and not out of this one's time
+            self._flush()
         if timeout is not None:
             delay = dispatch.delay_after(call, claim)
             self._reports.begin(index, claim.ref, started, timeout, delay)
@@ -241,8 +243,6 @@ class Worker:
         result: Any = None
         exception: BaseException | None = None
         points.reach("run.begin")
-        if self._loop.leave():
-            self._flush()
         try:
             if timeout is None:
                 result = dispatch.run(call)

@@ -80,11 +80,13 @@ class Bell:
         """Whether this is no task but a bell."""
         return is_bell(ref)
 
-    def rung(self) -> bool:
-        """Whether there is a bell for now, so that tasks with a priority should be run before others. One of another
-        process's may be noticed ``_GLANCE`` later."""
+    def rung(self, *, certain: bool = False) -> bool:
+        """Whether there is a bell for now, so that tasks with a priority should be run before others.
+
+        :param certain: or else one of another process's may be noticed ``_GLANCE`` later.
+        """
         now = time.monotonic()
-        if now < self._not_before or (not self._agenda and not self._agenda.may_look):
+        if (now < self._not_before and not certain) or (not self._agenda and not self._agenda.may_look):
             return False
         self._not_before = now + _GLANCE
         root = self._directory.fd("")

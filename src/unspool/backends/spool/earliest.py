@@ -74,12 +74,12 @@ class Selection:
         self.come.last = time_text(last)
 
     def sift(self, entries: Iterable[Entry]) -> list[Entry]:
-        """Those that may be wanted, and all whose names are not timed: what is between two times begins as they do."""
+        """Those that may be wanted, and all whose names are not timed."""
         last, now, last_later = self.come.last, self._now, self.later.last
         return [
             entry
             for entry in entries
-            if not last < (time := entry.name[-_SIZE:]) <= now
+            if (not last < (time := entry.name[-_SIZE:]) <= now or time[11:12] != "_")
             and (time <= last_later or time >= _AFTER or time[11:12] != "_")
         ]
 

@@ -26,7 +26,7 @@ CREATE INDEX IF NOT EXISTS runs_of_a_task ON runs (id);
 """
 _INSERT = "INSERT INTO runs (id, task, verdict, attempt, started, duration, pid, error) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _SELECT = "SELECT id, task, verdict, attempt, started, duration, pid, error FROM runs"
-_LATEST = f"{_SELECT} ORDER BY number DESC LIMIT ?"
+_LATEST = f"{_SELECT} ORDER BY started + duration DESC, number DESC LIMIT ?"  # a journal's rows may be put in late
 _LATEST_OF = f"{_SELECT} WHERE id = ? ORDER BY started + duration DESC, number DESC LIMIT ?"
 _TRIM_EVERY = 5_000  # rows between two trimmings
 _BUSY = 10_000  # milliseconds to wait for another supervisor's writer

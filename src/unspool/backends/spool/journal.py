@@ -97,7 +97,7 @@ class Journal:
         with contextlib.suppress(OSError, sqlite3.Error):  # it is gone; another process has the database just now
             fd = os.open(name, _OPEN, dir_fd=self._directory.fd(PRIVATE))
             with open(fd, "rb") as file:
-                if lock.acquire(fd):
+                if lock.acquire(fd) and os.fstat(fd).st_nlink:  # else another process has just put it there
                     self._add(_parse(file.read().splitlines()))
                     os.unlink(name, dir_fd=self._directory.fd(PRIVATE))
 

@@ -170,6 +170,9 @@ class Window:
         """The same with deferred ones."""
         if self._deferred_horizon is None or last.due < self._deferred_horizon:
             self._deferred_horizon = last.due
+            for until, ticket in filter(self._is_deferred, set(self._deferred)):
+                if until > last.due:
+                    self.forget_deferred(ticket.ref)
 
     def latest(self, rank: int, now: float) -> tuple[float, float, float]:
         """Of a rank, tickets are taken in that are due up to the first, and those between the second and third."""
