@@ -135,10 +135,11 @@ class Worker:
 
     def _next(self) -> tuple[int, Ticket] | None:
         while not self._stopping:
-            self._loop.settle()
-            if len(self._loop) >= self._limits.concurrency:
-                self._wait_for_ends(self._limits.concurrency - 1)
-                continue
+            if self._loop.used:
+                self._loop.settle()
+                if len(self._loop) >= self._limits.concurrency:
+                    self._wait_for_ends(self._limits.concurrency - 1)
+                    continue
             try:
                 return self._queue.get() if self._ahead is None else self._next_of(self._ahead)
             except BlockingIOError:
@@ -230,7 +231,9 @@ class Worker:
 
     def _run(self, index: int, claim: Claim, call: dispatch.Call, started: float) -> None:
         timeout = call.options.timeout
-        if self._loop.leave():  # before the beginning is told: it may take long, and not out of this one's time
+        if (
+            self._loop.used and self._loop.leave()
+        ):  # before the beginning is told: it may take long, and not out of this one's time
             self._flush()
         if timeout is not None:
             delay = dispatch.delay_after(call, claim)
@@ -251,7 +254,8 @@ class Worker:
                     result = dispatch.run(call)
         except BaseException as error:  # noqa: BLE001  whatever a task raises, sys.exit() included, is its failure
             exception = error
-        self._loop.come_back()
+        if self._loop.used:
+            self._loop.come_back()
         if isinstance(exception, TaskTimeout) or (isinstance(exception, OSError) and exception.errno == errno.EMFILE):
             # What was interrupted may be in any state, and what leaked stays: a fresh process goes on.
             self._stopping = True
