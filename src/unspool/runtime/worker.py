@@ -231,9 +231,8 @@ class Worker:
 
     def _run(self, index: int, claim: Claim, call: dispatch.Call, started: float) -> None:
         timeout = call.options.timeout
-        if (
-            self._loop.used and self._loop.leave()
-        ):  # before the beginning is told: it may take long, and not out of this one's time
+        # Before the beginning is told, for it may take long, and not out of this one's time.
+        if self._loop.used and self._loop.leave():
             self._flush()
         if timeout is not None:
             delay = dispatch.delay_after(call, claim)

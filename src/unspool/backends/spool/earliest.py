@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable
 from typing import Protocol, TypeVar
 
-__all__ = ["Earliest", "Selection", "time_text"]
+__all__ = ["Earliest", "Selection", "sift", "time_text"]
 
 _SIZE = len("_1700000000_000000")
 _TEXT_FROM, _TEXT_TO = 1e9, 9.999e9  # seconds that have ten digits
@@ -75,13 +75,7 @@ class Selection:
 
     def sift(self, entries: Iterable[Entry]) -> list[Entry]:
         """Those that may be wanted, and all whose names are not timed."""
-        last, now, last_later = self.come.last, self._now, self.later.last
-        return [
-            entry
-            for entry in entries
-            if (not last < (time := entry.name[-_SIZE:]) <= now or time[11:12] != "_")
-            and (time <= last_later or time >= _AFTER or time[11:12] != "_")
-        ]
+        return sift(entries, self.come.last, self._now, self.later.last)
 
     def add(self, names: Iterable[str], exact: bool) -> list[str]:
         """Takes in names that ``sift`` has let through; those that it does not take, for they are not timed.
@@ -93,11 +87,28 @@ class Selection:
         others: list[str] = []
         for name in names:
             time = name[-_SIZE:]
-            timed = time[0] == "_" and time[11:12] == "_"
-            (others if not timed else later if time > self._now else others if exact else come).append(name)
+            if time[0] != "_" or time[11:12] != "_":
+                others.append(name)
+            elif time > self._now:
+                later.append(name)
+            else:
+                (others if exact else come).append(name)
         self.come.add(come)
         self.later.add(later)
         return others
+
+
+def sift(entries: Iterable[Entry], last: str, now: str, last_later: str) -> list[Entry]:
+    """All but those with a time after ``last`` that has come, or after ``last_later`` that is to come.
+
+    :param last, now, last_later: texts of times.
+    """
+    return [
+        entry
+        for entry in entries
+        if (not last < (time := entry.name[-_SIZE:]) <= now or time[11:12] != "_")
+        and (time <= last_later or time >= _AFTER or time[11:12] != "_")
+    ]
 
 
 def time_text(time: float) -> str:

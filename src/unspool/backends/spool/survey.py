@@ -16,7 +16,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from ...message import State
 from . import lock
 from .aside import REASON_SUFFIX
-from .earliest import Selection
+from .earliest import sift, time_text
 from .layout import ASIDE, BELL, PREFIX, Directory, hint, is_bell, is_priority, rank_of
 from .trust import is_unfinished
 
@@ -60,7 +60,7 @@ class _Some(NamedTuple):
         last = now
         if end is not None and self.rank >= end.rank:
             last = min(end.due, now) if self.rank == end.rank else -math.inf
-        return self._replace(files=Selection((last, now, now), 0).sift(self.files))
+        return self._replace(files=sift(self.files, time_text(last), time_text(now), time_text(now)))
 
 
 class Survey:
