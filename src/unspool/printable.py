@@ -1,23 +1,27 @@
-"""Text that shows as what it is, wherever it is shown.
+"""Text that shows as what it is, and can be stored, wherever it comes from.
 
-Names, messages and reasons come from files that anybody may have written. A terminal obeys control characters, a log is
-read by its lines, and marks of direction or of no width make one name look like another.
+Names, messages and reasons come from files and tasks that anybody may have written. A terminal obeys control
+characters, a log is read by its lines, and marks of direction or of no width make one name look like another. A
+surrogate that is not part of a pair, and NUL, cannot be stored by a database or written to a UTF-8 stream.
 """
 
 import re
 
 __all__ = ["printable"]
 
-# Controls, and what Unicode calls format characters and separators of lines. File names that are no text are left as
-# they are, for a pipe to get their very bytes.
+# Controls, what Unicode calls format characters and separators of lines, and surrogates: a string holds only lone ones.
 _hidden = re.compile(
-    "[\x00-\x1f\x7f-\x9f\xad\u0600-\u0605\u061c\u06dd\u070f\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
-    "\U000e0000-\U000e007f]"
+    "[\x00-\x1f\x7f-\x9f\xad\u0600-\u0605\u061c\u06dd\u070f\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff"
+    "\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
 )
 
 
 def printable(text: str) -> str:
-    """The text in one line, what would not be seen shown as escapes."""
+    """Returns the text in one line, with escapes such as ``\\n`` in place of what cannot be seen or stored.
+
+    The result has no control character, NUL or lone surrogate, and encodes as UTF-8. Printable text is returned
+    unchanged, so the function may be applied twice.
+    """
     if text.isprintable():
         return text
     return _hidden.sub(lambda found: found[0].encode("unicode_escape").decode(), text)

@@ -158,6 +158,35 @@ def test_hostile_names_and_messages_are_shown_not_sent(shell: Shell) -> None:
     assert "\x1b[31m" not in shell.on_terminal("ls", NO_COLOR="1")
 
 
+@pytest.mark.parametrize(
+    "locale",
+    [
+        {},
+        {"PYTHONIOENCODING": "ascii"},
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    ],
+)
+def test_no_locale_ends_a_listing(shell: Shell, locale: dict[str, str]) -> None:
+    """Whatever stdout encodes, each task is listed: half of a surrogate pair, and what the encoding lacks, is escaped.
+    In a pipe, an id that is not text is the file's own name, and can be given back."""
+    shell.send("--message", "\N{SNOWMAN}")
+    odd = os.fsencode(shell.mail) + b"/uwsgi_spoolfile_on_\xff_1"
+    with open(odd, "wb") as file:
+        file.write(b"\x11\x00\x00\x00")
+    dead = shell.mail / ".unspool/dead"
+    (dead / "uwsgi_spoolfile_on_x_1").write_bytes(b"\x11\x00\x00\x00")
+    (dead / "uwsgi_spoolfile_on_x_1.reason").write_text('{"reason": "half \\ud83d\\u0000"}')
+
+    shell("show", str(dead / "uwsgi_spoolfile_on_x_1"), **locale)
+    listed = shell("ls", **locale).splitlines()
+    assert len(listed) == 3
+    assert listed[2].endswith("\thalf \\ud83d\\x00")
+    [id] = [line.split("\t")[0] for line in listed if os.fsencode(line.split("\t")[0]) == odd]
+    assert shell("rm", id, **locale) == f"{id}\n"
+    assert not os.path.exists(odd)
+    assert "half \\ud83d\\x00" in shell.on_terminal("ls", COLUMNS="500", **locale)
+
+
 def test_show_json_has_all_that_is_known(shell: Shell) -> None:
     """The keys of ls and more: variables decoded, sizes, and the history with its tracebacks."""
     id = shell.send("app:stumble")

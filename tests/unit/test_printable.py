@@ -21,13 +21,25 @@ from unspool.runtime.log import log_end
         ("a\u200bb\u200fc\ufeff\u2066", "a\\u200bb\\u200fc\\ufeff\\u2066"),
         ("\U000e0041", "\\U000e0041"),
         ("no\u2028line", "no\\u2028line"),
-        ("file\udcff", "file\udcff"),
+        ("file\udcff", "file\\udcff"),
+        ("half \ud83d, other half \ude00", "half \\ud83d, other half \\ude00"),
+        ("a\0b", "a\\x00b"),
+        ("whole \U0001f600", "whole \U0001f600"),
     ],
 )
 def test_what_is_shown(text: str, shown: str) -> None:
-    """Escapes, new lines, marks of direction and of no width are shown, not sent; bytes that are no text stay."""
+    """Controls, new lines, marks of direction or of no width, NUL and lone surrogates are escaped, and nothing else.
+    Escaped text stays as it is."""
     assert printable(text) == shown
     assert printable(shown) == shown
+    assert shown.encode()
+
+
+def test_every_code_point_can_be_stored_and_stays_in_its_line() -> None:
+    """The result encodes as UTF-8, is one line and holds no NUL, whatever the text."""
+    shown = printable("".join(map(chr, range(0x110000))))
+    assert len(shown.encode().splitlines()) == len(shown.splitlines()) == 1
+    assert "\0" not in shown
 
 
 def test_a_tasks_label_cannot_write_into_a_terminal_or_a_log() -> None:

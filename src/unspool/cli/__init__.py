@@ -4,7 +4,6 @@ Statuses: 0 fine; 1 a task that was asked about is not there, or is running; 2 b
 cannot be used. A mistake of the user's is answered by one line on stderr, never by a traceback.
 """
 
-import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -69,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     if not hasattr(os, "fork"):
         return _complain("this system has no fork(); unspool runs on Linux and macOS, and in WSL on Windows", 2)
-    _tolerate_any_file_name()
+    output.accept_any_text()
     try:
         status = commands.main(None if argv is None else list(argv), prog_name="unspool", standalone_mode=False)
     except _PipeClosed:
@@ -105,12 +104,3 @@ def _where_from(error: click.UsageError) -> str:
         if os.environ.get(variable):
             hints.insert(0, f"{variable} is set")
     return f" ({'; '.join(hints)})"
-
-
-def _tolerate_any_file_name() -> None:
-    """A file's name need not be text: a pipe gets its very bytes, a terminal sees them escaped, as stderr does."""
-    utf8 = (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "") == "utf8"
-    with contextlib.suppress(AttributeError):  # replaced by somebody's own object
-        sys.stdout.reconfigure(  # type: ignore[union-attr]
-            errors="surrogateescape" if utf8 and not output.is_terminal() else "backslashreplace"
-        )

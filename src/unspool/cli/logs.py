@@ -7,7 +7,7 @@ import time
 from datetime import datetime
 from typing import Any
 
-from .output import clean
+from ..printable import printable
 from .progress import ProgressLine
 from .times import span
 
@@ -52,7 +52,7 @@ class _TextFormatter(logging.Formatter):
         run: dict[str, Any] | None = getattr(record, "unspool", None)
         pid = run["worker"] if run else record.process
         text = _describe_run(run) if run else record.getMessage()
-        return clean(f"{_time(record.created)} {record.levelname:<7} {pid} {text}")
+        return printable(f"{_time(record.created)} {record.levelname:<7} {pid} {text}")
 
 
 class _JsonFormatter(logging.Formatter):

@@ -3,15 +3,18 @@
 Names, messages and reasons come from files that anybody may have written, so control characters are shown, not sent.
 """
 
+import codecs
 import contextlib
 import json
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, TextIO
 
-from ..printable import printable as clean
+from ..printable import printable
 
-__all__ = ["clean", "error", "finding", "is_terminal", "line", "note", "table", "write_json", "write_json_array"]
+__all__ = ["accept_any_text", "clean", "error", "finding", "is_terminal", "line", "note", "table", "write_json",
+           "write_json_array"]  # fmt: skip
 
 _STYLES = {
     "ready": "green",
@@ -30,6 +33,40 @@ _STYLES = {
 }
 
 
+_not_text = re.compile("([\udc80-\udcff]+)")  # the bytes of file names, as ``os.fsdecode`` gives them
+
+
+def accept_any_text() -> None:
+    """Has stdout encode any text: no character, and no file name, ends a command with ``UnicodeEncodeError``.
+
+    A pipe gets the bytes of a file name that is not text, so that the name can be given back to a command. All else
+    that the encoding lacks is escaped.
+    """
+    encoding = getattr(sys.stdout, "encoding", None) or "ascii"
+    piped = not is_terminal() and "a".encode(encoding) == b"a"
+    with contextlib.suppress(AttributeError):  # another object took the place of sys.stdout
+        sys.stdout.reconfigure(errors="unspool" if piped else "backslashreplace")  # type: ignore[union-attr]
+
+
+def _encode(error: UnicodeError) -> tuple[str | bytes, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    start = error.start
+    if _not_text.match(error.object[start]):
+        return error.object[start].encode("ascii", "surrogateescape"), start + 1
+    return codecs.backslashreplace_errors(UnicodeEncodeError(error.encoding, error.object, start, start + 1, ""))
+
+
+codecs.register_error("unspool", _encode)
+
+
+def clean(text: str) -> str:
+    """The text as ``printable`` gives it; in a pipe, the bytes of a file name that is not text stay."""
+    if text.isprintable() or is_terminal():
+        return printable(text)
+    return "".join(part if at % 2 else printable(part) for at, part in enumerate(_not_text.split(text)))
+
+
 def is_terminal(stream: TextIO | None = None) -> bool:
     """Whether a person sees the output as it is."""
     return (stream or sys.stdout).isatty()
@@ -45,13 +82,13 @@ def line(text: str = "", style: str = "") -> None:
 
 def note(text: str) -> None:
     """A remark beside the output, for a person: on stderr."""
-    sys.stderr.write(f"unspool: {clean(text)}\n")
+    sys.stderr.write(f"unspool: {printable(text)}\n")
 
 
 def error(problem: object) -> None:
     """What went wrong, in one line on stderr."""
     with contextlib.suppress(OSError):
-        sys.stderr.write(f"unspool: error: {clean(' '.join(str(problem).split()))}\n")
+        sys.stderr.write(f"unspool: error: {printable(' '.join(str(problem).split()))}\n")
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, always_headed: bool = False) -> int:
