@@ -8,19 +8,21 @@ from unittest.mock import ANY
 
 import pytest
 
-from unspool.message import Record, Verdict
+from unspool.message import Record, RefusalKind, Verdict
 from unspool.runtime import report
-from unspool.runtime.report import Reader, Writer
+from unspool.runtime.report import BadReport, Reader, Writer
 from unspool.testing.waiting import readable
 
 PATIENCE = 30.0  # seconds after which an event that should come has not
+RECORD = Record("/spool/name", "task", "processed", 1, 1.5, 0.25, 7, "")
+END_LINE = report.dump_end(1, "name", None, RECORD)
 
 
 @pytest.fixture
 def ends() -> Iterator[tuple[Reader, int]]:
     """The reader, and the descriptor to write to, which the test closes or not."""
     reader, writer = os.pipe()
-    yield Reader(reader), writer
+    yield Reader(reader, 2), writer
     for fd in (reader, writer):
         try:
             os.close(fd)
@@ -41,13 +43,13 @@ def test_events_arrive_in_order(ends: tuple[Reader, int]) -> None:
     """With whatever JSON can say, many at one reading; and then none."""
     reader, fd = ends
     writer = Writer(fd)
-    writer.write(report.READY)
-    writer.write(report.END, 0, "5/name", 1.25, None, {"error": 'line\nbreak "quoted" \N{SNOWMAN}'})
-    writer.write(report.BEGIN, 1, os.fsdecode(b"\xff"), 5)
+    writer.write(report.READY, {"/app.py": 1.5}, True)
+    writer.write(report.REFUSED, 0, "5/name", RefusalKind.UNUSABLE, 1.25, 'line\nbreak "quoted" \N{SNOWMAN}')
+    writer.write(report.BEGIN, 1, os.fsdecode(b"\xff"), 5.0, None, None)
     assert reader.read() == [
-        ["ready"],
-        ["end", 0, "5/name", 1.25, None, {"error": 'line\nbreak "quoted" \N{SNOWMAN}'}, ANY],
-        ["begin", 1, os.fsdecode(b"\xff"), 5],
+        ["ready", {"/app.py": 1.5}, True],
+        ["refused", 0, "5/name", "unusable", 1.25, 'line\nbreak "quoted" \N{SNOWMAN}'],
+        ["begin", 1, os.fsdecode(b"\xff"), 5.0, None, None],
     ]
     assert reader.read() == []
 
@@ -79,13 +81,13 @@ def test_lines_by_hand_are_those_of_the_general_encoder(ends: tuple[Reader, int]
 def test_a_part_of_a_line_waits_for_the_rest(ends: tuple[Reader, int]) -> None:
     """Wherever it is cut."""
     reader, fd = ends
-    line = b'["ready"]\n["end",1]\n'
+    line = b'["failed","why"]\n%b\n' % END_LINE
     for cut in range(len(line)):
         os.write(fd, line[:cut])
         events = reader.read()
         assert len(events) == line[:cut].count(b"\n")
         os.write(fd, line[cut:])
-        assert events + reader.read() == [["ready"], ["end", 1, b'["end",1]']]
+        assert events + reader.read() == [["failed", "why"], ["end", 1, "name", None, list(RECORD), END_LINE]]
 
 
 def test_threads_do_not_mix_their_lines(ends: tuple[Reader, int]) -> None:
@@ -95,7 +97,7 @@ def test_threads_do_not_mix_their_lines(ends: tuple[Reader, int]) -> None:
 
     def tell(name: str) -> None:
         for number in range(20):
-            writer.write("event", name, number, name * 50_000)
+            writer.write(report.REFUSED, 0, name, RefusalKind.GONE, number, name * 50_000)
 
     threads = [threading.Thread(target=tell, args=[name], daemon=True) for name in "abcd"]
     for thread in threads:
@@ -104,8 +106,8 @@ def test_threads_do_not_mix_their_lines(ends: tuple[Reader, int]) -> None:
     for thread in threads:
         thread.join()
     for name in "abcd":
-        mine = [event for event in events if event[1] == name]
-        assert mine == [["event", name, number, name * 50_000] for number in range(20)]
+        mine = [event for event in events if event[2] == name]
+        assert mine == [["refused", 0, name, "gone", number, name * 50_000] for number in range(20)]
 
 
 def test_events_survive_their_writer(ends: tuple[Reader, int]) -> None:
@@ -114,14 +116,14 @@ def test_events_survive_their_writer(ends: tuple[Reader, int]) -> None:
     pid = os.fork()
     if pid == 0:
         try:
-            Writer(fd).write(report.BEGIN, 0, "name", None)
+            Writer(fd).write(report.BEGIN, 0, "name", 1.5, None, None)
             os.write(fd, b'["end",0,"na')
             os.kill(os.getpid(), 9)
         finally:
             os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -9
     os.close(fd)
-    assert reader.read() == [["begin", 0, "name", None]]
+    assert reader.read() == [["begin", 0, "name", 1.5, None, None]]
     assert reader.read() == []
 
 
@@ -130,3 +132,59 @@ def test_a_supervisor_that_is_gone_hears_nothing(ends: tuple[Reader, int]) -> No
     reader, fd = ends
     reader.close()
     Writer(fd).write(report.END, 0, "name")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"oops",
+        b"",
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b'["ready"],["ready"]',
+        b"[]",
+        b"{}",
+        b"[[]]",
+        b'["unknown"]',
+        b'["ready",{"/app.py":"x"},true]',
+        b'["begin",2,"name",1.5,null,null]',
+        b'["begin",-1,"name",1.5,null,null]',
+        b'["begin",true,"name",1.5,null,null]',
+        b'["begin",0,"name",NaN,null,null]',
+        b'["begin",0,"name",1e999,null,null]',
+        b'["refused",0,"name","no kind",null,""]',
+        END_LINE.replace(b"processed", b"no verdict"),
+        END_LINE.replace(b"1.5", b'"1.5"'),
+        END_LINE.replace(b'"name"', b"5"),
+        b'["end",1,"name",null,{}]',
+    ],
+)
+def test_a_line_that_no_worker_writes_is_refused(ends: tuple[Reader, int], line: bytes) -> None:
+    """What came before it is kept, and nothing after it is read: the pipe counts as ended."""
+    reader, fd = ends
+    os.write(fd, b'%b\n["failed","why"]\n' % END_LINE)
+    threading.Thread(target=os.write, args=[fd, line + b'\n["failed","why"]\n'], daemon=True).start()
+    events: list[list[Any]] = []
+    refused: BadReport | None = None
+    while refused is None:
+        assert readable(reader.fileno(), PATIENCE), "it was not refused"
+        try:
+            events += reader.read()
+        except BadReport as error:
+            refused = error
+            events += error.events
+    assert events == [["end", 1, "name", None, list(RECORD), END_LINE], ["failed", "why"]]
+    assert repr(line[:20])[2:-1] in str(refused)
+    assert reader.ended
+    assert reader.read() == []
+
+
+def test_a_line_without_an_end_is_refused(ends: tuple[Reader, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before it fills the supervisor's memory."""
+    monkeypatch.setattr(report, "_LONGEST", 1_000)
+    reader, fd = ends
+    os.write(fd, END_LINE + b"\n" + b"x" * 1_000)
+    assert [event[0] for event in reader.read()] == ["end"]
+    os.write(fd, b"x")
+    with pytest.raises(BadReport):
+        reader.read()

@@ -200,7 +200,8 @@ class Spawner:
             ahead.close_writer()
         for presence in presences:
             presence.hand_over()
-        return Process(pid, self._clock(), presences, report.Reader(reader), ahead, put_off=self._put_off, apart=apart)
+        reports = report.Reader(reader, len(self._backends))
+        return Process(pid, self._clock(), presences, reports, ahead, put_off=self._put_off, apart=apart)
 
     def _put_off(self, index: int, ref: str, seconds: float) -> None:
         self._backends[index].put_off(ref, self._clock() + seconds)

@@ -1,22 +1,38 @@
 """What a worker tells its supervisor: one JSON line an event, written as it happens.
 
 The pipe keeps lines until the supervisor reads, so they survive the worker; and a busy supervisor reads many at once.
+A task may write to any descriptor of its process, so the supervisor checks each line before it believes it.
 """
 
 import contextlib
 import json
+import math
 import os
 import threading
+from collections.abc import Iterable
+from itertools import product
 from json.encoder import encode_basestring_ascii as _quoted
 from typing import Any
 
-from ..message import Record
+from ..message import Record, RefusalKind, Verdict
 
-__all__ = ["BEGIN", "END", "FAILED", "READY", "REFUSED", "Reader", "Writer", "dump_end"]
+__all__ = ["BEGIN", "END", "FAILED", "READY", "REFUSED", "BadReport", "Reader", "Writer", "dump_end"]
 
 READY, FAILED, BEGIN, END, REFUSED = "ready", "failed", "begin", "end", "refused"
 
 _CHUNK = 1 << 16
+_LONGEST = 1 << 24  # bytes of a line; the longest that a worker writes holds a traceback of 16,000 characters
+_NUMBER: tuple[type, ...] = (float, int)
+_OPTIONAL: tuple[type, ...] = (*_NUMBER, type(None))
+_SHAPES: dict[str, set[tuple[type, ...]]] = {
+    READY: {(str, dict, bool)},
+    FAILED: {(str, str)},
+    BEGIN: set(product((str,), (int,), (str,), _NUMBER, _OPTIONAL, _OPTIONAL)),
+    END: set(product((str,), (int,), (str,), _OPTIONAL, (list,))),
+    REFUSED: set(product((str,), (int,), (str,), (str,), _OPTIONAL, (str,))),
+}
+_RECORD = set(product((str,), (str,), (str,), (int,), _NUMBER, _NUMBER, (int,), (str,)))
+_VERDICTS, _KINDS = frozenset(map(str, Verdict)), frozenset(map(str, RefusalKind))
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
@@ -31,6 +47,10 @@ def _dump_begin(index: int, ref: str, started: float, timeout: float | None, del
 
 def _number(value: float | None) -> str:
     return "null" if value is None else repr(float(value))  # as an heir of float may look like anything
+
+
+def _are_finite(numbers: Iterable[float | None]) -> bool:
+    return all(number is None or -math.inf < number < math.inf for number in numbers)
 
 
 class Writer:
@@ -61,12 +81,25 @@ class Writer:
                 pass
 
 
-class Reader:
-    """The supervisor's end."""
+class BadReport(Exception):
+    """A line on a worker's pipe that no worker writes. Nothing after it can be believed."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, line: bytes, events: list[list[Any]]) -> None:
+        super().__init__(f"its report is no report: {line[:60]!r}")
+        self.events = events
+        """The events before that line, as ``Reader.read`` returns them."""
+
+
+class Reader:
+    """The supervisor's end.
+
+    :param spoolers: how many there are; a report names one by its number.
+    """
+
+    def __init__(self, fd: int, spoolers: int) -> None:
         os.set_blocking(fd, False)
         self._fd = fd
+        self._spoolers = spoolers
         self._rest = b""
         self.ended = False
         """Whether the worker's end is closed: it is dead, or its task closed what was not its own."""
@@ -76,19 +109,70 @@ class Reader:
         return self._fd
 
     def read(self) -> list[list[Any]]:
-        """The events that have arrived; those of runs that ended with their own line as the last element."""
+        """The events that have arrived; those of runs that ended with their own line as the last element.
+
+        :raises BadReport: once, at a line that no worker writes; the reader then reads no more and counts as ended.
+        """
         parts = [self._rest]
+        size = len(self._rest)
         with contextlib.suppress(BlockingIOError):
-            while not self.ended:
+            while not self.ended and size <= _LONGEST:
                 chunk = os.read(self._fd, _CHUNK)
                 parts.append(chunk)
+                size += len(chunk)
                 self.ended = not chunk
         *lines, self._rest = b"".join(parts).split(b"\n")
-        events: list[list[Any]] = json.loads(b"[%b]" % b",".join(lines))
+        try:
+            events: list[list[Any]] = json.loads(b"[%b]" % b",".join(lines))
+            good = len(events) == len(lines) and all(map(self._is_event, events))
+        except (ValueError, RecursionError):
+            good = False
+        if not good or len(self._rest) > _LONGEST:
+            raise self._refusal(lines)
         for event, line in zip(events, lines, strict=True):
             if event[0] == END:
                 event.append(line)
         return events
+
+    def _refusal(self, lines: list[bytes]) -> BadReport:
+        """The error for the first bad one of these lines, or for the rest, which is too long for a line."""
+        events: list[list[Any]] = []
+        bad = self._rest
+        self.ended, self._rest = True, b""
+        for line in lines:
+            try:
+                event = json.loads(line)
+            except (ValueError, RecursionError):
+                event = None
+            if not self._is_event(event):
+                bad = line
+                break
+            events.append([*event, line] if event[0] == END else event)
+        return BadReport(bad, events)
+
+    def _is_event(self, event: Any) -> bool:
+        """Whether a worker may say this: of the right types, with numbers that exist."""
+        if type(event) is not list or not event or type(event[0]) is not str:
+            return False
+        kind = event[0]
+        if tuple(map(type, event)) not in _SHAPES.get(kind, ()):
+            return False
+        if kind == READY:
+            return all(type(time) in _NUMBER for time in event[1].values())
+        if kind == FAILED:
+            return True
+        if not 0 <= event[1] < self._spoolers:
+            return False
+        if kind == END:
+            record = event[4]
+            return (
+                tuple(map(type, record)) in _RECORD
+                and record[2] in _VERDICTS
+                and _are_finite((event[3], record[4], record[5]))
+            )
+        if kind == REFUSED:
+            return event[3] in _KINDS and _are_finite(event[4:5])
+        return _are_finite(event[3:])
 
     def close(self) -> None:
         """Ends the channel."""
