@@ -26,33 +26,54 @@ def taken(found: feed.SpoolFeed) -> set[str]:
     return {ticket.ref for ticket in found.take(100_000)}
 
 
-def test_no_watches_left(tmp_path: Path) -> None:
-    """A user without inotify watches polls once a second, and so finds what comes. The limit is one of a user
-    namespace of the test's own."""
+_POLLING = """
+import logging, time
+from unspool.backends.spool import SpoolBackend
+from unspool.message import Envelope
+logging.basicConfig(format="LOG %(message)s")
+backend = SpoolBackend({place!r}, durable=False)
+backend.send([Envelope({{'msg': b'first'}}, b'', None, None)])
+feed = backend.feed()
+def taken():
+    while feed.refresh(): pass
+    return len(feed.take(9))
+assert taken() == 1
+backend.send([Envelope({{'msg': b'prior'}}, b'', 1, None)])
+while not taken():  # with a watch of the root told at once, and else found by a look
+    time.sleep(max(0.0, feed.next_due() - time.time()))
+print(feed.fileno(), feed.next_due() - time.time() <= 1)
+backend.send([Envelope({{'msg': b'last'}}, b'', None, None)])
+while not taken():
+    time.sleep(max(0.0, feed.next_due() - time.time()))
+print("last")
+"""
+
+
+@pytest.mark.parametrize(
+    "limit",
+    [
+        pytest.param("max_inotify_instances 0", id="nothing"),
+        pytest.param("max_inotify_watches 0", id="the root"),
+        pytest.param("max_inotify_watches 1", id="the private directory"),
+        pytest.param("max_inotify_watches 2", id="the switches"),
+        pytest.param("max_inotify_watches 3", id="a new priority"),
+    ],
+)
+def test_no_watches_left(tmp_path: Path, limit: str) -> None:
+    """Whatever the kernel refuses to watch, and when: one line says so, and from then on the directory is looked at
+    once a second. The limit is one of a user namespace of the test's own."""
     needs(root=True, tool="unshare")
-    code = (
-        "import time\\n"
-        "from unspool.backends.spool import SpoolBackend\\n"
-        "from unspool.message import Envelope\\n"
-        f"backend = SpoolBackend({str(tmp_path / 'mail')!r})\\n"
-        "feed = backend.feed()\\n"
-        "while feed.refresh(): pass\\n"
-        "print(feed.fileno(), feed.next_due() - time.time() <= 1)\\n"
-        "backend.send([Envelope({'msg': b'task'}, b'', None, None)])\\n"
-        "while not (taken := feed.take(9)):\\n"
-        "    time.sleep(max(0.0, feed.next_due() - time.time()))\\n"
-        "    while feed.refresh(): pass\\n"
-        "print(len(taken))\\n"
-    ).replace("\\n", "\n")
-    command = f'echo 0 > /proc/sys/user/max_inotify_instances; exec {sys.executable} -c "$CODE"'
-    environment = os.environ | {"CODE": code}
+    name, number = limit.split()
+    command = f'echo {number} > /proc/sys/user/{name}; exec {sys.executable} -c "$CODE"'
+    environment = os.environ | {"CODE": _POLLING.format(place=str(tmp_path / "mail"))}
     found = subprocess.run(
         ["unshare", "--user", "--map-root-user", "sh", "-c", command],
-        capture_output=True, text=True, env=environment, check=False,
+        capture_output=True, text=True, env=environment, check=False, timeout=60,
     )  # fmt: skip
     if "ermission denied" in found.stderr or "not permitted" in found.stderr:
         pytest.skip(f"no user namespaces here: {found.stderr.strip()}")
-    assert found.stdout.split() == ["None", "True", "1"], found.stderr
+    assert found.stdout.split() == ["None", "True", "last"], found.stderr
+    assert found.stderr.count("LOG") == found.stderr.count("once a second instead") == 1, found.stderr
 
 
 def test_too_many_events(tmp_path: Path) -> None:

@@ -134,14 +134,20 @@ class SpoolFeed:
 
     def _start(self) -> None:
         """Watches before the first scan, so that nothing falls between the two."""
-        root = self._directory.root
         self._directory.fd(RUN)
-        self._wake.watch("", root)
-        self._wake.watch(PRIVATE, f"{root}/{PRIVATE}", removals=True)
-        self._wake.watch(RUN, f"{root}/{RUN}", removals=True)
+        self._watch("")
+        self._watch(PRIVATE, removals=True)
+        self._watch(RUN, removals=True)
         self._window.hold_back()
         self._next_scan = 0.0
         self._look_at_switches()
+
+    def _watch(self, part: str, *, removals: bool = False) -> None:
+        """Watches a part. If that is refused, the kernel tells nothing from now on, so the next scan comes soon."""
+        worked = self._wake.working
+        self._wake.watch(part, self._directory.path(part), removals=removals)
+        if worked and not self._wake.working:
+            self._next_scan = min(self._next_scan, self._clock() + _POLL)
 
     def _note(self, change: Change, now: float) -> None:
         if change.lost or (change.part == PRIVATE and change.directory):
@@ -178,8 +184,7 @@ class SpoolFeed:
 
     def _watch_priority(self, part: str) -> None:
         """A new priority: what was moved in before the watch began is read once."""
-        path = self._directory.path(part)
-        self._wake.watch(part, path)
+        self._watch(part)
         now = self._clock()
         for tickets in self._entries(part, now):
             for ticket in tickets:
@@ -256,7 +261,7 @@ class SpoolFeed:
         parts: list[str] = []
         yield from self._entries("", now, exact, parts)
         for part in sorted(parts, key=int):
-            self._wake.watch(part, self._directory.path(part))
+            self._watch(part)
             yield from self._entries(part, now, exact)
 
     def _entries(

@@ -7,6 +7,7 @@ scan.
 """
 
 import errno
+import logging
 import os
 import sys
 from typing import NamedTuple
@@ -14,6 +15,8 @@ from typing import NamedTuple
 __all__ = ["Change", "Wake"]
 
 _WRITING = 1  # milliseconds
+_USED_UP = "the inotify watches of this user are used up; raise fs.inotify.max_user_watches with sysctl"
+_log = logging.getLogger("unspool")
 
 
 class Change(NamedTuple):
@@ -38,7 +41,8 @@ class Wake:
 
             self._notify = inotify_simple.INotify(nonblocking=True)
             flags = inotify_simple.flags
-        except OSError:
+        except OSError as error:
+            _log.warning("no inotify: %s; the spooler is looked at once a second instead", error.strerror)
             return
         self._mask = (
             flags.MOVED_TO | flags.CLOSE_WRITE | flags.CREATE | flags.DELETE_SELF | flags.MOVE_SELF
@@ -59,8 +63,8 @@ class Wake:
         return None if self._notify is None else self._notify.fileno()
 
     def watch(self, part: str, path: str, *, removals: bool = False) -> None:
-        """Watches a directory, if asked also for names removed; where the system refuses, falls back to not working
-        at all."""
+        """Watches a directory, if asked also for names removed. If the system refuses, all watches end, ``working`` is
+        False from then on, and a warning is logged."""
         if self._notify is None or part in self._parts.values():
             return
         try:
@@ -68,6 +72,8 @@ class Wake:
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ENOTDIR):
                 return
+            reason = _USED_UP if error.errno == errno.ENOSPC else error.strerror
+            _log.warning("cannot watch %s: %s; the spooler is looked at once a second instead", path, reason)
             self.close()
 
     def changes(self) -> list[Change]:
