@@ -1,15 +1,20 @@
 """Enqueue in the caller's own transaction: committed together, or not at all, whichever library opened it."""
 
+import asyncio
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import django
 import psycopg
+import psycopg2.extras
 import pytest
 import sqlalchemy
 from django.conf import settings as django_settings
 from django.db import transaction
+from psycopg import rows
+from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session
 
 from unspool import Spooler, config, configure, raw_message
@@ -81,6 +86,116 @@ def test_sqlalchemy(spooler: PostgresBackend, database: str) -> None:
     engine.dispose()
 
 
+@pytest.mark.parametrize("driver", ["psycopg", "psycopg_async", "asyncpg"])
+def test_sqlalchemy_async(spooler: PostgresBackend, database: str, driver: str) -> None:
+    """Within ``run_sync`` of its AsyncSession and AsyncConnection, in their transactions; on these themselves it is
+    refused with the way out, and no coroutine is left that nobody awaits."""
+
+    async def send() -> None:
+        engine = create_async_engine(database.replace("postgresql://", f"postgresql+{driver}://"))
+        async with AsyncSession(engine) as session:
+            await session.run_sync(lambda sync: invoice.using(connection=sync)(1))
+            assert ready(spooler) == 0
+            await session.rollback()
+            await session.run_sync(lambda sync: invoice.using(connection=sync).enqueue_many([2, 3]))
+            await session.commit()
+            assert ready(spooler) == 2
+        async with engine.begin() as connection:
+            await connection.run_sync(lambda sync: invoice.using(connection=sync)(4))
+            scoped = async_scoped_session(async_sessionmaker(engine), scopefunc=lambda: 0)
+            raw = (await connection.get_raw_connection()).driver_connection
+            for refused in (session, connection, scoped, raw):
+                with pytest.raises(OptionRefused, match="run_sync"):
+                    invoice.using(connection=refused)(5)
+        assert ready(spooler) == 3
+        await engine.dispose()
+
+    asyncio.run(send())
+
+
+def test_sqlalchemy_that_streams(spooler: PostgresBackend, database: str) -> None:
+    """On a connection whose results are fetched through server-side cursors."""
+    engine = sqlalchemy.create_engine(database.replace("postgresql://", "postgresql+psycopg2://"))
+    for options in ({"stream_results": True}, {"yield_per": 10}):
+        with engine.connect().execution_options(**options) as connection, connection.begin():
+            invoice.using(connection=connection)(1)
+    assert ready(spooler) == 2
+    engine.dispose()
+
+
+def a_pipeline(connection: psycopg.Connection[Any]) -> None:
+    """Sends in a pipeline, whose statements are answered later."""
+    with connection.pipeline():
+        invoice.using(connection=connection)(1)
+        connection.execute("SELECT 1")
+
+
+def with_a_setting(text: str) -> Callable[[psycopg.Connection[Any]], None]:
+    """Sends after a setting of the session was changed."""
+
+    def send(connection: psycopg.Connection[Any]) -> None:
+        connection.execute(text)
+        invoice.using(connection=connection)(1)
+
+    return send
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"row_factory": rows.dict_row},
+        {"row_factory": rows.scalar_row},
+        {"row_factory": rows.class_row(dict)},
+        {"row_factory": rows.kwargs_row(dict)},
+        {"cursor_factory": psycopg.RawCursor},
+        {"cursor_factory": psycopg.ClientCursor},
+        {"prepare_threshold": 0},
+        {"prepare_threshold": None},
+        {"client_encoding": "LATIN1"},
+        {"send": a_pipeline},
+        {"send": with_a_setting("SET search_path = pg_temp")},
+        {"send": with_a_setting("SET TimeZone = 'Asia/Kathmandu'; SET DateStyle = 'German'")},
+        {"send": with_a_setting("SET default_transaction_isolation = 'serializable'")},
+        {"send": with_a_setting("SET bytea_output = 'escape'; SET standard_conforming_strings = off")},
+    ],
+)
+@pytest.mark.parametrize("autocommit", [True, False])
+def test_psycopg_in_any_manner(
+    spooler: PostgresBackend, database: str, settings: dict[str, Any], autocommit: bool
+) -> None:
+    """No setting of the caller's connection matters: it returns, and the task is sent once."""
+    send = settings.get("send", lambda connection: invoice.using(connection=connection)(1))
+    manner = {name: value for name, value in settings.items() if name != "send"}
+    with psycopg.connect(database, autocommit=autocommit, **manner) as connection:
+        send(connection)
+    assert ready(spooler) == 1
+
+
+@pytest.mark.parametrize("factory", [None, *(getattr(psycopg2.extras, f"{kind}Cursor") for kind in
+                                             ("Dict", "RealDict", "NamedTuple"))])  # fmt: skip
+def test_psycopg2(spooler: PostgresBackend, database: str, factory: Any) -> None:
+    """With the driver of before, whatever its cursors give."""
+    connection = psycopg2.connect(database, cursor_factory=factory)
+    invoice.using(connection=connection)(1)
+    assert ready(spooler) == 0
+    connection.commit()
+    invoice.using(connection=connection)(2)
+    connection.rollback()
+    connection.autocommit = True
+    invoice.using(connection=connection)(3)
+    assert ready(spooler) == 2
+    connection.close()
+
+
+def test_a_refusal_of_the_server_sends_nothing(spooler: PostgresBackend, database: str) -> None:
+    """The error is the one that the caller's library raises."""
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute("SET default_transaction_read_only = on")
+        with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+            invoice.using(connection=connection)(1)
+    assert ready(spooler) == 0
+
+
 def test_django(spooler: PostgresBackend, database: str) -> None:
     """With its connection, in ``atomic`` and outside."""
     if not django_settings.configured:
@@ -120,7 +235,7 @@ def test_what_is_no_connection(spooler: PostgresBackend, tmp_path: Path) -> None
     engine = sqlalchemy.create_engine("sqlite://")
     with engine.connect() as foreign:
         for connection in (lite, foreign, object(), "postgresql://db/app"):
-            with pytest.raises(OptionRefused, match="it takes one to PostgreSQL"):
+            with pytest.raises(OptionRefused, match="it takes a connection to PostgreSQL"):
                 invoice.using(connection=connection)(1)
     lite.close()
     engine.dispose()

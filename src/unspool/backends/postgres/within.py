@@ -1,7 +1,18 @@
-"""Enqueue in a transaction of the caller's, on the caller's own connection."""
+"""Enqueue in a transaction of the caller's, on the caller's own connection.
 
+The statement runs through a plain cursor that is made here, so that no setting of the connection decides how
+parameters are passed or what its row looks like. If this raises, nothing was sent: one statement keeps all tasks, and
+nothing that can fail follows it.
+"""
+
+import functools
+import re
+import sys
 from collections.abc import Mapping
 from typing import Any
+
+import psycopg
+from psycopg.rows import tuple_row
 
 from ...errors import OptionRefused, SpoolerUnusable
 from .sql import statement
@@ -31,27 +42,50 @@ def keep_within(connection: Any, name: str, values: Mapping[str, Any]) -> Any:
 
 
 def _run(connection: Any, name: str, values: Mapping[str, Any]) -> Any:
+    modules = {kind.__module__ for kind in type(connection).__mro__}
+    if any(module.startswith("sqlalchemy.ext.asyncio") for module in modules):
+        raise _refused(connection, name, "call its run_sync, and send on the connection or session that this passes")
     session = getattr(connection, "connection", None)
     if hasattr(connection, "get_bind") and callable(session):  # a Session of SQLAlchemy's, or what scopes one
         connection = session()
     if hasattr(connection, "exec_driver_sql"):  # its Connection: what goes past that would not begin its transaction
-        if connection.dialect.name != "postgresql" or connection.dialect.is_async:
+        if connection.dialect.name != "postgresql":
             raise _refused(connection, name)
-        return connection.exec_driver_sql(statement("send"), dict(values)).fetchone()
-    drivers = {kind.__module__.partition(".")[0] for kind in type(connection).__mro__}
-    ours = getattr(connection, "vendor", "") == "postgresql" or not drivers.isdisjoint(("psycopg", "psycopg2"))
-    if not ours or not hasattr(connection, "cursor") or hasattr(connection, "__aenter__"):
-        raise _refused(connection, name)
-    with connection.cursor() as cursor:
+        # A server-side cursor cannot run a statement that inserts.
+        options = {"stream_results": False, "yield_per": None}
+        return connection.execute(_of_sqlalchemy(), dict(values), execution_options=options).one()
+    with _cursor(connection, name, {module.partition(".")[0] for module in modules}) as cursor:
         cursor.execute(statement("send"), values)
         return cursor.fetchone()
 
 
-def _refused(connection: Any, name: str) -> OptionRefused:
+def _cursor(connection: Any, name: str, drivers: set[str]) -> Any:
+    """A cursor whose rows are tuples."""
+    if isinstance(connection, psycopg.Connection):
+        return psycopg.Cursor(connection, row_factory=tuple_row)
+    if "psycopg2" in drivers and hasattr(connection, "cursor") and not connection.async_:
+        return connection.cursor(cursor_factory=sys.modules["psycopg2.extensions"].cursor)
+    if getattr(connection, "vendor", "") == "postgresql":
+        return connection.cursor()  # Django's own code relies on tuples
+    if not drivers.isdisjoint(("psycopg", "psycopg2", "asyncpg")):
+        raise _refused(connection, name, "open a second connection that is not async, or use SQLAlchemy's run_sync")
+    raise _refused(connection, name)
+
+
+@functools.cache
+def _of_sqlalchemy() -> Any:
+    """The statement with SQLAlchemy's parameters, which it translates for each driver, async ones too."""
+    from sqlalchemy import text
+
+    return text(re.sub(r"%\((\w+)\)s", r":\1 ", statement("send")))
+
+
+def _refused(connection: Any, name: str, way_out: str = "") -> OptionRefused:
+    kind = f"{type(connection).__module__}.{type(connection).__qualname__}"
+    valid = "a connection to PostgreSQL of psycopg, SQLAlchemy or Django that is not async"
     return OptionRefused(
-        f"connection is a {type(connection).__module__}.{type(connection).__name__}, on which spooler {name} cannot "
-        "send; it takes one to PostgreSQL of psycopg, SQLAlchemy or Django, and no async one (of an AsyncSession, call "
-        "run_sync)"
+        f"connection is a {kind}, on which spooler {name} cannot send; it takes {valid}"
+        + (f": {way_out}" if way_out else "")
     )
 
 
