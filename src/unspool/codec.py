@@ -12,6 +12,7 @@ import pickle
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from . import failure
 from .errors import Damaged, OptionRefused, PayloadRefused
 from .message import Envelope, Message
 from .printable import printable
@@ -204,7 +205,7 @@ def _serialize(message: Message, body: dict[str, Any]) -> bytes:
     except Exception as error:
         # A serialiser runs the caller's __reduce__ and the like, so it may raise anything.
         raise PayloadRefused(
-            f"{_culprit(message, dump)} cannot be sent with {message.serializer}: {error}. "
+            f"{_culprit(message, dump)} cannot be sent with {message.serializer}: {failure.text(error)}. "
             "Pass what another process can rebuild: a name, a path, an id, plain data."
         ) from error
 
@@ -234,4 +235,4 @@ def _deserialize(serializer: str, data: bytes) -> Any:
     except UNSUPPORTED:
         raise
     except Exception as error:
-        raise Damaged(f"the {serializer} body cannot be read: {type(error).__name__}: {error}") from error
+        raise Damaged(f"the {serializer} body cannot be read: {failure.reason(error)}") from error

@@ -13,21 +13,20 @@ difference between the two.
 
 import os
 import random as _random
-import traceback
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from . import codec
+from . import codec, failure
 from .errors import Damaged, NoHandler, TaskTimeout
-from .message import Ack, Bury, Claim, Disposition, Envelope, Message, Outcome, Retry, Verdict
+from .message import Ack, Bury, Claim, Disposition, Envelope, Message, Outcome, Retry, Verdict, reason_of
 from .results import ResultRescheduled, ResultSkipped, TaskResult
 from .retry import MAX_CRASHES, RetryPolicy, next_attempt
 from .tasks import SpoolerTask, TaskOptions, spooler_task_types
 
 __all__ = ["Call", "conclude", "delay_after", "prepare", "run"]
 
-_ERROR_SIZE = 16_000  # characters of a traceback that are kept; its end tells most
 _PACKAGE = os.path.dirname(__file__) + os.sep
+_traceback: Any = vars(BaseException)["__traceback__"].__get__  # a subclass can replace the attribute
 _DEFAULT_RETRY = RetryPolicy()
 _YOUNG_RETRY = 5.0  # seconds after which an unreadable foreign file is looked at once more
 
@@ -53,10 +52,11 @@ def prepare(claim: Claim, now: float, random: Callable[[], float] = _random.rand
     except Damaged as error:
         if not claim.envelope.sealed and claim.attempts == 1:
             # Without a seal, a file that another program is still copying in looks just like this.
-            return Outcome(Verdict.RESCHEDULED, Retry(now + _YOUNG_RETRY), str(error))
-        return Outcome(Verdict.CORRUPT, Bury(str(error), corrupt=True, begun=False), str(error))
+            return Outcome(Verdict.RESCHEDULED, Retry(now + _YOUNG_RETRY), failure.message(error))
+        reason = failure.message(error)
+        return Outcome(Verdict.CORRUPT, Bury(reason, corrupt=True, begun=False), reason)
     except (NoHandler, *codec.UNSUPPORTED) as error:
-        reason = str(error) if isinstance(error, NoHandler) else f"{type(error).__name__}: {error}"
+        reason = failure.message(error) if isinstance(error, NoHandler) else failure.reason(error)
         return _again(Verdict.RESCHEDULED, claim, _DEFAULT_RETRY, now, random, reason)
     except Exception as error:  # noqa: BLE001  an heir's own constructor or options: its failure, as in its process()
         return _again(Verdict.RESCHEDULED, claim, _DEFAULT_RETRY, now, random, _describe(error))
@@ -91,7 +91,7 @@ def conclude(
     if exception is None and isinstance(result, TaskResult):
         exception = getattr(result, "exception", None)
         if exception is not None and not isinstance(exception, BaseException):  # an heir's own doing
-            exception = TypeError(f"the task's result has exception={exception!r}, which is no exception")
+            exception = TypeError(f"the task's result has exception={failure.shown(exception)}, which is no exception")
     elif exception is not None:
         result = ResultRescheduled(exception=exception)
     elif result is None:
@@ -113,11 +113,11 @@ _ACK_SKIPPED = Outcome(Verdict.SKIPPED, Ack())
 
 
 def _again(
-    verdict: Verdict, claim: Claim, policy: RetryPolicy, now: float, random: Callable[[], float], reason: str
+    verdict: Verdict, claim: Claim, policy: RetryPolicy, now: float, random: Callable[[], float], error: str
 ) -> Outcome:
     at = next_attempt(policy, claim.attempts, now, random)
-    disposition: Disposition = Retry(at) if at is not None else Bury(_last_line(reason))
-    return Outcome(verdict if at is not None else Verdict.DEAD, disposition, reason)
+    disposition: Disposition = Retry(at) if at is not None else Bury(reason_of(error))
+    return Outcome(verdict if at is not None else Verdict.DEAD, disposition, error)
 
 
 def _used_up(claim: Claim, policy: RetryPolicy) -> str:
@@ -155,17 +155,12 @@ def _name(claim: Claim) -> str:
 
 
 def _describe(exception: BaseException) -> str:
-    """The traceback, from the task's own code on."""
-    frames = exception.__traceback__
+    """The reason, and the traceback from the task's own code on."""
+    frames = _traceback(exception)
     while frames is not None and frames.tb_next is not None and _is_ours(frames.tb_frame.f_code.co_filename):
         frames = frames.tb_next
-    whole = traceback.format_exception(type(exception), exception, frames)
-    return "".join(whole)[-_ERROR_SIZE:].strip()
+    return failure.describe(exception, frames)
 
 
 def _is_ours(filename: str) -> bool:
     return filename.startswith(_PACKAGE)
-
-
-def _last_line(text: str) -> str:
-    return text.rpartition("\n")[2]

@@ -21,6 +21,7 @@ __all__ = [
     "Retry",
     "State",
     "Verdict",
+    "reason_of",
 ]
 
 
@@ -140,7 +141,7 @@ class Outcome(NamedTuple):
     verdict: Verdict
     disposition: Disposition
     error: str = ""
-    """The traceback or reason, empty where all went well."""
+    """The reason in its first line, then the traceback if an exception was raised; empty where all went well."""
 
     @property
     def begun(self) -> bool:
@@ -148,8 +149,16 @@ class Outcome(NamedTuple):
         return not isinstance(self.disposition, Bury) or self.disposition.begun
 
 
+def reason_of(error: str) -> str:
+    """The reason in an outcome's or record's ``error``: its first line."""
+    return error.partition("\n")[0]
+
+
 class Record(NamedTuple):
-    """One line of history: one run of one task. Times in unix seconds, durations in seconds."""
+    """One line of history: one run of one task. Times in unix seconds, durations in seconds.
+
+    ``error`` holds the reason in its first line, then the traceback if an exception was raised.
+    """
 
     id: str
     task: str
@@ -159,6 +168,16 @@ class Record(NamedTuple):
     duration: float
     pid: int
     error: str = ""
+
+    @property
+    def reason(self) -> str:
+        """What went wrong, in one line; empty where all went well."""
+        return reason_of(self.error)
+
+    @property
+    def traceback(self) -> str:
+        """The traceback of the exception; empty where none was raised."""
+        return self.error.partition("\n")[2]
 
     def to_json(self) -> str:
         """A JSON array of all fields. By hand: there is one for each task, and the general encoder takes five times as

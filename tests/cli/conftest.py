@@ -149,7 +149,7 @@ class Shell:
             timeout=PATIENCE,
             check=False,
         )
-        assert "Traceback" not in done.stderr, (words, done.stderr)
+        assert not any(line.startswith("Traceback") for line in done.stderr.splitlines()), (words, done.stderr)
         return done
 
     def error(self, *words: str, status: int, **env: str) -> str:

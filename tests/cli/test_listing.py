@@ -200,8 +200,9 @@ def test_show_json_has_all_that_is_known(shell: Shell) -> None:
     assert found["serializer"] == "pickle"
     [run] = found["history"]
     assert run["verdict"] == "rescheduled"
-    assert run["error"].startswith("Traceback")
-    assert run["error"].endswith("ValueError: try me later")
+    assert run["reason"] == "ValueError: try me later"
+    assert run["traceback"].startswith("Traceback")
+    assert run["traceback"].endswith("ValueError: try me later")
 
 
 def test_show_never_unpickles(shell: Shell) -> None:
@@ -317,7 +318,7 @@ def test_history_lists_runs(shell: Shell) -> None:
     runs = shell.json("history")
 
     assert [(run["id"], run["verdict"]) for run in runs] == [(bad, "dead"), (good, "processed")]
-    assert set(runs[0]) == {"id", "task", "verdict", "attempt", "started", "duration", "pid", "error"}
+    assert set(runs[0]) == {"id", "task", "verdict", "attempt", "started", "duration", "pid", "reason", "traceback"}
     assert [run["id"] for run in shell.json("history", "--failed")] == [bad]
     assert [run["id"] for run in shell.json("history", good)] == [good]
     assert [run["id"] for run in shell.json("history", "--limit", "1")] == [bad]

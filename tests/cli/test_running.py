@@ -31,9 +31,9 @@ def test_text_log_lines(shell: Shell) -> None:
 
     time = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d\d:\d\d"
     name = re.escape(id.rpartition("/")[2])
-    assert re.fullmatch(
-        rf"{time} ERROR   \d+ {re.escape(str(shell.mail))} app:fail {name} dead in [\d.]+ m?s attempt 1: lines", line
-    )
+    place = re.escape(str(shell.mail))
+    run = rf"{time} ERROR   \d+ {place} app:fail {name} dead in [\d.]+ m?s attempt 1: ValueError: two"
+    assert re.fullmatch(run, line)
     assert re.fullmatch(rf"{time} INFO    \d+ started: app app, .*", lines[0])
 
 
@@ -48,9 +48,56 @@ def test_json_log_lines(shell: Shell) -> None:
     assert (run["id"], run["spooler"], run["task"]) == (id, str(shell.mail), "app:stumble")
     assert (run["verdict"], run["attempt"], run["level"]) == ("rescheduled", 1, "warning")
     assert run["reason"] == "ValueError: try me later"
+    assert run["traceback"].startswith("Traceback (most recent call last):\n")
+    assert run["traceback"].endswith("ValueError: try me later")
     assert run["until"] > 0
     assert run["duration"] >= 0
     assert run["pid"] != lines[0]["pid"]
+
+
+ODD = """
+from unspool import Spooler
+
+class Odd(Exception):
+    def __str__(self):
+        raise SystemExit(1)
+
+@Spooler.task(max_attempts=1)
+async def group():
+    raise ExceptionGroup("all", [ValueError("order 17 has no price"), KeyError("x")])
+
+@Spooler.task(max_attempts=1)
+def odd():
+    raise Odd
+
+@Spooler.task(max_attempts=1)
+def half():
+    raise ValueError("\\n\\ud83d of\\0\\nmore")
+"""
+
+
+def test_a_reason_is_the_same_everywhere(shell: Shell) -> None:
+    """The type and the first line of the error are in the log, in ls, show and history; the traceback follows in show
+    and in JSON. An exception whose text cannot be had or stored costs no other task its run."""
+    (shell.root / "odd.py").write_text(ODD)
+    reasons = {
+        shell.send("odd:group"): "ValueError: order 17 has no price (and 1 more in ExceptionGroup)",
+        shell.send("odd:odd"): "odd.Odd: <exception str() failed>",
+        shell.send("odd:half"): "ValueError: \\ud83d of\\x00",
+    }
+
+    log = shell.result("run", "odd", "--burst").stderr.splitlines()
+
+    assert sorted(line.partition(" attempt 1: ")[2] for line in log if " dead " in line) == sorted(reasons.values())
+    runs = {run["id"]: run for run in shell.json("history")}
+    assert {id: run["reason"] for id, run in runs.items()} == reasons
+    assert all(": " in run["traceback"] for run in runs.values())
+    assert {line.split("\t")[-1] for line in shell("history").splitlines()} == set(reasons.values())
+    dead = shell.json("ls", "--state", "dead")
+    assert sorted(entry["reason"] for entry in dead) == sorted(reasons.values())
+    shown = shell("show", dead[0]["id"])
+    assert shown.count(dead[0]["reason"]) >= 2
+    assert "\n    Traceback" in shown or "Group Traceback" in shown
 
 
 def test_log_level(shell: Shell) -> None:

@@ -109,7 +109,7 @@ def history(id: str | None, limit: int, failed: bool, json: bool, spooler: Seque
     """List past runs, of all tasks or one.
 
     The newest come first. Piped, a run is a line of tab-separated start, verdict, task, attempt, duration, pid, id and
-    the error's last line. Whole tracebacks are in --json, and in show.
+    reason. Tracebacks are in --json, and in show.
     """
     chosen = spoolers.usable(spooler)
     if id is not None and not spooler and (found := spoolers.find(id, spooler)):
@@ -121,7 +121,7 @@ def history(id: str | None, limit: int, failed: bool, json: bool, spooler: Seque
     if json:
         output.write_json_array(map(_run_json, runs))
     else:
-        headings = ("STARTED", "VERDICT", "TASK", "ATTEMPT", "TOOK", "PID", "ID", "ERROR")
+        headings = ("STARTED", "VERDICT", "TASK", "ATTEMPT", "TOOK", "PID", "ID", "REASON")
         if not output.table(headings, map(_run_row, runs)) and output.is_terminal():
             output.note("no runs")
 
@@ -287,8 +287,7 @@ def _show(entry: Entry, details: dict[str, Any], runs: Sequence[Record]) -> None
 def _show_run(run: Record, *, whole: bool) -> None:
     started = times.moment(run.started, "milliseconds")
     output.line(f"  {started}  {run.verdict}, attempt {run.attempt}, {times.span(run.duration)}, pid {run.pid}")
-    lines = run.error.splitlines()
-    for text in lines if whole else lines[-1:]:
+    for text in [run.reason, *(run.traceback.split("\n") if whole and run.traceback else [])]:
         output.line(f"    {output.clean(text)}")
 
 
@@ -309,7 +308,9 @@ def _runs(backend: Backend, id: str | None, limit: int, failed: bool) -> list[Re
 
 
 def _run_json(run: Record) -> dict[str, Any]:
-    return run._asdict()
+    shown = run._asdict() | {"reason": run.reason, "traceback": run.traceback}
+    del shown["error"]
+    return shown
 
 
 def _run_row(run: Record) -> Sequence[str]:
@@ -321,7 +322,7 @@ def _run_row(run: Record) -> Sequence[str]:
         times.span(run.duration),
         str(run.pid),
         run.id,
-        run.error.rpartition("\n")[2],
+        run.reason,
     )
 
 

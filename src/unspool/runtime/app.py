@@ -7,6 +7,7 @@ import sys
 import traceback
 from types import ModuleType
 
+from .. import failure
 from ..errors import AppError
 
 __all__ = ["changed", "load_app", "own_files"]
@@ -29,7 +30,9 @@ def load_app(spec: str, *, interruptible: bool = True) -> ModuleType:
         # Anything may happen while user code is imported; all of it means the same: there is no application.
         if interruptible and isinstance(error, KeyboardInterrupt):
             raise
-        raise AppError(f"app {spec!r} cannot be imported: {_where(error)}{type(error).__name__}: {error}") from error
+        raise AppError(
+            f"app {spec!r} cannot be imported: {_where(error)}{type(error).__name__}: {failure.text(error)}"
+        ) from error
     return module
 
 

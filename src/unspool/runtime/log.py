@@ -24,11 +24,11 @@ def log_end(spooler: str, record: Record, until: float | None) -> None:
 
     :param until: when it runs again (unix seconds), or None.
     """
-    id, task, verdict, attempt, _, duration, pid, error = record
+    id, task, verdict, attempt, _, duration, pid, _ = record
     level = _LEVELS[verdict]
     if not _log.isEnabledFor(level):
         return
-    reason = error.rpartition("\n")[2][:300]
+    reason = printable(record.reason[:300])
     fields = {
         "worker": pid,
         "spooler": spooler,
@@ -39,9 +39,10 @@ def log_end(spooler: str, record: Record, until: float | None) -> None:
         "id": id,
         "until": until,
         "reason": reason,
+        "traceback": record.traceback,
     }
     text, words = "%s %s %.1f ms", [task, verdict, duration * 1000]
     if level > logging.INFO:  # whatever formats it, and be it logging's last resort, it says what a person must know
         text = f"{text}, attempt %d: %s (%s)"
-        words += [attempt, printable(reason) or "no reason given", printable(id)]
+        words += [attempt, reason or "no reason given", printable(id)]
     _log.log(level, text, *words, extra={"unspool": fields})

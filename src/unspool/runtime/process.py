@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from .. import failure
 from ..backends.base import Backend, ClaimsAhead, Clock, Presence, Ticket
 from . import report
 from .queue import Queue
@@ -230,6 +231,6 @@ class Spawner:
             reports = report.Writer(writer)
             status = main(self._app, self._backends, presences, queue, ahead, reports, self._limits, self._clock)
         except BaseException as error:  # noqa: BLE001  nothing may unwind into the supervisor's frames
-            os.write(2, f"unspool: worker {os.getpid()} failed: {type(error).__name__}: {error}\n".encode())
+            os.write(2, f"unspool: worker {os.getpid()} failed: {failure.reason(error)}\n".encode())
         finally:
             os._exit(status)

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from ... import codec, dispatch
-from ...message import Ack, Bury, Claim, Envelope, Message, Outcome, Retry, State, Verdict
+from ...dispatch import Call
+from ...message import Ack, Bury, Claim, Envelope, Message, Outcome, Record, Retry, State, Verdict
 from ...results import ResultProcessed, ResultRescheduled, ResultSkipped, TaskResult
 from ...retry import MAX_CRASHES
 from ...spooler import Spooler
@@ -35,6 +36,12 @@ def conformance_task(what: str) -> Any:
     if what not in _RESULTS:
         raise ValueError(what)
     return _RESULTS[what]
+
+
+@Spooler.task(max_attempts=1)
+def conformance_odd() -> None:
+    """Raises what few databases can store."""
+    raise ValueError("a\0b \ud83d \ude00 \x1b[31m\n\0more")
 
 
 @Spooler.task(max_attempts=2, retry_delay=_DELAY, retry_jitter=0, release_skipped=True)
@@ -123,6 +130,26 @@ class VerdictTests(Ground):
         entry = queue.backend.find(id)
         assert entry is not None
         assert (entry.state, entry.attempts, entry.reason) == (State.DEAD, 3, "ValueError: raises")
+
+    def test_an_error_that_cannot_be_stored_as_it_is(self, queue: Queue) -> None:
+        """A message with NUL, half of a surrogate pair and control characters is kept escaped: as the reason, and in
+        history."""
+        id = _send(queue, conformance_odd.message())
+        claim = queue.begin()
+        call = dispatch.prepare(claim, queue.clock())
+        assert isinstance(call, Call)
+        with pytest.raises(ValueError, match="more") as caught:
+            dispatch.run(call)
+        outcome = dispatch.conclude(call, claim, None, caught.value, queue.clock())
+        record = Record(claim.id, "conformance_odd", outcome.verdict, 1, queue.clock(), 0.5, 1, outcome.error)
+        queue.backend.settle(claim, outcome.disposition, record)
+        queue.backend.flush()
+        if not queue.backend.capabilities.records:
+            queue.backend.record([record])
+        entry = queue.backend.find(id)
+        assert entry is not None
+        assert (entry.state, entry.reason) == (State.DEAD, "ValueError: a\\x00b \\ud83d \\ude00 \\x1b[31m")
+        assert queue.backend.history() == [record]
 
     def test_left_for_another_handler(self, queue: Queue) -> None:
         """With ``release_skipped`` what is skipped is offered again after a back-off, and is dead in the end."""
