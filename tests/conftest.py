@@ -6,10 +6,22 @@ from collections.abc import Iterator
 
 import pytest
 
-from unspool import config
+from unspool import config, spooler_task_types
 from unspool.backends.spool import store
+from unspool.functions import registry
 
 pytest_plugins = ["pytester", "tests.nats.fixtures"]
+
+
+@pytest.fixture
+def own_registries() -> Iterator[None]:
+    """The tasks that a test defines are gone after it."""
+    types, functions = dict(spooler_task_types), dict(registry.functions)
+    bare = {name: list(tasks) for name, tasks in registry.bare.items()}
+    yield
+    for registered, before in ((spooler_task_types, types), (registry.functions, functions), (registry.bare, bare)):
+        registered.clear()  # type: ignore[attr-defined]
+        registered.update(before)  # type: ignore[attr-defined]
 
 
 @pytest.fixture(autouse=True)

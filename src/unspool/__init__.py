@@ -3,10 +3,11 @@
 from .config import configure
 from .config import enter_uwsgi as _enter_uwsgi
 from .errors import UnspoolError
+from .functions import FunctionTask
 from .message import Message
 from .results import ResultProcessed, ResultRescheduled, ResultSkipped, TaskResult
 from .spooler import Spooler, raw_message
-from .tasks import FunctionTask, SpoolerFunctionCallTask, SpoolerTask, spooler_task_types
+from .tasks import SpoolerFunctionCallTask, SpoolerTask, spooler_task_types
 
 __version__ = "0.1.0.dev0"
 

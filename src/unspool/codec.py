@@ -7,14 +7,17 @@ The seal of an envelope (see ``wire``) has been verified before anything gets he
 """
 
 import functools
+import io
 import json
 import pickle
 from collections.abc import Callable, Mapping
+from types import FunctionType
 from typing import Any, NamedTuple
 
 from . import failure
 from .errors import Damaged, OptionRefused, PayloadRefused
 from .message import Envelope, Message
+from .naming import is_script, module_of
 from .printable import printable
 from .wire import MAX_VARS
 
@@ -49,8 +52,28 @@ class _Serializer(NamedTuple):
     load: Callable[[bytes], Any]
 
 
+class _ScriptPickler(pickle.Pickler):
+    """Names classes and functions of the script that runs as a worker imports them, and not as ``__main__``."""
+
+    def reducer_override(self, thing: Any) -> Any:
+        if isinstance(thing, type | FunctionType) and is_script(thing.__module__):
+            import pkgutil  # only such a script needs it
+
+            return pkgutil.resolve_name, (f"{module_of(thing)}:{thing.__qualname__}",)
+        return NotImplemented
+
+
+def _pickle(value: Any) -> bytes:
+    data = pickle.dumps(value, _PICKLE_PROTOCOL)
+    if b"__main__" not in data and b"__mp_main__" not in data and b"uwsgi_file_" not in data:
+        return data
+    buffer = io.BytesIO()
+    _ScriptPickler(buffer, _PICKLE_PROTOCOL).dump(value)
+    return buffer.getvalue()
+
+
 SERIALIZERS = {
-    "pickle": _Serializer(lambda value: pickle.dumps(value, _PICKLE_PROTOCOL), pickle.loads),
+    "pickle": _Serializer(_pickle, pickle.loads),
     "json": _Serializer(lambda value: json.dumps(value, separators=(",", ":")).encode(), json.loads),
 }
 
@@ -91,7 +114,8 @@ def decode(envelope: Envelope) -> Message:
     """The message in an envelope. This unpickles; only ``dispatch`` may call it.
 
     :raises Damaged: if the body is not what its serialiser wrote.
-    :raises ImportError, AttributeError: if the payload needs a module or class that is not there.
+    :raises Exception: whatever the payload's own classes raise while they are rebuilt, where the seal shows that the
+        data is whole: a module, class or value may be missing in this program only, and a deploy may bring it.
     """
     vars = envelope.vars
     if "ud_spool_func" in vars:
@@ -100,7 +124,7 @@ def decode(envelope: Envelope) -> Message:
         return decode_bare(envelope)
     serializer = vars["unspool_codec"].decode("utf-8", "replace") if "unspool_codec" in vars else "pickle"
     try:
-        body = _deserialize(serializer, envelope.body) if envelope.body else {}
+        body = _deserialize(serializer, envelope.body, envelope.sealed) if envelope.body else {}
     except Damaged:
         if "msg" in vars or envelope.sealed:
             raise
@@ -172,7 +196,7 @@ def _from_uwsgidecorators(envelope: Envelope) -> Message:
     returns = vars.get("ud_spool_ret", b"").decode("ascii", "replace") or "own"
     payload: dict[str, Any] = {"func": func, "returns": returns}
     if "args" in vars:
-        args, kwargs = (_deserialize("pickle", vars.get(key, b"")) for key in ("args", "kwargs"))
+        args, kwargs = (_deserialize("pickle", vars.get(key, b""), envelope.sealed) for key in ("args", "kwargs"))
     else:  # its functions then take the message itself, decoded where it can be, with all that uWSGI adds
         given = {key: _text(value) for key, value in _foreign(vars).items()}
         if envelope.body:
@@ -222,7 +246,7 @@ def _culprit(message: Message, dump: Callable[[Any], bytes]) -> str:
     return f"the payload (a {type(message.payload).__name__})"
 
 
-def _deserialize(serializer: str, data: bytes) -> Any:
+def _deserialize(serializer: str, data: bytes, sealed: bool) -> Any:
     known = SERIALIZERS.get(serializer)
     if known is None:
         raise Damaged(f"written by a serialiser that is not known here: {serializer[:40]!r}")
@@ -235,4 +259,6 @@ def _deserialize(serializer: str, data: bytes) -> Any:
     except UNSUPPORTED:
         raise
     except Exception as error:
+        if sealed and not isinstance(error, pickle.UnpicklingError | EOFError | json.JSONDecodeError):
+            raise  # the data is whole: this program, or what it needs, cannot rebuild it now
         raise Damaged(f"the {serializer} body cannot be read: {failure.reason(error)}") from error

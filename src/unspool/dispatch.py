@@ -19,9 +19,10 @@ from typing import Any, NamedTuple
 from . import codec, failure
 from .errors import Damaged, NoHandler, TaskTimeout
 from .message import Ack, Bury, Claim, Disposition, Envelope, Message, Outcome, Retry, Verdict, reason_of
+from .options import TaskOptions
 from .results import ResultRescheduled, ResultSkipped, TaskResult
 from .retry import MAX_CRASHES, RetryPolicy, next_attempt
-from .tasks import SpoolerTask, TaskOptions, spooler_task_types
+from .tasks import SpoolerTask, spooler_task_types
 
 __all__ = ["Call", "conclude", "delay_after", "prepare", "run"]
 

@@ -1,20 +1,25 @@
 """The seed's API: spoolers, tasks by decorator, raw messages, inspection."""
 
+import logging
+import os
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
+from types import MethodType
 from typing import Any, Optional, ParamSpec, Protocol, TypeVar, Union, Unpack, overload
 
 from . import codec, config, wire
 from .backends.base import Transactional
-from .errors import OptionRefused
+from .errors import OptionRefused, PayloadRefused
+from .functions import FunctionTask
 from .message import Entry, Message, State
+from .options import TaskKeywords, TaskOptions
 from .schedule import Postpone, check_priority, to_due
-from .tasks import FunctionTask, TaskKeywords, TaskOptions
 
 __all__ = ["Spooler"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+_log = logging.getLogger("unspool")
 _WAITING = frozenset({State.READY, State.DEFERRED, State.RUNNING})
 
 
@@ -22,42 +27,58 @@ class _Decorate(Protocol):
     def __call__(self, func: Callable[P, R], /) -> FunctionTask[P, R]: ...
 
 
-class _TaskDecorator:
-    """Allows task decoration using both Spooler class and object."""
-
-    def __init__(self, spooler: "Spooler | None" = None) -> None:
-        self._spooler = spooler
-
-    def __get__(self, instance: "Spooler | None", owner: type["Spooler"]) -> "_TaskDecorator":
-        return self if instance is None else _TaskDecorator(instance)
-
+class _Task(Protocol):
     @overload
     def __call__(self, func: Callable[P, R], /) -> FunctionTask[P, R]: ...
 
     @overload
-    def __call__(self, func: None = None, /, **options: Unpack[TaskKeywords]) -> _Decorate: ...
+    def __call__(self, postpone: Postpone = None, /, **options: Unpack[TaskKeywords]) -> _Decorate: ...
 
-    def __call__(self, func: Callable[..., Any] | None = None, /, **options: Unpack[TaskKeywords]) -> Any:
-        """Decorator. Used to register a function which should be run in Spooler.
 
-        :param priority: a number, 0 or more; smaller runs first, None after all numbers.
-        :param postpone: a timedelta from the call, or a datetime (aware as it says, naive as local time).
-        :param max_attempts: runs in all before it is dead; 20.
-        :param retry_delay: seconds before the second run, 5; each further delay is ``retry_backoff`` (2) times as long.
-        :param retry_jitter: a fraction by which a delay is randomly lengthened; 0.1.
-        :param timeout: seconds that a run may take; no limit if None.
-        :param serializer: ``pickle`` or ``json``.
-        :param release_skipped: True if ``None`` leaves the task to another handler instead of ending it.
-        :raises FunctionRefused: for a lambda, a local function, or what is no function.
-        :raises OptionRefused: for a value that an option cannot have, or an option that there is not.
-        """
-        chosen = TaskOptions.of(**options)
+class _TaskDecorator:
+    """Allows task decoration using both Spooler class and object."""
 
-        def decorate(func: Callable[P, R]) -> FunctionTask[P, R]:
-            config.enter_uwsgi()
-            return FunctionTask(func, chosen, _send, self._spooler).register()
+    def __get__(self, instance: "Spooler | None", owner: type["Spooler"]) -> _Task:
+        return MethodType(_task, owner if instance is None else instance)
 
-        return decorate if func is None else decorate(func)
+
+def _task(spooler: Any, func: Any = None, /, **options: Unpack[TaskKeywords]) -> Any:
+    """Decorator. Used to register a function which should be run in Spooler.
+
+    ::
+
+        @Spooler.task                                   # or @Spooler.task(), or @my_spooler.task
+        def send_mail(to): ...
+
+        @Spooler.task(max_attempts=5, timeout=30)
+        async def fetch(url): ...
+
+    :param priority: a number, 0 or more; smaller runs first, None after all numbers.
+    :param postpone: a timedelta from the call, or a datetime (aware as it says, naive as local time). It may be
+        given by position.
+    :param max_attempts: runs in all before it is dead; 20.
+    :param retry_delay: seconds, or a timedelta, before the second run; 5. Each further delay is ``retry_backoff`` (2)
+        times as long.
+    :param retry_jitter: a fraction by which a delay is randomly lengthened; 0.1.
+    :param timeout: seconds, or a timedelta, that a run may take; no limit if None.
+    :param serializer: ``pickle`` or ``json``.
+    :param release_skipped: True if ``None`` leaves the task to another handler instead of ending it.
+    :raises FunctionRefused: for a function that no worker could find or call: a lambda, a local function, a method, a
+        generator function, one of an interactive session; and for a name that another task has already.
+    :raises OptionRefused: for an unknown option, or a value that an option cannot have.
+    """
+    if isinstance(func, timedelta | datetime):
+        options, func = {"postpone": func, **options}, None
+    chosen = TaskOptions.of(**options)
+
+    def decorate(func: Callable[P, R]) -> FunctionTask[P, R]:
+        config.enter_uwsgi()
+        return FunctionTask(func, chosen, _send, spooler if isinstance(spooler, Spooler) else None).register()
+
+    return decorate if func is None else decorate(func)
+
+
+_task.__name__ = _task.__qualname__ = "task"
 
 
 class Spooler:
@@ -65,7 +86,7 @@ class Spooler:
 
     :param name: the path of its directory, or its URL: ``postgresql://db/app?spooler=mail``, ``nats://a,b?spooler=mail``.
         As an attribute, a URL's user and password are left out.
-    :raises OptionRefused: for a URL that is none.
+    :raises OptionRefused: for a malformed URL, or what is no path at all.
 
     .. code-block:: python
 
@@ -82,8 +103,10 @@ class Spooler:
 
     task = _TaskDecorator()
 
-    def __init__(self, name: str) -> None:
-        self.name = config.spooler_name(name)
+    def __init__(self, name: str | os.PathLike[str]) -> None:
+        if not isinstance(name, str | os.PathLike) or not (path := os.fspath(name)) or not isinstance(path, str):
+            raise OptionRefused(f"the spooler's name is {name!r}; it must be a path, a URL or a configured base name")
+        self.name = config.spooler_name(path)
 
     def __str__(self) -> str:
         return self.name
@@ -102,7 +125,7 @@ class Spooler:
         cls,
         message: str,
         *,
-        spooler: Union[str, "Spooler", None] = None,
+        spooler: Union[str, os.PathLike[str], "Spooler", None] = None,
         priority: int | None = None,
         postpone: datetime | timedelta | None = None,
         payload: Any = None,
@@ -111,8 +134,7 @@ class Spooler:
         """Sends a message to a spooler.
 
         :param message: Message to pass using spooler. ``ucfg_<type id>`` or ``<type id>`` goes to the SpoolerTask
-            heir of that type
-            id, any other to SpoolerTask itself.
+            subclass of that type id, any other to SpoolerTask itself.
         :param spooler: The spooler (id or directory) to use; the default one if not given.
         :param priority: Number. The priority of the message. Larger - less important.
         :param postpone: Postpone message processing till.
@@ -126,7 +148,11 @@ class Spooler:
 
     @classmethod
     def send_many(
-        cls, messages: Iterable[Message], *, spooler: Union[str, "Spooler", None] = None, connection: Any = None
+        cls,
+        messages: Iterable[Message],
+        *,
+        spooler: Union[str, os.PathLike[str], "Spooler", None] = None,
+        connection: Any = None,
     ) -> list[str]:
         """Sends many messages, sharing their syncs, and returns their ids in order.
 
@@ -138,7 +164,7 @@ class Spooler:
         :raises NoSpooler, SpoolerUnusable, PayloadRefused: tasks that are not yet visible then were not sent.
         :raises OptionRefused: for a connection that the spooler cannot use.
         """
-        return _send(list(messages), spooler, connection)
+        return _send(_checked(messages), spooler, connection)
 
     @classmethod
     def get_spoolers(cls) -> list["Spooler"]:
@@ -155,9 +181,12 @@ class Spooler:
 
         :param name: Directory base name. E.g.: 'mydir' to get spooler for '/somewhere/here/is/mydir'
         """
-        for spooler in cls.get_spoolers():
+        spoolers = cls.get_spoolers()
+        for spooler in spoolers:
             if config.basename(spooler.name) == name:
                 return spooler
+        known = ", ".join(config.basename(one.name) for one in spoolers) or "none"
+        _log.warning("no spooler is named %r (configured: %s); get_by_basename returns None", name, known)
         return None
 
     @classmethod
@@ -202,10 +231,13 @@ class Spooler:
 
         :param path: The relative or absolute path to the task to read.
         :returns: uWSGI's keys (``spooler_task_name``, ``spooler``, ``priority``, ``at``, ``msg``, ``body``), and
-            ``attempts``, ``state``,
-            ``function``, ``size`` in bytes, ``due`` in unix seconds and ``reason``; ``{}`` if there is no such task.
+            ``attempts``, ``state``, ``function``, ``size`` in bytes, ``due`` in unix seconds and ``reason``; ``{}`` if
+            there is no such task.
+        :raises OptionRefused: for what is no path.
         """
-        for backend in config.candidates(path):
+        if not isinstance(path, str | os.PathLike):
+            raise OptionRefused(f"the path of the task is {path!r}; it must be a string, as sending returns it")
+        for backend in config.candidates(path := os.fspath(path)):
             found = backend.read(path)
             if found is not None:
                 entry, envelope = found
@@ -233,10 +265,27 @@ def raw_message(
     return Message(message, payload, None, priority, to_due(postpone), serializer)
 
 
-def _send(messages: Sequence[Message], spooler: "str | Spooler | None", connection: Any = None) -> list[str]:
+def _checked(messages: Iterable[Any]) -> list[Message]:
+    """The messages.
+
+    :raises PayloadRefused: for anything but messages.
+    """
+    if isinstance(messages, str | bytes | Message) or not isinstance(messages, Iterable):
+        raise PayloadRefused(f"messages is {messages!r:.200}; pass a list of messages, {_MAKE}")
+    checked = list(messages)
+    for at, message in enumerate(checked):
+        if not isinstance(message, Message):
+            raise PayloadRefused(f"messages[{at}] is {message!r:.200}, which is no message; {_MAKE}")
+    return checked
+
+
+_MAKE = "made by task.message(...) or unspool.raw_message(...)"
+
+
+def _send(messages: Sequence[Message], spooler: Any, connection: Any = None) -> list[str]:
     config.enter_uwsgi()  # in case another module has made itself uWSGI's handler since
     envelopes = [codec.encode(message) for message in messages]
-    name = spooler.name if isinstance(spooler, Spooler) else spooler
+    name = None if spooler is None else spooler.name if isinstance(spooler, Spooler) else Spooler(spooler).name
     if not envelopes:
         return []
     backend = config.backend(name)

@@ -1,128 +1,34 @@
-"""What can be run: task types, task functions, and the registries in which a worker finds them."""
+"""Task types: what a message is handled by, and the registry in which a worker finds its type."""
 
-import functools
-import os
-import sys
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from types import BuiltinFunctionType, FunctionType, MethodDescriptorType, MethodType
-from typing import Any, ClassVar, Generic, NamedTuple, ParamSpec, Self, TypedDict, TypeVar, Unpack
+from collections.abc import Awaitable
+from typing import Any, ClassVar
 
-from .codec import FCALL, SERIALIZERS
-from .errors import FunctionRefused, NoHandler, OptionRefused
-from .message import Message
+from .errors import OptionRefused
+from .functions import find_function, registry
+from .options import TaskOptions
 from .results import ResultProcessed, ResultRescheduled, ResultSkipped, TaskResult
-from .retry import RetryPolicy
-from .schedule import Postpone, check_priority, to_due
 
-__all__ = [
-    "FunctionTask",
-    "SpoolerFunctionCallTask",
-    "SpoolerTask",
-    "TaskKeywords",
-    "TaskOptions",
-    "call_message",
-    "defines_tasks",
-    "find_function",
-    "full_name",
-    "function_names",
-    "spooler_task_types",
-    "uwsgi_verdict",
-]
-
-P = ParamSpec("P")
-R = TypeVar("R")
-Send = Callable[[list[Message], Any, Any], list[str]]
-"""Sends messages to a spooler (a name, a Spooler or None for the default), within the transaction of a connection or
-None; the decorator brings it along."""
+__all__ = ["SpoolerFunctionCallTask", "SpoolerTask", "defines_tasks", "spooler_task_types", "uwsgi_verdict"]
 
 spooler_task_types: dict[str, type["SpoolerTask"]] = {}
 """Known task types handlers will store here runtime.
 
-SpoolerTask heirs are automatically registered in runtime by SpoolerTask.__init_subclass__.
+SpoolerTask subclasses are automatically registered in runtime by SpoolerTask.__init_subclass__.
 """
 
-_functions: dict[str, "FunctionTask[Any, Any]"] = {}
 
+def _check_unique(subclass: type["SpoolerTask"]) -> None:
+    """Return unless the subclass would replace an unrelated one of its ``type_id``.
 
-class TaskKeywords(TypedDict, total=False):
-    """What ``Spooler.task`` takes."""
-
-    priority: int | None
-    postpone: Postpone
-    max_attempts: int
-    retry_delay: float
-    retry_backoff: float
-    retry_jitter: float
-    timeout: float | None
-    serializer: str
-    release_skipped: bool
-
-
-_ROUTINES = (FunctionType, BuiltinFunctionType, MethodType, MethodDescriptorType)
-_LONGEST = 365 * 86400  # seconds of a time limit
-_RETRY_KEYWORDS = ("delay", "backoff", "jitter")
-
-
-class _Options(NamedTuple):
-    priority: int | None
-    postpone: Postpone
-    retry: RetryPolicy
-    timeout: float | None
-    serializer: str
-    release_skipped: bool
-
-
-class TaskOptions(_Options):
-    """How a kind of task is sent and run.
-
-    :param priority: a number, 0 or more; smaller runs first. None runs after all numbers.
-    :param postpone: a timedelta from the call, or a datetime (aware as it says, naive as local time).
-    :param retry: how often and how soon it runs again after a failure.
-    :param timeout: seconds a run may take; None for no limit.
-    :param serializer: ``pickle`` or ``json``.
-    :param release_skipped: True if ``None`` means that another handler must take the task: it is then offered again
-        with the back-off and the limit of a failed one, instead of ending as skipped.
-    :raises OptionRefused: when a value is not one the option can have.
+    :raises OptionRefused: if it would. A subclass may replace its base, and a module may be imported again.
     """
-
-    __slots__ = ()
-
-    def __new__(
-        cls,
-        priority: int | None = None,
-        postpone: Postpone = None,
-        retry: RetryPolicy = RetryPolicy(),  # noqa: B008  it is frozen
-        timeout: float | None = None,
-        serializer: str = "pickle",
-        release_skipped: bool = False,
-    ) -> Self:
-        check_priority(priority)
-        to_due(postpone, 0.0)
-        if serializer not in SERIALIZERS:
-            raise OptionRefused(f"serializer is {serializer!r}; there are {', '.join(SERIALIZERS)}")
-        if timeout is not None and (
-            isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout <= _LONGEST
-        ):
-            raise OptionRefused(
-                f"timeout is {timeout!r}; it must be a number of seconds above 0 and at most {_LONGEST}, or None"
-            )
-        return super().__new__(cls, priority, postpone, retry, timeout, serializer, release_skipped)
-
-    @classmethod
-    def of(cls, **keywords: Unpack[TaskKeywords]) -> "TaskOptions":
-        """The options that a decorator was given.
-
-        :raises OptionRefused: also for an option that there is not.
-        """
-        unknown = keywords.keys() - TaskKeywords.__annotations__.keys()
-        if unknown:
-            known = ", ".join(TaskKeywords.__annotations__)
-            raise OptionRefused(f"task() has no option {', '.join(sorted(unknown))}; there are {known}")
-        options: dict[str, Any] = dict(keywords)
-        retry = {name: options.pop(f"retry_{name}") for name in _RETRY_KEYWORDS if f"retry_{name}" in options}
-        if "max_attempts" in options:
-            retry["max_attempts"] = options.pop("max_attempts")
-        return cls(retry=RetryPolicy(**retry), **options)
+    known = spooler_task_types.get(subclass.type_id, subclass)
+    same = (known.__module__, known.__qualname__) == (subclass.__module__, subclass.__qualname__)
+    if not same and not issubclass(subclass, known):
+        raise OptionRefused(
+            f"type_id of {subclass.__qualname__} is {subclass.type_id!r}, which "
+            f"{known.__module__}:{known.__qualname__} has already; give it another one, or derive it from that class"
+        )
 
 
 class SpoolerTask:
@@ -132,7 +38,7 @@ class SpoolerTask:
     :param message: the text it was sent with.
     :param payload: the object it was sent with, or None.
 
-    An heir with a ``type_id`` of its own handles the messages ``ucfg_<type_id>`` and ``<type_id>``.
+    A subclass with a ``type_id`` of its own handles the messages ``ucfg_<type_id>`` and ``<type_id>``.
     """
 
     __slots__ = ("message", "name", "payload")
@@ -157,6 +63,7 @@ class SpoolerTask:
         if not isinstance(cls.options, TaskOptions):
             raise OptionRefused(f"options of {cls.__qualname__} is {cls.options!r}; make them with TaskOptions.of(...)")
         if cls.type_id:
+            _check_unique(cls)
             spooler_task_types[cls.type_id] = cls
 
     def process(self) -> TaskResult | bool | None:
@@ -207,174 +114,9 @@ class SpoolerFunctionCallTask(SpoolerTask):
         return find_function(self.payload["func"]).options
 
 
-class FunctionTask(Generic[P, R]):
-    """A function that runs later: called, it spools and returns the task's id. Made by ``Spooler.task``.
-
-    It keeps the name, docstring and signature of the original.
-
-    :param name: its name on the wire, where it is not one that a worker could import.
-    """
-
-    def __init__(
-        self,
-        func: Callable[P, R],
-        options: TaskOptions,
-        send: Send,
-        spooler: Any = None,
-        name: str | None = None,
-        connection: Any = None,
-    ) -> None:
-        self.name = name or _wire_name(func)
-        self.options = options
-        self.spooler = spooler
-        self._connection = connection
-        self._send = send
-        self._func = func
-        self.__doc__ = func.__doc__
-        functools.update_wrapper(self, func)
-
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> str:
-        """Spools the call and returns the task's id: on a directory the absolute path of its file.
-
-        :raises PayloadRefused: if an argument cannot be serialised.
-        :raises NoSpooler: if no spooler is configured.
-        :raises SpoolerUnusable: if the spooler cannot take it; then nothing was sent.
-        """
-        return self._send([self.message(*args, **kwargs)], self.spooler, self._connection)[0]
-
-    enqueue = __call__
-
-    def enqueue_many(self, calls: Iterable[Any]) -> list[str]:
-        """Spools many calls, sharing their syncs, and returns their ids in order.
-
-        :param calls: for each call a tuple or list of arguments, a mapping of keyword arguments, or one plain argument.
-        :raises PayloadRefused: before anything is sent.
-        """
-        return self._send([self._message_of(call) for call in calls], self.spooler, self._connection)
-
-    def call_local(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Calls the original here and now."""
-        return self._func(*args, **kwargs)
-
-    def message(self, *args: P.args, **kwargs: P.kwargs) -> Message:
-        """The message that a call would send, for ``Spooler.send_many``."""
-        options = self.options
-        due = None if options.postpone is None else to_due(options.postpone)
-        return call_message(self.name, args, kwargs, options.priority, due, options.serializer)
-
-    def using(self, **changes: Any) -> "FunctionTask[P, R]":
-        """The same task with other options: ``priority``, ``postpone``, ``spooler``, ``serializer``; or with a
-        ``connection`` of psycopg's, SQLAlchemy's or Django's to the database of a PostgreSQL spooler: the task is then
-        sent in that connection's transaction, committed with it or not at all.
-
-        :raises OptionRefused: if a value is not one the option can have.
-        """
-        spooler = changes.pop("spooler", self.spooler)
-        connection = changes.pop("connection", self._connection)
-        unknown = changes.keys() - {"priority", "postpone", "serializer"}
-        if unknown:
-            raise OptionRefused(
-                f"using() takes priority, postpone, spooler, serializer and connection, not "
-                f"{', '.join(sorted(unknown))}; "
-                "what governs the run is set where the task is defined"
-            )
-        options = TaskOptions(**(self.options._asdict() | changes))
-        return FunctionTask(self._func, options, self._send, spooler, self.name, connection)
-
-    def register(self) -> "FunctionTask[P, R]":
-        """Makes the function known to workers of this program."""
-        _functions[self.name] = self
-        _functions[self._func.__name__] = self  # other programs' tasks name the bare function
-        return self
-
-    def _message_of(self, call: Any) -> Message:
-        anything: Callable[..., Message] = self.message
-        if isinstance(call, Mapping):
-            return anything(**call)
-        if isinstance(call, list | tuple):
-            return anything(*call)
-        return anything(call)
-
-    def __repr__(self) -> str:
-        return f"<task {self.name}>"
-
-
-def call_message(
-    name: str,
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
-    priority: int | None = None,
-    due: float | None = None,
-    serializer: str = "pickle",
-) -> Message:
-    """The message that calls a function, whether or not this program has it.
-
-    :param name: ``module:qualname``.
-    :param due: unix seconds before which it must not run; None for at once.
-    """
-    payload = {
-        "spooler": None,
-        "priority": priority,
-        "postpone": None,
-        "func": name.rpartition(":")[2].rpartition(".")[2],  # bare, for uwsgiconf; unspool looks at the message's task
-        "arg": args,
-        "kwg": kwargs,
-    }
-    return Message(FCALL, payload, name, priority, due, serializer)
-
-
 def defines_tasks() -> bool:
-    """Whether this program has any task of its own."""
-    return bool(_functions) or spooler_task_types.keys() > {SpoolerFunctionCallTask.type_id}
-
-
-def function_names() -> list[str]:
-    """The functions that this program can run, as the wire names them."""
-    return sorted({task.name for task in _functions.values()})
-
-
-def find_function(name: str) -> FunctionTask[Any, Any]:
-    """The task function of a name from the wire.
-
-    :raises NoHandler: if this program has none.
-    """
-    try:
-        return _functions[name]
-    except KeyError:
-        raise NoHandler(
-            f"no task function {name!r} in this program; was it renamed, or is its module not imported?"
-        ) from None
-
-
-def _wire_name(func: Callable[..., Any]) -> str:
-    """``module:qualname``; a script's functions are named by the file, as its worker will import it.
-
-    :raises FunctionRefused: if a worker could not find the function by its name.
-    """
-    qualname = getattr(func, "__qualname__", None)
-    if not callable(func) or not isinstance(func, _ROUTINES) or qualname is None:
-        raise FunctionRefused(f"{func!r} is not a function; decorate one that is defined with def or async def")
-    if "<lambda>" in qualname or "<locals>" in qualname:
-        kind = "a lambda" if "<lambda>" in qualname else "defined inside another function"
-        raise FunctionRefused(f"{qualname} is {kind}, so no worker could find it; define it at the top of a module")
-    return full_name(func)
-
-
-def full_name(func: Callable[..., Any]) -> str:
-    """``module:qualname``, also of a function that no import would find by it."""
-    return f"{_module_name(func)}:{getattr(func, '__qualname__', func.__name__)}"
-
-
-def _module_name(func: Callable[..., Any]) -> str:
-    """The module as another process would import it, where this one runs its file under another name."""
-    module = func.__module__
-    if module != "__main__" and not module.startswith("uwsgi_file_"):
-        return module
-    loaded = sys.modules[module]
-    spec, path = getattr(loaded, "__spec__", None), getattr(loaded, "__file__", None)
-    if spec is not None and module == "__main__":
-        return str(spec.name)
-    return os.path.splitext(os.path.basename(path))[0] if path else module
+    """Return whether this program has any task of its own."""
+    return bool(registry.functions) or spooler_task_types.keys() > {SpoolerFunctionCallTask.type_id}
 
 
 def uwsgi_verdict(returns: str, result: Any) -> Any:

@@ -13,8 +13,8 @@ import pytest
 
 from unspool.cli import commands
 from unspool.config import Settings
+from unspool.options import TaskKeywords, TaskOptions
 from unspool.retry import RetryPolicy
-from unspool.tasks import TaskKeywords, TaskOptions
 
 from .page import MARK, ROOT, Page, pages
 

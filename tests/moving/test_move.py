@@ -10,9 +10,9 @@ import pytest
 from unspool import Spooler, config, wire
 from unspool.backends.spool import SpoolBackend
 from unspool.backends.spool.sweep import leftovers
+from unspool.functions import call_message
 from unspool.message import Claim, Retry, State
 from unspool.signing import Signer
-from unspool.tasks import call_message
 
 from .conftest import KEY, Ends, fail, ran, work
 

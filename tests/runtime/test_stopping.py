@@ -14,8 +14,8 @@ import pytest
 
 from unspool import codec
 from unspool.backends.spool import SpoolBackend
+from unspool.functions import call_message
 from unspool.message import State
-from unspool.tasks import call_message
 
 from .conftest import PATIENCE, Place
 

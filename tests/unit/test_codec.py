@@ -11,8 +11,8 @@ import pytest
 
 from unspool import codec, wire
 from unspool.errors import Damaged, OptionRefused, PayloadRefused
+from unspool.functions import call_message
 from unspool.message import Envelope, Message
-from unspool.tasks import call_message
 
 
 def travelled(message: Message) -> Message:
@@ -201,6 +201,34 @@ def test_a_class_that_is_not_there_is_not_damage(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(codec.UNSUPPORTED, match="module_of_tomorrow") as caught:
         codec.decode(envelope)
     assert isinstance(caught.value, ImportError)
+
+
+class Rebuilt:
+    """Raises what it was given while it is rebuilt."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __reduce__(self) -> Any:
+        return _rebuild, (self.error,)
+
+
+def _rebuild(error: Exception) -> None:
+    raise error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ValueError("3 is not a valid Color"), TypeError("takes 3 positional arguments"), KeyError("x"), MemoryError()],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_error_while_an_argument_is_rebuilt_is_not_damage(error: Exception) -> None:
+    """The checksum was right: the program lacks something. Without a checksum, nothing shows that the data is whole."""
+    envelope = codec.encode(Message("m", Rebuilt(error)))
+    with pytest.raises(type(error)):
+        codec.decode(envelope)
+    with pytest.raises(Damaged, match=type(error).__name__):
+        codec.decode(envelope._replace(sealed=False))
 
 
 @pytest.mark.parametrize(

@@ -3,19 +3,20 @@
 import os
 import pickle
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from unspool import Spooler, compat, config, configure, spooler_task_types, tasks
+from unspool import FunctionTask, Spooler, compat, config, configure
 from unspool.backends.spool import SpoolBackend
 from unspool.compat import uwsgi, uwsgidecorators
 from unspool.compat.uwsgidecorators import SPOOL_OK, SpoolFunction, spool, spoolforever, spoolraw
 from unspool.compat.variables import pack
 from unspool.errors import NoSpooler, OptionRefused, PayloadRefused
+from unspool.functions import find_function
 from unspool.message import State, Verdict
+from unspool.options import TaskOptions
 from unspool.testing import FakeClock, Run, run_all
 from unspool.wire import MAX_VARS
 
@@ -69,15 +70,11 @@ class Unpicklable:
 
 
 @pytest.fixture(autouse=True)
-def spool_directory(tmp_path: Path) -> Iterator[Path]:
+def spool_directory(tmp_path: Path, own_registries: None) -> Path:
     """A configured spooler; what a test registers is its own."""
-    kept = [(registry, dict(registry)) for registry in (spooler_task_types, tasks._functions)]
     configure(spoolers=[tmp_path / "mail", tmp_path / "other"], durability="relaxed")
     ran.clear()
-    yield tmp_path / "mail"
-    for registry, before in kept:
-        registry.clear()
-        registry.update(before)  # type: ignore[arg-type]
+    return tmp_path / "mail"
 
 
 def run() -> list[Run]:
@@ -254,7 +251,7 @@ def test_left_messages_for_a_function_that_is_now_a_coroutine_function() -> None
     async def resize(name: str) -> None:
         ran.append(name)
 
-    tasks.FunctionTask(resize, tasks.TaskOptions(), lambda messages, spooler: [], name="resize").register()
+    FunctionTask(resize, TaskOptions(), lambda messages, spooler: [], name="resize").register()
     call = {"ud_spool_func": "resize", "ud_spool_ret": "-2", "args": pickle.dumps(("a.png",)), "kwargs": KWARGS}
     config.backend().send([pack(call)])
     [ended] = run()
@@ -264,18 +261,24 @@ def test_left_messages_for_a_function_that_is_now_a_coroutine_function() -> None
 def test_the_forms_of_decorating() -> None:
     """Bare and called; ``.spool`` on the function and on the original; ``.f`` is the original."""
 
-    def original(message: dict[str, Any]) -> None:
-        """What it does."""
-        ran.append(message["n"])
+    def define() -> Any:
+        def original(message: dict[str, Any]) -> None:
+            """What it does."""
+            ran.append(message["n"])
+
+        return original
 
     for decorate in (spool, spoolraw, spoolforever):
-        for made in (decorate(original), decorate()(original), decorate(pass_arguments=False)(original)):
+        for form in (decorate, decorate(), decorate(pass_arguments=False)):
+            original = define()
+            made = form(original)
             assert isinstance(made, SpoolFunction)
             assert made.f is original
+    original = define()
     made = spool(original)
     made(n=1)
     made.spool({"n": 2})
-    original.spool({"n": 3})  # type: ignore[attr-defined]
+    original.spool({"n": 3})
     run()
     assert ran == ["1", "2", "3"]  # also where the function is defined inside another one, as in an app factory
 
@@ -304,7 +307,7 @@ def test_the_path_is_returned(spool_directory: Path) -> None:
 
 def test_the_command_line_can_send_to_them() -> None:
     """A call that is sent as unspool's own has the decorator's verdict, too."""
-    [function] = {tasks.find_function(name) for name in ("returning", f"{HERE}:returning")}
+    [function] = {find_function(name) for name in ("returning", f"{HERE}:returning")}
     function.enqueue(-1)
     function.using(priority=1).enqueue(0)
     assert [ended.verdict for ended in run()] == [Verdict.SKIPPED, Verdict.RESCHEDULED]
@@ -362,3 +365,23 @@ def test_a_handler_takes_no_others_messages() -> None:
     Spooler.send_message_raw("hello")
     Spooler.send_message_raw("ucfg_none")
     assert [ended.verdict for ended in run()] == [Verdict.PROCESSED, Verdict.PROCESSED, Verdict.RESCHEDULED]
+
+
+def test_the_handler_may_be_assigned() -> None:
+    """As a program written for uWSGI does it; and the older name sends, too."""
+    seen = []
+
+    def handle(env: dict[Any, bytes]) -> int:
+        seen.append(env[b"a"])
+        return SPOOL_OK
+
+    uwsgi.spooler = handle
+    uwsgi.send_to_spooler(a="b")
+    run()
+    assert seen == [b"b"]
+
+
+def test_what_the_module_has_not() -> None:
+    """The error says what works without uWSGI."""
+    with pytest.raises(AttributeError, match=r"unspool.compat.uwsgi has no worker_id: only .*spool"):
+        _ = uwsgi.worker_id

@@ -10,9 +10,11 @@ import pytest
 from unspool import ResultProcessed, ResultRescheduled, ResultSkipped, Spooler, SpoolerTask, TaskResult, codec, dispatch
 from unspool.dispatch import Call
 from unspool.errors import TaskTimeout
+from unspool.functions import call_message
 from unspool.message import Ack, Bury, Claim, Envelope, Message, Outcome, Retry, Verdict
+from unspool.options import TaskOptions
 from unspool.retry import MAX_CRASHES, RetryPolicy
-from unspool.tasks import TaskOptions, call_message, spooler_task_types
+from unspool.tasks import spooler_task_types
 
 NOW = 1_900_000_000.0
 OPTIONS = TaskOptions(retry=RetryPolicy(max_attempts=3, delay=10, backoff=2, jitter=0))
@@ -256,6 +258,24 @@ def test_a_missing_module_is_waited_for() -> None:
     outcome = refused(Envelope({"msg": b"m"}, body, None, None))
     assert (outcome.verdict, outcome.disposition) == (Verdict.RESCHEDULED, Retry(NOW + 5))
     assert "module_of_tomorrow" in outcome.error
+
+
+class NotYet:
+    """Raises while it is rebuilt, as an enum without this value does."""
+
+    def __reduce__(self) -> Any:
+        return int, ("no number",)
+
+
+def test_an_argument_that_cannot_be_rebuilt_is_waited_for() -> None:
+    """A deploy may bring what it needs; then dead, and not corrupt."""
+    outcome = refused(Message("m", NotYet()))
+    assert (outcome.verdict, outcome.disposition) == (Verdict.RESCHEDULED, Retry(NOW + 5))
+    assert "ValueError: invalid literal" in outcome.error
+    outcome = refused(Message("m", NotYet()), attempts=20)
+    assert outcome.verdict is Verdict.DEAD
+    assert isinstance(outcome.disposition, Bury)
+    assert not outcome.disposition.corrupt
 
 
 def test_corrupt() -> None:

@@ -5,17 +5,18 @@ import inspect
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from unspool import FunctionTask, Spooler, SpoolerFunctionCallTask, SpoolerTask, configure, spooler_task_types, tasks
+from unspool import FunctionTask, Spooler, SpoolerFunctionCallTask, SpoolerTask, configure, spooler_task_types
 from unspool.errors import FunctionRefused, NoHandler, NoSpooler, OptionRefused, PayloadRefused
+from unspool.functions import call_message, find_function, function_names
+from unspool.options import TaskOptions
 from unspool.retry import RetryPolicy
-from unspool.tasks import TaskOptions, call_message, find_function, function_names
 
 HERE = __name__
 
@@ -56,13 +57,8 @@ class Box:
 
 
 @pytest.fixture(autouse=True)
-def registries() -> Iterator[None]:
+def registries(own_registries: None) -> None:
     """What a test registers is its own."""
-    kept = [(registry, dict(registry)) for registry in (spooler_task_types, tasks._functions)]
-    yield
-    for registry, before in kept:
-        registry.clear()
-        registry.update(before)  # type: ignore[arg-type]
 
 
 @pytest.fixture

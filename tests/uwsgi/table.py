@@ -12,7 +12,7 @@ from unspool.message import State
 
 APP = '''
 from unspool import ResultProcessed, ResultRescheduled, ResultSkipped, Spooler, SpoolerTask
-from unspool.tasks import call_message
+from unspool.functions import call_message
 
 mine = Spooler.get_by_basename("myspooler")
 quick = dict(retry_delay=0.1, retry_backoff=1, retry_jitter=0)

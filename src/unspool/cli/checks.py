@@ -219,7 +219,8 @@ out = os.dup(1)
 os.dup2(2, 1)  # what the application prints is not the answer
 from unspool.errors import AppError
 from unspool.runtime.app import load_app
-from unspool.tasks import function_names, spooler_task_types
+from unspool.functions import function_names
+from unspool.tasks import spooler_task_types
 started = time.perf_counter()
 try:
     load_app(sys.argv[1])

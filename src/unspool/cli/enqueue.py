@@ -1,6 +1,5 @@
 """``unspool enqueue``: sends one task, without importing anybody's code unless asked."""
 
-import inspect
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -10,10 +9,11 @@ from typing import Any
 import click
 
 from .. import config
+from ..errors import PayloadRefused
+from ..functions import call_message, find_function
 from ..message import Message
 from ..schedule import check_priority, to_due
 from ..spooler import Spooler, raw_message
-from ..tasks import call_message, find_function
 from . import output, spoolers, times
 
 __all__ = ["COMMANDS"]
@@ -140,11 +140,11 @@ def _send_by_app(
     load_app(app)
     task = find_function(function).using(**{name: value for name, value in options.items() if value is not None})
     try:
-        inspect.signature(task.call_local).bind(*args, **kwargs)
-        inspect.signature(task).bind(*args, **kwargs)
-    except TypeError as error:
-        raise click.UsageError(f"{task.name} does not take these arguments: {error}.") from None
-    _print(task.enqueue(*args, **kwargs))
+        message = task.message(*args, **kwargs)
+    except PayloadRefused as error:
+        raise click.UsageError(f"{error}.") from None
+    [id] = Spooler.send_many([message], spooler=task.spooler)
+    _print(id)
 
 
 def _check_name(function: str) -> None:

@@ -4,16 +4,18 @@
 
     from unspool.compat import uwsgi              # was: import uwsgi
 
-    @uwsgi.spooler_handler                        # was: uwsgi.spooler = handle
     def handle(env):
         print(env[b"to"])
         return uwsgi.SPOOL_OK
 
+    uwsgi.spooler = handle                        # as it was; ``@uwsgi.spooler_handler`` does the same
     uwsgi.spool({b"to": b"ann"})                  # as it was
 """
 
 import os
+import sys
 from collections.abc import Callable, Mapping
+from types import ModuleType
 from typing import Any, TypeVar
 
 from .. import config
@@ -21,7 +23,7 @@ from ..codec import AS_IS, BARE
 from ..tasks import SpoolerTask, uwsgi_verdict
 from .variables import pack, send
 
-__all__ = ["SPOOL_IGNORE", "SPOOL_OK", "SPOOL_RETRY", "spool", "spooler_handler"]
+__all__ = ["SPOOL_IGNORE", "SPOOL_OK", "SPOOL_RETRY", "send_to_spooler", "spool", "spooler_handler"]
 
 SPOOL_OK, SPOOL_RETRY, SPOOL_IGNORE = -2, -1, 0
 """What a handler returns: done; again, after a growing delay, as if it had raised; not mine, which ends the task as
@@ -42,6 +44,10 @@ def spool(message: Mapping[Any, Any] | None = None, /, **variables: Any) -> byte
     envelope = pack({**(message or {}), **variables})
     spooler = envelope.vars.get("spooler")
     return send(envelope._replace(vars={**envelope.vars, "unspool_codec": AS_IS}), spooler)
+
+
+send_to_spooler = spool
+"""The older name of ``spool``."""
 
 
 def spooler_handler(function: Handler) -> Handler:
@@ -69,3 +75,19 @@ def _as_from_uwsgi(name: str, payload: Mapping[str, bytes]) -> dict[Any, bytes]:
     if payload["body"]:
         given["body"] = payload["body"]
     return given
+
+
+def __getattr__(name: str) -> Any:
+    raise AttributeError(
+        f"unspool.compat.uwsgi has no {name}: only {', '.join(__all__)} and spooler work without uWSGI", name=name
+    )
+
+
+class _Module(ModuleType):
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "spooler":
+            spooler_handler(value)
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Module

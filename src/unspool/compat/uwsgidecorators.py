@@ -18,10 +18,13 @@ from typing import Any, overload
 
 from .. import codec, config
 from ..backends.base import check_period
+from ..functions import FunctionTask, call_message
 from ..message import Envelope, Message
+from ..naming import full_name
+from ..options import TaskOptions
 from ..retry import RetryPolicy
 from ..spooler import Spooler
-from ..tasks import FunctionTask, TaskOptions, call_message, full_name, uwsgi_verdict
+from ..tasks import uwsgi_verdict
 from .uwsgi import SPOOL_IGNORE, SPOOL_OK, SPOOL_RETRY
 from .variables import fits, pack, send
 

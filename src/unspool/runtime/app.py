@@ -4,11 +4,13 @@ import importlib
 import importlib.util
 import os
 import sys
+import sysconfig
 import traceback
 from types import ModuleType
 
 from .. import failure
 from ..errors import AppError
+from ..naming import name_of_file
 
 __all__ = ["changed", "load_app", "own_files"]
 
@@ -54,12 +56,16 @@ def own_files(app: ModuleType) -> dict[str, float]:
 
 def _load_file(path: str) -> ModuleType:
     path = os.path.abspath(path)
-    name = os.path.splitext(os.path.basename(path))[0]
     if not os.path.isfile(path):
         raise FileNotFoundError(f"there is no file {path}")
+    name = name_of_file(path)
     folder = os.path.dirname(path)
+    for _ in range(name.count(".")):
+        folder = os.path.dirname(folder)
     if folder not in sys.path:
         sys.path.insert(0, folder)  # as Python does for the script that it runs
+    if "." in name:  # a module of a package: under its full name, by which others import and send it
+        return importlib.import_module(name)
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is no Python file")
@@ -73,11 +79,21 @@ def _where(error: BaseException) -> str:
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}:{error.lineno}: "
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_machinery(frame.filename)]
+    frames = [frame for frame in frames if not _is_library(frame.filename)] or frames
     return f"{frames[-1].filename}:{frames[-1].lineno}: " if frames else ""
 
 
 def _is_machinery(filename: str) -> bool:
     return filename == __file__ or filename.startswith("<frozen") or filename == importlib.__file__
+
+
+def _is_library(filename: str) -> bool:
+    """Whether the file is one that its user did not write: of Python, of an installed package, or of this one."""
+    folders = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    return filename.startswith((_PACKAGE, *(folder + os.sep for folder in folders))) or not os.path.isfile(filename)
+
+
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
 def changed(path: str) -> float:

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 from .. import codec, dispatch
 from ..backends.base import Backend, Clock, Presence
 from ..errors import ConfigurationError, NoHandler, SpoolerUnusable
+from ..functions import find_function
 from ..message import (
     Ack,
     Claim,
@@ -33,7 +34,7 @@ from ..message import (
     Verdict,
 )
 from ..printable import printable
-from ..tasks import find_function, spooler_task_types
+from ..tasks import spooler_task_types
 from .log import log_end
 from .timelimit import limit
 

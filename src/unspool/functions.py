@@ -1,0 +1,327 @@
+"""Task functions: what ``Spooler.task`` makes of a function, and the registry in which a worker finds it."""
+
+import functools
+import importlib
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from types import CodeType
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, TypedDict, TypeVar, Unpack
+
+from .arguments import Arguments
+from .codec import FCALL
+from .errors import FunctionRefused, NoHandler, OptionRefused, PayloadRefused
+from .message import Message
+from .naming import original, wire_name
+from .options import TaskOptions
+from .schedule import Postpone, to_due
+
+__all__ = ["FunctionTask", "Send", "call_message", "find_function", "function_names"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Send = Callable[[list[Message], Any, Any], list[str]]
+"""Sends messages to a spooler (a name, a Spooler or None for the default), within the transaction of a connection or
+None; the decorator brings it along."""
+
+
+class UsingKeywords(TypedDict, total=False):
+    """What ``FunctionTask.using`` takes."""
+
+    priority: int | None
+    postpone: Postpone
+    serializer: str
+    spooler: Any
+    connection: Any
+
+
+class FunctionTask(Generic[P, R]):
+    """A function that runs later: called, it spools and returns the task's id. Made by ``Spooler.task``.
+
+    It keeps the name, docstring, signature and attributes of the original, except attributes that a task has itself.
+
+    :param name: its name on the wire, where it is not one that a worker could import.
+    """
+
+    def __init__(
+        self,
+        func: Callable[P, R],
+        options: TaskOptions,
+        send: Send,
+        spooler: Any = None,
+        name: str | None = None,
+        connection: Any = None,
+    ) -> None:
+        functools.update_wrapper(self, func, updated=())
+        self.name = name or wire_name(func)
+        self.options = options
+        self.spooler = spooler
+        self._connection = connection
+        self._send = send
+        self._func = func
+        self._arguments = Arguments(func)
+        own = vars(self)
+        own |= {
+            key: value
+            for key, value in getattr(func, "__dict__", {}).items()
+            if key not in own and not hasattr(FunctionTask, key)
+        }
+
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> str:
+        """Spool the call and return the task's id: on a directory the absolute path of its file.
+
+        :raises PayloadRefused: if the function does not take these arguments, or one cannot be serialised.
+        :raises NoSpooler: if no spooler is configured.
+        :raises SpoolerUnusable: if the spooler cannot take it; then nothing was sent.
+        """
+        return self._send([self.message(*args, **kwargs)], self.spooler, self._connection)[0]
+
+    enqueue = __call__
+
+    def enqueue_many(self, calls: Iterable[Any]) -> list[str]:
+        """Spool many calls, sharing their syncs, and return their ids in order.
+
+        :param calls: for each call a tuple or list of arguments, a mapping of keyword arguments, or one plain argument.
+        :raises PayloadRefused: before anything is sent.
+        """
+        if isinstance(calls, str | bytes | Mapping) or not isinstance(calls, Iterable):
+            raise PayloadRefused(
+                f"calls of {self.name} is a {type(calls).__name__}; pass a list with one entry for each call, "
+                "such as [(1,), (2,)]"
+            )
+        return self._send([self._message_of(call) for call in calls], self.spooler, self._connection)
+
+    def call_local(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call the original here and now, and return its result."""
+        return self._func(*args, **kwargs)
+
+    def message(self, /, *args: P.args, **kwargs: P.kwargs) -> Message:
+        """Return the message that a call would send, for ``Spooler.send_many``.
+
+        :raises PayloadRefused: if the function does not take these arguments.
+        """
+        self._arguments.check(self.name, args, kwargs)
+        options = self.options
+        due = None if options.postpone is None else to_due(options.postpone)
+        return call_message(self.name, args, kwargs, options.priority, due, options.serializer)
+
+    def using(self, **changes: Unpack[UsingKeywords]) -> "FunctionTask[P, R]":
+        """Return the same task with other options.
+
+        :param priority, postpone, serializer: as for ``Spooler.task``.
+        :param spooler: a name, path or ``Spooler`` to send to.
+        :param connection: of psycopg, SQLAlchemy or Django, to the database of a PostgreSQL spooler. The task is sent
+            in the transaction that is open on it: committed with it, or not at all.
+        :raises OptionRefused: if a value is not one the option can have.
+        """
+        unknown = changes.keys() - UsingKeywords.__annotations__.keys()
+        if unknown:
+            raise OptionRefused(
+                f"using() takes priority, postpone, spooler, serializer and connection, not "
+                f"{', '.join(sorted(unknown))}; "
+                "what governs the run is set where the task is defined"
+            )
+        given: dict[str, Any] = dict(changes)
+        spooler = _spooler(given.pop("spooler")) if "spooler" in given else self.spooler
+        connection = given.pop("connection", self._connection)
+        options = TaskOptions(**(self.options._asdict() | given))
+        return FunctionTask(self._func, options, self._send, spooler, self.name, connection)
+
+    def register(self) -> "FunctionTask[P, R]":
+        """Make the function known to workers of this program.
+
+        :raises FunctionRefused: if another task has this name already. A module may be imported again.
+        """
+        registry.add(self)
+        return self
+
+    def _message_of(self, call: Any) -> Message:
+        anything: Callable[..., Message] = self.message
+        if isinstance(call, Mapping):
+            return anything(**call)
+        if isinstance(call, list | tuple):
+            return anything(*call)
+        return anything(call)
+
+    def __get__(self, instance: object, owner: type) -> "FunctionTask[P, R]":
+        if instance is not None:
+            raise FunctionRefused(
+                f"{self.name} is not a method, so it gets no self; "
+                f"call it as {owner.__qualname__}.{self._func.__name__}"
+            )
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._connection is not None:
+            raise TypeError(f"{self!r} is bound to a connection of this process and cannot be pickled")
+        return _restore, (self.name, self.options, self.spooler)
+
+    if not TYPE_CHECKING:  # or a checker would take any attribute for one that exists
+
+        def __getattr__(self, name: str) -> NoReturn:
+            hint = ""
+            if name in _NAMES_OF_PEERS:
+                hint = f"; to run it later, call it: {self._func.__name__}(...)"
+                if name in _NAMES_WITH_TIME:
+                    hint += f", or {self._func.__name__}.using(postpone=timedelta(...))(...)"
+            raise AttributeError(
+                f"task {self.__dict__.get('name')} has no attribute {name!r}{hint}", name=name, obj=self
+            )
+
+    def __repr__(self) -> str:
+        return f"<task {self.name}>"
+
+
+_NAMES_WITH_TIME = frozenset(
+    {"apply_async", "schedule", "send_with_options", "enqueue_in", "enqueue_at", "defer_async"}
+)
+_NAMES_OF_PEERS = _NAMES_WITH_TIME | {"delay", "send", "s", "si", "defer", "kiq", "submit", "spool", "perform_async"}
+"""What other task queues call sending a task."""
+
+
+class Registry:
+    """The task functions of this program, by their names on the wire."""
+
+    def __init__(self) -> None:
+        self.functions: dict[str, FunctionTask[Any, Any]] = {}
+        self.bare: dict[str, list[FunctionTask[Any, Any]]] = {}
+        """The same by the function's own name, which is all that uwsgiconf and uwsgidecorators send."""
+        self._executions: dict[str, CodeType | None] = {}
+
+    def add(self, task: FunctionTask[Any, Any]) -> None:
+        """Make a task known.
+
+        :raises FunctionRefused: if another one has its name, unless the module is imported again.
+        """
+        execution = _execution(original(task._func))
+        known = self.functions.get(task.name)
+        if known is not None and not self._replaces(task, known, execution):
+            raise FunctionRefused(
+                f"{task.name} is a task already (of {_place(known)}), and the one of {_place(task)} would replace it; "
+                "give the function another name, or change the options of the one task by using()"
+            )
+        self.functions[task.name] = task
+        self._executions[task.name] = execution
+        same = self.bare.setdefault(task._func.__name__, [])
+        same[:] = [one for one in same if one.name != task.name] + [task]
+
+    def find(self, name: str) -> FunctionTask[Any, Any]:
+        """Return the task function of a name from the wire.
+
+        :raises NoHandler: if this program has none, or several functions of a bare name.
+        """
+        found = self.functions.get(name)
+        if found is not None:
+            return found
+        same = self.bare.get(name, [])
+        if len(same) == 1:
+            return same[0]
+        if same:
+            names = ", ".join(sorted(one.name for one in same))
+            raise NoHandler(f"{len(same)} task functions are named {name!r} in this program ({names}); keep one")
+        namesakes = ", ".join(one.name for one in self.bare.get(name.rpartition(":")[2].rpartition(".")[2], []))
+        raise NoHandler(
+            f"no task function {name!r} in this program; "
+            + (f"it has {namesakes}; " if namesakes else "")
+            + "was it renamed, or is its module not imported?"
+        )
+
+    def _replaces(
+        self, task: FunctionTask[Any, Any], known: FunctionTask[Any, Any], execution: CodeType | None
+    ) -> bool:
+        """Whether the one is the other again: decorated twice alike, or in another execution of the same module."""
+        if task._func == known._func:
+            return (task.options, task.spooler) == (known.options, known.spooler)
+        new, old = original(task._func), original(known._func)
+        if new is old or not hasattr(new, "__code__") or not hasattr(old, "__code__"):
+            return False
+        if new.__code__.co_filename != old.__code__.co_filename:
+            return False
+        return (
+            new.__globals__ is not old.__globals__
+            or new.__code__.co_firstlineno == old.__code__.co_firstlineno
+            or execution is not self._executions.get(task.name)
+        )
+
+
+registry = Registry()
+
+
+def _execution(func: Any) -> CodeType | None:
+    """The code of the module that is being executed and defines the function: another object at each import."""
+    frame, namespace = sys._getframe(1), getattr(func, "__globals__", None)
+    while frame is not None:
+        if frame.f_globals is namespace and frame.f_code.co_name == "<module>":
+            return frame.f_code
+        frame = frame.f_back  # type: ignore[assignment]
+    return None
+
+
+def _place(task: FunctionTask[Any, Any]) -> str:
+    code = getattr(original(task._func), "__code__", None)
+    return f"{code.co_filename}:{code.co_firstlineno}" if code is not None else repr(task._func)
+
+
+def _restore(name: str, options: TaskOptions, spooler: Any) -> FunctionTask[Any, Any]:
+    """The task of a pickle, which holds its name, not its code.
+
+    :raises NoHandler: if this program has no such task.
+    """
+    if name not in registry.functions:
+        importlib.import_module(name.partition(":")[0])
+    task = registry.find(name)
+    if (task.options, task.spooler) == (options, spooler):
+        return task
+    return FunctionTask(task._func, options, task._send, spooler, task.name)
+
+
+def _spooler(given: Any) -> Any:
+    """A spooler to send to.
+
+    :raises OptionRefused: for anything but a name, a path or a Spooler.
+    """
+    if isinstance(given, os.PathLike):
+        given = os.fspath(given)
+    if (isinstance(given, str) and given) or isinstance(getattr(given, "name", None), str):
+        return given
+    raise OptionRefused(
+        f"spooler is {given!r}; it must be a name, a path or a Spooler"
+        + (" (Spooler.get_by_basename returns None for a name that is not configured)" if given is None else "")
+    )
+
+
+def call_message(
+    name: str,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    priority: int | None = None,
+    due: float | None = None,
+    serializer: str = "pickle",
+) -> Message:
+    """The message that calls a function, whether or not this program has it.
+
+    :param name: ``module:qualname``.
+    :param due: unix seconds before which it must not run; None for at once.
+    """
+    payload = {
+        "spooler": None,
+        "priority": priority,
+        "postpone": None,
+        "func": name.rpartition(":")[2].rpartition(".")[2],  # bare, for uwsgiconf; unspool looks at the message's task
+        "arg": args,
+        "kwg": kwargs,
+    }
+    return Message(FCALL, payload, name, priority, due, serializer)
+
+
+def function_names() -> list[str]:
+    """Return the functions that this program can run, as the wire names them."""
+    return sorted(registry.functions)
+
+
+def find_function(name: str) -> FunctionTask[Any, Any]:
+    """Return the task function of a name from the wire.
+
+    :raises NoHandler: if this program has none, or several functions of a bare name.
+    """
+    return registry.functions.get(name) or registry.find(name)

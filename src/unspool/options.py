@@ -1,0 +1,98 @@
+"""What a task is sent and run with, as its decorator was told."""
+
+from datetime import timedelta
+from typing import Any, NamedTuple, Self, TypedDict, Unpack
+
+from .codec import SERIALIZERS
+from .errors import OptionRefused
+from .retry import RetryPolicy
+from .schedule import Postpone, check_priority, to_due
+
+__all__ = ["TaskKeywords", "TaskOptions"]
+
+
+class TaskKeywords(TypedDict, total=False):
+    """What ``Spooler.task`` takes."""
+
+    priority: int | None
+    postpone: Postpone
+    max_attempts: int
+    retry_delay: float | timedelta
+    retry_backoff: float
+    retry_jitter: float
+    timeout: float | timedelta | None
+    serializer: str
+    release_skipped: bool
+
+
+_LONGEST = 365 * 86400  # seconds of a time limit
+_RETRY_KEYWORDS = ("delay", "backoff", "jitter")
+
+
+class _Options(NamedTuple):
+    priority: int | None
+    postpone: Postpone
+    retry: RetryPolicy
+    timeout: float | None
+    serializer: str
+    release_skipped: bool
+
+
+class TaskOptions(_Options):
+    """How a kind of task is sent and run.
+
+    :param priority: a number, 0 or more; smaller runs first. None runs after all numbers.
+    :param postpone: a timedelta from the call, or a datetime (aware as it says, naive as local time).
+    :param retry: how often and how soon it runs again after a failure.
+    :param timeout: seconds, or a timedelta, that a run may take; None for no limit.
+    :param serializer: ``pickle`` or ``json``.
+    :param release_skipped: True if ``None`` means that another handler must take the task: it is then offered again
+        with the back-off and the limit of a failed one, instead of ending as skipped.
+    :raises OptionRefused: when a value is not one the option can have.
+    """
+
+    __slots__ = ()
+
+    def __new__(
+        cls,
+        priority: int | None = None,
+        postpone: Postpone = None,
+        retry: RetryPolicy = RetryPolicy(),  # noqa: B008  it is frozen
+        timeout: float | timedelta | None = None,
+        serializer: str = "pickle",
+        release_skipped: bool = False,
+    ) -> Self:
+        check_priority(priority)
+        to_due(postpone, 0.0)
+        timeout = _seconds(timeout)
+        if serializer not in SERIALIZERS:
+            raise OptionRefused(f"serializer is {serializer!r}; there are {', '.join(SERIALIZERS)}")
+        if timeout is not None and (
+            isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout <= _LONGEST
+        ):
+            raise OptionRefused(
+                f"timeout is {timeout!r}; it must be a timedelta or a number of seconds, above 0 and at most "
+                f"{_LONGEST}, or None"
+            )
+        return super().__new__(cls, priority, postpone, retry, timeout, serializer, release_skipped)
+
+    @classmethod
+    def of(cls, **keywords: Unpack[TaskKeywords]) -> "TaskOptions":
+        """Return the options that a decorator was given.
+
+        :raises OptionRefused: for an unknown option, or a value that an option cannot have.
+        """
+        unknown = keywords.keys() - TaskKeywords.__annotations__.keys()
+        if unknown:
+            known = ", ".join(TaskKeywords.__annotations__)
+            raise OptionRefused(f"task() has no option {', '.join(sorted(unknown))}; there are {known}")
+        options: dict[str, Any] = dict(keywords)
+        retry = {name: _seconds(options.pop(f"retry_{name}")) for name in _RETRY_KEYWORDS if f"retry_{name}" in options}
+        if "max_attempts" in options:
+            retry["max_attempts"] = options.pop("max_attempts")
+        return cls(retry=RetryPolicy(**retry), **options)
+
+
+def _seconds(value: Any) -> Any:
+    """The seconds of a timedelta; anything else as it is."""
+    return value.total_seconds() if isinstance(value, timedelta) else value
