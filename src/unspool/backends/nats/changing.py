@@ -1,6 +1,7 @@
 """What a person does to a task: make it ready again, or delete it."""
 
 import contextlib
+from collections.abc import AsyncIterator
 
 from ...errors import TaskBusy
 from ..base import Clock
@@ -9,6 +10,7 @@ from . import runs
 from .jetstream import Conflict, JetStream
 from .names import ARRIVING, LEAVING, NOW, rank_part
 from .place import Place
+from .runs import Run
 from .stored import HEADER, Facts, Stored
 from .tasks import Tasks
 
@@ -25,12 +27,13 @@ class Changing:
 
     async def retry(self, stream: JetStream, id: str) -> str:
         """Makes a waiting or set-aside task ready now, its attempts afresh; its id."""
-        stored, aside = await self._idle(stream, id)
+        stored, run, aside = await self._idle(stream, id)
         names, patience, fresh = self._place.names, self._place.patience, Facts(self._clock())
         _, priority, token = names.place(stored.subject)
         if not aside:
-            if not await self._tasks.anew(stream, stored, fresh):
-                raise TaskBusy(f"task {id} has just changed; look again")
+            async with self._unbegun(stream, id, stored, run):
+                if not await self._tasks.anew(stream, stored, fresh):
+                    raise _changed(id)
         else:
             rank = rank_part(priority)
             await self._place.ensure_rank(stream, rank)
@@ -43,24 +46,41 @@ class Changing:
 
     async def remove(self, stream: JetStream, id: str) -> None:
         """Deletes a task."""
-        stored, aside = await self._idle(stream, id)
-        names = self._place.names
-        await stream.delete(names.aside if aside else names.tasks, stored.seq, patience=self._place.patience)
+        stored, run, aside = await self._idle(stream, id)
+        names, patience = self._place.names, self._place.patience
+        if aside:
+            removed = await stream.delete(names.aside, stored.seq, patience=patience)
+        else:
+            async with self._unbegun(stream, id, stored, run):
+                removed = await stream.delete(names.tasks, stored.seq, patience=patience)
+        if not removed:
+            raise _changed(id)
 
-    async def _idle(self, stream: JetStream, id: str) -> tuple[Stored, bool]:
-        """A task that nobody runs, and whether it is set aside.
+    @contextlib.asynccontextmanager
+    async def _unbegun(self, stream: JetStream, id: str, stored: Stored, run: Run | None) -> AsyncIterator[None]:
+        """Keeps a task from being begun.
+
+        :raises TaskBusy: if it has just been begun.
+        """
+        try:
+            async with self._tasks.locked(stream, stored, run):
+                yield
+        except Conflict:
+            raise _changed(id) from None
+
+    async def _idle(self, stream: JetStream, id: str) -> tuple[Stored, Run | None, bool]:
+        """A task that nobody runs, the last record of a run of it, and whether it is set aside.
 
         :raises LookupError: if there is none.
         :raises TaskBusy: if it is running, or carried.
         """
-        stored, aside = await self._found(stream, id)
+        stored, run, aside = await self._found(stream, id)
         if self._place.names.passing(stored.subject) == LEAVING:
             raise TaskBusy(f"task {id} {MOVING}")
-        if stored.facts.anew:  # or what is left of it could come back
-            await self._tasks.drop_former(stream, stored)
-        return stored, aside
+        await self._tasks.drop_former(stream, stored)  # or what is left of it could come back
+        return stored, run, aside
 
-    async def _found(self, stream: JetStream, id: str) -> tuple[Stored, bool]:
+    async def _found(self, stream: JetStream, id: str) -> tuple[Stored, Run | None, bool]:
         token = self._place.token(id)
         if token is not None:
             names, patience = self._place.names, self._place.patience
@@ -68,8 +88,12 @@ class Changing:
             if stored is not None and self._place.names.passing(stored.subject) != ARRIVING:
                 if run and run.is_of(stored) and await runs.is_held(stream, names, run, patience):
                     raise TaskBusy(f"task {id} is running; ask again when it has ended")
-                return stored, False
+                return stored, run, False
             stored = await stream.last(names.aside, names.task("*", "*", token), patience=patience)
             if stored is not None and self._place.names.passing(stored.subject) != ARRIVING:
-                return stored, True
+                return stored, run, True
         raise LookupError(f"no task {id} in spooler {self._place.name}")
+
+
+def _changed(id: str) -> TaskBusy:
+    return TaskBusy(f"task {id} has just changed; look again")

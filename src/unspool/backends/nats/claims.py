@@ -1,6 +1,5 @@
 """Tasks taken for execution: a record of the run, written on the condition that nobody else has written one."""
 
-import asyncio
 import contextlib
 from collections.abc import Callable
 
@@ -10,9 +9,8 @@ from ..base import Clock
 from . import runs
 from .control import NatsControl
 from .jetstream import ApiError, Conflict, JetStream, condition, new_id
-from .lane import Broken, Lane
-from .link import Unreachable
-from .names import NOW, is_token
+from .lane import Broken, Lane, at_once
+from .names import LATER, NOW, is_token
 from .place import Place
 from .runs import Run
 from .stored import Facts, Stored
@@ -22,7 +20,6 @@ from .verdicts import Held, Verdicts
 __all__ = ["Claims"]
 
 _LOOK_AGAIN = 2.0
-_TRY_ON = 1.0
 
 
 class Claims:
@@ -79,11 +76,13 @@ class Claims:
             self._verdicts.hear(lane)
             number = int(lane.answer(written)["seq"])
             stored = lane.last_of(asked)
+            if stored is not None:
+                at_once(self._tasks.drop_former(lane, stored))
         except BaseException as error:
             runs.forget(names, token, 0)
             if isinstance(error, ApiError) and error.is_conflict:
                 return None
-            lane.link.start(self._withdraw(lane.patient, token))  # it may have been written all the same
+            lane.link.start(self._tasks.withdraw(lane.patient, token))  # it may have been written all the same
             raise
         if stored is not None and not names.passing(stored.subject) and not stored.facts.anew:
             facts = stored.facts
@@ -96,8 +95,9 @@ class Claims:
         return None
 
     def _is_early(self, stored: Stored) -> bool:
-        """What was sent to be run at once is not, though its sender's clock be ahead of ours."""
-        return stored.facts.due > self._clock() and self._names.place(stored.subject)[0] != NOW
+        """What was sent to run at once is not, even if its sender's clock is ahead. What the server keeps back is."""
+        kind, _, _ = self._names.place(stored.subject)
+        return kind == LATER or (kind != NOW and stored.facts.due > self._clock())
 
     def _made(self, stored: Stored, facts: Facts, envelope: Envelope, record: int) -> Claim:
         """The claim that a record makes."""
@@ -108,73 +108,47 @@ class Claims:
 
     async def _claim(self, stream: JetStream, token: str) -> Claim | Refusal:
         await self._control.announce(stream)
-        names, patience = self._names, self._place.patience
-        stored = await stream.last(names.tasks, names.task("*", "*", token), patience=patience)
-        if stored is None or names.passing(stored.subject):
-            return Refusal(RefusalKind.GONE)
-        run = None
-        if stored.facts.anew:  # it has been run before, so there may be more to know
-            await self._tasks.drop_former(stream, stored)
-            run = await self._tasks.run_of(stream, token)
-        for _ in range(2):
-            begun = run if run is not None and run.is_of(stored) else None
-            if begun is not None:
-                if await runs.is_held(stream, names, begun, patience):
-                    return Refusal(RefusalKind.BUSY)
-                if begun.process != runs.me():  # else a claim of ours that we gave up, so it was never run
-                    counted = await self._tasks.count_crash(stream, stored, begun)
-                    if counted is None:
-                        return Refusal(RefusalKind.BUSY)
-                    stored = counted
-            try:
-                return await self._begin(stream, token, stored, run.seq if run else 0)
-            except Conflict:
-                known = stored.seq
-                now, run = await self._tasks.look(stream, token)
-                if now is None or now.seq != known:  # it has ended meanwhile, or is carried away
-                    return Refusal(RefusalKind.BUSY)
+        for _ in range(2):  # the first record to meet may be one of ours that is being withdrawn
+            with contextlib.suppress(Conflict):
+                return await self._begin(stream, token)
         return Refusal(RefusalKind.BUSY)
 
-    async def _begin(self, stream: JetStream, token: str, stored: Stored, former: int) -> Claim | Refusal:
-        """Looks at a task, and writes the record of its run.
+    async def _begin(self, stream: JetStream, token: str) -> Claim | Refusal:
+        """Looks at a task, writes the record of its run, and then sees whether the task is still what it was.
 
-        :param former: the number of the last record.
-        :raises Conflict: if there is a later one.
+        Between the look and the record another worker may have run the task to its end, and deleted its own record.
+
+        :raises Conflict: if somebody else has just begun or changed it.
         """
+        names, patience = self._names, self._place.patience
+        stored, run = await self._tasks.look(stream, token)
+        if stored is None or names.passing(stored.subject):
+            return Refusal(RefusalKind.GONE)
+        if run is not None and run.is_of(stored):
+            if await runs.is_held(stream, names, run, patience):
+                return Refusal(RefusalKind.BUSY)
+            if run.process != runs.me():  # else a claim of ours that we gave up, so it was never run
+                counted = await self._tasks.count_crash(stream, stored, run)
+                if counted is None:
+                    return Refusal(RefusalKind.BUSY)
+                stored = counted
         facts = stored.facts
         if self._is_early(stored):
+            await self._tasks.drop_former(stream, stored)
             return Refusal(RefusalKind.EARLY, facts.due)
+        record = await self._tasks.begin(stream, Run(token, 0, stored.seq, facts.attempts + 1, runs.me()), run)
+        claim: Claim | Refusal | None = None
         try:
-            envelope = self._envelope(stored)
+            last = await stream.last(names.tasks, names.task("*", "*", token), patience=patience)
+            if last is None or last.seq != stored.seq:
+                raise Conflict
+            await self._tasks.drop_former(stream, stored)
+            claim = self._made(stored, facts, self._envelope(stored), record)
+            return claim
         except Damaged as error:
             await self._tasks.set_aside(stream, stored, facts, Bury(str(error), corrupt=True))
             return Refusal(RefusalKind.CORRUPT, None, str(error))
-        subject = self._names.run(token)
-        if runs.is_noted(self._names, token):
-            raise Conflict
-        runs.note(self._names, token, 0)
-        try:
-            record = await stream.publish(
-                self._names.state,
-                subject,
-                Run(token, 0, stored.seq, facts.attempts + 1, runs.me()).dump(),
-                replaces=(subject, former),
-                patience=self._place.patience,
-            )
-        except BaseException as error:
-            runs.forget(self._names, token, 0)
-            if not isinstance(error, Conflict):
-                stream.link.start(self._withdraw(stream.patient, token))  # it may have been written all the same
-            raise
-        return self._made(stored, facts, envelope, record)
-
-    async def _withdraw(self, stream: JetStream, token: str) -> None:
-        """Takes back a record of this process, which has given up the claim, so that others need not wait for it."""
-        names, patience = self._names, self._place.patience
-        while True:
-            with contextlib.suppress(Unreachable):
-                run = await self._tasks.run_of(stream, token)
-                if run is not None and run.process == runs.me() and not runs.is_noted(names, token):
-                    await stream.delete(names.state, run.seq, patience=patience)
-                return
-            await asyncio.sleep(_TRY_ON)
+        finally:
+            if claim is None:
+                runs.forget(names, token, 0)
+                await stream.drop(names.state, record)

@@ -31,7 +31,6 @@ T = TypeVar("T")
 
 _AT_ONCE = 50
 _MOST = 1 << 25  # bytes of tasks held at once, but for those that are read together
-_RECORD = "120s"  # longer than a worker takes from looking at a task to the record of its run
 _KINDS = {State.READY: "", State.DEAD: DEAD, State.CORRUPT: CORRUPT}
 
 
@@ -78,8 +77,7 @@ class NatsDepot:
             stored = await stream.last(names.aside, names.task("*", "*", token), patience=patience)
         if stored is None or names.passing(stored.subject):
             return None
-        if stored.facts.anew:
-            await self._tasks.drop_former(stream, stored)
+        await self._tasks.drop_former(stream, stored)
         kind, priority, _ = names.place(stored.subject)
         if kind not in (DEAD, CORRUPT):
             if run is not None and run.is_of(stored):
@@ -93,34 +91,15 @@ class NatsDepot:
                     await self._tasks.put(stream, rank_part(priority), token, stored.facts, stored.data, stored, SOON)
                     return await self._leave(stream, token)
                 return None
-            if not await self._lock(stream, stored, run):
+            try:  # the lock is left to vanish: by then all who have looked before have seen it, or written theirs first
+                await self._tasks.lock(stream, stored, run)
+            except Conflict:
                 return None
         passage = Passage(os.urandom(16).hex())
         parcel = await self._write(stream, stored, on_the_way(LEAVING, kind), stored.facts, passage)
         if parcel is None:
             runs.forget(names, token, 0)
         return parcel
-
-    async def _lock(self, stream: JetStream, stored: Stored, run: Run | None) -> bool:
-        """Sees to it that no worker begins the task which it has looked at already.
-
-        That is a record as of a run. It is left to vanish by itself: by then all who have looked before have either
-        seen it, or written theirs first. If this process is killed, it is void, and no crash.
-        """
-        names = self._names
-        _, _, token = names.place(stored.subject)
-        record = Run(token, 0, stored.seq, stored.facts.attempts, runs.me(), excused=True).dump()
-        replaces = (names.run(token), run.seq if run else 0)
-        headers, patience = {"Nats-TTL": _RECORD}, self._place.patience
-        runs.note(names, token, 0)
-        try:
-            await stream.publish(names.state, names.run(token), record, headers, replaces=replaces, patience=patience)
-        except BaseException as error:
-            runs.forget(names, token, 0)
-            if isinstance(error, Conflict):
-                return False
-            raise
-        return True
 
     def departures(self) -> list[Parcel]:
         return self._place.call(self._departures)

@@ -41,9 +41,9 @@ class Listing:
 
     async def _find(self, stream: JetStream, token: str) -> tuple[Entry, Stored] | None:
         names, patience = self._place.names, self._place.patience
+        record = await stream.last(names.state, names.run(token), patience=patience)  # first: see ``Tasks.look``
         stored = await stream.last(names.tasks, names.task("*", "*", token), patience=patience)
         if stored is not None and names.passing(stored.subject) != ARRIVING:
-            record = await stream.last(names.state, names.run(token), patience=patience)
             run = Run.of(record) if record else None
             held = run is not None and run.is_of(stored) and await runs.is_held(stream, names, run, patience)
             return self._entry(stored, run, held), stored

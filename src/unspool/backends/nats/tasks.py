@@ -7,12 +7,14 @@ sequence number is the fence between those who think that they have the task.
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 
 from ...message import Bury
 from ..base import Clock
+from . import runs
 from .jetstream import ID, Conflict, JetStream, Publication
+from .link import Unreachable
 from .names import CORRUPT, DEAD, LATER, NOW, SOON, rank_part
 from .place import Place
 from .runs import Run
@@ -22,6 +24,8 @@ __all__ = ["Tasks"]
 
 _LEAD = 1.0  # seconds before its due time that the server lets a task go: it has a grain of that, we have none
 _LAST = 253_000_000_000.0  # the last second that the server's time format can name, more or less
+_LOCK = {"Nats-TTL": "120s"}  # longer than a worker takes from reading a task to writing the record of its run
+_TRY_ON = 1.0  # seconds between two attempts to withdraw a record
 
 
 class Tasks:
@@ -90,25 +94,94 @@ class Tasks:
         return seq
 
     async def drop_former(self, stream: JetStream, stored: Stored) -> None:
-        """Deletes earlier messages of a task that was written anew by somebody who then died."""
+        """Deletes earlier messages of a task.
+
+        There is one if a process died after it wrote the task anew, or the server after it let out a deferred task. A
+        task that was sent to run at once, and was not written anew, has none.
+        """
         names, patience = self._names, self._place.patience
         kind, _, token = names.place(stored.subject)
+        if kind == NOW and not stored.facts.anew:
+            return
         name, subject = names.stream(kind), names.task("*", "*", token)
         while (first := await stream.next(name, subject, 1, patience=patience)) is not None and first.seq < stored.seq:
             await stream.delete(name, first.seq, patience=patience)
 
+    # --- records of runs
+
     async def look(self, stream: JetStream, token: str) -> tuple[Stored | None, Run | None]:
-        """A task and who is said to run it."""
-        names, patience = self._names, self._place.patience
-        stored, run = await asyncio.gather(
-            stream.last(names.tasks, names.task("*", "*", token), patience=patience), self.run_of(stream, token)
-        )
-        return stored, run
+        """A task, and the record of its run.
+
+        The record is read first: a record that is not of this message then belongs to an earlier message, and is void.
+        Read after the message, it could belong to a later one, and be of a run that goes on.
+        """
+        names, run = self._names, await self.run_of(stream, token)
+        return await stream.last(names.tasks, names.task("*", "*", token), patience=self._place.patience), run
 
     async def run_of(self, stream: JetStream, token: str) -> Run | None:
         """Who is said to run a task."""
         record = await stream.last(self._names.state, self._names.run(token), patience=self._place.patience)
         return Run.of(record) if record else None
+
+    async def begin(self, stream: JetStream, run: Run, former: Run | None, *, vanishes: bool = False) -> int:
+        """Writes the record of a run; its number. Whether the task is still what it was must be looked at afterwards.
+
+        :param former: the last record of this task.
+        :param vanishes: whether the server deletes the record by itself.
+        :raises Conflict: if another record has been written, or this process has the task already.
+        """
+        names, subject = self._names, self._names.run(run.token)
+        if runs.is_noted(names, run.token):
+            raise Conflict
+        runs.note(names, run.token, 0)
+        try:
+            return await stream.publish(
+                names.state,
+                subject,
+                run.dump(),
+                _LOCK if vanishes else None,
+                replaces=(subject, former.seq if former else 0),
+                patience=self._place.patience,
+            )
+        except BaseException as error:
+            runs.forget(names, run.token, 0)
+            if not isinstance(error, Conflict):
+                stream.link.start(self.withdraw(stream.patient, run.token))  # it may have been written all the same
+            raise
+
+    async def withdraw(self, stream: JetStream, token: str) -> None:
+        """Deletes a record of this process for a task that it does not run, so that others need not wait for it."""
+        names = self._names
+        while True:
+            with contextlib.suppress(Unreachable):
+                run = await self.run_of(stream, token)
+                if run is not None and run.process == runs.me() and not runs.is_noted(names, token):
+                    await stream.delete(names.state, run.seq, patience=self._place.patience)
+                return
+            await asyncio.sleep(_TRY_ON)
+
+    async def lock(self, stream: JetStream, stored: Stored, run: Run | None) -> int:
+        """Keeps workers from beginning a task which they have read already; the number of the record that does so.
+
+        The record is as of a run. If this process is killed, it counts as no crash.
+
+        :param run: the last record of this task.
+        :raises Conflict: if another process has just begun it.
+        """
+        _, _, token = self._names.place(stored.subject)
+        record = Run(token, 0, stored.seq, stored.facts.attempts, runs.me(), excused=True)
+        return await self.begin(stream, record, run, vanishes=True)
+
+    @contextlib.asynccontextmanager
+    async def locked(self, stream: JetStream, stored: Stored, run: Run | None) -> AsyncIterator[None]:
+        """The same while a block runs."""
+        _, _, token = self._names.place(stored.subject)
+        record = await self.lock(stream, stored, run)
+        try:
+            yield
+        finally:
+            runs.forget(self._names, token, 0)
+            await stream.drop(self._names.state, record)
 
     async def put_off(self, stream: JetStream, token: str, until: float) -> None:
         """Notes when a task that runs may run again if its worker dies."""

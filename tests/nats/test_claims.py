@@ -1,0 +1,141 @@
+"""Two that want one task: what happens between a look at it and the record of its run."""
+
+import asyncio
+import os
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.nats.conftest import Open, until
+from unspool import codec
+from unspool.backends.nats import NatsBackend, runs
+from unspool.backends.nats.jetstream import JetStream
+from unspool.backends.nats.runs import Run
+from unspool.errors import TaskBusy
+from unspool.message import Ack, Claim, Message, Refusal, RefusalKind, Retry, State
+
+Meanwhile = Callable[[NatsBackend, Callable[[], object]], None]
+
+
+def send(backend: NatsBackend) -> tuple[str, str]:
+    """Sends a task; its id and ref."""
+    (id,) = backend.send([codec.encode(Message("task"))])
+    return id, id.rpartition("/")[2]
+
+
+def claim(backend: NatsBackend, ref: str) -> Claim:
+    """Claims a task."""
+    found = backend.claim(ref)
+    assert isinstance(found, Claim), found
+    return found
+
+
+def records(backend: NatsBackend) -> int:
+    """How many records of runs there are."""
+    names = backend._place.names
+
+    async def count(stream: JetStream) -> int:
+        return len([one async for one in stream.read(names.state, names.run("*"), patience=5)])
+
+    return backend._place.call(count)
+
+
+@pytest.fixture
+def meanwhile(monkeypatch: pytest.MonkeyPatch) -> Meanwhile:
+    """Has something happen once, after a backend has first read a task or the record of its run."""
+
+    def meanwhile(backend: NatsBackend, happens: Callable[[], object]) -> None:
+        place, left = backend._place, [happens]
+        stream, last = place.stream(), JetStream.last
+
+        async def slow(self: JetStream, name: str, subject: str, **more: Any) -> object:
+            found = await last(self, name, subject, **more)
+            if self is stream and left and (name == place.names.tasks or ".run." in subject):
+                await asyncio.to_thread(left.pop())
+            return found
+
+        monkeypatch.setattr(JetStream, "last", slow)
+
+    return meanwhile
+
+
+def run_once(backend: NatsBackend, ref: str) -> None:
+    """What another worker does that is faster."""
+    backend.settle(claim(backend, ref), Ack())
+    backend.flush()
+    until(lambda: records(backend) == 0)
+
+
+def test_a_task_that_ends_before_it_is_begun(
+    backend: NatsBackend, url: str, opened: Open, meanwhile: Meanwhile
+) -> None:
+    """A worker that reads a task, and is slow to write its record, does not run what has ended meanwhile."""
+    late = opened(url)
+    _, ref = send(backend)
+    meanwhile(late, lambda: run_once(backend, ref))
+    refusal = late.claim(ref)
+    assert isinstance(refusal, Refusal)
+    assert refusal.kind is RefusalKind.GONE
+    until(lambda: records(backend) == 0)
+
+
+def test_a_task_that_is_begun_again_meanwhile(
+    backend: NatsBackend, url: str, opened: Open, meanwhile: Meanwhile
+) -> None:
+    """A record that belongs to a later message than the one that was read is not taken for void."""
+    late = opened(url)
+    _, ref = send(backend)
+    backend.settle(claim(backend, ref), Retry(0.0))
+    until(lambda: records(backend) == 0)
+    names, other = backend._place.names, runs.process(os.getppid())
+    assert other is not None
+
+    async def another(stream: JetStream) -> None:
+        stored = await stream.last(names.tasks, names.task("*", "*", ref), patience=5)
+        assert stored is not None
+        seq = await backend._tasks.anew(stream, stored, stored.facts)
+        await stream.publish(names.state, names.run(ref), Run(ref, 0, seq, 2, other).dump(), patience=5)
+
+    meanwhile(late, lambda: backend._place.call(another))
+    refusal = late.claim(ref)
+    assert isinstance(refusal, Refusal)
+    assert refusal.kind is RefusalKind.BUSY
+    assert records(backend) == 1
+
+
+@pytest.mark.parametrize("change", ["retry", "remove"])
+def test_a_task_that_is_begun_before_it_is_changed(
+    backend: NatsBackend, url: str, opened: Open, meanwhile: Meanwhile, change: str
+) -> None:
+    """A person who retries or removes a task that a worker begins just then is told so, and it runs once."""
+    person = opened(url)
+    id, ref = send(backend)
+    begun: list[Claim] = []
+    meanwhile(person, lambda: begun.append(claim(backend, ref)))
+    with pytest.raises(TaskBusy):
+        getattr(person, change)(id)
+    assert backend.counts()[State.RUNNING] == 1
+    backend.settle(begun[0], Ack())
+    backend.flush()
+    assert sum(backend.counts().values()) == 0
+
+
+@pytest.mark.parametrize("change", ["retry", "remove"])
+def test_a_task_that_is_changed_before_it_is_begun(
+    backend: NatsBackend, url: str, opened: Open, meanwhile: Meanwhile, change: str
+) -> None:
+    """A worker that has read a task which a person then retries or removes does not run what it has read."""
+    late = opened(url)
+    id, ref = send(backend)
+    meanwhile(late, lambda: getattr(backend, change)(id))
+    found = late.claim(ref)
+    if change == "remove":
+        assert isinstance(found, Refusal)
+        assert found.kind is RefusalKind.GONE
+    else:
+        assert isinstance(found, Claim)
+        late.settle(found, Ack())
+        late.flush()
+    assert sum(backend.counts().values()) == 0
+    until(lambda: records(backend) == 0)
