@@ -20,8 +20,8 @@ test: $(INSTALLED) ## all tests
 test-all: ## the tests on each Python from 3.11 up that is installed
 	./tests/every-python
 
-soak: $(INSTALLED) ## faults for an hour, and an account: MINUTES=10, SEED=5, FROM=120 (root)
-	$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),60) $(if $(SEED),--seed $(SEED)) $(if $(FROM),--from $(FROM))
+soak: $(INSTALLED) ## faults for an hour, and an account: ON=directory|relaxed|postgresql|nats|all, MINUTES=10, SEED=5
+	$(BIN)/python -m tests.soak --on $(or $(ON),directory) --minutes $(or $(MINUTES),60) $(if $(SEED),--seed $(SEED)) $(if $(FROM),--from $(FROM))
 
 check: $(INSTALLED) ## lint, types and import rules
 	$(BIN)/ruff format --check .

@@ -1,131 +1,164 @@
-"""The tasks of a soak. Each says when it starts and ends; most behave, some do what real ones do on bad days.
-
-Whether a run is a task's first is read from the log, which is outside of the spool.
-"""
+"""The tasks of a soak. Each says when it begins and how it ends; some do what real ones do on bad days."""
 
 import asyncio
+import contextlib
+import ctypes
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 
-from tests.soak.oracle import append
-from unspool import Spooler
-from unspool.errors import TaskTimeout
+from tests.soak.kinds import CHILDREN, LIMITS
+from tests.soak.marks import Mark
+from tests.soak.oracle import append, append_all
+from unspool import Message, Spooler
+from unspool.errors import SpoolerUnusable
 
 LOG = os.environ["SOAK_LOG"]
+MARKS = os.environ["SOAK_MARKS"]
 INSIDE_UWSGI = "uwsgi" in sys.modules
 
 
-def begin(key: str) -> bool:
-    """Says that the run has begun; whether it is the first."""
-    marks = os.path.join(os.path.dirname(LOG), "begun")
-    append(LOG, "start", key, os.getpid())
+@contextlib.contextmanager
+def running(key: str) -> Iterator[bool]:
+    """Notes the run; gives whether it is the task's first."""
+    mark = Mark(MARKS, key)
+    lines: list[tuple[object, ...]] = [("start", key, os.getpid())]
+    append_all(LOG, lines if mark.alone else [*lines, ("twice", key, os.getpid())])
     try:
-        os.close(os.open(os.path.join(marks, key), os.O_CREAT | os.O_EXCL, 0o600))
-    except FileExistsError:
-        return False
-    return True
-
-
-def end(key: str) -> bool:
-    """Says that it has ended."""
-    append(LOG, "end", key, os.getpid())
-    return True
+        yield mark.first
+    except BaseException as error:
+        append(LOG, "fail", key, os.getpid(), type(error).__name__)
+        raise
+    else:
+        append(LOG, "end", key, os.getpid())
+    finally:
+        mark.close()
 
 
 def die(status: int) -> None:
-    """Takes the worker along, and the coroutines that it runs: said beforehand, for those are innocent."""
+    """Ends the worker with all that it runs; the log says so first, as the coroutines beside it are innocent."""
     append(LOG, "kill", os.getpid())
     if status:
         os._exit(status)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def send(messages: list[Message], keys: list[str]) -> None:
+    """Sends, and notes how that ended."""
+    try:
+        ids = Spooler.send_many(messages)
+    except SpoolerUnusable as error:
+        append(LOG, "refused", type(error).__name__, *keys)
+        raise
+    append_all(LOG, [("ack", key, id.replace(" ", "%20")) for key, id in zip(keys, ids, strict=True)])
+
+
 @Spooler.task
-def ok(key: str) -> bool:
-    begin(key)
-    time.sleep(0.005)
-    return end(key)
+def ok(key: str, pad: str = "") -> bool:
+    with running(key):
+        time.sleep(0.005)
+    return True
 
 
 @Spooler.task(retry_delay=0.1)
-def again(key: str) -> bool:
-    if begin(key):
-        raise ValueError(key)
-    return end(key)
+def again(key: str, pad: str = "") -> bool:
+    with running(key) as first:
+        if first:
+            raise ValueError(key)
+    return True
 
 
 @Spooler.task
-def crash(key: str) -> bool:
-    if begin(key):
-        die(0)
-    return end(key)
+def crash(key: str, pad: str = "") -> bool:
+    with running(key) as first:
+        if first:
+            die(0)
+    return True
 
 
 @Spooler.task
-def poison(key: str) -> None:
-    begin(key)
-    die(9)
+def poison(key: str, pad: str = "") -> None:
+    with running(key):
+        die(9)
 
 
 @Spooler.task(max_attempts=2, retry_delay=0.1)
-def hopeless(key: str) -> None:
-    begin(key)
-    raise ValueError(key)
+def hopeless(key: str, pad: str = "") -> None:
+    with running(key):
+        raise ValueError(key)
 
 
 @Spooler.task
-def slow(key: str) -> bool:
-    begin(key)
-    time.sleep(2)
-    return end(key)
+def slow(key: str, pad: str = "") -> bool:
+    with running(key):
+        time.sleep(2)
+    return True
 
 
-@Spooler.task(timeout=0.3, retry_delay=0.1)
-def limit(key: str) -> bool:
-    try:
-        if begin(key):
-            time.sleep(60)
-        return end(key)
-    except TaskTimeout:  # the second run's, too, where the disk keeps its lines waiting
-        append(LOG, "stopped", key, os.getpid())
-        raise
-
-
-@Spooler.task
-async def coroutine(key: str) -> bool:
-    begin(key)
-    await asyncio.sleep(0.2)
-    return end(key)
-
-
-@Spooler.task
-def mess(key: str) -> bool:
-    first = begin(key)
-    if not INSIDE_UWSGI:
-        os.chdir("/")
-        os.umask(0o777)
-        for number in (signal.SIGTERM, signal.SIGCHLD, signal.SIGPIPE):
-            signal.signal(number, signal.SIG_IGN)
-        signal.alarm(1)
+@Spooler.task(timeout=LIMITS["limit"], retry_delay=0.1)
+def limit(key: str, pad: str = "") -> bool:
+    with running(key) as first:
         if first:
-            append(LOG, "kill", os.getpid())
-            os.closerange(0, 256)
-            return True
-    return end(key)
+            time.sleep(60)
+    return True
+
+
+@Spooler.task(timeout=LIMITS["late"], retry_delay=0.1)
+async def late(key: str, pad: str = "") -> bool:
+    with running(key) as first:
+        if first:
+            await asyncio.sleep(60)
+    return True
+
+
+@Spooler.task(timeout=LIMITS["stuck"], retry_delay=0.1)
+def stuck(key: str, pad: str = "") -> bool:
+    with running(key) as first:
+        if first and not INSIDE_UWSGI:  # a spooler process of uWSGI's has nobody who would kill it
+            lock = ctypes.create_string_buffer(64)
+            library = ctypes.PyDLL(None)  # keeps the interpreter's lock, and no signal ends the call
+            library.pthread_mutex_lock(lock)
+            library.pthread_mutex_lock(lock)
+    return True
 
 
 @Spooler.task
-def children(key: str) -> bool:
-    begin(key)
-    subprocess.Popen(["sleep", "1"], start_new_session=True)
-    return end(key)
+async def coroutine(key: str, pad: str = "") -> bool:
+    with running(key):
+        await asyncio.sleep(0.2)
+    return True
 
 
-KINDS = {
-    "ok": 60, "again": 8, "slow": 2, "crash": 1, "poison": 0.3, "hopeless": 2, "limit": 2, "coroutine": 10, "mess": 1,
-    "children": 2,
-}  # fmt: skip
-"""How often each is sent, in parts."""
+@Spooler.task(retry_delay=0.5, retry_backoff=1.0)
+def chain(key: str, pad: str = "") -> bool:
+    with running(key):
+        source = random.SystemRandom()
+        keys = [f"k{CHILDREN + source.randrange(1 << 38)}:ok" for _ in range(source.choice([1, 1, 3]))]
+        send([ok.using(serializer="json").message(child) for child in keys], keys)
+    return True
+
+
+@Spooler.task
+def mess(key: str, pad: str = "") -> bool:
+    with running(key) as first:
+        if not INSIDE_UWSGI:
+            os.chdir("/")
+            os.umask(0o777)
+            for number in (signal.SIGTERM, signal.SIGCHLD, signal.SIGPIPE):
+                signal.signal(number, signal.SIG_IGN)
+            signal.alarm(1)
+    if first and not INSIDE_UWSGI:  # with them goes the task's lock, so this comes last
+        append(LOG, "kill", os.getpid())
+        os.closerange(0, 256)
+    return True
+
+
+@Spooler.task
+def children(key: str, pad: str = "") -> bool:
+    with running(key):
+        subprocess.Popen(["sleep", "1"], start_new_session=True)
+    return True

@@ -1,45 +1,54 @@
-"""Sends tasks until it is killed, and says so only when the call has returned: ``python -m tests.soak.producer NAME
-SEED PAUSE``.
+"""Sends tasks from two threads until it is killed, and notes each only when the call has returned.
+
+``python -m tests.soak.producer FIRST SEED PAUSE``; FIRST is the number of its first task, which no other producer has.
 """
 
+import itertools
 import os
 import random
 import sys
+import threading
 import time
 from datetime import timedelta
 
 from tests.soak import app
-from tests.soak.oracle import append
-from unspool import Spooler
+from tests.soak.kinds import SHARES
+from unspool import Message
 from unspool.errors import SpoolerUnusable
+
+_PRIORITIES = [None, None, None, 1, 5, 7]
+_PAD = 300_000  # bytes of a large payload
 
 
 def main() -> None:
-    name, seed, pause = sys.argv[1], sys.argv[2], float(sys.argv[3])
-    source = random.Random(f"{seed} {name}")
-    serial = 0
+    first, seed, pause = int(sys.argv[1]), sys.argv[2], float(sys.argv[3])
+    numbers = itertools.count(first)
+    for name in ("a", "b"):
+        source = random.Random(f"{seed} {first} {name}")
+        threading.Thread(target=_send, args=(source, numbers, pause), daemon=True).start()
+    while os.getppid() != 1:
+        time.sleep(0.5)
+
+
+def _send(source: random.Random, numbers: "itertools.count[int]", pause: float) -> None:
     while True:
-        keys = []
-        for _ in range(10 if source.random() < 0.1 else 1):
-            serial += 1
-            (kind,) = source.choices(list(app.KINDS), weights=list(app.KINDS.values()))
-            keys.append((f"{name}-{serial}:{kind}", kind))
-        priority = source.choice([None, None, None, 1, 7])
-        postpone = timedelta(seconds=source.random() * 4) if source.random() < 0.2 else None
+        size = source.randint(2, 40) if source.random() < 0.05 else 1
+        kinds = source.choices(list(SHARES), weights=list(SHARES.values()), k=size)
+        keys = [f"k{next(numbers)}:{kind}" for kind in kinds]
         try:
-            messages = [
-                getattr(app, kind).using(priority=priority, postpone=postpone).message(key) for key, kind in keys
-            ]
-            Spooler.send_many(messages)
-        except SpoolerUnusable as error:
-            append(app.LOG, "refused", error.errno)
+            app.send([_message(source, key, kind) for key, kind in zip(keys, kinds, strict=True)], keys)
+        except SpoolerUnusable:
             time.sleep(0.2)
-        else:
-            for key, kind in keys:
-                append(app.LOG, "ack", key, kind)
-        if os.getppid() == 1:
-            break
-        time.sleep(pause * source.random() * 2)
+        time.sleep(pause * size * source.random() * 2)
+
+
+def _message(source: random.Random, key: str, kind: str) -> Message:
+    task = getattr(app, kind).using(
+        priority=source.choice(_PRIORITIES),
+        postpone=timedelta(seconds=source.random() * 4) if source.random() < 0.2 else None,
+        serializer=source.choice(["pickle", "json"]),
+    )
+    return task.message(key, "x" * _PAD if source.random() < 0.005 else "")
 
 
 if __name__ == "__main__":

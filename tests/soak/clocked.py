@@ -1,4 +1,4 @@
-"""``unspool run`` under a clock that the soak can set: ``python -m tests.soak.worker SPOOLER CLOCK``."""
+"""``unspool run`` under a clock that the soak can set: ``python -m tests.soak.clocked SPOOLER CLOCK``."""
 
 import logging
 import mmap

@@ -1,0 +1,100 @@
+"""The account of a soak: a table, and whether every promise was kept."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from .cast import Sample
+from .oracle import Line
+from .verdict import Verdict
+
+__all__ = ["failures", "show"]
+
+_WARM, _LIFE = 30.0, 60.0  # seconds in which a supervisor fills up, and those after that of which a slope is taken
+_HELD = {
+    "descriptors": "descriptors of a supervisor with its workers",
+    "processes": "processes, the same",
+    "memory": "megabytes, the same",
+    "own_memory": "megabytes of the supervisor itself",
+}
+
+
+def failures(verdict: Verdict, lines: Iterable[Line], drafts: int) -> dict[str, list[str]]:
+    """Returns everything that must be empty."""
+    said: dict[str, list[str]] = {word: [] for word in ("traceback", "odd", "hung", "gaveup")}
+    for line in lines:
+        if line.word in said:
+            said[line.word].append(" ".join([f"{line.at:.3f}", *line.rest]))
+    return {
+        "lost": verdict.lost,
+        "two runs at once": verdict.at_once,
+        "runs made again without a cause": verdict.unexplained,
+        "waiting, and nobody runs it": verdict.waiting,
+        "listed or counted, although ended": verdict.ghosts,
+        "tracebacks of the command line": said["traceback"],
+        "odd statuses of the command line": said["odd"],
+        "commands and stops that hung": said["hung"],
+        "processes that ended by themselves": said["gaveup"],
+        "drafts left behind": [str(drafts)] if drafts else [],
+    }
+
+
+def show(
+    title: str, verdict: Verdict, failed: Mapping[str, Sequence[str]], samples: Sequence[Sample],
+    reasons: Counter[str], counts: Mapping[str, Mapping[str, int]],
+) -> None:  # fmt: skip
+    """Prints it. ``counts`` says how often each fault and operation was done."""
+    table = Table("what", "how much", title=title)
+    recoveries = sorted(verdict.recoveries)
+    rows: dict[str, object] = {
+        "tasks acknowledged": verdict.acknowledged,
+        "ended": verdict.ended,
+        "set aside": verdict.aside,
+        "removed by operators": verdict.removed,
+        **{what: len(these) for what, these in failed.items()},
+        "sends refused": verdict.refused,
+        "refused, and run all the same": len(verdict.refused_run),
+        "runs made again": verdict.causes.total(),
+        **{f"  after: {cause}": number for cause, number in verdict.causes.most_common()},
+        "two runs at once, the server having lost the first": verdict.at_once_cut_off,
+        "processes killed in mid-task": len(recoveries),
+        "recovery, median": f"{recoveries[len(recoveries) // 2] * 1000:.0f} ms" if recoveries else "",
+        "recovery, longest": f"{recoveries[-1]:.2f} s" if recoveries else "",
+    }
+    slopes = _slopes(samples)
+    for name, what in _HELD.items() if samples else ():
+        most = f"at most {max(getattr(sample, name) for sample in samples):.0f}"
+        rows[what] = f"{slopes[name]:+.2f} an hour, {most}" if name in slopes else most
+    for kind, done in counts.items():
+        rows[f"{kind}s"] = sum(done.values())
+        rows |= {f"  {kind}: {what}": how_often for what, how_often in sorted(done.items())}
+    rows |= {f"aside: {what}": how_often for what, how_often in sorted(reasons.items())}
+    for what, how_much in rows.items():
+        table.add_row(what, str(how_much))
+    Console(width=150).print(table)
+    for what, these in failed.items():
+        for one in these[:20]:
+            print(f"{what}: {one}")
+
+
+def _slopes(samples: Iterable[Sample]) -> dict[str, float]:
+    """What a supervisor gains in an hour: over all that lived for so long, from when they were warm."""
+    lives: dict[int, list[Sample]] = {}
+    for sample in samples:
+        lives.setdefault(sample.pid, []).append(sample)
+    slopes = {}
+    for name in ("descriptors", "own_memory", "processes"):
+        above = below = 0.0
+        for whole in lives.values():
+            life = [sample for sample in whole if sample.at > whole[0].at + _WARM]
+            if len(life) < 5 or life[-1].at - life[0].at < _LIFE:
+                continue
+            at = sum(sample.at for sample in life) / len(life)
+            mean = sum(getattr(sample, name) for sample in life) / len(life)
+            above += sum((sample.at - at) * (getattr(sample, name) - mean) for sample in life)
+            below += sum((sample.at - at) ** 2 for sample in life)
+        if below:  # else none lived long enough
+            slopes[name] = 3600 * above / below
+    return slopes

@@ -1,0 +1,194 @@
+"""The processes of a soak: started, found, measured, frozen and killed."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from . import oracle
+
+__all__ = ["Cast", "Part", "Sample"]
+
+_ROOT = Path(__file__).resolve().parents[2]
+_STOP = 40.0  # seconds within which a process that was asked to end must have ended; tasks take 3
+
+
+@dataclass(frozen=True)
+class Part:
+    """One process that plays a part.
+
+    ``command`` takes how many processes have been started before it. ``sends`` is true of those that end first.
+    """
+
+    command: Callable[[int], list[str]]
+    environment: Mapping[str, str]
+    sends: bool = False
+
+
+class Sample(NamedTuple):
+    """What one supervisor and its workers hold, at seconds since the boot; memory in megabytes."""
+
+    pid: int
+    at: float
+    descriptors: int
+    memory: float
+    own_memory: float
+    processes: int
+
+
+class Cast:
+    """All parts of a soak, by name."""
+
+    def __init__(self, scratch: Path, log: str, parts: Mapping[str, Part]) -> None:
+        self.log = log
+        self.parts = parts
+        self._scratch = scratch
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._ended_by_us: set[str] = set()
+        self._starts = 0
+        self._leaders: set[int] = set()
+
+    def environment(self, name: str) -> dict[str, str]:
+        """Returns the environment of a part."""
+        own = {name: value for name, value in os.environ.items() if not name.startswith("UNSPOOL_")}
+        path = {"PYTHONPATH": os.pathsep.join([str(_ROOT), *filter(None, sys.path)])}
+        return own | path | dict(self.parts[name].environment)
+
+    def start(self, name: str) -> None:
+        """Starts one, unless it runs. One that has ended although nobody ended it is noted."""
+        if name in self._running:
+            status = self._running[name].poll()
+            if status is None:
+                return
+            if name not in self._ended_by_us:
+                oracle.append(self.log, "gaveup", name, status)
+        self._ended_by_us.discard(name)
+        self._starts += 1
+        with open(self._scratch / f"{name}.log", "ab") as out:
+            self._running[name] = subprocess.Popen(
+                self.parts[name].command(self._starts), cwd=self._scratch, env=self.environment(name),
+                stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,
+            )  # fmt: skip
+        self._leaders.add(self._running[name].pid)
+
+    def start_all(self, *, senders: bool = True) -> None:
+        """Starts those that do not run."""
+        for name, part in self.parts.items():
+            if senders or not part.sends:
+                self.start(name)
+
+    def names(self, kind: str) -> list[str]:
+        """Returns the names of the parts of a kind that run: ``supervisor``, ``producer``, ``uwsgi``, ``forwarder``."""
+        return [name for name in self.parts if name.partition("-")[0] == kind and self._is_running(name)]
+
+    def _is_running(self, name: str) -> bool:
+        return name in self._running and self._running[name].poll() is None
+
+    def pid(self, name: str) -> int:
+        """Returns its leading process."""
+        return self._running[name].pid
+
+    def members(self, *names: str) -> list[int]:
+        """Returns all processes of their sessions."""
+        return self._of({self._running[name].pid for name in names if name in self._running})
+
+    def children(self, name: str) -> list[int]:
+        """Returns the processes of its session but for the leading one."""
+        return [pid for pid in self.members(name) if pid != self.pid(name)]
+
+    @staticmethod
+    def _of(leaders: set[int]) -> list[int]:
+        found = []
+        for entry in os.scandir("/proc"):
+            if entry.name.isdigit():
+                with contextlib.suppress(OSError, IndexError):
+                    fields = Path(f"/proc/{entry.name}/stat").read_text().rpartition(")")[2].split()
+                    if int(fields[3]) in leaders and fields[0] != "Z":
+                        found.append(int(entry.name))
+        return sorted(found)
+
+    # --- ending
+
+    def kill(self, name: str) -> None:
+        """Kills one with all that belongs to it."""
+        self._ended_by_us.add(name)
+        if name in self._running:
+            while pids := self.members(name):
+                for pid in pids:
+                    self.kill_one(pid)
+            self._running[name].wait()
+
+    def kill_leader(self, name: str) -> None:
+        """Kills its leading process alone."""
+        self._ended_by_us.add(name)
+        self.kill_one(self.pid(name))
+        self._running[name].wait()
+
+    def kill_one(self, pid: int) -> None:
+        """Kills one process."""
+        oracle.append(self.log, "kill", pid)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        oracle.append(self.log, "kill", pid)
+
+    def stop(self, name: str, *, force: bool = False) -> None:
+        """Asks one to end: by TERM, which waits for the tasks that run, and with force also by QUIT, which does not."""
+        self._ended_by_us.add(name)
+        process = self._running[name]
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            if force:
+                before = self.members(name)
+                oracle.append_all(self.log, [("kill", pid) for pid in before])
+                process.send_signal(signal.SIGQUIT)
+            status = self._wait(name, process)
+            if force:
+                oracle.append_all(self.log, [("kill", pid) for pid in before])
+            if status and not force:
+                oracle.append(self.log, "gaveup", name, status)
+        self.kill(name)
+
+    def _wait(self, name: str, process: "subprocess.Popen[bytes]") -> int:
+        try:
+            return process.wait(_STOP)
+        except subprocess.TimeoutExpired:
+            oracle.append(self.log, "hung", name)
+            return 0
+
+    def signal(self, name: str, number: int) -> None:
+        """Sends its leading process a signal."""
+        if self._is_running(name):
+            self._running[name].send_signal(number)
+
+    def freeze(self) -> None:
+        """Stops all at once, as a power cut does."""
+        for pid in self._of(self._leaders):  # also the workers of a supervisor that was killed
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
+
+    def end(self) -> None:
+        """Kills all."""
+        for name in [*self._running]:
+            self.kill(name)
+        while pids := self._of(self._leaders):
+            for pid in pids:
+                self.kill_one(pid)
+        self._leaders.clear()
+
+    def sample(self, name: str) -> Iterator[Sample]:
+        """Yields what a supervisor and its workers hold, if it runs."""
+        if not self._is_running(name):
+            return
+        descriptors = 0
+        memory: dict[int, float] = {}
+        for member in self.members(name):
+            with contextlib.suppress(OSError):
+                descriptors += len(os.listdir(f"/proc/{member}/fd"))
+                memory[member] = int(Path(f"/proc/{member}/statm").read_text().split()[1]) * 4096 / (1 << 20)
+        if (pid := self.pid(name)) in memory:
+            yield Sample(pid, oracle.now(), descriptors, sum(memory.values()), memory[pid], len(memory))

@@ -1,0 +1,138 @@
+"""What people and their tools do to a directory that is served: clean-up, removal, renames, mounts."""
+
+import contextlib
+import os
+import random
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from .cast import Cast
+from .marks import KEY
+from .operators import Operators
+
+__all__ = ["Cleanup"]
+
+_PARTS = ("run", "writers", "tmp", "attempts", "history.sqlite3", "history.sqlite3-wal", "history.sqlite3-shm")
+"""Of ``.unspool``: those that hold no tasks."""
+
+
+class Cleanup:
+    """Does it.
+
+    :param spool: the directory.
+    :param beside: a directory of the same file system, for what is moved away.
+    :param mounts: a directory of another one, for volumes that were mounted on the directory.
+    :param quiet: held while no command of an operator may run.
+    """
+
+    def __init__(self, cast: Cast, spool: Path, beside: Path, mounts: Path, quiet: "threading.RLock") -> None:
+        self._cast = cast
+        self._spool = spool
+        self._beside = beside
+        self._mounts = mounts
+        self._quiet = quiet
+        self.moved: list[Path] = []
+        """Directories with tasks that have been moved away."""
+
+    def faults(self) -> Mapping[Callable[[random.Random], None], float]:
+        """Returns them, and how often each comes, in parts."""
+        return {
+            self.empty_priorities_removed: 6, self.empty_directories_found: 3, self.parts_removed: 3,
+            self.private_moved_away: 1.5, self.away_for_a_while: 1, self.renamed: 1, self.covered: 1,
+        }  # fmt: skip
+
+    def empty_priorities_removed(self, source: random.Random) -> None:
+        """Does ``rmdir mail/[0-9]*`` again and again."""
+        end = time.monotonic() + source.uniform(0.5, 2)
+        while time.monotonic() < end:
+            for priority in self._spool.glob("[0-9]*"):
+                with contextlib.suppress(OSError):
+                    priority.rmdir()
+            time.sleep(0.005)
+
+    def empty_directories_found(self, source: random.Random) -> None:
+        for _ in range(source.choice([1, 3])):
+            command = ["find", str(self._spool), "-mindepth", "1", "-type", "d", "-empty", "-delete"]
+            subprocess.run(command, capture_output=True, check=False)  # some of it vanishes while it looks
+
+    def parts_removed(self, source: random.Random) -> None:
+        for name in source.sample(_PARTS, source.choice([1, 1, 3])):
+            part = self._spool / ".unspool" / name
+            with contextlib.suppress(OSError):
+                if part.is_dir():
+                    shutil.rmtree(part)
+                else:
+                    part.unlink()
+
+    def private_moved_away(self, source: random.Random) -> None:
+        """Takes ``.unspool`` away, as its removal does; what was set aside in it counts as taken."""
+        with self._quiet, contextlib.suppress(FileNotFoundError):
+            os.rename(self._spool / ".unspool", self._beside / f"private-{source.randrange(10**9)}")
+
+    def away_for_a_while(self, source: random.Random) -> None:
+        """Moves the directory away, and back unless a sender has made it again."""
+        self._move_away(source, again=False)
+
+    def renamed(self, source: random.Random) -> None:
+        """Moves the directory away, and makes another one of its name."""
+        self._move_away(source, again=True)
+
+    def _move_away(self, source: random.Random, *, again: bool) -> None:
+        away = self._beside / f"away-{source.randrange(10**9)}"
+        with self._quiet:
+            os.rename(self._spool, away)
+            if again:
+                with contextlib.suppress(FileExistsError):
+                    self._spool.mkdir(0o700)
+            self._renew_uwsgi()
+            time.sleep(source.uniform(0.2, 3))
+            if not again:
+                try:
+                    self._spool.rmdir() if self._spool.exists() else None
+                    os.rename(away, self._spool)
+                    self._renew_uwsgi()
+                    return
+                except OSError:
+                    pass  # somebody has made it again, and uses it
+            self.moved.append(away)
+
+    def covered(self, source: random.Random) -> None:
+        """Mounts another volume in its place for a while."""
+        with self._quiet:
+            subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=0700,size=64m", "soak", str(self._spool)], check=True)
+            self._renew_uwsgi()
+            time.sleep(source.uniform(1, 4))
+            away = self._mounts / f"covered-{source.randrange(10**9)}"
+            away.mkdir()
+            subprocess.run(["mount", "--move", str(self._spool), str(away)], check=True)
+            self._renew_uwsgi()
+            self.moved.append(away)
+
+    def _renew_uwsgi(self) -> None:
+        """Starts uWSGI again later: it works in the directory that it was started with, wherever that is now."""
+        for name in self._cast.names("uwsgi"):
+            self._cast.kill(name)
+
+    def bring_back(self, operators: Operators) -> None:
+        """Has the tasks of all directories that were moved away moved back."""
+        for away in self.moved:
+            operators.run("move", str(away), str(self._spool))
+
+    def taken(self) -> set[str]:
+        """Returns the keys of the tasks in what was taken away."""
+        keys = set()
+        for place in self._beside.glob("private-*"):
+            for path in place.rglob("*"):
+                if path.is_file() and not path.is_symlink():
+                    with open(path, "rb") as file:
+                        keys |= {found[0].decode() for found in KEY.finditer(file.read(1 << 20))}
+        return keys
+
+    def close(self) -> None:
+        """Unmounts what was mounted."""
+        for away in self._mounts.glob("covered-*"):
+            subprocess.run(["umount", "--lazy", str(away)], check=False)

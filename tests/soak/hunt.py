@@ -1,0 +1,163 @@
+"""One soak: everything is started, goes wrong for a while, drains, and is judged."""
+
+import itertools
+import json
+import os
+import random
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import oracle
+from .cast import Cast, Sample
+from .kills import Kills
+from .operators import Operators, key_of
+from .target import Fault, Target
+from .verdict import Left
+
+__all__ = ["Hunt"]
+
+_DRAIN = 300.0  # seconds at most until all has drained
+_STILL = 90.0  # and without any progress: longer than the minute for which a task that cannot be claimed is put off
+_OURS = 30.0  # a due time further ahead than this comes from a clock that was set
+
+
+@dataclass
+class Hunt:
+    """What belongs to one soak.
+
+    :param quiet: held by what no command of an operator may run beside.
+    :param lease: see :class:`tests.soak.kills.Kills`.
+    """
+
+    scratch: Path
+    log: str
+    target: Target
+    cast: Cast
+    seed: str
+    quiet: "threading.RLock"
+    lease: float | None = None
+
+    def __post_init__(self) -> None:
+        self.samples: list[Sample] = []
+        self.reasons: Counter[str] = Counter()
+        self.faults: Counter[str] = Counter()
+        environment = self.cast.environment("supervisor-1") | dict(self.target.environment)
+        self.operators = Operators(
+            self.scratch, self.log, environment, self.target.spoolers, self.target.routes, self.seed, self.quiet
+        )
+
+    def strike(self, first: int, minutes: float, every: tuple[float, float]) -> int:
+        """Lets faults and operations happen for so long. Returns the number of the next fault."""
+        self.cast.start_all()
+        kinds = {**Kills(self.cast, self.lease).faults(), **self.target.faults(self.cast)}
+        operating = threading.Thread(target=self.operators.work, daemon=True)
+        operating.start()
+        end = time.monotonic() + minutes * 60
+        for number in itertools.count(first):
+            if time.monotonic() > end or self.operators.broken is not None:
+                break
+            time.sleep(random.Random(f"{self.seed} wait {number}").uniform(*every))
+            self.samples.extend(self.cast.sample("supervisor-1"))
+            self._fault(kinds, number)
+            if number % 50 == 49:
+                print(f"fault {number + 1}, {max(0, int(end - time.monotonic()))} s left", flush=True)
+        self.operators.end()
+        operating.join()
+        if self.operators.broken is not None:
+            raise RuntimeError("the operators' thread has ended") from self.operators.broken
+        return number
+
+    def _fault(self, kinds: dict[Fault, float], number: int) -> None:
+        source = random.Random(f"{self.seed} fault {number}")
+        (kind,) = source.choices(list(kinds), weights=list(kinds.values()))
+        self.faults[kind.__name__] += 1
+        oracle.append(self.log, "fault", number, kind.__name__)
+        kind(source)
+        oracle.append(self.log, "fault", number, "over")
+        self.cast.start_all()
+
+    def settle(self) -> Left:
+        """Stops all that goes wrong and all senders, lets everything run that can be, and returns what is left."""
+        self.target.mend()
+        self.operators.run("resume")
+        for name in self.cast.names("producer"):
+            self.cast.kill(name)
+        self.cast.start_all(senders=False)
+        self.target.bring_back(self.operators)
+        self._drain()
+        self.target.bring_back(self.operators)
+        self._drain()
+        for name in (*self.cast.names("supervisor"), *self.cast.names("forwarder")):
+            self.cast.stop(name)
+        for name in self.cast.names("uwsgi"):
+            self.cast.kill(name)
+        return self._left()
+
+    def _drain(self) -> None:
+        deadline = time.monotonic() + _DRAIN
+        before, since = -1, time.monotonic()
+        while time.monotonic() < deadline:
+            counts = self._counts()
+            number = sum(counts[state] for state in ("ready", "running", "deferred")) if counts else -1
+            if not number:
+                return
+            if number != before:
+                before, since = number, time.monotonic()
+            elif time.monotonic() > since + _STILL:
+                return
+            self._bring_forward()
+            self.cast.start_all(senders=False)
+            time.sleep(1)
+
+    def _bring_forward(self) -> None:
+        """Makes due what a clock that was set has put off."""
+        for entry in self.operators.entries("deferred"):
+            if entry["due"] > time.time() + _OURS and (key := key_of(entry["id"])):
+                oracle.append(self.log, "retry", key)
+                self.operators.run("retry", entry["id"])
+                oracle.append(self.log, "retry", key)
+
+    def _counts(self) -> Counter[str]:
+        """What ``unspool status`` counts by state; nothing while a spooler cannot be used."""
+        done = self.operators.run("status", "--json")
+        counts: Counter[str] = Counter()
+        for row in json.loads(done.stdout)["spoolers"] if done is not None and not done.returncode else ():
+            counts.update({name: value for name, value in row.items() if type(value) is int})
+        return counts
+
+    def _left(self) -> Left:
+        entries = self.operators.entries()
+        counts = self._counts()
+        listed = Counter(entry["state"] for entry in entries)
+        states = ("ready", "deferred", "running", "dead", "corrupt")
+        oddities = [f"{counts[state]} {state} are counted, {listed[state]} listed" for state in states
+                    if counts[state] != listed[state]]  # fmt: skip
+        waiting: set[str] = set()
+        aside: set[str] = set()
+        for entry in entries:
+            key = key_of(entry["id"])
+            if entry["state"] in ("dead", "corrupt"):
+                aside.add(key)
+                self._count_reason(entry, key)
+            else:
+                waiting.add(key)
+                print("left:", json.dumps(entry), flush=True)
+        return Left(waiting - {""}, aside - {""}, self.target.taken(), oddities)
+
+    def _count_reason(self, entry: dict[str, Any], key: str) -> None:
+        reason = entry["reason"].replace(key, "…") if key else ""
+        what = f"{key.rpartition(':')[2]}: {reason or 'no reason could be written'}" if key else "thrown in"
+        self.reasons[what] += 1
+
+    def drafts(self) -> int:
+        """Returns how many unfinished drafts the directories hold after a sweep."""
+        number = 0
+        for spooler in self.target.spoolers:
+            tmp = Path(spooler) / ".unspool" / "tmp"
+            if tmp.is_dir():
+                number += sum(not name.startswith(".") for name in os.listdir(tmp))
+        return number

@@ -1,0 +1,56 @@
+"""One file with a byte for each task: locked while the task runs, and counting its runs.
+
+The lock belongs to the run's own open file, so the kernel drops it when the process ends, however that ends. Two runs
+at once therefore meet at this lock, whatever the queue says of its own locks.
+"""
+
+import contextlib
+import fcntl
+import os
+import re
+import struct
+import time
+
+__all__ = ["KEY", "Mark", "number_of"]
+
+KEY = re.compile(rb"k([0-9]+):([a-z]+)")
+"""The key of a task as its payload holds it, pickled or not: its number and its kind."""
+
+_DYING = 0.5  # seconds that the kernel may take between the locks of a process that it is ending
+
+
+def number_of(key: str) -> int:
+    """Returns the number in a key."""
+    return int(key[1:].partition(":")[0])
+
+
+class Mark:
+    """The mark of one task, held until it is closed.
+
+    :param path: the file of all marks.
+    """
+
+    def __init__(self, path: str, key: str) -> None:
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        number = number_of(key)
+        self.alone = self._lock(number)
+        """Whether no other run holds it."""
+        self.runs = os.pread(self._fd, 1, number)[:1] or b"\0"
+        self.first = self.runs == b"\0"
+        """Whether this is the first run of the task."""
+        os.pwrite(self._fd, bytes([min(self.runs[0] + 1, 255)]), number)
+
+    def _lock(self, byte: int) -> bool:
+        end = time.monotonic() + _DYING
+        while True:
+            with contextlib.suppress(BlockingIOError):
+                fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, byte, 1, 0))
+                return True
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.01)
+
+    def close(self) -> None:
+        """Lets go of it."""
+        with contextlib.suppress(OSError):  # a task may have closed all descriptors
+            os.close(self._fd)

@@ -1,0 +1,133 @@
+"""A soak of NATS JetStream: two supervisors, one of them behind a proxy, senders here and there, a forwarder."""
+
+import asyncio
+import contextlib
+import random
+import secrets
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import nats.errors
+import nats.js.errors
+from nats.js.api import StreamConfig
+
+import nats
+from tests.nats.server import Server
+from unspool import config
+
+from . import oracle
+from .cast import Cast, Part
+from .operators import Operators, Route
+from .proxy import Proxy
+from .target import Fault, base_environment, producer, supervisor
+
+__all__ = ["LEASE", "NatsTarget"]
+
+LEASE = 5
+"""Seconds for which the server leaves a task to a host that it does not hear from."""
+_STORE = 192  # megabytes of the server's storage
+_LAG = 0.002  # seconds for each piece of data through the proxy
+
+
+class NatsTarget:
+    """The spooler ``mail`` on a server of its own, and a directory that is forwarded to it."""
+
+    def __init__(self, scratch: Path, log: str, seed: str, pause: float) -> None:
+        self._log = log
+        store = f'jetstream {{ store_dir: "{scratch}/server/store", max_file_store: {_STORE}MB }}'
+        self._server = Server(scratch / "server", jetstream=False, more=store).start()
+        self._proxy = Proxy(self._server.port)
+        self._proxy.lag = _LAG
+        here = f"{self._server.url}?spooler=mail&lease={LEASE}"
+        there = f"nats://127.0.0.1:{self._proxy.port}?spooler=mail&lease={LEASE}"
+        self._inbox = str(scratch / "inbox" / "mail")
+        key = secrets.token_urlsafe(32)
+        base = base_environment(scratch, log) | {"UNSPOOL_SECRET_KEY": key, "UNSPOOL_DURABILITY": "relaxed"}
+        direct = base | {"UNSPOOL_SPOOLERS": here}
+        proxied = base | {"UNSPOOL_SPOOLERS": there}
+        inside = base | {"UNSPOOL_SPOOLERS": self._inbox}
+        self.environment = direct
+        self.spoolers = [here]
+        self.routes: list[Route] = []
+        self.parts = {
+            "supervisor-1": supervisor(direct),
+            "supervisor-2": supervisor(proxied),
+            "forwarder": Part(lambda _: [sys.executable, "-m", "unspool", "forward", "--log-level", "warning"],
+                              inside | {"UNSPOOL_FORWARD": here}),
+            "producer-1": producer(direct, seed, pause),
+            "producer-2": producer(proxied, seed, pause),
+            "producer-3": producer(inside, seed, pause * 2),
+        }  # fmt: skip
+        config.configure(spoolers=[here], secret_key=key)
+
+    def faults(self, cast: Cast) -> Mapping[Fault, float]:
+        self._cast = cast
+        return {
+            self.killed: 3, self.stopped: 1.5, self.frozen_server: 2, self.storage_full: 1.5, self.proxy_cut: 4,
+            self.proxy_silent: 2,
+        }  # fmt: skip
+
+    def killed(self, source: random.Random) -> None:
+        oracle.append(self._log, "crash")
+        self._server.kill()
+        time.sleep(source.choice([0, 0, source.uniform(0, 3)]))
+        self._server.start()
+        oracle.append(self._log, "crash")
+
+    def stopped(self, source: random.Random) -> None:
+        self._server.stop()
+        time.sleep(source.random())
+        self._server.start()
+
+    def frozen_server(self, source: random.Random) -> None:
+        self._server.freeze()
+        time.sleep(source.uniform(0.5, 2 * LEASE))
+        self._server.thaw()
+
+    def storage_full(self, source: random.Random) -> None:
+        """Fills the server's storage with a stream of somebody else's."""
+        asyncio.run(_fill(self._server.url, source.uniform(1, 4)))
+
+    def proxy_cut(self, source: random.Random) -> None:
+        self._behind_cut_off()
+        self._proxy.cut(seconds=source.choice([0, 0, source.uniform(0, 3)]))
+
+    def proxy_silent(self, source: random.Random) -> None:
+        seconds = source.uniform(0.5, 2 * LEASE)
+        self._proxy.silence(seconds)
+        if seconds > LEASE / 2:
+            self._behind_cut_off()
+
+    def _behind_cut_off(self) -> None:
+        pids = self._cast.members("supervisor-2", "producer-2")
+        oracle.append_all(self._log, [("cutoff", pid) for pid in pids])
+
+    def mend(self) -> None:
+        pass
+
+    def bring_back(self, operators: Operators) -> None:
+        operators.run("move", self._inbox, self.spoolers[0])
+
+    def taken(self) -> set[str]:
+        return set()
+
+    def close(self) -> None:
+        self._proxy.close()
+        self._server.kill()
+
+
+async def _fill(url: str, seconds: float) -> None:
+    client = await nats.connect(url)
+    stream = client.jetstream()
+    with contextlib.suppress(nats.errors.Error):
+        await stream.add_stream(StreamConfig(name="filler", subjects=["filler"]))
+        for size in (1 << 20, 1 << 16, 1 << 10):
+            with contextlib.suppress(nats.js.errors.APIError):
+                while True:
+                    await stream.publish("filler", b"x" * size)
+    await asyncio.sleep(seconds)
+    with contextlib.suppress(nats.errors.Error):
+        await stream.delete_stream("filler")
+    await client.close()

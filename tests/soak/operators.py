@@ -1,0 +1,222 @@
+"""What people do meanwhile, all of it by the command line, which must answer each time without a traceback."""
+
+import contextlib
+import json
+import random
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from unspool import config
+
+from . import oracle
+from .marks import KEY
+
+__all__ = ["Operators", "Route", "key_of"]
+
+Route = tuple[str, str]
+"""Two spoolers between which tasks are moved."""
+
+_PATIENCE = 90.0  # seconds after which a command hangs
+_FINE = (0, 1, 3)  # 2 would be bad usage, which there is none of
+
+
+class Operators:
+    """They work in a thread of their own, one operation after the other.
+
+    :param spoolers: those that they look after.
+    :param routes: those that they move tasks between.
+    :param quiet: held while an operation runs.
+    """
+
+    def __init__(
+        self, scratch: Path, log: str, environment: Mapping[str, str], spoolers: Sequence[str],
+        routes: Sequence[Route], seed: str, quiet: "threading.RLock",
+    ) -> None:  # fmt: skip
+        self._scratch = scratch
+        self._log = log
+        self._environment = dict(environment)
+        self._spoolers = spoolers
+        self._routes = routes
+        self._seed = seed
+        self._quiet = quiet
+        self._ended = threading.Event()
+        self.done: dict[str, int] = {}
+        self.broken: BaseException | None = None
+
+    def work(self) -> None:
+        """Does operations until ``end``; their number and the seed decide what they are."""
+        number = 0
+        try:
+            while not self._ended.wait(random.Random(f"{self._seed} idle {number}").uniform(0.5, 3)):
+                self.act(number)
+                number += 1
+        except BaseException as error:
+            self.broken = error
+            raise
+
+    def end(self) -> None:
+        """Lets no operation begin any more."""
+        self._ended.set()
+
+    def act(self, number: int) -> None:
+        """Does the operation of this number."""
+        source = random.Random(f"{self._seed} operation {number}")
+        kinds: dict[Callable[[random.Random], None], float] = {
+            self.look: 8, self.show: 2, self.pause: 2, self.retry: 3, self.retry_all_dead: 1, self.rm: 3,
+            self.purge: 1, self.move: 3 if self._routes else 0,
+        }  # fmt: skip
+        (kind,) = source.choices(list(kinds), weights=list(kinds.values()))
+        self.done[kind.__name__] = self.done.get(kind.__name__, 0) + 1
+        with self._quiet:
+            oracle.append(self._log, "operation", number, kind.__name__)
+            kind(source)
+
+    # --- operations
+
+    def look(self, source: random.Random) -> None:
+        words = source.choice([
+            ["ls"], ["ls", "--json"], ["ls", "--state", "dead"], ["status"], ["status", "--workers"],
+            ["status", "--json"], ["doctor"], ["history"], ["history", "--failed"], ["history", "--json"],
+        ])  # fmt: skip
+        self.run(*words)
+
+    def show(self, source: random.Random) -> None:
+        for entry in self._some(source, self.entries(*source.choice(["ready", "running", "dead"]).split()), 1):
+            self.run("show", entry["id"])
+
+    def pause(self, source: random.Random) -> None:
+        self.run("pause")
+        time.sleep(source.random() * 2)
+        self.run("resume")
+
+    def retry(self, source: random.Random) -> None:
+        state = source.choice(["dead", "deferred", "ready"])
+        chosen = self._known(self._some(source, self.entries(state), 3))
+        self._change("retry", chosen, "retry", *chosen, kill=source.random() < 0.2, source=source)
+
+    def retry_all_dead(self, source: random.Random) -> None:
+        chosen = self._known(self.entries("dead"))
+        self._change("retry", chosen, "retry", "--all-dead", kill=source.random() < 0.2, source=source)
+
+    def rm(self, source: random.Random) -> None:
+        state = source.choice(["dead", "deferred", "ready", "running"])
+        chosen = self._known(self._some(source, self.entries(state), 3))
+        self._change("remove", chosen, "rm", *chosen, kill=source.random() < 0.2, source=source)
+
+    def purge(self, source: random.Random) -> None:
+        chosen = self._known(self.entries("dead"))
+        words = ["purge", "--state", "dead", "--yes", "--json"]
+        if "--json" not in str(self.run("purge", "--help")):
+            return
+        self._change("remove", chosen, *words, kill=source.random() < 0.2, source=source)
+
+    def move(self, source: random.Random) -> None:
+        here, there = source.choice(self._routes)
+        self.run("move", here, there, kill=source.random() * 1.5 if source.random() < 0.6 else 0.0)
+
+    # --- the command line
+
+    def _change(self, what: str, chosen: Mapping[str, str], *words: str, kill: bool, source: random.Random) -> None:
+        """Runs a command that retries or removes tasks, and notes which it may have changed."""
+        if len(words) < 2:
+            return  # no ids
+        oracle.append_all(self._log, [(what, key) for key in chosen.values()])
+        after = source.random() * 0.6
+        done = self.run(*words, kill=after if kill else 0.0)
+        lines: list[tuple[object, ...]] = [(what, key) for key in chosen.values()]
+        if what == "remove" and done is not None:
+            gone = set(_ids(done.stdout))
+            left = set() if words[0] == "purge" else chosen.keys() - gone
+            lines += [("kept", chosen[id]) for id in left]
+            lines += [("removed", id.replace(" ", "%20")) for id in gone - chosen.keys()]
+        oracle.append_all(self._log, lines)
+
+    def run(self, *words: str, kill: float = 0.0) -> "subprocess.CompletedProcess[str] | None":
+        """Runs a command and checks how it answers. Returns None if it was killed, after so many seconds, or hung."""
+        every = [] if words[0] == "move" else [f"--spooler={name}" for name in self._spoolers]
+        command = [sys.executable, "-m", "unspool", words[0], *every, *words[1:]]
+        process = subprocess.Popen(
+            command, cwd=self._scratch, env=self._environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, text=True, errors="backslashreplace",
+        )  # fmt: skip
+        try:
+            out, err = process.communicate(timeout=kill or _PATIENCE)
+        except subprocess.TimeoutExpired:
+            if not kill:
+                oracle.append(self._log, "hung", "-".join(words[:2]))
+            process.kill()
+            process.communicate()
+            return None
+        if "Traceback" in err:
+            oracle.append(self._log, "traceback", *words[:2])
+            self._keep("tracebacks", words, err)
+        elif process.returncode not in _FINE:
+            oracle.append(self._log, "odd", process.returncode, *words[:2])
+            self._keep("odd", words, err)
+        return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+    def _keep(self, name: str, words: Iterable[str], err: str) -> None:
+        with open(self._scratch / name, "a") as file:
+            file.write(f"--- {oracle.now():.3f} {' '.join(words)[:300]}\n{err[-4000:]}\n")
+
+    def entries(self, *states: str) -> list[dict[str, Any]]:
+        """Returns what ``unspool ls --json`` lists; nothing while a spooler cannot be used."""
+        done = self.run("ls", "--json", *[f"--state={state}" for state in states])
+        if done is None or done.returncode:
+            return []
+        entries: list[dict[str, Any]] = json.loads(done.stdout)
+        return entries
+
+    @staticmethod
+    def _some(source: random.Random, entries: Sequence[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
+        return source.sample(entries, min(len(entries), source.randint(1, limit)))
+
+    @staticmethod
+    def _known(entries: Iterable[dict[str, Any]]) -> dict[str, str]:
+        """Returns the key of each task by its id, but for what is none of the soak's."""
+        keys = {entry["id"]: key_of(entry["id"]) for entry in entries}
+        return {id: key for id, key in keys.items() if key}
+
+
+def _ids(text: str) -> list[str]:
+    """The ids that a command has printed: lines, or JSON that holds them."""
+    if not text.startswith(("[", "{")):
+        return [line for line in text.splitlines() if "/" in line]
+    found: list[str] = []
+
+    def look(value: Any) -> None:
+        if isinstance(value, dict):
+            for part in value.values():
+                look(part)
+        elif isinstance(value, list):
+            for part in value:
+                look(part)
+        elif isinstance(value, str) and "/" in value:
+            found.append(value)
+
+    look(json.loads(text))
+    return found
+
+
+def key_of(id: str) -> str:
+    """Returns the key of the task of this id; an empty string if there is none, or the spooler is away."""
+    with contextlib.suppress(OSError):
+        if id.startswith("/"):
+            path = Path(id)
+            data = b"" if path.is_symlink() or not path.is_file() else _read(path)
+        else:
+            read = next((found for one in config.candidates(id) if (found := one.read(id))), None)
+            data = b"" if read is None or read[1] is None else read[1].body
+        if found := KEY.search(data):
+            return found[0].decode()
+    return ""
+
+
+def _read(path: Path) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(1 << 20)

@@ -1,0 +1,215 @@
+"""A soak of PostgreSQL: two supervisors, one of them behind a slow proxy, senders here and there, a forwarder."""
+
+import contextlib
+import os
+import random
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import psycopg
+
+from tests.postgres.server import Server
+from unspool import config
+
+from . import oracle
+from .cast import Cast, Part
+from .operators import Operators, Route
+from .proxy import Proxy
+from .sockets import owner
+from .target import Fault, base_environment, producer, supervisor
+
+__all__ = ["PostgresTarget"]
+
+_DATABASE = "app"
+_LAG = 0.004  # seconds for each piece of data through the proxy
+
+
+class PostgresTarget:
+    """The spooler ``mail`` in a database of a server of its own, and a directory that is forwarded to it."""
+
+    def __init__(self, scratch: Path, log: str, seed: str, pause: float) -> None:
+        self._log = log
+        self._server = Server(log_min_messages="warning")
+        self._server.start()
+        self._server.execute(f"CREATE DATABASE {_DATABASE}")
+        self._proxy = Proxy(self._server.port)
+        self._proxy.lag = _LAG
+        here = self._server.url(_DATABASE, spooler="mail")
+        there = self._server.url(_DATABASE, self._proxy.port, spooler="mail")
+        inbox = str(scratch / "inbox" / "mail")
+        key = secrets.token_urlsafe(32)
+        base = base_environment(scratch, log) | {"UNSPOOL_SECRET_KEY": key, "UNSPOOL_DURABILITY": "relaxed"}
+        direct = base | {"UNSPOOL_SPOOLERS": here}
+        proxied = base | {"UNSPOOL_SPOOLERS": there}
+        inside = base | {"UNSPOOL_SPOOLERS": inbox}
+        self.environment = direct
+        self.spoolers = [here]
+        self.routes: list[Route] = []
+        self.parts = {
+            "supervisor-1": supervisor(direct),
+            "supervisor-2": supervisor(proxied),
+            "forwarder": Part(lambda _: [sys.executable, "-m", "unspool", "forward", "--log-level", "warning"],
+                              inside | {"UNSPOOL_FORWARD": here}),
+            "producer-1": producer(direct, seed, pause),
+            "producer-2": producer(proxied, seed, pause),
+            "producer-3": producer(inside, seed, pause * 2),
+        }  # fmt: skip
+        self._inbox = inbox
+        config.configure(spoolers=[here], secret_key=key)
+        subprocess.run([sys.executable, "-m", "unspool", "migrate"], env=os.environ | direct, check=True,
+                       stdout=subprocess.DEVNULL)  # fmt: skip
+
+    def faults(self, cast: Cast) -> Mapping[Fault, float]:
+        self._cast = cast
+        return {
+            self.restarted: 2, self.crashed: 1.5, self.killed: 1.5, self.backend_killed: 1, self.session_terminated: 5,
+            self.statement_cancelled: 3, self.table_locked: 3, self.impatient: 1.5, self.idle_sessions_ended: 1,
+            self.serializable: 1, self.connections_used_up: 1, self.proxy_cut: 4, self.proxy_silent: 2,
+        }  # fmt: skip
+
+    # --- the server
+
+    def restarted(self, _source: random.Random) -> None:
+        self._server.restart()
+
+    def crashed(self, _source: random.Random) -> None:
+        """Stops the server as after a crash of one of its processes: at once, without a checkpoint."""
+        oracle.append(self._log, "crash")
+        self._server.stop(signal.SIGQUIT)
+        self._server.start()
+        oracle.append(self._log, "crash")
+
+    def killed(self, source: random.Random) -> None:
+        oracle.append(self._log, "crash")
+        self._server.kill()
+        time.sleep(source.random() * 2)
+        self._server.start()
+        oracle.append(self._log, "crash")
+
+    def backend_killed(self, source: random.Random) -> None:
+        """Kills one of the server's sessions, for which it ends all of them and recovers."""
+        if found := self._sessions():
+            oracle.append(self._log, "crash")
+            with contextlib.suppress(psycopg.Error):
+                self._server.execute(f"COPY (SELECT 1) TO PROGRAM 'kill -9 {source.choice(found)[0]}'")
+            time.sleep(2)
+            oracle.append(self._log, "crash")
+
+    # --- sessions
+
+    def _sessions(self) -> list[tuple[int, int]]:
+        """The server's process and the client's port of each session of unspool's."""
+        query = "SELECT pid, client_port FROM pg_stat_activity WHERE application_name = 'unspool' ORDER BY pid"
+        with contextlib.suppress(psycopg.Error), psycopg.connect(self._server.url(), autocommit=True) as one:
+            return [(pid, port) for pid, port in one.execute(query).fetchall()]
+        return []
+
+    def _cut_off(self, port: int) -> None:
+        """Notes which process loses its connection: all of a supervisor's behind the proxy, where that has it."""
+        pid = owner(port)
+        behind = ["supervisor-2", "producer-2"]
+        pids = [pid] if pid and pid != os.getpid() else self._cast.members(*behind)
+        oracle.append_all(self._log, [("cutoff", one) for one in pids])
+
+    def session_terminated(self, source: random.Random) -> None:
+        found = self._sessions()
+        for pid, port in source.sample(found, min(len(found), source.choice([1, 1, 2]))):
+            self._cut_off(port)
+            self._do(f"SELECT pg_terminate_backend({pid})")
+
+    def statement_cancelled(self, source: random.Random) -> None:
+        found = self._sessions()
+        for _ in range(50):
+            if found:
+                self._do(f"SELECT pg_cancel_backend({source.choice(found)[0]})")
+
+    def idle_sessions_ended(self, source: random.Random) -> None:
+        """Ends all sessions that are idle: new ones get a time limit for it, as from an impatient administrator."""
+        self._setting("idle_session_timeout", "500ms")
+        self._terminate_all()
+        time.sleep(source.uniform(1, 4))
+        self._setting("idle_session_timeout", None)
+        self._terminate_all()
+
+    def impatient(self, source: random.Random) -> None:
+        """Gives statements a time limit, and locks a table for longer."""
+        for name in ("statement_timeout", "lock_timeout"):
+            self._setting(name, "300ms")
+        self._terminate_all()
+        for _ in range(3):
+            time.sleep(source.random())
+            self._lock(1.0)
+        for name in ("statement_timeout", "lock_timeout"):
+            self._setting(name, None)
+        self._terminate_all()
+
+    def serializable(self, source: random.Random) -> None:
+        self._setting("default_transaction_isolation", "serializable")
+        self._terminate_all()
+        time.sleep(source.uniform(2, 5))
+        self._setting("default_transaction_isolation", None)
+        self._terminate_all()
+
+    def _setting(self, name: str, value: str | None) -> None:
+        self._do(f"ALTER DATABASE {_DATABASE} " + (f"SET {name} = '{value}'" if value else f"RESET {name}"))
+
+    def _terminate_all(self) -> None:
+        for pid, port in self._sessions():
+            self._cut_off(port)
+            self._do(f"SELECT pg_terminate_backend({pid})")
+
+    def _do(self, query: str) -> None:
+        """Runs a statement; the server may be recovering."""
+        with contextlib.suppress(psycopg.Error):
+            self._server.execute(query)
+
+    def table_locked(self, source: random.Random) -> None:
+        self._lock(source.uniform(0.5, 4))
+
+    def _lock(self, seconds: float) -> None:
+        with contextlib.suppress(psycopg.Error), psycopg.connect(self._server.url(_DATABASE)) as one:
+            one.execute("LOCK TABLE unspool.task IN ACCESS EXCLUSIVE MODE")
+            time.sleep(seconds)
+
+    def connections_used_up(self, source: random.Random) -> None:
+        held: list[psycopg.Connection] = []
+        with contextlib.suppress(psycopg.Error):
+            while True:
+                held.append(psycopg.connect(self._server.url(_DATABASE)))
+        time.sleep(source.uniform(0.5, 3))
+        for one in held:
+            one.close()
+
+    # --- the network
+
+    def proxy_cut(self, source: random.Random) -> None:
+        self._behind_cut_off()
+        self._proxy.cut(seconds=source.choice([0, 0, source.uniform(0, 3)]))
+
+    def proxy_silent(self, source: random.Random) -> None:
+        self._proxy.silence(source.uniform(0.5, 4))
+
+    def _behind_cut_off(self) -> None:
+        pids = self._cast.members("supervisor-2", "producer-2")
+        oracle.append_all(self._log, [("cutoff", pid) for pid in pids])
+
+    # --- the end
+
+    def mend(self) -> None:
+        for name in ("idle_session_timeout", "statement_timeout", "lock_timeout", "default_transaction_isolation"):
+            self._setting(name, None)
+
+    def bring_back(self, operators: Operators) -> None:
+        operators.run("move", self._inbox, self.spoolers[0])
+
+    def taken(self) -> set[str]:
+        return set()
+
+    def close(self) -> None:
+        self._proxy.close()
+        self._server.close()

@@ -1,0 +1,214 @@
+"""What really happened, from the log of a soak, compared with what was promised. Pure: lines in, a verdict out.
+
+A second run of a task is explained by one of the causes below and by nothing else. Each has a window of time, so that a
+fault explains the runs that it can have harmed, and no others.
+"""
+
+import itertools
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from .kinds import DESIGNED, LIMITS
+from .oracle import Line
+
+__all__ = ["BACK_AFTER_CUT", "SHORTLY", "Left", "Verdict", "judge"]
+
+SHORTLY = 1.0
+"""Seconds after a run's end in which the death of its process, or of the server, may keep its end from being stored."""
+BACK_AFTER_CUT = 7.0
+"""Seconds before a power cut in which a removal may not have reached the disk: ext4 commits its journal every 5."""
+
+
+class Left(NamedTuple):
+    """What is there when all has drained, by key; and what is counted or listed but is none of it."""
+
+    waiting: set[str]
+    aside: set[str]
+    taken: set[str]
+    """What was in directories that the soak itself took away."""
+    oddities: list[str]
+    """Differences between what is counted and what is listed."""
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What the log says. The lists must be empty, but for those that are documented."""
+
+    acknowledged: int = 0
+    ended: int = 0
+    aside: int = 0
+    removed: int = 0
+    refused: int = 0
+    lost: list[str] = field(default_factory=list)
+    waiting: list[str] = field(default_factory=list)
+    """Neither ended nor set aside, although workers had nothing else to do."""
+    ghosts: list[str] = field(default_factory=list)
+    """Listed or counted, although ended."""
+    at_once: list[str] = field(default_factory=list)
+    """Tasks that two processes ran at once."""
+    at_once_cut_off: int = 0
+    """The same, where the server had lost the first one's claim, as documented."""
+    unexplained: list[str] = field(default_factory=list)
+    """Runs made again without a cause."""
+    refused_run: list[str] = field(default_factory=list)
+    """Tasks that were run although the call that sent them had raised."""
+    causes: Counter[str] = field(default_factory=Counter)
+    """Runs made again, by cause."""
+    recoveries: list[float] = field(default_factory=list)
+    """Seconds from the kill of a process to the next run of its task."""
+
+
+@dataclass(slots=True)
+class _Run:
+    key: str
+    pid: str
+    start: float
+    end: float | None = None
+    failed: float | None = None
+    error: str = ""
+
+    @property
+    def over(self) -> float | None:
+        return self.end if self.end is not None else self.failed
+
+
+class _Faults:
+    """What may explain a run, by what it concerns. Faults are written before and after, so each is a span."""
+
+    def __init__(self, lines: Iterable[Line]) -> None:
+        at: dict[tuple[str, str], list[float]] = defaultdict(list)
+        for line in lines:
+            at[line.word, line.rest[0] if line.rest else ""].append(line.at)
+        self._at = at
+        self.cuts = at["cut", ""]
+        self.crashes = _pairs(at["crash", ""])
+        self._overruns: dict[str, list[float]] = defaultdict(list)
+
+    def add_runs(self, runs: Iterable[_Run]) -> None:
+        """Takes in the runs that overran their limit and were killed with their process."""
+        for run in runs:
+            if run.over is None and (limit := LIMITS.get(_kind(run.key))) is not None:
+                self._overruns[run.pid].append(run.start + limit)
+
+    def moments(self, word: str, about: str) -> list[float]:
+        """Returns when this was done."""
+        return self._at.get((word, about), [])
+
+    def cause(self, run: _Run, after: float) -> str:
+        """Returns why another run that begins at ``after`` may follow this one; an empty string if none may."""
+        last = min(after, (run.over if run.over is not None else after) + SHORTLY)
+        if run.error in DESIGNED.get(_kind(run.key), ()):
+            return "failed as designed"
+        if _within(self.moments("kill", run.pid), run.start - SHORTLY, last):
+            return "its process was killed"
+        if any(at <= last for at in self._overruns[run.pid]):
+            return "its process was killed for a time limit"
+        if run.end is None and _meets(_pairs(self.moments("retry", run.key)), run.start, after):
+            return "an operator's retry"
+        if any(
+            run.start <= cut <= after and (run.over is None or run.over >= cut - BACK_AFTER_CUT) for cut in self.cuts
+        ):
+            return "a power cut"
+        if _meets(_pairs(self.moments("error", run.pid)), run.start, last):
+            return "disk errors in its process"
+        if self.cut_off(run, last):
+            return "the server lost its claim"
+        return ""
+
+    def cut_off(self, run: _Run, last: float) -> bool:
+        """Returns whether the server has lost the claim of a run, or its end, as documented."""
+        return _within(self.moments("cutoff", run.pid), run.start, last) or _meets(self.crashes, run.start, last)
+
+
+def judge(lines: Sequence[Line], left: Left) -> Verdict:
+    """Compares what was sent and run with what is left."""
+    verdict, faults = Verdict(), _Faults(lines)
+    runs = _runs(lines)
+    faults.add_runs(run for several in runs.values() for run in several)
+    acknowledged = {line.rest[0]: line.rest[1] for line in lines if line.word == "ack"}
+    removed = _removed(lines, acknowledged) | left.taken
+    ended = {key for key, several in runs.items() if any(run.end is not None for run in several)}
+    verdict.acknowledged = len(acknowledged)
+    for key in acknowledged:
+        if key in ended:
+            verdict.ended += 1
+        elif key in left.waiting:
+            verdict.waiting.append(key)
+        elif key in left.aside:
+            verdict.aside += 1
+        elif key in removed:
+            verdict.removed += 1
+        else:
+            verdict.lost.append(key)
+    verdict.ghosts += sorted(left.waiting & ended) + left.oddities
+    verdict.ghosts += [key for key in sorted(left.aside & ended) if not faults.cause(runs[key][-1], lines[-1].at)]
+    refused = {key for line in lines if line.word == "refused" for key in line.rest[1:]}
+    verdict.refused = len(refused)
+    verdict.refused_run = sorted(refused & runs.keys() - acknowledged.keys())
+    twice = {(line.rest[0], line.rest[1]) for line in lines if line.word == "twice"}
+    for several in runs.values():
+        for run, after in itertools.pairwise(several):
+            _judge_pair(verdict, faults, run, after, met=(after.key, after.pid) in twice)
+    return verdict
+
+
+def _judge_pair(verdict: Verdict, faults: _Faults, run: _Run, after: _Run, *, met: bool) -> None:
+    if met or (run.over is not None and run.over > after.start):
+        if faults.cut_off(run, after.start):
+            verdict.at_once_cut_off += 1
+        else:
+            verdict.at_once.append(f"{after.key} {run.pid} {after.pid} {after.start:.3f}")
+    if not (cause := faults.cause(run, after.start)):
+        verdict.unexplained.append(f"{after.key} {run.pid} {after.pid} {after.start:.3f}")
+        return
+    verdict.causes[cause] += 1
+    kills = [at for at in faults.moments("kill", run.pid) if run.start <= at <= after.start]
+    if run.over is None and kills:
+        verdict.recoveries.append(after.start - kills[-1])
+
+
+def _runs(lines: Iterable[Line]) -> dict[str, list[_Run]]:
+    """All runs of each task, in the order of their beginnings."""
+    runs: dict[str, list[_Run]] = defaultdict(list)
+    for line in lines:
+        if line.word == "start":
+            runs[line.rest[0]].append(_Run(line.rest[0], line.rest[1], line.at))
+        elif line.word in ("end", "fail"):
+            run = next(run for run in reversed(runs[line.rest[0]]) if run.pid == line.rest[1] and run.over is None)
+            if line.word == "end":
+                run.end = line.at
+            else:
+                run.failed, run.error = line.at, line.rest[2]
+    return runs
+
+
+def _removed(lines: Iterable[Line], acknowledged: dict[str, str]) -> set[str]:
+    """The tasks that operators have removed, or may have: their command was killed."""
+    keys = {id.rpartition("/")[2]: key for key, id in acknowledged.items()}
+    removed: set[str] = set()
+    for line in lines:
+        if line.word == "remove":
+            removed.add(line.rest[0])
+        elif line.word == "kept":
+            removed.discard(line.rest[0])
+        elif line.word == "removed" and (key := keys.get(line.rest[0].rpartition("/")[2])):
+            removed.add(key)
+    return removed
+
+
+def _kind(key: str) -> str:
+    return key.rpartition(":")[2]
+
+
+def _pairs(moments: Sequence[float]) -> list[tuple[float, float]]:
+    return list(zip(moments[::2], moments[1::2], strict=False))
+
+
+def _within(moments: Iterable[float], first: float, last: float) -> bool:
+    return any(first <= at <= last for at in moments)
+
+
+def _meets(spans: Iterable[tuple[float, ...]], first: float, last: float) -> bool:
+    return any(begin <= last and end >= first for begin, end in spans)
