@@ -14,15 +14,16 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import address, wire
 from .backends.base import Backend, check_period
 from .backends.depot import Depot, Movable
-from .errors import ConfigurationError, NoSpooler, OptionRefused, UnspoolError
+from .errors import ConfigurationError, NoSpooler, OptionRefused, PayloadRefused, UnspoolError
 from .imports import late
+from .message import Envelope
 from .signing import Signer, check_keys
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ __all__ = [
     "backend",
     "candidates",
     "carrier",
+    "check_sizes",
     "configure",
     "destination",
     "origins",
@@ -72,6 +74,7 @@ class Settings(NamedTuple):
     :param period: seconds between full looks at a directory, where the kernel tells of changes anyway.
     :param history_limit: runs kept in each spooler's history; 0 for none.
     :param history_age: seconds that they are kept.
+    :param max_task_size: the most megabytes that the payload of a task may take.
     :param secret_key: the secret keys: the first signs each task that is sent, and only what any of them verifies is
         run; none, and tasks are not signed.
     :param secret_key_file: the absolute path of a file that holds them instead, one a line.
@@ -84,6 +87,7 @@ class Settings(NamedTuple):
     period: float = 300.0
     history_limit: int = 100_000
     history_age: float = 7 * 86400.0
+    max_task_size: float = 256.0
     secret_key: tuple[str, ...] = ()
     secret_key_file: str = ""
     forward: tuple[tuple[str, str], ...] = ()
@@ -97,6 +101,8 @@ class Settings(NamedTuple):
 _NAMES = Settings._fields
 _named = re.compile(r"(?:([^:/=]+)=)?(.*)", re.DOTALL)
 _SECRETS = ("secret_key", "secret_key_file")  # empty, they are a mistake, and not the same as unset
+_MEGABYTE = 1 << 20
+_MAX_TASK_SIZE = 1_000_000  # megabytes
 _MAX_KEY_FILE = 1 << 16  # characters
 _lock = threading.Lock()
 _configured: dict[str, Any] = {}
@@ -243,6 +249,20 @@ def candidates(id: str) -> Iterator[Backend]:
         yield backend(place)
 
 
+def check_sizes(envelopes: Sequence[Envelope]) -> None:
+    """Checks that no payload is larger than ``max_task_size``.
+
+    :raises PayloadRefused: if one is.
+    """
+    largest = max([len(envelope.body) for envelope in envelopes], default=0)
+    limit = settings().max_task_size
+    if largest > limit * _MEGABYTE:
+        raise PayloadRefused(
+            f"the payload takes {largest} bytes, and max_task_size allows {limit:g} MB; pass what is large by the path "
+            "of a file, or raise UNSPOOL_MAX_TASK_SIZE for senders and workers"
+        )
+
+
 def destination(name: str) -> str | None:
     """Where the tasks of a spooler are forwarded to: the name of another; None if they are run where they are.
 
@@ -379,6 +399,7 @@ def _open(path: str) -> Backend:
         period=(inside and frequency()) or chosen.period,
         history_limit=chosen.history_limit,
         history_age=chosen.history_age,
+        max_size=int(chosen.max_task_size * _MEGABYTE),
         signer=signer,
         pickles=signer is not None or not where,
     )
@@ -445,10 +466,9 @@ def _parse(name: str, value: Any, base: str, source: str) -> Any:
             case "period" | "history_age":
                 return check_period(_number(value))
             case "history_limit":
-                limit = _number(value)
-                if isinstance(limit, bool) or not 0 <= limit < float("inf") or limit != int(limit):
-                    raise OptionRefused(f"{value!r} is not a whole number of 0 or more")
-                return int(limit)
+                return _whole(value)
+            case "max_task_size":
+                return _megabytes(value)
             case "secret_key":
                 return check_keys(value.split(",") if isinstance(value, str) else value)
             case "forward":
@@ -491,6 +511,20 @@ def _forward(value: Any) -> tuple[tuple[str, str], ...]:
     if len(dict(pairs)) < len(pairs):
         raise OptionRefused("a spooler is named twice")
     return tuple(pairs)
+
+
+def _megabytes(value: Any) -> float:
+    size = _number(value)
+    if isinstance(size, bool) or not 0 < size <= _MAX_TASK_SIZE:
+        raise OptionRefused(f"{value!r} is not a number of megabytes above 0 and up to {_MAX_TASK_SIZE}")
+    return float(size)
+
+
+def _whole(value: Any) -> int:
+    number = _number(value)
+    if isinstance(number, bool) or not 0 <= number < float("inf") or number != int(number):
+        raise OptionRefused(f"{value!r} is not a whole number of 0 or more")
+    return int(number)
 
 
 def _number(value: Any) -> float:

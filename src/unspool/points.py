@@ -19,8 +19,8 @@ NAMES = (
     # claim
     "claim.opened",
     "claim.locked",
-    "claim.read",  # looked at and found good
     "claim.counted",  # the attempt is counted
+    "claim.read",  # looked at and found good
     # run
     "run.begin",
     "run.end",  # the task has done its work; nobody knows yet

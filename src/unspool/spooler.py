@@ -288,6 +288,7 @@ def _send(messages: Sequence[Message], spooler: Any, connection: Any = None) -> 
     name = None if spooler is None else spooler.name if isinstance(spooler, Spooler) else Spooler(spooler).name
     if not envelopes:
         return []
+    config.check_sizes(envelopes)
     backend = config.backend(name)
     if connection is None:
         return backend.send(envelopes)

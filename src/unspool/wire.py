@@ -16,16 +16,14 @@ import struct
 from collections.abc import Mapping
 from zlib import crc32
 
-from .errors import Damaged, PayloadRefused, Unsigned
+from .errors import Damaged, Unsigned
 from .message import Envelope
 from .signing import SIGNATURE_SIZE, Signer
 
-__all__ = ["HEADER_SIZE", "MAX_SIZE", "MAX_VARS", "SEAL", "dump", "load", "load_vars", "readdress"]
+__all__ = ["HEADER_SIZE", "MAX_VARS", "SEAL", "dump", "load", "load_vars", "readdress"]
 
 HEADER_SIZE = 4
 MAX_VARS = 0xFFFF
-MAX_SIZE = 1 << 30
-"""The most bytes that a task may have: it is held in memory, and a file of any size may lie about."""
 _MODIFIER = 17
 _SUM_KEY = b"\x0b\x00unspool_sum\x08\x00"
 _SUM_SIZE = len(_SUM_KEY) + 8
@@ -46,12 +44,7 @@ def dump(vars: Mapping[str, bytes], body: bytes, signer: Signer | None) -> bytes
 
     :param signer: signs it; None where no secret key is set.
     :raises Damaged: if the variables exceed the 65535 bytes that the format can hold.
-    :raises PayloadRefused: if the body is larger than any task may be.
     """
-    if len(body) > MAX_SIZE - MAX_VARS - HEADER_SIZE:
-        raise PayloadRefused(
-            f"the payload takes {len(body)} bytes; pass what is larger than {MAX_SIZE} by a file's path"
-        )
     head = _pack(vars if signer is None else {**vars, _QUEUE: signer.queue})
     if signer is not None:
         head += _SIG_KEY + signer.sign(head, body)

@@ -185,6 +185,35 @@ def test_what_uwsgi_does_before_anybody_is_asked(instance: Instance) -> None:
     assert short.exists()
 
 
+def test_a_task_larger_than_memory(instance: Instance) -> None:
+    """One that unspool finds where uWSGI itself does not look: it is dead after three tries to read it, also where the
+    program has a handler of its own, and other tasks run."""
+    instance.write_app(
+        """
+        from unspool import Spooler
+        if "uwsgi" in sys.modules:
+            import resource, uwsgi
+            used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_AS, (used + (60 << 20), -1))
+            uwsgi.spooler = lambda variables: note("handed on") or uwsgi.SPOOL_OK
+        @Spooler.task(priority=1)
+        def large(data):
+            note("large")
+        @Spooler.task
+        def mark():
+            note("mark")
+            return True
+        """
+    )
+    id = instance.call("large(b'x' * (45 << 20))")
+    instance.start()
+    instance.do("mark()")
+    instance.wait(lambda: instance.verdicts(id)[-1:] == ["dead"])
+    instance.wait_for_line("mark")
+    assert instance.lines() == ["mark"]
+    assert "does not fit into the memory of" in instance.log.read_text()
+
+
 def test_a_task_that_removes_its_own_file(instance: Instance) -> None:
     """uWSGI's spooler would exit when it cannot remove a finished task; it is not asked to."""
     instance.write_app(

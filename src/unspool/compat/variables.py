@@ -40,11 +40,12 @@ def fits(vars: Mapping[str, bytes]) -> bool:
 def send(envelope: Envelope, spooler: bytes | None = None) -> bytes:
     """Sends to a spooler, or else to the default one; returns the path of the task's file, as uWSGI does.
 
-    :raises PayloadRefused: if the variables are too large; uWSGI would have cut them.
+    :raises PayloadRefused: if the variables are too large, which uWSGI would have cut, or the body is.
     :raises NoSpooler, SpoolerUnusable: if the spooler cannot take it; then nothing was sent.
     """
     if not fits(envelope.vars):
         raise PayloadRefused(f"the variables take more than {MAX_VARS} bytes; put what is large under 'body'")
+    config.check_sizes([envelope])
     config.enter_uwsgi()
     [id] = config.backend(os.fsdecode(spooler) if spooler else None).send([envelope])
     return os.fsencode(id)

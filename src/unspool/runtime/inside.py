@@ -34,6 +34,7 @@ from ..message import (
     Verdict,
 )
 from ..printable import printable
+from ..retry import MAX_CRASHES
 from ..tasks import spooler_task_types
 from .log import log_end
 from .timelimit import limit
@@ -185,7 +186,7 @@ class SpoolerHandler:
             inside.later(ref, refusal.until)
 
     def _run(self, inside: Inside, claim: Claim) -> None:
-        if self._former is not None and not _is_ours(claim.envelope):
+        if self._former is not None and claim.crashes < MAX_CRASHES and not _is_ours(claim.envelope):
             self._hand_on(self._former, inside, claim)
             return
         started = self._clock()

@@ -57,6 +57,7 @@ class SpoolDepot:
         attempts: Callable[[], Attempts],
         objection: Callable[[os.stat_result], str | None],
         bell: Bell,
+        max_size: int,
         clock: Clock,
     ) -> None:
         self._directory = directory
@@ -64,6 +65,7 @@ class SpoolDepot:
         self._attempts = attempts
         self._objection = objection
         self._bell = bell
+        self._max_size = max_size
         self._clock = clock
         self._locked: set[int] = set()
 
@@ -237,7 +239,7 @@ class SpoolDepot:
         if (path.st_ino, path.st_dev) != (found.st_ino, found.st_dev) or self._objection(found):
             return None
         try:
-            data = read_whole(fd, found.st_size)
+            data = read_whole(fd, found.st_size, self._max_size)
             wire.load(data, None)
         except Damaged:
             if found.st_size > _MOST or (not at.place and self._clock() - found.st_ctime < _WRITING):

@@ -4,29 +4,36 @@ import os
 
 from ...errors import Damaged
 from ...imports import late
-from ...wire import MAX_SIZE
+from ...wire import HEADER_SIZE, MAX_VARS
 
 __all__ = ["read_whole", "sync_file_system", "write_whole"]
 
 _FIRST_READ = 1 << 17  # all of most tasks; of a larger one enough to see whether it is one
+_OVERHEAD = HEADER_SIZE + MAX_VARS
 _MODIFIER = b"\x11"
 
 
-def read_whole(fd: int, size: int) -> bytes:
-    """The content of a file that calls itself ``size`` bytes long.
+def read_whole(fd: int, size: int, limit: int) -> bytes:
+    """The content of a task's file.
 
-    :raises Damaged: if it cannot be a task, before much is allocated for it.
+    :param size: how long the file calls itself. No more memory is used than for that many bytes.
+    :param limit: the most bytes that its body may have.
+    :raises Damaged: if it is too large or cannot be a task, before much is allocated for it; or if another program is
+        writing to it.
     """
-    if size > MAX_SIZE:
-        raise Damaged(f"{size} bytes, more than any task may have ({MAX_SIZE})")
-    data = os.read(fd, min(size, _FIRST_READ))
+    if size > limit + _OVERHEAD:
+        raise Damaged(
+            f"{size} bytes, and max_task_size allows {limit}; raise UNSPOOL_MAX_TASK_SIZE, then retry the task"
+        )
+    data = os.read(fd, min(size, _FIRST_READ) + 1)  # one byte more: a file that has grown shows
     if data[:1] not in (_MODIFIER, b""):
         raise Damaged("not a spool file: it does not begin with uWSGI's modifier 17")
     if size > _FIRST_READ:
-        parts = [data]
-        while parts[-1]:
-            parts.append(os.read(fd, size))
-        data = b"".join(parts)
+        data = os.pread(fd, size + 1, 0)
+        while len(data) < size and (more := os.pread(fd, size + 1 - len(data), len(data))):
+            data += more
+    if len(data) > size:
+        raise Damaged(f"another program is writing to it: it has grown beyond {size} bytes while it was read")
     return data
 
 

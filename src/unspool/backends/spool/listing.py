@@ -32,9 +32,10 @@ _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 class Listing:
     """The tasks of a directory as entries."""
 
-    def __init__(self, directory: Directory, attempts: Callable[[], Attempts], clock: Clock) -> None:
+    def __init__(self, directory: Directory, attempts: Callable[[], Attempts], max_size: int, clock: Clock) -> None:
         self._directory = directory
         self._attempts = attempts
+        self._max_size = max_size
         self._clock = clock
 
     # --- all of them
@@ -303,7 +304,7 @@ class Listing:
             if not stat.S_ISREG(found.st_mode):
                 return None
             if whole:
-                return wire.load(read_whole(fd, found.st_size), None)
+                return wire.load(read_whole(fd, found.st_size, self._max_size), None)
             return wire.load_vars(os.read(fd, wire.HEADER_SIZE + wire.MAX_VARS))
         except Damaged:
             if strict:

@@ -3,11 +3,13 @@
 Enqueue is argued in ``sending``.
 
 Claim. Open (never through a link, never waiting), lock, and only then look whether the path still means the inode
-that is
-locked: the one who had the lock before may have removed or moved the file, and a lock on an unlinked inode is
-granted. Then the file's kind, links and owner, its due time, its content, its attempts; whatever fails lets go of the
-lock by
-closing. The lock dies with the process, and that is the whole of crash recovery.
+that is locked: the one who had the lock before may have removed or moved the file, and a lock on an unlinked inode is
+granted. Then the file's kind, links and owner, its due time, its attempts, its content; whatever fails lets go of the
+lock by closing. The lock dies with the process, and that is the whole of crash recovery.
+
+The attempt is counted before the content is read, because reading takes as much memory as the task is large. A process
+that has not got that much dies, and the count is what remains: the fourth claim reads the variables alone, and the task
+is set aside as one that killed its worker three times. What turns out to be damaged is counted back.
 
 Settle. Done is ``unlink`` under the lock. Nothing is synced: a power cut may bring a finished task back, and delivery
 is at least once.
@@ -43,6 +45,7 @@ from ...message import (
     Retry,
     State,
 )
+from ...retry import MAX_CRASHES
 from ...signing import Signer
 from ..base import UNSIGNED_PICKLE, Capabilities, Clock, Feed
 from . import lock
@@ -91,6 +94,7 @@ class SpoolBackend:
     :param durable: True syncs each task to the disk before its call returns.
     :param period: seconds between full looks at the directory, unless ``set_period`` says otherwise.
     :param history_limit: how many runs the history keeps; ``history_age``: for how many seconds.
+    :param max_size: the most bytes that the body of a task may have; a larger one is set aside unread.
     :param signer: signs what is sent, and refuses what is not signed; None where no secret key is set.
     :param pickles: False to refuse them, where tasks are sent on to a server, which would.
     """
@@ -106,6 +110,7 @@ class SpoolBackend:
         period: float = 300.0,
         history_limit: int = 100_000,
         history_age: float = 7 * 86400.0,
+        max_size: int = 1 << 28,
         signer: Signer | None = None,
         pickles: bool = True,
         clock: Clock = time.time,
@@ -113,17 +118,18 @@ class SpoolBackend:
         self.name = root
         self._pickles = pickles
         self._signer = signer
+        self._max_size = max_size
         self._clock = clock
         self._directory = Directory(root)
         self._known_attempts: Attempts | None = None
         self.control = SpoolControl(self._directory, period)
         self._history = History(self._directory, history_limit, history_age, clock)
-        self._listing = Listing(self._directory, lambda: self._attempts, clock)
+        self._listing = Listing(self._directory, lambda: self._attempts, max_size, clock)
         self._bell = Bell(self._directory, clock)
         self._sender = Sender(self._directory, self._bell, signer, durable, clock)
         self._agenda = Agenda(self._directory, clock, lambda: [""])
         self.depot = SpoolDepot(
-            self._directory, self._listing, lambda: self._attempts, self._objection, self._bell, clock
+            self._directory, self._listing, lambda: self._attempts, self._objection, self._bell, max_size, clock
         )
         self._claimed: set[int] = set()
         self._remains: Remains | None = None
@@ -189,6 +195,10 @@ class SpoolBackend:
             claim = self._claim(fd, at, name, ref)
         except OSError as error:
             claim = self._refusal(error, ref)
+        except MemoryError:  # counted as a crash, like a kill for want of memory; a fresh worker may have more
+            os.close(fd)
+            reason = f"task {self.name}/{ref} does not fit into the memory of process {os.getpid()}"
+            raise SpoolerUnusable(errno.ENOMEM, reason) from None
         except BaseException:
             os.close(fd)
             raise
@@ -227,22 +237,34 @@ class SpoolBackend:
             return Refusal(RefusalKind.UNUSABLE, now + _LOOK_AGAIN, reason)
         if found.st_mtime > now:
             return Refusal(RefusalKind.EARLY, found.st_mtime)
-        try:
-            data = read_whole(fd, found.st_size)
-            envelope = wire.load(data, self._signer, priority=priority_of(ref), due=found.st_mtime)
-        except Damaged as error:
-            if now - found.st_ctime < _WRITING and not isinstance(error, Unsigned):
-                return Refusal(RefusalKind.EARLY, found.st_ctime + _WRITING)
-            self._bury(ref, at, name, Bury(str(error), corrupt=True), self._attempts.read(ref))
-            return Refusal(RefusalKind.CORRUPT, None, str(error))
-        points.reach("claim.read")
         count = self._attempts.begin(fd, ref)
         points.reach("claim.counted")
         if count.phase == DONE:
             return self._remove_done(at, name, ref)
+        try:
+            envelope = self._read(fd, found, ref, whole=count.crashes < MAX_CRASHES)
+        except Damaged as error:
+            former = Count(count.attempts - 1, count.crashes)
+            self._attempts.write(fd, ref, former)
+            # By the time of the content: to count changes the file's other time.
+            if now - found.st_mtime < _WRITING and not isinstance(error, Unsigned):
+                return Refusal(RefusalKind.EARLY, found.st_mtime + _WRITING)
+            self._bury(ref, at, name, Bury(str(error), corrupt=True), former)
+            return Refusal(RefusalKind.CORRUPT, None, str(error))
+        points.reach("claim.read")
         return Claim(
             f"{self.name}/{ref}", ref, envelope, count.attempts, count.crashes, _Held(fd, at, name, count, found.st_ino)
         )
+
+    def _read(self, fd: int, found: os.stat_result, ref: str, *, whole: bool) -> Envelope:
+        """The envelope in a task's file; without ``whole`` its variables alone.
+
+        :raises Damaged: if it is none.
+        """
+        if not whole:
+            return wire.load_vars(os.read(fd, wire.HEADER_SIZE + wire.MAX_VARS))
+        data = read_whole(fd, found.st_size, self._max_size)
+        return wire.load(data, self._signer, priority=priority_of(ref), due=found.st_mtime)
 
     def settle(self, claim: Claim, disposition: Disposition, record: Record | None = None) -> float | None:
         token: _Held = claim.token

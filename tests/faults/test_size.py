@@ -1,0 +1,135 @@
+"""Tasks larger than a worker's memory or than the setting allows, and files that change while they are read."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from unspool import Spooler, configure, dispatch, points, raw_message, wire
+from unspool.backends.spool import SpoolBackend
+from unspool.compat import uwsgi
+from unspool.errors import PayloadRefused
+from unspool.message import Bury, Claim, Envelope, Outcome, Refusal, RefusalKind, State
+from unspool.testing import FakeClock
+
+from ..runtime.conftest import Place
+
+LARGE = 200_000  # bytes: more than is read at first
+
+
+def test_a_task_larger_than_a_workers_memory(place: Place) -> None:
+    """Each try to read it counts as a crash; after three it is dead, and the tasks behind it have run."""
+    place.write_app("""
+    @Spooler.task
+    def large(data): note("large"); return True
+    @Spooler.task
+    def mark(): note("mark"); return True
+    if "TIGHT" in os.environ:
+        import resource
+        used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + (60 << 20), -1))
+    """)
+    place.call("large(b'x' * (45 << 20)); mark()")
+    place.env["TIGHT"] = "1"
+    running = place.run()
+    dead = running.wait_for_verdict("dead")
+    assert (dead["task"], dead["reason"]) == ("tasks:large", "killed its worker 3 times")
+    assert place.lines() == ["mark"]
+    assert running.stop() == 0
+    refusals = [line["message"] for line in running.seen if "is not run" in line["message"]]
+    assert len(refusals) == 1, "it is said once"
+    assert "does not fit into the memory of process" in refusals[0]
+
+
+def test_after_three_crashes_the_body_is_not_read(tmp_path: Path) -> None:
+    """The claim that sets a task aside reads its variables alone, so that it cannot be the next crash."""
+    backend = SpoolBackend(str(tmp_path / "mail"))
+    (id,) = backend.send([Envelope({"msg": b"task"}, b"x" * LARGE, None, None)])
+    backend._attempts.write(id, os.path.basename(id), backend._attempts.read(os.path.basename(id))._replace(crashes=3))
+    claim = backend.claim(os.path.basename(id))
+    assert isinstance(claim, Claim)
+    assert (dict(claim.envelope.vars)["msg"], claim.envelope.body, claim.crashes) == (b"task", b"", 3)
+    outcome = dispatch.prepare(claim, 0.0)
+    assert isinstance(outcome, Outcome)
+    assert outcome.disposition == Bury("killed its worker 3 times", begun=False)
+    backend.settle(claim, outcome.disposition)
+    assert backend.counts()[State.DEAD] == 1
+
+
+@pytest.mark.parametrize("send", ["raw", "many", "uwsgi.spool"])
+def test_sending_what_is_too_large(tmp_path: Path, send: str) -> None:
+    """It is refused, with the size, the limit and the setting's name, and nothing is sent; what is as large as allowed
+    is sent and can be claimed."""
+    configure(spoolers=[tmp_path / "mail"], max_task_size=1 / 16)
+    backend = SpoolBackend(str(tmp_path / "mail"), max_size=1 << 16)
+    with pytest.raises(PayloadRefused, match=r"takes 65\d{3} bytes, and max_task_size allows 0.0625 MB.*_TASK_SIZE"):
+        _SENDERS[send](b"x" * ((1 << 16) + 1))
+    assert sum(backend.counts().values()) == 0
+    uwsgi.spool({"msg": b"task", "body": b"x" * (1 << 16)})
+    (entry,) = backend.entries()
+    assert isinstance(backend.claim(os.path.basename(entry.id)), Claim)
+
+
+_SENDERS: dict[str, Any] = {
+    "raw": lambda data: Spooler.send_message_raw("task", payload=data),
+    "many": lambda data: Spooler.send_many([raw_message("small"), raw_message("task", payload=data)]),
+    "uwsgi.spool": lambda data: uwsgi.spool({"msg": b"task", "body": data}),
+}
+
+
+def test_a_file_that_is_too_large(tmp_path: Path) -> None:
+    """Set aside as corrupt, with a reason that says what to raise; once that is raised, it can be retried."""
+    path = _put(tmp_path, wire.dump({"msg": b"task"}, b"x" * LARGE, None))
+    small = SpoolBackend(str(tmp_path / "mail"), max_size=LARGE // 4, clock=FakeClock(path.stat().st_mtime + 10))
+    refusal = small.claim(path.name)
+    assert isinstance(refusal, Refusal)
+    assert refusal.kind is RefusalKind.CORRUPT
+    (entry,) = small.entries(frozenset({State.CORRUPT}))
+    assert entry.reason == refusal.detail
+    assert f"max_task_size allows {LARGE // 4}; raise UNSPOOL_MAX_TASK_SIZE, then retry" in entry.reason
+    assert entry.attempts == 0
+    large = SpoolBackend(str(tmp_path / "mail"), max_size=LARGE)
+    claim = large.claim(os.path.basename(large.retry(entry.id)))
+    assert isinstance(claim, Claim)
+    assert (len(claim.envelope.body), claim.attempts, claim.crashes) == (LARGE, 1, 0)
+
+
+@pytest.mark.parametrize("first", [1_000, LARGE // 2 + 1, LARGE])
+def test_a_file_that_grows_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: int) -> None:
+    """It is waited for, without an attempt counted, however often it is looked at; when it is whole, it is claimed."""
+    whole = wire.dump({"msg": b"task"}, b"x" * LARGE, None)
+    path = _put(tmp_path, whole[:first])
+    clock = FakeClock()
+    backend = SpoolBackend(str(tmp_path / "mail"), clock=clock)
+    written = first
+
+    def grow(name: str) -> None:
+        nonlocal written
+        if name == "claim.counted":
+            with path.open("ab") as file:
+                file.write(whole[written : written + 10])
+            written += 10
+
+    with monkeypatch.context() as patch:
+        patch.setattr(points, "reach", grow)
+        for _ in range(3):
+            clock.now = path.stat().st_mtime
+            refusal = backend.claim(path.name)
+            assert isinstance(refusal, Refusal)
+            assert refusal.kind is RefusalKind.EARLY
+    path.write_bytes(whole)
+    clock.now = path.stat().st_mtime
+    claim = backend.claim(path.name)
+    assert isinstance(claim, Claim)
+    assert (len(claim.envelope.body), claim.attempts, claim.crashes) == (LARGE, 1, 0)
+
+
+def _put(tmp_path: Path, data: bytes) -> Path:
+    """A file that another program wrote in place."""
+    place = tmp_path / "mail"
+    place.mkdir(mode=0o700)
+    path = place / "uwsgi_spoolfile_on_elsewhere_1_1_1_1_1"
+    path.write_bytes(data)
+    path.chmod(0o600)
+    return path
