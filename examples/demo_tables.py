@@ -51,8 +51,7 @@ def show_failures(console: Console, failing: Collection[str], unspool: Path) -> 
         table.add_column(name)
     for id in failing:
         for run in reversed(ask(unspool, "history", id)):
-            error = run["error"].rpartition("\n")[2]
-            table.add_row(run["task"], str(run["attempt"]), run["verdict"], escape(error))
+            table.add_row(run["task"], str(run["attempt"]), run["verdict"], escape(run["reason"]))
     console.print(table)
     console.print("The same from the command line (--keep keeps the spool directory):")
     for id in failing:

@@ -1,4 +1,4 @@
-"""unspool: run functions later, in other processes, with nothing to install and nothing to lose."""
+"""unspool: run functions later, in other processes, with no broker to run and no task lost."""
 
 from .config import configure
 from .config import enter_uwsgi as _enter_uwsgi

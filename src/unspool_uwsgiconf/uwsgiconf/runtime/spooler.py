@@ -1,6 +1,7 @@
 """The import path that programs written for uwsgiconf use; the same objects as in ``unspool``.
 
-There is no ``__init__.py`` beside it: an installed uwsgiconf package takes precedence as a whole.
+This folder is at the end of ``sys.path`` (by ``unspool-uwsgiconf.pth``), and has no ``__init__.py``: an installed
+uwsgiconf takes precedence as a whole. Argued in ``docs/decisions/0013-beside-uwsgiconf.md``.
 """
 
 from unspool import (
