@@ -29,10 +29,11 @@ def main() -> None:
     parser.add_argument("--max-tasks", type=int)
     parser.add_argument("--max-memory", type=float)
     parser.add_argument("--concurrency", type=int, default=100)
+    parser.add_argument("--ending", type=float, default=Limits().ending)
     chosen = parser.parse_args()
     logging.getLogger("unspool").addHandler(JsonLines())
     logging.getLogger("unspool").setLevel(logging.INFO)
-    limits = Limits(chosen.max_tasks, chosen.max_memory, chosen.concurrency)
+    limits = Limits(chosen.max_tasks, chosen.max_memory, chosen.concurrency, chosen.ending)
     options = Options(chosen.processes, chosen.burst, chosen.reload, limits)
     backends = [config.backend(name) for name in config.spooler_names()]
     try:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -263,12 +264,44 @@ def test_an_application_without_tasks_is_warned_of(place: Place) -> None:
     assert not any("defines no task" in line["message"] for line in place.burst().seen)
 
 
-def test_an_application_that_crashes_while_imported_stops_the_start(place: Place) -> None:
-    """A segfault during the import is told as such, instead of being tried for ever."""
-    (place.root / "tasks.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n")
+@pytest.mark.parametrize(
+    ("death", "how"),
+    [
+        ("os.kill(os.getpid(), signal.SIGKILL)", "was killed by SIGKILL"),
+        ("os.kill(os.getpid(), signal.SIGSEGV)", "was killed by SIGSEGV"),
+        ("os._exit(0)", "ended with status 0"),
+        ("os._exit(2)", "ended with status 2"),
+    ],
+)
+def test_the_first_workers_die_while_they_import(place: Place, death: str, how: str) -> None:
+    """No mistake of the application's, as the out-of-memory killer shows: it is tried again, ever later, with a line
+    each, until it can be imported; the tasks then run."""
+    place.write_app(
+        HOLDING
+        + f"""
+    tries = len(os.listdir("tries"))
+    if tries < 4:
+        open(f"tries/{{tries}}", "w").close()
+        {death}
+"""
+    )
+    (place.root / "tries").mkdir()
+    place.backend.send([codec.encode(call_message("tasks:mark", (1,), {}))])
     running = place.run()
-    assert running.end() == 1
-    assert "killed by SIGSEGV while it imported the application" in running.complaints[-1]
+    running.wait_for_verdict("processed")
+    assert running.stop() == 0
+    lines = [re.sub(r"\d+", "N", line["message"], count=1) for line in running.seen if line["level"] == "ERROR"]
+    said = f"worker N {how} while it imported the application"
+    assert lines == [said, *(f"{said}; trying again in {pause} s" for pause in ("0.2", "0.4", "0.8"))]
+
+
+def test_term_while_the_first_workers_die(place: Place) -> None:
+    """There is no worker, and none was ever ready: TERM stops all the same."""
+    (place.root / "tasks.py").write_text("import os\nos._exit(1)\n")
+    running = place.run()
+    for _ in range(3):
+        running.wait_for_message("worker")
+    assert running.stop() == 0
 
 
 def test_a_killed_worker_loses_nothing(place: Place) -> None:
@@ -546,7 +579,7 @@ def test_a_worker_killed_in_its_import_is_replaced_where_another_has_imported(pl
     place.wait_for_line("importing")
     pid = next(line.split()[1] for line in place.lines() if line.startswith("importer"))
     os.kill(int(pid), signal.SIGKILL)
-    running.wait_for_message(f"worker {pid} was killed by SIGKILL; it was running no task")
+    running.wait_for_message(f"worker {pid} was killed by SIGKILL while it imported the application")
     place.backend.send([codec.encode(call_message("tasks:mark", (2,), {}))])
     running.wait_for_verdict("processed")
     assert running.stop() == 0

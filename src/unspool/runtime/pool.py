@@ -10,7 +10,6 @@ the new ones cannot import it, they go and the old ones stay.
 import contextlib
 import logging
 import os
-import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -21,12 +20,12 @@ from ..errors import AppError
 from .app import changed
 from .process import Process, Spawner
 from .queue import Queue
-from .worker import EX_LOST
 
-__all__ = ["Death", "Pool", "describe"]
+__all__ = ["Death", "Pool"]
 
 _log = logging.getLogger("unspool")
 _MAX_PAUSE = 5.0  # seconds between two forks of workers that die at once
+_ENDING_BESIDE = 2  # so many times as many processes as workers at most, with those that are about to end
 
 
 class Death(NamedTuple):
@@ -35,7 +34,15 @@ class Death(NamedTuple):
     process: Process
     code: int
     events: list[list[Any]]
-    """Its last words."""
+    """What it reported last."""
+    pause: float | None
+    """Seconds until another one takes its place; None if no other does."""
+
+    @property
+    def unexpected(self) -> bool:
+        """Whether it ended neither in good order nor for a reason that is told elsewhere."""
+        process = self.process
+        return (self.code != 0 or not process.ready) and not process.failure and not process.dismissed
 
 
 @dataclass(slots=True, eq=False)
@@ -49,6 +56,11 @@ class _Generation:
     @property
     def ready(self) -> bool:
         return bool(self.processes) and all(process.ready for process in self.processes.values())
+
+    @property
+    def serving(self) -> int:
+        """How many workers take tasks, or will; not those that end."""
+        return sum(not process.leaving for process in self.processes.values())
 
     @property
     def pause(self) -> float:
@@ -105,7 +117,7 @@ class Pool:
         return not any(generation.processes for generation in self._generations)
 
     def __len__(self) -> int:
-        return len(self._current.processes)
+        return self._current.serving
 
     def processes(self) -> Iterator[Process]:
         """All live workers, those of earlier generations too."""
@@ -133,24 +145,25 @@ class Pool:
                 code = _exit_code(process.pid)
                 if code is not None:
                     del generation.processes[process.pid]
-                    deaths.append(Death(process, code, process.read(self._timer())))
-                    self._note_death(generation, process, code)
+                    events = process.read(self._timer())
+                    deaths.append(Death(process, code, events, self._note_death(generation, process, code)))
             if generation.retired and not generation.processes and generation is not self._current:
                 generation.queue.close_reader()
                 self._generations.remove(generation)
         return deaths
 
-    def turn(self) -> None:
-        """What time brings: replaces the dead, ends the overdue, completes a reload.
+    def turn(self, *, away: bool = False) -> None:
+        """What time brings: replaces those that have ended, ends the overdue, completes a reload.
 
+        :param away: whether a spooler is away, for which workers may be waiting.
         :raises AppError: as ``reap``.
         """
         now = self._timer()
-        for process in self.processes():
-            process.kill_if_overrun(now)
-            process.kill_if_mute()
         for generation in self._generations:
-            if generation.respawn_at is not None and generation.respawn_at <= now and not generation.retired:
+            for process in generation.processes.values():
+                process.watch(now, to_end=generation.retired, away=away)
+            due = generation.respawn_at is None or generation.respawn_at <= now
+            if due and not generation.retired and generation.serving < self._size:
                 self._fill(generation)
         newest = self._newest
         if newest.ready and not newest.retired:
@@ -162,7 +175,7 @@ class Pool:
 
     def next_turn(self) -> float | None:
         """Seconds until ``turn`` has something to do."""
-        times = [at for process in self.processes() for at in process.deadlines.values()]
+        times = [at for process in self.processes() if (at := process.next_watch()) is not None]
         times += [one.respawn_at for one in self._generations if one.respawn_at is not None and not one.retired]
         return min(times) - self._timer() if times else None
 
@@ -225,7 +238,7 @@ class Pool:
 
     def _fill(self, generation: _Generation) -> None:
         generation.respawn_at = None
-        while len(generation.processes) < self._size:
+        while generation.serving < self._size and len(generation.processes) < _ENDING_BESIDE * self._size:
             try:
                 process = self._spawner.spawn(generation.queue)
             except OSError as error:  # too many processes or open files: there may be room again soon
@@ -236,10 +249,11 @@ class Pool:
                 return
             generation.processes[process.pid] = process
 
-    def _note_death(self, generation: _Generation, process: Process, code: int) -> None:
+    def _note_death(self, generation: _Generation, process: Process, code: int) -> float | None:
+        """Decides on what follows; returns the seconds until another one takes its place, None if no other does."""
         self._imported |= process.ready or any(other.ready for other in self.processes())
-        if not process.ready and not self._imported and not generation.retired:
-            raise AppError(process.failure or f"the worker {describe(code)} while it imported the application")
+        if process.failure and not self._imported and not generation.retired:
+            raise AppError(process.failure)
         if process.failure and generation is not self._current:
             _log.error("%s; the old workers go on", process.failure)
             generation.retire()
@@ -247,17 +261,11 @@ class Pool:
         elif process.failure:
             _log.error("%s; trying again", process.failure)
         # A task that kills its worker is set aside after a few times; only workers that die on their own are held back.
-        in_vain = code != 0 and not process.useful and not process.begun
-        in_vain = in_vain and not any(sign.ref() for sign in process.presences)
+        in_vain = not (process.useful or process.runs()) and (code != 0 or not process.ready)
         generation.vain_deaths = generation.vain_deaths + 1 if in_vain else 0
-        generation.respawn_at = self._timer() + (generation.pause if generation.vain_deaths > 1 else 0.0)
-
-
-def describe(code: int) -> str:
-    """An exit code in words."""
-    if code == EX_LOST:
-        return "lost its descriptors, which a task closed"
-    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
+        pause = generation.pause if generation.vain_deaths > 1 else 0.0
+        generation.respawn_at = self._timer() + pause
+        return None if generation.retired else pause
 
 
 def _exit_code(pid: int) -> int | None:

@@ -16,9 +16,12 @@ from .. import failure
 from ..backends.base import Backend, ClaimsAhead, Clock, Presence, Ticket
 from . import report
 from .queue import Queue
-from .worker import Limits, main
+from .report import BadReport
+from .watchdog import LOST, Watchdog
+from .worker import EX_LOST, Limits, main
 
-__all__ = ["Process", "Spawner"]
+__all__ = ["Process", "Spawner", "describe"]
+
 
 _AHEAD_SIZE = 1 << 14  # bytes of the pipe
 _KILL_AFTER = 2.0  # seconds past its time limit after which a run that cannot be interrupted is killed
@@ -32,11 +35,18 @@ class Process:
     started: float
     presences: Sequence[Presence]
     reports: report.Reader
+    watchdog: Watchdog
     ahead: Queue | None = None
     """The tickets that it has claimed ahead; None where there are no such claims."""
     ready: bool = False
     failure: str = ""
     """Why it could not import the application."""
+    error: str = ""
+    """The error of its own with which it ended."""
+    condemned: str = ""
+    """Why its supervisor has killed it, where that was not for a run's time limit."""
+    leaving: bool = False
+    """Whether it runs nothing any more, and ends."""
     files: dict[str, float] = field(default_factory=dict)
     """The application's files and their times of change."""
     tasks: bool = True
@@ -61,18 +71,25 @@ class Process:
     """Whether it leads a process group of its own, in which are also the processes that its tasks start."""
 
     def read(self, now: float) -> list[list[Any]]:
-        """What it has reported; what concerns the process itself is noted."""
-        events = self.reports.read()
+        """What it has reported; what concerns the process itself is noted. One that writes anything else is killed."""
+        try:
+            events = self.reports.read()
+        except BadReport as error:
+            events = error.events
+            self.condemn(f"was killed: {error}")
         for event in events:
             kind = event[0]
             if kind == report.END:
+                run = (event[1], event[2])
                 self.useful = True
+                self.watchdog.told(run)
                 if self.begun:
-                    run = (event[1], event[2])
                     self.begun.discard(run)
                     self.deadlines.pop(run, None)
                     self.delays.pop(run, None)
                     self.starts.pop(run, None)
+            elif kind == report.REFUSED:
+                self.watchdog.told((event[1], event[2]))
             elif kind == report.BEGIN:
                 _, index, ref, started, timeout, delay = event
                 self.begun.add((index, ref))
@@ -84,6 +101,10 @@ class Process:
                 self.ready, self.files, self.tasks = True, event[1], event[2]
             elif kind == report.FAILED:
                 self.failure = event[1]
+            elif kind == report.BROKEN:
+                self.error = event[1]
+            elif kind == report.LEAVING:
+                self.leaving = True
         return events
 
     def start_of(self, index: int, ref: str) -> float | None:
@@ -93,7 +114,11 @@ class Process:
 
     def runs(self) -> set[tuple[int, str]]:
         """What it runs, or was running when it died, by spooler and ref."""
-        return self.begun | {(index, ref) for index, sign in enumerate(self.presences) if (ref := sign.ref())}
+        return self.begun | self.shown()
+
+    def shown(self) -> set[tuple[int, str]]:
+        """What its signs of life show that it runs."""
+        return {(index, ref) for index, sign in enumerate(self.presences) if (ref := sign.ref())}
 
     def recall(self) -> list[tuple[int, Ticket]]:
         """What it has claimed ahead and not begun, taken back: it will not begin it."""
@@ -112,10 +137,29 @@ class Process:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGTERM)
 
-    def kill_if_mute(self) -> None:
-        """Ends it if nothing that it says can be heard, because a task closed what was not its own."""
-        if self.reports.ended and not self.runs():
+    def condemn(self, why: str) -> None:
+        """Ends it at once, for a reason that its supervisor tells."""
+        if not self.condemned:
+            self.condemned = why
             self.kill()
+
+    def watch(self, now: float, *, to_end: bool, away: bool) -> None:
+        """Ends it if it overruns, cannot be heard, or is to end and does not.
+
+        :param to_end: whether it was told to end.
+        :param away: whether a spooler is away, for which it may be waiting.
+        """
+        self._kill_if_overrun(now)
+        why = self.watchdog.look(
+            now, self.shown(), self.begun, to_end=to_end or self.leaving, away=away, closed=self.reports.ended
+        )
+        if why:
+            self.condemn(why)
+
+    def next_watch(self) -> float | None:
+        """When ``watch`` has something to do; None if nothing has to be watched."""
+        deadline = self.watchdog.deadline
+        return min((*self.deadlines.values(), *([] if deadline is None else [deadline])), default=None)
 
     def kill_children(self) -> None:
         """After its death: ends what the run that died with it has started, which is about to run again."""
@@ -123,7 +167,7 @@ class Process:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)
 
-    def kill_if_overrun(self, now: float) -> None:
+    def _kill_if_overrun(self, now: float) -> None:
         """Ends it if a run did not heed its time limit."""
         if self.deadlines and min(self.deadlines.values()) <= now:
             self.overrun.update(run for run, at in self.deadlines.items() if at <= now)
@@ -132,6 +176,17 @@ class Process:
                 if delay := self.delays.get((index, ref)):
                     self.put_off(index, ref, delay)
             self.kill()
+
+    def end_of(self, code: int) -> str:
+        """How it ended, in words.
+
+        :param code: its exit status, or minus the number of the signal that killed it.
+        """
+        if code == -signal.SIGKILL and self.overrun:
+            return "was killed for overrunning the task's time limit"
+        if code == -signal.SIGKILL and self.condemned:
+            return self.condemned
+        return f"failed: {self.error}" if code > 0 and self.error else describe(code)
 
     def close(self) -> None:
         """After its death: lets go of what was held for it."""
@@ -201,8 +256,9 @@ class Spawner:
             ahead.close_writer()
         for presence in presences:
             presence.hand_over()
+        watchdog = Watchdog(self._limits.ending)
         reports = report.Reader(reader, len(self._backends))
-        return Process(pid, self._clock(), presences, reports, ahead, put_off=self._put_off, apart=apart)
+        return Process(pid, self._clock(), presences, reports, watchdog, ahead, put_off=self._put_off, apart=apart)
 
     def _put_off(self, index: int, ref: str, seconds: float) -> None:
         self._backends[index].put_off(ref, self._clock() + seconds)
@@ -218,6 +274,7 @@ class Spawner:
     ) -> None:
         """The child's life; it never returns into the supervisor's code."""
         status = 70
+        pipe = os.fstat(writer)
         try:
             for number in (signal.SIGINT, signal.SIGHUP):
                 signal.signal(number, signal.SIG_IGN)  # until the worker itself says what it does with them
@@ -231,6 +288,15 @@ class Spawner:
             reports = report.Writer(writer)
             status = main(self._app, self._backends, presences, queue, ahead, reports, self._limits, self._clock)
         except BaseException as error:  # noqa: BLE001  nothing may unwind into the supervisor's frames
-            os.write(2, f"unspool: worker {os.getpid()} failed: {failure.reason(error)}\n".encode())
+            with contextlib.suppress(OSError):  # a task may have closed the pipe, or put its own file in its place
+                if os.path.samestat(os.fstat(writer), pipe):
+                    report.Writer(writer).write(report.BROKEN, failure.reason(error))
         finally:
             os._exit(status)
+
+
+def describe(code: int) -> str:
+    """An exit code in words."""
+    if code == EX_LOST:
+        return LOST
+    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"

@@ -14,11 +14,18 @@ from itertools import product
 from json.encoder import encode_basestring_ascii as _quoted
 from typing import Any
 
+from ..backends.base import REF_SIZE
 from ..message import Record, RefusalKind, Verdict
 
-__all__ = ["BEGIN", "END", "FAILED", "READY", "REFUSED", "BadReport", "Reader", "Writer", "dump_end"]
+__all__ = [
+    "BEGIN", "BROKEN", "END", "FAILED", "LEAVING", "READY", "REFUSED", "BadReport", "Reader", "Writer", "dump_end",
+]  # fmt: skip
 
 READY, FAILED, BEGIN, END, REFUSED = "ready", "failed", "begin", "end", "refused"
+BROKEN = "broken"
+"""The worker ends because of an error of its own."""
+LEAVING = "leaving"
+"""The worker has settled all that it ran, takes no more tasks, and ends."""
 
 _CHUNK = 1 << 16
 _LONGEST = 1 << 24  # bytes of a line; the longest that a worker writes holds a traceback of 16,000 characters
@@ -27,11 +34,14 @@ _OPTIONAL: tuple[type, ...] = (*_NUMBER, type(None))
 _SHAPES: dict[str, set[tuple[type, ...]]] = {
     READY: {(str, dict, bool)},
     FAILED: {(str, str)},
+    BROKEN: {(str, str)},
+    LEAVING: {(str,)},
     BEGIN: set(product((str,), (int,), (str,), _NUMBER, _OPTIONAL, _OPTIONAL)),
     END: set(product((str,), (int,), (str,), _OPTIONAL, (list,))),
     REFUSED: set(product((str,), (int,), (str,), (str,), _OPTIONAL, (str,))),
 }
 _RECORD = set(product((str,), (str,), (str,), (int,), _NUMBER, _NUMBER, (int,), (str,)))
+_OF_NO_TASK = frozenset((FAILED, BROKEN, LEAVING))
 _VERDICTS, _KINDS = frozenset(map(str, Verdict)), frozenset(map(str, RefusalKind))
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
@@ -47,6 +57,15 @@ def _dump_begin(index: int, ref: str, started: float, timeout: float | None, del
 
 def _number(value: float | None) -> str:
     return "null" if value is None else repr(float(value))  # as an heir of float may look like anything
+
+
+def _is_ref(ref: str) -> bool:
+    """Whether it may be a task's: backends take it for a file's name, among others."""
+    try:
+        size = len(ref.encode("utf-8", "surrogateescape"))
+    except UnicodeEncodeError:
+        return False
+    return 0 < size <= REF_SIZE and "\0" not in ref and ref[0] != "/" and "../" not in ref
 
 
 def _are_finite(numbers: Iterable[float | None]) -> bool:
@@ -158,10 +177,10 @@ class Reader:
         if tuple(map(type, event)) not in _SHAPES.get(kind, ()):
             return False
         if kind == READY:
-            return all(type(time) in _NUMBER for time in event[1].values())
-        if kind == FAILED:
+            return all("\0" not in path and type(time) in _NUMBER for path, time in event[1].items())
+        if kind in _OF_NO_TASK:
             return True
-        if not 0 <= event[1] < self._spoolers:
+        if not (0 <= event[1] < self._spoolers and _is_ref(event[2])):
             return False
         if kind == END:
             record = event[4]

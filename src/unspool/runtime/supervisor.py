@@ -23,7 +23,7 @@ from ..printable import printable
 from . import report
 from .companion import Companion
 from .log import log_end
-from .pool import Death, Pool, describe
+from .pool import Death, Pool
 from .process import Spawner
 from .recorder import Recorder
 from .signals import Signals
@@ -290,7 +290,7 @@ class Supervisor:
 
     def _renew_workers(self) -> None:
         queue = self._pool.queue
-        self._pool.turn()
+        self._pool.turn(away=any(feed.gone for feed in self._feeds))
         if self._pool.started:
             self._announce()
         if self._pool.queue is not queue:  # a reload is complete: what the old have not begun is for the new
@@ -304,7 +304,7 @@ class Supervisor:
             self._hear(death.events)
             refs = death.process.runs()
             self._give_back(death.process.recall())
-            if refs or (death.code != 0 and not death.process.failure and not death.process.dismissed):
+            if refs or death.unexpected:
                 death.process.kill_children()
                 self._mourn(death, refs)
             self._unwatch(death.process.reports.fileno())
@@ -317,10 +317,12 @@ class Supervisor:
     def _mourn(self, death: Death, refs: Iterable[tuple[int, str]]) -> None:
         """A worker died: says so, and names the tasks that it was running."""
         process = death.process
-        how = "was killed for overrunning the task's time limit" if process.overrun else describe(death.code)
+        how = process.end_of(death.code)
         how = "was stopped at once, as asked" if self._forced and death.code == -signal.SIGKILL else how
         if not refs:
-            _log.error("worker %d %s; it was running no task", process.pid, how)
+            doing = "; it was running no task" if process.ready else " while it imported the application"
+            again = f"; trying again in {death.pause:.1f} s" if death.pause else ""
+            _log.error("worker %d %s%s%s", process.pid, how, doing, again)
         for index, ref in sorted(refs):
             verdict = Verdict.TIMEOUT if (index, ref) in process.overrun else Verdict.CRASHED
             try:
@@ -481,7 +483,8 @@ class Supervisor:
         if now - then >= _SOON:
             self._rate = (self._rate + (self._stats.done - done) / (now - then)) / 2
             self._rated = (self._stats.done, now)
-        idle = sum(not any(sign.ref() for sign in process.presences) for process in self._pool.processes())
+        serving = [process for process in self._pool.processes() if not process.leaving]
+        idle = sum(not any(sign.ref() for sign in process.presences) for process in serving)
         return idle + int(self._rate * _SOON)
 
     def _take_back(self, *, all: bool = False) -> None:

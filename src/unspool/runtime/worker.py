@@ -44,11 +44,13 @@ class Limits:
 
     :param max_tasks: tasks; None for no limit.
     :param max_memory: megabytes of its resident memory, looked at after each task; None for no limit.
+    :param ending: seconds that it may take to end once it runs nothing, as for handlers registered with ``atexit``.
     """
 
     max_tasks: int | None = None
     max_memory: float | None = None
     concurrency: int = 100
+    ending: float = 5.0
 
 
 def main(
@@ -129,8 +131,9 @@ class Worker:
             if self._is_worn():
                 break
         self._drain()
-        self._loop.close()
         self._flush()
+        self._reports.write(report.LEAVING)  # what follows is the user's code as well, and may take long
+        self._loop.close()
         return self._status
 
     def _next(self) -> tuple[int, Ticket] | None:

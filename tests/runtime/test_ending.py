@@ -1,0 +1,199 @@
+"""Workers that do not end, or cannot be heard: each end has a time limit, and other tasks go on."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from unspool.message import State
+
+from .conftest import Place
+
+HANGING = """
+    import atexit, multiprocessing
+    @Spooler.task
+    def mark(n): note(n); return True
+    @Spooler.task
+    def child():
+        started = multiprocessing.get_context("fork").Process(target=time.sleep, args=(3600,))
+        started.start()
+        note("child", started.pid)
+        return True
+    @Spooler.task
+    def handler():
+        atexit.register(time.sleep, 3600)
+        note("registered")
+        return True
+"""
+
+
+@pytest.mark.parametrize("task", ["child", "handler"])
+def test_a_worker_that_hangs_at_its_end_is_replaced_at_once(place: Place, task: str) -> None:
+    """Its tasks are done: others run in a fresh worker while it hangs; it is killed after a while with what it has
+    started, one line says so, and no task is blamed."""
+    place.write_app(HANGING)
+    place.call(f"{task}.using(priority=1)(); [mark(n) for n in range(10)]")
+    running = place.run("--ending", "0.5", "--max-tasks", "1")
+    killed = running.wait_for_message("worker")
+    while len(running.verdicts()) < 11:
+        running.wait_for_verdict("processed")
+    assert running.stop() == 0
+    first = next(line for line in running.seen if "verdict" in line)
+    assert killed["message"] == f"worker {first['worker']} did not end in time and was killed; it was running no task"
+    assert running.verdicts() == ["processed"] * 11
+    assert [line for line in running.seen if line["level"] != "INFO"] == [killed]
+    for line in place.lines():
+        if line.startswith("child"):
+            assert not is_running(int(line.split()[1]))
+
+
+def test_term_ends_in_time_though_a_worker_does_not(place: Place) -> None:
+    """One that hangs at its end, and one that ignores TERM while it imports: both are killed, with status 0."""
+    place.write_app(
+        HANGING
+        + """
+    if os.path.exists("gate"):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        note("importing")
+        open("gate").read()
+"""
+    )
+    place.call("handler()")
+    running = place.run("--ending", "0.5")
+    running.wait_for_verdict("processed")
+    os.mkfifo(place.root / "gate")
+    running.signal(signal.SIGHUP)
+    place.wait_for_line("importing")
+    assert running.stop() == 0
+    said = [line["message"].partition(" ")[2].partition(" ")[2] for line in running.seen if line["level"] == "ERROR"]
+    assert said == ["did not end in time and was killed; it was running no task"]
+
+
+def test_a_reload_does_not_keep_workers_that_hang(place: Place) -> None:
+    """The old worker hangs at its end: the new one works, and the old one is killed."""
+    place.write_app(HANGING)
+    place.call("handler()")
+    running = place.run("--ending", "0.5")
+    running.wait_for_verdict("processed")
+    running.signal(signal.SIGHUP)
+    running.wait_for_message("reloaded")
+    place.call("mark(1)")
+    running.wait_for_verdict("processed", "mark")
+    running.wait_for_message("worker")
+    assert running.stop() == 0
+    assert place.lines() == ["registered", "1"]
+
+
+WRITING = """
+    import fcntl
+    def pipes():
+        '''The descriptors of this process that are the writing ends of pipes.'''
+        for name in os.listdir("/proc/self/fd"):
+            number = int(name)
+            try:
+                if number > 2 and os.readlink(f"/proc/self/fd/{number}").startswith("pipe:"):
+                    if fcntl.fcntl(number, fcntl.F_GETFL) & 3 == os.O_WRONLY:
+                        yield number
+            except OSError:
+                pass
+    @Spooler.task(max_attempts=2)
+    def write(line, gate=""):
+        if gate: hold(gate)
+        for number in list(pipes()):
+            os.set_blocking(number, True)
+            os.write(number, line)
+        note("written")
+        if not gate: time.sleep(3600)
+        return True
+    @Spooler.task
+    def mark(n): note(n); return True
+"""
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"oops\n",
+        b'["end"]\n',
+        b'["end",7,"name",null,["i","t","dead",1,1.0,1.0,7,""]]\n',
+        b'["begin",0,"name\\ud800",NaN,1,1]\n',
+    ],
+)
+def test_a_task_that_writes_into_the_report_pipe(place: Place, line: bytes) -> None:
+    """Its worker is killed and replaced with one line; its run, which goes on, is a crash; others run."""
+    place.write_app(WRITING)
+    place.call(f"write({line!r}); [mark(n) for n in range(10)]")
+    running = place.run()
+    running.wait_for_verdict("dead", "write")
+    for _ in range(10 - running.verdicts().count("processed")):
+        running.wait_for_verdict("processed", "mark")
+    assert running.stop() == 0
+    crashes = [line["reason"] for line in running.seen if line.get("verdict") == "crashed"]
+    assert len(crashes) == 2
+    assert all(reason.startswith("its worker was killed: its report is no report: ") for reason in crashes)
+    assert [line for line in place.lines() if line.isdigit()] == [str(n) for n in range(10)]
+    assert place.backend.counts()[State.DEAD] == 1
+
+
+def test_a_run_that_has_ended_is_no_crash(place: Place) -> None:
+    """A task ends after it has written into the pipe, and so do others after it: their worker is killed, and none of
+    them is blamed or runs again."""
+    place.write_app(WRITING)
+    place.gate("gate")
+    place.call("write(b'oops\\n', 'gate'); mark(1)")
+    running = place.run()
+    place.wait_for_line("begun gate")
+    running.signal(signal.SIGSTOP)
+    place.open_gate("gate")
+    place.wait_for_line("1")
+    running.signal(signal.SIGCONT)
+    killed = running.wait_for_message("worker")
+    assert killed["message"].endswith("was killed: its report is no report: b'oops'; it was running no task")
+    place.call("mark(2)")
+    running.wait_for_verdict("processed", "mark")
+    assert running.stop() == 0
+    assert place.lines() == ["begun gate", "written", "1", "2"]
+    assert "crashed" not in running.verdicts()
+    assert place.backend.counts() == dict.fromkeys(State, 0)
+
+
+def test_a_worker_whose_reports_go_elsewhere_is_replaced(place: Place) -> None:
+    """A task puts a file of its own in the place of the report pipe, which a process that it left keeps open: the
+    supervisor sees that ends are not told, and a fresh worker goes on."""
+    place.write_app(
+        WRITING
+        + """
+    @Spooler.task
+    def swap():
+        for number in list(pipes()):
+            if os.fork() == 0:
+                os.closerange(0, 3)
+                time.sleep(3600)
+            own = os.open("own", os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+            os.dup2(own, number)
+            os.close(own)
+        hold("swapped")
+        return True
+"""
+    )
+    place.gate("swapped")
+    place.call("swap(); mark(0)")
+    running = place.run("--ending", "0.5")
+    place.wait_for_line("begun swapped")
+    place.call("mark(1)")  # which has the supervisor look
+    place.open_gate("swapped")
+    line = running.wait_for_message("worker")
+    assert line["message"].endswith("was killed: it did not report the end of a run; it was running no task")
+    place.call("mark(2)")
+    running.wait_for_verdict("processed", "mark")
+    assert running.stop() == 0
+    assert [line for line in place.lines() if line.isdigit()] == ["0", "1", "2"]
+
+
+def is_running(pid: int) -> bool:
+    """Whether there is a process that is no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
