@@ -14,7 +14,7 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -39,6 +39,7 @@ __all__ = [
     "configure",
     "destination",
     "origins",
+    "redirect",
     "settings",
     "spooler_names",
 ]
@@ -110,6 +111,7 @@ _settings: Settings | None = None
 _backends: dict[str, Backend] = {}
 _named_backends: dict[str | None, Backend] = {}  # by how they were asked for, which each send does
 _addresses: dict[str, address.Address] = {}  # of servers' spoolers, by name; they know the passwords
+_redirection: Callable[[str], Backend] | None = None
 _handler: "SpoolerHandler | None" = None
 _inside: list["Inside"] | None = None  # uWSGI's own spoolers, which each of its offers asks for
 _start: str | None = None  # inside uWSGI, the directory it was started in: its spoolers work in another
@@ -220,14 +222,34 @@ def _find_backend(name: str | None) -> Backend:
         name = known[0]
     elif not os.path.isabs(name) and os.sep not in name:
         named = [one for one in known if basename(one) == name]
+        if not named and _redirection is not None:
+            return _redirection(name)
         if not named:
             raise NoSpooler(f"no spooler is named {name!r} (there are: {', '.join(known) or 'none'}); {_HOW}")
         name = named[0]
     place = spooler_name(name) if address.is_url(name) else os.path.abspath(name)
+    if _redirection is not None:
+        return _redirection(place)
     with _lock:
         if place not in _backends:
             _backends[place] = _open_server(_addresses[place]) if place in _addresses else _open(place)
         return _backends[place]
+
+
+def redirect(redirection: Callable[[str], Backend] | None) -> None:
+    """Have a function give the backend of each spooler, by its name, in place of the real one; None ends that.
+
+    For tests: nothing is sent to a real spooler then.
+    """
+    global _redirection  # noqa: PLW0603  the process's settings are one thing
+    with _lock:
+        _redirection = redirection
+        _named_backends.clear()
+
+
+def redirection() -> Callable[[str], Backend] | None:
+    """Return what ``redirect`` has set."""
+    return _redirection
 
 
 def candidates(id: str) -> Iterator[Backend]:

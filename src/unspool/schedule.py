@@ -1,6 +1,7 @@
 """When and in which order a task runs, as callers say it."""
 
 import time
+from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from .errors import OptionRefused
@@ -8,6 +9,9 @@ from .errors import OptionRefused
 __all__ = ["Postpone", "check_priority", "to_due"]
 
 Postpone = timedelta | datetime | None
+
+clock: Callable[[], float] = time.time
+"""What delays count from; tests that move the time replace it."""
 
 _FIRST_YEAR = 1902  # before that, some systems have no number for a time
 _LATEST = 13_569_465_600.0  # the year 2400; ext4's times end in 2446
@@ -32,7 +36,7 @@ def to_due(postpone: object, now: float | None = None) -> float | None:
     """
     if postpone is None:
         return None
-    now = time.time() if now is None else now
+    now = clock() if now is None else now
     if isinstance(postpone, datetime):
         try:
             due = postpone.timestamp()

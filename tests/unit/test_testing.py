@@ -5,6 +5,7 @@ import subprocess
 import sys
 import textwrap
 from collections import Counter
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,16 @@ from unspool import ResultRescheduled, Spooler, config, raw_message
 from unspool.backends.memory import MemoryBackend
 from unspool.backends.spool import SpoolBackend
 from unspool.codec import encode
+from unspool.errors import NoSpooler
 from unspool.message import Message, Refusal, State, Verdict
-from unspool.testing import BackendConformance, FakeClock, plugin, run_all
-from unspool.testing.spooled import TemporarySpooler
+from unspool.testing import (
+    BackendConformance,
+    FakeClock,
+    TemporarySpooler,
+    plugin,
+    run_all,
+    temporary_spooler,
+)
 
 ran: list[Any] = []
 
@@ -45,6 +53,12 @@ async def later(what: Any) -> Any:
     await asyncio.sleep(0)
     ran.append(what)
     return what
+
+
+@Spooler.task
+def hopeless() -> None:
+    """Fails, with the default options."""
+    raise OSError("again")
 
 
 @Spooler.task
@@ -200,16 +214,65 @@ class TestSpoolerFixture:
         """After the test whatever ``configure`` had set is in force again."""
         config.configure(spoolers=[tmp_path / "own"], period=5)
         before = config.settings()
-        from unspool.testing.spooled import temporary_spooler
-
-        with temporary_spooler(str(tmp_path / "other")):
-            assert config.spooler_names() == (str(tmp_path / "other"),)
+        with temporary_spooler(tmp_path / "other"):
+            assert note(1).startswith(str(tmp_path / "other"))
             assert config.settings().period == 5
         assert config.settings() == before
+        assert note(1).startswith(str(tmp_path / "own"))
+
+    def test_tasks_of_other_spoolers_are_caught(self, tmp_path: Path, unspool_spooler: TemporarySpooler) -> None:
+        """By a path, a base name, a URL, and in a transaction: no test sends to a real spooler."""
+        real = tmp_path / "prod" / "mail"
+        config.configure(spoolers=[tmp_path / "prod" / "first", real])
+        named = Spooler.get_by_basename("mail")
+        assert named is not None
+        ids = [
+            note.using(spooler=named)(1),
+            note.using(spooler=real)(2),
+            note.using(spooler="postgresql://db/app?spooler=mail")(3),
+            note.using(spooler="not configured")(4),
+            note.using(spooler="postgresql://db/app?spooler=mail", connection=object())(5),
+        ]
+        assert not (tmp_path / "prod").exists()
+        assert all(id.startswith(unspool_spooler.name) for id in ids)
+        assert [one.args for one in unspool_spooler.tasks()] == [(1,), (2,), (3,), (5,), (4,)]
+        assert [one.args for one in unspool_spooler.tasks("not configured")] == [(4,)]
+        assert [one.args for one in unspool_spooler.tasks(real)] == [(1,), (2,)]
+        assert {one.spooler for one in unspool_spooler.tasks(real)} == {str(real)}
+        assert Spooler.read_task_file(ids[2])["function"] == note.name
+        assert Spooler.get_tasks() == ids[:2]
+        assert len(unspool_spooler.run()) == 5
+
+    def test_time_is_moved(self, unspool_spooler: TemporarySpooler) -> None:
+        """Postponed tasks, second attempts and deaths come without waiting; what is sent then counts from then on."""
+        fails = note.using(postpone=timedelta(hours=2))
+        fails("no")
+        assert unspool_spooler.run(advance=3600) == []
+        [run] = unspool_spooler.run(advance=timedelta(hours=1))[:1]
+        assert (run.verdict, run.attempt) == (Verdict.RESCHEDULED, 1)
+        assert unspool_spooler.backend.counts()[State.DEAD] == 1
+        note.using(postpone=timedelta(minutes=1))(1)
+        assert unspool_spooler.run(advance=59) == []
+        assert [run.verdict for run in unspool_spooler.run(advance=1)] == [Verdict.PROCESSED]
+
+    def test_attempts_of_the_default_options(self, unspool_spooler: TemporarySpooler) -> None:
+        """One hour at a time, a failing task has its twenty attempts and is dead."""
+        hopeless()
+        verdicts = [run.verdict for _ in range(20) for run in unspool_spooler.run(advance=2 * 3600)]
+        assert verdicts == [Verdict.RESCHEDULED] * 19 + [Verdict.DEAD]
+
+    def test_without_pytest(self) -> None:
+        """A context manager with a directory of its own, which is gone afterwards, as are its spoolers."""
+        with temporary_spooler() as spooler:
+            note(1)
+            assert len(spooler.tasks()) == 1
+            assert Path(spooler.name).is_dir()
+        assert not Path(spooler.name).exists()
+        with pytest.raises(NoSpooler):
+            note(1)
 
     def test_many_tests_hold_nothing(self, tmp_path: Path) -> None:
         """It closes what it opened: a suite of thousands of tests does not run out of descriptors."""
-        from unspool.testing.spooled import temporary_spooler
 
         def descriptors() -> int:
             return len(list(Path("/proc/self/fd").iterdir()))

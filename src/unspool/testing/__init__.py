@@ -1,7 +1,8 @@
 """For tests: of programs that use unspool, and of backends.
 
-``run_all`` runs what is spooled here and now; ``FakeClock`` is a clock to move; ``BackendConformance`` is what any
-backend must pass. The pytest plugin is in :mod:`unspool.testing.plugin`.
+``temporary_spooler`` catches all that a program sends, and runs it when it is asked to. ``unspool_spooler``, in
+:mod:`unspool.testing.plugin`, is the same as a fixture of pytest. ``run_all`` runs what is spooled on a backend;
+``FakeClock`` is a clock to move; ``BackendConformance`` is what any backend must pass.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -11,12 +12,17 @@ from .running import Run, run_all
 
 if TYPE_CHECKING:
     from .conformance import BackendConformance
+    from .spooled import Spooled, TemporarySpooler, temporary_spooler
 
-__all__ = ["BackendConformance", "FakeClock", "Run", "run_all"]
+__all__ = ["BackendConformance", "FakeClock", "Run", "Spooled", "TemporarySpooler", "run_all", "temporary_spooler"]
 
 
 def __getattr__(name: str) -> Any:
-    """The suite is imported when it is asked for: it needs pytest, and pytest must rewrite its assertions first."""
+    """Import what is large when it is asked for. The suite needs pytest, which must rewrite its assertions first."""
+    if name in ("Spooled", "TemporarySpooler", "temporary_spooler"):
+        from . import spooled
+
+        return getattr(spooled, name)
     if name != "BackendConformance":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import pytest

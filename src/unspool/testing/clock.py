@@ -2,7 +2,7 @@
 
 import time
 
-__all__ = ["FakeClock"]
+__all__ = ["FakeClock", "ShiftedClock"]
 
 _AHEAD = 60.0
 
@@ -31,3 +31,23 @@ class FakeClock:
             raise ValueError(f"a clock does not go back by {-seconds} s; make a new one to test that")
         self.now += seconds
         return self.now
+
+
+class ShiftedClock:
+    """Gives the real time (unix seconds), plus what it has been advanced by."""
+
+    def __init__(self) -> None:
+        self._ahead = 0.0
+
+    def __call__(self) -> float:
+        return time.time() + self._ahead
+
+    def advance(self, seconds: float) -> float:
+        """Move on, and return the new time.
+
+        :raises ValueError: for a negative number.
+        """
+        if not seconds >= 0:
+            raise ValueError(f"a clock does not go back by {-seconds} s; make a new one to test that")
+        self._ahead += seconds
+        return self()

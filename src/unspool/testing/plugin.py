@@ -13,8 +13,8 @@
         (run,) = unspool_spooler.run()
         assert run.verdict == "processed"
 
-Nothing to set up: pytest finds the plugin by unspool's entry point. While the fixture is in use, the default spooler is
-a temporary directory; tasks that name another spooler still go there.
+Nothing to set up: pytest finds the plugin by unspool's entry point. While the fixture is in use, all that is sent goes
+to temporary directories: what is for the default spooler, and what is for any other, by name, path or URL.
 """
 
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ pytest.register_assert_rewrite("unspool.testing.conformance")
 
 @pytest.fixture
 def unspool_spooler(tmp_path: Path) -> Iterator["TemporarySpooler"]:
-    """The default spooler for this test: an empty temporary directory, with ``tasks()``, ``run()`` and ``backend``."""
+    """Spoolers of this test's own in place of all others; it has ``tasks()``, ``run()``, ``advance()``, ``backend``."""
     from .spooled import temporary_spooler
 
     with temporary_spooler(str(tmp_path / "unspool_spooler")) as spooler:

@@ -1,12 +1,17 @@
-"""A spooler for one test, and what it holds."""
+"""Spoolers for one test, and what was sent to them."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
 from typing import Any, NamedTuple
 
-from .. import codec, config
+from .. import codec, config, schedule
 from ..backends.base import Backend
-from ..message import State
+from ..backends.spool import SpoolBackend
+from ..message import Envelope, State
+from .clock import ShiftedClock
 from .running import Run, run_all
 
 __all__ = ["Spooled", "TemporarySpooler", "temporary_spooler"]
@@ -16,7 +21,8 @@ _WAITING = frozenset({State.READY, State.DEFERRED})
 
 class Spooled(NamedTuple):
     """A task that waits. For a function call ``task`` is ``module:qualname``, and ``args`` and ``kwargs`` are set;
-    for any other message ``task`` is its text, and ``payload`` is set. ``due`` in unix seconds."""
+    for any other message ``task`` is its text, and ``payload`` is set. ``due`` in unix seconds; ``spooler`` is the name
+    of the spooler that the program sent to."""
 
     id: str
     task: str
@@ -27,53 +33,138 @@ class Spooled(NamedTuple):
     due: float
     state: State
     attempts: int
+    spooler: str = ""
 
 
 class TemporarySpooler:
-    """What a test asks a spooler.
+    """What a test asks its spoolers: the default one, and each other that the program sends to by name.
 
-    :param name: the path of its directory.
+    Each is a directory of its own in the test's temporary one. Nothing is sent to a real spooler.
+
+    :param root: the temporary directory; also the default spooler, where none is configured.
     """
 
-    def __init__(self, name: str, backend: Backend) -> None:
-        self.name = name
-        self.backend = backend
+    def __init__(self, root: str) -> None:
+        self.clock = ShiftedClock()
+        self._root = root
+        self._backends: dict[str, _Directory] = {}
+        self.backend: Backend = self.redirect(next(iter(config.spooler_names()), root))
+        """The default spooler's backend."""
 
-    def tasks(self) -> list[Spooled]:
-        """The tasks that wait, in the order in which they would run. This unpickles them."""
-        return [spooled for entry in self.backend.entries(_WAITING) if (spooled := self._spooled(entry.id))]
+    @property
+    def name(self) -> str:
+        """The path of the directory that stands for the default spooler."""
+        return self.backend.name
 
-    def run(self, *, limit: int = 10_000) -> list[Run]:
-        """Runs what is ready, here and now; see :func:`unspool.testing.run_all`."""
-        return run_all(self.backend, limit=limit)
+    def tasks(self, spooler: str | os.PathLike[str] | None = None) -> list[Spooled]:
+        """Return the tasks that wait, those of each spooler in the order in which they would run.
 
-    def _spooled(self, id: str) -> Spooled | None:
-        found = self.backend.read(id)
-        if found is None or found[1] is None:
-            return None
-        entry, message = found[0], codec.decode(found[1])
-        call: Mapping[str, Any] = message.payload if message.task is not None else {}
-        return Spooled(
-            entry.id,
-            message.task or message.message,
-            call.get("arg", ()),
-            call.get("kwg", {}),
-            None if call else message.payload,
-            entry.priority,
-            entry.due,
-            entry.state,
-            entry.attempts,
+        This unpickles them.
+
+        :param spooler: only those that were sent to this spooler, by its name, path or base name.
+        """
+        wanted = None if spooler is None else os.fspath(spooler)
+        found = []
+        for name, backend in list(self._backends.items()):
+            if wanted is None or wanted in (name, backend.name, config.basename(name)):
+                found += [one for entry in backend.entries(_WAITING) if (one := _spooled(backend, entry.id, name))]
+        return found
+
+    def run(self, *, advance: float | timedelta = 0, limit: int = 10_000) -> list[Run]:
+        """Run what is ready, on all spoolers, here and now, and return how each run ended.
+
+        What the tasks spool meanwhile is run, too; see :func:`unspool.testing.run_all`.
+
+        :param advance: seconds, or a timedelta, by which the time is moved on first, so that postponed tasks and second
+            attempts are due: ``run(advance=3600)``.
+        :param limit: runs, after which there must be a task that spools itself for ever.
+        :raises RuntimeError: if there are more.
+        """
+        self.advance(advance)
+        runs: list[Run] = []
+        before = -1
+        while len(runs) > before:
+            before = len(runs)
+            for backend in list(self._backends.values()):
+                runs += run_all(backend, clock=self.clock, limit=limit - len(runs))
+        return runs
+
+    def advance(self, seconds: float | timedelta) -> float:
+        """Move the time on for spoolers and for what is sent, and return the new time (unix seconds).
+
+        ``time.time()`` in the program itself stays as it is.
+
+        :raises ValueError: for a negative number.
+        """
+        return self.clock.advance(seconds.total_seconds() if isinstance(seconds, timedelta) else seconds)
+
+    def redirect(self, name: str) -> "_Directory":
+        """Return what stands for the spooler of a name."""
+        for known, backend in self._backends.items():
+            if name in (known, backend.name):
+                return backend
+        path = (
+            self._root
+            if name == self._root
+            else os.path.join(self._root, f"{config.basename(name)}-{len(self._backends)}")
         )
+        self._backends[name] = _Directory(path, durable=False, clock=self.clock)
+        return self._backends[name]
+
+    def close(self) -> None:
+        """Close what is open."""
+        for backend in self._backends.values():
+            backend.close()
 
 
 @contextlib.contextmanager
-def temporary_spooler(path: str) -> Iterator[TemporarySpooler]:
-    """Makes a directory the only spooler of this process, and afterwards sets everything as it was before."""
-    before = dict(config._configured)
-    config.configure(spoolers=[path], durability="relaxed")
-    backend = config.backend(path)
-    try:
-        yield TemporarySpooler(path, backend)
-    finally:
-        backend.close()
-        config.configure(**{"spoolers": None, "durability": None} | before)
+def temporary_spooler(path: str | os.PathLike[str] | None = None) -> Iterator[TemporarySpooler]:
+    """Catch all that this process sends, to whatever spooler, and afterwards set everything as it was before.
+
+    For tests without pytest::
+
+        class SignupTest(unittest.TestCase):
+            def setUp(self):
+                self.spooler = self.enterContext(unspool.testing.temporary_spooler())
+
+    :param path: a directory to work in; None for a temporary one, which is removed afterwards.
+    """
+    with contextlib.ExitStack() as stack:
+        root = os.path.abspath(path) if path is not None else stack.enter_context(tempfile.TemporaryDirectory())
+        spooler = TemporarySpooler(root)
+        stack.callback(spooler.close)
+        if not config.spooler_names():
+            stack.callback(config.configure, spoolers=None)
+            config.configure(spoolers=[spooler.name])
+        stack.callback(config.redirect, config.redirection())
+        stack.callback(setattr, schedule, "clock", schedule.clock)
+        schedule.clock = spooler.clock
+        config.redirect(spooler.redirect)
+        yield spooler
+
+
+class _Directory(SpoolBackend):
+    """Takes tasks of a transaction, too. They are sent at once: there is nothing to roll back."""
+
+    def send_within(self, connection: Any, envelopes: Sequence[Envelope]) -> list[str]:
+        return self.send(envelopes)
+
+
+def _spooled(backend: Backend, id: str, spooler: str) -> Spooled | None:
+    found = backend.read(id)
+    if found is None or found[1] is None:
+        return None
+    entry, message = found[0], codec.decode(found[1])
+    call: Mapping[str, Any] = message.payload if message.task is not None else {}
+    return Spooled(
+        entry.id,
+        message.task or message.message,
+        call.get("arg", ()),
+        call.get("kwg", {}),
+        None if call else message.payload,
+        entry.priority,
+        entry.due,
+        entry.state,
+        entry.attempts,
+        spooler,
+    )
