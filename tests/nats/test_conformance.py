@@ -41,5 +41,6 @@ class TestNats(BackendConformance):
             assert stored is not None
             data = stored.data[:-1] + bytes([stored.data[-1] ^ 1])
             await stream.publish(place.names.tasks, stored.subject, data, {HEADER: stored.header}, patience=5)
+            await stream.delete(place.names.tasks, stored.seq, patience=5)
 
         place.call(alter)

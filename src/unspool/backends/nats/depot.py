@@ -240,7 +240,7 @@ class NatsDepot:
         with contextlib.suppress(Conflict):  # somebody else has just offered it
             replaces = (names.task("*", rank, token), last)
             await stream.publish(name, subject, parcel.data, headers, replaces=replaces, patience=patience)
-            if former is not None and former.subject != subject:
+            if former is not None:
                 await stream.delete(name, former.seq, patience=patience)
 
     def confirm(self, parcels: Sequence[Parcel]) -> None:

@@ -4,6 +4,7 @@ A stream with other settings may drop tasks without a word, so it is refused, an
 """
 
 import asyncio
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from .names import ARRIVING, CORRUPT, DEAD, LATER, LEAVING, NOW, SOON, Names, on
 
 __all__ = ["Settings", "consumer", "ensure", "has_schedules"]
 
+_log = logging.getLogger("unspool")
 _SECOND = 10**9
 _MAXIMUM_REPLICAS = 3
 _SCHEDULES = 2  # the API level from which on a server keeps a message until a time: 2.12
@@ -85,7 +87,6 @@ def _configs(names: Names, settings: Settings, replicas: int, *, schedules: bool
         "name": names.tasks,
         "subjects": [f"{root}.{kind}.*.*" for kind in (NOW, SOON, LATER, LEAVING, ARRIVING)],
         "retention": "workqueue",
-        "max_msgs_per_subject": 1,
         "duplicate_window": 120 * _SECOND,
     }
     if schedules:
@@ -98,7 +99,6 @@ def _configs(names: Names, settings: Settings, replicas: int, *, schedules: bool
             for kind in (one, on_the_way(LEAVING, one), on_the_way(ARRIVING, one))
         ],
         "retention": "limits",
-        "max_msgs_per_subject": 1,
     }
     state = {
         "name": names.state,
@@ -128,8 +128,35 @@ async def _ensure(stream: JetStream, config: dict[str, Any], patience: float) ->
             found = await stream.info(config["name"], patience=patience) if error.code == _EXISTS else None
             if found is None:
                 raise
+    if _drops(found["config"]) and not _drops(config):
+        found = await _keep_all(stream, found, patience)
     _check(config, found["config"])
     return found
+
+
+def _drops(config: Mapping[str, Any]) -> bool:
+    """Whether the server drops the former message of a subject.
+
+    The server writes that nowhere: after a kill it finds the former message again if the later one has been deleted, so
+    that a task that has ended is back. So unspool deletes the former message of a task, which the server writes down.
+    """
+    return bool(config.get("max_msgs_per_subject") == 1)
+
+
+async def _keep_all(stream: JetStream, found: dict[str, Any], patience: float) -> dict[str, Any]:
+    """Changes a stream of an earlier version so that it drops nothing; what is known of the stream then."""
+    config = found["config"] | {"max_msgs_per_subject": -1}
+    try:
+        return await stream.api(f"STREAM.UPDATE.{config['name']}", config, patience=patience)
+    except SpoolerUnusable as error:
+        _log.warning(
+            "stream %s drops messages without a trace, so tasks that have ended may be listed again after a server is "
+            "killed; run 'nats stream edit %s --max-msgs-per-subject=-1': %s",
+            config["name"],
+            config["name"],
+            error,
+        )
+        return found
 
 
 async def _create(stream: JetStream, config: dict[str, Any], patience: float) -> dict[str, Any]:
@@ -145,7 +172,7 @@ def _check(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> None:
     """Refuses a stream that would lose or withhold tasks."""
     must = {
         "retention": wanted["retention"],
-        "max_msgs_per_subject": wanted.get("max_msgs_per_subject", -1),
+        "max_msgs_per_subject": 1 if _drops(found) else wanted.get("max_msgs_per_subject", -1),
         "allow_direct": True,
         "no_ack": False,
         "sealed": False,

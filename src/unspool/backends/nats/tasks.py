@@ -60,8 +60,7 @@ class Tasks:
         subject, headers = self._form(kind or self._kind(facts.due), rank, token, facts._replace(anew=True))
         replaces, patience = (self._names.task("*", rank, token), former.seq), self._place.patience
         seq = await stream.publish(self._names.tasks, subject, data, headers, replaces=replaces, patience=patience)
-        if former.subject != subject:  # else the stream, with one message a subject, has dropped it
-            await stream.delete(self._names.tasks, former.seq, patience=patience)
+        await stream.delete(self._names.tasks, former.seq, patience=patience)
         return seq
 
     def _kind(self, due: float) -> str:
@@ -89,8 +88,7 @@ class Tasks:
             seq = await stream.publish(name, subject, stored.data, headers, replaces=replaces, patience=patience)
         except Conflict:
             return 0
-        if stored.subject != subject:
-            await stream.delete(name, stored.seq, patience=patience)
+        await stream.delete(name, stored.seq, patience=patience)
         return seq
 
     async def drop_former(self, stream: JetStream, stored: Stored) -> None:
@@ -226,5 +224,6 @@ class Tasks:
             return False
         subject = names.task(CORRUPT if bury.corrupt else DEAD, rank_part(priority), token)
         headers = {HEADER: facts._replace(reason=bury.reason).dump()}
-        await stream.publish(names.aside, subject, stored.data, headers, patience=patience)
+        seq = await stream.publish(names.aside, subject, stored.data, headers, patience=patience)
+        await self.drop_former(stream, stored._replace(subject=subject, seq=seq))  # of one that was cut short
         return await stream.delete(names.tasks, stored.seq, patience=patience)
