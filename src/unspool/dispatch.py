@@ -2,29 +2,29 @@
 
 ::
 
-    Claim --prepare--> Call --run--> result or exception --conclude--> Outcome(verdict, disposition)
+    Claim --prepare--> Call --run, returned, raised--> Ending --conclude--> Outcome(verdict, disposition)
               |
               +------> Outcome   (damaged, unknown, or out of crashes: there is nothing to run)
 
-``run`` gives a coroutine for ``async def`` functions; whoever runs the event loop awaits it and then concludes. That
-is the only
-difference between the two.
+A task's objects are code of its own: a result may raise when it is asked for an attribute, an exception when it is
+asked for its text. ``run`` and ``returned`` look at such objects, and raise what these raise. ``raised`` looks at an
+exception, and raises nothing. An ``Ending`` holds none of them.
 """
 
 import os
 import random as _random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
 from . import codec, failure
 from .errors import Damaged, NoHandler, TaskTimeout
 from .message import Ack, Bury, Claim, Disposition, Envelope, Message, Outcome, Retry, Verdict, reason_of
 from .options import TaskOptions
-from .results import ResultRescheduled, ResultSkipped, TaskResult
+from .results import ResultRescheduled, ResultSkipped, TaskResult, is_awaitable
 from .retry import MAX_CRASHES, RetryPolicy, next_attempt
 from .tasks import SpoolerTask, spooler_task_types
 
-__all__ = ["Call", "conclude", "delay_after", "prepare", "run"]
+__all__ = ["Call", "Ending", "Unfinished", "conclude", "delay_after", "prepare", "raised", "returned", "run"]
 
 _PACKAGE = os.path.dirname(__file__) + os.sep
 _traceback: Any = vars(BaseException)["__traceback__"].__get__  # a subclass can replace the attribute
@@ -37,6 +37,19 @@ class Call(NamedTuple):
 
     task: SpoolerTask
     options: TaskOptions
+
+
+class Ending(NamedTuple):
+    """What a run itself came to: processed, skipped, rescheduled or timeout, and a traceback or reason."""
+
+    verdict: Verdict
+    error: str = ""
+
+
+class Unfinished(NamedTuple):
+    """A coroutine, whose result goes to ``returned`` and whose exception to ``raised``."""
+
+    coroutine: Awaitable[Any]
 
 
 def prepare(claim: Claim, now: float, random: Callable[[], float] = _random.random) -> Call | Outcome:
@@ -59,7 +72,7 @@ def prepare(claim: Claim, now: float, random: Callable[[], float] = _random.rand
     except (NoHandler, *codec.UNSUPPORTED) as error:
         reason = failure.message(error) if isinstance(error, NoHandler) else failure.reason(error)
         return _again(Verdict.RESCHEDULED, claim, _DEFAULT_RETRY, now, random, reason)
-    except Exception as error:  # noqa: BLE001  an heir's own constructor or options: its failure, as in its process()
+    except BaseException as error:  # noqa: BLE001  of a subclass's constructor, or of what unpickling calls: its failure
         return _again(Verdict.RESCHEDULED, claim, _DEFAULT_RETRY, now, random, _describe(error))
     if claim.crashes and claim.attempts > options.retry.max_attempts:
         # Not so without a crash: the earlier attempts may have found no handler, and this one is the first that has.
@@ -67,50 +80,68 @@ def prepare(claim: Claim, now: float, random: Callable[[], float] = _random.rand
     return Call(task, options)
 
 
-def delay_after(call: Call, claim: Claim, random: Callable[[], float] = _random.random) -> float | None:
+def delay_after(options: TaskOptions, claim: Claim, random: Callable[[], float] = _random.random) -> float | None:
     """Seconds to the next run if this one has to be ended by force; None if that was the last."""
-    return next_attempt(call.options.retry, claim.attempts, 0.0, random)
+    return next_attempt(options.retry, claim.attempts, 0.0, random)
 
 
-def run(call: Call) -> Any:
-    """The task's own work: its result, or for ``async def`` functions a coroutine."""
-    return call.task.process()
+def run(call: Call) -> Ending | Unfinished:
+    """The task's own work: its ending, or for ``async def`` functions a coroutine that has yet to run.
+
+    :raises BaseException: what the task raises, which ``raised`` reads.
+    """
+    result: Any = call.task.process()
+    return Unfinished(result) if is_awaitable(result) else returned(result)
+
+
+def returned(result: Any) -> Ending:
+    """What the result of a run means.
+
+    :raises BaseException: what the result raises when it is looked at.
+    """
+    kind = type(result)  # not its ``__class__``, which may be code
+    if result is None:
+        return _SKIPPED
+    if not issubclass(kind, TaskResult):
+        return _PROCESSED
+    exception = getattr(result, "exception", None)
+    if exception is not None and not issubclass(type(exception), BaseException):  # a subclass's own doing
+        exception = TypeError(f"the task's result has exception={failure.shown(exception)}, which is no exception")
+    if issubclass(kind, ResultRescheduled):
+        return (
+            Ending(Verdict.RESCHEDULED, "the task asked to be rescheduled") if exception is None else raised(exception)
+        )
+    error = "" if exception is None else _describe(exception)
+    return Ending(Verdict.SKIPPED if issubclass(kind, ResultSkipped) else Verdict.PROCESSED, error)
+
+
+def raised(exception: BaseException) -> Ending:
+    """What the exception of a run means."""
+    overran = issubclass(type(exception), TaskTimeout)
+    return Ending(Verdict.TIMEOUT if overran else Verdict.RESCHEDULED, _describe(exception))
 
 
 def conclude(
-    call: Call,
+    options: TaskOptions,
     claim: Claim,
-    result: Any,
-    exception: BaseException | None,
+    ending: Ending,
     now: float,
     random: Callable[[], float] = _random.random,
 ) -> Outcome:
-    """What the result or exception of a run means.
+    """What the ending of a run leads to, by the task's options.
 
     :param now: unix seconds.
     """
-    if exception is None and isinstance(result, TaskResult):
-        exception = getattr(result, "exception", None)
-        if exception is not None and not isinstance(exception, BaseException):  # an heir's own doing
-            exception = TypeError(f"the task's result has exception={failure.shown(exception)}, which is no exception")
-    elif exception is not None:
-        result = ResultRescheduled(exception=exception)
-    elif result is None:
-        result = ResultSkipped()
-
-    if isinstance(result, ResultRescheduled):
-        verdict = Verdict.TIMEOUT if isinstance(exception, TaskTimeout) else Verdict.RESCHEDULED
-        reason = _describe(exception) if exception else "the task asked to be rescheduled"
-        return _again(verdict, claim, call.options.retry, now, random, reason)
-    if isinstance(result, ResultSkipped):
-        if call.options.release_skipped:
-            return _again(Verdict.SKIPPED, claim, call.options.retry, now, random, "left for another handler")
-        return _ACK_SKIPPED if exception is None else Outcome(Verdict.SKIPPED, Ack(), _describe(exception))
-    return _ACK_PROCESSED if exception is None else Outcome(Verdict.PROCESSED, Ack(), _describe(exception))
+    verdict, error = ending
+    if verdict is Verdict.SKIPPED and options.release_skipped:
+        return _again(verdict, claim, options.retry, now, random, "left for another handler")
+    if verdict in _ACKED:
+        return Outcome(verdict, Ack(), error) if error else _ACKED[verdict]
+    return _again(verdict, claim, options.retry, now, random, error)
 
 
-_ACK_PROCESSED = Outcome(Verdict.PROCESSED, Ack())
-_ACK_SKIPPED = Outcome(Verdict.SKIPPED, Ack())
+_PROCESSED, _SKIPPED = Ending(Verdict.PROCESSED), Ending(Verdict.SKIPPED)
+_ACKED = {verdict: Outcome(verdict, Ack()) for verdict in (Verdict.PROCESSED, Verdict.SKIPPED)}
 
 
 def _again(

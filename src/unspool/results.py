@@ -2,7 +2,7 @@
 
 from typing import Any
 
-__all__ = ["ResultProcessed", "ResultRescheduled", "ResultSkipped", "TaskResult"]
+__all__ = ["ResultProcessed", "ResultRescheduled", "ResultSkipped", "TaskResult", "is_awaitable"]
 
 
 class TaskResult:
@@ -43,3 +43,9 @@ class ResultRescheduled(TaskResult):
     """Treat task as rescheduled (being due to retry)."""
 
     code_uwsgi = -1
+
+
+def is_awaitable(value: object) -> bool:
+    """Whether ``await`` would take a value. Like ``await``, it asks the type: an object's own ``__getattr__`` may claim
+    any attribute, or raise."""
+    return hasattr(type(value), "__await__")

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from .errors import OptionRefused
 from .functions import find_function, registry
 from .options import TaskOptions
-from .results import ResultProcessed, ResultRescheduled, ResultSkipped, TaskResult
+from .results import ResultProcessed, ResultRescheduled, ResultSkipped, TaskResult, is_awaitable
 
 __all__ = ["SpoolerFunctionCallTask", "SpoolerTask", "defines_tasks", "spooler_task_types", "uwsgi_verdict"]
 
@@ -124,9 +124,9 @@ def uwsgi_verdict(returns: str, result: Any) -> Any:
 
     :param returns: uWSGI's code, where ``@spool`` or ``@spoolforever`` fix it; ``own`` where the function returns it.
     """
-    if hasattr(result, "__await__"):
+    if is_awaitable(result):
         return _verdict_later(returns, result)
-    if isinstance(result, TaskResult):
+    if issubclass(type(result), TaskResult):  # not isinstance(), which asks the object for its class
         return result
     match returns if returns != "own" else str(result):
         case "-2":

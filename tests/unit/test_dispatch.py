@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from unspool import ResultProcessed, ResultRescheduled, ResultSkipped, Spooler, SpoolerTask, TaskResult, codec, dispatch
-from unspool.dispatch import Call
-from unspool.errors import TaskTimeout
+from unspool.dispatch import Call, Ending, Unfinished
+from unspool.errors import PayloadRefused, TaskTimeout
 from unspool.functions import call_message
 from unspool.message import Ack, Bury, Claim, Envelope, Message, Outcome, Retry, Verdict
 from unspool.options import TaskOptions
 from unspool.retry import MAX_CRASHES, RetryPolicy
-from unspool.tasks import spooler_task_types
+from unspool.tasks import SpoolerFunctionCallTask, spooler_task_types
 
 NOW = 1_900_000_000.0
 OPTIONS = TaskOptions(retry=RetryPolicy(max_attempts=3, delay=10, backoff=2, jitter=0))
@@ -73,8 +73,8 @@ def concluded(
     result: Any = None, exception: BaseException | None = None, attempts: int = 1, options: TaskOptions = OPTIONS
 ) -> Outcome:
     """What a run that ended so came to."""
-    call = Call(SpoolerTask("name", "m", None), options)
-    return dispatch.conclude(call, claim(Message("m"), attempts), result, exception, NOW, lambda: 0.0)
+    ending = dispatch.returned(result) if exception is None else dispatch.raised(exception)
+    return dispatch.conclude(options, claim(Message("m"), attempts), ending, NOW, lambda: 0.0)
 
 
 @pytest.mark.parametrize(
@@ -167,14 +167,17 @@ def call_and_catch(text: str) -> BaseException:
 def test_a_function_call_runs() -> None:
     """By its full name, with its arguments and its own options."""
     call = prepared(call_message(echo.name, (["x"],), {}))
-    assert dispatch.run(call) == ["x"]
+    assert call.task.process() == ["x"]
+    assert dispatch.run(call) == Ending(Verdict.PROCESSED)
     assert call.options is echo.options
     assert (call.task.name, call.task.message) == ("uwsgi_spoolfile_1", "ucfg_fcall")
 
 
 def test_a_coroutine_is_left_to_the_event_loop() -> None:
     """``run`` gives the coroutine itself; whoever has a loop awaits it."""
-    found = dispatch.run(prepared(call_message(aecho.name, (5,), {})))
+    unfinished = dispatch.run(prepared(call_message(aecho.name, (5,), {})))
+    assert isinstance(unfinished, Unfinished)
+    found = unfinished.coroutine
     assert inspect.iscoroutine(found)
     with pytest.raises(StopIteration) as caught:
         found.send(None)
@@ -185,7 +188,7 @@ def test_a_bare_name_runs() -> None:
     """uwsgiconf and uwsgidecorators name functions without a module."""
     payload = {"func": "echo", "arg": ["x"], "kwg": {}}
     body = pickle.dumps({"payload": payload})
-    assert dispatch.run(prepared(Envelope({"msg": b"ucfg_fcall"}, body, None, None, False))) == "x"
+    assert prepared(Envelope({"msg": b"ucfg_fcall"}, body, None, None, False)).task.process() == "x"
 
 
 @pytest.mark.parametrize(
@@ -205,7 +208,7 @@ def test_uwsgidecorators_verdicts(returns: bytes, given: Any, kind: type[TaskRes
     vars = {"ud_spool_func": b"echo", "args": pickle.dumps((given,)), "kwargs": pickle.dumps({})}
     if returns:
         vars["ud_spool_ret"] = returns
-    result = dispatch.run(prepared(Envelope(vars, b"", None, None, False)))
+    result: Any = prepared(Envelope(vars, b"", None, None, False)).task.process()
     assert type(result) is kind
     assert result.result == given
 
@@ -224,11 +227,11 @@ def test_a_message_goes_to_the_heir_of_its_type() -> None:
         call = prepared(Message(text, {"to": "ann"}))
         assert type(call.task) is Mail
         assert call.options is OPTIONS
-        assert dispatch.run(call) == (text, {"to": "ann"})
+        assert call.task.process() == (text, {"to": "ann"})
     for text in ("mails", "Mail", "hello"):
         call = prepared(Message(text))
         assert type(call.task) is SpoolerTask
-        assert dispatch.run(call) is True
+        assert call.task.process() is True
 
 
 @pytest.mark.parametrize(
@@ -309,8 +312,7 @@ def test_killed_its_worker_too_often() -> None:
 def test_jitter_is_given() -> None:
     """The random number comes from outside, so a test can say what it is."""
     options = TaskOptions(retry=RetryPolicy(delay=10, jitter=0.5))
-    call = Call(SpoolerTask("name", "m", None), options)
-    outcome = dispatch.conclude(call, claim(Message("m")), ResultRescheduled(), None, NOW, lambda: 1.0)
+    outcome = dispatch.conclude(options, claim(Message("m")), Ending(Verdict.RESCHEDULED, "why"), NOW, lambda: 1.0)
     assert outcome.disposition == Retry(NOW + 15)
 
 
@@ -352,6 +354,133 @@ def test_attempts_without_a_handler_do_not_keep_a_task_from_its_first_run() -> N
 
 def test_the_delay_after_a_run_that_was_killed() -> None:
     """It is that of a failed run, and there is none after the last attempt."""
-    call = prepared(call_message(echo.name, (), {}), attempts=2)
-    assert dispatch.delay_after(call, claim(Message("m"), attempts=2), lambda: 0.0) == 20
-    assert dispatch.delay_after(call, claim(Message("m"), attempts=3), lambda: 0.0) is None
+    assert dispatch.delay_after(echo.options, claim(Message("m"), attempts=2), lambda: 0.0) == 20
+    assert dispatch.delay_after(echo.options, claim(Message("m"), attempts=3), lambda: 0.0) is None
+
+
+class Proxy:
+    """Of an object that is not there: whatever it is asked, it raises."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise RuntimeError(f"asked for {name}")
+
+    def __bool__(self) -> bool:
+        raise RuntimeError("asked whether it is true")
+
+    def __eq__(self, other: object) -> bool:
+        raise RuntimeError("compared")
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class Munch(dict[str, Any]):
+    """Has any attribute."""
+
+    def __getattr__(self, name: str) -> Any:
+        return self.setdefault(name, Munch())
+
+
+class AttributeDict(dict[str, Any]):
+    """Raises a KeyError for an attribute that it does not have."""
+
+    __getattr__ = dict.__getitem__
+
+
+class Impostor:
+    """Says that it is of another class."""
+
+    __class__ = ResultRescheduled  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("kind", [Proxy, Munch, AttributeDict, Impostor])
+def test_a_result_is_not_asked_for_anything(kind: type) -> None:
+    """Whatever its attributes are, or its class claims to be, the task is processed; also by a function for uWSGI that
+    has its verdict fixed."""
+    payload = {"func": echo.name, "arg": (kind(),), "kwg": {}}
+    call = Call(SpoolerFunctionCallTask("name", "m", payload), OPTIONS)
+    assert dispatch.run(call) == Ending(Verdict.PROCESSED)
+    call.task.payload["returns"] = "-2"
+    assert dispatch.run(call) == Ending(Verdict.PROCESSED)
+
+
+def test_a_result_that_computes_its_exception_fails_in_the_run() -> None:
+    """What it raises goes to whoever contains the errors of the run."""
+
+    class Computed(ResultProcessed):
+        @property
+        def exception(self) -> Any:
+            raise RuntimeError("not set up")
+
+        @exception.setter
+        def exception(self, value: Any) -> None:
+            pass
+
+    with pytest.raises(RuntimeError, match="not set up"):
+        dispatch.returned(Computed())
+
+
+class Mute(Exception):
+    """Gives no text, and is not even true."""
+
+    def __str__(self) -> str:
+        raise SystemExit("asked for its text")
+
+    def __bool__(self) -> bool:
+        raise SystemExit("asked whether it is true")
+
+    @property
+    def __notes__(self) -> Any:  # type: ignore[override]
+        raise SystemExit("asked for its notes")
+
+
+def test_an_exception_that_cannot_be_read_is_a_failure_as_any_other() -> None:
+    """Raised, or in a result: its type is what can be told of it."""
+    name = f"{__name__}.Mute: <exception str() failed>"
+    assert dispatch.raised(Mute()) == Ending(Verdict.RESCHEDULED, name)
+    assert dispatch.returned(ResultRescheduled(exception=Mute())).error == name
+
+
+class Bomb:
+    """Raises when it is unpickled."""
+
+    def __init__(self, error: type[BaseException]) -> None:
+        self.error = error
+
+    def __reduce__(self) -> Any:
+        return _raise, (self.error,)
+
+
+def _raise(error: type[BaseException]) -> None:
+    raise error
+
+
+class Missing(Mute, ImportError):
+    """Says that something is missing, and not what."""
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, GeneratorExit, TaskTimeout, Missing])
+def test_whatever_unpickling_raises_is_contained(error: type[BaseException]) -> None:
+    """It is a failure of the task, which is tried again."""
+    outcome = refused(Message("m", Bomb(error)))
+    assert outcome.verdict is Verdict.RESCHEDULED
+    assert error.__name__ in outcome.error
+
+
+class Stubborn(Exception):
+    """Raised by what cannot be pickled; gives no text."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("asked for its text")
+
+
+class Unsendable:
+    """Cannot be pickled."""
+
+    def __reduce__(self) -> Any:
+        raise Stubborn
+
+
+def test_an_argument_that_cannot_even_say_why_it_cannot_be_sent() -> None:
+    """It is refused all the same, and named."""
+    with pytest.raises(PayloadRefused, match=r"argument 1 of .*:echo .*<exception str\(\) failed>"):
+        codec.encode(echo.message(Unsendable()))

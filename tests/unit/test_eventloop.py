@@ -1,7 +1,9 @@
 """Coroutines beside a main thread that is busy, away, or waiting for their ends."""
 
 import asyncio
+import os
 import random
+import signal
 import threading
 import time
 from collections import Counter
@@ -10,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from unspool.errors import TaskTimeout
+from unspool.dispatch import Ending
+from unspool.message import Verdict, reason_of
 from unspool.runtime.eventloop import EventLoop
 
 PATIENCE = 30.0  # seconds after which something that should happen has not
@@ -21,16 +24,19 @@ class Main:
 
     def __init__(self) -> None:
         self.rung = threading.Event()
-        self.loop = EventLoop(self.rung.set)
-        self.settled: list[tuple[int, Any, BaseException | None]] = []
+        self.lost = threading.Event()
+        self.loop = EventLoop(self.rung.set, self.lost.set)
+        self.settled: list[tuple[int, Verdict]] = []
+        self.errors: dict[int, str] = {}
         self.threads: set[str] = set()
 
     def start(self, number: int, coroutine: Any, timeout: float | None = None) -> None:
         """Runs a coroutine under this number."""
 
-        def done(result: Any, exception: BaseException | None) -> None:
+        def done(ending: Ending) -> None:
             self.threads.add(threading.current_thread().name)
-            self.settled.append((number, result, exception))
+            self.settled.append((number, ending.verdict))
+            self.errors[number] = reason_of(ending.error)
 
         self.loop.start(coroutine, timeout, done)
 
@@ -66,7 +72,7 @@ def test_a_main_thread_that_is_there_settles_in_its_turn(main: Main) -> None:
     assert ended.wait(PATIENCE)
     assert (len(main.loop), main.settled) == (1, [])
     assert main.loop.settle()
-    assert (len(main.loop), main.settled) == (0, [(1, 5, None)])
+    assert (len(main.loop), main.settled) == (0, [(1, Verdict.PROCESSED)])
     assert main.threads == {threading.current_thread().name}
     assert not main.loop.settle()
 
@@ -89,7 +95,7 @@ def test_the_loop_settles_while_the_main_thread_is_away(main: Main) -> None:
         main.start(number, one(number))
     assert not main.loop.expect(1)
     assert main.rung.wait(PATIENCE)
-    assert sorted(main.settled) == [(number, number, None) for number in range(9)]
+    assert sorted(main.settled) == [(number, Verdict.PROCESSED) for number in range(9)]
     assert main.threads == {"unspool-async"}
     main.loop.come_back()
     main.start(10, let_go())
@@ -106,28 +112,33 @@ def test_whatever_a_coroutine_raises_is_its_end(main: Main) -> None:
         main.start(number, fail(error), timeout=PATIENCE)
     main.start(10, asyncio.sleep(PATIENCE), timeout=0.001)
     main.wait(0)
-    found = {number: exception for number, _, exception in main.settled}
-    assert [found[number] for number in range(4)] == errors
-    assert type(found[4]) is TimeoutError
-    assert isinstance(found[10], TaskTimeout)
-    assert str(found[10]) == "it ran longer than 0.001 s"
+    assert {verdict for _, verdict in main.settled if verdict is not Verdict.TIMEOUT} == {Verdict.RESCHEDULED}
+    assert main.errors == {
+        0: "ValueError: x",
+        1: "SystemExit: 3",
+        2: "KeyboardInterrupt",
+        3: "asyncio.exceptions.CancelledError",
+        4: "TimeoutError: its own",
+        10: "unspool.errors.TaskTimeout: it ran longer than 0.001 s",
+    }
+    assert (10, Verdict.TIMEOUT) in main.settled
 
 
 def test_an_end_that_cannot_be_settled_stops_no_other(main: Main, caplog: pytest.LogCaptureFixture) -> None:
     """It is told of, and those after it are settled."""
 
-    def broken(_result: Any, _exception: BaseException | None) -> None:
+    def broken(_ending: Ending) -> None:
         raise OSError("no disk")
 
     main.loop.leave()
     main.loop.start(asyncio.sleep(0), None, broken)
     for number in range(3):
-        main.start(number, asyncio.sleep(0, number))
+        main.start(number, asyncio.sleep(0, True))
     main.loop.come_back()
     main.loop.leave()
     if not main.loop.expect(0):
         assert main.rung.wait(PATIENCE)
-    assert sorted(main.settled) == [(number, number, None) for number in range(3)]
+    assert sorted(main.settled) == [(number, Verdict.PROCESSED) for number in range(3)]
     assert "no disk" in caplog.text
 
 
@@ -147,14 +158,13 @@ def test_each_end_is_settled_once_however_the_main_thread_comes_and_goes(main: M
             case 2:
                 main.wait(chance.randrange(200))
     main.wait(0)
-    assert Counter(number for number, _, _ in main.settled) == Counter(range(3_000))
-    assert all(number == result and exception is None for number, result, exception in main.settled)
+    assert Counter(main.settled) == Counter((number, Verdict.PROCESSED) for number in range(3_000))
 
 
 def test_a_loop_that_ran_nothing_is_closed() -> None:
     """It has no thread to end."""
     before = threading.active_count()
-    loop = EventLoop(lambda: None)
+    loop = EventLoop(lambda: None, lambda: None)
     assert threading.active_count() == before
     loop.close()
 
@@ -175,3 +185,113 @@ def test_the_last_end_wakes_the_main_thread_though_it_cannot_be_settled(main: Ma
     main.loop._loop.call_soon_threadsafe(gate.set)
     assert main.rung.wait(PATIENCE)
     main.loop.come_back()
+
+
+async def _exit() -> None:
+    raise SystemExit(3)
+
+
+def _interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+async def ends_the_loop(how: str) -> None:
+    """A task that ends the loop of its worker in this way, and then waits."""
+    loop = asyncio.get_running_loop()
+    match how:
+        case "exit":
+            child = loop.create_task(_exit())  # held, or it might be collected
+        case "interrupt":
+            loop.call_soon(_interrupt)
+        case "later":
+            loop.call_later(0.001, _interrupt)
+        case "stop":
+            loop.stop()
+    await asyncio.sleep(PATIENCE)
+    del child
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        ("exit", "SystemExit: 3"),
+        ("interrupt", "KeyboardInterrupt"),
+        ("later", "KeyboardInterrupt"),
+        ("stop", "RuntimeError: a task cannot stop the event loop of its worker: other tasks run on it"),
+    ],
+)
+def test_a_coroutine_that_ends_the_loop_fails_alone(
+    main: Main, how: str, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At once; those beside it and after it go on, on the same loop."""
+    gate = asyncio.Event()
+
+    async def beside() -> bool:
+        return await gate.wait()
+
+    async def let_go() -> None:
+        gate.set()
+
+    main.start(1, beside())
+    main.start(2, ends_the_loop(how))
+    main.wait(1)
+    assert main.settled == [(2, Verdict.RESCHEDULED)]
+    assert main.errors[2] == reason
+    main.start(3, let_go())
+    main.wait(0)
+    assert sorted(main.settled) == [(1, Verdict.PROCESSED), (2, Verdict.RESCHEDULED), (3, Verdict.SKIPPED)]
+    ended = [message for message in caplog.messages if "ended its worker's event loop" in message]
+    assert len(ended) == (how != "stop")
+
+
+def test_a_loop_that_is_ended_after_its_cause_has_ended(main: Main, caplog: pytest.LogCaptureFixture) -> None:
+    """Nobody is left to fail; the others go on."""
+    over = threading.Event()
+
+    async def cause() -> bool:
+        asyncio.get_running_loop().call_later(0.001, _interrupt)
+        asyncio.get_running_loop().call_later(0.002, over.set)
+        return True
+
+    main.start(1, cause())
+    main.wait(0)
+    assert over.wait(PATIENCE)
+    main.start(2, asyncio.sleep(0, True))
+    main.wait(0)
+    assert sorted(main.settled) == [(1, Verdict.PROCESSED), (2, Verdict.PROCESSED)]
+    assert "ended its worker's event loop by KeyboardInterrupt" in caplog.text
+
+
+def test_a_coroutine_that_is_cancelled_before_it_begins_fails(main: Main) -> None:
+    """As when another one cancels all that there are."""
+
+    async def cancel_all() -> bool:
+        for other in asyncio.all_tasks() - {asyncio.current_task()}:
+            other.cancel()
+        return True
+
+    with main.loop._lock:  # the loop looks when all three are there
+        main.loop._looking = True
+    main.start(1, cancel_all())
+    main.start(2, asyncio.sleep(PATIENCE))
+    main.start(3, asyncio.sleep(PATIENCE))
+    main.loop._loop.call_soon_threadsafe(main.loop._look)
+    main.wait(0)
+    assert sorted(main.settled) == [(1, Verdict.PROCESSED), (2, Verdict.RESCHEDULED), (3, Verdict.RESCHEDULED)]
+    assert main.errors[2] == main.errors[3] == "it was cancelled before it began"
+
+
+def test_a_loop_whose_descriptors_are_closed_is_lost() -> None:
+    """It cannot go on, and says so to whoever has it: a worker ends its process then."""
+
+    async def close() -> None:
+        os.close(asyncio.get_running_loop()._selector.fileno())  # type: ignore[attr-defined]
+
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(int(PATIENCE))
+        loop = EventLoop(lambda: None, lambda: os._exit(5))
+        loop.start(close(), None, lambda _: None)
+        while True:
+            signal.pause()
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 5

@@ -96,7 +96,26 @@ class TestFakeClock:
             FakeClock().advance(-1)
 
 
+class Munch(dict[str, Any]):
+    """Has any attribute."""
+
+    def __getattr__(self, name: str) -> Any:
+        return self.setdefault(name, Munch())
+
+
+@Spooler.task
+def munch() -> Any:
+    """Returns such an object."""
+    return Munch()
+
+
 class TestRunAll:
+    def test_a_result_is_not_asked_for_anything(self, memory: MemoryBackend) -> None:
+        """As in a worker: an object that has any attribute is a result, and not something to await."""
+        memory.send([encode(munch.message())])
+        (run,) = run_all(memory)
+        assert (run.verdict, run.result) == (Verdict.PROCESSED, {})
+
     def test_in_order_with_results(self, memory: MemoryBackend) -> None:
         """Everything that is ready is run in order, and what each run came to is told."""
         ids = memory.send([encode(note.using(priority=9).message(1)), encode(note.using(priority=1).message(None))])

@@ -3,39 +3,58 @@
 Two threads that both make system calls take the interpreter from one another at each of them, which costs more than the
 calls. So neither wakes the other for each task: what begins is gathered for the loop, and what has ended for the main
 thread, which settles it in its turn. While that is away, asleep or in another task, the loop's thread settles.
+
+A task may end the loop: asyncio lets SystemExit and KeyboardInterrupt through, also those of a callback or of a task of
+asyncio's that it has started. The loop then goes on with all that it holds, and the run that was the cause fails.
 """
 
+import contextlib
+import logging
+import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from types import CoroutineType, TracebackType
 from typing import TYPE_CHECKING, Any
 
+from .. import dispatch, failure
+from ..dispatch import Ending
 from ..errors import TaskTimeout
 from ..imports import late
+from ..message import Verdict
 
 if TYPE_CHECKING:
     import asyncio  # 30 ms of a worker's start, and 3 MB, that only coroutines need
 
 __all__ = ["EventLoop"]
 
-Done = Callable[[Any, BaseException | None], None]
+Done = Callable[[Ending], None]
 
+_log = logging.getLogger("unspool")
 _GATHER = 0.001  # seconds in which coroutines are gathered, after the first
+_cause: ContextVar[Done | None] = ContextVar("unspool run", default=None)
+"""The run that a callback or a task of asyncio's belongs to: these inherit the context of what started them."""
 
 
 class EventLoop:
     """Runs coroutines; the main thread goes on with other tasks meanwhile. The thread is started for the first.
 
     :param wake: wakes the main thread; called when enough have ended, see ``expect``.
+    :param lost: called when the loop cannot go on, in its thread; must not return.
     """
 
-    def __init__(self, wake: Callable[[], None]) -> None:
+    def __init__(self, wake: Callable[[], None], lost: Callable[[], None]) -> None:
         self._wake = wake
+        self._lost = lost
         self._lock = threading.Lock()
-        self._fresh: list[tuple[Coroutine[Any, Any, Any], float | None, Done]] = []
+        self._fresh: list[tuple[Awaitable[Any], float | None, Done]] = []
         self._looking = False  # whether the loop will look at these by itself
-        self._ended: deque[tuple[Done, Any, BaseException | None]] = deque()
+        self._ended: deque[tuple[Done, Ending]] = deque()
         self._runs: dict[Done, asyncio.Task[None] | None] = {}  # the loop itself holds tasks only weakly
+        self._begun: list[tuple[Awaitable[Any], Done, asyncio.Task[None]]] = []  # in the last look
+        self._failed: dict[Done, Ending] = {}  # those that have ended the loop
+        self._closing = False
         self._away = False
         self._expected = -1
         self._thread: threading.Thread | None = None
@@ -46,8 +65,8 @@ class EventLoop:
         """How many run, or have ended and are not settled yet."""
         return len(self._runs)
 
-    def start(self, coroutine: Coroutine[Any, Any, Any], timeout: float | None, done: Done) -> None:
-        """Runs a coroutine; then ``done`` is called with its result or exception, to settle it, in either thread.
+    def start(self, coroutine: Awaitable[Any], timeout: float | None, done: Done) -> None:
+        """Runs a coroutine; then ``done`` is called with its ending, to settle it, in either thread.
 
         :param timeout: seconds it may take, or None.
         """
@@ -56,7 +75,9 @@ class EventLoop:
             with late:
                 import asyncio
             self._loop = asyncio.new_event_loop()
-            self._thread = threading.Thread(target=self._loop.run_forever, name="unspool-async", daemon=True)
+            with contextlib.suppress(AttributeError):  # a loop that is not asyncio's own may be of fixed attributes
+                self._loop.stop = _refuse_to_stop  # type: ignore[method-assign]
+            self._thread = threading.Thread(target=self._serve, name="unspool-async", daemon=True)
             self._thread.start()
         self._runs[done] = None
         with self._lock:
@@ -90,39 +111,72 @@ class EventLoop:
     def close(self) -> None:
         """Ends the loop; nothing may be left."""
         if self._thread is not None:
-            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._closing = True
+            self._loop.call_soon_threadsafe(type(self._loop).stop, self._loop)
             self._thread.join()
             self._loop.close()
+
+    def _serve(self) -> None:
+        """The thread: runs the loop again whenever a task has ended it."""
+        while not self._closing:
+            try:
+                self._loop.run_forever()
+            except (SystemExit, KeyboardInterrupt) as error:
+                self._blame(error)
+            except BaseException as error:  # noqa: BLE001  as when a task has closed the loop's descriptors
+                _log.error("a worker's event loop cannot go on: %s", failure.reason(error))
+                self._lost()
+            else:
+                if not self._closing:
+                    _log.error("a task stopped its worker's event loop; the loop goes on")
+
+    def _blame(self, error: BaseException) -> None:
+        """Fails the run that has ended the loop, if it is known and still running."""
+        _log.error("a task ended its worker's event loop by %s; the loop goes on", failure.reason(error))
+        done = _cause_of(sys.exc_info()[2])
+        run = self._runs.get(done) if done is not None else None
+        if done is not None and run is not None and not run.done():
+            self._failed[done] = dispatch.raised(error)
+            run.cancel()
 
     def _look(self) -> None:
         with self._lock:
             fresh, self._fresh = self._fresh, []
             self._looking = bool(fresh)
+        for coroutine, done, run in self._begun:
+            if run.cancelled():  # by another task, before its first step: ``_run`` has not begun
+                if type(coroutine) is CoroutineType:
+                    coroutine.close()
+                self._end(done, Ending(Verdict.RESCHEDULED, "it was cancelled before it began"))
+        self._begun = []
         for coroutine, timeout, done in fresh:
-            self._runs[done] = self._loop.create_task(self._run(coroutine, timeout, done))
+            run = self._loop.create_task(self._run(coroutine, timeout, done))
+            self._runs[done] = run
+            self._begun.append((coroutine, done, run))
         if fresh:
             self._loop.call_later(_GATHER, self._look)
 
-    async def _run(self, coroutine: Coroutine[Any, Any, Any], timeout: float | None, done: Done) -> None:
+    async def _run(self, coroutine: Awaitable[Any], timeout: float | None, done: Done) -> None:
         import asyncio
 
+        _cause.set(done)
         limit = None
-        try:
+        try:  # the result, and what it is made of, ends in here too
             if timeout is None:
-                result = await coroutine
+                ending = dispatch.returned(await coroutine)
             else:
                 async with asyncio.timeout(timeout) as limit:
-                    result = await coroutine
+                    ending = dispatch.returned(await coroutine)
         except TimeoutError as error:
             overran = limit is not None and limit.expired()
-            self._end(done, None, TaskTimeout(f"it ran longer than {timeout:g} s") if overran else error)
+            ending = dispatch.raised(TaskTimeout(f"it ran longer than {timeout:g} s") if overran else error)
         except BaseException as error:  # noqa: BLE001  a task may raise anything, and each kind is its failure
-            self._end(done, None, error)
-        else:
-            self._end(done, result, None)
+            ending = dispatch.raised(error)
+        del coroutine
+        self._end(done, self._failed.pop(done, ending) if self._failed else ending)
 
-    def _end(self, done: Done, result: Any, exception: BaseException | None) -> None:
-        self._ended.append((done, result, exception))
+    def _end(self, done: Done, ending: Ending) -> None:
+        self._ended.append((done, ending))
         if self._away and len(self._ended) == 1:
             self._loop.call_soon(self._stand_in)
 
@@ -139,10 +193,28 @@ class EventLoop:
 
     def _settle_one(self) -> None:
         try:
-            done, result, exception = self._ended.popleft()
+            done, ending = self._ended.popleft()
         except IndexError:  # the other thread was faster
             return
         try:
-            done(result, exception)
+            done(ending)
         finally:
             del self._runs[done]
+
+
+def _refuse_to_stop() -> None:
+    """``stop`` of the loop, as tasks see it."""
+    raise RuntimeError("a task cannot stop the event loop of its worker: other tasks run on it")
+
+
+def _cause_of(frames: TracebackType | None) -> Done | None:
+    """The run that the callback in these frames belongs to; None if it is not known."""
+    import asyncio
+
+    while frames is not None:
+        handle: Any = frames.tb_frame.f_locals.get("self")
+        if type(handle) in (asyncio.Handle, asyncio.TimerHandle):
+            cause: Done | None = handle._context.get(_cause)
+            return cause
+        frames = frames.tb_next
+    return None

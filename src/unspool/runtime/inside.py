@@ -8,13 +8,14 @@ file, and *not mine* offer it again at every scan, for ever.
 """
 
 import contextlib
+import contextvars
 import logging
 import math
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Iterator
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .. import codec, dispatch
 from ..backends.base import Backend, Clock, Presence
@@ -38,6 +39,9 @@ from ..retry import MAX_CRASHES
 from ..tasks import spooler_task_types
 from .log import log_end
 from .timelimit import limit
+
+if TYPE_CHECKING:
+    import asyncio
 
 __all__ = ["Handler", "Inside", "SpoolerHandler"]
 
@@ -102,6 +106,7 @@ class SpoolerHandler:
         self._clock = clock
         self._former: Handler | None = None
         self._complained: set[str] = set()
+        self._coroutines = _Coroutines()
 
     def keep(self, former: Handler) -> None:
         """Takes on a handler of the program's own, for the messages that are not ours."""
@@ -193,8 +198,7 @@ class SpoolerHandler:
         label = codec.task_label(claim.envelope.vars)
         if claim.crashes:
             self._mourn(inside, claim, label)
-        call = dispatch.prepare(claim, started)
-        outcome = call if isinstance(call, Outcome) else self._perform(call, claim)
+        outcome = self._perform(claim, dispatch.prepare(claim, started))
         disposition = outcome.disposition
         if isinstance(disposition, Retry):  # uWSGI compares whole seconds, and would offer it early
             disposition = Retry(math.ceil(disposition.at))
@@ -238,19 +242,22 @@ class SpoolerHandler:
             error = "its process ended while it ran: it crashed, overran uWSGI's time limit, or uWSGI was stopped"
             self._note(inside, Record(claim.id, label, Verdict.CRASHED, attempt, self._clock(), 0.0, 0, error), None)
 
-    def _perform(self, call: dispatch.Call, claim: Claim) -> Outcome:
-        result: Any = None
-        exception: BaseException | None = None
+    def _perform(self, claim: Claim, call: dispatch.Call | Outcome) -> Outcome:
+        """Runs a task to its end, which is also that of its coroutine and of the objects that it was made of."""
+        if isinstance(call, Outcome):
+            return call
+        options = call.options
         try:
-            with contextlib.nullcontext() if call.options.timeout is None else limit(call.options.timeout):
-                result = dispatch.run(call)
-                if hasattr(result, "__await__"):
-                    import asyncio  # 3 MB in each of uWSGI's processes, that only coroutines need
-
-                    result = asyncio.run(result)
+            with contextlib.nullcontext() if options.timeout is None else limit(options.timeout):
+                try:
+                    ended = dispatch.run(call)
+                finally:
+                    del call
+                if isinstance(ended, dispatch.Unfinished):
+                    ended = self._coroutines.run(ended.coroutine)
         except BaseException as error:  # noqa: BLE001  whatever a task raises, sys.exit() included, is its failure
-            exception = error
-        return dispatch.conclude(call, claim, result, exception, self._clock())
+            ended = dispatch.raised(error)
+        return dispatch.conclude(options, claim, ended, self._clock())
 
     def _note(self, inside: Inside, record: Record, until: float | None) -> None:
         log_end(inside.backend.name, record, until)
@@ -262,6 +269,41 @@ class SpoolerHandler:
     @staticmethod
     def _id(inside: Inside, ref: str) -> str:
         return f"{inside.backend.name}/{ref}"
+
+
+class _Coroutines:
+    """Runs coroutines one by one, all those of a process on one event loop: what a program keeps for its loop, such as
+    a pool of connections, is then good for the next coroutine."""
+
+    def __init__(self) -> None:
+        # By process. A fork must not end the loop that it was forked with: the kernel's part of it is its parent's.
+        self._runners: dict[int, asyncio.Runner] = {}
+
+    def run(self, coroutine: Awaitable[Any]) -> dispatch.Ending:
+        """Awaits it.
+
+        :raises BaseException: if the loop itself was ended or interrupted, also by a time limit; the next coroutine
+            then gets another loop.
+        """
+        import asyncio  # 3 MB in each of uWSGI's processes, that only coroutines need
+
+        pid = os.getpid()
+        runner = self._runners.get(pid)
+        if runner is None:
+            runner = self._runners[pid] = asyncio.Runner()
+        try:
+            return runner.run(_awaited(coroutine), context=contextvars.copy_context())
+        except BaseException:
+            del self._runners[pid]
+            runner.close()  # and with it, what is left of the coroutine
+            raise
+
+
+async def _awaited(coroutine: Awaitable[Any]) -> dispatch.Ending:
+    try:
+        return dispatch.returned(await coroutine)
+    except BaseException as error:  # noqa: BLE001  whatever it raises is its failure
+        return dispatch.raised(error)
 
 
 def _is_ours(envelope: Envelope) -> bool:

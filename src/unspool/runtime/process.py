@@ -18,7 +18,7 @@ from . import report
 from .queue import Queue
 from .report import BadReport
 from .watchdog import LOST, Watchdog
-from .worker import EX_LOST, Limits, main
+from .worker import EX_LOST, EX_UNUSABLE, Limits, main
 
 __all__ = ["Process", "Spawner", "describe"]
 
@@ -299,4 +299,6 @@ def describe(code: int) -> str:
     """An exit code in words."""
     if code == EX_LOST:
         return LOST
+    if code == EX_UNUSABLE:
+        return "ended, because a task left it in a state that cannot be put right"
     return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"

@@ -10,12 +10,11 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from .. import codec, dispatch, points
 from ..backends.base import Backend, ClaimsAhead, Clock, Presence, Ticket
-from ..errors import AppError, ClaimLost, SpoolerUnusable, TaskTimeout
-from ..message import Claim, Outcome, Record, Refusal, RefusalKind, Release
+from ..errors import AppError, ClaimLost, SpoolerUnusable
+from ..message import Claim, Outcome, Record, Refusal, RefusalKind, Release, Verdict
 from ..retry import MAX_CRASHES
 from ..tasks import defines_tasks
 from . import report
@@ -26,12 +25,14 @@ from .queue import Queue
 from .surroundings import Surroundings
 from .timelimit import limit
 
-__all__ = ["EX_LOST", "Limits", "Worker", "main"]
+__all__ = ["EX_LOST", "EX_UNUSABLE", "Limits", "Worker", "main"]
 
 
 EX_OSERR = 71  # as in sysexits.h
 EX_LOST = 72
 """The exit status of a worker whose task closed descriptors that were not its own."""
+EX_UNUSABLE = 73
+"""The exit status of a worker whose task left the process in a state that cannot be put right."""
 
 _AHEAD = 32  # the most tasks that are claimed at once
 _SOON = 0.01  # seconds within which these should be begun
@@ -76,7 +77,6 @@ def main(
         reports.write(report.FAILED, str(error))
         return 2
     worker = Worker(backends, presences, queue, ahead, reports, limits, clock)
-    signal.signal(signal.SIGTERM, lambda *_: worker.stop())
     reports.write(report.READY, own_files(module), defines_tasks())
     status = worker.run()
     atexit._run_exitfuncs()
@@ -86,7 +86,7 @@ def main(
 
 
 class Worker:
-    """Runs what the queue gives it until the queue is closed, a limit is reached, or it is told to stop.
+    """Runs what the queue gives it until the queue is closed, a limit is reached, or TERM tells it to stop.
 
     :param ahead: for tickets of tasks that are claimed ahead, where the supervisor takes back what has to wait; None if
         no spooler has such claims.
@@ -116,12 +116,13 @@ class Worker:
         self._counting = threading.Lock()
         self._stopping = False
         self._bell = Doorbell(queue.fileno())
-        self._loop = EventLoop(self._bell.ring)
-        self._surroundings = Surroundings()
+        self._loop = EventLoop(self._bell.ring, lambda: os._exit(EX_UNUSABLE))
         self._status = 0
+        signal.signal(signal.SIGTERM, self._stop)
+        self._surroundings = Surroundings()  # with all signal handlers, or the first run would end with others
 
-    def stop(self) -> None:
-        """Ends the worker after the task that it runs. May be called from a signal handler."""
+    def _stop(self, *_: object) -> None:
+        """Ends the worker after the task that it runs."""
         self._stopping = True
 
     def run(self) -> int:
@@ -217,11 +218,7 @@ class Worker:
             presence.running("", 0.0)  # before the report, which has the supervisor look
             self._reports.write(report.REFUSED, index, ticket.ref, claim.kind, claim.until, claim.detail)
         else:
-            call = dispatch.prepare(claim, started)
-            if isinstance(call, Outcome):
-                self._finish(index, claim, call, started)
-            else:
-                self._run(index, claim, call, started)
+            self._run(index, claim, dispatch.prepare(claim, started), started)  # which holds the task's objects alone
             if suspect:
                 self._drain()
 
@@ -232,43 +229,50 @@ class Worker:
             self._stopping, self._status = True, EX_OSERR
             return Refusal(RefusalKind.UNUSABLE, self._clock() + _BEFORE_OTHERS, str(error))
 
-    def _run(self, index: int, claim: Claim, call: dispatch.Call, started: float) -> None:
-        timeout = call.options.timeout
+    def _run(self, index: int, claim: Claim, call: dispatch.Call | Outcome, started: float) -> None:
+        if isinstance(call, Outcome):
+            self._finish(index, claim, call, started)
+            return
+        options = call.options
+        timeout = options.timeout
         # Before the beginning is told, for it may take long, and not out of this one's time.
         if self._loop.used and self._loop.leave():
             self._flush()
         if timeout is not None:
-            delay = dispatch.delay_after(call, claim)
-            self._reports.begin(index, claim.ref, started, timeout, delay)
+            self._reports.begin(index, claim.ref, started, timeout, dispatch.delay_after(options, claim))
 
-        def done(result: Any, exception: BaseException | None) -> None:
-            outcome = dispatch.conclude(call, claim, result, exception, self._clock())
+        def done(ending: dispatch.Ending) -> None:
+            outcome = dispatch.conclude(options, claim, ending, self._clock())
             self._finish(index, claim, outcome, started, shown=False)
 
-        result: Any = None
-        exception: BaseException | None = None
         points.reach("run.begin")
         try:
+            # The task's objects are let go of in here: what their ``__del__`` does is a part of the run.
             if timeout is None:
-                result = dispatch.run(call)
+                try:
+                    ended = dispatch.run(call)
+                finally:
+                    del call
             else:
                 with limit(timeout):
-                    result = dispatch.run(call)
+                    try:
+                        ended = dispatch.run(call)
+                    finally:
+                        del call
         except BaseException as error:  # noqa: BLE001  whatever a task raises, sys.exit() included, is its failure
-            exception = error
+            ended = dispatch.raised(error)
+            # What was interrupted may be in any state, and what leaked stays: a fresh process goes on.
+            self._stopping |= ended.verdict is Verdict.TIMEOUT or _has_no_descriptor_left(error)
         if self._loop.used:
             self._loop.come_back()
-        if isinstance(exception, TaskTimeout) or (isinstance(exception, OSError) and exception.errno == errno.EMFILE):
-            # What was interrupted may be in any state, and what leaked stays: a fresh process goes on.
-            self._stopping = True
-        if hasattr(result, "__await__"):
+        if isinstance(ended, dispatch.Ending):
+            outcome = dispatch.conclude(options, claim, ended, self._clock())
+            self._finish(index, claim, outcome, started)
+        else:
             if timeout is None:
                 self._reports.begin(index, claim.ref, started, None, None)
-            self._loop.start(result, timeout, done)
+            self._loop.start(ended.coroutine, timeout, done)
             self._presences[index].running("", 0.0)  # from here on it is among those whose beginning was told
-        else:
-            outcome = dispatch.conclude(call, claim, result, exception, self._clock())
-            self._finish(index, claim, outcome, started)
 
     def _finish(self, index: int, claim: Claim, outcome: Outcome, started: float, *, shown: bool = True) -> None:
         """Settles and reports a run.
@@ -313,6 +317,14 @@ class Worker:
         return (limits.max_tasks is not None and self._done >= limits.max_tasks) or (
             limits.max_memory is not None and _resident() > limits.max_memory
         )
+
+
+def _has_no_descriptor_left(error: BaseException) -> bool:
+    """Whether a run failed because this process may open no more files."""
+    try:
+        return isinstance(error, OSError) and bool(error.errno == errno.EMFILE)
+    except BaseException:  # noqa: BLE001  a subclass may compute its attributes
+        return False
 
 
 def _resident() -> float:

@@ -8,6 +8,7 @@ from .. import codec, dispatch
 from ..backends.base import Backend, Clock, Feed
 from ..errors import TaskTimeout
 from ..message import Claim, Outcome, Refusal, RefusalKind, Release, Verdict
+from ..results import is_awaitable
 
 __all__ = ["Run", "run_all"]
 
@@ -82,12 +83,14 @@ def _run(backend: Backend, claim: Claim, clock: Clock) -> tuple[Run, Outcome]:
             outcome = call
         else:
             try:
-                result = dispatch.run(call)
-                if hasattr(result, "__await__"):
+                result = call.task.process()
+                if is_awaitable(result):
                     result = _awaited(result)
+                ending = dispatch.returned(result)
             except (Exception, SystemExit, TaskTimeout) as error:  # noqa: BLE001  whatever a worker takes as failure
                 result, exception = None, error
-            outcome = dispatch.conclude(call, claim, result, exception, clock())
+                ending = dispatch.raised(error)
+            outcome = dispatch.conclude(call.options, claim, ending, clock())
     except BaseException:  # the test is being ended
         backend.settle(claim, Release())
         raise

@@ -66,12 +66,11 @@ def _run(queue: Queue) -> tuple[Outcome, Claim]:
     if isinstance(call, Outcome):
         outcome = call
     else:
-        result, exception = None, None
         try:
-            result = dispatch.run(call)
+            ending = dispatch.returned(call.task.process())
         except Exception as error:  # noqa: BLE001  the task under test raises what it likes
-            exception = error
-        outcome = dispatch.conclude(call, claim, result, exception, queue.clock(), lambda: 0.0)
+            ending = dispatch.raised(error)
+        outcome = dispatch.conclude(call.options, claim, ending, queue.clock(), lambda: 0.0)
     queue.end(claim, outcome.disposition)
     return outcome, claim
 
@@ -140,7 +139,7 @@ class VerdictTests(Ground):
         assert isinstance(call, Call)
         with pytest.raises(ValueError, match="more") as caught:
             dispatch.run(call)
-        outcome = dispatch.conclude(call, claim, None, caught.value, queue.clock())
+        outcome = dispatch.conclude(call.options, claim, dispatch.raised(caught.value), queue.clock())
         record = Record(claim.id, "conformance_odd", outcome.verdict, 1, queue.clock(), 0.5, 1, outcome.error)
         queue.backend.settle(claim, outcome.disposition, record)
         queue.backend.flush()
