@@ -346,6 +346,54 @@ def test_a_killed_supervisor_loses_nothing(place: Place) -> None:
     assert 0 < left <= 1000
 
 
+ORPHANS = """
+    @Spooler.task(max_attempts=1)
+    def fail(name): hold(name); raise ValueError("no luck")
+    @Spooler.task(retry_delay=3600)
+    async def wait(name):
+        note("begun", name)
+        await asyncio.to_thread(open, os.environ["GATES"] + "/" + name)
+        raise ValueError("later")
+    @Spooler.task
+    def held(name):
+        logging.config.dictConfig({"version": 1})  # which disables the loggers that there are
+        hold(name)
+        return True
+"""
+
+
+def test_the_ends_of_orphaned_runs_are_told(place: Place) -> None:
+    """Workers whose supervisor was killed log the ends of their runs, and history has them: success, failure and
+    coroutine; also in the database, once the next supervisor has something to write."""
+    place.write_app("    import logging.config\n" + ORPHANS + HOLDING.replace("held", "other"))
+    for name in ("one", "two", "three"):
+        place.gate(name)
+    place.call("held('one'); fail('two'); wait('three')")
+    running = place.run("--processes", "3")
+    for name in ("one", "two", "three"):
+        place.wait_for_line(f"begun {name}")
+    running.signal(signal.SIGKILL)
+    running.process.wait(PATIENCE)
+    for name in ("one", "two", "three"):
+        place.open_gate(name)
+    running._reader.join(PATIENCE)  # the workers hold the other end: they have ended
+    with contextlib.suppress(AssertionError):
+        running.wait_for_message("there is no such line")
+    lines = {line["task"]: (line["verdict"], line["reason"]) for line in running.seen if "verdict" in line}
+    expected = {
+        "tasks:held": ("processed", ""),
+        "tasks:fail": ("dead", "ValueError: no luck"),
+        "tasks:wait": ("rescheduled", "ValueError: later"),
+    }
+    assert lines == expected
+    assert {record.task: (record.verdict, record.reason) for record in place.backend.history()} == expected
+    place.call("mark(1)")
+    place.burst()
+    expected["tasks:mark"] = ("processed", "")
+    assert {record.task: (record.verdict, record.reason) for record in place.backend.history()} == expected
+    assert not list(place.spool.glob(".unspool/journal-*"))
+
+
 def test_two_supervisors_share_a_directory(place: Place) -> None:
     """Each of a thousand tasks runs once under two supervisors with two workers each."""
     place.write_app(HOLDING)

@@ -21,6 +21,7 @@ __all__ = [
     "Clock",
     "Control",
     "Feed",
+    "Journals",
     "Migratable",
     "Presence",
     "Settings",
@@ -235,6 +236,17 @@ class ClaimsAhead(Protocol):
         forgotten: they have been given back.
 
         :raises SpoolerUnusable: as ``claim``.
+        """
+
+
+@runtime_checkable
+class Journals(Protocol):
+    """A backend of which one process writes the history, and takes into it what others have put in journals."""
+
+    def jot(self, record: Record) -> None:
+        """Puts one run into a journal of this process.
+
+        :raises OSError: if it cannot be written.
         """
 
 

@@ -87,17 +87,21 @@ class Writer:
         """Tells the beginning of a run: ``write(BEGIN, ...)``, for less."""
         self._send(_dump_begin(index, ref, started, timeout, delay))
 
-    def end(self, index: int, ref: str, until: float | None, record: Record) -> None:
-        """Tells the end of a run: ``write(END, index, ref, until, record)``, for less."""
-        self._send(b"%b\n" % dump_end(index, ref, until, record))
+    def end(self, index: int, ref: str, until: float | None, record: Record) -> bool:
+        """Tells the end of a run: ``write(END, index, ref, until, record)``, for less.
 
-    def _send(self, line: bytes) -> None:
+        :returns: False if the supervisor is gone.
+        """
+        return self._send(b"%b\n" % dump_end(index, ref, until, record))
+
+    def _send(self, line: bytes) -> bool:
         with self._lock:
             try:
                 while (written := os.write(self._fd, line)) < len(line):
                     line = line[written:]
             except BrokenPipeError:
-                pass
+                return False
+        return True
 
 
 class BadReport(Exception):

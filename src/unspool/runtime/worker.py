@@ -21,6 +21,7 @@ from . import report
 from .app import load_app, own_files
 from .doorbell import Doorbell
 from .eventloop import EventLoop
+from .orphan import keep_end
 from .queue import Queue
 from .surroundings import Surroundings
 from .timelimit import limit
@@ -305,7 +306,8 @@ class Worker:
             self._done += 1
         if shown:  # before the report, or a kill in between would blame a finished task
             self._presences[index].running("", 0.0)
-        self._reports.end(index, claim.ref, until, record)
+        if not self._reports.end(index, claim.ref, until, record):
+            keep_end(self._backends[index], record, until)
         points.reach("reported")
 
     def _flush(self) -> None:
