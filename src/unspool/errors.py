@@ -55,7 +55,16 @@ class AppError(ConfigurationError):
 
 
 class SpoolerUnusable(UnspoolError, OSError):
-    """A spooler's place cannot be used: not a directory, not writable, open to others, full."""
+    """A spooler's place cannot be used: not a directory, not writable, open to others, full.
+
+    Raised by a send, ``sent`` names the tasks of the call that are in the queue; send only the others again.
+    """
+
+    sent: tuple[str, ...] = ()
+    """The ids of the tasks that a failed send has put into the queue, in the order of the call.
+
+    They run, though a power cut may still lose them. Empty if nothing was sent.
+    """
 
     def __str__(self) -> str:
         return self.strerror or super().__str__()

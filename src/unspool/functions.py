@@ -72,7 +72,7 @@ class FunctionTask(Generic[P, R]):
 
         :raises PayloadRefused: if the function does not take these arguments, or one cannot be serialised.
         :raises NoSpooler: if no spooler is configured.
-        :raises SpoolerUnusable: if the spooler cannot take it; then nothing was sent.
+        :raises SpoolerUnusable: if the spooler cannot take it. Nothing was sent, unless its ``sent`` has the task's id.
         """
         return self._send([self.message(*args, **kwargs)], self.spooler, self._connection)[0]
 

@@ -141,7 +141,8 @@ class Spooler:
         :param payload: Object to pickle and pass within message.
         :param connection: to send in its transaction; see ``send_many``.
         :returns: the task's id: on a directory the absolute path of its file.
-        :raises NoSpooler, SpoolerUnusable, OptionRefused, PayloadRefused: then nothing was sent.
+        :raises NoSpooler, OptionRefused, PayloadRefused: then nothing was sent.
+        :raises SpoolerUnusable: then nothing was sent, unless its ``sent`` has the task's id.
         """
         raw = raw_message(message, priority=priority, postpone=postpone, payload=payload)
         return _send([raw], spooler, connection)[0]
@@ -161,7 +162,8 @@ class Spooler:
 
         :param connection: of psycopg, SQLAlchemy (also a Session) or Django, to the database of a PostgreSQL spooler.
             The tasks are sent in the transaction that is open on it: committed with it, or not at all.
-        :raises NoSpooler, SpoolerUnusable, PayloadRefused: tasks that are not yet visible then were not sent.
+        :raises NoSpooler, PayloadRefused: then nothing was sent.
+        :raises SpoolerUnusable: its ``sent`` has the ids of the tasks that are in the queue; send only the others again.
         :raises OptionRefused: for a connection that the spooler cannot use.
         """
         return _send(_checked(messages), spooler, connection)

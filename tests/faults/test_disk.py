@@ -15,6 +15,7 @@ from unspool.message import State
 
 from ..runtime.conftest import Place
 from .conftest import needs
+from .ext4 import Ext4
 
 pytestmark = pytest.mark.root
 
@@ -98,3 +99,23 @@ def test_people_on_a_full_disk(small: Place) -> None:
     backend.remove(ids[0])
     assert [entry.id for entry in backend.entries()] == ids[1:]
     backend.close()
+
+
+def test_a_batch_for_which_the_directory_has_no_room(tmp_path: Path) -> None:
+    """A rename may need a new block for the directory. The tasks before it are in the queue, and the error names them."""
+    needs(root=True, tool="mkfs.ext4")
+    disk = Ext4(tmp_path)
+    try:
+        backend = SpoolBackend(str(disk.root / "mail"), durable=True)
+        message = codec.encode(raw_message("hello", priority=5))
+        sent = backend.send([message])
+        fill(disk.root)
+        with (disk.root / "ballast").open("r+b") as ballast:
+            ballast.truncate((disk.root / "ballast").stat().st_size - 60 * 4096)
+        with pytest.raises(SpoolerUnusable, match="the disk is full") as caught:
+            while True:
+                sent += backend.send([message] * 40)
+        assert sorted(entry.id for entry in backend.entries()) == sorted([*sent, *caught.value.sent])
+        backend.close()
+    finally:
+        disk.close()

@@ -247,4 +247,4 @@ def test_names_that_prove_nothing(tmp_path: Path, name: str) -> None:
     """A draft without a number, or with none that a process could have, is never swept."""
     backend = SpoolBackend(str(tmp_path / "mail"))
     backend.control.set_period(3)
-    assert not backend._directory.drafts.abandoned(name)
+    assert not backend._directory.drafts.abandoned(name, tmp_path.stat().st_dev)

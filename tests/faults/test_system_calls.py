@@ -135,6 +135,35 @@ def test_sending_to_a_failing_disk(tmp_path: Path, calls: str, many: int) -> Non
     assert backend.counts()[State.READY] == many
 
 
+@pytest.mark.parametrize(
+    ("many", "priority", "durable", "failing", "sent"),
+    [
+        (5, None, True, "rename,renameat,renameat2:error=ENOSPC:when=3", 2),
+        (5, 7, True, "rename,renameat,renameat2:error=ENOSPC:when=3", 2),
+        (5, None, False, "fchmod:error=EIO:when=3", 2),
+        (40, None, False, "fchmod:error=EIO:when=33", 32),
+        (1, None, True, "fsync:error=EIO:when=2", 1),
+        (3, None, True, "fsync:error=EIO:when=1", 3),
+    ],
+)
+def test_a_send_that_fails_half_way(
+    tmp_path: Path, many: int, priority: int | None, durable: bool, failing: str, sent: int
+) -> None:
+    """The error names exactly the tasks that are in the queue, and who sends the others has each of them once."""
+    envelopes = [Envelope({"msg": b"%d" % number}, b"", priority, None) for number in range(many)]
+    backend = SpoolBackend(str(tmp_path / "mail"), durable=durable)
+    backend.remove(send(backend, priority))  # the directories are there
+    with pytest.raises(SpoolerUnusable) as caught:
+        tracing.run(lambda: backend.send(envelopes), failing)
+    assert caught.value.sent == tuple(entry.id for entry in backend.entries())
+    assert len(caught.value.sent) == sent
+    assert f"{sent} of {many} tasks are in the queue" in str(caught.value)
+    assert swept(backend) == []
+    backend.send(envelopes[sent:])
+    messages = [found[1].vars["msg"] for entry in backend.entries() if (found := backend.read(entry.id)) and found[1]]
+    assert messages == [envelope.vars["msg"] for envelope in envelopes]
+
+
 @pytest.mark.parametrize("calls", ["openat", "read", "fstat,newfstatat", "fsetxattr", "fcntl"])
 def test_claiming_from_a_failing_disk(tmp_path: Path, calls: str) -> None:
     """The file is kept and looked at again a minute later; the worker lives."""

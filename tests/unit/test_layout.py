@@ -174,7 +174,7 @@ def test_descriptors_are_bounded(directory: Directory) -> None:
         directory.sync(str(priority))
     assert sorted(map(int, os.listdir(directory.root))) == list(range(200))
     assert all(os.path.exists(directory.path(f"{priority}/name")) for priority in range(200))
-    assert len(directory._descriptors) <= 64
+    assert len(directory._parts) <= 64
 
 
 def test_a_file_in_its_place(tmp_path: Path) -> None:

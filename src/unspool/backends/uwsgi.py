@@ -214,9 +214,10 @@ class UwsgiBackend:
                 "this uWSGI has no master process, so its spoolers are not started again when they die, and outlive "
                 "uWSGI when it does; start it with --master"
             )
-        ids = self._store.send(envelopes)
-        self.wake()
-        return ids
+        try:
+            return self._store.send(envelopes)
+        finally:
+            self.wake()  # also for those that were sent before an error
 
     # --- runtime.inside.Inside
 

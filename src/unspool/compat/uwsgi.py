@@ -39,7 +39,8 @@ def spool(message: Mapping[Any, Any] | None = None, /, **variables: Any) -> byte
         bytes at most. ``priority`` (0 or more, smaller runs first), ``at`` (unix seconds) and ``spooler`` (a directory)
         mean what they mean to uWSGI.
     :param variables: the same, as keyword arguments.
-    :raises OptionRefused, PayloadRefused, NoSpooler, SpoolerUnusable: then nothing was sent.
+    :raises OptionRefused, PayloadRefused, NoSpooler: then nothing was sent.
+    :raises SpoolerUnusable: then nothing was sent, unless its ``sent`` has the task's id.
     """
     envelope = pack({**(message or {}), **variables})
     spooler = envelope.vars.get("spooler")

@@ -61,7 +61,8 @@ class SpoolFunction:
         directory), ``priority`` (0 or more, smaller runs first) and ``at`` (unix seconds). Without it they are the
         message: a dict, keyword arguments, or both; values are str, bytes or numbers, and ``body`` may be large.
 
-        :raises OptionRefused, PayloadRefused, NoSpooler, SpoolerUnusable: then nothing was sent.
+        :raises OptionRefused, PayloadRefused, NoSpooler: then nothing was sent.
+        :raises SpoolerUnusable: then nothing was sent, unless its ``sent`` has the task's id.
         """
         given: dict[Any, Any] = {"ud_spool_func": self.f.__name__, "unspool_task": self._name}
         if self._returns != "own":

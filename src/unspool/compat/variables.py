@@ -41,7 +41,8 @@ def send(envelope: Envelope, spooler: bytes | None = None) -> bytes:
     """Sends to a spooler, or else to the default one; returns the path of the task's file, as uWSGI does.
 
     :raises PayloadRefused: if the variables are too large, which uWSGI would have cut, or the body is.
-    :raises NoSpooler, SpoolerUnusable: if the spooler cannot take it; then nothing was sent.
+    :raises NoSpooler, SpoolerUnusable: if the spooler cannot take it. Nothing was sent, unless the error's ``sent`` has
+        the task's id.
     """
     if not fits(envelope.vars):
         raise PayloadRefused(f"the variables take more than {MAX_VARS} bytes; put what is large under 'body'")

@@ -1,9 +1,22 @@
-"""Whose drafts lie in ``.unspool/tmp``, and how it is proven that one was abandoned.
+"""Whose unfinished files are in a spool directory, and the proof that one was abandoned.
 
-Each draft's name ends in a number of its writer's process, and that process keeps the byte of that number locked, in
-one file for all, for as long as it lives. A draft whose byte nobody has locked was left by a process that is gone: this
-holds across containers, host names, pids that are used again, and restarts. It costs a process one lock, and a draft
-nothing. Where there are no locks, drafts are never swept.
+Each process has a number, which is part of the name of each file that it has not finished: of its drafts in
+``.unspool/tmp``, and of tasks that it writes in place. The number consists of the inode of ``.unspool/writers`` and of
+one byte in that file. The process keeps this byte locked for as long as it lives.
+
+A writer is dead if the file with this inode is at hand and nobody holds the lock on the byte. A living writer is never
+taken for dead:
+
+1. It holds the lock from before it creates the file until the file has its final name and mode, because the send keeps a
+   reference to its ``Drafts``, and the descriptor is closed with the last reference.
+2. It also holds its ``writers`` file open. An inode number is not given to a second file of the same file system while
+   the first one is open. So a process that has a file of this number open has the same file, and sees the lock.
+3. A process that has another ``writers`` file, because someone removed the first one, has no proof. It leaves the file
+   alone.
+4. A process that has lost the descriptor, and with it the lock, gets another number before its next send (``lost``).
+
+This holds across containers, host names, reused process ids and restarts. It costs a process one lock. Where there are
+no locks, no unfinished file is removed.
 """
 
 import contextlib
@@ -19,63 +32,102 @@ __all__ = ["Drafts"]
 
 _FILE = "writers"
 _OPEN = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-_number_of = re.compile(r".*\.([0-9a-f]{12})", re.ASCII | re.DOTALL).fullmatch
+_BYTES = 1 << 32  # that can be locked; above them, a number has the inode
+_LOOKS = 256
+_number_of = re.compile(r".*\.([0-9a-f]{1,24})", re.ASCII | re.DOTALL).fullmatch
 
 
 class Drafts:
-    """Names drafts for this process, and tells those of dead ones.
+    """Names the drafts of this process, and says which ones belong to dead processes.
 
-    :param place: a descriptor of the directory for that file.
+    :param place: returns a descriptor of the directory for the ``writers`` file.
     """
 
     def __init__(self, place: Callable[[], int]) -> None:
         self._place = place
         self._pid = self._number = 0
-        self._fd = -1
-        self._closing: weakref.finalize[[int], Drafts] | None = None
+        self._fd = self._device = self._inode = -1
+        self._byte = self._looks = 0
+        self._closing: weakref.finalize[[int, int], Drafts] | None = None
         self._lock = threading.Lock()
 
     def name(self, name: str) -> str:
-        """What a draft that will be called ``name`` is called until then; the same in each call."""
-        return f"{name}.{self.number:012x}"
+        """The name of the draft of a file that will be called ``name``; the same for each call."""
+        return f"{name}.{self.number:x}"
 
     @property
     def number(self) -> int:
-        """This process's number; 0 if there can be none."""
+        """This process's number; 0 if it cannot have one."""
         if self._pid != os.getpid():
             self._sign()
         return self._number
 
-    def abandoned(self, draft: str) -> bool:
-        """Whether it is certain that its writer is gone."""
+    @property
+    def lost(self) -> bool:
+        """Whether this process needs a number: it has none yet, or has closed the descriptor, and lost the lock.
+
+        Now and then also whether the file was removed. The old number is safe then, but what it leaves stays for ever.
+        """
+        if self._pid != os.getpid():
+            return True
+        if not self._number:
+            return False
+        self._looks += 1
+        try:
+            if self._looks % _LOOKS:  # no other file has this position, and it costs half of ``fstat``
+                return os.lseek(self._fd, 0, os.SEEK_CUR) != self._byte
+            return not os.fstat(self._fd).st_nlink
+        except OSError:
+            return True
+
+    def abandoned(self, draft: str, device: int) -> bool:
+        """Whether it is certain that the writer of a draft is dead.
+
+        :param device: the file system that the draft is on.
+        """
         found = _number_of(draft)
-        return found is not None and self.is_dead(int(found[1], 16))
+        return found is not None and self.is_dead(int(found[1], 16), device)
 
-    def is_dead(self, number: int) -> bool:
-        """Whether it is certain that the process with this number is gone."""
-        return number not in (0, self.number) and self._fd >= 0 and not lock.held(self._fd, number)
+    def is_dead(self, number: int, device: int) -> bool:
+        """Whether it is certain that the process with this number is dead.
 
-    def forget(self) -> None:
-        """In a fork, whose drafts are its own; or when the directory is another."""
-        self._lock = threading.Lock()  # another thread may have held it when this process was forked
-        self._fd, self._pid = -1, 0
-        if self._closing is not None:
-            self._closing()
+        :param device: the file system that its file is on.
+        """
+        own = self.number
+        inode, byte = divmod(number, _BYTES)
+        if number in (0, own) or (device, inode) != (self._device, self._inode):
+            return False
+        return _is_still(self._fd, inode) and not lock.held(self._fd, byte)
 
     def _sign(self) -> None:
         with self._lock:
             if self._pid == os.getpid():
                 return
+            if self._closing is not None:
+                self._closing()  # the descriptor of the process that this one was forked from
             number = 0
-            with contextlib.suppress(OSError):  # whatever is wrong with the place, writing the draft will tell
+            with contextlib.suppress(OSError):  # writing the draft meets the same error, and raises it
                 self._fd = os.open(_FILE, _OPEN, 0o600, dir_fd=self._place())
-                self._closing = weakref.finalize(self, _close, self._fd)
-                self._closing.atexit = False  # the lock is held to the end
-                while not number or not lock.acquire(self._fd, number):
-                    number = int.from_bytes(os.urandom(6), "little")
+                found = os.fstat(self._fd)
+                self._device, self._inode = found.st_dev, found.st_ino
+                self._closing = weakref.finalize(self, _close, self._fd, self._inode)
+                self._closing.atexit = False  # the lock is held until the process ends
+                byte = 0
+                while not byte or not lock.acquire(self._fd, byte):
+                    byte = int.from_bytes(os.urandom(4), "little")
+                self._byte = os.lseek(self._fd, byte, os.SEEK_SET)
+                number = self._inode * _BYTES + byte
             self._number, self._pid = number, os.getpid()
 
 
-def _close(fd: int) -> None:
-    with contextlib.suppress(OSError):
+def _is_still(fd: int, inode: int) -> bool:
+    """Whether the descriptor is still the one of this inode: the program may have closed it, and opened another file."""
+    try:
+        return os.fstat(fd).st_ino == inode
+    except OSError:
+        return False
+
+
+def _close(fd: int, inode: int) -> None:
+    if _is_still(fd, inode):
         os.close(fd)

@@ -29,6 +29,7 @@ import socket
 import stat
 import threading
 import weakref
+from typing import NamedTuple
 
 from ...errors import SpoolerUnusable
 from ..base import UNNUMBERED
@@ -68,7 +69,7 @@ ASIDE = {"dead": f"{PRIVATE}/dead", "corrupt": f"{PRIVATE}/corrupt"}
 
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _MAX_DESCRIPTORS = 64
-_is_number = re.compile(r"[0-9]{1,15}", re.ASCII).fullmatch
+_is_number = re.compile(r"[0-9]{1,30}", re.ASCII).fullmatch
 is_priority = re.compile(r"[0-9]{1,9}", re.ASCII).fullmatch
 
 
@@ -160,28 +161,54 @@ class Names:
         return f"{self._start}{next(self._counter)}_{writer or self._random}_{seconds}_{rest:06d}"
 
 
-class Directory:
-    """A spool directory held by descriptors, so that no path is followed through a link that somebody swapped in.
+class _Part(NamedTuple):
+    """An open directory: its descriptor, and what that was when it was opened."""
 
-    Opened on first use. If the directory was removed since, ``reopen`` starts afresh.
+    fd: int
+    device: int
+    inode: int
+
+    def found(self) -> os.stat_result | None:
+        """What the descriptor is now; None if the program has closed it, and perhaps opened another file."""
+        try:
+            found = os.fstat(self.fd)
+        except OSError:
+            return None
+        return found if self.is_at(found) else None
+
+    def is_at(self, found: os.stat_result) -> bool:
+        """Whether this is the directory that was found."""
+        return found.st_ino == self.inode and found.st_dev == self.device
+
+
+class Directory:
+    """A spool directory held by descriptors, so that no path is followed through a link that another user put there.
+
+    Opened on first use. The path may lead to another directory later, which was moved, linked or mounted there, and the
+    program may close all its descriptors, as daemons do. ``is_current`` notices both, and ``reopen`` starts over.
     """
 
     def __init__(self, root: str) -> None:
         self.root = root
-        self.drafts = Drafts(lambda: self.fd(PRIVATE))
-        self._descriptors: dict[str, int] = {}
+        self.drafts = self._new_drafts()
+        """The names of this process's drafts. Whoever writes keeps a reference: ``reopen`` makes another object."""
+        self._parts: dict[str, _Part] = {}
+        self._removed: dict[str, _Part] = {}
         self._lock = threading.Lock()
         self._owner: trust.Owner | None = None
         self.trusted = -1
         """The user whose private files need no closer look: this one, where the directory is its own. Else -1."""
         # When nobody uses it any more, as after a change of settings; never while somebody may hold a number.
-        weakref.finalize(self, _close_all, self._descriptors).atexit = False
+        weakref.finalize(self, _close_all, self._parts, self._removed).atexit = False
+
+    def _new_drafts(self) -> Drafts:
+        return Drafts(lambda: self.fd(PRIVATE))
 
     @property
     def owner(self) -> trust.Owner:
         """Its owner, read when it was opened."""
         self.fd("")
-        return self._owner or trust.Owner(os.geteuid(), 0, 0o700)
+        return self._owner or trust.Owner(os.geteuid(), 0o700)
 
     @property
     def opened(self) -> bool:
@@ -193,13 +220,11 @@ class Directory:
 
         :raises SpoolerUnusable: if there cannot be one, or others may write to it.
         """
-        found = self._descriptors.get(part)
+        found = self._parts.get(part)
         if found is None:
             with self._lock:
-                found = self._descriptors.get(part)
-                if found is None:
-                    found = self._open(part)
-        return found
+                found = self._parts.get(part) or self._open(part)
+        return found.fd
 
     def at(self, ref: str) -> tuple[int, str]:
         """Where a ref is: a descriptor, and a name to use with it.
@@ -209,9 +234,9 @@ class Directory:
         part, slash, name = ref.rpartition("/")
         if not slash:
             return self.fd(""), name
-        found = self._descriptors.get(part)
+        found = self._parts.get(part)
         if found is not None:
-            return found, name
+            return found.fd, name
         os.stat(part, dir_fd=self.fd(""), follow_symlinks=False)
         return self.place(part, name)
 
@@ -221,7 +246,7 @@ class Directory:
         Threads may be using any descriptor, so none is ever closed to make room: beyond some dozens of priorities, the
         path is walked instead.
         """
-        if part not in self._descriptors and len(self._descriptors) >= _MAX_DESCRIPTORS:
+        if part not in self._parts and len(self._parts) >= _MAX_DESCRIPTORS:
             root = self.fd("")
             with contextlib.suppress(FileExistsError):
                 os.mkdir(part, 0o700, dir_fd=root)
@@ -256,43 +281,75 @@ class Directory:
         reason = trust.to_part(os.stat(part, dir_fd=self.fd(""), follow_symlinks=False), self.owner)
         return reason and f"in {part}, {reason}"
 
+    def is_current(self, part: str = "") -> bool:
+        """Whether a part of the directory, or the root, is still where the path leads, and its descriptor still open."""
+        held = self._parts.get(part)
+        if held is None:
+            part, held = "", self._parts.get("")
+        if held is None:
+            return True
+        try:
+            return held.is_at(os.stat(f"{self.root}/{part}" if part else self.root)) and held.is_at(os.fstat(held.fd))
+        except OSError:
+            return False
+
     def is_gone(self) -> bool:
-        """Whether the directory was removed, or moved away, since it was opened."""
+        """Whether the directory, or a part of it, was removed, moved away or replaced since it was opened."""
         if self._owner is None:
             return not os.path.isdir(self.root)
-        if any(os.fstat(fd).st_nlink == 0 for fd in list(self._descriptors.values())):
-            return True  # as by ``rm -r``, of which we keep the inodes alive
-        try:
-            found = os.stat(self.root, follow_symlinks=True)
-        except OSError:
-            return True
-        return found.st_ino != self._owner.inode
+        return not all(map(self.is_current, list(self._parts)))
 
     def begin_anew(self) -> None:
         """In a fork, where another thread's lock was copied locked, and drafts are a new process's."""
         self._lock = threading.Lock()
-        self.drafts.forget()
+        self.drafts = self._new_drafts()
 
     def reopen(self) -> None:
-        """Forgets all descriptors, for the directory was removed. Other threads may be using them, so they stay open
-        then."""
+        """Forgets all that is not current any more, so that the next use opens it again."""
         with self._lock:
-            if threading.active_count() == 1:
-                for fd in self._descriptors.values():
-                    os.close(fd)
-            self._descriptors.clear()
-            self._owner = None
-            self.drafts.forget()
+            moved = not self.is_current()
+            stale = [part for part in self._parts if moved or not self.is_current(part)]
+            self._forget(stale)
+            if self.drafts.lost or PRIVATE in stale:
+                self.drafts = self._new_drafts()
 
-    def _open(self, part: str) -> int:
+    def close(self) -> None:
+        """Forgets everything; the next use opens it again."""
+        with self._lock:
+            self._forget(list(self._parts))
+            self.drafts = self._new_drafts()
+
+    def _forget(self, parts: list[str]) -> None:
+        """Closes what no other thread can be using.
+
+        A number that another thread may have just read stays open, or that thread would write to whatever file gets the
+        number next. That of a removed directory is used again for the directory that takes its place.
+        """
+        for part in parts:
+            held = self._parts.pop(part)
+            found = held.found()
+            if found is not None and not found.st_nlink:
+                self._removed[part] = held
+            elif found is not None and threading.active_count() == 1:
+                os.close(held.fd)
+        if "" in parts:
+            self._owner = None
+
+    def _open(self, part: str) -> _Part:
         try:
             fd = self._open_root() if not part else self._open_part(part)
         except OSError as error:
             if isinstance(error, SpoolerUnusable):
                 raise
             raise self.unusable(error) from error
-        self._descriptors[part] = fd
-        return fd
+        former = self._removed.pop(part, None)
+        if former is not None and former.found() is not None:
+            os.dup2(fd, former.fd, inheritable=False)
+            os.close(fd)
+            fd = former.fd
+        found = os.fstat(fd)
+        made = self._parts[part] = _Part(fd, found.st_dev, found.st_ino)
+        return made
 
     def _open_root(self) -> int:
         with contextlib.suppress(FileExistsError):
@@ -308,13 +365,12 @@ class Directory:
         if found.st_uid not in (os.geteuid(), 0) and os.geteuid() != 0 and not os.access(self.root, os.W_OK):
             os.close(fd)
             raise SpoolerUnusable(f"spooler {self.root} belongs to another user and is not writable by this one")
-        self._owner = trust.Owner(found.st_uid, found.st_ino, stat.S_IMODE(found.st_mode))
+        self._owner = trust.Owner(found.st_uid, stat.S_IMODE(found.st_mode))
         self.trusted = found.st_uid if found.st_uid == os.geteuid() else -1
         return fd
 
     def _open_part(self, part: str) -> int:
-        at = self._descriptors.get("")
-        at = self._open("") if at is None else at
+        at = (self._parts.get("") or self._open("")).fd
         opened = -1
         for name in part.split("/"):
             made = self._make(name, at)
@@ -355,7 +411,8 @@ class Directory:
         return SpoolerUnusable(error.errno, f"spooler {self.root} cannot be used: {advice}")
 
 
-def _close_all(descriptors: dict[str, int]) -> None:
-    for fd in descriptors.values():
-        with contextlib.suppress(OSError):
-            os.close(fd)
+def _close_all(*opened: dict[str, _Part]) -> None:
+    for parts in opened:
+        for part in parts.values():
+            if part.found() is not None:
+                os.close(part.fd)

@@ -6,14 +6,30 @@ half-written, never meets one, and a power cut leaves it whole or absent. A fail
 has by then forgotten the data, so the file is given up and the caller told. A batch is written, then synced by one
 ``syncfs``, then renamed.
 
-In place. A rename takes half of the time of a task that is not synced, so such a one, of a page at most and due at
+In place. A rename takes half of the time of a task that is not synced, so such a task, of a page at most and due at
 once, is written under its final name instead, with mode 01000, and becomes a task by ``fchmod``. A file of that mode
 is nobody's task: uWSGI asks ``access`` first; as root it may, but it leaves alone what has no header yet, and there is
-no header without all the rest, since one write of a page or less shows at once. What a sender that was killed left like
-this is removed by whoever comes upon it, once the number in its name tells that its sender is gone (see ``drafts``).
+no header without all the rest, since one write of a page or less shows at once. Workers remove such a file if its
+sender is dead.
+
+No acknowledged task is removed without a verdict:
+
+1. A task is acknowledged only after its ``rename`` or ``fchmod`` has succeeded. The ``rename`` needs the draft to be
+   there, and whole. Before the ``fchmod`` the file is looked up by the path that is returned as the task's id. So a task
+   whose file was removed meanwhile, or that was written into a directory to which the path does not lead any more, is
+   sent again.
+2. Until then its file is a draft, or has mode 01000. Workers remove these if the sender is dead, and a living sender is
+   never taken for dead (see ``drafts``). After the sender has died it acknowledges nothing.
+3. From then on the file is a task. Workers remove it under its lock, for a verdict; ``unspool rm``, ``purge`` and
+   ``move`` remove it for the person who asked.
+
+A send that fails half-way says which of its tasks are in the queue (``SpoolerUnusable.sent``). They are not taken back: a
+worker may have begun them. For the same reason a send that starts over, because a directory was removed or moved, sends
+only the remainder.
 """
 
 import contextlib
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -33,6 +49,7 @@ __all__ = ["Sender"]
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _PAGE = 4096
 _AT_ONCE = 32  # files that are open at once
+_ELSEWHERE = (errno.ENOENT, errno.ENOTDIR, errno.EBADF, errno.EXDEV, errno.ESTALE)  # removed, moved, or closed
 _HAS_STICKY = sys.platform == "linux"  # elsewhere, only root may make such files
 
 
@@ -53,96 +70,117 @@ class Sender:
     def send(self, envelopes: Sequence[Envelope]) -> list[str]:
         """Sends all, and returns their refs.
 
-        :raises FileNotFoundError: if the directory was removed since it was opened.
-        :raises SpoolerUnusable: if it cannot be used.
+        :raises SpoolerUnusable: if not all could be sent; it has the ids of those that were.
         """
+        sent: list[str] = []
         try:
-            refs = None
-            if _HAS_STICKY and not self._durable and all(envelope.due is None for envelope in envelopes):
-                refs = self._send_in_place(envelopes)
-            if refs is None:
-                refs = self._send_by_drafts(envelopes)
+            try:
+                self._send(envelopes, sent)
+            except OSError as error:
+                if error.errno not in _ELSEWHERE or len(sent) == len(envelopes):
+                    raise
+                self._directory.reopen()
+                self._send(envelopes[len(sent) :], sent)
         except OSError as error:
-            if isinstance(error, FileNotFoundError | SpoolerUnusable):
-                raise
-            raise self._directory.unusable(error) from error
-        for due in {envelope.due for envelope in envelopes if envelope.priority is not None}:
-            self._bell.announce(due)
-        return refs
+            raise self._failure(error, sent, len(envelopes)) from error
+        finally:
+            for due in {envelope.due for envelope in envelopes[: len(sent)] if envelope.priority is not None}:
+                self._bell.announce(due)
+        return sent
 
-    def _send_in_place(self, envelopes: Sequence[Envelope]) -> list[str] | None:
-        """The refs, or None if some of these need drafts."""
-        contents = [wire.dump(envelope.vars, envelope.body, self._signer) for envelope in envelopes]
-        writer = self._directory.drafts.number
-        if not writer or max(map(len, contents), default=0) > _PAGE:
-            return None
-        refs = []
-        for start in range(0, len(envelopes), _AT_ONCE):
-            some = slice(start, start + _AT_ONCE)
-            refs += self._write_in_place(envelopes[some], contents[some], writer)
-        points.reach("send.kept")
-        return refs
+    def _failure(self, error: OSError, sent: Sequence[str], wanted: int) -> SpoolerUnusable:
+        text = str(error if isinstance(error, SpoolerUnusable) else self._directory.unusable(error))
+        if sent:
+            text += f"; {len(sent)} of {wanted} tasks are in the queue (see 'sent' of this error), send only the others"
+        failure = SpoolerUnusable(error.errno, text)
+        failure.sent = tuple(map(self._directory.path, sent))
+        return failure
 
-    def _write_in_place(self, envelopes: Sequence[Envelope], contents: Sequence[bytes], writer: int) -> list[str]:
-        refs: list[str] = []
-        files: list[tuple[int, int, str]] = []
+    def _send(self, envelopes: Sequence[Envelope], sent: list[str]) -> None:
+        """Sends these, and adds their refs to ``sent``."""
+        if not self._durable and _HAS_STICKY and not [one for one in envelopes if one.due is not None]:
+            contents = [wire.dump(envelope.vars, envelope.body, self._signer) for envelope in envelopes]
+            drafts = self._directory.drafts  # to the end: its lock says that this sender lives
+            if drafts.lost:
+                self._directory.reopen()
+                drafts = self._directory.drafts
+            if drafts.number and max(map(len, contents), default=0) <= _PAGE:
+                for start in range(0, len(contents), _AT_ONCE):
+                    some = contents[start : start + _AT_ONCE]
+                    self._write_in_place(envelopes[start : start + _AT_ONCE], some, drafts.number, sent)
+                points.reach("send.kept")
+                return
+        self._send_by_drafts(envelopes, sent)
+
+    def _write_in_place(
+        self, envelopes: Sequence[Envelope], contents: Sequence[bytes], writer: int, sent: list[str]
+    ) -> None:
+        files: list[tuple[int, str, int, str]] = []
         try:
-            for envelope, content in zip(envelopes, contents, strict=True):
-                name = self._names.next(self._clock(), None, writer)
-                part = "" if envelope.priority is None else str(envelope.priority)
+            for envelope, content in zip(envelopes, contents):  # noqa: B905  as many of both
+                ref = name = self._names.next(self._clock(), None, writer)
+                part = ""
+                if envelope.priority is not None:
+                    part = str(envelope.priority)
+                    ref = f"{part}/{name}"
                 at, target = self._directory.place(part, name)
                 fd = os.open(target, _CREATE, UNFINISHED, dir_fd=at)
-                files.append((fd, at, target))
+                files.append((fd, ref, at, target))
                 points.reach("send.created")
                 write_whole(fd, content)
                 points.reach("send.written")
-                refs.append(f"{part}/{name}" if part else name)
-            for fd, _, _ in files:
+            for fd, ref, _, _ in files:
+                path = self._directory.path(ref)
+                if not os.access(path, os.F_OK):  # the name is unique, so what the path leads to is this file
+                    os.lstat(path)
                 os.fchmod(fd, 0o600)
+                sent.append(ref)
                 points.reach("send.renamed")
-        except OSError:
-            for fd, at, target in files:
-                if is_unfinished(os.fstat(fd)):
-                    os.unlink(target, dir_fd=at)
+        except BaseException:
+            for _, _, at, target in files:
+                with contextlib.suppress(OSError):
+                    if is_unfinished(os.stat(target, dir_fd=at, follow_symlinks=False)):
+                        os.unlink(target, dir_fd=at)
             raise
         finally:
-            for fd, _, _ in files:
-                os.close(fd)
-        return refs
+            _close_all(files)
 
-    def _send_by_drafts(self, envelopes: Sequence[Envelope]) -> list[str]:
-        tmp = self._directory.fd(TMP)
+    def _send_by_drafts(self, envelopes: Sequence[Envelope], sent: list[str]) -> None:
+        parts = ["" if envelope.priority is None else str(envelope.priority) for envelope in envelopes]
+        tmp, drafts = self._directory.fd(TMP), self._directory.drafts
         batch = len(envelopes) > 1
-        written: list[tuple[str, str]] = []
+        written: list[str] = []
         moved = 0
         try:
             for envelope in envelopes:
                 name = self._names.next(self._clock(), envelope.due)
-                part = "" if envelope.priority is None else str(envelope.priority)
-                written.append((part, name))
-                self._write(tmp, name, envelope, sync=self._durable and not batch)
+                written.append(name)
+                self._write(tmp, drafts.name(name), envelope, sync=self._durable and not batch)
             if batch and self._durable:
                 sync_file_system(tmp)
                 points.reach("send.synced")
-            for part, name in written:
+            if not all(map(self._directory.is_current, set(parts))):
+                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+            for part, name in zip(parts, written, strict=True):
                 at, target = self._directory.place(part, name)
-                os.rename(self._directory.drafts.name(name), target, src_dir_fd=tmp, dst_dir_fd=at)
+                os.rename(drafts.name(name), target, src_dir_fd=tmp, dst_dir_fd=at)
                 moved += 1
+                sent.append(f"{part}/{name}" if part else name)
                 points.reach("send.renamed")
-            if self._durable:
-                for part in {part for part, _ in written}:
-                    self._directory.sync(part)
-            points.reach("send.kept")
-        except OSError:
-            for _, name in written[moved:]:
+        except BaseException:
+            for name in written[moved:]:
                 with contextlib.suppress(OSError):
-                    os.unlink(self._directory.drafts.name(name), dir_fd=tmp)
+                    os.unlink(drafts.name(name), dir_fd=tmp)
             raise
-        return [f"{part}/{name}" if part else name for part, name in written]
+        finally:
+            if self._durable:
+                for part in set(parts[:moved]):
+                    self._directory.sync(part)
+        points.reach("send.kept")
 
-    def _write(self, tmp: int, name: str, envelope: Envelope, *, sync: bool) -> None:
+    def _write(self, tmp: int, draft: str, envelope: Envelope, *, sync: bool) -> None:
         data = wire.dump(envelope.vars, envelope.body, self._signer)
-        fd = os.open(self._directory.drafts.name(name), _CREATE, 0o600, dir_fd=tmp)
+        fd = os.open(draft, _CREATE, 0o600, dir_fd=tmp)
         try:
             points.reach("send.created")
             write_whole(fd, data)
@@ -155,3 +193,14 @@ class Sender:
                 points.reach("send.synced")
         finally:
             os.close(fd)
+
+
+def _close_all(files: list[tuple[int, str, int, str]]) -> None:
+    """Closes each, also if closing one raises; then so does this."""
+    while files:
+        fd = files.pop()[0]
+        try:
+            os.close(fd)
+        except OSError:
+            _close_all(files)
+            raise

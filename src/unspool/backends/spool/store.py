@@ -146,15 +146,7 @@ class SpoolBackend:
     def send(self, envelopes: Sequence[Envelope]) -> list[str]:
         if not self._pickles and any(map(is_pickled, envelopes)):
             raise PayloadRefused(f"spooler {self.name}, which is forwarded, takes no such payload: {UNSIGNED_PICKLE}")
-        try:
-            refs = self._sender.send(envelopes)
-        except FileNotFoundError:  # the directory was removed since it was opened
-            self._directory.reopen()
-            try:
-                refs = self._sender.send(envelopes)
-            except FileNotFoundError as error:
-                raise self._directory.unusable(error) from error
-        return [f"{self.name}/{ref}" for ref in refs]
+        return [self._directory.path(ref) for ref in self._sender.send(envelopes)]
 
     # --- workers
 
@@ -215,7 +207,7 @@ class SpoolBackend:
         except PermissionError:  # quiet is for the file's owner alone
             return at, name, os.open(name, _CLAIM, dir_fd=at)
         except FileNotFoundError:
-            if not self._directory.is_gone():
+            if self._directory.is_current(ref.rpartition("/")[0]):
                 raise
             self._directory.reopen()  # another directory has taken its place
         at, name = self._directory.at(ref)
@@ -405,7 +397,7 @@ class SpoolBackend:
     def close(self) -> None:
         self.depot.release()
         self._history.close()
-        self._directory.reopen()
+        self._directory.close()
 
     # --- parts
 
@@ -450,7 +442,7 @@ class SpoolBackend:
 
     def _unfinished(self, at: int, name: str, found: os.stat_result) -> Refusal:
         """A file that is no task yet: its sender is about to make it one, or never will."""
-        if not self._directory.drafts.is_dead(writer_of(name)):
+        if not self._directory.drafts.is_dead(writer_of(name), found.st_dev):
             now = self._clock()  # soon, and ever less often where the sender is stopped in the midst of it
             return Refusal(RefusalKind.EARLY, now + min(max(_SOON, now - found.st_ctime), _LOOK_AGAIN))
         with contextlib.suppress(OSError):

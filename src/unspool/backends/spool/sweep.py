@@ -18,8 +18,10 @@ _HOUR = 3600.0
 def leftovers(directory: Directory) -> Iterator[None]:
     """Looks at one file a step, and removes it if it was left behind. Goes on as slowly as the caller likes."""
     for part, name in _files(directory, TMP):
-        if directory.drafts.abandoned(name):
-            _remove(directory, f"{part}/{name}")
+        with contextlib.suppress(OSError):
+            device = os.stat(directory.path(f"{part}/{name}"), follow_symlinks=False).st_dev
+            if directory.drafts.abandoned(name, device):
+                _remove(directory, f"{part}/{name}")
         yield
     for state in ASIDE.values():
         for part, name in _files(directory, state):

@@ -18,10 +18,9 @@ _KINDS = {stat.S_IFLNK: "a symbolic link", stat.S_IFDIR: "a directory", stat.S_I
 
 
 class Owner(NamedTuple):
-    """Of a spool directory: its user, and its inode and mode."""
+    """Of a spool directory: its user and its mode."""
 
     uid: int
-    inode: int
     mode: int
 
     def allows(self, uid: int) -> bool:

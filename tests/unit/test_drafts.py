@@ -1,0 +1,112 @@
+"""Whose unfinished files are in a directory, and the proof that a writer is dead."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from unspool.backends.spool.drafts import _LOOKS, Drafts
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[int]:
+    """A descriptor of an empty directory."""
+    fd = os.open(tmp_path, os.O_RDONLY)
+    yield fd
+    os.close(fd)
+
+
+@pytest.fixture
+def drafts(place: int) -> Callable[[], Drafts]:
+    """Makes what another process would have."""
+    return lambda: Drafts(lambda: place)
+
+
+def test_a_writer_is_dead_when_its_lock_is_gone(drafts: Callable[[], Drafts], tmp_path: Path) -> None:
+    """Not while it lives, not even for a while in which it sends nothing; a living one never takes itself for dead."""
+    device = tmp_path.stat().st_dev
+    writer, judge = drafts(), drafts()
+    number, draft = writer.number, writer.name("x")
+    assert number not in (0, judge.number)
+    assert not judge.is_dead(number, device)
+    assert not judge.abandoned(draft, device)
+    assert not writer.is_dead(number, device)
+    del writer
+    assert judge.is_dead(number, device)
+    assert judge.abandoned(draft, device)
+
+
+@pytest.mark.parametrize("other", ["file", "device"])
+def test_another_file_proves_nothing(drafts: Callable[[], Drafts], tmp_path: Path, other: str) -> None:
+    """A process that has another ``writers`` file than the writer does not see its lock, and so does not judge."""
+    device = tmp_path.stat().st_dev
+    writer = drafts()
+    number = writer.number
+    if other == "file":
+        (tmp_path / "writers").unlink()
+    else:
+        device += 1
+    judge = drafts()
+    assert judge.number
+    assert not judge.is_dead(number, device)
+    del writer
+    assert not judge.is_dead(number, device)
+
+
+def test_a_judge_that_has_lost_its_file_proves_nothing(drafts: Callable[[], Drafts], tmp_path: Path) -> None:
+    """Its descriptor's number may be that of any file, on which nobody has a lock."""
+    writer, judge = drafts(), drafts()
+    number = writer.number
+    assert judge.number
+    other = os.open(tmp_path / "other", os.O_RDWR | os.O_CREAT)
+    os.dup2(other, judge._fd)
+    os.close(other)
+    assert not judge.is_dead(number, tmp_path.stat().st_dev)
+
+
+@pytest.mark.parametrize("what", ["closed", "another file", "removed"])
+def test_a_number_that_is_lost(drafts: Callable[[], Drafts], tmp_path: Path, what: str) -> None:
+    """A process that closed the descriptor, and so lost the lock, notices it at once; a removed file after a while."""
+    writer = drafts()
+    assert writer.lost
+    assert writer.number
+    assert not any(writer.lost for _ in range(2 * _LOOKS))
+    match what:
+        case "closed":
+            os.close(writer._fd)
+        case "another file":
+            other = os.open(tmp_path / "other", os.O_RDWR | os.O_CREAT)
+            os.dup2(other, writer._fd)
+            os.close(other)
+        case "removed":
+            (tmp_path / "writers").unlink()
+            assert any(writer.lost for _ in range(_LOOKS))
+            return
+    assert writer.lost
+    fd = writer._fd
+    del writer
+    if what == "another file":
+        os.close(fd)  # is still open: it is not the writer's
+
+
+def test_the_number_of_a_fork(drafts: Callable[[], Drafts], tmp_path: Path) -> None:
+    """A child has a number of its own, and its end leaves the parent alive."""
+    writer = drafts()
+    number = writer.number
+    pid = os.fork()
+    if pid == 0:
+        os._exit(not writer.lost or writer.number == number)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert not drafts().is_dead(number, tmp_path.stat().st_dev)
+
+
+def test_without_locks_there_is_no_number(tmp_path: Path) -> None:
+    """Then nothing is judged, and tasks are sent by way of drafts."""
+
+    def place() -> int:
+        raise OSError
+
+    drafts = Drafts(place)
+    assert (drafts.number, drafts.lost, drafts.name("x")) == (0, False, "x.0")
+    assert not drafts.is_dead(5, tmp_path.stat().st_dev)
