@@ -163,7 +163,7 @@ class Spooler:
         :param connection: of psycopg, SQLAlchemy (also a Session) or Django, to the database of a PostgreSQL spooler.
             The tasks are sent in the transaction that is open on it: committed with it, or not at all.
         :raises NoSpooler, PayloadRefused: then nothing was sent.
-        :raises SpoolerUnusable: its ``sent`` has the ids of the tasks that are in the queue; send only the others again.
+        :raises SpoolerUnusable: its ``sent`` has the ids of the tasks that are in the queue; send only the others.
         :raises OptionRefused: for a connection that the spooler cannot use.
         """
         return _send(_checked(messages), spooler, connection)

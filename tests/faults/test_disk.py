@@ -102,7 +102,7 @@ def test_people_on_a_full_disk(small: Place) -> None:
 
 
 def test_a_batch_for_which_the_directory_has_no_room(tmp_path: Path) -> None:
-    """A rename may need a new block for the directory. The tasks before it are in the queue, and the error names them."""
+    """A rename may need a new block for it. The tasks before that are in the queue, and the error names them."""
     needs(root=True, tool="mkfs.ext4")
     disk = Ext4(tmp_path)
     try:
@@ -112,9 +112,13 @@ def test_a_batch_for_which_the_directory_has_no_room(tmp_path: Path) -> None:
         fill(disk.root)
         with (disk.root / "ballast").open("r+b") as ballast:
             ballast.truncate((disk.root / "ballast").stat().st_size - 60 * 4096)
-        with pytest.raises(SpoolerUnusable, match="the disk is full") as caught:
+
+        def send_on() -> None:
             while True:
-                sent += backend.send([message] * 40)
+                sent.extend(backend.send([message] * 40))
+
+        with pytest.raises(SpoolerUnusable, match="the disk is full") as caught:
+            send_on()
         assert sorted(entry.id for entry in backend.entries()) == sorted([*sent, *caught.value.sent])
         backend.close()
     finally:

@@ -1,4 +1,4 @@
-"""A sender that lives on while its directory is moved, replaced, mounted over or removed, or its descriptors are closed."""
+"""A sender that lives on while its directory is moved, replaced or removed, or its descriptors are closed."""
 
 import os
 import shutil

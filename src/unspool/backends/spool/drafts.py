@@ -7,8 +7,8 @@ one byte in that file. The process keeps this byte locked for as long as it live
 A writer is dead if the file with this inode is at hand and nobody holds the lock on the byte. A living writer is never
 taken for dead:
 
-1. It holds the lock from before it creates the file until the file has its final name and mode, because the send keeps a
-   reference to its ``Drafts``, and the descriptor is closed with the last reference.
+1. It holds the lock from before it creates the file until the file has its final name and mode, because the send keeps
+   a reference to its ``Drafts``, and the descriptor is closed with the last reference.
 2. It also holds its ``writers`` file open. An inode number is not given to a second file of the same file system while
    the first one is open. So a process that has a file of this number open has the same file, and sees the lock.
 3. A process that has another ``writers`` file, because someone removed the first one, has no proof. It leaves the file
@@ -121,7 +121,7 @@ class Drafts:
 
 
 def _is_still(fd: int, inode: int) -> bool:
-    """Whether the descriptor is still the one of this inode: the program may have closed it, and opened another file."""
+    """Whether the descriptor is still the one of this inode: the program may have closed it, and opened another."""
     try:
         return os.fstat(fd).st_ino == inode
     except OSError:

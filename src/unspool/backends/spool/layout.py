@@ -282,7 +282,7 @@ class Directory:
         return reason and f"in {part}, {reason}"
 
     def is_current(self, part: str = "") -> bool:
-        """Whether a part of the directory, or the root, is still where the path leads, and its descriptor still open."""
+        """Whether the path still leads to a part of the directory, or to the root, and its descriptor is open."""
         held = self._parts.get(part)
         if held is None:
             part, held = "", self._parts.get("")

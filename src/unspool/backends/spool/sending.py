@@ -15,17 +15,17 @@ sender is dead.
 No acknowledged task is removed without a verdict:
 
 1. A task is acknowledged only after its ``rename`` or ``fchmod`` has succeeded. The ``rename`` needs the draft to be
-   there, and whole. Before the ``fchmod`` the file is looked up by the path that is returned as the task's id. So a task
-   whose file was removed meanwhile, or that was written into a directory to which the path does not lead any more, is
-   sent again.
+   there, and whole. Before the ``fchmod`` the file is looked up by the path that is returned as the task's id. So a
+   task whose file was removed meanwhile, or that was written into a directory to which the path does not lead any
+   more, is sent again.
 2. Until then its file is a draft, or has mode 01000. Workers remove these if the sender is dead, and a living sender is
    never taken for dead (see ``drafts``). After the sender has died it acknowledges nothing.
 3. From then on the file is a task. Workers remove it under its lock, for a verdict; ``unspool rm``, ``purge`` and
    ``move`` remove it for the person who asked.
 
-A send that fails half-way says which of its tasks are in the queue (``SpoolerUnusable.sent``). They are not taken back: a
-worker may have begun them. For the same reason a send that starts over, because a directory was removed or moved, sends
-only the remainder.
+A send that fails half-way says which of its tasks are in the queue (``SpoolerUnusable.sent``). They are not taken back:
+a worker may have begun them. For the same reason a send that starts over, because a directory was removed or moved,
+sends only the remainder.
 """
 
 import contextlib
