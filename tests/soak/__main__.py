@@ -96,7 +96,7 @@ def _soak(options: argparse.Namespace) -> int:
         failed = account.failures(verdict, lines, hunt.drafts())
         title = f"soak of {options.on}, {options.minutes:g} min, seed {options.seed}, {platform.platform()}"
         counts = {"fault": hunt.faults, "operation": hunt.operators.done}
-        account.show(title, verdict, failed, hunt.samples, hunt.reasons, counts)
+        account.show(title, verdict, hunt.orphans, failed, hunt.samples, hunt.reasons, counts)
         kept = not any(failed.values())
     finally:
         cast.end()

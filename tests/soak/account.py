@@ -42,7 +42,7 @@ def failures(verdict: Verdict, lines: Iterable[Line], drafts: int) -> dict[str, 
 
 
 def show(
-    title: str, verdict: Verdict, failed: Mapping[str, Sequence[str]], samples: Sequence[Sample],
+    title: str, verdict: Verdict, orphans: int, failed: Mapping[str, Sequence[str]], samples: Sequence[Sample],
     reasons: Counter[str], counts: Mapping[str, Mapping[str, int]],
 ) -> None:  # fmt: skip
     """Prints it. ``counts`` says how often each fault and operation was done."""
@@ -60,6 +60,7 @@ def show(
         **{f"  after: {cause}": number for cause, number in verdict.causes.most_common()},
         "two runs at once, the server having lost the first": verdict.at_once_cut_off,
         "processes killed in mid-task": len(recoveries),
+        "workers of killed supervisors that had to be killed": orphans,
         "recovery, median": f"{recoveries[len(recoveries) // 2] * 1000:.0f} ms" if recoveries else "",
         "recovery, longest": f"{recoveries[-1]:.2f} s" if recoveries else "",
     }

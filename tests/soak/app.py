@@ -53,7 +53,7 @@ def send(messages: list[Message], keys: list[str]) -> None:
         ids = Spooler.send_many(messages)
     except SpoolerUnusable as error:
         append(LOG, "refused", type(error).__name__, *keys)
-        raise
+        raise ConnectionError("not sent") from error
     append_all(LOG, [("ack", key, id.replace(" ", "%20")) for key, id in zip(keys, ids, strict=True)])
 
 

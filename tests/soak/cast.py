@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -179,6 +180,17 @@ class Cast:
             for pid in pids:
                 self.kill_one(pid)
         self._leaders.clear()
+
+    def end_orphans(self, seconds: float) -> int:
+        """Kills workers of former supervisors that do not end within so long; returns how many those were."""
+        end = time.monotonic() + seconds
+        while (
+            pids := self._of(self._leaders - {one.pid for one in self._running.values()})
+        ) and time.monotonic() < end:
+            time.sleep(0.1)
+        for pid in pids:
+            self.kill_one(pid)
+        return len(pids)
 
     def sample(self, name: str) -> Iterator[Sample]:
         """Yields what a supervisor and its workers hold, if it runs."""

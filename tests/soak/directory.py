@@ -64,11 +64,12 @@ class DirectoryTarget:
         pass
 
     def bring_back(self, operators: Operators) -> None:
+        mail, side = self.routes[0]
         if self._cleanup is not None:
+            self.spoolers[:] = [mail, side, *map(str, self._cleanup.moved)]
             self._cleanup.bring_back(operators)
-        for here, there in self.routes[:1]:  # finishes what a killed move had begun
-            operators.run("move", here, there)
-            operators.run("move", there, here)
+        operators.run("move", mail, side)  # this, and the next, finish what a killed move had begun
+        operators.run("move", side, mail)
 
     def taken(self) -> set[str]:
         return self._cleanup.taken() if self._cleanup is not None else set()

@@ -22,6 +22,7 @@ __all__ = ["Hunt"]
 
 _DRAIN = 300.0  # seconds at most until all has drained
 _STILL = 90.0  # and without any progress: longer than the minute for which a task that cannot be claimed is put off
+_STOP = 10.0  # seconds within which workers of a supervisor that was killed end
 _OURS = 30.0  # a due time further ahead than this comes from a clock that was set
 
 
@@ -45,6 +46,8 @@ class Hunt:
         self.samples: list[Sample] = []
         self.reasons: Counter[str] = Counter()
         self.faults: Counter[str] = Counter()
+        self.orphans = 0
+        """Workers of supervisors that were killed which had to be killed, too."""
         environment = self.cast.environment("supervisor-1") | dict(self.target.environment)
         self.operators = Operators(
             self.scratch, self.log, environment, self.target.spoolers, self.target.routes, self.seed, self.quiet
@@ -87,6 +90,7 @@ class Hunt:
         for name in self.cast.names("producer"):
             self.cast.kill(name)
         self.cast.start_all(senders=False)
+        self.orphans = self.cast.end_orphans(_STOP)
         self.target.bring_back(self.operators)
         self._drain()
         self.target.bring_back(self.operators)

@@ -13,7 +13,7 @@ LIMITS = {"limit": 0.3, "late": 0.3, "stuck": 0.5}
 
 DESIGNED = {
     "again": {"ValueError"}, "hopeless": {"ValueError"}, "limit": {"TaskTimeout"}, "stuck": {"TaskTimeout"},
-    "late": {"CancelledError", "TaskTimeout"}, "chain": {"SpoolerUnusable"},
+    "late": {"CancelledError", "TaskTimeout"}, "chain": {"ConnectionError"},
 }  # fmt: skip
 """The exceptions with which runs of each kind end on purpose."""
 

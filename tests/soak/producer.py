@@ -14,7 +14,6 @@ from datetime import timedelta
 from tests.soak import app
 from tests.soak.kinds import SHARES
 from unspool import Message
-from unspool.errors import SpoolerUnusable
 
 _PRIORITIES = [None, None, None, 1, 5, 7]
 _PAD = 300_000  # bytes of a large payload
@@ -37,7 +36,7 @@ def _send(source: random.Random, numbers: "itertools.count[int]", pause: float) 
         keys = [f"k{next(numbers)}:{kind}" for kind in kinds]
         try:
             app.send([_message(source, key, kind) for key, kind in zip(keys, kinds, strict=True)], keys)
-        except SpoolerUnusable:
+        except ConnectionError:
             time.sleep(0.2)
         time.sleep(pause * size * source.random() * 2)
 
