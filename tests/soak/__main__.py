@@ -17,7 +17,6 @@ import threading
 from pathlib import Path
 
 from . import account, oracle
-from .cast import Cast
 from .hunt import Hunt
 from .target import Target
 from .verdict import judge
@@ -80,26 +79,16 @@ def _soak(options: argparse.Namespace) -> int:
     scratch = Path(tempfile.mkdtemp(prefix=f"unspool-soak-{options.on}.", dir=options.place))
     log = str(scratch / "log")
     quiet = threading.RLock()
-    target = _target(options, scratch, log, quiet)
-    cast = Cast(scratch, log, target.parts)
+    target, lease = _target(options, scratch, log, quiet)
+    hunt = Hunt(scratch, log, target, f"{options.seed} {options.on}", quiet, lease)
     kept = False
     try:
-        from .nats import LEASE
-
-        lease = LEASE if options.on == "nats" else None
-        hunt = Hunt(scratch, log, target, cast, f"{options.seed} {options.on}", quiet, lease)
-        hunt.strike(options.first, options.minutes, options.every)
-        left = hunt.settle()
-        cast.end()
-        lines = oracle.read(Path(log))
-        verdict = judge(lines, left)
-        failed = account.failures(verdict, lines, hunt.drafts())
-        title = f"soak of {options.on}, {options.minutes:g} min, seed {options.seed}, {platform.platform()}"
-        counts = {"fault": hunt.faults, "operation": hunt.operators.done}
-        account.show(title, verdict, hunt.orphans, failed, hunt.samples, hunt.reasons, counts)
-        kept = not any(failed.values())
+        try:
+            hunt.strike(options.first, options.minutes, options.every)
+        finally:  # also when the soak itself fails: what has happened until then is judged
+            kept = _account(options, hunt)
     finally:
-        cast.end()
+        hunt.cast.end()
         target.close()
     if kept and not options.keep:
         shutil.rmtree(scratch)
@@ -108,22 +97,38 @@ def _soak(options: argparse.Namespace) -> int:
     return 0 if kept else 1
 
 
-def _target(options: argparse.Namespace, scratch: Path, log: str, quiet: "threading.RLock") -> Target:
+def _account(options: argparse.Namespace, hunt: Hunt) -> bool:
+    """Lets all drain, and prints the account; returns whether all promises were kept."""
+    left = hunt.settle()
+    hunt.cast.end()
+    lines = oracle.read(Path(hunt.log))
+    verdict = judge(lines, left)
+    failed = account.failures(verdict, lines, hunt.drafts())
+    title = f"soak of {options.on}, {options.minutes:g} min, seed {options.seed}, {platform.platform()}"
+    counts = {"fault": hunt.faults, "operation": hunt.operators.done}
+    account.show(title, verdict, hunt.orphans, failed, hunt.samples, hunt.reasons, counts)
+    return not any(failed.values())
+
+
+def _target(
+    options: argparse.Namespace, scratch: Path, log: str, quiet: "threading.RLock"
+) -> tuple[Target, float | None]:
+    """Returns what is soaked, and its lease."""
     match options.on:
         case "postgresql":
             from .postgresql import PostgresTarget
 
-            return PostgresTarget(scratch, log, options.seed, options.pause)
+            return PostgresTarget(scratch, log, options.seed, options.pause), None
         case "nats":
-            from .nats import NatsTarget
+            from .nats import LEASE, NatsTarget
 
-            return NatsTarget(scratch, log, options.seed, options.pause)
+            return NatsTarget(scratch, log, options.seed, options.pause), LEASE
         case on:
             from .directory import DirectoryTarget
 
             _own_mounts()
             durability = "full" if on == "directory" else on
-            return DirectoryTarget(scratch, log, durability, options.seed, options.pause, quiet)
+            return DirectoryTarget(scratch, log, durability, options.seed, options.pause, quiet), None
 
 
 def _own_mounts() -> None:

@@ -7,7 +7,6 @@ import random
 import threading
 import time
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,6 @@ _STOP = 10.0  # seconds within which workers of a supervisor that was killed end
 _OURS = 30.0  # a due time further ahead than this comes from a clock that was set
 
 
-@dataclass
 class Hunt:
     """What belongs to one soak.
 
@@ -34,27 +32,24 @@ class Hunt:
     :param lease: see :class:`tests.soak.kills.Kills`.
     """
 
-    scratch: Path
-    log: str
-    target: Target
-    cast: Cast
-    seed: str
-    quiet: "threading.RLock"
-    lease: float | None = None
-
-    def __post_init__(self) -> None:
+    def __init__(
+        self, scratch: Path, log: str, target: Target, seed: str, quiet: "threading.RLock", lease: float | None
+    ) -> None:
+        self.log = log
+        self.target = target
+        self.cast = Cast(scratch, log, target.parts)
+        self.seed = seed
+        self.lease = lease
         self.samples: list[Sample] = []
         self.reasons: Counter[str] = Counter()
         self.faults: Counter[str] = Counter()
         self.orphans = 0
         """Workers of supervisors that were killed which had to be killed, too."""
-        environment = self.cast.environment("supervisor-1") | dict(self.target.environment)
-        self.operators = Operators(
-            self.scratch, self.log, environment, self.target.spoolers, self.target.routes, self.seed, self.quiet
-        )
+        environment = self.cast.environment("supervisor-1") | dict(target.environment)
+        self.operators = Operators(scratch, log, environment, target.spoolers, target.routes, seed, quiet)
 
-    def strike(self, first: int, minutes: float, every: tuple[float, float]) -> int:
-        """Lets faults and operations happen for so long. Returns the number of the next fault."""
+    def strike(self, first: int, minutes: float, every: tuple[float, float]) -> None:
+        """Lets faults and operations happen for so long."""
         self.cast.start_all()
         kinds = {**Kills(self.cast, self.lease).faults(), **self.target.faults(self.cast)}
         operating = threading.Thread(target=self.operators.work, daemon=True)
@@ -72,7 +67,6 @@ class Hunt:
         operating.join()
         if self.operators.broken is not None:
             raise RuntimeError("the operators' thread has ended") from self.operators.broken
-        return number
 
     def _fault(self, kinds: dict[Fault, float], number: int) -> None:
         source = random.Random(f"{self.seed} fault {number}")

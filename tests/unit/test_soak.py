@@ -1,0 +1,137 @@
+"""The verdict of a soak finds each kind of broken promise, and accepts what is documented."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.soak.marks import Mark
+from tests.soak.oracle import Line
+from tests.soak.verdict import Left, Verdict, judge
+
+KEY = "k1:ok"
+NOTHING = Left(set(), set(), set(), [])
+
+
+def _lines(*texts: str) -> list[Line]:
+    """Lines from ``AT WORD REST``."""
+    lines = []
+    for text in texts:
+        at, word, *rest = text.split()
+        lines.append(Line(float(at), word, tuple(rest)))
+    return lines
+
+
+def _judge(*texts: str, left: Left = NOTHING) -> Verdict:
+    return judge(_lines("0 ack k1:ok /mail/one", *texts), left)
+
+
+def test_a_task_that_ends_once_breaks_no_promise() -> None:
+    """One run that ends well is all that there is to say."""
+    verdict = _judge("1 start k1:ok 7", "2 end k1:ok 7")
+    assert verdict == Verdict(acknowledged=1, ended=1)
+
+
+def test_a_task_that_is_nowhere_is_lost() -> None:
+    """Neither run, nor waiting, nor set aside, nor removed."""
+    assert _judge().lost == [KEY]
+    assert _judge("1 start k1:ok 7").lost == [KEY]
+
+
+def test_a_removed_task_is_not_lost_unless_it_was_kept() -> None:
+    """A command that reports the removal explains it, by the key or by the id; one that left the task does not."""
+    assert _judge("1 remove k1:ok", "2 remove k1:ok").removed == 1
+    assert _judge("1 removed /mail/.unspool/dead/one").removed == 1
+    assert _judge("1 remove k1:ok", "2 remove k1:ok", "2 kept k1:ok").lost == [KEY]
+
+
+def test_what_is_left_is_waiting_aside_or_taken() -> None:
+    """Each task that has not ended is looked for in what is left."""
+    assert _judge(left=NOTHING._replace(waiting={KEY})).waiting == [KEY]
+    assert _judge(left=NOTHING._replace(aside={KEY})).aside == 1
+    assert _judge(left=NOTHING._replace(taken={KEY})).removed == 1
+
+
+@pytest.mark.parametrize("state", ["waiting", "aside"])
+def test_what_has_ended_and_is_listed_is_a_ghost(state: str) -> None:
+    """A task that has ended is not listed any more."""
+    assert _judge("1 start k1:ok 7", "2 end k1:ok 7", left=NOTHING._replace(**{state: {KEY}})).ghosts == [KEY]
+
+
+def test_a_difference_between_counts_and_listing_is_a_ghost() -> None:
+    """What is counted is listed."""
+    assert _judge("1 start k1:ok 7", "2 end k1:ok 7", left=NOTHING._replace(oddities=["1, 0"])).ghosts == ["1, 0"]
+
+
+def test_a_second_run_needs_a_cause() -> None:
+    """A run that ended well is not followed by another."""
+    verdict = _judge("1 start k1:ok 7", "2 end k1:ok 7", "5 start k1:ok 8", "6 end k1:ok 8")
+    assert len(verdict.unexplained) == 1
+    assert not verdict.at_once
+
+
+@pytest.mark.parametrize(
+    ("lines", "cause"),
+    [
+        (["2.5 kill 7"], "its process was killed"),
+        (["3.5 kill 7"], ""),
+        (["2.5 kill 6"], ""),
+        (["2.5 cutoff 7"], "the server lost its claim"),
+        (["2.5 crash", "4 crash"], "the server lost its claim"),
+        (["3.5 crash", "4 crash"], ""),
+        (["1.5 error 7", "1.7 error 7"], "disk errors in its process"),
+        (["1.5 error 6", "1.7 error 6"], ""),
+        (["4 cut"], "a power cut"),
+        (["3 retry k1:ok", "4 retry k1:ok"], ""),
+    ],
+)
+def test_causes_have_windows(lines: list[str], cause: str) -> None:
+    """A fault explains the runs that it can have harmed, and no others."""
+    verdict = _judge("1 start k1:ok 7", "2 end k1:ok 7", *lines, "5 start k1:ok 8", "6 end k1:ok 8")
+    assert list(verdict.causes) == [cause] * bool(cause)
+    assert len(verdict.unexplained) == (not cause)
+
+
+def test_a_run_that_fails_is_repeated_only_if_it_was_meant_to_fail() -> None:
+    """A kind of task fails by its own exceptions; any other has come from outside."""
+    for error, cause in (("ValueError", ["failed as designed"]), ("OSError", [])):
+        verdict = judge(
+            _lines("0 ack k1:again /one", "1 start k1:again 7", f"2 fail k1:again 7 {error}", "5 start k1:again 8",
+                   "6 end k1:again 8"),
+            NOTHING,
+        )  # fmt: skip
+        assert list(verdict.causes) == cause
+
+
+def test_a_run_beside_one_that_overran_its_limit_may_be_repeated() -> None:
+    """The worker of a run that cannot be interrupted is killed with all that it runs."""
+    lines = ["0 start k2:stuck 7", "1 start k1:ok 7", "5 start k1:ok 8", "6 end k1:ok 8"]
+    assert list(_judge(*lines).causes) == ["its process was killed for a time limit"]
+    assert len(_judge(*lines[1:]).unexplained) == 1
+
+
+def test_two_runs_at_once_are_found_by_their_lock_and_by_their_times() -> None:
+    """Runs at once are accepted where the server had lost the claim of the first, and counted apart."""
+    first, after = ["1 start k1:ok 7"], ["5 start k1:ok 8", "6 end k1:ok 8"]
+    assert len(_judge(*first, *after, "7 end k1:ok 7").at_once) == 1
+    assert len(_judge(*first, "5 start k1:ok 8", "5 twice k1:ok 8", "6 end k1:ok 8").at_once) == 1
+    verdict = _judge(*first, "2 cutoff 7", *after, "7 end k1:ok 7")
+    assert (verdict.at_once, verdict.at_once_cut_off) == ([], 1)
+
+
+def test_a_refused_task_that_runs_is_told() -> None:
+    """A call that raised has sent nothing."""
+    lines = _lines("0 refused SpoolerUnusable k3:ok k4:ok", "1 start k3:ok 7", "2 end k3:ok 7")
+    assert judge(lines, NOTHING).refused_run == ["k3:ok"]
+
+
+def test_marks_know_of_other_runs(tmp_path: Path) -> None:
+    """The mark of a task is free again when its run is over, and remembers that there was one."""
+    path = str(tmp_path / "marks")
+    first = Mark(path, KEY)
+    beside = Mark(path, KEY)
+    other = Mark(path, "k2:ok")
+    assert (first.alone, first.first) == (True, True)
+    assert (beside.alone, beside.first) == (False, False)
+    assert (other.alone, other.first) == (True, True)
+    first.close()
+    assert Mark(path, KEY).alone
