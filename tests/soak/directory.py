@@ -17,7 +17,7 @@ from .target import Fault, base_environment, producer, supervisor, uwsgi
 
 __all__ = ["DirectoryTarget"]
 
-_SIZE = 384  # megabytes of the disk
+_SIZE = 192  # megabytes of the disk
 
 
 class DirectoryTarget:

@@ -86,30 +86,32 @@ class Hunt:
         self.cast.start_all(senders=False)
         self.orphans = self.cast.end_orphans(_STOP)
         self.target.bring_back(self.operators)
-        self._drain()
-        self.target.bring_back(self.operators)
-        self._drain()
+        if self._drain():  # else the second time would only be as long
+            self.target.bring_back(self.operators)
+            self._drain()
         for name in (*self.cast.names("supervisor"), *self.cast.names("forwarder")):
             self.cast.stop(name)
         for name in self.cast.names("uwsgi"):
             self.cast.kill(name)
         return self._left()
 
-    def _drain(self) -> None:
+    def _drain(self) -> bool:
+        """Waits until nothing waits or runs, or nothing changes any more; returns whether nothing is left."""
         deadline = time.monotonic() + _DRAIN
         before, since = -1, time.monotonic()
         while time.monotonic() < deadline:
             counts = self._counts()
             number = sum(counts[state] for state in ("ready", "running", "deferred")) if counts else -1
             if not number:
-                return
+                return True
             if number != before:
                 before, since = number, time.monotonic()
             elif time.monotonic() > since + _STILL:
-                return
+                break
             self._bring_forward()
             self.cast.start_all(senders=False)
             time.sleep(1)
+        return False
 
     def _bring_forward(self) -> None:
         """Makes due what a clock that was set has put off."""

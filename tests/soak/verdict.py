@@ -57,7 +57,7 @@ class Verdict:
     causes: Counter[str] = field(default_factory=Counter)
     """Runs made again, by cause."""
     recoveries: list[float] = field(default_factory=list)
-    """Seconds from the kill of a process to the next run of its task."""
+    """Seconds from the kill of a process to the next run of its task, unless an operator retried that."""
 
 
 @dataclass(slots=True)
@@ -165,7 +165,7 @@ def _judge_pair(verdict: Verdict, faults: _Faults, run: _Run, after: _Run, *, me
         return
     verdict.causes[cause] += 1
     kills = [at for at in faults.moments("kill", run.pid) if run.start <= at <= after.start]
-    if run.over is None and kills:
+    if run.over is None and kills and not _within(faults.moments("retry", run.key), kills[-1], after.start):
         verdict.recoveries.append(after.start - kills[-1])
 
 
