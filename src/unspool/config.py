@@ -267,7 +267,7 @@ def candidates(id: str) -> Iterator[Backend]:
         return
     yield from map(backend, names)
     place = spooler_of(os.path.abspath(id))
-    if os.sep in id and place not in names:
+    if os.sep in id and place not in names and os.path.lexists(place):  # False for what no path can be, too
         yield backend(place)
 
 

@@ -1,5 +1,6 @@
 """The data that travels between the parts: frozen, and without any I/O."""
 
+import math
 from collections.abc import Mapping
 from enum import StrEnum
 from json.encoder import encode_basestring_ascii as _quoted
@@ -168,6 +169,17 @@ class Record(NamedTuple):
     duration: float
     pid: int
     error: str = ""
+
+    @classmethod
+    def of(cls, values: object) -> "Record | None":
+        """A record from stored values; None if they are not such as a record has."""
+        if not isinstance(values, list | tuple) or len(values) != len(cls._fields):
+            return None
+        id, task, verdict, attempt, started, duration, pid, error = values
+        texts = all(type(text) is str for text in (id, task, verdict, error))
+        whole = type(attempt) is int and type(pid) is int
+        times = all(type(time) in (int, float) and math.isfinite(time) for time in (started, duration))
+        return cls(*values) if texts and whole and times else None
 
     @property
     def reason(self) -> str:

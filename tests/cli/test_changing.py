@@ -1,5 +1,6 @@
 """``retry``, ``rm``, ``purge``, ``pause``, ``resume`` and ``set-period``: what a person does to a queue."""
 
+import json
 import os
 import time
 from pathlib import Path
@@ -77,7 +78,15 @@ def test_rm_touches_nothing_but_tasks(shell: Shell) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [["retry"], ["retry", "x", "--all-dead"], ["rm"], ["purge"], ["purge", "--state", "running"]]
+    "words",
+    [
+        ["retry"],
+        ["retry", "x", "--all-dead"],
+        ["retry", "x", "--all-corrupt"],
+        ["rm"],
+        ["purge"],
+        ["purge", "--state", "running"],
+    ],
 )
 def test_changes_need_their_words(shell: Shell, words: list[str]) -> None:
     """Too few words, or contradicting ones, are status 2."""
@@ -85,11 +94,12 @@ def test_changes_need_their_words(shell: Shell, words: list[str]) -> None:
 
 
 def test_purge_deletes_a_state(shell: Shell) -> None:
-    """Only tasks in the state that was given are deleted, from the variables of the environment, too."""
-    bury(shell, 2)
+    """Only tasks in the state that was given are deleted, each is told, and how many; from the variables of the
+    environment, too."""
+    one, two = bury(shell, 2)
     ready, later = shell.send("app:add", "1"), shell.send("app:add", "1", "--in", "1h")
 
-    assert shell("purge", UNSPOOL_PURGE_STATE="dead", UNSPOOL_PURGE_YES="1") == "deleted 2 tasks\n"
+    assert shell("purge", UNSPOOL_PURGE_STATE="dead", UNSPOOL_PURGE_YES="1") == f"{one}\n{two}\ndeleted 2 tasks\n"
     assert [entry["id"] for entry in shell.json("ls")] == [ready, later]
     assert shell("purge", "--state", "dead") == "deleted 0 tasks\n"
 
@@ -99,7 +109,7 @@ def test_purge_spares_the_young(shell: Shell) -> None:
     old, young = bury(shell, 2)
     os.utime(old, (time.time() - 90_000,) * 2)
 
-    assert shell("purge", "--state", "dead", "--older-than", "1d", "--yes") == "deleted 1 task\n"
+    assert shell("purge", "--state", "dead", "--older-than", "1d", "--yes") == f"{old}\ndeleted 1 task\n"
     assert [entry["id"] for entry in shell.json("ls")] == [young]
 
 
@@ -164,10 +174,92 @@ def test_switches_of_a_mistyped_spooler(shell: Shell, words: list[str]) -> None:
 
 
 def test_a_directory_with_the_name_of_a_task(shell: Shell) -> None:
-    """It is listed, is not deleted, and is in the way of no other."""
+    """It is listed, is neither deleted nor moved, and is in the way of no other."""
     (shell.mail / "uwsgi_spoolfile_on_a").mkdir(parents=True)
     (shell.mail / "uwsgi_spoolfile_on_b").symlink_to("nowhere")
 
-    assert "is a directory, and no task" in shell.error("rm", "uwsgi_spoolfile_on_a", status=1)
-    assert shell("purge", "--state", "corrupt", "--yes") == "deleted 1 task\n"
-    assert [entry["id"] for entry in shell.json("ls")] == [str(shell.mail / "uwsgi_spoolfile_on_a")]
+    assert "is a directory, not a task" in shell.error("rm", "uwsgi_spoolfile_on_a", status=1)
+    assert "is a directory, not a task" in shell.error("retry", "uwsgi_spoolfile_on_a", status=1)
+    assert "is not a regular file" in shell.error("retry", "uwsgi_spoolfile_on_b", status=1)
+    (shell.mail / ".unspool/dead/uwsgi_spoolfile_on_c").mkdir(parents=True)
+    [dead] = bury(shell, 1)[1:]
+    done = shell.result("purge", "--state", "corrupt", "--state", "dead", "--yes")
+    assert (done.returncode, done.stderr.count("is a directory, not a task")) == (1, 2)
+    assert done.stdout == f"{shell.mail}/uwsgi_spoolfile_on_b\n{dead}\ndeleted 2 tasks\n"
+    assert [Path(entry["id"]).name[-4:] for entry in shell.json("ls")] == ["on_a", "on_c"]
+
+
+def test_what_is_not_a_task_is_never_moved_as_one(shell: Shell) -> None:
+    """Of all that lies among the dead tasks, only the tasks are retried. The directory of a priority, a note and any
+    other file stay, and each is an error."""
+    shell.send("app:fail", "--priority", "5")
+    ranked, plain = bury(shell, 1)
+    dead = shell.mail / ".unspool/dead"
+    (dead / "uwsgi_spoolfile_on_lost.reason").write_text("{}")
+    (dead / "notes").mkdir()
+    (dead / "notes/x").write_text("mine")
+    (dead / "notes/uwsgi_spoolfile_on_x").write_text("mine")
+    before = sorted(shell.mail.rglob("*"))
+
+    inside = ("", "/5", "/notes", "/notes/x", "/notes/uwsgi_spoolfile_on_x", "/uwsgi_spoolfile_on_lost.reason")
+    odd = [*(f"{dead}{path}" for path in inside), "uwsgi_spoolfile_on_lost.reason"]
+    for command in ("retry", "rm"):
+        done = shell.result(command, *odd)
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", len(odd))
+    for id in odd[:1] + odd[4:]:
+        shell.error("show", id, status=1)
+    assert shell.error("retry", f"{dead}/5", status=1) == f"{dead}/5 is a directory, not a task"
+    assert sorted(shell.mail.rglob("*")) == before
+
+    done = shell.result("retry", *map(str, sorted(dead.iterdir())))
+    assert (done.returncode, done.stdout) == (1, f"{shell.mail}/{Path(plain).name}\n")
+    assert f"unspool: error: {dead}/5 is a directory, not a task\n" in done.stderr
+    assert [(entry["id"], entry["state"]) for entry in shell.json("ls")] == [
+        (f"{shell.mail}/{Path(plain).name}", "ready"),
+        (ranked, "dead"),
+    ]
+    assert shell("retry", "--all-dead").splitlines() == [f"{shell.mail}/5/{Path(ranked).name}"]
+
+
+def test_a_name_that_is_taken(shell: Shell) -> None:
+    """Dead tasks of one name, whose place is taken by a waiting task of that name, all become ready beside it."""
+    dead = shell.mail / ".unspool/dead"
+    dead.mkdir(parents=True)
+    for path in (shell.mail / "uwsgi_spoolfile_on_a", dead / "uwsgi_spoolfile_on_a", dead / "uwsgi_spoolfile_on_a~2"):
+        path.write_bytes(b"\x11\x00\x00\x00")
+
+    assert len(shell("retry", "--all-dead").splitlines()) == 2
+    assert [entry["state"] for entry in shell.json("ls")] == ["ready"] * 3
+
+
+def test_bulk_changes_report_ids(shell: Shell) -> None:
+    """Each prints the ids of the tasks that it changed, as lines or as a JSON array; an array also if there are errors,
+    or nothing to do."""
+    one, two, three = bury(shell, 3)
+    gone = f"{one}9"
+
+    assert json.loads(shell.result("rm", one, gone, "--json").stdout) == [one]
+    assert shell.json("purge", "--state", "dead", "--older-than", "1h", "--yes") == []
+    ready = [f"{shell.mail}/{Path(id).name}" for id in (two, three)]
+    assert shell.json("retry", "--all-dead") == ready
+    assert shell.json("purge", "--state", "ready", "--yes") == ready
+    assert shell.json("retry", "--all-dead") == []
+    assert shell.json("ls") == []
+
+
+def test_retry_all_corrupt(shell: Shell) -> None:
+    """All that are corrupt, or dead too if both are asked for, are tried again. What cannot be is told, and in the way
+    of no other."""
+    corrupt = shell.mail / ".unspool/corrupt"
+    [dead] = bury(shell, 1)
+    for name in ("uwsgi_spoolfile_on_a", "uwsgi_spoolfile_on_b"):
+        (corrupt / name).write_bytes(Path(dead).read_bytes())
+
+    assert shell("retry", "--all-corrupt").splitlines() == [f"{shell.mail}/uwsgi_spoolfile_on_{x}" for x in "ab"]
+    assert [entry["state"] for entry in shell.json("ls")] == ["ready", "ready", "dead"]
+    (shell.mail / "uwsgi_spoolfile_on_a").rename(corrupt / "uwsgi_spoolfile_on_a")
+    (shell.mail / "uwsgi_spoolfile_on_link").symlink_to("nowhere")
+    done = shell.result("retry", "--all-corrupt", "--all-dead")
+    assert (done.returncode, len(done.stdout.splitlines())) == (1, 2)
+    assert "uwsgi_spoolfile_on_link is not a regular file" in done.stderr
+    assert [entry["state"] for entry in shell.json("ls")] == ["ready"] * 3 + ["corrupt"]

@@ -2,9 +2,11 @@
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 
@@ -327,6 +329,44 @@ def test_history_lists_runs(shell: Shell) -> None:
     assert fields[1:4] == ["dead", "app:fail", "1"]
     assert fields[6:] == [bad, "ValueError: no luck"]
     assert "VERDICT" in shell.on_terminal("history")
+
+
+def test_odd_rows_in_the_history(shell: Shell) -> None:
+    """history and show leave out what is no run, and escape what a row brings along."""
+    id = shell.send("app:fail")
+    shell.burst()
+    with closing(sqlite3.connect(shell.mail / ".unspool/history.sqlite3")) as connection, connection:
+        insert = "INSERT INTO runs (id, task, verdict, attempt, started, duration, pid, error) VALUES"
+        connection.execute(f"{insert} (?, 'b', 'no verdict', 'x', 1, 'y', 'z', '')", [id])
+        connection.execute(f"{insert} (?, 'a' || char(27), 'v' || char(27), 1, 1, 1e9, 1, 'x' || char(27))", [id])
+
+    assert len(shell.json("history")) == 2
+    for words in (["history"], ["history", "--failed"], ["show", id]):
+        shown = shell(*words)
+        assert "no verdict" not in shown
+        assert "v\\x1b" in shown
+        assert "\x1b" not in shown
+
+
+@pytest.mark.parametrize("words", [["ls"], ["history"]])
+def test_a_limit_that_no_number_of_rows_reaches(shell: Shell, words: list[str]) -> None:
+    """A limit above what a server or SQLite can count to is bad usage."""
+    assert "--limit" in shell.error(*words, "--limit", "99999999999999999999", status=2)
+    shell(*words, "--limit", str(2**31 - 1))
+
+
+@pytest.mark.parametrize(
+    "note", ["[" * 30_000, '{"reason": [], "attempts": true}', '{"reason": 5, "attempts": "x"}', "[]"]
+)
+def test_an_odd_note_beside_a_dead_task(shell: Shell, note: str) -> None:
+    """A note that tells no reason costs the listing nothing but that."""
+    shell.send("app:fail")
+    shell.burst()
+    [dead] = [Path(entry["id"]) for entry in shell.json("ls")]
+    dead.with_name(f"{dead.name}.reason").write_text(note)
+
+    [entry] = shell.json("ls")
+    assert (entry["state"], entry["reason"], entry["attempts"]) == ("dead", "", 0)
 
 
 def test_history_of_what_never_was(shell: Shell) -> None:

@@ -152,6 +152,54 @@ def test_a_damaged_database_is_set_aside(opened: Open, database: Path, damage: s
     assert rows(database) == 1
 
 
+def test_rows_of_other_types_are_left_out(opened: Open, database: Path) -> None:
+    """A look gives the rows that are runs, and no error, whatever the others hold: other types, bytes, numbers that are
+    none, texts that are not UTF-8."""
+    opened().add(runs(1, 2))
+    odd: list[tuple[object, ...]] = [
+        ("b", "odd", "x", 1, "y", "z", ""),
+        (b"b", "v", 1, 1.0, 1.0, 1, ""),
+        ("b", "v", 1, 9e999, 1.0, 1, ""),
+        ("b", "v", 1, 1.0, -9e999, 1, ""),
+        ("b", "v", 1.5, 1.0, 1.0, 1, ""),
+    ]
+    with closing(sqlite3.connect(database)) as connection, connection:
+        insert = "INSERT INTO runs (id, task, verdict, attempt, started, duration, pid, error) VALUES ('/mail/task1', "
+        connection.executemany(f"{insert} ?, ?, ?, ?, ?, ?, ?)", odd)
+        connection.execute(f"{insert} 'b', 'v', 3, 2000000.0, 0.5, 1, CAST(x'ff41' AS TEXT))")
+    kept = Record("/mail/task1", "b", "v", 3, 2_000_000.0, 0.5, 1, "\\xffA")
+    assert opened().latest(None, 10) == [kept, *runs(2, 1)]
+    assert opened().latest("/mail/task1", 10) == [kept, *runs(1)]
+
+
+@pytest.mark.parametrize("columns", ["id TEXT", "number INTEGER, id TEXT, task TEXT", "when TEXT"])
+def test_a_history_of_another_form(opened: Open, database: Path, columns: str) -> None:
+    """A look finds nothing in it, and raises nothing; adding sets it aside, and begins a new one."""
+    database.parent.mkdir(parents=True)
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute(f"CREATE TABLE runs ({columns.replace('when', '[when]')})")
+    history = opened()
+    assert history.latest(None, 10) == []
+    history.add(runs(1))
+    assert history.latest(None, 10) == runs(1)
+    assert database.with_name("history.sqlite3.damaged").exists()
+
+
+def test_odd_lines_in_a_journal(opened: Open, database: Path) -> None:
+    """What is no run is left out, by a look and by the next writer; the runs between are kept."""
+    database.parent.mkdir(parents=True)
+    lines = [
+        run(1).to_json(), '"eightchr"', '{"a":1,"b":2,"c":3,"d":4,"e":5,"f":6,"g":7,"h":8}', "[1]", "null",
+        '["a","b","odd","x",1,"y","z",""]', '["a","b","c",1,NaN,1,1,""]', '["a","b","c",[],1,1,1,""]', run(2).to_json(),
+        "[" * 100_000, "garbage\udcff", run(3).to_json(),
+    ]  # fmt: skip
+    (database.parent / "journal-1").write_bytes("\n".join(lines).encode("utf-8", "surrogateescape"))
+    assert sorted(opened().latest(None, 20)) == runs(1, 2, 3)
+    opened().add(runs(4))
+    assert not journals(database)
+    assert sorted(opened().latest(None, 20)) == runs(1, 2, 3, 4)
+
+
 def test_damage_under_a_writer(opened: Open, database: Path) -> None:
     """It comes while the database is in use: the same."""
     history = opened()

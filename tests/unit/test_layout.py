@@ -119,6 +119,7 @@ def test_the_hint_of_a_name() -> None:
 def test_a_name_with_another_time() -> None:
     """The rest of it stays, so it stays unique; in a priority too."""
     assert renamed(f"5/{PREFIX}h_1_2_3_1700000000_000001", NOW) == f"5/{PREFIX}h_1_2_3_1900000000_250000"
+    assert renamed(f"5/{PREFIX}a", NOW) == f"5/{PREFIX}a_1900000000_250000", "it has no time, and stays a task's name"
 
 
 def test_priorities_and_ranks() -> None:

@@ -1,13 +1,13 @@
 """``unspool retry``, ``rm``, ``purge``, ``pause``, ``resume`` and ``set-period``: what a person does to a queue."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
 
 import click
 
 from ..backends.base import Backend
-from ..errors import TaskBusy
+from ..errors import SpoolerUnusable, TaskBusy
 from ..message import Entry, State
 from . import output, spoolers, times
 
@@ -19,39 +19,32 @@ _REMOVABLE = tuple(str(state) for state in State if state is not State.RUNNING)
 @click.command()
 @click.argument("ids", nargs=-1, metavar="[ID]...")
 @click.option("--all-dead", is_flag=True, show_envvar=True, help="All tasks that are dead.")
+@click.option("--all-corrupt", is_flag=True, show_envvar=True, help="All tasks that are corrupt.")
+@output.json_option
 @spoolers.spooler_option
-def retry(ids: Sequence[str], all_dead: bool, spooler: Sequence[str]) -> int:
+def retry(ids: Sequence[str], *, all_dead: bool, all_corrupt: bool, json: bool, spooler: Sequence[str]) -> int:
     """Make tasks ready now, their attempts afresh.
 
     They may be waiting, dead or corrupt. Prints the id of each, which may be a new one.
     """
-    if bool(ids) == all_dead:
-        raise click.UsageError("Give the ids of tasks, or --all-dead.")
-    if not all_dead:
-        return _each(ids, spooler, lambda backend, entry: backend.retry(entry.id))
-    for backend in spoolers.usable(spooler):
-        for entry in backend.entries(frozenset({State.DEAD})):
-            try:
-                output.line(output.clean(backend.retry(entry.id)))
-            except (LookupError, TaskBusy):
-                continue  # somebody else has dealt with it meanwhile
-    return 0
+    if bool(ids) == (all_dead or all_corrupt):
+        raise click.UsageError("Give the ids of tasks, or --all-dead, --all-corrupt or both.")
+    states = frozenset([State.DEAD] * all_dead + [State.CORRUPT] * all_corrupt)
+    changes = _Changes(lambda backend, id: backend.retry(id))
+    return changes.report(changes.each(ids, spooler) if ids else changes.all(_in_states(spooler, states)), json=json)
 
 
 @click.command()
 @click.argument("ids", nargs=-1, required=True, metavar="ID...")
+@output.json_option
 @spoolers.spooler_option
-def rm(ids: Sequence[str], spooler: Sequence[str]) -> int:
+def rm(ids: Sequence[str], *, json: bool, spooler: Sequence[str]) -> int:
     """Delete tasks for good.
 
     Prints the id of each that is gone. Running tasks are left alone, with status 1.
     """
-
-    def remove(backend: Backend, entry: Entry) -> str:
-        backend.remove(entry.id)
-        return entry.id
-
-    return _each(ids, spooler, remove)
+    changes = _Changes(_remove)
+    return changes.report(changes.each(ids, spooler), json=json)
 
 
 @click.command()
@@ -71,30 +64,30 @@ def rm(ids: Sequence[str], spooler: Sequence[str]) -> int:
     help="Only tasks that were last due at least so long ago: 90s, 12h, 1d.",
 )
 @click.option("--yes", is_flag=True, show_envvar=True, help="Do not ask.")
+@output.json_option
 @spoolers.spooler_option  # fmt: skip
-def purge(state: Sequence[str], older_than: timedelta | None, yes: bool, spooler: Sequence[str]) -> int:
-    """Delete all tasks in a state for good."""
-    chosen = spoolers.usable(spooler)
+def purge(state: Sequence[str], older_than: timedelta | None, *, yes: bool, json: bool, spooler: Sequence[str]) -> int:
+    """Delete all tasks in a state for good.
+
+    Prints the id of each that is gone, and then how many these are.
+    """
     before = None if older_than is None else time.time() - older_than.total_seconds()
-    states = frozenset(map(State, state))
-    doomed: Iterable[tuple[Backend, str]] = (
-        (backend, entry.id) for backend in chosen for entry in backend.entries(states) if _is_older(entry, before)
+    doomed: Iterable[tuple[Backend, Entry]] = (
+        (backend, entry)
+        for backend, entry in _in_states(spooler, frozenset(map(State, state)))
+        if _is_older(entry, before)
     )
     if not yes and (listed := list(doomed)):
         if not output.is_terminal():
             raise click.UsageError(f"This would delete {_tasks(len(listed))}; add --yes.")
-        if not click.confirm(f"Delete {_tasks(len(listed))} ({', '.join(sorted(states))}) for good?", err=True):
+        if not click.confirm(f"Delete {_tasks(len(listed))} ({', '.join(sorted(set(state)))}) for good?", err=True):
             return 1
         doomed = listed  # no more than was agreed to
-    removed = 0
-    for backend, id in doomed:
-        try:
-            backend.remove(id)
-            removed += 1
-        except (LookupError, TaskBusy):
-            continue  # it has left that state meanwhile
-    output.line(f"deleted {_tasks(removed)}")
-    return 0
+    changes = _Changes(_remove)
+    status = changes.report(changes.all(doomed), json=json)
+    if not json:
+        output.line(f"deleted {_tasks(changes.count)}")
+    return status
 
 
 @click.command()
@@ -134,19 +127,70 @@ def set_period(seconds: float, spooler: Sequence[str]) -> None:
 COMMANDS = [retry, rm, purge, pause, resume, set_period]
 
 
-def _each(ids: Iterable[str], given: Sequence[str], change: Callable[[Backend, Entry], str]) -> int:
-    """Changes each task, and prints its id; 1 if one of them could not be, which is said."""
-    status = 0
-    for id in ids:
-        try:
+class _Changes:
+    """One change to each of several tasks. One that cannot be changed does not keep the others from it.
+
+    :param change: changes a task of this id, and returns the id that it then has, or had last.
+    """
+
+    def __init__(self, change: Callable[[Backend, str], str]) -> None:
+        self._change = change
+        self._status = 0
+        self.count = 0
+
+    def each(self, ids: Iterable[str], given: Sequence[str]) -> Iterator[str]:
+        """Changes the tasks of these ids. One that is not there, or is running, is an error."""
+        for id in ids:
             found = spoolers.find(id, given)
             if found is None:
-                raise LookupError(f"no task {id}")
-            output.line(output.clean(change(*found)))
-        except (LookupError, TaskBusy) as error:
-            output.error(error)
-            status = 1
-    return status
+                self._complain(spoolers.missing(id))
+            else:
+                yield from self._one(found[0], found[1].id)
+
+    def all(self, found: Iterable[tuple[Backend, Entry]]) -> Iterator[str]:
+        """Changes these tasks. One that has left its state since it was listed is passed over."""
+        for backend, entry in found:
+            yield from self._one(backend, entry.id, listed=True)
+
+    def _one(self, backend: Backend, id: str, *, listed: bool = False) -> Iterator[str]:
+        try:
+            yield self._change(backend, id)
+        except TaskBusy as error:
+            if not listed:
+                self._complain(error)
+        except LookupError as error:
+            if not listed or backend.find(id) is not None:
+                self._complain(error)
+        except SpoolerUnusable:
+            raise
+        except OSError as error:
+            self._complain(f"task {id} cannot be changed: {error.strerror}")
+
+    def report(self, changed: Iterator[str], *, json: bool) -> int:
+        """Prints the id of each task as it is changed; returns the exit status, which is 1 if one could not be."""
+        if json:
+            output.write_json_array(map(self._counted, changed))
+        else:
+            for id in map(self._counted, changed):
+                output.line(output.clean(id))
+        return self._status
+
+    def _counted(self, id: str) -> str:
+        self.count += 1
+        return id
+
+    def _complain(self, error: object) -> None:
+        output.error(error)
+        self._status = 1
+
+
+def _remove(backend: Backend, id: str) -> str:
+    backend.remove(id)
+    return id
+
+
+def _in_states(given: Sequence[str], states: frozenset[State]) -> Iterator[tuple[Backend, Entry]]:
+    return ((backend, entry) for backend in spoolers.usable(given) for entry in backend.entries(states))
 
 
 def _tasks(number: int) -> str:

@@ -14,7 +14,7 @@ __all__ = ["COMMANDS"]
 
 @click.command()
 @click.argument("app", required=False, envvar="UNSPOOL_DOCTOR_APP")
-@click.option("--json", is_flag=True, show_envvar=True, help="Print JSON.")
+@output.json_option
 @spoolers.spooler_option
 def doctor(app: str | None, json: bool, spooler: Sequence[str]) -> int:
     """Check all that has to be right.

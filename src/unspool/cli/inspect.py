@@ -22,8 +22,6 @@ _TRACEBACKS = 3  # different ones of these, in full
 _FINE = (Verdict.PROCESSED, Verdict.SKIPPED)
 _DEEPEST = 100  # levels of a JSON body that is shown
 
-_json_option = click.option("--json", is_flag=True, show_envvar=True, help="Print JSON.")
-
 
 @click.command()
 @click.option(
@@ -35,12 +33,12 @@ _json_option = click.option("--json", is_flag=True, show_envvar=True, help="Prin
 )
 @click.option(
     "--limit",
-    type=click.IntRange(0),
+    type=click.IntRange(0, output.MOST),
     metavar="N",
     show_envvar=True,
     help=f"At most so many. Default: all; on a terminal {_SCREENFUL}.",
 )
-@_json_option
+@output.json_option
 @spoolers.spooler_option  # fmt: skip
 def ls(state: Sequence[str], limit: int | None, json: bool, spooler: Sequence[str]) -> None:
     """List tasks, in the order of running.
@@ -69,7 +67,7 @@ def ls(state: Sequence[str], limit: int | None, json: bool, spooler: Sequence[st
 
 @click.command()
 @click.argument("id")
-@_json_option
+@output.json_option
 @spoolers.spooler_option
 def show(id: str, json: bool, spooler: Sequence[str]) -> None:
     """Show one task and how its runs ended.
@@ -92,7 +90,7 @@ def show(id: str, json: bool, spooler: Sequence[str]) -> None:
 @click.argument("id", required=False)
 @click.option(
     "--limit",
-    type=click.IntRange(1),
+    type=click.IntRange(1, output.MOST),
     default=50,
     show_default=True,
     metavar="N",
@@ -103,7 +101,7 @@ def show(id: str, json: bool, spooler: Sequence[str]) -> None:
     help="At most so many.",
 )
 @click.option("--failed", is_flag=True, show_envvar=True, help="Only runs that did not go well.")
-@_json_option
+@output.json_option
 @spoolers.spooler_option  # fmt: skip
 def history(id: str | None, limit: int, failed: bool, json: bool, spooler: Sequence[str]) -> None:
     """List past runs, of all tasks or one.
@@ -128,7 +126,7 @@ def history(id: str | None, limit: int, failed: bool, json: bool, spooler: Seque
 
 @click.command()
 @click.option("--workers", is_flag=True, show_envvar=True, help="List each live process, on all machines, instead.")
-@_json_option
+@output.json_option
 @spoolers.spooler_option
 def status(workers: bool, json: bool, spooler: Sequence[str]) -> None:
     """Count tasks and workers by spooler.
@@ -216,7 +214,7 @@ def _missing(id: str, given: Sequence[str]) -> str:
         if runs := backend.history(id=id, limit=1):
             last = runs[0]
             return f"no task {id} now: it was {last.verdict} at {times.moment(last.started)}; see unspool history {id}"
-    return f"no task {id}"
+    return spoolers.missing(id)
 
 
 def _details(backend: Backend, entry: Entry, envelope: Envelope | None) -> dict[str, Any]:
@@ -286,7 +284,9 @@ def _show(entry: Entry, details: dict[str, Any], runs: Sequence[Record]) -> None
 
 def _show_run(run: Record, *, whole: bool) -> None:
     started = times.moment(run.started, "milliseconds")
-    output.line(f"  {started}  {run.verdict}, attempt {run.attempt}, {times.span(run.duration)}, pid {run.pid}")
+    output.line(
+        f"  {started}  {output.clean(run.verdict)}, attempt {run.attempt}, {times.span(run.duration)}, pid {run.pid}"
+    )
     for text in [run.reason, *(run.traceback.split("\n") if whole and run.traceback else [])]:
         output.line(f"    {output.clean(text)}")
 

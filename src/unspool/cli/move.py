@@ -38,7 +38,7 @@ _EVERY = 0.2  # seconds between two looks of the progress line
     show_envvar=True,
     help="Sign tasks that carry no signature with the secret key: for a directory that others could not write to.",
 )
-@click.option("--json", is_flag=True, show_envvar=True, help="Print JSON.")
+@output.json_option
 def move(source: str, destination: str, *, state: Sequence[str], dry_run: bool, sign_unsigned: bool, json: bool) -> int:
     """Carry the tasks of one spooler to another.
 

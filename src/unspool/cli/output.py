@@ -11,10 +11,17 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, TextIO
 
+import click
+
 from ..printable import printable
 
-__all__ = ["accept_any_text", "clean", "error", "finding", "is_terminal", "line", "note", "table", "write_json",
-           "write_json_array"]  # fmt: skip
+__all__ = ["MOST", "accept_any_text", "clean", "error", "finding", "is_terminal", "json_option", "line", "note",
+           "table", "write_json", "write_json_array"]  # fmt: skip
+
+MOST = 2**31 - 1
+"""The greatest number that an option may give for how much is printed."""
+
+json_option = click.option("--json", is_flag=True, show_envvar=True, help="Print JSON.")
 
 _STYLES = {
     "ready": "green",
@@ -130,10 +137,12 @@ def write_json(value: Any) -> None:
 def write_json_array(items: Iterable[Any]) -> None:
     """An array, one item a line, written as they come."""
     separator = "["
-    for item in items:
-        sys.stdout.write(separator + json.dumps(item))
-        separator = ",\n "
-    sys.stdout.write("]\n" if separator != "[" else "[]\n")
+    try:
+        for item in items:
+            sys.stdout.write(separator + json.dumps(item))
+            separator = ",\n "
+    finally:  # what was done before an error is told, too
+        sys.stdout.write("]\n" if separator != "[" else "[]\n")
 
 
 def _aligned(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> int:

@@ -12,7 +12,7 @@ from ..errors import NoSpooler, OptionRefused
 from ..message import Entry
 from .output import note
 
-__all__ = ["SPOOLER", "Choices", "NotThere", "backends", "existing", "find", "spooler_option", "usable"]
+__all__ = ["SPOOLER", "Choices", "NotThere", "backends", "existing", "find", "missing", "spooler_option", "usable"]
 
 
 class NotThere(click.ClickException):
@@ -109,6 +109,13 @@ def find(id: str, given: Sequence[str]) -> tuple[Backend, Entry] | None:
         if entry is not None:
             return backend, entry
     return None
+
+
+def missing(id: str) -> str:
+    """Why no task has this id, as an error says it."""
+    if os.path.isdir(id):
+        return f"{id} is a directory, not a task"
+    return f"no task {id}" + (": what is there is not a task of these spoolers" if os.path.lexists(id) else "")
 
 
 def _backend(name: str) -> Backend:

@@ -52,6 +52,6 @@ class History:
 
 def _record(stored: Stored) -> Record | None:
     try:
-        return Record(*json.loads(stored.data))
-    except (ValueError, TypeError):
+        return Record.of(json.loads(stored.data))
+    except (ValueError, RecursionError):
         return None  # not ours

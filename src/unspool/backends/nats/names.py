@@ -24,6 +24,7 @@ import os
 import re
 
 from ...errors import ConfigurationError
+from ...printable import printable
 
 __all__ = [
     "ARRIVING",
@@ -101,7 +102,7 @@ class Names:
 
     def record(self, id: str) -> str:
         """The subject of the runs of a task; ids may hold anything, so it is a digest."""
-        return f"{self.root}.history.{hashlib.sha256(id.encode()).hexdigest()[:20]}"
+        return f"{self.root}.history.{hashlib.sha256(printable(id).encode()).hexdigest()[:20]}"
 
     def place(self, subject: str) -> tuple[str, int | None, str]:
         """Kind, priority and token of a task's subject."""

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ...message import Record
+from ...printable import printable
 from .connection import Connector
 from .names import Names
 from .sql import statement
@@ -104,7 +105,7 @@ class History:
 
     def _inner(self, id: str) -> str:
         number = self._names.number(id)
-        return id if number is None else str(number)
+        return printable(id) if number is None else str(number)
 
     def _outer(self, id: str) -> str:
         return self._names.id(id) if id.isdigit() else id

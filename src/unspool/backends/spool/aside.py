@@ -3,24 +3,34 @@
 import contextlib
 import json
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 from ... import points
+from ...printable import printable
 from .attempts import Count
 from .layout import ASIDE, TMP, Directory
 
 __all__ = [
     "REASON_SUFFIX",
+    "Note",
     "bring_back",
     "discard",
     "discard_reason",
-    "read_reason",
+    "read_note",
     "set_aside",
     "write_reason",
 ]
 
 REASON_SUFFIX = ".reason"
 _REASON_SIZE = 2000
+
+
+class Note(NamedTuple):
+    """What is kept beside a task that was set aside: why, and its counts."""
+
+    reason: str
+    attempts: int
+    crashes: int
 
 
 def set_aside(
@@ -41,16 +51,19 @@ def set_aside(
     points.reach("bury.moved")
 
 
-def read_reason(directory: Directory, state: str, ref: str) -> dict[str, Any]:
-    """The note beside a task that was set aside; empty if there is none, or it is not one."""
+def read_note(directory: Directory, state: str, ref: str) -> Note | None:
+    """The note beside a task that was set aside; None if there is none, or it is not one."""
     try:
         at, name = directory.at(f"{ASIDE[state]}/{ref}{REASON_SUFFIX}")
         fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=at)
         with open(fd, "rb") as file:
             note = json.loads(file.read(1 << 16))
-    except (OSError, ValueError):
-        return {}
-    return note if isinstance(note, dict) else {}
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(note, dict):
+        return None
+    reason = note.get("reason")
+    return Note(printable(reason) if type(reason) is str else "", _count(note, "attempts"), _count(note, "crashes"))
 
 
 def bring_back(directory: Directory, state: str, ref: str, target_ref: str, now: float) -> None:
@@ -73,6 +86,11 @@ def discard(directory: Directory, state: str, ref: str) -> None:
 def discard_reason(directory: Directory, state: str, ref: str) -> None:
     """Deletes the note of a task that has left from where it was set aside."""
     _remove_note(*directory.at(f"{ASIDE[state]}/{ref}"))
+
+
+def _count(note: dict[str, Any], name: str) -> int:
+    found = note.get(name)
+    return found if type(found) is int else 0
 
 
 def _part(state: str, ref: str) -> str:

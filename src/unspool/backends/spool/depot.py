@@ -20,7 +20,7 @@ from ...message import State
 from ..base import Clock
 from ..depot import Parcel
 from . import lock
-from .aside import REASON_SUFFIX, discard_reason, read_reason, set_aside, write_reason
+from .aside import REASON_SUFFIX, Note, discard_reason, read_note, set_aside, write_reason
 from .attempts import DONE, RUNNING, Attempts, Count
 from .bell import Bell
 from .file import read_whole, sync_file_system, write_whole
@@ -246,8 +246,8 @@ class SpoolDepot:
                 return None
             data = os.pread(fd, found.st_size, 0)
         if at.place:
-            note = read_reason(self._directory, at.place, at.ref)
-            count, reason = Count(_number(note.get("attempts")), _number(note.get("crashes"))), str(note.get("reason"))
+            note = read_note(self._directory, at.place, at.ref) or Note("", 0, 0)
+            count, reason = Count(note.attempts, note.crashes), note.reason
         else:
             count, reason = self._attempts().read(at.ref if self._attempts().outlive else inside), ""
             if count.phase == DONE:  # and could not be removed then
@@ -304,7 +304,3 @@ def _final(parcel: Parcel, due: float) -> str:
     seconds, rest = divmod(int(due * 1_000_000), 1_000_000)
     name = f"{PREFIX}{parcel.key}_{seconds}_{rest:06d}"
     return name if parcel.priority is None else f"{parcel.priority}/{name}"
-
-
-def _number(value: object) -> int:
-    return value if isinstance(value, int) else 0

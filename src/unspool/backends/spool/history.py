@@ -24,6 +24,7 @@ CREATE TABLE IF NOT EXISTS runs (
 );
 CREATE INDEX IF NOT EXISTS runs_of_a_task ON runs (id);
 """
+_COLUMNS = ["number", "id", "task", "verdict", "attempt", "started", "duration", "pid", "error"]
 _INSERT = "INSERT INTO runs (id, task, verdict, attempt, started, duration, pid, error) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _SELECT = "SELECT id, task, verdict, attempt, started, duration, pid, error FROM runs"
 _LATEST = f"{_SELECT} ORDER BY started + duration DESC, number DESC LIMIT ?"  # a journal's rows may be put in late
@@ -100,7 +101,9 @@ class History:
         try:
             uri = f"file:{_quote(path)}?mode=ro"
             with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=_BUSY / 1000)) as reader:
-                return [Record(*row) for row in reader.execute(query, values)]
+                reader.text_factory = _decoded
+                rows = map(Record.of, reader.execute(query, values))
+                return [record for record in rows if record is not None]  # a row of other types is not ours
         except sqlite3.DatabaseError:
             return []  # damaged, or not made yet; the writer sets it right
 
@@ -149,6 +152,9 @@ class History:
         try:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = NORMAL")
+            columns = [row[1] for row in connection.execute("PRAGMA table_info(runs)")]
+            if columns and columns != _COLUMNS:
+                raise sqlite3.DatabaseError("its table of runs has other columns")
             connection.executescript(_SCHEMA)
         except sqlite3.Error:
             connection.close()
@@ -177,6 +183,11 @@ def _ended(record: Record) -> float:
 def _storable(record: Record) -> Record:
     """A record whose texts are such: names of files and errors of tasks may have bytes that are none, escaped here."""
     return Record._make(_text(value) if isinstance(value, str) else value for value in record)
+
+
+def _decoded(value: bytes) -> str:
+    """A text as SQLite keeps it, which need not be UTF-8."""
+    return value.decode("utf-8", "backslashreplace")
 
 
 def _text(value: str) -> str:

@@ -109,7 +109,8 @@ class Journal:
 
 
 def _parse(lines: Sequence[bytes]) -> list[Record]:
+    """The records in these lines. A line that holds none is left out: a full disk may have cut it short."""
     try:
-        return [Record._make(row) for row in json.loads(b"[%b]" % b",".join(lines))]
-    except (ValueError, TypeError):  # one was cut short by a full disk
+        return [record for row in json.loads(b"[%b]" % b",".join(lines)) if (record := Record.of(row)) is not None]
+    except (ValueError, RecursionError):
         return [record for line in lines for record in _parse([line])] if len(lines) > 1 else []

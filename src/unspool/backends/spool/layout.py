@@ -124,9 +124,10 @@ def writer_of(name: str) -> int:
 
 
 def renamed(ref: str, due: float) -> str:
-    """The same ref with another time at the end of its name; the rest of it keeps it unique."""
+    """The same ref with another time at the end of its name, which is added to a name that has none."""
     seconds, rest = divmod(int(due * 1_000_000), 1_000_000)
-    return f"{ref.rsplit('_', 2)[0]}_{seconds}_{rest:06d}"
+    start = ref.rsplit("_", 2)[0] if hint(ref) else ref
+    return f"{start}_{seconds}_{rest:06d}"
 
 
 class Names:

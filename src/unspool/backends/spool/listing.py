@@ -16,7 +16,7 @@ from ...message import Entry, Envelope, State
 from ..base import Clock
 from ..depot import MOVING
 from . import lock
-from .aside import bring_back, discard, read_reason
+from .aside import REASON_SUFFIX, bring_back, discard, read_note
 from .attempts import Attempts, read_count
 from .file import read_whole
 from .layout import ASIDE, Directory, hint, is_priority, is_task, priority_of, renamed
@@ -84,8 +84,7 @@ class Listing:
         for place, ref in self._places(id):
             entry = self._aside(place, ref) if place else self._entry(ref, None)
             if entry is not None:
-                path = f"{ASIDE[place]}/{ref}" if place else ref
-                return entry, self._envelope(path, whole=True) if body else None
+                return entry, self._envelope(_inside(place, ref), whole=True) if body else None
         leaving = self._leaving(id)
         moved = self._moved(leaving) if leaving else None
         if leaving is None or moved is None:
@@ -106,14 +105,16 @@ class Listing:
         :raises LookupError, TaskBusy: as ``base.Backend.retry``.
         """
         place, ref = self.locate(id)
+        self._require_file(place, ref, regular=True)
         now = self._clock()
         # Scans trust a name never to be later than its task; and nothing that waits may be replaced.
         taken = place and os.path.lexists(self._directory.path(ref))
-        target = renamed(ref, now) if taken or hint(ref) > now else ref
+        target = self._free(ref, now) if taken or hint(ref) > now else ref
         if place:
-            for former in (f"{ASIDE[place]}/{ref}", ref):
+            for former in (_inside(place, ref), ref):
                 self._attempts().clear(former)
-            bring_back(self._directory, place, ref, target, now)
+            with self._present(ref):
+                bring_back(self._directory, place, ref, target, now)
         else:
             with self._held(ref):
                 self._attempts().clear(ref)
@@ -122,20 +123,25 @@ class Listing:
                     os.rename(self._directory.path(ref), self._directory.path(target))
         return self._directory.path(target)
 
+    def _free(self, ref: str, now: float) -> str:
+        """The ref with a time at its end that is not after now, and that no other file has."""
+        while os.path.lexists(self._directory.path(target := renamed(ref, now))):
+            now -= 1e-6
+        return target
+
     def remove(self, id: str) -> None:
         """Deletes the task.
 
         :raises LookupError, TaskBusy: as ``base.Backend.remove``.
         """
         place, ref = self.locate(id)
+        self._require_file(place, ref, regular=False)
         if place:
-            discard(self._directory, place, ref)
+            with self._present(ref):
+                discard(self._directory, place, ref)
         else:
-            path = self._directory.path(ref)
-            if os.path.isdir(path) and not os.path.islink(path):
-                raise LookupError(f"{path} is a directory, and no task")
             with self._held(ref):
-                os.unlink(path)
+                os.unlink(self._directory.path(ref))
         if self._attempts().outlive:
             self._attempts().clear(ref)
 
@@ -146,18 +152,39 @@ class Listing:
         :raises TaskBusy: if it is being moved to another spooler.
         """
         for place, ref in self._places(id):
-            path = self._directory.path(f"{ASIDE[place]}/{ref}" if place else ref)
-            if os.path.lexists(path):
+            if os.path.lexists(self._directory.path(_inside(place, ref))):
                 return place, ref
         if self._leaving(id) is not None:
             raise TaskBusy(f"task {id} {MOVING}")
         raise LookupError(f"no task {id} in spooler {self._directory.root}")
 
+    def _require_file(self, place: str, ref: str, *, regular: bool) -> None:
+        """Refuses what has a task's name and is something else.
+
+        :param regular: whether a link or FIFO is refused, too, or only a directory.
+        :raises LookupError: if it is something else.
+        """
+        path = self._directory.path(_inside(place, ref))
+        with self._present(ref):
+            mode = os.stat(path, follow_symlinks=False).st_mode
+        if stat.S_ISDIR(mode):
+            raise LookupError(f"{path} is a directory, not a task")
+        if regular and not stat.S_ISREG(mode):
+            raise LookupError(f"{path} is not a regular file, so it is never run; 'unspool rm' removes it")
+
+    @contextlib.contextmanager
+    def _present(self, ref: str) -> Iterator[None]:
+        """Turns a file that is gone into a task that is not there."""
+        try:
+            yield
+        except FileNotFoundError:
+            raise LookupError(f"task {self._directory.path(ref)} has just ended") from None
+
     @contextlib.contextmanager
     def _held(self, ref: str) -> Iterator[None]:
         """The task's lock, if it is a file that can be locked: a link or FIFO is nobody's task, and has none."""
         path = self._directory.path(ref)
-        try:
+        with self._present(ref):
             found = os.stat(path, follow_symlinks=False)
             if not stat.S_ISREG(found.st_mode) or not os.access(path, os.R_OK | os.W_OK):
                 yield
@@ -170,30 +197,33 @@ class Listing:
                 yield
             finally:
                 os.close(fd)
-        except FileNotFoundError:
-            raise LookupError(f"task {path} has just ended") from None
 
     def _places(self, id: str) -> Iterator[tuple[str, str]]:
         """Where a task of this id may be: where it waits, then where it may have been set aside."""
         ref = self._ref(id)
         if ref is None:
             return
-        lead, _, name = ref.rpartition("/")
+        aside = {} if ref.endswith(REASON_SUFFIX) else ASIDE  # there it is the note beside a task
         for place, prefix in ASIDE.items():
-            if f"{ref}/".startswith(f"{prefix}/"):
-                yield place, ref[len(prefix) + 1 :]
+            if ref.startswith(f"{prefix}/"):
+                within = ref[len(prefix) + 1 :]
+                if place in aside and _is_ref(within):
+                    yield place, within
                 return
-        if not is_task(name) or (lead and not is_priority(lead)):
+        if not _is_ref(ref):
             return
         yield "", ref
-        for place in ASIDE:
+        for place in aside:
             yield place, ref
         if "/" not in id:  # a bare name may be of any priority
             survey = Survey(self._directory, self._clock())
-            for place, lead in {"": "", **ASIDE}.items():
-                yield from ((place, f"{part}/{name}") for part in survey.parts(lead))
+            for place, lead in {"": "", **aside}.items():
+                yield from ((place, f"{part}/{id}") for part in survey.parts(lead))
 
     def _ref(self, id: str) -> str | None:
+        """The path of an id within the directory; None if it leads elsewhere, or no file can have it."""
+        if not _is_path(id):
+            return None
         root = self._directory.root
         candidates = [id] if os.path.isabs(id) else [os.path.abspath(id), os.path.normpath(f"{root}/{id}")]
         for candidate in map(os.path.normpath, candidates):
@@ -238,15 +268,14 @@ class Listing:
             return error.strerror or str(error)
 
     def _aside(self, place: str, ref: str) -> Entry | None:
-        inside = f"{ASIDE[place]}/{ref}"
+        inside = _inside(place, ref)
         path = self._directory.path(inside)
         try:
             found = os.stat(path, follow_symlinks=False)
         except OSError:
             return None
-        note = read_reason(self._directory, place, ref)
+        note = read_note(self._directory, place, ref)
         label, problem = self._label(inside)
-        attempts = note.get("attempts")
         return Entry(
             path,
             State(place),
@@ -254,13 +283,15 @@ class Listing:
             label,
             priority_of(ref),
             found.st_mtime,
-            attempts if isinstance(attempts, int) else 0,
+            note.attempts if note else 0,
             found.st_size,
-            str(note.get("reason") or problem),
+            (note.reason if note else "") or problem,
         )
 
     def _leaving(self, id: str) -> Leaving | None:
         wanted = set(self._places(id))
+        if not wanted:
+            return None
         return next((one for one in under_way(self._directory) if (one.place, one.ref) in wanted), None)
 
     def _moved(self, leaving: Leaving) -> Entry | None:
@@ -271,19 +302,18 @@ class Listing:
             return None
         label, _ = self._label(leaving.inside)
         waits = State.READY if found.st_mtime <= self._clock() else State.DEFERRED
-        note = read_reason(self._directory, leaving.place, leaving.ref) if leaving.place else {}
+        note = read_note(self._directory, leaving.place, leaving.ref) if leaving.place else None
         count = self._attempts().read(leaving.ref if self._attempts().outlive else leaving.inside)
-        attempts = note.get("attempts", count.attempts)
         return Entry(
-            self._directory.path(f"{ASIDE[leaving.place]}/{leaving.ref}" if leaving.place else leaving.ref),
+            self._directory.path(_inside(leaving.place, leaving.ref)),
             State(leaving.place) if leaving.place else waits,
             self._directory.root,
             label,
             priority_of(leaving.ref),
             found.st_mtime,
-            attempts if isinstance(attempts, int) else 0,
+            note.attempts if note else count.attempts,
             found.st_size,
-            str(note.get("reason", MOVING)),
+            note.reason if note else MOVING,
         )
 
     def _label(self, inside: str) -> tuple[str, str]:
@@ -314,3 +344,21 @@ class Listing:
             return None
         finally:
             os.close(fd)
+
+
+def _inside(place: str, ref: str) -> str:
+    """The path within the directory of a task that waits, or was set aside."""
+    return f"{ASIDE[place]}/{ref}" if place else ref
+
+
+def _is_ref(ref: str) -> bool:
+    """Whether this is a task's name, alone or below a priority."""
+    lead, slash, name = ref.rpartition("/")
+    return is_task(name) and (not slash or is_priority(lead) is not None)
+
+
+def _is_path(text: str) -> bool:
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False

@@ -209,6 +209,23 @@ class ListingTests(Ground):
         assert queue.state(id) is State.RUNNING
         assert queue.end(claim, Ack()) is None
 
+    @pytest.mark.parametrize(
+        "id",
+        ["", "a\0b", "{name}/a\0b", "{name}\0/{ref}", "\ud83d", "{name}/\udcff", "{name}/", "{name}", "..", "x" * 5000],
+    )
+    def test_an_id_that_no_task_has(self, queue: Queue, id: str) -> None:
+        """Whatever text it is, no task is found, changed or waited for, and no other error is raised."""
+        ref = queue.send("task").removeprefix(f"{queue.backend.name}/")
+        id = id.format(name=queue.backend.name, ref=ref)
+        assert queue.backend.find(id) is None
+        assert queue.backend.read(id) is None
+        assert queue.backend.history(id=id) == []
+        with pytest.raises(LookupError):
+            queue.backend.retry(id)
+        with pytest.raises(LookupError):
+            queue.backend.remove(id)
+        assert queue.labels() == ["task"]
+
     def test_nothing_to_retry_or_remove(self, queue: Queue) -> None:
         """A task that is not there is a LookupError."""
         id = queue.send("task")
