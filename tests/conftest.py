@@ -26,7 +26,8 @@ def own_registries() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def own_settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No test sees the settings of the environment, nor those that another test made."""
+    """No test sees the settings of the environment, nor those that another test made. Each begins where it is then."""
+    monkeypatch.setattr(config, "_start", None)
     for name in list(os.environ):
         if name.startswith("UNSPOOL_"):
             monkeypatch.delenv(name)

@@ -7,13 +7,14 @@ again, by whoever has the password elsewhere (``PGPASSWORD``, ``~/.pgpass``).
 """
 
 import functools
+import os
 import re
 from typing import NamedTuple
 
 from .errors import OptionRefused
 from .imports import late
 
-__all__ = ["SCHEMES", "Address", "is_url", "parse", "parse_for", "place_of", "split"]
+__all__ = ["SCHEMES", "Address", "directory", "is_url", "parse", "parse_for", "place_of", "split"]
 
 SCHEMES = {"postgresql": "postgresql", "postgres": "postgresql", "nats": "nats"}
 """The schemes of URLs, each with its usual form."""
@@ -44,6 +45,21 @@ class Address(NamedTuple):
 def is_url(text: str) -> bool:
     """Whether this names a server, and not a directory."""
     return "://" in text
+
+
+def directory(path: str) -> str:
+    """The path of a spooler's directory, with ``~`` replaced by the home directory.
+
+    :raises OptionRefused: if it begins with a quote, ``$`` or an unknown ``~user``, which a shell would have replaced.
+        A service manager or ``docker run --env-file`` does not.
+    """
+    found = os.path.expanduser(path)
+    if found.startswith(("'", '"', "$", "~")):
+        raise OptionRefused(
+            f"the spooler {path!r} begins with {found[0]!r}, which no shell has replaced; write the path itself, "
+            "without quotes and variables"
+        )
+    return found
 
 
 def split(text: str) -> list[str]:

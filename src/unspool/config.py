@@ -1,10 +1,8 @@
 """Settings, and the only place that picks a concrete backend.
 
 Each setting comes from ``configure()``, else from the environment (``UNSPOOL_<NAME>``), else from ``[tool.unspool]``
-in the nearest
-``pyproject.toml`` of the working directory and those above it; spoolers also, at last, from uWSGI's options. Nothing
-is read
-before it is needed.
+in the nearest ``pyproject.toml`` of the directory in which the program began and those above it; spoolers also, at
+last, from uWSGI's options. Nothing is read before it is needed.
 """
 
 import contextlib
@@ -114,7 +112,9 @@ _addresses: dict[str, address.Address] = {}  # of servers' spoolers, by name; th
 _redirection: Callable[[str], Backend] | None = None
 _handler: "SpoolerHandler | None" = None
 _inside: list["Inside"] | None = None  # uWSGI's own spoolers, which each of its offers asks for
-_start: str | None = None  # inside uWSGI, the directory it was started in: its spoolers work in another
+_start: str | None = None  # the working directory when this was imported: programs change it, uWSGI's spoolers too
+with contextlib.suppress(OSError):  # it was removed
+    _start = os.getcwd()
 
 
 def configure(**values: Any) -> None:
@@ -183,9 +183,10 @@ def spooler_names() -> tuple[str, ...]:
 def spooler_name(text: str) -> str:
     """The name of the spooler at a path or URL, which may have a password; that is kept for when it is opened.
 
-    :raises OptionRefused: for a URL that is none.
+    :raises OptionRefused: for a URL that is none, or a path that begins with a quote, ``$`` or an unknown ``~user``.
     """
     if not address.is_url(text):
+        address.directory(text)
         return text
     found = address.parse(text)
     if text != found.name or text not in _addresses:  # a name has no password to be kept
@@ -227,7 +228,7 @@ def _find_backend(name: str | None) -> Backend:
         if not named:
             raise NoSpooler(f"no spooler is named {name!r} (there are: {', '.join(known) or 'none'}); {_HOW}")
         name = named[0]
-    place = spooler_name(name) if address.is_url(name) else os.path.abspath(name)
+    place = spooler_name(name) if address.is_url(name) else os.path.abspath(address.directory(name))
     if _redirection is not None:
         return _redirection(place)
     with _lock:
@@ -367,7 +368,7 @@ def enter_uwsgi() -> None:
 
     A handler of the program's own is kept for the messages that are not ours.
     """
-    global _handler, _start  # noqa: PLW0603  the process's handler is one thing
+    global _handler  # noqa: PLW0603  the process's handler is one thing
     uwsgi = sys.modules.get("uwsgi")
     if uwsgi is None or (_handler is not None and getattr(uwsgi, "spooler", None) is _handler):
         return
@@ -381,7 +382,6 @@ def enter_uwsgi() -> None:
             from .runtime.inside import SpoolerHandler
 
         _handler = SpoolerHandler(_insides)
-        _start = os.getcwd()
     install(_handler, _handler.keep)
     try:
         for inside in _insides():
@@ -556,7 +556,7 @@ def _number(value: Any) -> float:
 def _spoolers(value: Any, base: str) -> tuple[str, ...]:
     parts = address.split(value) if isinstance(value, str) else [os.fspath(part).strip() for part in value]
     return tuple(
-        spooler_name(part) if address.is_url(part) else os.path.normpath(os.path.join(base, os.path.expanduser(part)))
+        spooler_name(part) if address.is_url(part) else os.path.normpath(os.path.join(base, address.directory(part)))
         for part in parts
         if part
     )

@@ -50,6 +50,12 @@ def test_lines_say_what_to_do(shell: Shell) -> None:
     assert "warn" in shell.on_terminal("doctor")
 
 
+def test_a_relative_path_in_the_environment(shell: Shell) -> None:
+    """Each program takes it from where it is started, so it may mean several directories."""
+    level, text = levels(shell, UNSPOOL_SPOOLERS="mail")["spoolers"]
+    assert (level, text.partition(" (")[0]) == ("warn", str(shell.mail))
+
+
 def test_a_spooler_that_is_not_there_yet(shell: Shell) -> None:
     """It is fine as long as it can be made, and looking does not make it."""
     assert levels(shell)[str(shell.mail)][0] == "ok"

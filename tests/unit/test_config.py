@@ -3,6 +3,8 @@
 import gc
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +123,33 @@ def test_relative_paths_are_resolved_once(place: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir("/")
     assert [str(spooler) for spooler in Spooler.get_spoolers()] == expected
     assert config.backend().name == expected[0]
+
+
+@pytest.mark.parametrize(
+    "odd", ['"/srv/mail"', "'/srv/mail'", "$HOME/mail", "${HOME}/mail", "~nobody-of-this-name/mail"]
+)
+def test_a_path_that_no_shell_has_expanded(place: Path, monkeypatch: pytest.MonkeyPatch, odd: str) -> None:
+    """Refused from each source: it would be a directory below the working directory."""
+    with pytest.raises(ConfigurationError, match="begins with"):
+        configure(spoolers=["/srv/other", odd])
+    monkeypatch.setenv("UNSPOOL_SPOOLERS", f"/srv/other,{odd}")
+    with pytest.raises(ConfigurationError, match=r"spoolers from UNSPOOL_SPOOLERS cannot be used: .* begins with"):
+        settings()
+    monkeypatch.setenv("UNSPOOL_SPOOLERS", str(place / "mail"))
+    for ask in (Spooler, config.backend):
+        with pytest.raises(OptionRefused, match="begins with"):
+            ask(odd)  # type: ignore[operator]
+    assert list(place.iterdir()) == []
+
+
+def test_a_program_that_changes_its_directory(place: Path) -> None:
+    """Relative paths and the project file are those of where it began, also if settings are read later."""
+    (place / "sub").mkdir()
+    write(place, "period = 2")
+    code = "import os, unspool; os.chdir('sub'); from unspool import config; print(*config.settings()[:3])"
+    environment = os.environ | {"UNSPOOL_SPOOLERS": "mail", "UNSPOOL_DURABILITY": "relaxed"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [f"('{place}/mail',)", "relaxed", "2.0"]
 
 
 @pytest.mark.parametrize(

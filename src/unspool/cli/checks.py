@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from .. import config
+from .. import address, config
 from ..backends.spool import trust
 from ..backends.spool.layout import PRIVATE, TMP, Directory
 from ..backends.spool.wake import Wake
@@ -76,7 +76,16 @@ def configuration() -> Iterator[Finding]:
         if name == "forward":
             value = [f"{one} to {to}" for one in settings.spoolers if (to := config.destination(one))]
         text = ", ".join(value) or "none" if isinstance(value, tuple | list) else f"{value}"
+        if name == "spoolers" and origin in os.environ and _relative(os.environ[origin]):
+            yield Finding(name, WARN, f"{text} (from {origin}, relative to where each program is started)",
+                          f"write absolute paths: {origin}={','.join(value)}")  # fmt: skip
+            continue
         yield Finding(name, OK, f"{text} (from {origin})" if origin != "default" else f"{text} (default)")
+
+
+def _relative(spoolers: str) -> bool:
+    paths = [one for one in address.split(spoolers) if not address.is_url(one)]
+    return not all(os.path.isabs(address.directory(path)) for path in paths)
 
 
 def _secret_key(keys: int, origin: str) -> Finding:
