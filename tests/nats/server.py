@@ -27,17 +27,25 @@ class Server:
 
     :param place: a directory for its configuration, store and log.
     :param more: further lines of its configuration.
+    :param storage: the most that it stores.
     """
 
     def __init__(
-        self, place: Path, *, name: str = "one", more: str = "", jetstream: bool = True, payload: int = PAYLOAD
+        self,
+        place: Path,
+        *,
+        name: str = "one",
+        more: str = "",
+        jetstream: bool = True,
+        payload: int = PAYLOAD,
+        storage: str = "100GB",
     ) -> None:
         place.mkdir(parents=True, exist_ok=True)
         self.port = free_port()
         self._place = place
         self._log = place / f"{name}.log"
         self._config = place / f"{name}.conf"
-        store = f'jetstream {{ store_dir: "{place / name}" }}' if jetstream else ""
+        store = f'jetstream {{ store_dir: "{place / name}", max_file_store: {storage} }}' if jetstream else ""
         self._config.write_text(
             f"server_name: {name}\nlisten: 127.0.0.1:{self.port}\nmax_payload: {payload}\n{store}\n{more}\n"
         )

@@ -95,9 +95,7 @@ class NatsControl:
             replaces = names.switches, stored.seq if stored else 0
             with contextlib.suppress(Conflict):  # somebody else has just changed something
                 data = json.dumps(switches._asdict()).encode()
-                await stream.publish(
-                    names.state, names.switches, data, replaces=replaces, patience=self._place.patience
-                )
+                await self._place.reserve.publish(stream, names.state, names.switches, data, replaces=replaces)
                 return
 
     # --- processes
@@ -162,7 +160,11 @@ class NatsControl:
         """Sees to it that other hosts know, before this process takes a task and as long as it lives."""
         if not self.is_announced(stream):
             self._beating = (os.getpid(), stream.link)
-            await self._beat(stream)
+            try:
+                await self._beat(stream)
+            except BaseException:
+                self._beating = None
+                raise
             task = asyncio.get_running_loop().create_task(self._beat_on(stream))
             self._kept = task  # the loop itself holds tasks only weakly
 
@@ -183,7 +185,7 @@ class NatsControl:
         for process, info in said.items():
             data = json.dumps(info._asdict() | process._asdict() | common).encode()
             headers = {"Nats-TTL": f"{max(int(self._place.lease), 1)}s"}
-            await stream.publish(names.state, names.live(process.key), data, headers, patience=self._place.patience)
+            await self._place.reserve.publish(stream, names.state, names.live(process.key), data, headers)
 
 
 class NatsPresence:

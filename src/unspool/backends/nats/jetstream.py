@@ -44,6 +44,7 @@ NO_STREAM = 10059
 _NO_SEQUENCE = 10043
 _NOT_DELETED = 10057
 _WRONG_SEQUENCE = (10071, 10164)
+_FULL = (10023, 10047, 10002)  # the server's limit of storage, and the account's
 TEMPORARY = (10008, 10009, 10118)
 """The codes of errors that pass: no leader, leader unknown, system temporarily unavailable."""
 
@@ -63,13 +64,20 @@ class ApiError(SpoolerUnusable):
     @classmethod
     def of(cls, shown: str, error: Mapping[str, Any], *, repeated: bool) -> "ApiError":
         """The error of an answer."""
-        return cls(f"{shown}: {error.get('description', error)}", int(error.get("err_code", 0)), repeated)
+        code, why = int(error.get("err_code", 0)), error.get("description", error)
+        hint = "; the storage is full: raise the limit of the servers or of the account, or remove tasks"
+        return cls(f"{shown}: {why}{hint if code in _FULL else ''}", code, repeated)
 
     @property
     def nothing_there(self) -> bool:
         """There is no such message."""
         gone = self.code == _NOT_DELETED and "no message found" in str(self)  # one before the stream's first
         return gone or self.code in (_NOT_FOUND, _NO_SEQUENCE)
+
+    @property
+    def is_full(self) -> bool:
+        """There is no room for a message."""
+        return self.code in _FULL
 
     @property
     def is_conflict(self) -> bool:
@@ -129,8 +137,8 @@ class JetStream:
         reply = f"{self._inbox}.{next(self._asked)}"
         self._answers[reply] = answer = asyncio.get_running_loop().create_future()
         try:
-            await self._client.publish(subject, data, reply=reply, headers=dict(headers) if headers else None)
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(timeout):  # a publish waits, too, if the server reads nothing
+                await self._client.publish(subject, data, reply=reply, headers=dict(headers) if headers else None)
                 return await answer
         finally:
             del self._answers[reply]

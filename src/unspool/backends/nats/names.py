@@ -10,6 +10,7 @@
     unspool.<spooler>.leaving.<rank>.<token> on its way to another queue: in the stream where it was, and what was set
                                              aside as leaving-dead and leaving-corrupt
     unspool.<spooler>.arriving.<rank>.<token>  on its way from another, and not here yet; the same
+    unspool.<spooler>.arriving-dead.none.reserve  no task: room for workers if the storage is full
     unspool.<spooler>.run.<token>            who runs it                   stream unspool-state-<spooler>
     unspool.<spooler>.live.<process>         a process that is alive
     unspool.<spooler>.switches               pause and period
@@ -87,6 +88,7 @@ class Names:
         self.history = f"unspool-history-{spooler}"
         self.switches = f"{self.root}.switches"
         self.notice = f"{self.root}.notice"
+        self.reserve = self.task(on_the_way(ARRIVING, DEAD), "none", "reserve")
 
     def task(self, kind: str, rank: str, token: str) -> str:
         """The subject of a task; ``*`` for parts that do not matter."""

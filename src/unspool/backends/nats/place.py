@@ -20,6 +20,7 @@ from .jetstream import NO_STREAM, ApiError, JetStream, Publication
 from .lane import Broken, Lane, at_once
 from .link import Link
 from .names import Names, is_token
+from .reserve import Reserve
 
 __all__ = ["Place"]
 
@@ -94,6 +95,7 @@ class Place:
         self._way = Way.of(address)
         self.lease = self._way.lease
         self.patience = patience
+        self.reserve = Reserve(self.names, patience)
         self.schedules = False
         """Whether the server keeps deferred tasks back; known once connected."""
         self.keeps_history = history_limit > 0
@@ -129,8 +131,11 @@ class Place:
                 self._ready = False
             if not self._ready:
                 self.ranks.clear()
-                found = self._stream.link.call(streams.ensure(self._stream, self.names, self._settings, patience))
-                self.schedules = streams.has_schedules(found)
+                link = self._stream.link
+                tasks, aside = link.call(streams.ensure(self._stream, self.names, self._settings, patience))
+                self.schedules = streams.has_schedules(tasks)
+                if not aside["state"]["last_seq"]:
+                    link.call(self.reserve.keep(self._stream))
                 self._ready = True
             return self._stream
 

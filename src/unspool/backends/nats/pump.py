@@ -18,7 +18,7 @@ from ...errors import SpoolerUnusable
 from ..base import UNNUMBERED
 from . import runs
 from .control import NatsControl, Switches
-from .jetstream import JetStream, client_errors
+from .jetstream import ApiError, JetStream, client_errors
 from .names import CORRUPT, NOW, SOON, Names, is_token, new_token, rank_part
 from .place import Place
 from .stored import HEADER, Facts, Stored
@@ -99,7 +99,7 @@ class Pump:
             await client.subscribe(names.notice, cb=self._on_notice),
         ]
         await self.look()
-        await self._control.announce(stream)
+        await self._announce()
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(self._run()), loop.create_task(self._keep())]
 
@@ -134,6 +134,15 @@ class Pump:
         self.switches = await self._control.look(self._stream)
         self._moved.set()
         await runs.drop_void(self._stream, names, self._place.patience)
+        await self._place.reserve.keep(self._stream)
+
+    async def _announce(self) -> None:
+        """Says to other hosts that this one lives, as soon as there is room for that."""
+        try:
+            await self._control.announce(self._stream)
+        except ApiError as error:
+            if not error.is_full:
+                raise
 
     def ask(self, want: int) -> None:
         """The feed has room for so many more. Called in the loop."""
@@ -321,6 +330,8 @@ class Pump:
         client = self._stream.link.client
         while True:
             await asyncio.sleep(self._place.lease / 3)
+            with contextlib.suppress(SpoolerUnusable):
+                await self._announce()
             for reply in list(self.progress):
                 if not self._stream.link.connected:
                     break

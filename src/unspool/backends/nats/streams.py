@@ -43,8 +43,10 @@ def has_schedules(info: Mapping[str, Any]) -> bool:
     return bool(info["config"].get("allow_msg_schedules"))
 
 
-async def ensure(stream: JetStream, names: Names, settings: Settings, patience: float) -> dict[str, Any]:
-    """Sees to it that the streams are there; what is known of the one with the tasks.
+async def ensure(
+    stream: JetStream, names: Names, settings: Settings, patience: float
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Sees to it that the streams are there; what is known of those with the tasks, and with what was set aside.
 
     :raises SpoolerUnusable: if JetStream is off, the server too old, or a stream is not as it must be.
     """
@@ -59,7 +61,7 @@ async def ensure(stream: JetStream, names: Names, settings: Settings, patience: 
     replicas = settings.replicas or (_MAXIMUM_REPLICAS if server.get("cluster") else 1)
     wanted = _configs(names, settings, replicas, schedules=level >= _SCHEDULES)
     found = await asyncio.gather(*(_ensure(stream, config, patience) for config in wanted))
-    return found[0]
+    return found[0], found[1]
 
 
 def consumer(names: Names, rank: str, lease: float) -> dict[str, Any]:

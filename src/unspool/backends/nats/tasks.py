@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from ...message import Bury
 from ..base import Clock
 from . import runs
-from .jetstream import ID, Conflict, JetStream, Publication
+from .jetstream import ID, ApiError, Conflict, JetStream, Publication
 from .link import Unreachable
 from .names import CORRUPT, DEAD, LATER, NOW, SOON, rank_part
 from .place import Place
@@ -39,6 +39,7 @@ class Tasks:
         self._names = place.names
         self._clock = clock
         self._schedules = schedules
+        self._publish = place.reserve.publish
 
     def new(self, rank: str, token: str, facts: Facts, data: bytes, *, fresh: bool) -> Publication:
         """A task that nobody has heard of yet, as a message.
@@ -58,9 +59,9 @@ class Tasks:
         :raises Conflict: if ``former`` is not the last message of the task any more.
         """
         subject, headers = self._form(kind or self._kind(facts.due), rank, token, facts._replace(anew=True))
-        replaces, patience = (self._names.task("*", rank, token), former.seq), self._place.patience
-        seq = await stream.publish(self._names.tasks, subject, data, headers, replaces=replaces, patience=patience)
-        await stream.delete(self._names.tasks, former.seq, patience=patience)
+        replaces = (self._names.task("*", rank, token), former.seq)
+        seq = await self._publish(stream, self._names.tasks, subject, data, headers, replaces=replaces)
+        await stream.delete(self._names.tasks, former.seq, patience=self._place.patience)
         return seq
 
     def _kind(self, due: float) -> str:
@@ -85,7 +86,7 @@ class Tasks:
         subject, replaces = names.task(kind, rank, token), (names.task("*", rank, token), stored.seq)
         headers = {HEADER: facts._replace(anew=True).dump()}
         try:
-            seq = await stream.publish(name, subject, stored.data, headers, replaces=replaces, patience=patience)
+            seq = await self._publish(stream, name, subject, stored.data, headers, replaces=replaces)
         except Conflict:
             return 0
         await stream.delete(name, stored.seq, patience=patience)
@@ -133,14 +134,8 @@ class Tasks:
             raise Conflict
         runs.note(names, run.token, 0)
         try:
-            return await stream.publish(
-                names.state,
-                subject,
-                run.dump(),
-                _LOCK if vanishes else None,
-                replaces=(subject, former.seq if former else 0),
-                patience=self._place.patience,
-            )
+            headers, replaces = _LOCK if vanishes else None, (subject, former.seq if former else 0)
+            return await self._publish(stream, names.state, subject, run.dump(), headers, replaces=replaces)
         except BaseException as error:
             runs.forget(names, run.token, 0)
             if not isinstance(error, Conflict):
@@ -174,12 +169,18 @@ class Tasks:
     async def locked(self, stream: JetStream, stored: Stored, run: Run | None) -> AsyncIterator[None]:
         """The same while a block runs."""
         _, _, token = self._names.place(stored.subject)
-        record = await self.lock(stream, stored, run)
+        try:
+            record = await self.lock(stream, stored, run)
+        except ApiError as error:
+            if not error.is_full:
+                raise
+            record = 0  # what makes room is to go on, and no worker can write a record either
         try:
             yield
         finally:
             runs.forget(self._names, token, 0)
-            await stream.drop(self._names.state, record)
+            if record:
+                await stream.drop(self._names.state, record)
 
     async def put_off(self, stream: JetStream, token: str, until: float) -> None:
         """Notes when a task that runs may run again if its worker dies."""
@@ -190,12 +191,12 @@ class Tasks:
         await self._note(stream, token, lambda run: run._replace(excused=True))
 
     async def _note(self, stream: JetStream, token: str, change: Callable[[Run], Run]) -> None:
-        names, patience = self._names, self._place.patience
+        names = self._names
         stored, run = await self.look(stream, token)
         if stored is not None and run is not None and run.is_of(stored):
             with contextlib.suppress(Conflict):  # it has just ended
                 noted, replaces = change(run).dump(), (names.run(token), run.seq)
-                await stream.publish(names.state, names.run(token), noted, replaces=replaces, patience=patience)
+                await self._publish(stream, names.state, names.run(token), noted, replaces=replaces)
 
     async def count_crash(self, stream: JetStream, stored: Stored, run: Run) -> Stored | None:
         """Writes down that the last run ended with its worker: the task as it is then, None if somebody else has."""
@@ -224,6 +225,6 @@ class Tasks:
             return False
         subject = names.task(CORRUPT if bury.corrupt else DEAD, rank_part(priority), token)
         headers = {HEADER: facts._replace(reason=bury.reason).dump()}
-        seq = await stream.publish(names.aside, subject, stored.data, headers, patience=patience)
+        seq = await self._publish(stream, names.aside, subject, stored.data, headers)
         await self.drop_former(stream, stored._replace(subject=subject, seq=seq))  # of one that was cut short
         return await stream.delete(names.tasks, stored.seq, patience=patience)

@@ -1,0 +1,78 @@
+"""Room for workers when the storage of the servers is full.
+
+A worker writes a sign of life and the record of its run before a task can end and make room. So one large message that
+is no task lies in the stream of what was set aside. A worker that finds no room deletes it and writes again. A
+supervisor puts it back at its next full look.
+"""
+
+import logging
+from collections.abc import Mapping
+
+from .jetstream import ApiError, Conflict, JetStream
+from .names import Names
+from .stored import ROOM
+
+__all__ = ["Reserve"]
+
+_log = logging.getLogger("unspool")
+_SIZE = 1 << 20  # as large as a message may be by default: the last one that was stored may be above the limit by that
+
+
+class Reserve:
+    """The reserve of a spooler. Its methods run in the loop."""
+
+    def __init__(self, names: Names, patience: float) -> None:
+        self._names = names
+        self._patience = patience
+        self._complained = False
+
+    async def keep(self, stream: JetStream) -> None:
+        """Writes the reserve if it is not there, and there is room for it."""
+        names, patience = self._names, self._patience
+        info = await stream.info(names.aside, count=names.reserve, patience=patience)
+        if info is None or info.get("total"):
+            return
+        data = bytes(max(min(_SIZE, stream.link.client.max_payload - ROOM), 0))
+        try:
+            await stream.publish(names.aside, names.reserve, data, replaces=(names.reserve, 0), patience=patience)
+        except Conflict:
+            pass  # another process has just written it
+        except ApiError as error:
+            if not error.is_full:
+                raise
+
+    async def publish(
+        self,
+        stream: JetStream,
+        name: str,
+        subject: str,
+        data: bytes,
+        headers: Mapping[str, str] | None = None,
+        *,
+        replaces: tuple[str, int] | None = None,
+    ) -> int:
+        """Stores a message as ``JetStream.publish`` does. If the storage is full, the reserve makes room for it.
+
+        :raises ApiError: if there is no reserve either; the first time, a line is logged.
+        """
+        message, patience = (name, subject, data, headers), self._patience
+        try:
+            try:
+                seq = await stream.publish(*message, replaces=replaces, patience=patience)
+            except ApiError as error:
+                if not error.is_full or not await self._spend(stream):
+                    raise
+                seq = await stream.publish(*message, replaces=replaces, patience=patience)
+        except ApiError as error:
+            if error.is_full and not self._complained:
+                _log.warning("no task is begun until there is room: %s", error)
+                self._complained = True
+            raise
+        self._complained = False
+        return seq
+
+    async def _spend(self, stream: JetStream) -> bool:
+        """Deletes the reserve; whether there was one."""
+        names, patience = self._names, self._patience
+        found = await stream.last(names.aside, names.reserve, patience=patience)
+        return found is not None and await stream.delete(names.aside, found.seq, patience=patience)
