@@ -77,6 +77,16 @@ def test_no_reserve(full: NatsBackend, place: Place) -> None:
     running.signal(signal.SIGKILL)
 
 
+def test_a_batch_for_which_there_is_no_room(small: Server, opened: Open) -> None:
+    """The error says which tasks of the batch are in the queue, so that only the others need be sent again."""
+    backend = opened(queue_on(small.url))
+    before = backend.send([codec.encode(Message("task", "x" * 3000)) for _ in range(10)])
+    with pytest.raises(SpoolerUnusable, match="the storage is full") as caught:
+        backend.send([codec.encode(Message("task", "x" * 3000)) for _ in range(2000)])
+    assert len(caught.value.sent) > 500  # more than are under way at once
+    assert {entry.id for entry in backend.entries()} == {*before, *caught.value.sent}
+
+
 def reserves(backend: NatsBackend) -> int:
     """How many there are."""
     return backend._place.call(lambda stream: backend._listing._number(stream, on_the_way(ARRIVING, DEAD)))

@@ -119,7 +119,12 @@ class NatsBackend:
             ids.append(f"{self.name}/{token}")
         self._place.ensure_ranks({rank_part(envelope.priority) for envelope in envelopes})
         for at in range(0, len(sent), _AT_ONCE):
-            self._place.publish_all(sent[at : at + _AT_ONCE])
+            try:
+                self._place.publish_all(sent[at : at + _AT_ONCE])
+            except SpoolerUnusable as failure:
+                stored = {f"{self.name}/{token}" for token in failure.sent}
+                failure.sent = (*ids[:at], *(id for id in ids[at : at + _AT_ONCE] if id in stored))
+                raise
         return ids
 
     def _check(self, envelopes: Sequence[Envelope]) -> None:

@@ -182,11 +182,18 @@ class JetStream:
             return stored.seq
 
     async def publish_all(self, messages: Sequence[Publication], *, patience: float) -> None:
-        """Stores messages side by side. Where one fails the rest is still waited for."""
+        """Stores messages side by side. Where one fails the rest is still waited for.
+
+        :raises SpoolerUnusable: ``sent`` has the ids of the messages that are stored.
+        """
         works = (self._ask(subject, data, headers, patience) for subject, data, headers in messages)
-        for result in await asyncio.gather(*works, return_exceptions=True):
-            if isinstance(result, BaseException):
-                raise result
+        results = await asyncio.gather(*works, return_exceptions=True)
+        for failure in results:
+            if isinstance(failure, SpoolerUnusable):
+                stored = zip(messages, results, strict=True)
+                failure.sent = tuple(one.headers[ID] for one, result in stored if isinstance(result, dict))
+            if isinstance(failure, BaseException):
+                raise failure
 
     async def last(self, stream: str, subject: str, *, patience: float) -> Stored | None:
         """The last message of a subject, wildcards allowed, as the stream's leader has it."""

@@ -198,8 +198,14 @@ class Lane(JetStream):
             raise
 
     async def publish_all(self, messages: Sequence[Publication], *, patience: float) -> None:
+        failure = None
         for number in [self.send(*message) for message in messages]:
-            self.answer(number)
+            try:
+                self.answer(number)
+            except ApiError as error:  # the other answers are read as well, for nobody else takes them
+                failure = failure or error
+        if failure is not None:
+            raise failure
 
     def drop_later(self, stream: str, seq: int) -> None:
         """The same as ``drop``, with the next flush."""
