@@ -1,7 +1,10 @@
 """Workers that do not end, or cannot be heard: each end has a time limit, and other tasks go on."""
 
+import contextlib
 import os
 import signal
+import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -78,9 +81,9 @@ def test_a_reload_does_not_keep_workers_that_hang(place: Place) -> None:
     running.wait_for_verdict("processed")
     running.signal(signal.SIGHUP)
     running.wait_for_message("reloaded")
+    running.wait_for_message("worker")
     place.call("mark(1)")
     running.wait_for_verdict("processed", "mark")
-    running.wait_for_message("worker")
     assert running.stop() == 0
     assert place.lines() == ["registered", "1"]
 
@@ -189,6 +192,64 @@ def test_a_worker_whose_reports_go_elsewhere_is_replaced(place: Place) -> None:
     running.wait_for_verdict("processed", "mark")
     assert running.stop() == 0
     assert [line for line in place.lines() if line.isdigit()] == ["0", "1", "2"]
+
+
+@contextlib.contextmanager
+def locked_history(place: Place) -> Iterator[None]:
+    """The database of history is locked by another program, as by a backup."""
+    with contextlib.closing(sqlite3.connect(place.spool / ".unspool/history.sqlite3", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield
+
+
+MARKS = """
+    @Spooler.task
+    def mark(n): return True
+"""
+
+
+def test_a_stop_does_not_wait_for_a_locked_history(place: Place) -> None:
+    """Tasks run on, and QUIT stops at once; what is not written is told, and no run is missing: it is in a journal,
+    from where it is read, and put into the database by the next supervisor."""
+    place.write_app(MARKS)
+    place.call("mark(0)")
+    place.burst()
+    with locked_history(place):
+        place.call("mark.enqueue_many(range(1, 1000))")
+        running = place.run("--processes", "2")
+        for _ in range(999):
+            running.wait_for_verdict("processed")
+        running.signal(signal.SIGQUIT)
+        assert running.end() == 0
+        (said,) = [line["message"] for line in running.seen if "history" in line["message"]]
+        assert said == f"999 runs are not in the history of {place.spool} yet; the next supervisor puts them there"
+        assert len({record.id for record in place.backend.history(limit=5000)}) == 1000
+    place.call("mark(1000)")
+    place.burst()
+    records = place.backend.history(limit=5000)
+    assert (len(records), len({record.id for record in records})) == (1001, 1001)
+    assert not list(place.spool.glob(".unspool/journal-*"))
+
+
+def test_a_recorder_that_dies_loses_nothing(place: Place) -> None:
+    """It is killed with records that it has not written; a new one, or the journal, has each of them once."""
+    place.write_app(MARKS)
+    place.call("mark(0)")
+    place.burst()
+    with locked_history(place):
+        running = place.run()
+        place.call("mark.enqueue_many(range(1, 500))")
+        for _ in range(499):
+            running.wait_for_verdict("processed")
+        children = Path(f"/proc/{running.process.pid}/task/{running.process.pid}/children").read_text()
+        workers = {info.pid for info in place.backend.control.live()}
+        (recorder,) = {int(pid) for pid in children.split()} - workers
+        os.kill(recorder, signal.SIGKILL)
+        place.call("mark(500)")
+        running.wait_for_verdict("processed")
+    assert running.stop() == 0
+    records = place.backend.history(limit=5000)
+    assert (len(records), len({record.id for record in records})) == (501, 501)
 
 
 def is_running(pid: int) -> bool:

@@ -279,7 +279,7 @@ def journals(database: Path) -> list[Path]:
 def jot(history: History, count: int) -> list[int]:
     """Jots down so many long runs; their numbers, the newest first."""
     for number in range(count):
-        history.jot(run(number, started=1_000_000.0 + number)._replace(error="x" * 10_000))
+        history.jot([run(number, started=1_000_000.0 + number)._replace(error="x" * 10_000)])
     return list(range(count - 1, -1, -1))
 
 
@@ -320,7 +320,7 @@ def test_what_a_dead_process_jotted_down(opened: Open, database: Path, taken_by:
     (left,) = journals(database)
     with left.open("ab") as file:
         file.write(b'["/mail/task4","app')
-    history.jot(run(5))
+    history.jot([run(5)])
     alive = set(journals(database)) - {left}
     if taken_by == "the next process that jots":
         history.tidy()
@@ -340,7 +340,7 @@ def test_texts_that_are_none(opened: Open) -> None:
     history.add([run(1), strange, run(2)])
     assert history.latest(None, 10) == [run(2), kept, run(1)]
     assert history.latest(strange.id, 10) == [kept]
-    history.jot(strange._replace(attempt=2, started=1_000_002.0))
+    history.jot([strange._replace(attempt=2, started=1_000_002.0)])
     assert history.latest(strange.id, 10) == [kept._replace(attempt=2, started=1_000_002.0), kept]
 
 

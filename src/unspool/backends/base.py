@@ -243,8 +243,8 @@ class ClaimsAhead(Protocol):
 class Journals(Protocol):
     """A backend of which one process writes the history, and takes into it what others have put in journals."""
 
-    def jot(self, record: Record) -> None:
-        """Puts one run into a journal of this process.
+    def jot(self, records: Sequence[Record]) -> None:
+        """Puts runs into a journal of this process.
 
         :raises OSError: if it cannot be written.
         """

@@ -107,7 +107,7 @@ class Store(Backend, Protocol):
     def let_go(self, ref: str) -> None:
         """Gives up the lock that uWSGI has on a file in this process."""
 
-    def jot(self, record: Record) -> None:
+    def jot(self, records: Sequence[Record]) -> None:
         """Adds one run to the history, from any process, for little."""
 
 
@@ -335,8 +335,7 @@ class UwsgiBackend:
         self._store.remove(id)
 
     def record(self, records: Sequence[Record]) -> None:
-        for record in records:
-            self._store.jot(record)
+        self._store.jot(records)
 
     def history(self, *, id: str | None = None, limit: int = 100) -> list[Record]:
         return self._store.history(id=id, limit=limit)

@@ -7,6 +7,8 @@ import signal
 import time
 from collections.abc import Callable
 
+from .patience import Patience, end_child
+
 __all__ = ["Companion"]
 
 _log = logging.getLogger("unspool")
@@ -46,13 +48,13 @@ class Companion:
             with contextlib.suppress(OSError):
                 os.close(self._leash)
 
-    def close(self) -> None:
-        """Ends it, and waits until what it carries is where it belongs."""
+    def close(self, patience: Patience) -> None:
+        """Ends it, and waits until what it carries is where it belongs. If it is killed, the next one carries on."""
         if self._pid:
             pid = self._pid
             self._forget()
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(pid, 0)
+            if not end_child(pid, patience):
+                _log.warning("the process that forwards did not end in time and was killed")
 
     def _forget(self) -> None:
         os.close(self._leash)

@@ -22,7 +22,7 @@ def keep_end(backend: Backend, record: Record, until: float | None) -> None:
         return
     try:
         if isinstance(backend, Journals):
-            backend.jot(record)
+            backend.jot([record])
         else:
             backend.record([record])
     except Exception as error:  # noqa: BLE001  whatever a database may raise costs history, and nothing else

@@ -7,7 +7,6 @@ they run. If
 the new ones cannot import it, they go and the old ones stay.
 """
 
-import contextlib
 import logging
 import os
 import time
@@ -18,6 +17,7 @@ from typing import Any, NamedTuple
 from ..backends.base import Clock
 from ..errors import AppError
 from .app import changed
+from .patience import Patience, end_child
 from .process import Process, Spawner
 from .queue import Queue
 
@@ -214,14 +214,13 @@ class Pool:
         for generation in self._generations:
             generation.kill()
 
-    def close(self) -> None:
+    def close(self, patience: Patience) -> None:
         """Ends all workers at once, waits for them, and lets go of everything."""
         self.retire()
         self.kill()
         for generation in self._generations:
             for process in generation.processes.values():
-                with contextlib.suppress(ChildProcessError):
-                    os.waitpid(process.pid, 0)
+                end_child(process.pid, patience)
                 process.kill_children()
                 process.close()
             generation.queue.close_reader()

@@ -1,7 +1,9 @@
 """Writes history, in a process of its own: a slow disk or a locked database is never in a task's way.
 
-The supervisor hands over what it has; what does not fit into the pipe it keeps, up to a bound, beyond which the oldest
-lines are dropped and counted. Tasks are not touched by any of this.
+The supervisor hands over what it has, and keeps a copy of each line until the process confirms that it is written. So
+what is not written when the process dies goes to a new one. What is not written at the end goes into a journal, which
+the next supervisor's process takes into history. Beyond a bound, the oldest lines are dropped and counted. Tasks are
+not touched by any of this.
 """
 
 import contextlib
@@ -10,12 +12,15 @@ import logging
 import os
 import select
 import signal
+import struct
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from ..backends.base import Backend
+from ..backends.base import Backend, Journals
+from ..errors import SpoolerUnusable
 from ..message import Record
+from .patience import Patience, end_child
 from .report import dump_end
 
 __all__ = ["Recorder"]
@@ -23,9 +28,11 @@ __all__ = ["Recorder"]
 _log = logging.getLogger("unspool")
 _KEPT = 50_000
 _BATCH = 2_000
-_RESTART = 5.0  # seconds between two starts, lest one that cannot live keeps the supervisor busy
+_RESTART = 5.0  # seconds between two starts, so that one that cannot live does not keep the supervisor busy
 _AGAIN = 0.002  # seconds until a pipe that was full may have room
 _GATHER = 0.1  # seconds in which records are gathered into one transaction
+_RETRY = 1.0  # seconds until a history that cannot be written is tried again
+_written = struct.Struct("=HI")  # what is confirmed: the spooler's number, and how many of its lines
 
 
 class Recorder:
@@ -37,21 +44,22 @@ class Recorder:
     def __init__(self, backends: Sequence[Backend], close_others: Callable[[], None]) -> None:
         self._backends = backends
         self._close_others = close_others
-        self._waiting: deque[bytes] = deque()
+        self._waiting: deque[tuple[int, bytes]] = deque()
+        self._sent: list[deque[bytes]] = [deque() for _ in backends]  # and not confirmed
         self._rest = b""
         self._dropped = 0
         self._pid = 0
-        self._writer = -1
+        self._writer = self._answers = -1
         self._next_start = 0.0
         self._try_to_start()
 
     def put(self, index: int, record: Record) -> None:
         """Hands over one run of a spooler's task."""
-        self.put_line(dump_end(index, "", None, record))
+        self.put_line(index, dump_end(index, "", None, record))
 
-    def put_line(self, line: bytes) -> None:
+    def put_line(self, index: int, line: bytes) -> None:
         """The same, as the worker has reported it."""
-        self._waiting.append(line)
+        self._waiting.append((index, line))
         if len(self._waiting) > _KEPT:
             self._waiting.popleft()
             self._dropped += 1
@@ -72,35 +80,64 @@ class Recorder:
         while self.full:
             if self._writer < 0 and not self._try_to_start():
                 return
+            self._take_answers()
             if not self._rest:
                 batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), _BATCH))]
-                self._rest = b"%b\n" % b"\n".join(batch)
+                for index, line in batch:
+                    self._sent[index].append(line)
+                self._rest = b"%b\n" % b"\n".join(line for _, line in batch)
             try:
                 written = os.write(self._writer, self._rest)
             except BlockingIOError:
                 return
-            except BrokenPipeError:  # it died: what it had begun to read is lost, and the rest goes to a new one
+            except BrokenPipeError:
                 _log.warning("the recorder of history died; a new one goes on")
-                self._rest = self._rest.partition(b"\n")[2]
-                self._end()
+                self._end(Patience(0.0, lambda: False))
+                self._take_back()
                 continue
             self._rest = self._rest[written:]
 
     def detach(self) -> None:
         """In a fork of the supervisor: the recorder ends when the supervisor does, not with its children."""
-        with contextlib.suppress(OSError):
-            os.close(self._writer)
+        for fd in (self._writer, self._answers):
+            with contextlib.suppress(OSError):
+                os.close(fd)
 
-    def close(self) -> None:
-        """Lets it write what it has, and waits for it."""
+    def close(self, patience: Patience) -> None:
+        """Lets it write what it has, and waits for it; what is not written then goes into a journal."""
         self._next_start = float("inf")
-        if self._writer >= 0:
-            os.set_blocking(self._writer, True)
+        while self.full and self._writer >= 0 and (left := patience.left()):
             self.push()
-        self._end()
-        self._dropped += len(self._waiting) + self._rest.count(b"\n")
+            if self._writer >= 0:
+                select.select([], [self._writer], [], min(left, _GATHER))
+        self._end(patience)
+        self._take_back()
+        kept: dict[int, list[Record]] = {}
+        for index, line in self._waiting:
+            kept.setdefault(index, []).append(Record(*json.loads(line)[4]))
+        for index, records in kept.items():
+            try:
+                self._dropped += _keep(self._backends[index], records)
+            except OSError as error:
+                _log.warning("history of %s cannot be written: %s", self._backends[index].name, error)
+                self._dropped += len(records)
         if self._dropped:
             _log.warning("%d lines of history were dropped; no task is affected", self._dropped)
+
+    def _take_answers(self) -> None:
+        """Forgets what is written."""
+        with contextlib.suppress(BlockingIOError):
+            while answers := os.read(self._answers, _written.size * 1024):
+                for index, count in _written.iter_unpack(answers):
+                    for _ in range(count):
+                        self._sent[index].popleft()
+
+    def _take_back(self) -> None:
+        """What was sent and not confirmed waits again."""
+        for index, lines in enumerate(self._sent):
+            self._waiting.extendleft((index, line) for line in reversed(lines))
+            lines.clear()
+        self._rest = b""
 
     def _try_to_start(self) -> bool:
         if time.monotonic() < self._next_start:
@@ -114,29 +151,34 @@ class Recorder:
         return True
 
     def _start(self) -> None:
-        reader, writer = os.pipe()
-        try:
+        with contextlib.ExitStack() as undo:
+            fds = []
+            for _ in range(2):
+                for fd in os.pipe():
+                    fds.append(fd)
+                    undo.callback(os.close, fd)
             pid = os.fork()
-        except OSError:
-            os.close(reader)
-            os.close(writer)
-            raise
-        self._pid, self._writer = pid, writer
+            undo.pop_all()
+        reader, writer, answers, answerer = fds
+        self._pid, self._writer, self._answers = pid, writer, answers
         if pid == 0:
             self.detach()
-            _live(self._backends, reader, self._close_others)
+            _live(self._backends, reader, answerer, self._close_others)
         os.close(reader)
+        os.close(answerer)
         os.set_blocking(writer, False)
+        os.set_blocking(answers, False)
 
-    def _end(self) -> None:
+    def _end(self, patience: Patience) -> None:
         if self._writer >= 0:
             os.close(self._writer)
-            self._writer = -1
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(self._pid, 0)
+            end_child(self._pid, patience)
+            self._take_answers()
+            os.close(self._answers)
+            self._writer = self._answers = -1
 
 
-def _live(backends: Sequence[Backend], reader: int, close_others: Callable[[], None]) -> None:
+def _live(backends: Sequence[Backend], reader: int, answerer: int, close_others: Callable[[], None]) -> None:
     """The process's life: until the supervisor closes the pipe, or is gone."""
     status = 1
     try:
@@ -144,15 +186,15 @@ def _live(backends: Sequence[Backend], reader: int, close_others: Callable[[], N
             signal.signal(number, signal.SIG_IGN)  # the supervisor says when to end
         signal.set_wakeup_fd(-1)
         close_others()
-        _record(backends, reader)
+        _record(backends, reader, answerer)
         status = 0
     finally:
         os._exit(status)
 
 
-def _record(backends: Sequence[Backend], reader: int) -> None:
+def _record(backends: Sequence[Backend], reader: int, answerer: int) -> None:
     rest = b""
-    failed = False
+    given_up: set[int] = set()
     while chunk := os.read(reader, 1 << 16):
         lines = rest + chunk
         deadline = time.monotonic() + _GATHER
@@ -165,11 +207,44 @@ def _record(backends: Sequence[Backend], reader: int) -> None:
         for _, index, _, _, record in json.loads(b"[%b]" % whole.replace(b"\n", b",")):
             batches.setdefault(index, []).append(Record(*record))
         for index, records in batches.items():
-            try:
-                backends[index].record(records)
-            except Exception as error:  # noqa: BLE001  whatever a database may raise costs history, and nothing else
-                if not failed:
-                    _log.warning("history of %s cannot be written: %s; tasks go on", backends[index].name, error)
-                failed = True
-            else:
-                failed = False
+            if index in given_up or not _write(backends[index], records, reader):
+                given_up.add(index)
+                if lost := _keep(backends[index], records):
+                    _log.warning("%d lines of history were dropped; no task is affected", lost)
+            with contextlib.suppress(BrokenPipeError):  # the supervisor is gone
+                os.write(answerer, _written.pack(index, len(records)))
+
+
+def _write(backend: Backend, records: Sequence[Record], reader: int) -> bool:
+    """Writes records, and tries again as long as that fails and the supervisor goes on; False if it does not."""
+    closed = select.poll()
+    closed.register(reader, 0)
+    said = False
+    while True:
+        try:
+            backend.record(records)
+        except SpoolerUnusable as error:  # locked, full, or away
+            if not said:
+                _log.warning("history of %s cannot be written: %s; tasks go on", backend.name, error)
+            said = True
+            if closed.poll(1000 * _RETRY):
+                return False
+        except Exception as error:  # noqa: BLE001  whatever a database may raise costs history, and nothing else
+            _log.warning("%d runs are left out of the history of %s: %s", len(records), backend.name, error)
+            return True
+        else:
+            return True
+
+
+def _keep(backend: Backend, records: Sequence[Record]) -> int:
+    """Puts runs that are not written into a journal; returns how many are lost because there is none.
+
+    :raises OSError: if it cannot be written.
+    """
+    if not isinstance(backend, Journals):
+        return len(records)
+    backend.jot(records)
+    _log.warning(
+        "%d runs are not in the history of %s yet; the next supervisor puts them there", len(records), backend.name
+    )
+    return 0

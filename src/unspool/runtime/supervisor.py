@@ -23,6 +23,7 @@ from ..printable import printable
 from . import report
 from .companion import Companion
 from .log import log_end
+from .patience import Patience
 from .pool import Death, Pool
 from .process import Spawner
 from .recorder import Recorder
@@ -41,6 +42,7 @@ _PROGRESS_EVERY = 0.2
 _COMPLAINTS = 10_000
 _SOON = 0.05  # seconds; what workers begin within them may be kept from other supervisors
 _SLOW = 0.05  # seconds that a run lasts after which others get what its worker has claimed ahead
+_LAST_WAIT = 5.0  # seconds, once all workers have ended, for history and for what is being forwarded
 _STUCK = 1.0  # seconds after which other supervisors get what nobody here has begun
 
 
@@ -245,11 +247,12 @@ class Supervisor:
                 self._backends[index].excuse(ref)
 
     def _close(self) -> None:
-        self._pool.close()
+        patience = Patience(_LAST_WAIT, self._is_hurried)
+        self._pool.close(patience)
         if self._companion is not None:
-            self._companion.close()
+            self._companion.close(patience)
         if self._recorder is not None:
-            self._recorder.close()
+            self._recorder.close(patience)
         self._signals.release()
         self._selector.close()
         for feed in self._feeds:
@@ -257,6 +260,11 @@ class Supervisor:
         for presence in self._presences:
             presence.hand_over()
             presence.close()
+
+    def _is_hurried(self) -> bool:
+        """Whether it was told to stop at once."""
+        self._forced |= any(number != signal.SIGHUP for number in self._signals.take())
+        return self._forced
 
     def _close_in_child(self) -> None:
         """In a fork: closes what would keep the supervisor's pipes, watches and locks alive."""
@@ -348,7 +356,7 @@ class Supervisor:
                 self._feeds[index].settled(ref, until)
                 self._ended(index, Record(*record), until)
                 if self._recorder is not None and not self._records[index]:
-                    self._recorder.put_line(line)
+                    self._recorder.put_line(index, line)
             elif event[0] == report.REFUSED:
                 _, index, ref, kind, until, detail = event
                 self._refused(index, ref, kind, until, detail)

@@ -58,9 +58,10 @@ class History:
         """
         if not self._limit:
             return
-        if self._writer is None:
+        fresh = self._writer is None
+        self._put(records)  # first, so that a locked database is waited for only once
+        if fresh:
             self._journal.ingest_leftovers()
-        self._put(records)
 
     def _put(self, records: Sequence[Record]) -> None:
         try:
@@ -73,10 +74,10 @@ class History:
             self._set_aside()
             self._add(records)
 
-    def jot(self, record: Record) -> None:
-        """Adds one row from a process that is not the one writer, for little."""
+    def jot(self, records: Sequence[Record]) -> None:
+        """Adds rows from a process that is not the one writer, for little."""
         if self._limit:
-            self._journal.append(record)
+            self._journal.append(records)
 
     def tidy(self) -> None:
         """Puts some of the rows that were jotted down where they belong, in 10 to 20 ms. For whoever has time."""

@@ -45,8 +45,8 @@ class Journal:
         self._size = 0
         self._waiting: deque[str] = deque()
 
-    def append(self, record: Record) -> None:
-        """Adds one line.
+    def append(self, records: Sequence[Record]) -> None:
+        """Adds a line for each.
 
         :raises OSError: if it cannot be written.
         """
@@ -58,7 +58,10 @@ class Journal:
             self._begin()
             if len(self._waiting) > _MANY:
                 self.ingest_some()
-        self._size += os.write(self._fd, f"{record.to_json()}\n".encode())
+        lines = "".join(f"{record.to_json()}\n" for record in records).encode()
+        self._size += len(lines)
+        while (written := os.write(self._fd, lines)) < len(lines):  # the disk is full, which the next write says
+            lines = lines[written:]
 
     def ingest_some(self) -> None:
         """Puts those that have waited longest into the database, for a moment. What cannot be put there stays, for the

@@ -22,6 +22,7 @@ import contextlib
 import errno
 import logging
 import os
+import sqlite3
 import stat
 import time
 import weakref
@@ -356,9 +357,9 @@ class SpoolBackend:
         """The due tasks without a priority, as a process of uWSGI goes by them."""
         return self._agenda
 
-    def jot(self, record: Record) -> None:
-        """Adds one run to the history, from any process, for little."""
-        self._history.jot(record)
+    def jot(self, records: Sequence[Record]) -> None:
+        """Adds runs to the history, from any process, for little."""
+        self._history.jot(records)
 
     def flush(self) -> None:
         if self._remains is not None:
@@ -389,7 +390,10 @@ class SpoolBackend:
         self._listing.remove(id)
 
     def record(self, records: Sequence[Record]) -> None:
-        self._history.add(records)
+        try:
+            self._history.add(records)
+        except sqlite3.OperationalError as error:  # locked, full, or unreadable
+            raise SpoolerUnusable(str(error)) from error
 
     def history(self, *, id: str | None = None, limit: int = 100) -> list[Record]:
         return self._history.latest(None if id is None else self._listing.origin(id), limit)

@@ -1,0 +1,53 @@
+"""How long a supervisor waits at its end for what is beside it: never for ever, and hardly when it is told to hurry."""
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable
+
+from ..backends.base import Clock
+
+__all__ = ["Patience", "end_child"]
+
+_IN_A_HURRY = 0.5  # seconds that are left when it is told to hurry
+_LOOK_EVERY = 0.01
+_DEATH = 1.0  # seconds that a killed process may take to be gone
+
+
+class Patience:
+    """A time limit for all that is waited for.
+
+    :param hurried: whether it was told to hurry.
+    """
+
+    def __init__(self, seconds: float, hurried: Callable[[], bool], timer: Clock = time.monotonic) -> None:
+        self._timer = timer
+        self._hurried = hurried
+        self._deadline = timer() + seconds
+
+    def left(self) -> float:
+        """Seconds that are left."""
+        now = self._timer()
+        if self._hurried():
+            self._deadline = min(self._deadline, now + _IN_A_HURRY)
+        return max(0.0, self._deadline - now)
+
+
+def end_child(pid: int, patience: Patience) -> bool:
+    """Waits for the end of a process, and kills it when the time is up; returns whether it ended by itself."""
+    if _wait(pid, patience):
+        return True
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    _wait(pid, Patience(_DEATH, lambda: False))
+    return False
+
+
+def _wait(pid: int, patience: Patience) -> bool:
+    with contextlib.suppress(ChildProcessError):  # it has been reaped
+        while not os.waitpid(pid, os.WNOHANG)[0]:
+            if not patience.left():
+                return False
+            time.sleep(_LOOK_EVERY)
+    return True
