@@ -1,6 +1,7 @@
 """Setting tasks aside, with the reason in a file beside each, and bringing them back."""
 
 import contextlib
+import errno
 import json
 import os
 from typing import Any, NamedTuple
@@ -8,6 +9,7 @@ from typing import Any, NamedTuple
 from ... import points
 from ...printable import printable
 from .attempts import Count
+from .file import open_private
 from .layout import ASIDE, TMP, Directory
 
 __all__ = [
@@ -16,13 +18,16 @@ __all__ = [
     "bring_back",
     "discard",
     "discard_reason",
+    "is_note",
     "read_note",
+    "rename_hidden",
     "set_aside",
     "write_reason",
 ]
 
 REASON_SUFFIX = ".reason"
 _REASON_SIZE = 2000
+_LONGEST = 200  # bytes of a name that are kept where it has to be another
 
 
 class Note(NamedTuple):
@@ -54,9 +59,7 @@ def set_aside(
 def read_note(directory: Directory, state: str, ref: str) -> Note | None:
     """The note beside a task that was set aside; None if there is none, or it is not one."""
     try:
-        at, name = directory.at(f"{ASIDE[state]}/{ref}{REASON_SUFFIX}")
-        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=at)
-        with open(fd, "rb") as file:
+        with open(open_private(directory, f"{ASIDE[state]}/{ref}{REASON_SUFFIX}"), "rb") as file:
             note = json.loads(file.read(1 << 16))
     except (OSError, ValueError, RecursionError):
         return None
@@ -73,24 +76,41 @@ def bring_back(directory: Directory, state: str, ref: str, target_ref: str, now:
     target_at, target = directory.place(part, base) if part else (directory.fd(""), base)
     os.utime(name, (now, now), dir_fd=at, follow_symlinks=False)
     os.rename(name, target, src_dir_fd=at, dst_dir_fd=target_at)
-    _remove_note(at, name)
+    discard_reason(directory, state, ref)
 
 
 def discard(directory: Directory, state: str, ref: str) -> None:
     """Deletes a task that was set aside, and its note."""
     at, name = directory.at(f"{ASIDE[state]}/{ref}")
     os.unlink(name, dir_fd=at)
-    _remove_note(at, name)
+    discard_reason(directory, state, ref)
 
 
 def discard_reason(directory: Directory, state: str, ref: str) -> None:
     """Deletes the note of a task that has left from where it was set aside."""
-    _remove_note(*directory.at(f"{ASIDE[state]}/{ref}"))
+    inside = f"{ASIDE[state]}/{ref}{REASON_SUFFIX}"
+    with contextlib.suppress(OSError):
+        if is_note(directory, inside):
+            os.unlink(directory.path(inside))
+
+
+def is_note(directory: Directory, inside: str) -> bool:
+    """Whether this file is a note, and not a task that is called as one: a task never begins like a note.
+
+    :raises OSError: if it cannot be opened.
+    """
+    with open(open_private(directory, inside), "rb") as file:
+        return file.read(1) in (b"{", b"")
+
+
+def rename_hidden(directory: Directory, part: str, name: str) -> None:
+    """Gives a task that is called as a note another name, under which it is listed."""
+    os.rename(directory.path(f"{part}/{name}"), directory.path(f"{part}/{_free_name(directory, part, name)}"))
 
 
 def _count(note: dict[str, Any], name: str) -> int:
     found = note.get(name)
-    return found if type(found) is int else 0
+    return found if type(found) is int and 0 <= found < 10**9 else 0
 
 
 def _part(state: str, ref: str) -> str:
@@ -99,33 +119,41 @@ def _part(state: str, ref: str) -> str:
 
 
 def _free_name(directory: Directory, part: str, name: str) -> str:
-    """``name``, or with a number behind it: a copy of a task that was set aside earlier must not replace it."""
+    """``name``, or its beginning and a number. No other task and no note of one is replaced, the name is not one of a
+    note, and there is room for that of a note."""
     candidate, number = name, 1
-    while True:
-        at, target = directory.place(part, candidate)
-        try:
-            os.stat(target, dir_fd=at, follow_symlinks=False)
-        except FileNotFoundError:
-            return candidate
+    start = os.fsdecode(os.fsencode(name)[:_LONGEST])
+    while candidate.endswith(REASON_SUFFIX) or not _is_free(directory, f"{part}/{candidate}"):
         number += 1
-        candidate = f"{name}~{number}"
+        candidate = f"{start}~{number}"
+    return candidate
+
+
+def _is_free(directory: Directory, inside: str) -> bool:
+    part, _, name = inside.rpartition("/")
+    at, target = directory.place(part, name)
+    try:
+        os.stat(target, dir_fd=at, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENAMETOOLONG):
+            raise
+    else:
+        return False
+    try:
+        return is_note(directory, f"{inside}{REASON_SUFFIX}")  # of a task that is not there; it is replaced
+    except OSError as error:
+        return error.errno == errno.ENOENT
 
 
 def write_reason(directory: Directory, at: int, name: str, note: dict[str, Any]) -> None:
     """Writes the note beside a task (``name`` in the directory ``at``)."""
     tmp = directory.fd(TMP)
-    name += REASON_SUFFIX
-    draft = directory.drafts.name(os.path.basename(name))
-    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=tmp)
+    draft = directory.drafts.name(f"{os.urandom(8).hex()}{REASON_SUFFIX}")  # the task's name may leave no room
+    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=tmp)
     try:
         with open(fd, "w", encoding="utf-8") as file:
             json.dump(note, file)
-        os.rename(draft, name, src_dir_fd=tmp, dst_dir_fd=at)
+        os.rename(draft, name + REASON_SUFFIX, src_dir_fd=tmp, dst_dir_fd=at)
     except OSError:
         os.unlink(draft, dir_fd=tmp)
         raise
-
-
-def _remove_note(at: int, name: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(name + REASON_SUFFIX, dir_fd=at)

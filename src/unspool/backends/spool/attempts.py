@@ -1,15 +1,17 @@
 """How often a task was begun, kept beside its payload and never in it.
 
-An extended attribute of the task's file holds ``<attempts> <crashes> <phase>``. It is set before the task runs, so it
-survives
-whatever the task does to its worker; it is set by descriptor or by path without opening the file, so it drops no lock;
-and it changes neither the content nor the mtime, which is the due time. It costs 3 µs. Copied with ``cp``, a task
-starts
-afresh.
+An extended attribute of the task's file holds ``<attempts> <crashes> <phase>``. It is set before the task is read, so
+it survives whatever the task does to its worker; it is set by descriptor or by path without opening the file, so it
+drops no lock; and it changes neither the content nor the mtime, which is the due time. It costs 3 µs. Copied with
+``cp``, a task starts afresh.
 
-Phase ``r`` (running) found on a file that nobody holds means that the run ended with its worker: a crash. ``w`` is
-waiting. ``d``
-is done, written only when a finished task's file could not be removed: it must not run again.
+Phase ``r`` (running) on a file that nobody holds means that the run ended with its worker: a crash. ``w`` is waiting.
+``d`` is done, written only when the file of a finished task could not be removed: it must not run again.
+
+Trusted. Whoever may write to a task's file may set its count, and a signature does not cover it. Such a person could
+remove the file as well. So a count decides no more than how often a task still runs, and a file that is removed because
+it is marked as done leaves a line in the log. What is no count, such as a negative number, is taken for none: the task
+starts afresh, and is bounded by its attempts again.
 
 Where a file system has no such attributes (NFS before 4.2, macOS), a small file in ``.unspool/attempts`` holds the
 same.
@@ -18,8 +20,10 @@ same.
 import contextlib
 import errno
 import os
+import re
 from typing import NamedTuple, Protocol
 
+from .file import open_private
 from .layout import ATTEMPTS, TMP, Directory
 
 __all__ = ["DONE", "RUNNING", "WAITING", "Attempts", "Count", "open_attempts", "read_count"]
@@ -27,7 +31,9 @@ __all__ = ["DONE", "RUNNING", "WAITING", "Attempts", "Count", "open_attempts", "
 RUNNING, WAITING, DONE = "r", "w", "d"
 _NAME = "user.unspool"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+_kept = re.compile(rb"([0-9]{1,9}) ([0-9]{1,9}) ([rwd])").fullmatch
 
 
 class Count(NamedTuple):
@@ -48,10 +54,8 @@ class Count(NamedTuple):
     @classmethod
     def load(cls, data: bytes) -> "Count":
         """A count from its kept form; anything else counts as none."""
-        with contextlib.suppress(ValueError, UnicodeDecodeError):
-            attempts, crashes, phase = data.decode().split()
-            return cls(int(attempts), int(crashes), phase)
-        return cls()
+        found = _kept(data.strip())
+        return cls() if found is None else cls(int(found[1]), int(found[2]), found[3].decode())
 
 
 _FIRST = Count().begun()
@@ -102,7 +106,7 @@ def read_count(directory: Directory, ref: str) -> Count:
 
 def _read_side(directory: Directory, ref: str) -> Count:
     try:
-        side = os.open(directory.path(f"{ATTEMPTS}/{_side_name(ref)}"), _READ)
+        side = open_private(directory, f"{ATTEMPTS}/{_side_name(ref)}")
     except OSError:
         return Count()
     try:
@@ -163,9 +167,8 @@ class _Sidecars:
 
     def write(self, file: int | str, ref: str, count: Count) -> None:
         try:
-            side = os.open(
-                _side_name(ref), os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=self._fd()
-            )
+            self._fd()
+            side = open_private(self._directory, f"{ATTEMPTS}/{_side_name(ref)}", os.O_WRONLY | os.O_CREAT)
             try:
                 os.write(side, count.dump().ljust(32))
             finally:

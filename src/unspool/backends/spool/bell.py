@@ -20,11 +20,12 @@ from ... import wire
 from ..base import Clock
 from . import lock
 from .agenda import Agenda
+from .file import open_private
 from .layout import BELL, RUN, TMP, Directory, is_bell, is_priority
 
 __all__ = ["Bell"]
 
-_MARK = "bell"
+_MARK = f"{RUN}/bell"
 _CONTENT = wire.dump({"msg": b"unspool_bell"}, b"", None)  # never run, so never signed
 _GLANCE = 0.002  # seconds in which a process that runs one task after the other does not look for a bell again
 _TICK = 0.02  # seconds in which two changes of a directory may bear the same time
@@ -70,8 +71,8 @@ class Bell:
     def want(self) -> None:
         """Has everybody ring as long as this process lives, or one that it forks; rings for what is there."""
         if self._mark < 0:
-            flags = os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-            self._mark = os.open(_MARK, flags, 0o600, dir_fd=self._directory.fd(RUN))
+            self._directory.fd(RUN)
+            self._mark = open_private(self._directory, _MARK, os.O_CREAT)
             lock.share(self._mark)
         if any(True for _ in self._parts()):
             self._ring(None)
@@ -129,9 +130,9 @@ class Bell:
     # --- parts
 
     def _is_wanted(self) -> bool:
-        if not os.access(self._directory.path(f"{RUN}/{_MARK}"), os.F_OK):
+        if not os.access(self._directory.path(_MARK), os.F_OK):
             return False
-        fd = os.open(_MARK, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._directory.fd(RUN))
+        fd = open_private(self._directory, _MARK)
         try:
             return lock.held(fd)
         finally:

@@ -11,6 +11,7 @@ runs.
 
 import contextlib
 import logging
+import math
 import mmap
 import os
 import struct
@@ -19,12 +20,15 @@ from collections.abc import Iterator
 from ...errors import SpoolerUnusable
 from ..base import REF_SIZE, WorkerInfo, check_period
 from . import lock
+from .file import open_private
 from .layout import RUN, TMP, Directory
 
 __all__ = ["SpoolControl"]
 
 _log = logging.getLogger("unspool")
 _PAUSED, _PERIOD = "paused", "period"
+_ROLES = _SUPERVISOR, _WORKER = "supervisor", "worker"
+_LAST_PID = (1 << 31) - 1
 _SIZE = 4096
 _slot = struct.Struct("<qdH")  # pid, since, length of the ref, which follows
 
@@ -55,7 +59,7 @@ class SpoolControl:
     @property
     def period(self) -> float:
         try:
-            with open(self._directory.path(f"{RUN}/{_PERIOD}"), encoding="ascii") as file:
+            with open(open_private(self._directory, f"{RUN}/{_PERIOD}"), encoding="ascii") as file:
                 return check_period(float(file.read(40)))
         except (OSError, ValueError):  # OptionRefused is a ValueError: an edited file may hold anything
             return self._default_period
@@ -70,8 +74,8 @@ class SpoolControl:
     def live(self) -> list[WorkerInfo]:
         found = [info for _, info in self._processes() if info is not None]
         # A worker's sign is made by its supervisor, and is still that one's until the worker has been forked.
-        above = {info.pid for info in found if info.role == "supervisor"}
-        return [info for info in found if info.role != "worker" or info.pid not in above]
+        above = {info.pid for info in found if info.role == _SUPERVISOR}
+        return [info for info in found if info.role != _WORKER or info.pid not in above]
 
     def _sweep(self) -> None:
         """Removes what killed processes left behind."""
@@ -81,7 +85,7 @@ class SpoolControl:
                     os.unlink(name, dir_fd=self._directory.fd(RUN))
 
     def _processes(self) -> Iterator[tuple[str, WorkerInfo | None]]:
-        """The processes' files, each with None if its process is dead."""
+        """The processes' files, each with None if its process is dead. Files of other contents are left out."""
         try:
             names = sorted(os.listdir(self._directory.path(RUN)))
         except OSError:
@@ -91,11 +95,12 @@ class SpoolControl:
             if not dash:
                 continue
             with contextlib.suppress(OSError):
-                fd = os.open(
-                    name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self._directory.fd(RUN)
-                )
+                fd = open_private(self._directory, f"{RUN}/{name}")
                 try:
-                    yield name, _read_slot(role, os.read(fd, _SIZE)) if lock.held(fd) else None
+                    if not lock.held(fd):
+                        yield name, None
+                    elif (info := _read_slot(role, os.read(fd, _SIZE))) is not None:
+                        yield name, info
                 finally:
                     os.close(fd)
 
@@ -110,7 +115,7 @@ class SpoolControl:
     def _replace(self, name: str, text: str) -> None:
         tmp, run = self._directory.fd(TMP), self._directory.fd(RUN)
         draft = self._directory.drafts.name(name)
-        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=tmp)
+        fd = open_private(self._directory, f"{TMP}/{draft}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         try:
             with open(fd, "w", encoding="ascii") as file:
                 file.write(text)
@@ -168,10 +173,12 @@ class SpoolPresence:
         _slot.pack_into(self._map, 0, os.getpid(), since, len(name))
 
     def ref(self) -> str:
-        return _read_slot("", self._map[:_SIZE]).ref
+        info = _read_slot(_WORKER, self._map[:_SIZE])
+        return info.ref if info else ""
 
     def since(self) -> float:
-        return _read_slot("", self._map[:_SIZE]).since
+        info = _read_slot(_WORKER, self._map[:_SIZE])
+        return info.since if info else 0.0
 
     def hand_over(self) -> None:
         """In the parent, after a fork: the child alone holds the lock now, the parent still reads."""
@@ -188,7 +195,12 @@ class SpoolPresence:
             os.unlink(self._name, dir_fd=self._directory.fd(RUN))
 
 
-def _read_slot(role: str, data: bytes) -> WorkerInfo:
+def _read_slot(role: str, data: bytes) -> WorkerInfo | None:
+    """What a process has noted; None if these bytes are not what one notes."""
+    if len(data) < _slot.size:
+        return None
     pid, since, length = _slot.unpack_from(data)
+    if role not in _ROLES or not 0 < pid <= _LAST_PID or not 0 <= since < math.inf:
+        return None
     ref = data[_slot.size : _slot.size + min(length, REF_SIZE)]
     return WorkerInfo(role, pid, ref.decode("utf-8", "surrogateescape"), since)

@@ -9,6 +9,7 @@ writing replaces the first. Confirmed, it is renamed into place, which happens o
 """
 
 import contextlib
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -17,23 +18,25 @@ from ... import points, wire
 from ...errors import Damaged, SpoolerUnusable, TaskBusy
 from ...imports import late
 from ...message import State
+from ...printable import printable
 from ..base import Clock
 from ..depot import Parcel
 from . import lock
 from .aside import REASON_SUFFIX, Note, discard_reason, read_note, set_aside, write_reason
 from .attempts import DONE, RUNNING, Attempts, Count
 from .bell import Bell
-from .file import read_whole, sync_file_system, write_whole
+from .file import open_private, read_whole, sync_file_system, write_whole
 from .layout import ASIDE, PREFIX, TMP, Directory, priority_of
 from .leaving import ARRIVING, LEAVING, LEFT, Leaving, label, left_part, under_way
 from .listing import Listing
 
 __all__ = ["SpoolDepot"]
 
+_log = logging.getLogger("unspool")
 _MOST = 1 << 25  # bytes of tasks held at once, but for one that is larger
 _WRITING = 5.0  # seconds in which an incomplete file may be one that another program is still writing
 _OPEN = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_CREATE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
 
 
 class _Token(NamedTuple):
@@ -175,7 +178,7 @@ class SpoolDepot:
             self._bell.announce(due)
 
     def _write(self, tmp: int, draft: str, parcel: Parcel) -> None:
-        fd = os.open(draft, _CREATE, 0o600, dir_fd=tmp)
+        fd = open_private(self._directory, f"{TMP}/{draft}", _CREATE)
         try:
             write_whole(fd, parcel.data)
             due = int(parcel.due * 1e9)
@@ -250,8 +253,10 @@ class SpoolDepot:
             count, reason = Count(note.attempts, note.crashes), note.reason
         else:
             count, reason = self._attempts().read(at.ref if self._attempts().outlive else inside), ""
-            if count.phase == DONE:  # and could not be removed then
+            if count.phase == DONE:
                 os.unlink(name, dir_fd=there)
+                id = self._directory.path(at.ref)
+                _log.warning("task %s is removed: it is marked as done, and could not be removed then", printable(id))
                 return None
         key = _key(at.ref)
         state = State(at.place) if at.place else State.READY

@@ -1,16 +1,19 @@
-"""The bytes of a task's file: written whole, read with suspicion, synced together."""
+"""Files of a spool directory: opened without waiting, written whole, read with a limit, synced together."""
 
+import errno
 import os
 
 from ...errors import Damaged
 from ...imports import late
 from ...wire import HEADER_SIZE, MAX_VARS
+from .layout import Directory
 
-__all__ = ["read_whole", "sync_file_system", "write_whole"]
+__all__ = ["open_private", "read_whole", "sync_file_system", "write_whole"]
 
 _FIRST_READ = 1 << 17  # all of most tasks; of a larger one enough to see whether it is one
 _OVERHEAD = HEADER_SIZE + MAX_VARS
 _MODIFIER = b"\x11"
+_PRIVATE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 def read_whole(fd: int, size: int, limit: int) -> bytes:
@@ -35,6 +38,21 @@ def read_whole(fd: int, size: int, limit: int) -> bytes:
     if len(data) > size:
         raise Damaged(f"another program is writing to it: it has grown beyond {size} bytes while it was read")
     return data
+
+
+def open_private(directory: Directory, inside: str, flags: int = os.O_RDONLY) -> int:
+    """Opens a file that unspool keeps in ``.unspool``: without waiting, as for the other end of a FIFO, and not through
+    a link.
+
+    :param inside: its path in the directory.
+    :raises OSError: if it cannot be opened, is not a regular file, or is a file whose owner is not trusted.
+    """
+    path = directory.path(inside)
+    fd = os.open(path, flags | _PRIVATE, 0o600)
+    if (reason := directory.objection(os.fstat(fd))) is not None:
+        os.close(fd)
+        raise OSError(errno.EINVAL, reason, path)
+    return fd
 
 
 def write_whole(fd: int, data: bytes) -> None:

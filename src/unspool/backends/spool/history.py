@@ -30,6 +30,7 @@ _SELECT = "SELECT id, task, verdict, attempt, started, duration, pid, error FROM
 _LATEST = f"{_SELECT} ORDER BY started + duration DESC, number DESC LIMIT ?"  # a journal's rows may be put in late
 _LATEST_OF = f"{_SELECT} WHERE id = ? ORDER BY started + duration DESC, number DESC LIMIT ?"
 _TRIM_EVERY = 5_000  # rows between two trimmings
+_COMPANIONS = ("-wal", "-shm", "-journal")  # files that SQLite puts beside the database
 _BUSY = 10_000  # milliseconds to wait for another supervisor's writer
 _BAD_ROW = (ValueError, OverflowError, sqlite3.InterfaceError, sqlite3.ProgrammingError, sqlite3.IntegrityError)
 _log = logging.getLogger("unspool")
@@ -96,7 +97,7 @@ class History:
 
     def _rows(self, id: str | None, limit: int) -> list[Record]:
         path = self._directory.path(HISTORY)
-        if not os.path.exists(path):
+        if not os.path.exists(path) or self._objection(path):
             return []
         query, values = (_LATEST, (limit,)) if id is None else (_LATEST_OF, (id, limit))
         try:
@@ -147,6 +148,8 @@ class History:
     def _open(self) -> sqlite3.Connection:
         self._directory.fd(PRIVATE)
         path = self._directory.path(HISTORY)
+        if (reason := self._objection(path)) is not None:
+            raise sqlite3.DatabaseError(reason)
         with contextlib.suppress(FileExistsError):
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
         connection = sqlite3.connect(path, timeout=_BUSY / 1000)
@@ -162,6 +165,18 @@ class History:
             raise
         return connection
 
+    def _objection(self, path: str) -> str | None:
+        """Why SQLite is not to open the database: it waits for the other end of a FIFO, and follows links.
+
+        The files are not opened here, because closing them drops the locks that SQLite has on them in this process.
+        """
+        for suffix in ("", *_COMPANIONS):
+            with contextlib.suppress(FileNotFoundError):
+                reason = self._directory.objection(os.stat(path + suffix, follow_symlinks=False))
+                if reason is not None:
+                    return f"{path}{suffix} is {reason}"
+        return None
+
     def close(self) -> None:
         """Ends the writer's connection."""
         if self._writer is not None:
@@ -171,10 +186,9 @@ class History:
 
     def _set_aside(self) -> None:
         path = self._directory.path(HISTORY)
-        for suffix in ("-wal", "-shm"):
+        for suffix in ("", *_COMPANIONS):
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(path + suffix)
-        os.replace(path, path + ".damaged")
+                os.replace(path + suffix, f"{path}.damaged{suffix}")
 
 
 def _ended(record: Record) -> float:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from ...message import Record
 from . import lock
+from .file import open_private
 from .layout import PRIVATE, TMP, Directory
 
 __all__ = ["Journal"]
@@ -25,7 +26,8 @@ _PREFIX = "journal-"
 _LONG = 1 << 18  # bytes: some 1,200 runs, which take 10 ms to be put into the database
 _MANY = 32  # journals that a process lets wait
 _MOMENT = 0.01  # seconds
-_OPEN = os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+_MOST = 1 << 20  # bytes that are read of one; no process writes that many
+_CREATE = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 Add = Callable[[Sequence[Record]], None]
 
@@ -79,13 +81,13 @@ class Journal:
     def records(self) -> Iterator[Record]:
         """All that is in journals, the oldest file first."""
         for name in self._names():
-            with contextlib.suppress(OSError), open(self._directory.path(f"{PRIVATE}/{name}"), "rb") as file:
-                yield from _parse(file.read().splitlines())
+            with contextlib.suppress(OSError), open(self._open(name), "rb") as file:
+                yield from _parse(file.read(_MOST).splitlines())
 
     def _begin(self) -> None:
         self._name = name = f"{_PREFIX}{time.time_ns():020d}-{os.urandom(4).hex()}"  # sorts by age
         private, tmp = self._directory.fd(PRIVATE), self._directory.fd(TMP)
-        self._fd = os.open(name, _OPEN | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=tmp)
+        self._fd = os.open(name, _CREATE, 0o600, dir_fd=tmp)
         self._size = 0
         lock.acquire(self._fd)
         os.rename(name, name, src_dir_fd=tmp, dst_dir_fd=private)  # now that nobody takes it for left over
@@ -98,11 +100,14 @@ class Journal:
 
     def _ingest(self, name: str) -> None:
         with contextlib.suppress(OSError, sqlite3.Error):  # it is gone; another process has the database just now
-            fd = os.open(name, _OPEN, dir_fd=self._directory.fd(PRIVATE))
+            fd = self._open(name, os.O_RDWR)
             with open(fd, "rb") as file:
                 if lock.acquire(fd) and os.fstat(fd).st_nlink:  # else another process has just put it there
-                    self._add(_parse(file.read().splitlines()))
+                    self._add(_parse(file.read(_MOST).splitlines()))
                     os.unlink(name, dir_fd=self._directory.fd(PRIVATE))
+
+    def _open(self, name: str, flags: int = os.O_RDONLY) -> int:
+        return open_private(self._directory, f"{PRIVATE}/{name}", flags)
 
     def _names(self) -> list[str]:
         try:

@@ -46,6 +46,7 @@ from ...message import (
     Retry,
     State,
 )
+from ...printable import printable
 from ...retry import MAX_CRASHES
 from ...signing import Signer
 from ..base import UNSIGNED_PICKLE, Capabilities, Clock, Feed
@@ -190,7 +191,8 @@ class SpoolBackend:
             claim = self._refusal(error, ref)
         except MemoryError:  # counted as a crash, like a kill for want of memory; a fresh worker may have more
             os.close(fd)
-            reason = f"task {self.name}/{ref} does not fit into the memory of process {os.getpid()}"
+            id = printable(f"{self.name}/{ref}")
+            reason = f"task {id} does not fit into the memory of process {os.getpid()}"
             raise SpoolerUnusable(errno.ENOMEM, reason) from None
         except BaseException:
             os.close(fd)
@@ -460,6 +462,8 @@ class SpoolBackend:
             return Refusal(
                 RefusalKind.UNUSABLE, self._clock() + _LOOK_AGAIN, f"done, but cannot be removed: {error.strerror}"
             )
+        id = printable(f"{self.name}/{ref}")
+        _log.warning("task %s is removed: it is marked as done, and could not be removed then", id)
         self._attempts.clear(ref)
         return Refusal(RefusalKind.GONE)
 

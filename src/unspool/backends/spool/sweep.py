@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 
 from . import lock
-from .aside import REASON_SUFFIX
+from .aside import REASON_SUFFIX, is_note, rename_hidden
 from .layout import ASIDE, ATTEMPTS, TMP, Directory, is_priority
 from .leaving import carries
 
@@ -27,7 +27,11 @@ def leftovers(directory: Directory) -> Iterator[None]:
         for part, name in _files(directory, state):
             task = name.removesuffix(REASON_SUFFIX)
             if task != name and _is_orphan(directory, part, task, state) and not carries(directory):
-                _remove(directory, f"{part}/{name}")
+                with contextlib.suppress(OSError):
+                    if is_note(directory, f"{part}/{name}"):
+                        _remove(directory, f"{part}/{name}")
+                    else:  # a task that somebody has moved here
+                        rename_hidden(directory, part, name)
             yield
     for part, name in _files(directory, ATTEMPTS):
         priority, plus, rest = name.partition("+")

@@ -1,0 +1,213 @@
+"""Odd files in ``.unspool``, where only the directory's owner can put them: nothing waits, fails or is lost."""
+
+import json
+import logging
+import os
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from unspool.backends.spool import SpoolBackend, lock
+from unspool.backends.spool.sweep import leftovers
+from unspool.message import Bury, Claim, Envelope, Refusal, RefusalKind, State
+
+ENVELOPE = Envelope({"msg": b"task"}, b"", None, None)
+HOUR = 3600.0
+
+_USE = """
+import json, sys, time
+from unspool.backends.spool import SpoolBackend
+from unspool.message import Envelope, Record
+backend = SpoolBackend(sys.argv[1], durable=False)
+sign = backend.control.enlist("supervisor")
+backend.send([Envelope({"msg": b"task"}, b"", 1, None)])
+backend.history()
+backend.record([Record("one", "task", "processed", 1, time.time(), 1.0, 1)])
+backend.jot(Record("two", "task", "processed", 1, time.time(), 2.0, 1))
+backend.flush()
+feed = backend.feed()
+while feed.refresh(): pass
+print(json.dumps({
+    "period": backend.control.period, "live": len(backend.control.live()), "ready": backend.counts()["ready"],
+    "history": [record.id for record in backend.history()],
+}))
+"""
+
+
+@pytest.fixture
+def backend(tmp_path: Path) -> SpoolBackend:
+    """An empty spooler, all parts of which are there."""
+    found = SpoolBackend(str(tmp_path / "mail"), durable=False)
+    found.control.set_period(7)
+    found.control.resume()
+    os.unlink(f"{found.name}/.unspool/run/period")
+    return found
+
+
+@pytest.mark.parametrize("kind", ["fifo", "directory", "link to a fifo"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "run/period",
+        "run/bell",
+        "run/worker-1-x",
+        "journal-x",
+        "history.sqlite3",
+        "history.sqlite3-wal",
+        "history.sqlite3-journal",
+    ],
+)
+def test_what_is_no_regular_file(backend: SpoolBackend, tmp_path: Path, name: str, kind: str) -> None:
+    """In the place of a file of unspool's own: nothing waits for it, and all that this file is not needed for works."""
+    path = f"{backend.name}/.unspool/{name}"
+    os.mkfifo(tmp_path / "fifo")
+    {"fifo": os.mkfifo, "directory": os.mkdir}.get(kind, lambda path: os.symlink(tmp_path / "fifo", path))(path)
+    found = subprocess.run(
+        [sys.executable, "-c", _USE, backend.name], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert found.returncode == 0, found.stderr
+    seen = json.loads(found.stdout)
+    assert seen == {"period": 300.0, "live": 1, "ready": 1, "history": ["two", "one"]}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"x" * 17,
+        struct.pack("<qdH", -1, 1.0, 0),
+        struct.pack("<qdH", 1 << 40, 1.0, 0),
+        struct.pack("<qdH", 1, float("nan"), 0),
+        struct.pack("<qdH", 1, float("inf"), 0),
+    ],
+)
+@pytest.mark.parametrize("name", ["worker-1-x", "supervisor-1-x", "other-1-x"])
+def test_forged_signs_of_life(backend: SpoolBackend, name: str, content: bytes) -> None:
+    """A locked file that no process of unspool's has written: it is no live process, and is left alone."""
+    path = Path(backend.name, ".unspool", "run", name)
+    path.write_bytes(content)
+    held = os.open(path, os.O_RDWR)
+    assert lock.acquire(held)
+    sign = backend.control.enlist("supervisor")
+    assert [info.role for info in backend.control.live()] == ["supervisor"]
+    assert path.exists()
+    os.close(held)
+    sign.close()
+
+
+# --- names
+
+
+def put(backend: SpoolBackend, name: str) -> str:
+    """A task of this name."""
+    (id,) = backend.send([ENVELOPE])
+    os.rename(id, f"{backend.name}/{name}")
+    return name
+
+
+def bury(backend: SpoolBackend, ref: str) -> None:
+    """Sets a task aside as dead."""
+    claim = backend.claim(ref)
+    assert isinstance(claim, Claim)
+    backend.settle(claim, Bury("no use"))
+
+
+def sweep(backend: SpoolBackend) -> None:
+    """Sweeps when all that is there is two hours old."""
+    for place, _, names in os.walk(f"{backend.name}/.unspool"):
+        for name in names:
+            os.utime(f"{place}/{name}", (time.time() - 2 * HOUR,) * 2)
+    for _ in leftovers(backend._directory):
+        pass
+
+
+@pytest.mark.parametrize("ending", [".reason", ".reason.reason", "_" + "x" * (255 - 28) + ".reason", "x" * 234])
+def test_a_task_that_is_called_as_a_reason(backend: SpoolBackend, ending: str) -> None:
+    """It is listed when it is dead, with its reason, is there after a sweep, and can be retried; so is a long one."""
+    ref = put(backend, f"uwsgi_spoolfile_on_x{ending}"[-255:] if ending[0] != "x" else f"uwsgi_spoolfile_on_xx{ending}")
+    bury(backend, ref)
+    for _ in range(2):
+        (entry,) = backend.entries()
+        assert (entry.state, entry.reason) == (State.DEAD, "no use")
+        sweep(backend)
+    again = backend.retry(entry.id)
+    assert isinstance(backend.claim(os.path.basename(again)), Claim)
+    assert list(Path(backend.name, ".unspool", "dead").iterdir()) == []
+
+
+def test_a_task_that_was_moved_to_where_a_reason_is_kept(backend: SpoolBackend) -> None:
+    """By hand: it is deleted neither with the task whose reason it seems to be nor by a sweep, which has it listed."""
+    first, second = put(backend, "uwsgi_spoolfile_on_x_1_1_1_1"), put(backend, "uwsgi_spoolfile_on_x_1_1_1_2")
+    for name in (f"{first}.reason", second, f"{second}.reason"):
+        os.rename(f"{backend.name}/{put(backend, 'uwsgi_spoolfile_on_y')}", f"{backend.name}/.unspool/dead/{name}")
+    bury(backend, first)
+    assert backend.counts()[State.DEAD] == 2
+    for entry in list(backend.entries(frozenset({State.DEAD}))):
+        backend.remove(entry.id)
+    assert backend.counts()[State.DEAD] == 0
+    sweep(backend)
+    assert backend.counts()[State.DEAD] == 2
+    sweep(backend)
+    assert backend.counts()[State.DEAD] == 2
+
+
+def test_a_reason_without_its_task(backend: SpoolBackend) -> None:
+    """As after a kill between the two: it is swept, and the next task of this name takes its place."""
+    for name in ("uwsgi_spoolfile_on_x_1_1_1_1", "uwsgi_spoolfile_on_x_1_1_1_2"):
+        Path(backend.name, ".unspool", "dead", f"{name}.reason").write_text('{"reason": "former"}')
+    bury(backend, put(backend, name))
+    sweep(backend)
+    (entry,) = backend.entries()
+    assert entry.reason == "no use"
+    assert sorted(os.listdir(f"{backend.name}/.unspool/dead")) == [name, f"{name}.reason"]
+
+
+# --- counts
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"-5 -5 w",
+        b"0 -1 r",
+        b"1 0 x",
+        b"1 0 d d",
+        b"1_0 0 w",
+        b"+1 0 w",
+        b"\xef\xbc\x91 0 w",
+        b"9" * 3000 + b" 0 w",
+        b"\xff",
+    ],
+)
+def test_a_forged_count(backend: SpoolBackend, value: bytes) -> None:
+    """What is no count is none: the task is run as if it were new, and its runs are counted."""
+    (id,) = backend.send([ENVELOPE])
+    os.setxattr(id, "user.unspool", value)
+    for attempt in (1, 2):
+        claim = backend.claim(os.path.basename(id))
+        assert isinstance(claim, Claim)
+        assert (claim.attempts, claim.crashes) == (attempt, attempt - 1)
+        os.close(claim.token.file)
+
+
+@pytest.mark.parametrize("how", ["claim", "leave"])
+def test_a_task_that_is_marked_as_done(backend: SpoolBackend, caplog: pytest.LogCaptureFixture, how: str) -> None:
+    """Whoever may write to a file can mark it so. It is removed without a run, as after an end whose file could not be
+    removed; one line says so."""
+    (id,) = backend.send([ENVELOPE])
+    os.setxattr(id, "user.unspool", b"1 0 d")
+    with caplog.at_level(logging.WARNING, "unspool"):
+        if how == "claim":
+            refusal = backend.claim(os.path.basename(id))
+            assert isinstance(refusal, Refusal)
+            assert refusal.kind is RefusalKind.GONE
+        else:
+            assert backend.depot.leave([id]) == []
+    assert not os.path.exists(id)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"task {id} is removed: it is marked as done, and could not be removed then"
+    ]
