@@ -13,6 +13,7 @@ from .verdict import Verdict
 __all__ = ["failures", "show"]
 
 _WARM, _LIFE = 30.0, 60.0  # seconds in which a supervisor fills up, and those after that of which a slope is taken
+_REFUSED = "refused, and run all the same"
 _HELD = {
     "descriptors": "descriptors of a supervisor with its workers",
     "processes": "processes, the same",
@@ -21,8 +22,11 @@ _HELD = {
 }
 
 
-def failures(verdict: Verdict, lines: Iterable[Line], drafts: int) -> dict[str, list[str]]:
-    """Returns everything that must be empty."""
+def failures(verdict: Verdict, lines: Iterable[Line], drafts: int, *, refuses: bool) -> dict[str, list[str]]:
+    """Returns everything that must be empty.
+
+    :param refuses: whether a send that raises has sent nothing but what its error names. A server's answer may be lost.
+    """
     said: dict[str, list[str]] = {word: [] for word in ("traceback", "odd", "hung", "gaveup")}
     for line in lines:
         if line.word in said:
@@ -33,6 +37,7 @@ def failures(verdict: Verdict, lines: Iterable[Line], drafts: int) -> dict[str, 
         "runs made again without a cause": verdict.unexplained,
         "waiting, and nobody runs it": verdict.waiting,
         "listed or counted, although ended": verdict.ghosts,
+        _REFUSED: verdict.refused_run if refuses else [],
         "tracebacks of the command line": said["traceback"],
         "odd statuses of the command line": said["odd"],
         "commands and stops that hung": said["hung"],
@@ -55,7 +60,7 @@ def show(
         "removed by operators": verdict.removed,
         **{what: len(these) for what, these in failed.items()},
         "sends refused": verdict.refused,
-        "refused, and run all the same": len(verdict.refused_run),
+        "refused, and run all the same, the answer being lost": 0 if failed[_REFUSED] else len(verdict.refused_run),
         "runs made again": verdict.causes.total(),
         **{f"  after: {cause}": number for cause, number in verdict.causes.most_common()},
         "two runs at once, the server having lost the first": verdict.at_once_cut_off,

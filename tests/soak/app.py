@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from tests.soak.kinds import CHILDREN, LIMITS
 from tests.soak.marks import Mark
 from tests.soak.oracle import append, append_all
+from tests.soak.payload import key_of
 from unspool import Message, Spooler
 from unspool.errors import SpoolerUnusable
 
@@ -52,9 +53,13 @@ def send(messages: list[Message], keys: list[str]) -> None:
     try:
         ids = Spooler.send_many(messages)
     except SpoolerUnusable as error:
-        append(LOG, "refused", type(error).__name__, *keys)
+        sent = {key_of(id): id for id in error.sent}  # of no key: a worker was faster
+        append_all(LOG, [("ack", key, id) for key, id in sent.items() if key])
+        append(
+            LOG, "unsure" if "" in sent else "refused", type(error).__name__, *[key for key in keys if key not in sent]
+        )
         raise ConnectionError("not sent") from error
-    append_all(LOG, [("ack", key, id.replace(" ", "%20")) for key, id in zip(keys, ids, strict=True)])
+    append_all(LOG, [("ack", key, id) for key, id in zip(keys, ids, strict=True)])
 
 
 @Spooler.task

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from .cast import Cast
-from .marks import KEY
 from .operators import Operators
+from .payload import KEY
 
 __all__ = ["Cleanup"]
 

@@ -13,7 +13,8 @@ from typing import Any
 from . import oracle
 from .cast import Cast, Sample
 from .kills import Kills
-from .operators import Operators, key_of
+from .operators import Operators
+from .payload import key_of
 from .target import Fault, Target
 from .verdict import Left
 

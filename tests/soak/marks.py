@@ -1,4 +1,4 @@
-"""One file with a byte for each task: locked while the task runs, and counting its runs.
+"""One file with a byte for each task: locked while the task runs, and set by its first run.
 
 The lock belongs to the run's own open file, so the kernel drops it when the process ends, however that ends. Two runs
 at once therefore meet at this lock, whatever the queue says of its own locks.
@@ -7,21 +7,12 @@ at once therefore meet at this lock, whatever the queue says of its own locks.
 import contextlib
 import fcntl
 import os
-import re
 import struct
 import time
 
-__all__ = ["KEY", "Mark", "number_of"]
-
-KEY = re.compile(rb"k([0-9]+):([a-z]+)")
-"""The key of a task as its payload holds it, pickled or not: its number and its kind."""
+__all__ = ["Mark"]
 
 _DYING = 0.5  # seconds that the kernel may take between the locks of a process that it is ending
-
-
-def number_of(key: str) -> int:
-    """Returns the number in a key."""
-    return int(key[1:].partition(":")[0])
 
 
 class Mark:
@@ -32,13 +23,12 @@ class Mark:
 
     def __init__(self, path: str, key: str) -> None:
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        number = number_of(key)
+        number = int(key[1:].partition(":")[0])
         self.alone = self._lock(number)
         """Whether no other run holds it."""
-        self.runs = os.pread(self._fd, 1, number)[:1] or b"\0"
-        self.first = self.runs == b"\0"
+        self.first = os.pread(self._fd, 1, number) != b"x"
         """Whether this is the first run of the task."""
-        os.pwrite(self._fd, bytes([min(self.runs[0] + 1, 255)]), number)
+        os.pwrite(self._fd, b"x", number)
 
     def _lock(self, byte: int) -> bool:
         end = time.monotonic() + _DYING

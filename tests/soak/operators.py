@@ -1,6 +1,5 @@
 """What people do meanwhile, all of it by the command line, which must answer each time without a traceback."""
 
-import contextlib
 import json
 import random
 import subprocess
@@ -11,12 +10,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from unspool import config
-
 from . import oracle
-from .marks import KEY
+from .payload import key_of
 
-__all__ = ["Operators", "Route", "key_of"]
+__all__ = ["Operators", "Route"]
 
 Route = tuple[str, str]
 """Two spoolers between which tasks are moved."""
@@ -110,10 +107,7 @@ class Operators:
 
     def purge(self, source: random.Random) -> None:
         chosen = self._known(self.entries("dead"))
-        words = ["purge", "--state", "dead", "--yes", "--json"]
-        if "--json" not in str(self.run("purge", "--help")):
-            return
-        self._change("remove", chosen, *words, kill=source.random() < 0.2, source=source)
+        self._change("remove", chosen, "purge", "--state=dead", "--yes", kill=source.random() < 0.2, source=source)
 
     def move(self, source: random.Random) -> None:
         here, there = source.choice(self._routes)
@@ -130,10 +124,10 @@ class Operators:
         done = self.run(*words, kill=after if kill else 0.0)
         lines: list[tuple[object, ...]] = [(what, key) for key in chosen.values()]
         if what == "remove" and done is not None:
-            gone = set(_ids(done.stdout))
-            left = set() if words[0] == "purge" else chosen.keys() - gone
+            gone = {line for line in done.stdout.splitlines() if "/" in line}
+            left = chosen.keys() - gone if words[0] == "rm" else set()
             lines += [("kept", chosen[id]) for id in left]
-            lines += [("removed", id.replace(" ", "%20")) for id in gone - chosen.keys()]
+            lines += [("removed", id) for id in gone - chosen.keys()]
         oracle.append_all(self._log, lines)
 
     def run(self, *words: str, kill: float = 0.0) -> "subprocess.CompletedProcess[str] | None":
@@ -181,42 +175,3 @@ class Operators:
         """Returns the key of each task by its id, but for what is none of the soak's."""
         keys = {entry["id"]: key_of(entry["id"]) for entry in entries}
         return {id: key for id, key in keys.items() if key}
-
-
-def _ids(text: str) -> list[str]:
-    """The ids that a command has printed: lines, or JSON that holds them."""
-    if not text.startswith(("[", "{")):
-        return [line for line in text.splitlines() if "/" in line]
-    found: list[str] = []
-
-    def look(value: Any) -> None:
-        if isinstance(value, dict):
-            for part in value.values():
-                look(part)
-        elif isinstance(value, list):
-            for part in value:
-                look(part)
-        elif isinstance(value, str) and "/" in value:
-            found.append(value)
-
-    look(json.loads(text))
-    return found
-
-
-def key_of(id: str) -> str:
-    """Returns the key of the task of this id; an empty string if there is none, or the spooler is away."""
-    with contextlib.suppress(OSError):
-        if id.startswith("/"):
-            path = Path(id)
-            data = b"" if path.is_symlink() or not path.is_file() else _read(path)
-        else:
-            read = next((found for one in config.candidates(id) if (found := one.read(id))), None)
-            data = b"" if read is None or read[1] is None else read[1].body
-        if found := KEY.search(data):
-            return found[0].decode()
-    return ""
-
-
-def _read(path: Path) -> bytes:
-    with open(path, "rb") as file:
-        return file.read(1 << 20)

@@ -7,7 +7,8 @@ nothing is synced, as the power of the log's own disk is never cut.
 | line | by | meaning |
 | --- | --- | --- |
 | ``ack KEY ID`` | producers, tasks that send | the call that sent the task has returned |
-| ``refused REASON KEY...`` | the same | the call that sent the tasks has raised |
+| ``refused REASON KEY...`` | the same | a call that was to send these has raised, and has not sent them |
+| ``unsure REASON KEY...`` | the same | the same, but it has sent some that have ended by now |
 | ``start KEY PID``, ``end KEY PID`` | tasks | a run has begun; it has ended well |
 | ``fail KEY PID ERROR`` | tasks | a run has ended with this exception |
 | ``twice KEY PID`` | tasks | a run has begun while another one holds the lock of the same task |

@@ -145,7 +145,7 @@ def judge(lines: Sequence[Line], left: Left) -> Verdict:
     verdict.ghosts += sorted(left.waiting & ended) + left.oddities
     verdict.ghosts += [key for key in sorted(left.aside & ended) if not faults.cause(runs[key][-1], lines[-1].at)]
     refused = {key for line in lines if line.word == "refused" for key in line.rest[1:]}
-    verdict.refused = len(refused)
+    verdict.refused = len(refused) + sum(len(line.rest) - 1 for line in lines if line.word == "unsure")
     verdict.refused_run = sorted(refused & runs.keys() - acknowledged.keys())
     twice = {(line.rest[0], line.rest[1]) for line in lines if line.word == "twice"}
     for several in runs.values():
