@@ -103,7 +103,9 @@ def _account(options: argparse.Namespace, hunt: Hunt) -> bool:
     hunt.cast.end()
     lines = oracle.read(Path(hunt.log))
     verdict = judge(lines, left)
-    failed = account.failures(verdict, lines, hunt.drafts(), refuses=options.on in ("directory", "relaxed"))
+    failed = account.failures(
+        verdict, lines, hunt.tracebacks(), hunt.drafts(), refuses=options.on in ("directory", "relaxed")
+    )
     title = f"soak of {options.on}, {options.minutes:g} min, seed {options.seed}, {platform.platform()}"
     counts = {"fault": hunt.faults, "operation": hunt.operators.done}
     account.show(title, verdict, hunt.orphans, failed, hunt.samples, hunt.reasons, counts)

@@ -22,7 +22,9 @@ _HELD = {
 }
 
 
-def failures(verdict: Verdict, lines: Iterable[Line], drafts: int, *, refuses: bool) -> dict[str, list[str]]:
+def failures(
+    verdict: Verdict, lines: Iterable[Line], tracebacks: list[str], drafts: int, *, refuses: bool
+) -> dict[str, list[str]]:
     """Returns everything that must be empty.
 
     :param refuses: whether a send that raises has sent nothing but what its error names. A server's answer may be lost.
@@ -39,6 +41,7 @@ def failures(verdict: Verdict, lines: Iterable[Line], drafts: int, *, refuses: b
         "listed or counted, although ended": verdict.ghosts,
         _REFUSED: verdict.refused_run if refuses else [],
         "tracebacks of the command line": said["traceback"],
+        "tracebacks in logs": tracebacks,
         "odd statuses of the command line": said["odd"],
         "commands and stops that hung": said["hung"],
         "processes that ended by themselves": said["gaveup"],

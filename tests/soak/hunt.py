@@ -23,6 +23,7 @@ __all__ = ["Hunt"]
 _DRAIN = 300.0  # seconds at most until all has drained
 _STILL = 90.0  # and without any progress: longer than the minute for which a task that cannot be claimed is put off
 _STOP = 10.0  # seconds within which workers of a supervisor that was killed end
+_TRACEBACK = "Traceback (most recent call last)"
 _OURS = 30.0  # a due time further ahead than this comes from a clock that was set
 
 
@@ -36,6 +37,7 @@ class Hunt:
     def __init__(
         self, scratch: Path, log: str, target: Target, seed: str, quiet: "threading.RLock", lease: float | None
     ) -> None:
+        self.scratch = scratch
         self.log = log
         self.target = target
         self.cast = Cast(scratch, log, target.parts)
@@ -153,6 +155,13 @@ class Hunt:
         reason = entry["reason"].replace(key, "…") if key else ""
         what = f"{key.rpartition(':')[2]}: {reason or 'no reason could be written'}" if key else "thrown in"
         self.reasons[what] += 1
+
+    def tracebacks(self) -> list[str]:
+        """Returns a line for each traceback in a program's log; those of tasks are in history, and not there."""
+        logs = (self.scratch / f"{name}.log" for name, part in self.target.parts.items() if not part.sends)
+        return [
+            log.name for log in logs if log.exists() for _ in range(log.read_text(errors="replace").count(_TRACEBACK))
+        ]
 
     def drafts(self) -> int:
         """Returns how many unfinished drafts the directories hold after a sweep."""
