@@ -10,6 +10,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from unspool.backends.spool import SpoolBackend
+from unspool.backends.spool.sweep import leftovers
+
 from . import oracle
 from .cast import Cast, Sample
 from .kills import Kills
@@ -164,9 +167,13 @@ class Hunt:
         ]
 
     def drafts(self) -> int:
-        """Returns how many unfinished drafts the directories hold after a sweep."""
+        """Returns how many unfinished drafts the directories hold after a sweep, as a supervisor makes it."""
         number = 0
-        for spooler in self.target.spoolers:
+        for spooler in filter(os.path.isdir, self.target.spoolers):
+            backend = SpoolBackend(spooler)
+            for _ in leftovers(backend._directory):
+                pass
+            backend.close()
             tmp = Path(spooler) / ".unspool" / "tmp"
             if tmp.is_dir():
                 number += sum(not name.startswith(".") for name in os.listdir(tmp))
