@@ -44,7 +44,7 @@ class NatsTarget:
         there = f"nats://127.0.0.1:{self._proxy.port}?spooler=mail&lease={LEASE}"
         self._inbox = str(scratch / "inbox" / "mail")
         key = secrets.token_urlsafe(32)
-        base = base_environment(scratch, log) | {"UNSPOOL_SECRET_KEY": key, "UNSPOOL_DURABILITY": "relaxed"}
+        base = base_environment(scratch, log) | {"UNSPOOL_SECRET_KEY": key}
         direct = base | {"UNSPOOL_SPOOLERS": here}
         proxied = base | {"UNSPOOL_SPOOLERS": there}
         inside = base | {"UNSPOOL_SPOOLERS": self._inbox}

@@ -92,43 +92,50 @@ class Operators:
         self.run("resume")
 
     def retry(self, source: random.Random) -> None:
-        state = source.choice(["dead", "deferred", "ready"])
-        chosen = self._known(self._some(source, self.entries(state), 3))
-        self._change("retry", chosen, "retry", *chosen, kill=source.random() < 0.2, source=source)
+        chosen = self._known(self._some(source, self.entries(source.choice(["dead", "deferred", "ready"])), 3))
+        if chosen:
+            self._retry(chosen, source, "retry", *chosen)
 
     def retry_all_dead(self, source: random.Random) -> None:
-        chosen = self._known(self.entries("dead"))
-        self._change("retry", chosen, "retry", "--all-dead", kill=source.random() < 0.2, source=source)
+        self._retry(self._known(self.entries("dead")), source, "retry", "--all-dead")
+
+    def _retry(self, chosen: Mapping[str, str], source: random.Random, *words: str) -> None:
+        lines = [("retry", key) for key in chosen.values()]
+        oracle.append_all(self._log, lines)
+        self.run(*words, kill=self._half_way(source))
+        oracle.append_all(self._log, lines)
 
     def rm(self, source: random.Random) -> None:
         state = source.choice(["dead", "deferred", "ready", "running"])
         chosen = self._known(self._some(source, self.entries(state), 3))
-        self._change("remove", chosen, "rm", *chosen, kill=source.random() < 0.2, source=source)
+        if chosen:
+            self._remove(chosen, source, "rm", *chosen)
 
     def purge(self, source: random.Random) -> None:
-        chosen = self._known(self.entries("dead"))
-        self._change("remove", chosen, "purge", "--state=dead", "--yes", kill=source.random() < 0.2, source=source)
+        self._remove(self._known(self.entries()), source, "purge", "--state=dead", "--yes")
+
+    def _remove(self, known: Mapping[str, str], source: random.Random, *words: str) -> None:
+        """Removes tasks. All that are known may be gone, until the command has said which are."""
+        oracle.append_all(self._log, [("remove", key) for key in known.values()])
+        done = self.run(*words, kill=self._half_way(source))
+        if done is not None:
+            gone = {line for line in done.stdout.splitlines() if "/" in line}
+            lines = [("kept", known[id]) for id in known.keys() - gone] + [
+                ("removed", id) for id in gone - known.keys()
+            ]
+            oracle.append_all(self._log, lines)
+
+    @staticmethod
+    def _half_way(source: random.Random) -> float:
+        """Returns after how many seconds a command is killed; 0 for most, which are not."""
+        after = source.random() * 0.6
+        return after if source.random() < 0.2 else 0.0
 
     def move(self, source: random.Random) -> None:
         here, there = source.choice(self._routes)
         self.run("move", here, there, kill=source.random() * 1.5 if source.random() < 0.6 else 0.0)
 
     # --- the command line
-
-    def _change(self, what: str, chosen: Mapping[str, str], *words: str, kill: bool, source: random.Random) -> None:
-        """Runs a command that retries or removes tasks, and notes which it may have changed."""
-        if len(words) < 2:
-            return  # no ids
-        oracle.append_all(self._log, [(what, key) for key in chosen.values()])
-        after = source.random() * 0.6
-        done = self.run(*words, kill=after if kill else 0.0)
-        lines: list[tuple[object, ...]] = [(what, key) for key in chosen.values()]
-        if what == "remove" and done is not None:
-            gone = {line for line in done.stdout.splitlines() if "/" in line}
-            left = chosen.keys() - gone if words[0] == "rm" else set()
-            lines += [("kept", chosen[id]) for id in left]
-            lines += [("removed", id) for id in gone - chosen.keys()]
-        oracle.append_all(self._log, lines)
 
     def run(self, *words: str, kill: float = 0.0) -> "subprocess.CompletedProcess[str] | None":
         """Runs a command and checks how it answers. Returns None if it was killed, after so many seconds, or hung."""

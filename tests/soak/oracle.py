@@ -18,7 +18,8 @@ nothing is synced, as the power of the log's own disk is never cut.
 | ``error PID`` | the soak | system calls of this process fail with EIO; written before and after |
 | ``cut`` | the soak | the power of the directory's disk was cut; written before and after |
 | ``clock`` | the soak | a supervisor's clock is set; written before and after |
-| ``retry KEY``, ``remove KEY`` | operators | a command that does this begins, and has ended |
+| ``retry KEY`` | operators | a command that retries the task; written before and after |
+| ``remove KEY`` | operators | a command begins that may remove the task |
 | ``kept KEY`` | operators | the command that was to remove the task has left it alone |
 | ``removed ID`` | operators | the command says that it has removed the task of this id |
 | ``traceback``, ``odd``, ``hung``, ``gaveup``, ``fault``, ``operation`` | the soak | see :mod:`tests.soak.account` |

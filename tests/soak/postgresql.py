@@ -43,7 +43,7 @@ class PostgresTarget:
         there = self._server.url(_DATABASE, self._proxy.port, spooler="mail")
         inbox = str(scratch / "inbox" / "mail")
         key = secrets.token_urlsafe(32)
-        base = base_environment(scratch, log) | {"UNSPOOL_SECRET_KEY": key, "UNSPOOL_DURABILITY": "relaxed"}
+        base = base_environment(scratch, log) | {"UNSPOOL_SECRET_KEY": key}
         direct = base | {"UNSPOOL_SPOOLERS": here}
         proxied = base | {"UNSPOOL_SPOOLERS": there}
         inside = base | {"UNSPOOL_SPOOLERS": inbox}
