@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from .cast import Cast
-from .operators import Operators
+from .operators import Operators, Route
 from .payload import KEY
 
 __all__ = ["Cleanup"]
@@ -26,16 +26,20 @@ class Cleanup:
     :param spool: the directory.
     :param beside: a directory of the same file system, for what is moved away.
     :param mounts: a directory of another one, for volumes that were mounted on the directory.
+    :param routes: gets a route for each directory that is moved away, back to where it was.
     :param quiet: held while no command of an operator may run.
     """
 
-    def __init__(self, cast: Cast, spool: Path, beside: Path, mounts: Path, quiet: "threading.RLock") -> None:
+    def __init__(
+        self, cast: Cast, spool: Path, beside: Path, mounts: Path, routes: list[Route], quiet: "threading.RLock"
+    ) -> None:
         self._cast = cast
         self._spool = spool
         self._beside = beside
         self._mounts = mounts
+        self._routes = routes
         self._quiet = quiet
-        self.moved: list[Path] = []
+        self.moved: list[str] = []
         """Directories with tasks that have been moved away."""
 
     def faults(self) -> Mapping[Callable[[random.Random], None], float]:
@@ -98,7 +102,7 @@ class Cleanup:
                     return
                 except OSError:
                     pass  # somebody has made it again, and uses it
-            self.moved.append(away)
+            self._note(away)
 
     def covered(self, source: random.Random) -> None:
         """Mounts another volume in its place for a while."""
@@ -110,7 +114,11 @@ class Cleanup:
             away.mkdir()
             subprocess.run(["mount", "--move", str(self._spool), str(away)], check=True)
             self._renew_uwsgi()
-            self.moved.append(away)
+            self._note(away)
+
+    def _note(self, away: Path) -> None:
+        self.moved.append(str(away))
+        self._routes.append((str(away), str(self._spool)))
 
     def _renew_uwsgi(self) -> None:
         """Starts uWSGI again later: it works in the directory that it was started with, wherever that is now."""
@@ -120,7 +128,7 @@ class Cleanup:
     def bring_back(self, operators: Operators) -> None:
         """Has the tasks of all directories that were moved away moved back."""
         for away in self.moved:
-            operators.run("move", str(away), str(self._spool))
+            operators.run("move", away, str(self._spool))
 
     def taken(self) -> set[str]:
         """Returns the keys of the tasks in what was taken away."""

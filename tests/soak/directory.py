@@ -56,7 +56,7 @@ class DirectoryTarget:
         self._cleanup: Cleanup | None = None
 
     def faults(self, cast: Cast) -> Mapping[Fault, float]:
-        self._cleanup = Cleanup(cast, self._mail, self._beside, self._mounts, self._quiet)
+        self._cleanup = Cleanup(cast, self._mail, self._beside, self._mounts, self.routes, self._quiet)
         disk = Disk(cast, self._disk, self._mail, self._clock, self._quiet)
         return {**disk.faults(durable=self._durable), **self._cleanup.faults()}
 
@@ -66,7 +66,7 @@ class DirectoryTarget:
     def bring_back(self, operators: Operators) -> None:
         mail, side = self.routes[0]
         if self._cleanup is not None:
-            self.spoolers[:] = [mail, side, *map(str, self._cleanup.moved)]
+            self.spoolers[:] = [mail, side, *self._cleanup.moved]
             self._cleanup.bring_back(operators)
         operators.run("move", mail, side)  # this, and the next, finish what a killed move had begun
         operators.run("move", side, mail)

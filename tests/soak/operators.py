@@ -26,7 +26,7 @@ class Operators:
     """They work in a thread of their own, one operation after the other.
 
     :param spoolers: those that they look after.
-    :param routes: those that they move tasks between.
+    :param routes: those that they move tasks between; more may come.
     :param quiet: held while an operation runs.
     """
 
@@ -132,8 +132,10 @@ class Operators:
         return after if source.random() < 0.2 else 0.0
 
     def move(self, source: random.Random) -> None:
-        here, there = source.choice(self._routes)
-        self.run("move", here, there, kill=source.random() * 1.5 if source.random() < 0.6 else 0.0)
+        for here, there in dict.fromkeys(
+            [source.choice(self._routes), self._routes[-1]]
+        ):  # the last leads from a new place
+            self.run("move", here, there, kill=source.random() * 1.5 if source.random() < 0.6 else 0.0)
 
     # --- the command line
 

@@ -21,8 +21,8 @@ def key_of(id: str) -> str:
         else:
             read = next((found for one in config.candidates(id) if (found := one.read(id))), None)
             data = b"" if read is None or read[1] is None else read[1].body
-        if found := KEY.search(data):
-            return found[0].decode()
+        if key := KEY.search(data):
+            return key[0].decode()
     return ""
 
 

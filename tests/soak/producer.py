@@ -47,7 +47,8 @@ def _message(source: random.Random, key: str, kind: str) -> Message:
         postpone=timedelta(seconds=source.random() * 4) if source.random() < 0.2 else None,
         serializer=source.choice(["pickle", "json"]),
     )
-    return task.message(key, "x" * _PAD if source.random() < 0.005 else "")
+    message: Message = task.message(key, "x" * _PAD if source.random() < 0.005 else "")
+    return message
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import os
 import random
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -21,12 +21,12 @@ _UWSGI = Path(sys.executable).with_name("pyuwsgi")
 class Target(Protocol):
     """One backend with its servers."""
 
-    parts: Mapping[str, Part]
-    environment: Mapping[str, str]
+    parts: dict[str, Part]
+    environment: dict[str, str]
     """Of operators."""
-    spoolers: Sequence[str]
+    spoolers: list[str]
     """Those that must be empty at the end."""
-    routes: Sequence[Route]
+    routes: list[Route]
 
     def faults(self, cast: Cast) -> Mapping[Fault, float]:
         """Returns what can go wrong with it, and how often, in parts."""
