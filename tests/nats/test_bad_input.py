@@ -17,7 +17,7 @@ from unspool import address, codec
 from unspool.backends.nats import NatsBackend
 from unspool.backends.nats.jetstream import JetStream
 from unspool.backends.nats.place import Place as Where
-from unspool.backends.nats.stored import HEADER
+from unspool.backends.nats.stored import HEADER, Stored
 from unspool.config import Settings
 from unspool.errors import ConfigurationError, OptionRefused, PayloadRefused, SpoolerUnusable
 from unspool.message import Message, State
@@ -193,6 +193,13 @@ def test_what_anybody_may_publish(served: Place, backend: NatsBackend) -> None:
     reasons = [entry.reason for entry in backend.entries(frozenset({State.CORRUPT}))]
     assert all(reasons)
     assert sum("names no task" in reason for reason in reasons) == 1
+
+
+def test_a_reason_that_anybody_may_publish() -> None:
+    """It is printable, and can be stored by any place that the task is carried to."""
+    header = json.dumps({"due": 1, "attempts": 1, "crashes": 0, "reason": "a\0b \ud83d \x1b[31m"})
+    assert Stored("subject", 1, 0.0, header, b"").facts.reason == "a\\x00b \\ud83d \\x1b[31m"
+    assert Stored("subject", 1, 5.0, "[" * 100_000, b"").facts.due == 5.0
 
 
 def test_a_message_without_our_header_runs(served: Place, backend: NatsBackend) -> None:

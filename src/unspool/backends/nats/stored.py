@@ -9,6 +9,8 @@ import math
 import re
 from typing import Any, NamedTuple
 
+from ...printable import printable
+
 __all__ = ["HEADER", "ROOM", "Facts", "Passage", "Stored"]
 
 HEADER = "Unspool"
@@ -86,10 +88,10 @@ class Stored(NamedTuple):
             found: Any = json.loads(self.header)
             due = float(found["due"])
             if math.isfinite(due):
-                reason, anew = str(found.get("reason", "")), found.get("anew") is True
+                reason, anew = printable(str(found.get("reason", ""))), found.get("anew") is True
                 attempts, crashes = _count(found["attempts"]), _count(found["crashes"])
                 return Facts(due, attempts, crashes, reason, anew, Passage.of(found.get("passage")))
-        except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
             pass
         return Facts(self.time)
 
