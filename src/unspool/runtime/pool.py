@@ -142,7 +142,7 @@ class Pool:
         deaths = []
         for generation in list(self._generations):
             for process in list(generation.processes.values()):
-                code = _exit_code(process.pid)
+                code = _exit_code(process)
                 if code is not None:
                     del generation.processes[process.pid]
                     events = process.read(self._timer())
@@ -267,9 +267,13 @@ class Pool:
         return None if generation.retired else pause
 
 
-def _exit_code(pid: int) -> int | None:
+def _exit_code(process: Process) -> int | None:
+    """The exit status of a process, None if it lives; notes that it was stopped."""
     try:
-        found, status = os.waitpid(pid, os.WNOHANG)
+        found, status = os.waitpid(process.pid, os.WNOHANG | os.WUNTRACED)
     except ChildProcessError:  # somebody else has reaped it
         return 0
+    if found and os.WIFSTOPPED(status):
+        process.stopped = os.WSTOPSIG(status)
+        return None
     return os.waitstatus_to_exitcode(status) if found else None

@@ -1,7 +1,7 @@
 """A worker process: forking it, hearing from it, ending it.
 
 Workers are forked from the supervisor, which has imported no user code and has one thread, so a fork costs 2 ms and is
-safe.
+safe. Each leads a process group of its own, in which are also the processes that its tasks start.
 """
 
 import atexit
@@ -67,8 +67,8 @@ class Process:
     """Whether it was told to end before it had imported the application."""
     useful: bool = False
     """Whether it has run anything."""
-    apart: bool = False
-    """Whether it leads a process group of its own, in which are also the processes that its tasks start."""
+    stopped: int = 0
+    """The signal that has stopped it, 0 if none has."""
 
     def read(self, now: float) -> list[list[Any]]:
         """What it has reported; what concerns the process itself is noted. One that writes anything else is killed."""
@@ -163,9 +163,25 @@ class Process:
 
     def kill_children(self) -> None:
         """After its death: ends what the run that died with it has started, which is about to run again."""
-        if self.apart:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.pid, signal.SIGKILL)
+        self._signal_group(signal.SIGKILL)
+
+    def stop(self) -> None:
+        """Stops it, with all that its tasks have started in its process group, until ``go_on``."""
+        self._signal_group(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Lets it go on after it was stopped, with its process group."""
+        self.stopped = 0
+        self._signal_group(signal.SIGCONT)
+
+    @property
+    def busy(self) -> bool:
+        """Whether code of the user's may be running in it: a task, or the import of the application."""
+        return not self.ready or bool(self.runs())
+
+    def _signal_group(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, number)
 
     def _kill_if_overrun(self, now: float) -> None:
         """Ends it if a run did not heed its time limit."""
@@ -223,8 +239,6 @@ class Spawner:
         :raises OSError: if there is no room for one more process or descriptor.
         """
         presences = [backend.control.enlist("worker") for backend in self._backends]
-        # With a terminal it stays in the foreground group, or a debugger in a task could not read from it.
-        apart = not os.isatty(0)
         with contextlib.ExitStack() as undo:
             for presence in presences:
                 undo.callback(presence.close)
@@ -244,13 +258,11 @@ class Spawner:
             pid = os.fork()
             undo.pop_all()
         if pid == 0:
-            if apart:
-                os.setpgid(0, 0)
+            os.setpgid(0, 0)
             self._live(queue, ahead, presences, reader, writer, mask)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        if apart:
-            with contextlib.suppress(OSError):  # in both, for each may be first; or it is dead already
-                os.setpgid(pid, pid)
+        with contextlib.suppress(OSError):  # in both, for each may be first; or it is dead already
+            os.setpgid(pid, pid)
         os.close(writer)
         if ahead is not None:
             ahead.close_writer()
@@ -258,7 +270,7 @@ class Spawner:
             presence.hand_over()
         watchdog = Watchdog(self._limits.ending)
         reports = report.Reader(reader, len(self._backends))
-        return Process(pid, self._clock(), presences, reports, watchdog, ahead, put_off=self._put_off, apart=apart)
+        return Process(pid, self._clock(), presences, reports, watchdog, ahead, put_off=self._put_off)
 
     def _put_off(self, index: int, ref: str, seconds: float) -> None:
         self._backends[index].put_off(ref, self._clock() + seconds)
@@ -278,7 +290,7 @@ class Spawner:
         try:
             for number in (signal.SIGINT, signal.SIGHUP):
                 signal.signal(number, signal.SIG_IGN)  # until the worker itself says what it does with them
-            for number in (signal.SIGTERM, signal.SIGQUIT, signal.SIGCHLD):
+            for number in (signal.SIGTERM, signal.SIGQUIT, signal.SIGCHLD, signal.SIGTSTP):
                 signal.signal(number, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             signal.set_wakeup_fd(-1)

@@ -12,9 +12,13 @@ _CAUGHT = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP)
 
 
 class Signals:
-    """The signals that a supervisor obeys; the death of a child only wakes it."""
+    """The signals that a supervisor obeys; the death of a child only wakes it.
 
-    def __init__(self) -> None:
+    :param others: signals to obey beside TERM, INT, QUIT and HUP.
+    """
+
+    def __init__(self, *others: int) -> None:
+        self._numbers = (*_CAUGHT, *others)
         self._bell, self._ringer = socket.socketpair()
         self._bell.setblocking(False)
         self._ringer.setblocking(False)
@@ -24,7 +28,7 @@ class Signals:
 
     def catch(self) -> None:
         """Takes the signals over. In the main thread only."""
-        self._former = {number: signal.signal(number, self._note) for number in _CAUGHT}
+        self._former = {number: signal.signal(number, self._note) for number in self._numbers}
         self._former[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)
         self._former_wakeup = signal.set_wakeup_fd(self._ringer.fileno(), warn_on_full_buffer=False)
 

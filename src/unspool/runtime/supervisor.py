@@ -28,6 +28,7 @@ from .pool import Death, Pool
 from .process import Spawner
 from .recorder import Recorder
 from .signals import Signals
+from .terminal import Terminal
 from .worker import Limits
 
 __all__ = ["Options", "Stats", "Supervisor"]
@@ -42,6 +43,7 @@ _PROGRESS_EVERY = 0.2
 _COMPLAINTS = 10_000
 _SOON = 0.05  # seconds; what workers begin within them may be kept from other supervisors
 _SLOW = 0.05  # seconds that a run lasts after which others get what its worker has claimed ahead
+_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)
 _LAST_WAIT = 5.0  # seconds, once all workers have ended, for history and for what is being forwarded
 _STUCK = 1.0  # seconds after which other supervisors get what nobody here has begun
 
@@ -101,7 +103,8 @@ class Supervisor:
         self._feeds: list[Feed] = [backend.feed() for backend in backends]
         self._presences = [backend.control.enlist("supervisor") for backend in backends]
         self._selector = selectors.DefaultSelector()
-        self._signals = Signals()
+        self._signals = Signals(signal.SIGTSTP)
+        self._terminal = Terminal()
         self._pool = Pool(options.processes, Spawner(app, backends, options.limits, clock, self._close_in_child))
         self._recorder: Recorder | None = None
         self._more = False
@@ -159,6 +162,9 @@ class Supervisor:
         self._obey(self._signals.take())
         self._hear(self._pool.events())
         self._bury(self._pool.reap())
+        if self._terminal.suspended:
+            self._suspend()
+        self._terminal.turn(self._pool.processes())
         self._renew_workers()
         self._heed_clock()
         if self._companion is not None and not self._pool.stopping:
@@ -190,7 +196,7 @@ class Supervisor:
 
     def _timeout(self) -> float | None:
         """Seconds until something is due."""
-        waits = [self._pool.next_turn()]
+        waits = [self._pool.next_turn(), self._terminal.wait(self._pool.processes())]
         if not self._pool.stopping:
             now = self._clock()
             waits += [due - now for feed in self._feeds if (due := feed.next_due()) is not None]
@@ -247,6 +253,7 @@ class Supervisor:
                 self._backends[index].excuse(ref)
 
     def _close(self) -> None:
+        self._terminal.take_back()
         patience = Patience(_LAST_WAIT, self._is_hurried)
         self._pool.close(patience)
         if self._companion is not None:
@@ -263,7 +270,7 @@ class Supervisor:
 
     def _is_hurried(self) -> bool:
         """Whether it was told to stop at once."""
-        self._forced |= any(number != signal.SIGHUP for number in self._signals.take())
+        self._forced |= any(number in _STOPS for number in self._signals.take())
         return self._forced
 
     def _close_in_child(self) -> None:
@@ -284,6 +291,8 @@ class Supervisor:
         for number in numbers:
             if number == signal.SIGHUP:
                 self._pool.reload()
+            elif number == signal.SIGTSTP:
+                self._suspend()
             elif self._pool.stopping or number == signal.SIGQUIT:
                 _log.warning("stopping at once")
                 self._stop()
@@ -293,6 +302,15 @@ class Supervisor:
             else:
                 self._stop()
                 _log.info("stopping when what runs has ended; again to stop at once")
+
+    def _suspend(self) -> None:
+        """Stops with all workers, as Ctrl-Z asks for, until this process is continued."""
+        self._terminal.take_back()
+        for process in self._pool.processes():
+            process.stop()
+        os.kill(os.getpid(), signal.SIGSTOP)
+        for process in self._pool.processes():
+            process.go_on()
 
     # --- workers
 

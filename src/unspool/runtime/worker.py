@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import FrameType
 
 from .. import codec, dispatch, points
 from ..backends.base import Backend, ClaimsAhead, Clock, Presence, Ticket
@@ -24,6 +25,7 @@ from .eventloop import EventLoop
 from .orphan import keep_end
 from .queue import Queue
 from .surroundings import Surroundings
+from .terminal import is_foreground
 from .timelimit import limit
 
 __all__ = ["EX_LOST", "EX_UNUSABLE", "Limits", "Worker", "main"]
@@ -68,10 +70,15 @@ def main(
     """The life of a worker process, from its fork on; returns its exit status."""
     for presence in presences:
         presence.running("", 0.0)  # the sign now carries this process's id
-    for number in (signal.SIGINT, signal.SIGHUP):
-        # A terminal sends them to all, and the supervisor answers. Ignored by a function, they are not so in programs
-        # that tasks start.
-        signal.signal(number, lambda *_: None)
+    supervisor = os.getppid()
+
+    def interrupted(number: int, _frame: FrameType | None) -> None:
+        if is_foreground() and os.getppid() == supervisor:  # what is typed is meant for the supervisor
+            os.kill(supervisor, number)
+
+    # Ignored by a function, they are not ignored by programs that tasks start.
+    signal.signal(signal.SIGINT, interrupted)
+    signal.signal(signal.SIGHUP, lambda *_: None)
     try:
         module = load_app(app, interruptible=False)
     except AppError as error:
