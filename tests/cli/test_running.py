@@ -215,7 +215,6 @@ def test_reload_on_change(shell: Shell) -> None:
         ("import os\nraise RuntimeError('first\\nsecond')\n", r"app\.py:2: RuntimeError: first second"),
         ("import no_such_module_here\n", r"app\.py:1: ModuleNotFoundError"),
         ("import sys\nsys.exit(4)\n", r"app\.py:2: SystemExit: 4"),
-        ("import os\nos._exit(3)\n", r"while it imported the application"),
     ],
 )
 def test_an_app_that_does_not_import(shell: Shell, source: str, wanted: str) -> None:
