@@ -8,6 +8,7 @@ import sys
 
 from unspool import config
 from unspool.errors import UnspoolError
+from unspool.runtime import pool
 from unspool.runtime.supervisor import Options, Supervisor
 from unspool.runtime.worker import Limits
 
@@ -30,7 +31,9 @@ def main() -> None:
     parser.add_argument("--max-memory", type=float)
     parser.add_argument("--concurrency", type=int, default=100)
     parser.add_argument("--ending", type=float, default=Limits().ending)
+    parser.add_argument("--slow-import", type=float, default=pool.SLOW_IMPORT)
     chosen = parser.parse_args()
+    pool.SLOW_IMPORT = chosen.slow_import
     logging.getLogger("unspool").addHandler(JsonLines())
     logging.getLogger("unspool").setLevel(logging.INFO)
     limits = Limits(chosen.max_tasks, chosen.max_memory, chosen.concurrency, chosen.ending)

@@ -177,6 +177,20 @@ def test_a_hanging_import_is_replaced_by_the_next_reload(place: Place) -> None:
     assert not [line for line in running.seen if line["level"] == "ERROR"]
 
 
+def test_a_slow_import_is_told_once(place: Place) -> None:
+    """As where a program starts its server when it is imported: a line says what goes on, one for each reload."""
+    place.write_app(HOLDING + WAITING)
+    os.mkfifo(place.root / "gate")
+    running = place.run("--processes", "2", "--slow-import", "0.1")
+    for _ in range(2):
+        line = running.wait_for_message("worker")
+        assert re.fullmatch(r"worker \d+ is still importing app tasks.py after 0.1 s", line["message"])
+        running.signal(signal.SIGHUP)
+    place.wait_for_line("importing", times=4)
+    assert running.stop() == 0
+    assert len([line for line in running.seen if "still importing" in line["message"]]) <= 3
+
+
 def test_term_does_not_wait_for_the_first_import(place: Place) -> None:
     """The same before there is any worker."""
     place.write_app(HOLDING + WAITING)

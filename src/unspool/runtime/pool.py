@@ -25,6 +25,7 @@ __all__ = ["Death", "Pool"]
 
 _log = logging.getLogger("unspool")
 _MAX_PAUSE = 5.0  # seconds between two forks of workers that die at once
+SLOW_IMPORT = 5.0  # seconds after which it is told that an import is still going on
 _ENDING_BESIDE = 2  # so many times as many processes as workers at most, with those that are about to end
 
 
@@ -52,6 +53,13 @@ class _Generation:
     retired: bool = False
     vain_deaths: int = 0
     respawn_at: float | None = None
+    slow: bool = False
+    """Whether it was told that the import takes long."""
+
+    def slow_import(self, now: float) -> Process | None:
+        """A worker whose import takes so long that this is to be told; None if there is none, or it was told."""
+        importing = [] if self.slow or self.retired else [one for one in self.processes.values() if not one.ready]
+        return next((one for one in importing if now >= one.slow_at), None)
 
     @property
     def ready(self) -> bool:
@@ -162,6 +170,9 @@ class Pool:
         for generation in self._generations:
             for process in generation.processes.values():
                 process.watch(now, to_end=generation.retired, away=away)
+            if (slow := generation.slow_import(now)) is not None:
+                generation.slow = True
+                _log.warning("worker %d is still importing app %s after %g s", slow.pid, self._spawner.app, SLOW_IMPORT)
             due = generation.respawn_at is None or generation.respawn_at <= now
             if due and not generation.retired and generation.serving < self._size:
                 self._fill(generation)
@@ -177,6 +188,9 @@ class Pool:
         """Seconds until ``turn`` has something to do."""
         times = [at for process in self.processes() if (at := process.next_watch()) is not None]
         times += [one.respawn_at for one in self._generations if one.respawn_at is not None and not one.retired]
+        for one in self._generations:
+            if not (one.slow or one.retired):
+                times += [process.slow_at for process in one.processes.values() if not process.ready]
         return min(times) - self._timer() if times else None
 
     def reload(self) -> bool:
@@ -246,6 +260,7 @@ class Pool:
                 why = error.strerror or error
                 _log.error("no new worker: %s; trying again in %.1f s", why, generation.pause)
                 return
+            process.slow_at = self._timer() + SLOW_IMPORT
             generation.processes[process.pid] = process
 
     def _note_death(self, generation: _Generation, process: Process, code: int) -> float | None:

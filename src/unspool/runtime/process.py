@@ -6,6 +6,7 @@ safe. Each leads a process group of its own, in which are also the processes tha
 
 import atexit
 import contextlib
+import math
 import os
 import signal
 from collections.abc import Callable, Iterable, Sequence
@@ -67,6 +68,8 @@ class Process:
     """Whether it was told to end before it had imported the application."""
     useful: bool = False
     """Whether it has run anything."""
+    slow_at: float = math.inf
+    """When its import of the application takes so long that this is to be told."""
     stopped: int = 0
     """The signal that has stopped it, 0 if none has."""
 
@@ -227,7 +230,7 @@ class Spawner:
         clock: Clock,
         close_others: Callable[[], None],
     ) -> None:
-        self._app = app
+        self.app = app
         self._backends = backends
         self._limits = limits
         self._clock = clock
@@ -298,7 +301,7 @@ class Spawner:
             os.close(reader)
             self._close_others()
             reports = report.Writer(writer)
-            status = main(self._app, self._backends, presences, queue, ahead, reports, self._limits, self._clock)
+            status = main(self.app, self._backends, presences, queue, ahead, reports, self._limits, self._clock)
         except BaseException as error:  # noqa: BLE001  nothing may unwind into the supervisor's frames
             with contextlib.suppress(OSError):  # a task may have closed the pipe, or put its own file in its place
                 if os.path.samestat(os.fstat(writer), pipe):
