@@ -46,6 +46,7 @@ def set_aside(
     A reason that cannot be written, as on a full disk, does not keep the task in the way.
     """
     part = _part(state, ref)
+    directory.renew(TMP, part)
     target_at, target = directory.place(part, _free_name(directory, part, os.path.basename(ref)))
     points.reach("bury.begin")
     note = {"reason": reason[:_REASON_SIZE], "at": now, "attempts": count.attempts, "crashes": count.crashes}

@@ -167,8 +167,7 @@ class _Sidecars:
 
     def write(self, file: int | str, ref: str, count: Count) -> None:
         try:
-            self._fd()
-            side = open_private(self._directory, f"{ATTEMPTS}/{_side_name(ref)}", os.O_WRONLY | os.O_CREAT)
+            side = self._open(ref)
             try:
                 os.write(side, count.dump().ljust(32))
             finally:
@@ -183,6 +182,16 @@ class _Sidecars:
     def clear(self, ref: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(_side_name(ref), dir_fd=self._fd())
+
+    def _open(self, ref: str) -> int:
+        inside, flags = f"{ATTEMPTS}/{_side_name(ref)}", os.O_WRONLY | os.O_CREAT
+        self._fd()
+        try:
+            return open_private(self._directory, inside, flags)
+        except FileNotFoundError:
+            self._directory.renew(ATTEMPTS)
+            self._fd()
+            return open_private(self._directory, inside, flags)
 
     def _fd(self) -> int:
         return self._directory.fd(ATTEMPTS)

@@ -157,6 +157,7 @@ class Bell:
 
     def _make(self, name: str, when: float) -> bool:
         """Whether it was made: somebody else may have been quicker."""
+        self._directory.renew(TMP)
         root, tmp = self._directory.fd(""), self._directory.fd(TMP)
         draft = self._directory.drafts.name(f"{name}-{os.urandom(4).hex()}")
         fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=tmp)

@@ -49,6 +49,7 @@ class SpoolControl:
         self._write(_PAUSED, "")
 
     def resume(self) -> None:
+        self._directory.renew(RUN)
         try:
             os.unlink(_PAUSED, dir_fd=self._directory.fd(RUN))
         except FileNotFoundError:
@@ -113,6 +114,7 @@ class SpoolControl:
             raise self._directory.unusable(error) from error
 
     def _replace(self, name: str, text: str) -> None:
+        self._directory.renew(TMP, RUN)
         tmp, run = self._directory.fd(TMP), self._directory.fd(RUN)
         draft = self._directory.drafts.name(name)
         fd = open_private(self._directory, f"{TMP}/{draft}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -144,6 +146,7 @@ class SpoolPresence:
 
     def _make(self) -> mmap.mmap:
         directory = self._directory
+        directory.renew(TMP, RUN)
         run, tmp = directory.fd(RUN), directory.fd(TMP)
         draft = directory.drafts.name(self._name)
         self._fd = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=tmp)

@@ -77,6 +77,7 @@ class SpoolDepot:
     def leave(self, ids: Iterable[str]) -> list[Parcel]:
         parcels: list[Parcel] = []
         size = 0
+        self._directory.renew(LEAVING)
         for id in ids:
             parcel = self._leave(id)
             if parcel is not None:
@@ -113,6 +114,7 @@ class SpoolDepot:
         part = left_part(destination)
         noted = []
         with self._unusable():
+            self._directory.renew(LEFT, part)
             self._directory.fd(LEFT)
             for parcel in parcels:
                 fd, at, count = parcel.token
@@ -140,6 +142,7 @@ class SpoolDepot:
 
     def accept(self, parcels: Sequence[Parcel]) -> None:
         with self._unusable():
+            self._directory.renew(TMP, ARRIVING)
             tmp = self._directory.fd(TMP)
             drafts = {self._directory.drafts.name(parcel.key): parcel for parcel in parcels}
             for draft, parcel in drafts.items():

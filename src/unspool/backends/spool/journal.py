@@ -86,6 +86,7 @@ class Journal:
 
     def _begin(self) -> None:
         self._name = name = f"{_PREFIX}{time.time_ns():020d}-{os.urandom(4).hex()}"  # sorts by age
+        self._directory.renew(PRIVATE, TMP)
         private, tmp = self._directory.fd(PRIVATE), self._directory.fd(TMP)
         self._fd = os.open(name, _CREATE, 0o600, dir_fd=tmp)
         self._size = 0

@@ -249,6 +249,9 @@ class Directory:
         """
         if part not in self._parts and len(self._parts) >= _MAX_DESCRIPTORS:
             root = self.fd("")
+            if above := os.path.dirname(part):
+                self.renew(above)
+                self.fd(above)
             with contextlib.suppress(FileExistsError):
                 os.mkdir(part, 0o700, dir_fd=root)
                 os.fsync(root)
@@ -299,6 +302,14 @@ class Directory:
         if self._owner is None:
             return not os.path.isdir(self.root)
         return not all(map(self.is_current, list(self._parts)))
+
+    def renew(self, *parts: str) -> None:
+        """Has each of these parts made again by its next use if it was removed, as by ``rm -r .unspool/dead``.
+
+        If the whole directory was moved away, nothing is done: what is open there can still be used.
+        """
+        if self.is_current() and not all(map(self.is_current, parts)):
+            self.reopen()
 
     def begin_anew(self) -> None:
         """In a fork, where another thread's lock was copied locked, and drafts are a new process's."""

@@ -267,10 +267,9 @@ class SpoolBackend:
         until = None
         try:
             until = self._carry_out(claim.ref, token, disposition)
-        except FileNotFoundError:
-            pass  # somebody removed it meanwhile, perhaps the task itself: it has left
         except OSError:
-            until = self._postpone(claim.ref, token, done=isinstance(disposition, Ack))
+            if self._is_there(token):  # else it has left: somebody has removed it, perhaps the task itself
+                until = self._postpone(claim.ref, token, done=isinstance(disposition, Ack))
         finally:
             self._claimed.discard(token.file)
             if self._remains is not None and until is None and isinstance(disposition, Ack):
@@ -290,6 +289,16 @@ class SpoolBackend:
             if error.errno != errno.EBADF:
                 return
         raise ClaimLost(f"task {id} closed its worker's descriptors, and with them its lock")
+
+    @staticmethod
+    def _is_there(token: _Held) -> bool:
+        try:
+            os.stat(token.name, dir_fd=token.at, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        except OSError:
+            pass  # nothing says that it has left
+        return True
 
     @staticmethod
     def _close(fd: int, *, stays: bool) -> None:

@@ -1,0 +1,90 @@
+"""Parts of ``.unspool`` that somebody removes under the processes that use them: they are made again."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from unspool.backends.spool import SpoolBackend
+from unspool.backends.spool.attempts import Count, _Sidecars
+from unspool.message import Bury, Claim, Envelope, Record, State
+
+from ..runtime.conftest import Place
+
+
+@pytest.mark.parametrize(("part", "priority"), [("dead", None), ("dead", 5), ("", 5)])
+def test_under_a_worker(place: Place, part: str, priority: int | None) -> None:
+    """A task that fails for good after the removal is set aside once, with its own reason."""
+    place.write_app("""
+    @Spooler.task(max_attempts=1)
+    def fail(name): note(name); raise ValueError(name)
+    """)
+    running = place.run()
+    place.call(f"fail.using(priority={priority})('first')")
+    running.wait_for_verdict("dead")
+    shutil.rmtree(place.spool / ".unspool" / part)
+    place.call(f"fail.using(priority={priority})('second')")
+    running.wait_for_verdict("dead")
+    reasons = [entry.reason for entry in place.backend.entries()]
+    assert reasons == ["ValueError: second"]
+    assert place.backend.counts()[State.DEAD] == 1
+    assert running.stop() == 0
+    assert running.verdicts() == ["dead", "dead"]
+    assert place.lines() == ["first", "second"]
+
+
+def use(backend: SpoolBackend, priority: int | None) -> None:
+    """Does with a directory what needs a part of ``.unspool``; nothing is left."""
+    ids = backend.send([Envelope({"msg": b"task"}, b"", priority, None)] * 3)
+    dead, corrupt = (backend.claim(os.path.relpath(id, backend.name)) for id in ids[:2])
+    assert isinstance(dead, Claim)
+    assert isinstance(corrupt, Claim)
+    backend.settle(dead, Bury("dead"))
+    backend.settle(corrupt, Bury("corrupt", corrupt=True))
+    (parcel,) = backend.depot.leave(ids[2:])
+    backend.depot.gone(backend.depot.left([parcel], "elsewhere"))
+    assert [entry.reason for entry in backend.entries()] == ["dead", "corrupt"]
+    for entry in list(backend.entries()):
+        backend.remove(entry.id)
+    assert sum(backend.counts().values()) == 0
+    backend.control.pause()
+    assert backend.control.paused
+    backend.control.resume()
+    assert not backend.control.paused
+    sign = backend.control.enlist("worker")
+    assert len(backend.control.live()) == 1
+    sign.close()
+    backend.record([Record("id", "task", "processed", 1, 1e9, 1.0, 1)])
+
+
+@pytest.mark.parametrize("priority", [None, 5])
+@pytest.mark.parametrize("part", ["dead", "corrupt", "dead/5", "tmp", "run", "leaving", "left", ""])
+def test_in_one_process(tmp_path: Path, part: str, priority: int | None) -> None:
+    """All that needs the part works as before."""
+    backend = SpoolBackend(str(tmp_path / "mail"), durable=False)
+    for _ in range(3):
+        use(backend, priority)
+        shutil.rmtree(Path(backend.name, ".unspool", part), ignore_errors=part == "dead/5")
+
+
+def test_with_many_priorities(tmp_path: Path) -> None:
+    """More than a process holds open: the directory of the dead is made again for one that is not."""
+    backend = SpoolBackend(str(tmp_path / "mail"), durable=False)
+    for part in range(70):
+        backend._directory.fd(str(part))
+    use(backend, 29)
+    shutil.rmtree(Path(backend.name, ".unspool", "dead"))
+    use(backend, 29)
+    use(backend, 100)
+
+
+def test_counts_beside_the_tasks(tmp_path: Path) -> None:
+    """Where a file system has no extended attributes, their directory is made again as well."""
+    backend = SpoolBackend(str(tmp_path / "mail"), durable=False)
+    kept = _Sidecars(backend._directory)
+    kept.write("", "5/task", Count(2, 1))
+    assert kept.read("5/task") == Count(2, 1)
+    shutil.rmtree(Path(backend.name, ".unspool", "attempts"))
+    assert kept.begin("", "5/task") == Count(1, 0, "r")
+    assert kept.begin("", "5/task") == Count(2, 1, "r")
