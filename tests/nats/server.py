@@ -1,6 +1,7 @@
 """Real nats-servers with JetStream, started on loopback from the wheel, alone or as a cluster."""
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -55,6 +56,11 @@ class Server:
     def url(self) -> str:
         """What clients connect to."""
         return f"nats://127.0.0.1:{self.port}"
+
+    def limit(self, payload: int) -> None:
+        """Has it take messages of so many bytes at most, from its next start on."""
+        config = self._config.read_text()
+        self._config.write_text(re.sub(r"max_payload: \d+", f"max_payload: {payload}", config))
 
     def start(self) -> "Server":
         """Starts it, and waits until it takes connections."""

@@ -4,6 +4,7 @@ import asyncio
 import json
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,17 @@ from typing import Any
 import pytest
 
 from tests.nats.conftest import KEY, Open, at, queue_on, until
-from tests.nats.server import Server, free_port
+from tests.nats.server import PAYLOAD, Server, free_port
 from tests.runtime.conftest import PATIENCE, Place
 from unspool import address, codec
-from unspool.backends.nats import NatsBackend
+from unspool.backends.nats import NatsBackend, runs
 from unspool.backends.nats.jetstream import JetStream
 from unspool.backends.nats.place import Place as Where
+from unspool.backends.nats.runs import Process, Run
 from unspool.backends.nats.stored import HEADER, Stored
 from unspool.config import Settings
 from unspool.errors import ConfigurationError, OptionRefused, PayloadRefused, SpoolerUnusable
-from unspool.message import Message, State
+from unspool.message import Claim, Message, Refusal, RefusalKind, Retry, State
 
 APP = """
     @Spooler.task
@@ -136,6 +138,49 @@ def test_a_message_beyond_the_servers_limit(backend: NatsBackend) -> None:
     assert sum(backend.counts().values()) == 0
     backend.send([codec.encode(Message("task"))])
     assert backend.counts()[State.READY] == 1
+
+
+def test_a_limit_that_is_lowered(own_server: Server, opened: Open, caplog: pytest.LogCaptureFixture) -> None:
+    """A task that the server took, and does not take again, is refused where it would have to be written again, and the
+    error says why. The verdict of its run is told as soon as the limit is raised."""
+    backend = opened(queue_on(own_server.url))
+    ids = backend.send([codec.encode(Message("task", b"x" * (2 << 20))) for _ in range(2)])
+    refs = [id.rpartition("/")[2] for id in ids]
+    claims = [backend.claim(ref) for ref in refs]
+    restart(own_server, backend, 1 << 20)
+    settled = threading.Thread(target=backend.settle, args=(claims[0], Retry(0.0)))
+    settled.start()
+    until(lambda: "cannot be told" in caplog.text)
+    assert "and a message has more: raise max_payload" in caplog.text
+    left = claims[1]
+    assert isinstance(left, Claim)
+    dead(backend, left)
+    refusal = backend.claim(refs[1])
+    assert isinstance(refusal, Refusal)
+    assert refusal.kind is RefusalKind.UNUSABLE
+    assert "raise max_payload" in refusal.detail
+    restart(own_server, backend, PAYLOAD)
+    settled.join(PATIENCE)
+    for ref in refs:
+        claim = backend.claim(ref)
+        assert isinstance(claim, Claim)
+        assert claim.attempts == 2
+
+
+def restart(server: Server, backend: NatsBackend, payload: int) -> None:
+    """Has the server take messages of so many bytes at most."""
+    server.kill()
+    server.limit(payload)
+    server.start()
+    until(lambda: backend._place.stream().link.client.max_payload == payload and backend._place.stream().link.connected)
+
+
+def dead(backend: NatsBackend, claim: Claim) -> None:
+    """Leaves of a run what a worker leaves that is killed."""
+    names, gone = backend._names, Process(runs.host(), 4_190_000, "1")
+    record = Run(claim.ref, 0, 0, 1, gone).dump()
+    backend._place.call(lambda stream: stream.publish(names.state, names.run(claim.ref), record, patience=5))
+    runs.forget(names, claim.ref, claim.token.record)
 
 
 def test_the_largest_that_is_taken_can_also_be_set_aside(backend: NatsBackend) -> None:

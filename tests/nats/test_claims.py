@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 
@@ -11,9 +12,10 @@ from tests.nats.conftest import Open, until
 from unspool import codec
 from unspool.backends.nats import NatsBackend, runs
 from unspool.backends.nats.jetstream import JetStream
-from unspool.backends.nats.runs import Run
+from unspool.backends.nats.link import Unreachable
+from unspool.backends.nats.runs import Process, Run
 from unspool.errors import TaskBusy
-from unspool.message import Ack, Claim, Message, Refusal, RefusalKind, Retry, State
+from unspool.message import Ack, Bury, Claim, Message, Refusal, RefusalKind, Retry, State
 
 Meanwhile = Callable[[NatsBackend, Callable[[], object]], None]
 
@@ -139,3 +141,31 @@ def test_a_task_that_is_changed_before_it_is_begun(
         late.flush()
     assert sum(backend.counts().values()) == 0
     until(lambda: records(backend) == 0)
+
+
+def test_a_worker_that_dies_when_it_has_set_a_task_aside(
+    backend: NatsBackend, url: str, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task whose message its worker could not delete any more is dead, and is not run once more."""
+    id, ref = send(backend)
+    begun = claim(backend, ref)
+    names, gone = backend._names, Process(runs.host(), 4_190_000, "1")
+
+    async def die(stream: JetStream) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(JetStream, "delete", AsyncMock(side_effect=Unreachable("its worker is killed")))
+            with pytest.raises(Unreachable):
+                await backend._tasks.set_aside(stream, begun.token.stored, begun.token.facts, Bury("hopeless"))
+        await stream.publish(names.state, names.run(ref), Run(ref, 0, 0, 1, gone).dump(), patience=5)
+
+    backend._place.call(die)
+    runs.forget(names, ref, begun.token.record)
+    assert {state: count for state, count in backend.counts().items() if count} == {State.READY: 1, State.DEAD: 1}
+    refusal = opened(url).claim(ref)
+    assert isinstance(refusal, Refusal)
+    (entry,) = backend.entries()
+    assert (entry.id, entry.state, entry.reason) == (id, State.DEAD, "hopeless")
+    backend.retry(id)
+    backend.settle(claim(backend, ref), Ack())
+    backend.flush()
+    assert list(backend.entries()) == []

@@ -57,7 +57,9 @@ class Claims:
             self._verdicts.hear(None)
             return self._place.call(lambda stream: self._claim(stream, ref))
         except SpoolerUnusable as error:
-            return Refusal(RefusalKind.EARLY, self._clock() + _LOOK_AGAIN, str(error))
+            told = not isinstance(error, ApiError) or error.is_full  # by the connection, and by the reserve
+            kind = RefusalKind.EARLY if told else RefusalKind.UNUSABLE
+            return Refusal(kind, self._clock() + _LOOK_AGAIN, str(error))
 
     def _claim_first(self, lane: Lane, token: str) -> Claim | None:
         """Claims a task that was just sent and that nobody has begun, which is the usual case, in one round trip.

@@ -324,8 +324,9 @@ class JetStream:
             try:
                 message = await self._request(subject, data, headers, min(_ANSWER, max(left, 0.1)))
                 answer: dict[str, Any] = json.loads(message.data) if message.data else nobody
-            except errors.MaxPayloadError:
-                raise
+            except errors.MaxPayloadError:  # the limit is lower now than when the task was sent
+                text = f"{self.shown} takes {self._client.max_payload} bytes, and a message has more: raise max_payload"
+                raise ApiError(text, 0, number > 0) from None
             except (errors.Error, TimeoutError):
                 answer = nobody
             if "error" not in answer:

@@ -199,13 +199,22 @@ class Tasks:
                 await self._publish(stream, names.state, names.run(token), noted, replaces=replaces)
 
     async def count_crash(self, stream: JetStream, stored: Stored, run: Run) -> Stored | None:
-        """Writes down that the last run ended with its worker: the task as it is then, None if somebody else has."""
-        facts = stored.facts
+        """Writes down that the last run ended with its worker; the task as it is then.
+
+        None if another process has done so, or if the worker had set the task aside already, and only the deletion was
+        missing.
+        """
+        names, facts = self._names, stored.facts
+        aside = await stream.last(names.aside, names.task("*", "*", run.token), patience=self._place.patience)
+        if aside is not None and aside.time > stored.time and not names.passing(aside.subject):
+            # An earlier one is what a retry has brought back.
+            await stream.delete(names.tasks, stored.seq, patience=self._place.patience)
+            return None
         due = max(facts.due, run.until)
         counted = facts._replace(due=due, attempts=run.attempts, crashes=facts.crashes + (not run.excused))
         seq = await self.anew(stream, stored, counted)
-        _, priority, token = self._names.place(stored.subject)
-        subject = self._names.task(self._kind(due), rank_part(priority), token)
+        _, priority, token = names.place(stored.subject)
+        subject = names.task(self._kind(due), rank_part(priority), token)
         return stored._replace(subject=subject, seq=seq, header=counted._replace(anew=True).dump()) if seq else None
 
     async def anew(self, stream: JetStream, stored: Stored, facts: Facts) -> int:
