@@ -40,7 +40,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--from", dest="first", type=int, default=0, help="the number of the first fault (default 0)")
     parser.add_argument("--every", type=float, nargs=2, default=(1.0, 6.0), help="seconds between faults, from and to")
     parser.add_argument(
-        "--pause", type=float, default=0.2, help="seconds for each task of a sending thread (default 0.2)"
+        "--pause", type=float, default=0.4, help="seconds for each task of a sending thread (default 0.4)"
     )
     parser.add_argument("--place", help="where to work (default: the system's temporary directory)")
     parser.add_argument("--keep", action="store_true", help="keep the logs in any case")

@@ -19,6 +19,7 @@ Route = tuple[str, str]
 """Two spoolers between which tasks are moved."""
 
 _PATIENCE = 90.0  # seconds after which a command hangs
+_OLD = "30s"  # what is purged was due before that
 _FINE = (0, 1, 3)  # 2 would be bad usage, which there is none of
 
 
@@ -112,7 +113,8 @@ class Operators:
             self._remove(chosen, source, "rm", *chosen)
 
     def purge(self, source: random.Random) -> None:
-        self._remove(self._known(self.entries()), source, "purge", "--state=dead", "--yes")
+        known = self._known(self.entries())  # a task that is sent and dies from now on is too young
+        self._remove(known, source, "purge", "--state=dead", f"--older-than={_OLD}", "--yes")
 
     def _remove(self, known: Mapping[str, str], source: random.Random, *words: str) -> None:
         """Removes tasks. All that are known may be gone, until the command has said which are."""
