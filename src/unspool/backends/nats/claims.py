@@ -78,7 +78,7 @@ class Claims:
             self._verdicts.hear(lane)
             number = int(lane.answer(written)["seq"])
             stored = lane.last_of(asked)
-            if stored is not None:
+            if stored is not None and names.place(stored.subject)[0] != NOW:
                 at_once(self._tasks.drop_former(lane, stored))
         except BaseException as error:
             runs.forget(names, token, 0)
