@@ -13,7 +13,7 @@ import pytest
 
 from unspool.backends.spool import SpoolBackend, lock
 from unspool.backends.spool.sweep import leftovers
-from unspool.message import Bury, Claim, Envelope, Refusal, RefusalKind, State
+from unspool.message import Bury, Claim, Envelope, Record, Refusal, RefusalKind, State
 
 ENVELOPE = Envelope({"msg": b"task"}, b"", None, None)
 HOUR = 3600.0
@@ -27,7 +27,7 @@ sign = backend.control.enlist("supervisor")
 backend.send([Envelope({"msg": b"task"}, b"", 1, None)])
 backend.history()
 backend.record([Record("one", "task", "processed", 1, time.time(), 1.0, 1)])
-backend.jot(Record("two", "task", "processed", 1, time.time(), 2.0, 1))
+backend.jot([Record("two", "task", "processed", 1, time.time(), 2.0, 1)])
 backend.flush()
 feed = backend.feed()
 while feed.refresh(): pass
@@ -55,6 +55,7 @@ def backend(tmp_path: Path) -> SpoolBackend:
         "run/period",
         "run/bell",
         "run/worker-1-x",
+        "writers",
         "journal-x",
         "history.sqlite3",
         "history.sqlite3-wal",
@@ -65,6 +66,8 @@ def test_what_is_no_regular_file(backend: SpoolBackend, tmp_path: Path, name: st
     """In the place of a file of unspool's own: nothing waits for it, and all that this file is not needed for works."""
     path = f"{backend.name}/.unspool/{name}"
     os.mkfifo(tmp_path / "fifo")
+    if name == "writers":
+        os.unlink(path)
     {"fifo": os.mkfifo, "directory": os.mkdir}.get(kind, lambda path: os.symlink(tmp_path / "fifo", path))(path)
     found = subprocess.run(
         [sys.executable, "-c", _USE, backend.name], capture_output=True, text=True, timeout=30, check=False
@@ -72,6 +75,17 @@ def test_what_is_no_regular_file(backend: SpoolBackend, tmp_path: Path, name: st
     assert found.returncode == 0, found.stderr
     seen = json.loads(found.stdout)
     assert seen == {"period": 300.0, "live": 1, "ready": 1, "history": ["two", "one"]}
+
+
+def test_a_journal_that_is_too_large(backend: SpoolBackend) -> None:
+    """A sparse file of 8 TiB is not read; the history is that of the others."""
+    path = Path(backend.name, ".unspool", "journal-x")
+    path.touch(mode=0o600)
+    os.truncate(path, 1 << 43)
+    record = Record("id", "task", "processed", 1, time.time(), 1.0, 1)
+    backend.record([record])
+    assert backend.history() == [record]
+    assert path.exists()
 
 
 @pytest.mark.parametrize(

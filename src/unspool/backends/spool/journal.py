@@ -8,6 +8,7 @@ files, too.
 """
 
 import contextlib
+import errno
 import json
 import os
 import sqlite3
@@ -26,7 +27,7 @@ _PREFIX = "journal-"
 _LONG = 1 << 18  # bytes: some 1,200 runs, which take 10 ms to be put into the database
 _MANY = 32  # journals that a process lets wait
 _MOMENT = 0.01  # seconds
-_MOST = 1 << 20  # bytes that are read of one; no process writes that many
+_MOST = 1 << 28  # bytes; no process writes that many to one
 _CREATE = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 Add = Callable[[Sequence[Record]], None]
@@ -82,13 +83,13 @@ class Journal:
         """All that is in journals, the oldest file first."""
         for name in self._names():
             with contextlib.suppress(OSError), open(self._open(name), "rb") as file:
-                yield from _parse(file.read(_MOST).splitlines())
+                yield from _parse(file.read().splitlines())
 
     def _begin(self) -> None:
         self._name = name = f"{_PREFIX}{time.time_ns():020d}-{os.urandom(4).hex()}"  # sorts by age
         self._directory.renew(PRIVATE, TMP)
         private, tmp = self._directory.fd(PRIVATE), self._directory.fd(TMP)
-        self._fd = self._directory.hand_over(os.open(name, _CREATE, 0o600, dir_fd=tmp))
+        self._fd = os.open(name, _CREATE, 0o600, dir_fd=tmp)
         self._size = 0
         lock.acquire(self._fd)
         os.rename(name, name, src_dir_fd=tmp, dst_dir_fd=private)  # now that nobody takes it for left over
@@ -104,11 +105,15 @@ class Journal:
             fd = self._open(name, os.O_RDWR)
             with open(fd, "rb") as file:
                 if lock.acquire(fd) and os.fstat(fd).st_nlink:  # else another process has just put it there
-                    self._add(_parse(file.read(_MOST).splitlines()))
+                    self._add(_parse(file.read().splitlines()))
                     os.unlink(name, dir_fd=self._directory.fd(PRIVATE))
 
     def _open(self, name: str, flags: int = os.O_RDONLY) -> int:
-        return open_private(self._directory, f"{PRIVATE}/{name}", flags)
+        fd = open_private(self._directory, f"{PRIVATE}/{name}", flags)
+        if os.fstat(fd).st_size > _MOST:  # it is not read into memory, and left alone
+            os.close(fd)
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), name)
+        return fd
 
     def _names(self) -> list[str]:
         try:

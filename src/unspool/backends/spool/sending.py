@@ -42,7 +42,7 @@ from ..base import Clock
 from .bell import Bell
 from .file import sync_file_system, write_whole
 from .layout import TMP, Directory, Names
-from .trust import UNFINISHED, is_unfinished, to_sender
+from .trust import UNFINISHED, is_unfinished
 
 __all__ = ["Sender"]
 
@@ -98,8 +98,6 @@ class Sender:
 
     def _send(self, envelopes: Sequence[Envelope], sent: list[str]) -> None:
         """Sends these, and adds their refs to ``sent``."""
-        if self._directory.trusted < 0 and (reason := to_sender(self._directory.owner, signed=self._directory.signed)):
-            raise SpoolerUnusable(f"spooler {self._directory.root} cannot be used: {reason}")
         if not self._durable and _HAS_STICKY and not [one for one in envelopes if one.due is not None]:
             contents = [wire.dump(envelope.vars, envelope.body, self._signer) for envelope in envelopes]
             drafts = self._directory.drafts  # to the end: its lock says that this sender lives
@@ -126,7 +124,7 @@ class Sender:
                     part = str(envelope.priority)
                     ref = f"{part}/{name}"
                 at, target = self._directory.place(part, name)
-                fd = self._directory.hand_over(os.open(target, _CREATE, UNFINISHED, dir_fd=at))
+                fd = os.open(target, _CREATE, UNFINISHED, dir_fd=at)
                 files.append((fd, ref, at, target))
                 points.reach("send.created")
                 write_whole(fd, content)
@@ -135,7 +133,7 @@ class Sender:
                 path = self._directory.path(ref)
                 if not os.access(path, os.F_OK):  # the name is unique, so what the path leads to is this file
                     os.lstat(path)
-                os.fchmod(fd, self._directory.mode)
+                os.fchmod(fd, 0o600)
                 sent.append(ref)
                 points.reach("send.renamed")
         except BaseException:
@@ -182,7 +180,7 @@ class Sender:
 
     def _write(self, tmp: int, draft: str, envelope: Envelope, *, sync: bool) -> None:
         data = wire.dump(envelope.vars, envelope.body, self._signer)
-        fd = self._directory.hand_over(os.open(draft, _CREATE, 0o600, dir_fd=tmp))
+        fd = os.open(draft, _CREATE, 0o600, dir_fd=tmp)
         try:
             points.reach("send.created")
             write_whole(fd, data)
