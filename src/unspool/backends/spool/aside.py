@@ -150,7 +150,8 @@ def write_reason(directory: Directory, at: int, name: str, note: dict[str, Any])
     """Writes the note beside a task (``name`` in the directory ``at``)."""
     tmp = directory.fd(TMP)
     draft = directory.drafts.name(f"{os.urandom(8).hex()}{REASON_SUFFIX}")  # the task's name may leave no room
-    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=tmp)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = directory.hand_over(os.open(draft, flags, 0o600, dir_fd=tmp))
     try:
         with open(fd, "w", encoding="utf-8") as file:
             json.dump(note, file)

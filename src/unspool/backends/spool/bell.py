@@ -160,7 +160,8 @@ class Bell:
         self._directory.renew(TMP)
         root, tmp = self._directory.fd(""), self._directory.fd(TMP)
         draft = self._directory.drafts.name(f"{name}-{os.urandom(4).hex()}")
-        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=tmp)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        fd = self._directory.hand_over(os.open(draft, flags, 0o600, dir_fd=tmp))
         try:
             os.write(fd, _CONTENT)
             os.utime(fd, (when, when))

@@ -149,7 +149,8 @@ class SpoolPresence:
         directory.renew(TMP, RUN)
         run, tmp = directory.fd(RUN), directory.fd(TMP)
         draft = directory.drafts.name(self._name)
-        self._fd = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=tmp)
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        self._fd = directory.hand_over(os.open(draft, flags, 0o600, dir_fd=tmp))
         try:
             lock.acquire(self._fd)
             if hasattr(os, "posix_fallocate"):

@@ -41,10 +41,12 @@ class Drafts:
     """Names the drafts of this process, and says which ones belong to dead processes.
 
     :param place: returns a descriptor of the directory for the ``writers`` file.
+    :param hand_over: gives that file to those whose spooler it is.
     """
 
-    def __init__(self, place: Callable[[], int]) -> None:
+    def __init__(self, place: Callable[[], int], hand_over: Callable[[int], int] = int) -> None:
         self._place = place
+        self._hand_over = hand_over
         self._pid = self._number = 0
         self._fd = self._device = self._inode = -1
         self._byte = self._looks = 0
@@ -107,7 +109,7 @@ class Drafts:
                 self._closing()  # the descriptor of the process that this one was forked from
             number = 0
             with contextlib.suppress(OSError):  # writing the draft meets the same error, and raises it
-                self._fd = os.open(_FILE, _OPEN, 0o600, dir_fd=self._place())
+                self._fd = self._hand_over(os.open(_FILE, _OPEN, 0o600, dir_fd=self._place()))
                 found = os.fstat(self._fd)
                 self._device, self._inode = found.st_dev, found.st_ino
                 self._closing = weakref.finalize(self, _close, self._fd, self._inode)

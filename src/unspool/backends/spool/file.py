@@ -52,7 +52,7 @@ def open_private(directory: Directory, inside: str, flags: int = os.O_RDONLY) ->
     if (reason := directory.objection(os.fstat(fd))) is not None:
         os.close(fd)
         raise OSError(errno.EINVAL, reason, path)
-    return fd
+    return directory.hand_over(fd) if flags & os.O_CREAT else fd
 
 
 def write_whole(fd: int, data: bytes) -> None:

@@ -151,7 +151,8 @@ class History:
         if (reason := self._objection(path)) is not None:
             raise sqlite3.DatabaseError(reason)
         with contextlib.suppress(FileExistsError):
-            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+            flags = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            os.close(self._directory.hand_over(os.open(path, flags, 0o600)))  # SQLite gives its other files the same
         connection = sqlite3.connect(path, timeout=_BUSY / 1000)
         try:
             connection.execute("PRAGMA journal_mode = WAL")

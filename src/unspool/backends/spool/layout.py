@@ -187,10 +187,13 @@ class Directory:
 
     Opened on first use. The path may lead to another directory later, which was moved, linked or mounted there, and the
     program may close all its descriptors, as daemons do. ``is_current`` notices both, and ``reopen`` starts over.
+
+    :param signed: whether a secret key is set, so that tasks are trusted for their signature.
     """
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, *, signed: bool = False) -> None:
         self.root = root
+        self.signed = signed
         self.drafts = self._new_drafts()
         """The names of this process's drafts. Whoever writes keeps a reference: ``reopen`` makes another object."""
         self._parts: dict[str, _Part] = {}
@@ -199,17 +202,20 @@ class Directory:
         self._owner: trust.Owner | None = None
         self.trusted = -1
         """The user whose private files need no closer look: this one, where the directory is its own. Else -1."""
+        self.mode = 0o600
+        """The mode of files: the group may read and write them where it shares the directory."""
+        self._gives = False
         # When nobody uses it any more, as after a change of settings; never while somebody may hold a number.
         weakref.finalize(self, _close_all, self._parts, self._removed).atexit = False
 
     def _new_drafts(self) -> Drafts:
-        return Drafts(lambda: self.fd(PRIVATE))
+        return Drafts(lambda: self.fd(PRIVATE), self.hand_over)
 
     @property
     def owner(self) -> trust.Owner:
         """Its owner, read when it was opened."""
         self.fd("")
-        return self._owner or trust.Owner(os.geteuid(), 0o700)
+        return self._owner or trust.Owner(os.geteuid(), os.getegid(), 0o700)
 
     @property
     def opened(self) -> bool:
@@ -252,9 +258,7 @@ class Directory:
             if above := os.path.dirname(part):
                 self.renew(above)
                 self.fd(above)
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(part, 0o700, dir_fd=root)
-                os.fsync(root)
+            self._make(part, root)
             if (reason := self.part_objection(f"{part}/")) is not None:
                 raise SpoolerUnusable(f"spooler {self.root} cannot be used {reason}")
             return root, f"{part}/{name}"
@@ -275,7 +279,36 @@ class Directory:
 
     def objection(self, found: os.stat_result) -> str | None:
         """Why a file with a task's name is never run, or None if it may be."""
-        return trust.to_file(found, self.owner)
+        return trust.to_file(found, self.owner, signed=self.signed)
+
+    def hand_over(self, fd: int) -> int:
+        """Gives a file or directory that this process has made to those whose spooler it is; returns the descriptor.
+
+        What root makes belongs to the directory's owner, or that user's programs could not use it. In a directory that
+        a group shares, it belongs to the group, which may read and write it.
+
+        :raises OSError: if that cannot be done; then the descriptor is closed.
+        """
+        if self._gives:
+            try:
+                self._give(fd)
+            except OSError:
+                os.close(fd)
+                raise
+        return fd
+
+    def _give(self, fd: int) -> None:
+        owner, found, user = self.owner, os.fstat(fd), os.geteuid()
+        folder = stat.S_ISDIR(found.st_mode)
+        if found.st_uid != user or (found.st_nlink != 1 and not folder):
+            return  # it was there before, perhaps under another name of something that is not to be given away
+        if user == 0 and (owner.uid, owner.gid) != (found.st_uid, found.st_gid):
+            os.fchown(fd, owner.uid, owner.gid)
+        elif owner.shared and found.st_gid != owner.gid:
+            with contextlib.suppress(PermissionError) if user == owner.uid else contextlib.nullcontext():
+                os.fchown(fd, -1, owner.gid)  # the owner need not be one of the group
+        if owner.shared and not trust.is_unfinished(found):
+            os.fchmod(fd, owner.mode & stat.S_ISGID | 0o770 if folder else self.mode)
 
     def part_objection(self, ref: str) -> str | None:
         """Why nothing is run in the directory that a ref names, or None if it may be."""
@@ -345,7 +378,7 @@ class Directory:
             elif found is not None and threading.active_count() == 1:
                 os.close(held.fd)
         if "" in parts:
-            self._owner = None
+            self._owner, self.trusted = None, -1
 
     def _open(self, part: str) -> _Part:
         try:
@@ -353,7 +386,7 @@ class Directory:
         except OSError as error:
             if isinstance(error, SpoolerUnusable):
                 raise
-            raise self.unusable(error) from error
+            raise self.unusable(error, part) from error
         former = self._removed.pop(part, None)
         if former is not None and former.found() is not None:
             os.dup2(fd, former.fd, inheritable=False)
@@ -377,7 +410,9 @@ class Directory:
         if found.st_uid not in (os.geteuid(), 0) and os.geteuid() != 0 and not os.access(self.root, os.W_OK):
             os.close(fd)
             raise SpoolerUnusable(f"spooler {self.root} belongs to another user and is not writable by this one")
-        self._owner = trust.Owner(found.st_uid, stat.S_IMODE(found.st_mode))
+        self._owner = trust.Owner(found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode))
+        self.mode = 0o660 if self._owner.shared else 0o600
+        self._gives = self._owner.shared or found.st_uid != os.geteuid()
         self.trusted = found.st_uid if found.st_uid == os.geteuid() else -1
         return fd
 
@@ -398,16 +433,33 @@ class Directory:
                 raise SpoolerUnusable(f"spooler {self.root} cannot be used in {part}, {reason}")
         return opened
 
-    @staticmethod
-    def _make(name: str, at: int) -> bool:
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(name, 0o700, dir_fd=at)
-            os.fsync(at)  # a task is no more durable than its directory
-            return True
-        return False
+    def _make(self, name: str, at: int) -> bool:
+        """Makes a directory in another one, unless it is there."""
+        made = name
+        if self._gives:  # under another name until those whose it is can use it
+            with contextlib.suppress(FileNotFoundError):
+                os.stat(name, dir_fd=at, follow_symlinks=False)
+                return False
+            made = f"{os.path.dirname(name) or '.'}/.{os.path.basename(name)}-{os.urandom(8).hex()}"
+        try:
+            os.mkdir(made, 0o700, dir_fd=at)
+            if self._gives:
+                os.close(self.hand_over(os.open(made, _OPEN_DIRECTORY, dir_fd=at)))
+                os.rename(made, name, src_dir_fd=at, dst_dir_fd=at)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if made != name:
+                with contextlib.suppress(OSError):
+                    os.rmdir(made, dir_fd=at)
+            if error.errno == errno.ENOTEMPTY:  # another process was faster
+                return False
+            raise
+        os.fsync(at)  # a task is no more durable than its directory
+        return True
 
-    def unusable(self, error: OSError) -> SpoolerUnusable:
-        """The error of this package for one of the system's, saying what to do."""
+    def unusable(self, error: OSError, part: str = "") -> SpoolerUnusable:
+        """The error of this package for one of the system's, met in a part of the directory, saying what to do."""
         advice = {
             errno.ENOTDIR: "it is a file; name a directory",
             errno.EACCES: "this user may not use it; check its owner and mode",
@@ -420,7 +472,8 @@ class Directory:
             errno.ELOOP: "a part of it is a symbolic link, which is not followed",
             errno.EIO: "the disk reports an error",
         }.get(error.errno or 0, error.strerror or str(error))
-        return SpoolerUnusable(error.errno, f"spooler {self.root} cannot be used: {advice}")
+        where = f" in its directory {part}" if part else ""
+        return SpoolerUnusable(error.errno, f"spooler {self.root} cannot be used{where}: {advice}")
 
 
 def _close_all(*opened: dict[str, _Part]) -> None:

@@ -42,7 +42,7 @@ from ..base import Clock
 from .bell import Bell
 from .file import sync_file_system, write_whole
 from .layout import TMP, Directory, Names
-from .trust import UNFINISHED, is_unfinished
+from .trust import UNFINISHED, is_unfinished, to_sender
 
 __all__ = ["Sender"]
 
@@ -98,6 +98,8 @@ class Sender:
 
     def _send(self, envelopes: Sequence[Envelope], sent: list[str]) -> None:
         """Sends these, and adds their refs to ``sent``."""
+        if self._directory.trusted < 0 and (reason := to_sender(self._directory.owner, signed=self._directory.signed)):
+            raise SpoolerUnusable(f"spooler {self._directory.root} cannot be used: {reason}")
         if not self._durable and _HAS_STICKY and not [one for one in envelopes if one.due is not None]:
             contents = [wire.dump(envelope.vars, envelope.body, self._signer) for envelope in envelopes]
             drafts = self._directory.drafts  # to the end: its lock says that this sender lives
@@ -124,7 +126,7 @@ class Sender:
                     part = str(envelope.priority)
                     ref = f"{part}/{name}"
                 at, target = self._directory.place(part, name)
-                fd = os.open(target, _CREATE, UNFINISHED, dir_fd=at)
+                fd = self._directory.hand_over(os.open(target, _CREATE, UNFINISHED, dir_fd=at))
                 files.append((fd, ref, at, target))
                 points.reach("send.created")
                 write_whole(fd, content)
@@ -133,7 +135,7 @@ class Sender:
                 path = self._directory.path(ref)
                 if not os.access(path, os.F_OK):  # the name is unique, so what the path leads to is this file
                     os.lstat(path)
-                os.fchmod(fd, 0o600)
+                os.fchmod(fd, self._directory.mode)
                 sent.append(ref)
                 points.reach("send.renamed")
         except BaseException:
@@ -180,7 +182,7 @@ class Sender:
 
     def _write(self, tmp: int, draft: str, envelope: Envelope, *, sync: bool) -> None:
         data = wire.dump(envelope.vars, envelope.body, self._signer)
-        fd = os.open(draft, _CREATE, 0o600, dir_fd=tmp)
+        fd = self._directory.hand_over(os.open(draft, _CREATE, 0o600, dir_fd=tmp))
         try:
             points.reach("send.created")
             write_whole(fd, data)

@@ -58,9 +58,9 @@ from .bell import Bell
 from .control import SpoolControl
 from .depot import SpoolDepot
 from .feed import SpoolFeed
-from .file import read_whole
+from .file import read_whole, write_whole
 from .history import History
-from .layout import Directory, is_priority, priority_of, writer_of
+from .layout import TMP, Directory, is_priority, priority_of, writer_of
 from .listing import Listing
 from .remains import Remains
 from .sending import Sender
@@ -75,7 +75,7 @@ _SOON = 0.01  # seconds after which a sender will have written its task, which i
 _LOOK_AGAIN = 60.0  # seconds after which a file that cannot be used now is looked at again
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EBADF)  # the process's trouble, not the task's
 _CLAIM = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_OURS = stat.S_IFREG | 0o600
+_BLOCK = 1 << 20
 _QUIET = getattr(os, "O_NOATIME", 0)  # the note that a file was read costs as much as reading it
 
 
@@ -122,7 +122,7 @@ class SpoolBackend:
         self._signer = signer
         self._max_size = max_size
         self._clock = clock
-        self._directory = Directory(root)
+        self._directory = Directory(root, signed=signer is not None)
         self._known_attempts: Attempts | None = None
         self.control = SpoolControl(self._directory, period)
         self._history = History(self._directory, history_limit, history_age, clock)
@@ -225,7 +225,8 @@ class SpoolBackend:
         if path.st_ino != found.st_ino or path.st_dev != found.st_dev:
             return Refusal(RefusalKind.EARLY, self._clock() + 1)
         now = self._clock()
-        own = found.st_mode == _OURS and found.st_nlink == 1 and found.st_uid == self._directory.trusted
+        private = found.st_mode == stat.S_IFREG | self._directory.mode and found.st_nlink == 1
+        own = private and found.st_uid == self._directory.trusted
         if not own and is_unfinished(found):
             return self._unfinished(at, name, found)
         if not own and (reason := self._objection(found)) is not None:
@@ -318,10 +319,14 @@ class SpoolBackend:
                     self._attempts.clear(ref)
             case Retry(at=when):
                 points.reach("retry.begin")
-                self._attempts.write(file, ref, begun._replace(phase=WAITING))
+                waiting = begun._replace(phase=WAITING)
+                self._attempts.write(file, ref, waiting)
                 points.reach("retry.counted")
                 due = int(when * 1e9)
-                os.utime(file, ns=(due, due))
+                try:
+                    os.utime(file, ns=(due, due))
+                except PermissionError:  # only a file's owner may date it
+                    self._replace(ref, token, waiting, due)
                 points.reach("retry.dated")
                 return when
             case Release():
@@ -331,6 +336,26 @@ class SpoolBackend:
                 attempts = begun.attempts - (not disposition.begun)
                 self._bury(ref, at, name, disposition, begun._replace(attempts=attempts))
         return None
+
+    def _replace(self, ref: str, token: _Held, count: Count, due: int) -> None:
+        """Puts a dated copy of this user's in the place of another user's task, in a directory that a group shares."""
+        tmp, drafts = self._directory.fd(TMP), self._directory.drafts
+        draft = drafts.name(os.path.basename(ref))
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        copy = self._directory.hand_over(os.open(draft, flags, 0o600, dir_fd=tmp))
+        try:
+            os.lseek(token.file, 0, os.SEEK_SET)
+            while data := os.read(token.file, _BLOCK):
+                write_whole(copy, data)
+            self._attempts.write(copy, ref, count)
+            os.utime(copy, ns=(due, due))
+            os.fsync(copy)
+            os.rename(draft, token.name, src_dir_fd=tmp, dst_dir_fd=token.at)
+        except OSError:
+            os.unlink(draft, dir_fd=tmp)
+            raise
+        finally:
+            os.close(copy)
 
     def _postpone(self, ref: str, token: _Held, *, done: bool) -> float:
         """What was decided cannot be done, as on a failing disk: later then; what is done never runs again."""

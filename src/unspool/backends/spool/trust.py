@@ -2,14 +2,15 @@
 
 Where no secret key is set, owners and modes are the boundary. Everything within is to belong to the directory's
 owner, to root, or to the user of this process, and not to be writable by everybody. A group that may write is trusted,
-and a worker warns of it: on many systems that group is the user alone.
+and a worker warns of it: on many systems that group is the user alone. So directories within may also belong to the
+group, and files with a secret key.
 """
 
 import os
 import stat
 from typing import NamedTuple
 
-__all__ = ["UNFINISHED", "Owner", "is_unfinished", "to_file", "to_part", "to_place"]
+__all__ = ["UNFINISHED", "Owner", "is_unfinished", "to_file", "to_part", "to_place", "to_sender"]
 
 UNFINISHED = stat.S_ISVTX
 """The mode of a file that is being written in place; see ``sending``. Nobody gives it to a file by ``chmod``."""
@@ -18,14 +19,19 @@ _KINDS = {stat.S_IFLNK: "a symbolic link", stat.S_IFDIR: "a directory", stat.S_I
 
 
 class Owner(NamedTuple):
-    """Of a spool directory: its user and its mode."""
+    """Of a spool directory: its user, group and mode."""
 
     uid: int
+    gid: int
     mode: int
 
     def allows(self, uid: int) -> bool:
         """Whether what belongs to this user may lie in the directory."""
         return uid in (self.uid, 0) or uid == os.geteuid()
+
+    def shares(self, found: os.stat_result) -> bool:
+        """Whether this file or directory is the group's, in a spool directory that the group shares."""
+        return self.shared and found.st_gid == self.gid
 
     @property
     def stranger(self) -> bool:
@@ -43,13 +49,16 @@ def is_unfinished(found: os.stat_result) -> bool:
     return found.st_mode == stat.S_IFREG | UNFINISHED
 
 
-def to_file(found: os.stat_result, owner: Owner) -> str | None:
-    """What speaks against running a file with a task's name; None if nothing does."""
+def to_file(found: os.stat_result, owner: Owner, *, signed: bool) -> str | None:
+    """What speaks against running a file with a task's name; None if nothing does.
+
+    :param signed: whether a secret key is set, so that a task of another user in the group is trusted if signed.
+    """
     if not stat.S_ISREG(found.st_mode):
         return f"{_KINDS.get(stat.S_IFMT(found.st_mode), 'a special file')}, not a regular file"
     if found.st_nlink != 1:
         return f"a file with {found.st_nlink} hard links, which two workers could run at once"
-    if not owner.allows(found.st_uid):
+    if not owner.allows(found.st_uid) and not (signed and owner.shares(found)):
         return f"a file of user {found.st_uid}, who is neither this one nor the directory's owner"
     if is_unfinished(found):
         return "not yet written by its sender"
@@ -62,11 +71,21 @@ def to_part(found: os.stat_result, owner: Owner) -> str | None:
     """What speaks against a directory in the spooler, such as a priority's; None if nothing does."""
     if not stat.S_ISDIR(found.st_mode):
         return f"{_KINDS.get(stat.S_IFMT(found.st_mode), 'a file')}, not a directory"
-    if not owner.allows(found.st_uid):
+    if not owner.allows(found.st_uid) and not owner.shares(found):
         return f"a directory of user {found.st_uid}, who is neither this one nor the spooler's owner"
     if found.st_mode & stat.S_IWOTH:
         return "a directory that everybody may write to; chmod o-w it"
     return None
+
+
+def to_sender(owner: Owner, *, signed: bool) -> str | None:
+    """Why no worker would run what this process sends; None if one may."""
+    if signed or os.geteuid() in (0, owner.uid) or owner.uid == 0:
+        return None
+    return (
+        f"it belongs to user {owner.uid}, whose workers would not run a task of user {os.geteuid()}; send as its "
+        "owner, or set UNSPOOL_SECRET_KEY for senders and workers"
+    )
 
 
 def to_place(path: str) -> str | None:

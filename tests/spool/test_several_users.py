@@ -1,0 +1,191 @@
+"""One directory, several users: root beside its owner, and the members of a group that shares it."""
+
+import os
+import pickle
+import signal
+import stat
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from unspool import codec, wire
+from unspool.backends.spool import SpoolBackend
+from unspool.backends.spool.layout import Directory
+from unspool.errors import SpoolerUnusable
+from unspool.message import Ack, Claim, Disposition, Message, Refusal, Retry
+from unspool.signing import Signer
+
+pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="to be several users needs root")]
+
+OWNER, OTHER, GROUP = 12345, 23456, 34567
+SIGNER = Signer(["k" * 32], "mail")
+TASK = codec.encode(Message("task"))
+KINDS = {
+    "plain": TASK,
+    "priority": TASK._replace(priority=5),
+    "postponed": TASK._replace(due=time.time() + 3600),
+    "large": TASK._replace(body=bytes(10_000)),
+}
+
+
+@pytest.fixture
+def spool() -> Iterator[Path]:
+    """A directory of ``OWNER``'s, which others can reach: pytest closes its own at each start."""
+    with tempfile.TemporaryDirectory() as place:
+        os.chmod(place, 0o755)
+        path = Path(place, "mail")
+        path.mkdir(mode=0o700)
+        os.chown(path, OWNER, GROUP)
+        yield path
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _imported(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """All that is imported late, by this user: others may not be able to read it."""
+    warm = tmp_path_factory.mktemp("warm")
+    for signer in (None, SIGNER):
+        assert run(warm, SpoolBackend(str(warm), signer=signer).send([TASK, TASK])[0], Ack(), signer) == "attempt 1"
+
+
+def as_user(uid: int, work: Callable[[], Any], *, gid: int = GROUP, umask: int = 0o022) -> Any:
+    """What the work returns, or raises, when it is done as this user, in a process of its own."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(30)
+        try:
+            os.umask(umask)
+            if uid:
+                os.setgroups([GROUP])
+                os.setgid(gid)
+                os.setuid(uid)
+            answer = work()
+        except BaseException as error:  # noqa: BLE001  it is the answer
+            answer = error
+        os.write(writer, pickle.dumps(answer))
+        os._exit(0)
+    os.close(writer)
+    with open(reader, "rb") as pipe:
+        answer = pickle.loads(pipe.read())
+    os.waitpid(pid, 0)
+    if isinstance(answer, BaseException):
+        raise answer
+    return answer
+
+
+def run(spool: Path, id: str, disposition: Disposition, signer: Signer | None = None, late: float = 7200.0) -> str:
+    """A worker's claim and settlement of a task; why not, if it is refused."""
+    worker = SpoolBackend(str(spool), signer=signer, clock=lambda: time.time() + late)
+    worker.feed().close()
+    claim = worker.claim(os.path.relpath(id, spool))
+    if isinstance(claim, Refusal):
+        return f"{claim.kind} {claim.detail}"
+    worker.settle(claim, disposition)
+    worker.close()
+    return f"attempt {claim.attempts}"
+
+
+@pytest.mark.parametrize("durable", [False, True], ids=["relaxed", "full"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_root_sends_is_run_by_the_owner(spool: Path, kind: str, durable: bool) -> None:
+    """Also if root is the first to use the directory, or its priority: all that it makes is the owner's, who can then
+    run it, put it off, and send."""
+
+    def send() -> str:
+        (id,) = SpoolBackend(str(spool), durable=durable).send([KINDS[kind]])
+        return id
+
+    id = as_user(0, send)
+    made = list(spool.rglob("*"))
+    assert {(path.stat().st_uid, path.stat().st_gid) for path in made} == {(OWNER, GROUP)}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in made} == {0o600, 0o700}
+    assert as_user(OWNER, lambda: run(spool, id, Retry(1.0))) == "attempt 1"
+    assert as_user(OWNER, lambda: run(spool, id, Ack())) == "attempt 2"
+    assert as_user(OWNER, lambda: run(spool, send(), Ack())) == "attempt 1"
+    assert not any(path.name.startswith((".5", ".tmp")) for path in spool.rglob("*"))
+
+
+@pytest.mark.parametrize("durable", [False, True], ids=["relaxed", "full"])
+@pytest.mark.parametrize(("owner", "mode"), [(0, 0o2770), (OWNER, 0o770)], ids=["root's, setgid", "a user's"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_group_with_a_secret_key(spool: Path, kind: str, owner: int, mode: int, durable: bool) -> None:
+    """Whoever of the group comes first, whatever umask and group of its own: the others run what it sends, put it off,
+    and send."""
+    os.chown(spool, owner, GROUP)
+    spool.chmod(mode)
+
+    def send() -> str:
+        (id,) = SpoolBackend(str(spool), signer=SIGNER, durable=durable).send([KINDS[kind]])
+        return id
+
+    id = as_user(OTHER, send, gid=OTHER, umask=0o077)
+    assert as_user(OWNER, lambda: run(spool, id, Retry(time.time() + 3600), SIGNER)) == "attempt 1"
+    assert os.stat(id).st_mtime == pytest.approx(time.time() + 3600, abs=60)
+    assert as_user(OTHER, lambda: run(spool, id, Ack(), SIGNER), gid=OTHER, umask=0o077) == "attempt 2"
+    assert as_user(OWNER, lambda: run(spool, send(), Ack(), SIGNER)) == "attempt 1"
+
+
+def test_a_group_without_a_secret_key(spool: Path) -> None:
+    """A task of another member would not be run by the owner's workers: it is refused when it is sent."""
+    spool.chmod(0o770)
+    with pytest.raises(SpoolerUnusable, match=f"belongs to user {OWNER}, whose workers would not run a task of"):
+        as_user(OTHER, lambda: SpoolBackend(str(spool)).send([TASK]))
+    assert list(spool.rglob("uwsgi_spoolfile_on_*")) == []
+    (id,) = as_user(OWNER, lambda: SpoolBackend(str(spool)).send([TASK]))
+    assert as_user(OWNER, lambda: run(spool, id, Ack())) == "attempt 1"
+
+
+def test_a_group_without_a_secret_key_runs_no_foreign_file(spool: Path) -> None:
+    """A file that a member of the group put there is his, and is not run: who sent it, nobody can tell."""
+    spool.chmod(0o770)
+    name = "uwsgi_spoolfile_on_host_1_1_1_1_1"
+
+    def put() -> None:
+        (spool / name).write_bytes(wire.dump(TASK.vars, TASK.body, SIGNER))
+        (spool / name).chmod(0o660)
+
+    as_user(OTHER, put)
+    assert f"a file of user {OTHER}" in as_user(OWNER, lambda: run(spool, f"{spool}/{name}", Ack()))
+    assert as_user(OWNER, lambda: run(spool, f"{spool}/{name}", Ack(), SIGNER)) == "attempt 1"
+
+
+def test_a_priority_of_roots_names_itself(spool: Path) -> None:
+    """As an earlier program made it: the error says which directory it is."""
+    as_user(OWNER, lambda: SpoolBackend(str(spool)).send([TASK]))
+    (spool / "5").mkdir(mode=0o700)
+    with pytest.raises(SpoolerUnusable, match="in its directory 5: this user may not use it"):
+        as_user(OWNER, lambda: SpoolBackend(str(spool)).send([KINDS["priority"]]))
+
+
+def test_what_was_there_is_not_given_away(spool: Path) -> None:
+    """The owner could put another name of a file of root's where root is about to write."""
+    secret = spool.parent / "secret"
+    secret.touch()
+    os.link(secret, spool / "writers")
+    directory = Directory(str(spool))
+    directory.fd("")
+    fd = directory.hand_over(os.open(spool / "writers", os.O_RDWR))
+    os.close(fd)
+    assert secret.stat().st_uid == 0
+
+
+def test_a_claim_is_whole(spool: Path) -> None:
+    """What another member of the group wrote arrives as it was, also after it was copied to be put off."""
+    spool.chmod(0o2770)
+    body = os.urandom(3 << 20)
+
+    def read(id: str) -> bytes:
+        claim = SpoolBackend(str(spool), signer=SIGNER, clock=lambda: time.time() + 7200).claim(
+            os.path.relpath(id, spool)
+        )
+        assert isinstance(claim, Claim)
+        return claim.envelope.body[-1000:]
+
+    (id,) = as_user(OTHER, lambda: SpoolBackend(str(spool), signer=SIGNER).send([TASK._replace(body=body)]))
+    assert as_user(OWNER, lambda: run(spool, id, Retry(time.time() + 3600), SIGNER)) == "attempt 1"
+    assert os.stat(id).st_uid == OWNER
+    assert as_user(OWNER, lambda: read(id)) == body[-1000:]
