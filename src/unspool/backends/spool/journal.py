@@ -89,7 +89,7 @@ class Journal:
         self._name = name = f"{_PREFIX}{time.time_ns():020d}-{os.urandom(4).hex()}"  # sorts by age
         self._directory.renew(PRIVATE, TMP)
         private, tmp = self._directory.fd(PRIVATE), self._directory.fd(TMP)
-        self._fd = os.open(name, _CREATE, 0o600, dir_fd=tmp)
+        self._fd = self._directory.hand_over(os.open(name, _CREATE, 0o600, dir_fd=tmp))
         self._size = 0
         lock.acquire(self._fd)
         os.rename(name, name, src_dir_fd=tmp, dst_dir_fd=private)  # now that nobody takes it for left over
