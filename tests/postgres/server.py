@@ -122,6 +122,17 @@ class Server:
         self.stop(signal.SIGQUIT)
         shutil.rmtree(self.place, ignore_errors=True)
 
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """It answers nothing, as a host that is cut off, and goes on afterwards."""
+        try:
+            for pid in self._session():
+                os.kill(pid, signal.SIGSTOP)
+            yield
+        finally:
+            for pid in self._session():
+                os.kill(pid, signal.SIGCONT)
+
     def _session(self) -> list[int]:
         """Backends are in process groups of their own; this finds those that are left by their working directory."""
         found = []

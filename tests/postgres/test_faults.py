@@ -63,6 +63,19 @@ def worker_of(place: Place, address: Address) -> int:
     return info.pid
 
 
+def test_a_stop_does_not_wait_for_a_server_that_does_not_answer(place: Place, address: Address, server: Server) -> None:
+    """It is neither there nor away: the supervisor says so and ends, with status 0."""
+    place.write_app(HELD)
+    running = place.run()
+    place.call("noted('one')")
+    running.wait_for_verdict(Verdict.PROCESSED)
+    with server.frozen():
+        running.signal(signal.SIGQUIT)
+        assert running.end() == 0
+    said = [line["message"] for line in running.seen]
+    assert f"spooler {address.name} does not answer, and is not waited for" in said
+
+
 def test_a_killed_worker_s_task_runs_again_at_once(place: Place, address: Address) -> None:
     """The server sees the end of its session; the supervisor, which lives, finds the task and nothing else."""
     place.write_app(HELD)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..backends.base import Backend, Clock, Feed, Ticket
-from ..errors import SpoolerUnusable
+from ..errors import SpoolerUnusable, TaskTimeout
 from ..message import Record, RefusalKind, Verdict
 from ..printable import printable
 from . import report
@@ -29,6 +29,7 @@ from .process import Spawner
 from .recorder import Recorder
 from .signals import Signals
 from .terminal import Terminal
+from .timelimit import limit
 from .worker import Limits
 
 __all__ = ["Options", "Stats", "Supervisor"]
@@ -45,6 +46,7 @@ _SOON = 0.05  # seconds; what workers begin within them may be kept from other s
 _SLOW = 0.05  # seconds that a run lasts after which others get what its worker has claimed ahead
 _STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)
 _LAST_WAIT = 5.0  # seconds, once all workers have ended, for history and for what is being forwarded
+_LEAVE = 0.5  # seconds of these that are left for each spooler at least
 _STUCK = 1.0  # seconds after which other supervisors get what nobody here has begun
 
 
@@ -260,13 +262,20 @@ class Supervisor:
             self._companion.close(patience)
         if self._recorder is not None:
             self._recorder.close(patience)
+        for index in range(len(self._backends)):
+            self._let_go(index, patience)
         self._signals.release()
         self._selector.close()
-        for feed in self._feeds:
-            feed.close()
-        for presence in self._presences:
-            presence.hand_over()
-            presence.close()
+
+    def _let_go(self, index: int, patience: Patience) -> None:
+        """Takes leave of a spooler. A server that does not answer sees by itself that this process is gone."""
+        try:
+            with limit(max(patience.left(), _LEAVE)):
+                self._feeds[index].close()
+                self._presences[index].hand_over()
+                self._presences[index].close()
+        except TaskTimeout:
+            _log.warning("spooler %s does not answer, and is not waited for", self._backends[index].name)
 
     def _is_hurried(self) -> bool:
         """Whether it was told to stop at once."""
