@@ -12,7 +12,7 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -219,7 +219,7 @@ def _find_backend(name: str | None) -> Backend:
     known = spooler_names()
     if name is None:
         if not known:
-            raise NoSpooler(f"no spooler is configured; {_HOW}")
+            raise NoSpooler(f"no spooler is configured; {_HOW}{_misspelt()}")
         name = known[0]
     elif not os.path.isabs(name) and os.sep not in name:
         named = [one for one in known if basename(one) == name]
@@ -355,6 +355,32 @@ def _layers() -> Iterator[tuple[dict[str, Any], str]]:
         "",
     )
     yield _configured, "configure()"
+
+
+def variables() -> list[str]:
+    """Return the environment variables of all settings."""
+    return [_variable(name) for name in _NAMES]
+
+
+def similar_variable(name: str, known: Collection[str] = ()) -> str:
+    """Return the variable that a misspelt one was probably meant to be; an empty text if none is similar.
+
+    :param known: further variables, such as those of a command's options.
+    """
+    with late:
+        from difflib import get_close_matches
+
+    return next(iter(get_close_matches(name, [*variables(), *known], 1, 0.8)), "")
+
+
+def _misspelt() -> str:
+    """What to say of variables that look like those of settings, where a setting is missing."""
+    found = [
+        f"{name} is set; did you mean {meant}?"
+        for name in sorted(os.environ)
+        if name.startswith("UNSPOOL_") and name not in variables() and (meant := similar_variable(name))
+    ]
+    return f" ({' '.join(found)})" if found else ""
 
 
 def _is_set(name: str) -> bool:

@@ -130,7 +130,7 @@ def test_pause_and_resume(shell: Shell) -> None:
 
     assert shell("pause") == f"paused {shell.mail}\n"
     assert shell.json("status")["spoolers"][0]["paused"] is True
-    assert "paused" in shell("doctor")
+    assert "paused" in shell("doctor", status=1)
     shell.burst()
     assert len(shell.json("ls")) == 1
     running = shell.start("app")
@@ -166,7 +166,8 @@ def test_set_period(shell: Shell) -> None:
 def test_switches_of_a_mistyped_spooler(shell: Shell, words: list[str]) -> None:
     """What is neither there nor configured is not made, and a file is no spooler."""
     typo = shell.root / "mial"
-    assert f"no spooler {typo}: it does not exist" in shell.error(*words, "--spooler", "mial", status=1)
+    assert "no spooler is named 'mial' (configured: mail)" in shell.error(*words, "--spooler", "mial", status=2)
+    assert f"no spooler {typo}: it does not exist" in shell.error(*words, "--spooler", "./mial", status=1)
     assert not typo.exists()
     assert "it is a file" in shell.error(*words, "--spooler", str(shell.root / "app.py"), status=3)
     shell(*words)

@@ -27,8 +27,8 @@ def test_all_is_well(shell: Shell) -> None:
 
     assert found["python"][0] == "ok"
     assert found["spoolers"] == ("ok", f"{shell.mail} (from UNSPOOL_SPOOLERS)")
-    assert found["history_limit"] == ("ok", f"7 (from {shell.root}/pyproject.toml)")
-    assert found["period"] == ("ok", "300.0 (default)")
+    assert found["history_limit"] == ("ok", f"7 runs (from {shell.root}/pyproject.toml)")
+    assert found["period"] == ("ok", "300 s (default)")
     assert "app:add" in found["app"][1]
     assert "cleanup" in found["app"][1]
     assert found[str(shell.mail)][0] == "ok"
@@ -42,17 +42,17 @@ def test_lines_say_what_to_do(shell: Shell) -> None:
     shell.burst()
     shell.send("app:add", "1")
 
-    text = shell("doctor")
+    text = shell("doctor", status=1)
 
     assert "ok   python: 3." in text
     assert "     -> unspool run APP\n" in text
     assert "set aside: 1 dead, 0 corrupt\n     -> unspool ls --state dead" in text
-    assert "warn" in shell.on_terminal("doctor")
+    assert "warn" in shell.on_terminal("doctor", status=1)
 
 
 def test_a_relative_path_in_the_environment(shell: Shell) -> None:
     """Each program takes it from where it is started, so it may mean several directories."""
-    level, text = levels(shell, UNSPOOL_SPOOLERS="mail")["spoolers"]
+    level, text = levels(shell, status=1, UNSPOOL_SPOOLERS="mail")["spoolers"]
     assert (level, text.partition(" (")[0]) == ("warn", str(shell.mail))
 
 
@@ -63,7 +63,7 @@ def test_a_spooler_that_is_not_there_yet(shell: Shell) -> None:
 
 
 @pytest.mark.parametrize(
-    ("mode", "level", "status"), [(0o700, "ok", 0), (0o755, "warn", 0), (0o770, "warn", 0), (0o707, "fail", 3)]
+    ("mode", "level", "status"), [(0o700, "ok", 0), (0o755, "warn", 1), (0o770, "warn", 1), (0o707, "fail", 3)]
 )
 def test_modes(shell: Shell, mode: int, level: str, status: int) -> None:
     """Whoever may write to a spooler may run code as its workers: the world fails, a group is warned of."""
@@ -82,7 +82,7 @@ def test_a_place_that_others_may_change(shell: Shell) -> None:
     shell.root.chmod(0o1777)
     assert place not in levels(shell)
     shell.root.chmod(0o777)
-    assert levels(shell)[place] == (
+    assert levels(shell, status=1)[place] == (
         "warn",
         f"everybody may write to {shell.root}, and so put another directory in its place",
     )
@@ -94,7 +94,7 @@ def test_somebody_elses_spooler(shell: Shell) -> None:
     """Root may look at it; its workers would not start, and the command says why."""
     shell.mail.mkdir(mode=0o700)
     os.chown(shell.mail, 12345, 12345)
-    level, text = levels(shell)[str(shell.mail)]
+    level, text = levels(shell, status=1)[str(shell.mail)]
     assert level == "warn"
     assert "will not run it without a secret key" in text
     assert "belongs to user 12345" in shell.error("run", "app", "--burst", status=3)
@@ -138,7 +138,7 @@ def test_an_app_without_tasks(shell: Shell) -> None:
     """It can be run, but hardly is the right one: a warning; what it prints is not taken for an answer."""
     (shell.root / "app.py").write_text('print(\'{"error": "noise"}\')\n')
 
-    assert levels(shell, "app")["app"] == ("warn", "app can be imported, and has no task")
+    assert levels(shell, "app", status=1)["app"] == ("warn", "app can be imported, and has no task")
 
 
 def test_bad_settings(shell: Shell) -> None:
@@ -155,7 +155,52 @@ def test_memory_is_no_disk(shell: Shell, tmp_path: Path) -> None:
     place = Path("/dev/shm") / f"unspool-{tmp_path.name}-{os.getpid()}"
     place.mkdir(mode=0o700)
     try:
-        level, text = levels(shell, "--spooler", str(place))[f"{place} disk"]
+        level, text = levels(shell, "--spooler", str(place), status=1)[f"{place} disk"]
     finally:
         place.rmdir()
     assert (level, "reboot" in text) == ("warn", True)
+
+
+def test_variables_that_unspool_does_not_know(shell: Shell) -> None:
+    """A typing error in a setting, or in an option's variable, is a warning, with what was meant."""
+    known = {"UNSPOOL_DURABILITY": "relaxed", "UNSPOOL_RUN_PROCESSES": "2", "UNSPOOL_MAX_TASK_SIZE": "5"}
+    found = levels(shell, status=1, UNSPOOL_DURABILTY="full", UNSPOOL_RUN_PROCESES="2", **known)
+    assert found["UNSPOOL_DURABILTY"] == ("warn", "is not a variable that unspool knows")
+    assert found["UNSPOOL_RUN_PROCESES"][0] == "warn"
+    assert not found.keys() & known.keys()
+    text = shell("doctor", status=1, UNSPOOL_DURABILTY="full", UNSPOOL_ABC="1")
+    assert "did you mean UNSPOOL_DURABILITY?" in text
+    assert "warn UNSPOOL_ABC: is not a variable that unspool knows\n" in text
+
+
+def test_no_spooler_because_of_a_misspelt_variable(shell: Shell) -> None:
+    """Commands and programs say which one is set."""
+    said = shell.error("ls", status=2, UNSPOOL_SPOOLERS="", UNSPOOL_SPOOLER="mail")
+    assert "UNSPOOL_SPOOLER is set; did you mean UNSPOOL_SPOOLERS?" in said
+
+
+def test_a_server_that_cannot_be_asked(shell: Shell) -> None:
+    """Its line is there, whether its driver is missing or it cannot be reached: status 3."""
+    url = "nats://127.0.0.1:1?spooler=mail"
+    hide = shell.root / "hide"
+    hide.mkdir()
+    (hide / "sitecustomize.py").write_text(
+        "import importlib.util as util\n"
+        "find = util.find_spec\n"
+        "util.find_spec = lambda name, *rest: None if name == 'nats' else find(name, *rest)\n"
+    )
+    text = shell("doctor", status=3, UNSPOOL_SPOOLERS=url, PYTHONPATH=str(hide))
+    name = "nats://127.0.0.1:1/mail"
+    assert f"fail {name}: spooler {name} needs the package nats: pip install" in text
+    assert f"fail {name}: " in shell("doctor", status=3, UNSPOOL_SPOOLERS=url)
+
+
+def test_logging_that_silences_unspool(shell: Shell) -> None:
+    """A configuration of logging that disables loggers is a warning."""
+    (shell.root / "app.py").write_text(
+        "import logging, logging.config, unspool\n"
+        "logging.getLogger('unspool')\n"
+        "logging.config.dictConfig({'version': 1})\n"
+        "@unspool.Spooler.task\ndef f(): ...\n"
+    )
+    assert levels(shell, "app", status=1)["app logging"][0] == "warn"

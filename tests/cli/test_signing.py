@@ -94,9 +94,9 @@ def test_doctor(shell: Shell) -> None:
     told += shell("doctor", UNSPOOL_SECRET_KEY_FILE=str(file))
     assert f"ok   secret_key: 1 key, the first signs; unsigned tasks are set aside (from {file})" in told
     file.chmod(0o666)
-    assert f"-> chmod go-w {file}" in shell("doctor", UNSPOOL_SECRET_KEY_FILE=str(file))
+    assert f"-> chmod go-w {file}" in shell("doctor", status=1, UNSPOOL_SECRET_KEY_FILE=str(file))
     (shell.root / "pyproject.toml").write_text(f'[tool.unspool]\nsecret_key = "{NEW}"\n')
-    told += shell("doctor")
+    told += shell("doctor", status=1)
     assert "warn secret_key: 1 key" in told
     assert "no place for a secret" in told
     assert NEW not in told

@@ -2,12 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import click
 
+from .. import config
 from ..address import is_url
 from ..errors import ConfigurationError, NoSpooler
 from . import output, spoolers
+
+if TYPE_CHECKING:
+    from .checks import Finding
 
 __all__ = ["COMMANDS"]
 
@@ -16,41 +21,67 @@ __all__ = ["COMMANDS"]
 @click.argument("app", required=False, envvar="UNSPOOL_DOCTOR_APP")
 @output.json_option
 @spoolers.spooler_option
-def doctor(app: str | None, json: bool, spooler: Sequence[str]) -> int:
+@click.pass_context
+def doctor(ctx: click.Context, app: str | None, json: bool, spooler: Sequence[str]) -> int:
     """Check all that has to be right.
 
     Looks at Python, configuration, spoolers, file systems, kernel and uWSGI, and imports APP if it is given. Each line
-    is ok, warn or fail, and says what to do. Status 2 if the configuration or app fails, else 3 if a spooler does.
+    is ok, warn or fail, and says what to do. Status 2 if the configuration or app fails, else 3 if a spooler does,
+    else 1 if there is a warning.
     """
     from . import checks
 
     paths, missing = _paths(spooler)
-    usage = [*checks.python(), *checks.configuration()]
+    usage = [*checks.python(), *checks.configuration(), *checks.variables(_variables(ctx))]
     if missing:
         usage.append(checks.Finding("spoolers", checks.FAIL, "none is configured", missing))
     if app is not None:
         usage += checks.application(app)
     places = [finding for path in paths for finding in (checks.server(path) if is_url(path) else checks.spooler(path))]
     findings = [*usage, *places, *checks.kernel(), *checks.uwsgi()]
-    sound = all(finding.level != checks.FAIL for finding in findings)
+    status = _status(usage, findings)
     if json:
-        output.write_json({"ok": sound, "checks": [asdict(finding) for finding in findings]})
+        output.write_json({"ok": status == 0, "checks": [asdict(finding) for finding in findings]})
     else:
         for finding in findings:
             output.finding(finding.level, finding.subject, finding.text, finding.advice)
-    if any(finding.level == checks.FAIL for finding in usage):
-        return 2
-    return 0 if sound else 3
+    return status
 
 
 COMMANDS = [doctor]
 
 
+def _status(usage: Sequence["Finding"], findings: Sequence["Finding"]) -> int:
+    from . import checks
+
+    if any(finding.level == checks.FAIL for finding in usage):
+        return 2
+    levels = {finding.level for finding in findings}
+    return 3 if checks.FAIL in levels else 1 if checks.WARN in levels else 0
+
+
+def _variables(ctx: click.Context) -> set[str]:
+    """The environment variables of all options of all commands."""
+    group = ctx.find_root().command
+    assert isinstance(group, click.Group)  # noqa: S101  the command line's root
+    found = set()
+    for name, command in group.commands.items():
+        for parameter in command.params:
+            found.add(f"UNSPOOL_{name.upper().replace('-', '_')}_{(parameter.name or '').upper()}")
+            found |= {parameter.envvar} if isinstance(parameter.envvar, str) else set(parameter.envvar or ())
+    return found
+
+
 def _paths(given: Sequence[str]) -> tuple[list[str], str]:
     """The spoolers to look at, or what to set if there is none."""
     try:
-        return [backend.name for backend in spoolers.backends(given)], ""
+        if given:
+            return [backend.name for backend in spoolers.backends(given)], ""
+        if names := config.spooler_names():
+            return list(names), ""  # each is opened by its own check
+        config.backend()
     except NoSpooler as error:
         return [], str(error).partition("; ")[2]
     except ConfigurationError:
-        return [], ""  # which the check of the configuration tells
+        return list(given), ""  # which the check of the configuration, or of the spooler itself, tells
+    return [], ""

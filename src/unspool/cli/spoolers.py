@@ -55,8 +55,8 @@ spooler_option = click.option(
     metavar="SPOOLER",
     type=SPOOLER,
     show_envvar=True,
-    help="A spool directory, a URL, or the base name of a configured one; may be repeated. Default: all that are "
-    "configured.",
+    help="A spool directory (a path with a slash), a URL, or the base name of a configured one; may be repeated. "
+    "Default: all that are configured.",
 )
 
 
@@ -119,7 +119,18 @@ def missing(id: str) -> str:
 
 
 def _backend(name: str) -> Backend:
+    """The spooler of a name.
+
+    :raises NoSpooler: for a name without a slash that is no configured one's base name.
+    """
+    path = os.path.expanduser(name)
+    if os.sep in path:
+        return config.backend(path if address.is_url(name) else os.path.abspath(path))
     try:
         return config.backend(name)
-    except NoSpooler:  # no configured one's base name: a directory here
-        return config.backend(os.path.abspath(os.path.expanduser(name)))
+    except NoSpooler:
+        known = ", ".join(config.basename(one) for one in config.spooler_names()) or "none"
+        raise NoSpooler(
+            f"no spooler is named {name!r} (configured: {known}); "
+            f"for a directory, write its path with a slash: ./{name}"
+        ) from None

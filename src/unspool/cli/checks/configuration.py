@@ -1,0 +1,69 @@
+"""The settings, where they come from, and environment variables that are none."""
+
+import contextlib
+import os
+from collections.abc import Collection, Iterator
+
+from ... import address, config
+from ...errors import ConfigurationError
+from .finding import FAIL, OK, WARN, Finding
+
+__all__ = ["configuration", "variables"]
+
+_UNITS = {"period": "s", "history_age": "s", "history_limit": "runs", "max_task_size": "MB"}
+
+
+def configuration() -> Iterator[Finding]:
+    """Each setting's value, and where it comes from."""
+    try:
+        settings, origins = config.settings(), config.origins()
+    except ConfigurationError as error:
+        yield Finding("configuration", FAIL, str(error), "correct it there")
+        return
+    for name, origin in origins.items():
+        value = getattr(settings, name)
+        if name == "secret_key":
+            yield _secret_key(len(value), origin)
+            continue
+        if name == "forward":
+            value = [f"{one} to {to}" for one in settings.spoolers if (to := config.destination(one))]
+        text = ", ".join(value) if isinstance(value, tuple | list) else f"{value:g}" if name in _UNITS else f"{value}"
+        text = f"{text or 'none'} {_UNITS[name]}" if name in _UNITS else text or "none"
+        if name == "spoolers" and origin in os.environ and _relative(os.environ[origin]):
+            yield Finding(
+                name,
+                WARN,
+                f"{text} (from {origin}, relative to where each program is started)",
+                f"write absolute paths: {origin}={','.join(value)}",
+            )
+            continue
+        yield Finding(name, OK, f"{text} (from {origin})" if origin != "default" else f"{text} (default)")
+
+
+def _secret_key(keys: int, origin: str) -> Finding:
+    if not keys:
+        return Finding("secret_key", OK, "none: tasks are not signed, and whoever may write to a spooler may run code")
+    text = f"{keys} key{'s' if keys > 1 else ''}, the first signs; unsigned tasks are set aside (from {origin})"
+    if os.path.basename(origin) == "pyproject.toml":
+        return Finding("secret_key", WARN, text, "a file that is kept with the code is no place for a secret; use "
+                       "UNSPOOL_SECRET_KEY, or secret_key_file")  # fmt: skip
+    with contextlib.suppress(OSError):
+        if os.stat(origin).st_mode & 0o022:
+            return Finding("secret_key", WARN, f"{text}, which others may write to", f"chmod go-w {origin}")
+    return Finding("secret_key", OK, text)
+
+
+def _relative(spoolers: str) -> bool:
+    paths = [one for one in address.split(spoolers) if not address.is_url(one)]
+    return not all(os.path.isabs(address.directory(path)) for path in paths)
+
+
+def variables(known: Collection[str]) -> Iterator[Finding]:
+    """Environment variables that look like unspool's and are not.
+
+    :param known: the variables of all commands' options.
+    """
+    for name in sorted(os.environ):
+        if name.startswith("UNSPOOL_") and name not in known and name not in config.variables():
+            close = config.similar_variable(name, known)
+            yield Finding(name, WARN, "is not a variable that unspool knows", f"did you mean {close}?" if close else "")
