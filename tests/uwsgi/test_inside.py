@@ -400,3 +400,36 @@ def test_its_processes_are_seen_from_outside(instance: Instance) -> None:
     instance.wait(lambda: instance.backend.find(id) is None)
     instance.stop()
     assert instance.backend.control.live() == []
+
+
+def test_the_coroutines_of_a_process_share_one_event_loop(instance: Instance) -> None:
+    """What a program keeps for its loop is good for the next coroutine, and what one has left there goes on; only after
+    one that ended or overran the loop is there another."""
+    instance.write_app(
+        """
+        from unspool import Spooler
+        loops = []
+        async def leave(): sys.exit(3)
+        @Spooler.task(timeout=0.3, max_attempts=1)
+        async def look(kind):
+            loop = asyncio.get_running_loop()
+            loops.append(loop) if loop not in loops else None
+            note(kind, loops.index(loop))
+            if kind == "overruns": await asyncio.sleep(3600)
+            if kind == "blocks": time.sleep(3600)
+            if kind == "exits": raise SystemExit
+            if kind == "stops": loop.stop(); await asyncio.sleep(3600)
+            if kind == "child": child = asyncio.create_task(leave()); await asyncio.sleep(3600)
+            return True
+        def send():
+            kinds = ["a", "b", "exits", "blocks", "c", "overruns", "d", "stops", "e", "child", "f"]
+            return [look.using(priority=at)(kind) for at, kind in enumerate(kinds)]
+        """
+    )
+    instance.start()
+    ids = instance.do("send()")
+    instance.wait(lambda: len(instance.lines()) == len(ids) and instance.verdicts(ids[-1]) == ["processed"])
+    found = [line.split() for line in instance.lines()]
+    same = [["a", "0"], ["b", "0"], ["exits", "0"], ["blocks", "0"], ["c", "0"], ["overruns", "0"]]
+    assert found == [*same, ["d", "1"], ["stops", "1"], ["e", "2"], ["child", "2"], ["f", "3"]]
+    assert [instance.verdicts(id) for id in ids] == [["processed"] if len(kind) == 1 else ["dead"] for kind, _ in found]
