@@ -133,15 +133,17 @@ def conclude(
     :param now: unix seconds.
     """
     verdict, error = ending
-    if verdict is Verdict.SKIPPED and options.release_skipped:
-        return _again(verdict, claim, options.retry, now, random, "left for another handler")
-    if verdict in _ACKED:
-        return Outcome(verdict, Ack(), error) if error else _ACKED[verdict]
+    if verdict is Verdict.PROCESSED:
+        return Outcome(verdict, Ack(), error) if error else _ACK_PROCESSED
+    if verdict is Verdict.SKIPPED:
+        if options.release_skipped:
+            return _again(verdict, claim, options.retry, now, random, "left for another handler")
+        return Outcome(verdict, Ack(), error) if error else _ACK_SKIPPED
     return _again(verdict, claim, options.retry, now, random, error)
 
 
 _PROCESSED, _SKIPPED = Ending(Verdict.PROCESSED), Ending(Verdict.SKIPPED)
-_ACKED = {verdict: Outcome(verdict, Ack()) for verdict in (Verdict.PROCESSED, Verdict.SKIPPED)}
+_ACK_PROCESSED, _ACK_SKIPPED = Outcome(Verdict.PROCESSED, Ack()), Outcome(Verdict.SKIPPED, Ack())
 
 
 def _again(

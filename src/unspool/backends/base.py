@@ -21,6 +21,7 @@ __all__ = [
     "Clock",
     "Control",
     "Feed",
+    "HoldsDescriptors",
     "Journals",
     "Migratable",
     "Presence",
@@ -221,6 +222,14 @@ class Transactional(Protocol):
         :raises OptionRefused: if it cannot use such a connection.
         :raises SpoolerUnusable: if its database is not prepared.
         """
+
+
+@runtime_checkable
+class HoldsDescriptors(Protocol):
+    """A backend for which the process keeps descriptors open that a task may close by mistake."""
+
+    def has_lost_descriptors(self) -> bool:
+        """Whether one of them was closed in this process, and may be another file's by now."""
 
 
 @runtime_checkable

@@ -68,6 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     if not hasattr(os, "fork"):
         return _complain("this system has no fork(); unspool runs on Linux and macOS, and in WSL on Windows", 2)
+    _open_standard_streams()
     output.accept_any_text()
     try:
         status = commands.main(None if argv is None else list(argv), prog_name="unspool", standalone_mode=False)
@@ -87,6 +88,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:  # SpoolerUnusable is one, and says more
         return _complain(error, 3)
     return status if isinstance(status, int) else 0
+
+
+def _open_standard_streams() -> None:
+    """Opens those that are closed on the null device, as with ``unspool run >&-``: a file that is opened later would
+    get the number of one, and with it what tasks print."""
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # gets the lowest number that is free, this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115  as Python itself does
 
 
 def _complain(problem: object, status: int) -> int:

@@ -32,6 +32,11 @@ class Doorbell:
             self._both.register(fd, select.POLLIN)
         self._both.register(self._reader, select.POLLIN)
 
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """Those that it needs."""
+        return self._reader, self._writer, *([self._both.fileno()] if hasattr(self._both, "fileno") else [])
+
     def ring(self) -> None:
         """Ends the present wait, or the next one."""
         with contextlib.suppress(BlockingIOError):  # it has been rung often enough

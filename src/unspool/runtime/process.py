@@ -315,5 +315,5 @@ def describe(code: int) -> str:
     if code == EX_LOST:
         return LOST
     if code == EX_UNUSABLE:
-        return "ended, because a task left it in a state that cannot be put right"
+        return "ended because a task left it in a state that cannot be put right"
     return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"

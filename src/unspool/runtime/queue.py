@@ -42,6 +42,11 @@ class Queue:
         """The reading end."""
         return self._reader
 
+    @property
+    def descriptors(self) -> tuple[int, int]:
+        """Both ends, of which a process may have closed one."""
+        return self._reader, self._writer
+
     def __len__(self) -> int:
         """How many tickets nobody has taken yet."""
         answer = fcntl.ioctl(self._reader, termios.FIONREAD, bytes(4))

@@ -79,6 +79,10 @@ class Writer:
         self._fd = fd
         self._lock = threading.Lock()
 
+    def fileno(self) -> int:
+        """The descriptor that is written to."""
+        return self._fd
+
     def write(self, *event: Any) -> None:
         """Tells one event. A supervisor that is gone hears nothing; the worker notices that elsewhere."""
         self._send(f"{_encode(event)}\n".encode())

@@ -3,6 +3,7 @@
 import atexit
 import contextlib
 import errno
+import logging
 import os
 import signal
 import sys
@@ -13,9 +14,10 @@ from dataclasses import dataclass
 from types import FrameType
 
 from .. import codec, dispatch, points
-from ..backends.base import Backend, ClaimsAhead, Clock, Presence, Ticket
+from ..backends.base import Backend, ClaimsAhead, Clock, HoldsDescriptors, Presence, Ticket
 from ..errors import AppError, ClaimLost, SpoolerUnusable
 from ..message import Claim, Outcome, Record, Refusal, RefusalKind, Release, Verdict
+from ..printable import printable
 from ..retry import MAX_CRASHES
 from ..tasks import defines_tasks
 from . import report
@@ -25,20 +27,26 @@ from .eventloop import EventLoop
 from .orphan import keep_end
 from .queue import Queue
 from .surroundings import Surroundings
+from .suspicion import Suspicion
 from .terminal import is_foreground
 from .timelimit import limit
 
 __all__ = ["EX_LOST", "EX_UNUSABLE", "Limits", "Worker", "main"]
 
 
+_log = logging.getLogger("unspool")
 EX_OSERR = 71  # as in sysexits.h
 EX_LOST = 72
 """The exit status of a worker whose task closed descriptors that were not its own."""
 EX_UNUSABLE = 73
 """The exit status of a worker whose task left the process in a state that cannot be put right."""
 
+_LONGEST_END = 60  # seconds
 _AHEAD = 32  # the most tasks that are claimed at once
 _SOON = 0.01  # seconds within which these should be begun
+_REPAIR_EVERY = 0.005  # seconds; what a look takes is then below a hundredth of it
+_DOUBTFUL = (RefusalKind.GONE, RefusalKind.UNUSABLE)  # what a changed worker may be the reason of
+_FINE = (Verdict.PROCESSED, Verdict.SKIPPED)
 _BEFORE_OTHERS = 1.0  # seconds until another worker tries what this one could not
 
 
@@ -87,10 +95,22 @@ def main(
     worker = Worker(backends, presences, queue, ahead, reports, limits, clock)
     reports.write(report.READY, own_files(module), defines_tasks())
     status = worker.run()
-    atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    _end()
     return status
+
+
+def _end() -> None:
+    """Ends the program as Python does: waits for threads and executors, then calls what is registered with ``atexit``.
+
+    The supervisor bounds the time of this. Without one, the kernel does.
+    """
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(_LONGEST_END)
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(BaseException):  # it may be None, closed, or any object of the application's
+            stream.flush()
 
 
 class Worker:
@@ -121,13 +141,20 @@ class Worker:
         self._clock = clock
         self._pid = os.getpid()
         self._done = 0
+        self._succeeded = 0
         self._counting = threading.Lock()
         self._stopping = False
         self._bell = Doorbell(queue.fileno())
         self._loop = EventLoop(self._bell.ring, lambda: os._exit(EX_UNUSABLE))
         self._status = 0
+        self._in_run = False
+        self._suspicion = Suspicion()
+        self._holders = [backend for backend in backends if isinstance(backend, HoldsDescriptors)]
+        self._repaired = 0.0  # when that was last done
         signal.signal(signal.SIGTERM, self._stop)
-        self._surroundings = Surroundings()  # with all signal handlers, or the first run would end with others
+        # With all signal handlers, or the first run would end with others.
+        pipes = (queue.fileno(), reports.fileno(), *self._bell.descriptors, *(ahead.descriptors if ahead else ()))
+        self._surroundings = Surroundings(pipes)
 
     def _stop(self, *_: object) -> None:
         """Ends the worker after the task that it runs."""
@@ -222,8 +249,15 @@ class Worker:
             started = self._clock()
             presence.running(ticket.ref, started)
             claim = self._claim(backend, ticket.ref)
+        if isinstance(claim, Refusal) and claim.kind in _DOUBTFUL:
+            presence.running("", 0.0)
+            if self._repair(ticket.ref):
+                presence.running(ticket.ref, started)
+                claim = self._claim(backend, ticket.ref)
         if isinstance(claim, Refusal):
             presence.running("", 0.0)  # before the report, which has the supervisor look
+            if claim.kind is RefusalKind.UNUSABLE:
+                self._suspect()
             self._reports.write(report.REFUSED, index, ticket.ref, claim.kind, claim.until, claim.detail)
         else:
             self._run(index, claim, dispatch.prepare(claim, started), started)  # which holds the task's objects alone
@@ -248,12 +282,8 @@ class Worker:
             self._flush()
         if timeout is not None:
             self._reports.begin(index, claim.ref, started, timeout, dispatch.delay_after(options, claim))
-
-        def done(ending: dispatch.Ending) -> None:
-            outcome = dispatch.conclude(options, claim, ending, self._clock())
-            self._finish(index, claim, outcome, started, shown=False)
-
         points.reach("run.begin")
+        self._in_run = True
         try:
             # The task's objects are let go of in here: what their ``__del__`` does is a part of the run.
             if timeout is None:
@@ -271,12 +301,18 @@ class Worker:
             ended = dispatch.raised(error)
             # What was interrupted may be in any state, and what leaked stays: a fresh process goes on.
             self._stopping |= ended.verdict is Verdict.TIMEOUT or _has_no_descriptor_left(error)
+        self._in_run = False
         if self._loop.used:
             self._loop.come_back()
         if isinstance(ended, dispatch.Ending):
             outcome = dispatch.conclude(options, claim, ended, self._clock())
             self._finish(index, claim, outcome, started)
         else:
+
+            def done(ending: dispatch.Ending) -> None:
+                outcome = dispatch.conclude(options, claim, ending, self._clock())
+                self._finish(index, claim, outcome, started, shown=False)
+
             if timeout is None:
                 self._reports.begin(index, claim.ref, started, None, None)
             self._loop.start(ended.coroutine, timeout, done)
@@ -288,11 +324,16 @@ class Worker:
         :param shown: whether this is the one that the sign of life shows; a coroutine ends while it shows another.
         """
         points.reach("run.end")
+        ended = self._clock()
+        failed = outcome.verdict not in _FINE
+        late = not 0.0 <= ended - self._repaired < _REPAIR_EVERY
+        if (failed or late or self._surroundings.differ()) and not self._in_run:
+            self._repair(claim.id)
+            self._repaired = ended
         try:
             self._surroundings.restore()
         except OSError:
             os._exit(EX_LOST)
-        ended = self._clock()
         label = codec.task_label(claim.envelope.vars)
         record = Record(
             claim.id,
@@ -311,11 +352,51 @@ class Worker:
             os._exit(EX_LOST)
         with self._counting:
             self._done += 1
+            if failed:
+                self._suspect()
+            else:
+                self._succeeded += 1
         if shown:  # before the report, or a kill in between would blame a finished task
             self._presences[index].running("", 0.0)
         if not self._reports.end(index, claim.ref, until, record):
             keep_end(self._backends[index], record, until)
         points.reach("reported")
+
+    def _repair(self, id: str) -> bool:
+        """Puts back what tasks seldom change, or has the worker replaced where it cannot; returns whether anything was
+        put back. Between runs, or a task might lose what it has set for itself.
+
+        :param id: the task that ran last.
+        """
+        try:
+            self._surroundings.check_descriptors()
+        except OSError:
+            os._exit(EX_LOST)
+        if any(holder.has_lost_descriptors() for holder in self._holders):
+            os._exit(EX_LOST)
+        try:
+            changed, lost = self._surroundings.repair(alone=not len(self._loop))
+        except OSError as error:
+            self._reports.write(report.BROKEN, f"a task changed its user or root directory: {error}")
+            os._exit(EX_UNUSABLE)
+        if lost:
+            self._give_up(f"a task changed its {' and '.join(lost)}, as was found after {id}")
+        elif changed:
+            text = "a task changed the %s of worker %d, as was found after %s: put back"
+            _log.warning(text, " and ".join(changed), self._pid, printable(id))
+        return bool(changed)
+
+    def _suspect(self) -> None:
+        """Counts a failure; has the worker replaced if it may itself be why nothing succeeds any more."""
+        if self._suspicion.note_failure(self._succeeded):
+            self._give_up("everything failed in it lately, and nearly nothing before")
+
+    def _give_up(self, reason: str) -> None:
+        """Ends the worker after what it runs, so that a fresh one takes its place; the supervisor tells the reason."""
+        if not self._stopping:
+            self._stopping, self._status = True, EX_UNUSABLE
+            self._reports.write(report.BROKEN, printable(reason))
+            self._bell.ring()
 
     def _flush(self) -> None:
         for backend in self._backends:

@@ -336,6 +336,10 @@ class Directory:
             return not os.path.isdir(self.root)
         return not all(map(self.is_current, list(self._parts)))
 
+    def has_lost_descriptors(self) -> bool:
+        """Whether the program has closed a descriptor of a part, and may have opened another file by its number."""
+        return any(held.found() is None for held in list(self._parts.values()))
+
     def renew(self, *parts: str) -> None:
         """Has each of these parts made again by its next use if it was removed, as by ``rm -r .unspool/dead``.
 

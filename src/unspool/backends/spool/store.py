@@ -137,6 +137,9 @@ class SpoolBackend:
         self._remains: Remains | None = None
         _opened.add(self)
 
+    def has_lost_descriptors(self) -> bool:
+        return self._directory.has_lost_descriptors()
+
     # --- producers
 
     def exists(self) -> bool:
