@@ -342,6 +342,7 @@ class SpoolBackend:
 
     def _replace(self, ref: str, token: _Held, count: Count, due: int) -> None:
         """Puts a dated copy of this user's in the place of another user's task, in a directory that a group shares."""
+        self._directory.renew(TMP)
         tmp, drafts = self._directory.fd(TMP), self._directory.drafts
         draft = drafts.name(os.path.basename(ref))
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
