@@ -63,6 +63,9 @@ def _all(options: argparse.Namespace) -> int:
         )
         for on in _ALL
     }
+    print(
+        f"seed {options.seed}; the accounts follow in {options.minutes:g} minutes, and when all has drained", flush=True
+    )
     kept = True
     try:
         for on, soak in soaks.items():

@@ -85,7 +85,7 @@ class Kills:
             seconds = source.uniform(0.5, 8)
             _signal(pids, signal.SIGSTOP)
             time.sleep(seconds)
-            if self._lease is not None and seconds > self._lease / 2:
+            if self._lease is not None and seconds > self._lease * 2 / 3:  # it is renewed every third of a lease
                 oracle.append_all(self._cast.log, [("cutoff", pid) for pid in pids])
             _signal(pids, signal.SIGCONT)
 

@@ -97,7 +97,7 @@ class NatsTarget:
     def proxy_silent(self, source: random.Random) -> None:
         seconds = source.uniform(0.5, 2 * LEASE)
         self._proxy.silence(seconds)
-        if seconds > LEASE / 2:
+        if seconds > LEASE * 2 / 3:  # it is renewed every third of a lease
             self._behind_cut_off()
 
     def _behind_cut_off(self) -> None:
@@ -105,7 +105,8 @@ class NatsTarget:
         oracle.append_all(self._log, [("cutoff", pid) for pid in pids])
 
     def mend(self) -> None:
-        pass
+        if not self._server.running:
+            self._server.start()
 
     def bring_back(self, operators: Operators) -> None:
         operators.run("move", self._inbox, self.spoolers[0])
