@@ -19,15 +19,16 @@ class Ext4:
 
     :param place: an existing directory for the image and the directory that it is mounted on.
     :param size: megabytes.
+    :param inodes: how many files it can hold; by default one for each 4 to 16 KB.
     """
 
-    def __init__(self, place: Path, size: int = 32) -> None:
+    def __init__(self, place: Path, size: int = 32, inodes: int | None = None) -> None:
         self.image = place / "disk.img"
         self.root = place / "disk"
         self.root.mkdir()
         with self.image.open("wb") as file:
             file.truncate(size << 20)
-        _run("mkfs.ext4", *_OPTIONS, str(self.image))
+        _run("mkfs.ext4", *_OPTIONS, *(["-N", str(inodes)] if inodes else []), str(self.image))
         self.mount()
 
     def mount(self) -> None:

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -112,6 +112,16 @@ class Cast:
                     if int(fields[3]) in leaders and fields[0] != "Z":
                         found.append(int(entry.name))
         return sorted(found)
+
+    @contextlib.contextmanager
+    def cut_off(self, pids: Iterable[int]) -> Iterator[None]:
+        """Notes that the connections of these processes are cut meanwhile."""
+        lines = [("cutoff", pid) for pid in pids]
+        oracle.append_all(self.log, lines)
+        try:
+            yield
+        finally:
+            oracle.append_all(self.log, lines)
 
     # --- ending
 

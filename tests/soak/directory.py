@@ -18,6 +18,7 @@ from .target import Fault, base_environment, producer, supervisor, uwsgi
 __all__ = ["DirectoryTarget"]
 
 _SIZE = 192  # megabytes of the disk
+_INODES = 10_000  # few, so that they are soon used up
 
 
 class DirectoryTarget:
@@ -33,7 +34,7 @@ class DirectoryTarget:
         self._quiet = quiet
         self._clock = scratch / "clock"
         self._clock.write_bytes(struct.pack("d", 0.0))
-        self._disk = Ext4(scratch, _SIZE)
+        self._disk = Ext4(scratch, _SIZE, _INODES)
         self._mail, side = self._disk.root / "mail", self._disk.root / "side"
         self._beside, self._mounts = self._disk.root / "beside", scratch / "mounts"
         for made in (self._mail, side, self._beside, self._mounts):

@@ -6,7 +6,6 @@ import signal
 import time
 from collections.abc import Callable, Mapping
 
-from . import oracle
 from .cast import Cast
 
 __all__ = ["Kills"]
@@ -83,11 +82,11 @@ class Kills:
             pids = self._cast.members(name)
             pids = pids if source.random() < 0.5 else [source.choice(pids)]
             seconds = source.uniform(0.5, 8)
-            _signal(pids, signal.SIGSTOP)
-            time.sleep(seconds)
-            if self._lease is not None and seconds > self._lease * 2 / 3:  # it is renewed every third of a lease
-                oracle.append_all(self._cast.log, [("cutoff", pid) for pid in pids])
-            _signal(pids, signal.SIGCONT)
+            lapses = self._lease is not None and seconds > self._lease * 2 / 3  # it is renewed every third of a lease
+            with self._cast.cut_off(pids if lapses else []):
+                _signal(pids, signal.SIGSTOP)
+                time.sleep(seconds)
+                _signal(pids, signal.SIGCONT)
 
     def _one(self, kind: str, source: random.Random) -> list[str]:
         names = self._cast.names(kind)

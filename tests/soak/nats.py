@@ -91,18 +91,18 @@ class NatsTarget:
         asyncio.run(_fill(self._server.url, source.uniform(1, 4)))
 
     def proxy_cut(self, source: random.Random) -> None:
-        self._behind_cut_off()
-        self._proxy.cut(seconds=source.choice([0, 0, source.uniform(0, 3)]))
+        with self._cast.cut_off(self._behind()):
+            self._proxy.cut(seconds=source.choice([0, 0, source.uniform(0, 3)]))
 
     def proxy_silent(self, source: random.Random) -> None:
         seconds = source.uniform(0.5, 2 * LEASE)
-        self._proxy.silence(seconds)
-        if seconds > LEASE * 2 / 3:  # it is renewed every third of a lease
-            self._behind_cut_off()
+        lapses = seconds > LEASE * 2 / 3  # it is renewed every third of a lease
+        with self._cast.cut_off(self._behind() if lapses else []):
+            self._proxy.silence(seconds)
 
-    def _behind_cut_off(self) -> None:
-        pids = self._cast.members("supervisor-2", "producer-2")
-        oracle.append_all(self._log, [("cutoff", pid) for pid in pids])
+    def _behind(self) -> list[int]:
+        """The processes behind the proxy."""
+        return self._cast.members("supervisor-2", "producer-2")
 
     def mend(self) -> None:
         if not self._server.running:

@@ -13,7 +13,7 @@ nothing is synced, as the power of the log's own disk is never cut.
 | ``fail KEY PID ERROR`` | tasks | a run has ended with this exception |
 | ``twice KEY PID`` | tasks | a run has begun while another one holds the lock of the same task |
 | ``kill PID`` | the soak, tasks that end their process | written before and after the kill |
-| ``cutoff PID`` | the soak | the server has lost the claims of this process: its connection was cut |
+| ``cutoff PID`` | the soak | the connection of this process to the server is cut; written before and after |
 | ``crash`` | the soak | the server was killed; written before and after |
 | ``error PID`` | the soak | system calls of this process fail with EIO; written before and after |
 | ``cut`` | the soak | the power of the directory's disk was cut; written before and after |

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import psycopg
@@ -109,18 +109,16 @@ class PostgresTarget:
             return [(pid, port) for pid, port in one.execute(query).fetchall()]
         return []
 
-    def _cut_off(self, port: int) -> None:
-        """Notes which process loses its connection: all of a supervisor's behind the proxy, where that has it."""
-        pid = owner(port)
-        behind = ["supervisor-2", "producer-2"]
-        pids = [pid] if pid and pid != os.getpid() else self._cast.members(*behind)
-        oracle.append_all(self._log, [("cutoff", one) for one in pids])
+    def _terminate(self, sessions: Iterable[tuple[int, int]]) -> None:
+        """Ends sessions, and notes which processes had them: all behind the proxy, where that has one of them."""
+        for pid, port in sessions:
+            client = owner(port)
+            with self._cast.cut_off([client] if client and client != os.getpid() else self._behind()):
+                self._do(f"SELECT pg_terminate_backend({pid})")
 
     def session_terminated(self, source: random.Random) -> None:
         found = self._sessions()
-        for pid, port in source.sample(found, min(len(found), source.choice([1, 1, 2]))):
-            self._cut_off(port)
-            self._do(f"SELECT pg_terminate_backend({pid})")
+        self._terminate(source.sample(found, min(len(found), source.choice([1, 1, 2]))))
 
     def statement_cancelled(self, source: random.Random) -> None:
         found = self._sessions()
@@ -131,37 +129,32 @@ class PostgresTarget:
     def idle_sessions_ended(self, source: random.Random) -> None:
         """Ends all sessions that are idle: new ones get a time limit for it, as from an impatient administrator."""
         self._setting("idle_session_timeout", "500ms")
-        self._terminate_all()
+        self._terminate(self._sessions())
         time.sleep(source.uniform(1, 4))
         self._setting("idle_session_timeout", None)
-        self._terminate_all()
+        self._terminate(self._sessions())
 
     def impatient(self, source: random.Random) -> None:
         """Gives statements a time limit, and locks a table for longer."""
         for name in ("statement_timeout", "lock_timeout"):
             self._setting(name, "300ms")
-        self._terminate_all()
+        self._terminate(self._sessions())
         for _ in range(3):
             time.sleep(source.random())
             self._lock(1.0)
         for name in ("statement_timeout", "lock_timeout"):
             self._setting(name, None)
-        self._terminate_all()
+        self._terminate(self._sessions())
 
     def serializable(self, source: random.Random) -> None:
         self._setting("default_transaction_isolation", "serializable")
-        self._terminate_all()
+        self._terminate(self._sessions())
         time.sleep(source.uniform(2, 5))
         self._setting("default_transaction_isolation", None)
-        self._terminate_all()
+        self._terminate(self._sessions())
 
     def _setting(self, name: str, value: str | None) -> None:
         self._do(f"ALTER DATABASE {_DATABASE} " + (f"SET {name} = '{value}'" if value else f"RESET {name}"))
-
-    def _terminate_all(self) -> None:
-        for pid, port in self._sessions():
-            self._cut_off(port)
-            self._do(f"SELECT pg_terminate_backend({pid})")
 
     def _do(self, query: str) -> None:
         """Runs a statement; the server may be recovering."""
@@ -188,15 +181,15 @@ class PostgresTarget:
     # --- the network
 
     def proxy_cut(self, source: random.Random) -> None:
-        self._behind_cut_off()
-        self._proxy.cut(seconds=source.choice([0, 0, source.uniform(0, 3)]))
+        with self._cast.cut_off(self._behind()):
+            self._proxy.cut(seconds=source.choice([0, 0, source.uniform(0, 3)]))
 
     def proxy_silent(self, source: random.Random) -> None:
         self._proxy.silence(source.uniform(0.5, 4))
 
-    def _behind_cut_off(self) -> None:
-        pids = self._cast.members("supervisor-2", "producer-2")
-        oracle.append_all(self._log, [("cutoff", pid) for pid in pids])
+    def _behind(self) -> list[int]:
+        """The processes behind the proxy."""
+        return self._cast.members("supervisor-2", "producer-2")
 
     # --- the end
 

@@ -16,7 +16,8 @@ from .oracle import Line
 __all__ = ["BACK_AFTER_CUT", "SHORTLY", "Left", "Verdict", "judge"]
 
 SHORTLY = 1.0
-"""Seconds after a run's end in which the death of its process, or of the server, may keep its end from being stored."""
+"""Seconds after a run's end in which the death of its process, or of the server, may keep its end from being stored;
+and before its beginning, in which it may have been claimed."""
 BACK_AFTER_CUT = 7.0
 """Seconds before a power cut in which a removal may not have reached the disk: ext4 commits its journal every 5."""
 
@@ -119,7 +120,8 @@ class _Faults:
 
     def cut_off(self, run: _Run, last: float) -> bool:
         """Returns whether the server has lost the claim of a run, or its end, as documented."""
-        return _within(self.moments("cutoff", run.pid), run.start, last) or _meets(self.crashes, run.start, last)
+        first = run.start - SHORTLY  # a worker claims tasks that it begins a moment later
+        return _meets(_pairs(self.moments("cutoff", run.pid)), first, last) or _meets(self.crashes, first, last)
 
 
 def judge(lines: Sequence[Line], left: Left) -> Verdict:

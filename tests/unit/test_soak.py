@@ -75,7 +75,10 @@ def test_a_second_run_needs_a_cause() -> None:
         (["2.5 kill 7"], "its process was killed"),
         (["3.5 kill 7"], ""),
         (["2.5 kill 6"], ""),
-        (["2.5 cutoff 7"], "the server lost its claim"),
+        (["2.5 cutoff 7", "2.6 cutoff 7"], "the server lost its claim"),
+        (["0.2 cutoff 7", "0.4 cutoff 7"], "the server lost its claim"),
+        (["3.5 cutoff 7", "3.6 cutoff 7"], ""),
+        (["2.5 cutoff 6", "2.6 cutoff 6"], ""),
         (["2.5 crash", "4 crash"], "the server lost its claim"),
         (["3.5 crash", "4 crash"], ""),
         (["1.5 error 7", "1.7 error 7"], "disk errors in its process"),
@@ -114,7 +117,7 @@ def test_two_runs_at_once_are_found_by_their_lock_and_by_their_times() -> None:
     first, after = ["1 start k1:ok 7"], ["5 start k1:ok 8", "6 end k1:ok 8"]
     assert len(_judge(*first, *after, "7 end k1:ok 7").at_once) == 1
     assert len(_judge(*first, "5 start k1:ok 8", "5 twice k1:ok 8", "6 end k1:ok 8").at_once) == 1
-    verdict = _judge(*first, "2 cutoff 7", *after, "7 end k1:ok 7")
+    verdict = _judge(*first, "2 cutoff 7", "2.1 cutoff 7", *after, "7 end k1:ok 7")
     assert (verdict.at_once, verdict.at_once_cut_off) == ([], 1)
 
 
