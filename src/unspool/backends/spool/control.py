@@ -27,7 +27,8 @@ __all__ = ["SpoolControl"]
 
 _log = logging.getLogger("unspool")
 _PAUSED, _PERIOD = "paused", "period"
-_ROLES = _SUPERVISOR, _WORKER = "supervisor", "worker"
+_SUPERVISOR, _WORKER = "supervisor", "worker"
+_ROLES = (_SUPERVISOR, _WORKER, "forwarder")
 _LAST_PID = (1 << 31) - 1
 _SIZE = 4096
 _slot = struct.Struct("<qdH")  # pid, since, length of the ref, which follows
