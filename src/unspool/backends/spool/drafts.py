@@ -70,10 +70,8 @@ class Drafts:
 
         Now and then also whether the file was removed. The old number is safe then, but what it leaves stays for ever.
         """
-        if self._pid != os.getpid():
-            return True
         if not self._number:
-            return False
+            return not self._pid
         self._looks += 1
         try:
             if self._looks % _LOOKS:  # no other file has this position, and it costs half of ``fstat``

@@ -158,8 +158,8 @@ class Names:
                 if microseconds <= self._last:
                     microseconds = min(self._last + 1, microseconds + 1_000_000)
                 self._last = microseconds
-        seconds, rest = divmod(microseconds, 1_000_000)
-        return f"{self._start}{next(self._counter)}_{writer or self._random}_{seconds}_{rest:06d}"
+        digits = f"{microseconds:07d}"
+        return f"{self._start}{next(self._counter)}_{writer or self._random}_{digits[:-6]}_{digits[-6:]}"
 
 
 class _Part(NamedTuple):
@@ -204,7 +204,8 @@ class Directory:
         """The user whose private files need no closer look: this one, where the directory is its own. Else -1."""
         self.mode = 0o600
         """The mode of files: the group may read and write them where it shares the directory."""
-        self._gives = False
+        self.gives = False
+        """Whether what this process makes there is to be given to others; see ``give``."""
         # When nobody uses it any more, as after a change of settings; never while somebody may hold a number.
         weakref.finalize(self, _close_all, self._parts, self._removed).atexit = False
 
@@ -282,22 +283,24 @@ class Directory:
         return trust.to_file(found, self.owner, signed=self.signed)
 
     def hand_over(self, fd: int) -> int:
-        """Gives a file or directory that this process has made to those whose spooler it is; returns the descriptor.
-
-        What root makes belongs to the directory's owner, or that user's programs could not use it. In a directory that
-        a group shares, it belongs to the group, which may read and write it.
+        """Does ``give`` where it is needed; returns the descriptor.
 
         :raises OSError: if that cannot be done; then the descriptor is closed.
         """
-        if self._gives:
+        if self.gives:
             try:
-                self._give(fd)
+                self.give(fd)
             except OSError:
                 os.close(fd)
                 raise
         return fd
 
-    def _give(self, fd: int) -> None:
+    def give(self, fd: int) -> None:
+        """Gives a file or directory that this process has made to those whose spooler it is.
+
+        What root makes belongs to the directory's owner, or that user's programs could not use it. In a directory that
+        a group shares, it belongs to the group, which may read and write it.
+        """
         owner, found, user = self.owner, os.fstat(fd), os.geteuid()
         folder = stat.S_ISDIR(found.st_mode)
         if found.st_uid != user or (found.st_nlink != 1 and not folder):
@@ -416,7 +419,7 @@ class Directory:
             raise SpoolerUnusable(f"spooler {self.root} belongs to another user and is not writable by this one")
         self._owner = trust.Owner(found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode))
         self.mode = 0o660 if self._owner.shared else 0o600
-        self._gives = self._owner.shared or found.st_uid != os.geteuid()
+        self.gives = self._owner.shared or found.st_uid != os.geteuid()
         self.trusted = found.st_uid if found.st_uid == os.geteuid() else -1
         return fd
 
@@ -440,14 +443,14 @@ class Directory:
     def _make(self, name: str, at: int) -> bool:
         """Makes a directory in another one, unless it is there."""
         made = name
-        if self._gives:  # under another name until those whose it is can use it
+        if self.gives:  # under another name until those whose it is can use it
             with contextlib.suppress(FileNotFoundError):
                 os.stat(name, dir_fd=at, follow_symlinks=False)
                 return False
             made = f"{os.path.dirname(name) or '.'}/.{os.path.basename(name)}-{os.urandom(8).hex()}"
         try:
             os.mkdir(made, 0o700, dir_fd=at)
-            if self._gives:
+            if self.gives:
                 os.close(self.hand_over(os.open(made, _OPEN_DIRECTORY, dir_fd=at)))
                 os.rename(made, name, src_dir_fd=at, dst_dir_fd=at)
         except FileExistsError:

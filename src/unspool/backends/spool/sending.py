@@ -84,8 +84,9 @@ class Sender:
         except OSError as error:
             raise self._failure(error, sent, len(envelopes)) from error
         finally:
-            for due in {envelope.due for envelope in envelopes[: len(sent)] if envelope.priority is not None}:
-                self._bell.announce(due)
+            if numbered := [envelope for envelope in envelopes[: len(sent)] if envelope.priority is not None]:
+                for due in {envelope.due for envelope in numbered}:
+                    self._bell.announce(due)
         return sent
 
     def _failure(self, error: OSError, sent: Sequence[str], wanted: int) -> SpoolerUnusable:
@@ -100,23 +101,36 @@ class Sender:
         """Sends these, and adds their refs to ``sent``."""
         if self._directory.trusted < 0 and (reason := to_sender(self._directory.owner, signed=self._directory.signed)):
             raise SpoolerUnusable(f"spooler {self._directory.root} cannot be used: {reason}")
-        if not self._durable and _HAS_STICKY and not [one for one in envelopes if one.due is not None]:
-            contents = [wire.dump(envelope.vars, envelope.body, self._signer) for envelope in envelopes]
+        contents = [] if self._durable or not _HAS_STICKY else self._small(envelopes)
+        if contents:
             drafts = self._directory.drafts  # to the end: its lock says that this sender lives
             if drafts.lost:
                 self._directory.reopen()
                 drafts = self._directory.drafts
-            if drafts.number and max(map(len, contents), default=0) <= _PAGE:
+            if writer := drafts.number:
                 for start in range(0, len(contents), _AT_ONCE):
                     some = contents[start : start + _AT_ONCE]
-                    self._write_in_place(envelopes[start : start + _AT_ONCE], some, drafts.number, sent)
+                    self._write_in_place(envelopes[start : start + _AT_ONCE], some, writer, sent)
                 points.reach("send.kept")
                 return
         self._send_by_drafts(envelopes, sent)
 
+    def _small(self, envelopes: Sequence[Envelope]) -> list[bytes]:
+        """The contents of all, if they can be written in place; else none."""
+        contents = []
+        for envelope in envelopes:
+            if envelope.due is not None:
+                return []
+            content = wire.dump(envelope.vars, envelope.body, self._signer)
+            if len(content) > _PAGE:
+                return []
+            contents.append(content)
+        return contents
+
     def _write_in_place(
         self, envelopes: Sequence[Envelope], contents: Sequence[bytes], writer: int, sent: list[str]
     ) -> None:
+        directory = self._directory
         files: list[tuple[int, str, int, str]] = []
         try:
             for envelope, content in zip(envelopes, contents):  # noqa: B905  as many of both
@@ -125,17 +139,19 @@ class Sender:
                 if envelope.priority is not None:
                     part = str(envelope.priority)
                     ref = f"{part}/{name}"
-                at, target = self._directory.place(part, name)
-                fd = self._directory.hand_over(os.open(target, _CREATE, UNFINISHED, dir_fd=at))
+                at, target = directory.place(part, name)
+                fd = os.open(target, _CREATE, UNFINISHED, dir_fd=at)
                 files.append((fd, ref, at, target))
+                if directory.gives:
+                    directory.give(fd)
                 points.reach("send.created")
                 write_whole(fd, content)
                 points.reach("send.written")
             for fd, ref, _, _ in files:
-                path = self._directory.path(ref)
+                path = f"{directory.root}/{ref}"
                 if not os.access(path, os.F_OK):  # the name is unique, so what the path leads to is this file
                     os.lstat(path)
-                os.fchmod(fd, self._directory.mode)
+                os.fchmod(fd, directory.mode)
                 sent.append(ref)
                 points.reach("send.renamed")
         except BaseException:

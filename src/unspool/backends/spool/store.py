@@ -151,7 +151,7 @@ class SpoolBackend:
     def send(self, envelopes: Sequence[Envelope]) -> list[str]:
         if not self._pickles and any(map(is_pickled, envelopes)):
             raise PayloadRefused(f"spooler {self.name}, which is forwarded, takes no such payload: {UNSIGNED_PICKLE}")
-        return [self._directory.path(ref) for ref in self._sender.send(envelopes)]
+        return [f"{self.name}/{ref}" for ref in self._sender.send(envelopes)]
 
     # --- workers
 
