@@ -4,8 +4,10 @@ import contextlib
 import os
 import re
 import signal
+import threading
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -98,3 +100,11 @@ def close_place(here: Place) -> None:
 def look_at(address: Address) -> PostgresBackend:
     """The test's own view of a queue; pickles are not opened by looking."""
     return PostgresBackend(address, Settings(), trusting=True)
+
+
+def wait_until(done: Callable[[], object]) -> None:
+    """Waits for what no event tells of."""
+    deadline = time.monotonic() + PATIENCE
+    while not done():
+        assert time.monotonic() < deadline
+        threading.Event().wait(0.01)

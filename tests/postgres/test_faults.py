@@ -1,5 +1,6 @@
 """What is acknowledged is not lost, whoever dies; what runs twice is counted."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -10,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from unspool.address import Address
-from unspool.message import State, Verdict
+from unspool.backends.postgres import feed
+from unspool.message import Ack, Claim, State, Verdict
 
 from ..runtime.conftest import PATIENCE, Place
-from .conftest import look_at, migrate, place_at, queue_in, url_of
+from .conftest import look_at, migrate, place_at, queue_in, url_of, wait_until
 from .proxy import Proxy
 from .server import Server, serving
 
@@ -114,9 +116,11 @@ def test_a_killed_supervisor_leaves_its_workers_task_alone(place: Place, address
     assert sum(look_at(address).counts().values()) == 0
 
 
-def test_whoever_was_cut_off_is_refused(place: Place, address: Address, proxy: Proxy) -> None:
-    """Its session ends, so its task is given to somebody else at once; when it comes back late, its result is not
-    taken, and it works on."""
+def test_whoever_was_cut_off_is_refused(
+    place: Place, address: Address, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its session ends. What its workers have not begun is given to others at once, and what they run after a while:
+    then its result is not taken, and it works on."""
     place.write_app(HELD)
     place.gate("one")
     place.env["UNSPOOL_SPOOLERS"] = url_of(address, proxy.port)
@@ -124,20 +128,27 @@ def test_whoever_was_cut_off_is_refused(place: Place, address: Address, proxy: P
     place.call("held('one')")
     place.wait_for_line("begun one")
     proxy.cut()
-    place.env["UNSPOOL_SPOOLERS"] = url_of(address)
-    other = place.run()
-    place.wait_for_line("begun one", times=2)
-    os.rename(place.gates / "one", place.gates / "former")  # both wait at what was one gate: the next opens for both
-    (place.gates / "former").write_text("go")
-    assert other.wait_for_verdict(Verdict.PROCESSED, "held")["attempt"] == 2
+    with contextlib.closing(look_at(address)) as backend:
+        other = backend.feed()
+        assert isinstance(other, feed.PostgresFeed)
+        wait_until(lambda: other.refresh() or other._absent)
+        assert other.take(1) == []
+        monkeypatch.setattr(feed, "_GRACE", 0.0)
+        wait_until(lambda: other.refresh() or other.peek())
+        (ticket,) = other.take(1)
+        claim = backend.claim(ticket.ref)
+        assert isinstance(claim, Claim)
+        assert claim.attempts == 2
+        backend.settle(claim, Ack())
+        backend.flush()
+        other.close()
     proxy.mend()
+    place.open_gate("one")
     lonely.wait_for(lambda line: "its claim was lost meanwhile" in str(line["message"]))
-    assert other.stop() == 0
+    place.env["UNSPOOL_SPOOLERS"] = url_of(address)
     place.call("noted('again')")
     lonely.wait_for_verdict(Verdict.PROCESSED, "noted")
     assert lonely.stop() == 0
-    held = [run for run in look_at(address).history() if run.task.endswith("held")]
-    assert [(run.verdict, run.attempt) for run in held] == [("processed", 2)]
     assert sum(look_at(address).counts().values()) == 0
 
 

@@ -42,7 +42,7 @@ from ...message import (
 from ...signing import Signer
 from ..base import UNNUMBERED, UNSIGNED_PICKLE, Capabilities, Clock, Feed, Settings
 from . import schema
-from .connection import Away, Connector
+from .connection import Connector
 from .control import PostgresControl
 from .depot import PostgresDepot
 from .feed import PostgresFeed
@@ -51,6 +51,7 @@ from .listing import Listing
 from .names import Names
 from .session import CLAIMS, Row, Session
 from .sql import statement
+from .sqlstate import Transient
 from .within import keep_within
 
 __all__ = ["PostgresBackend"]
@@ -105,7 +106,6 @@ class PostgresBackend:
     def _begin_anew(self) -> None:
         self._lock = threading.Lock()
         self._done: list[Run] = []
-        self._posted: list[Run] = []
         self._ahead: dict[str, Row] = {}  # claims that are not begun yet
         self._ahead_of = 0  # the session that they are of
 
@@ -185,21 +185,33 @@ class PostgresBackend:
         if number is None:
             return Refusal(RefusalKind.GONE)
         row = self._ahead.pop(ref, None)
+        if row is None and number in self._session.tasks:
+            return Refusal(RefusalKind.BUSY)
+        claims, claim = self.control.claims, None
+        claims.add(number)  # first, so that it is never begun and not known to the supervisor
+        try:
+            claim = self._claim(ref, number, row)
+        finally:
+            if not isinstance(claim, Claim):
+                claims.discard(number)
+        return claim
+
+    def _claim(self, ref: str, number: int, row: Row | None) -> Claim | Refusal:
         if row is not None:
             if self._session.number == self._ahead_of and not self._session.has_ended():
                 return self._begun(ref, number, row)
             self._session.tasks.pop(number, None)  # somebody else may have it by now
             self._insist("back_out", {"id": number, "fence": _number(row[3])})
-        if number in self._session.tasks:
-            return Refusal(RefusalKind.BUSY)
         done = self._take_done()
         last = done.pop() if done else None
         try:
             self._settle(done)
             worker = self._session.known_key("worker") or self._session.key("claim")
             gone, *begun = self._session.next(self._next(number, worker, last))
-        except Away as error:
+        except SpoolerUnusable as error:
             self._keep_done([last] if last else [])
+            if not isinstance(error, Transient):
+                raise
             time.sleep(_AWAY)
             return Refusal(RefusalKind.UNUSABLE, self._local() + _AWAY, str(error))
         if last:
@@ -209,12 +221,12 @@ class PostgresBackend:
     def claim_ahead(self, refs: Sequence[str]) -> None:
         self._forget()
         numbers = [number for ref in refs if (number := self._names.number(ref)) is not None]
-        with contextlib.suppress(Away):  # ``claim`` meets it, too, and says so
+        with contextlib.suppress(Transient):  # ``claim`` meets it, too, and says so
             for number, row in self._begin(numbers):
                 self._ahead[str(number)] = row
                 self._session.tasks[number] = CLAIMS + _number(row[3])
             self._ahead_of = self._session.number
-            self._hear_of_posted()
+        self._hear_of_posted()
 
     def _begin(self, numbers: Sequence[int]) -> list[tuple[int, Row]]:
         clock, known = self._now(), self._session.tasks
@@ -226,6 +238,7 @@ class PostgresBackend:
             b"{%b}" % b",".join(b"%d" % number for number in numbers if number not in known),
             self._names.spooler.encode(),
             b"%d" % worker,
+            self._owner(),
         ])  # fmt: skip
         return [(_number(row[0]), row[1:]) for row in rows]
 
@@ -234,39 +247,21 @@ class PostgresBackend:
         if self._ahead:
             locks = [self._session.tasks.pop(int(ref)) for ref in self._ahead if int(ref) in self._session.tasks]
             self._ahead.clear()
-            with contextlib.suppress(Away):  # then they are free already
+            with contextlib.suppress(Transient):  # nothing waits for locks of claims that are void
                 self._session.execute("forget", {"locks": locks})
 
     def _post(self, *runs: Run) -> None:
-        """Settles runs without waiting for the answers.
-
-        :raises Away: if the server is; then they are put off.
-        """
-        with self._lock:
-            self._posted += runs
-            try:
-                for run in runs:
-                    self._session.post(self._end(run))
-            except Away:
-                self._done[:0], self._posted = self._posted, []
-                raise
+        """Settles runs without waiting for the answers."""
+        for run in runs:
+            self._session.post(self._end(run), run)
 
     def _hear_of_posted(self) -> None:
-        """Takes note of the answers; what got none, for the session was lost, is put off.
-
-        :raises Away: if the server is.
-        """
-        with self._lock:
-            posted, self._posted = self._posted, []
-        if not posted:
-            return
-        answers: list[Row] = []
-        try:
-            answers = self._session.answers()
-        finally:
-            self._keep_done(posted[len(answers) :])
-            for run, row in zip(posted, answers, strict=False):
-                self._settled([run], () if row[0] is None else (int(run[0].ref),))
+        """Takes note of the answers; what the server did not carry out is put off."""
+        for run, answer in self._session.answers():
+            if isinstance(answer, SpoolerUnusable):
+                self._keep_done([run])
+            else:
+                self._settled([run], () if answer[0] is None else (int(run[0].ref),))
 
     def _next(self, number: int | None, worker: int | None, last: Run | None) -> list[bytes | None]:
         """The values of ``next.sql``."""
@@ -277,9 +272,14 @@ class PostgresBackend:
             None if number is None else b"%d" % number,
             self._names.spooler.encode(),
             None if worker is None else b"%d" % worker,
+            self._owner(),
             *(_NOTHING if last is None else (last[0].ref.encode(), b"%d" % last[0].token)),
             *self._history.texts(last and last[1]),
         ]
+
+    def _owner(self) -> bytes | None:
+        owner = self._session.owner
+        return None if owner is None else b"%d" % owner
 
     def _end(self, run: Run) -> list[bytes | None]:
         """The values of ``settle.sql``."""
@@ -292,7 +292,7 @@ class PostgresBackend:
         attempts, crashes, fence, rank = map(_number, numbers)
         (due,) = _double(due_bytes)
         if locked == b"\0":
-            self._session.tasks.pop(number, None)
+            self._let_go(number)
             self._insist("back_out", {"id": number, "fence": fence})
             return Refusal(RefusalKind.BUSY)
         self._session.tasks[number] = CLAIMS + fence
@@ -321,8 +321,7 @@ class PostgresBackend:
     def settle(self, claim: Claim, disposition: Disposition, record: Record | None = None) -> float | None:
         if isinstance(disposition, Ack):
             if self._ahead:  # others are about to be run without a round trip
-                with contextlib.suppress(Away):
-                    self._post((claim, record))
+                self._post((claim, record))
                 return None
             self._keep_done([(claim, record)])
             if len(self._done) >= _PUT_OFF:
@@ -344,7 +343,7 @@ class PostgresBackend:
         values |= {"id": number, "fence": claim.token, "clock": self._now(), "claims": CLAIMS}
         values |= self._names.values() | self._history.one(record)
         row = self._insist("put_back", values)
-        self._session.tasks.pop(number or 0, None)
+        self._let_go(number or 0)
         if row is None:
             self._refuse(claim)
             return None
@@ -364,8 +363,7 @@ class PostgresBackend:
             _log.warning("%s", error)
 
     def flush(self) -> None:
-        with contextlib.suppress(Away):
-            self._hear_of_posted()
+        self._hear_of_posted()
         self._settle(self._take_done(), insist=True)
 
     def _keep_done(self, done: Sequence[Run]) -> None:
@@ -378,15 +376,16 @@ class PostgresBackend:
         return done
 
     def _settle(self, done: Sequence[Run], *, insist: bool = False) -> None:
-        """Settles what is done.
+        """Settles what is done. If this raises, it is put off again.
 
-        :raises Away: if the server is, and we do not insist; then it is put off again.
+        :raises Transient: if the server does not carry it out now, and we do not insist.
+        :raises SpoolerUnusable: if it refuses.
         """
         if not done:
             return
         try:
             gone = self._gone(done, insist)
-        except Away:
+        except SpoolerUnusable:
             self._keep_done(done)
             raise
         self._settled(done, gone)
@@ -410,9 +409,13 @@ class PostgresBackend:
     def _settled(self, done: Sequence[Run], gone: Sequence[int]) -> None:
         for claim, _ in done:
             number = int(claim.ref)
-            self._session.tasks.pop(number, None)
+            self._let_go(number)
             if number not in gone:
                 self._refuse(claim)
+
+    def _let_go(self, number: int) -> None:
+        self._session.tasks.pop(number, None)
+        self.control.claims.discard(number)
 
     def _insist(self, name: str, values: Mapping[str, Any]) -> Any:
         return self._session.insist(lambda: self._session.execute(name, values))

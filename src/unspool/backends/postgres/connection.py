@@ -17,8 +17,9 @@ from psycopg import conninfo, pq
 
 from ...errors import SpoolerUnusable
 from . import schema
+from .sqlstate import Away, Kind, ReadOnly, Transient, first_line, kind_of
 
-__all__ = ["Away", "Connection", "Connector", "close_all", "first_line"]
+__all__ = ["Connection", "Connector", "close_all"]
 
 Connection = psycopg.Connection[Any]
 
@@ -30,31 +31,18 @@ _DEFAULTS: dict[str, Any] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 20_000,
     "target_session_attrs": "read-write",
-    "client_encoding": "UTF8",
     "application_name": "unspool",
 }
-_MISTAKES = (
-    "password authentication failed",
-    "no password supplied",
-    "does not exist",
-    "pg_hba.conf",
-    "session is read-only",
-    "invalid",
-    "could not translate host name",
-    "certificate",
-)
+_FIXED = {"client_encoding": "UTF8"}
+_SETTINGS = """
+    -- What statements rely on, and a database or a role may have otherwise.
+    SET search_path = pg_catalog; SET row_security = on;
+    SET default_transaction_isolation = 'read committed'; SET default_transaction_deferrable = off;
+    SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'
+"""
 _KEPT = 8  # idle connections of senders
 _opened: "weakref.WeakSet[Connection]" = weakref.WeakSet()
 _parents: list[Connection] = []  # never touched again, and never collected: that would warn, or say good-bye for others
-
-
-class Away(SpoolerUnusable):
-    """The server cannot be reached just now; trying again may help."""
-
-
-def first_line(error: BaseException) -> str:
-    """What the server or its client says, in one line."""
-    return " ".join(str(error).split())
 
 
 class Connector:
@@ -81,15 +69,18 @@ class Connector:
         """
         try:
             given = conninfo.conninfo_to_dict(self._url)
-            connection = psycopg.connect(autocommit=True, **{**_DEFAULTS, **given, **options})
+            connection = psycopg.connect(autocommit=True, **{**_DEFAULTS, **given, **_FIXED, **options})
         except psycopg.Error as error:
             raise self.unusable(error) from error
         _opened.add(connection)
         try:
+            if self._is_behind_a_proxy(connection):
+                # The next transaction may be another server process's, and what is set here another client's.
+                connection.prepare_threshold = None
+            else:
+                connection.execute(_SETTINGS)
             if check:
                 schema.check(connection, self.name)
-            if self._is_behind_a_proxy(connection):
-                connection.prepare_threshold = None  # the next transaction may be another server process's
         except psycopg.Error as error:
             connection.close()
             raise self.unusable(error) from error
@@ -111,6 +102,7 @@ class Connector:
                     "need sessions of their own; give them the server's address, or a pool in session mode (sending "
                     "works as it is)"
                 )
+            connection.execute(_SETTINGS)
         except psycopg.Error as error:
             connection.close()
             raise self.unusable(error) from error
@@ -158,22 +150,23 @@ class Connector:
         :param lost: whether the connection went with it.
         """
         text = first_line(error)
-        if isinstance(error, psycopg.errors.ReadOnlySqlTransaction) or "session is read-only" in text:
-            return SpoolerUnusable(
-                f"spooler {self.name} cannot be used: its server is a read-only replica; name the primary, or all "
-                "servers with commas"
-            )
         if isinstance(error, psycopg.errors.InsufficientPrivilege):
             return SpoolerUnusable(f"spooler {self.name} cannot be used: {text}; who needs which is in docs/guide/"
                                    "postgresql.md")  # fmt: skip
-        if lost:
-            return Away(f"spooler {self.name} cannot be reached: {text}")
-        refused = error.sqlstate is not None and not error.sqlstate.startswith(("08", "57P", "53"))
-        if not isinstance(error, psycopg.OperationalError | psycopg.InterfaceError) or refused:
-            return SpoolerUnusable(f"spooler {self.name} cannot be used: {text}")
-        if error.sqlstate is None and any(mistake in text for mistake in _MISTAKES):
-            return SpoolerUnusable(f"spooler {self.name} cannot be used: {text}")
-        return Away(f"spooler {self.name} cannot be reached: {text}")
+        match kind_of(error, lost=lost):
+            case Kind.READ_ONLY:
+                return ReadOnly(
+                    f"spooler {self.name} cannot be used: its server is a read-only replica; name the primary, or all "
+                    "servers with commas"
+                )
+            case Kind.AWAY:
+                return Away(f"spooler {self.name} cannot be reached: {text}")
+            case Kind.RETRY:
+                return Transient(f"spooler {self.name} cannot be used just now: {text}")
+            case Kind.DAMAGED:
+                return SpoolerUnusable(f"spooler {self.name} is damaged: {text}; its database needs to be restored")
+            case Kind.REFUSED:
+                return SpoolerUnusable(f"spooler {self.name} cannot be used: {text}")
 
     def _kept(self) -> Connection | None:
         with self._own():

@@ -1,11 +1,14 @@
 """The switches of a queue and its live processes, seen alike on every machine."""
 
+import contextlib
 import mmap
 import os
 import struct
 import weakref
 
+from ...errors import SpoolerUnusable
 from ..base import WorkerInfo, check_period
+from .claims import Claims
 from .connection import Connector
 from .names import Names
 from .session import HOST, PROCESSES, Session
@@ -28,6 +31,8 @@ class PostgresControl:
         self._signs: weakref.WeakSet[PostgresPresence] = weakref.WeakSet()
         self.ran: set[str] = set()
         """What children of this process were running when they ended."""
+        self.claims: Claims | set[int] = set()
+        """What this process has begun and not settled; a worker shares it with its supervisor."""
 
     @property
     def paused(self) -> bool:
@@ -47,7 +52,7 @@ class PostgresControl:
         self._switch(period=check_period(seconds))
 
     def enlist(self, role: str) -> "PostgresPresence":
-        sign = PostgresPresence(self._session, role, self.ran)
+        sign = PostgresPresence(self, self._session, role)
         self._signs.add(sign)
         return sign
 
@@ -61,8 +66,9 @@ class PostgresControl:
         ]
 
     def running_here(self) -> set[str]:
-        """What this process's own children say that they run."""
-        return {ref for sign in self._signs if (ref := sign.ref())}
+        """What this process's own children say that they run, or have ended and not settled."""
+        shown = {ref for sign in self._signs if (ref := sign.ref())}
+        return shown.union(*(map(str, sign.claims.read()) for sign in self._signs))
 
     def _switches(self) -> tuple[bool, float]:
         with self._connector.lend() as connection:
@@ -80,10 +86,11 @@ class PostgresPresence:
     """Implements ``base.Presence``. Others are shown by a lock of the process's session, and what it has claimed; what
     it notes itself is for its parent, in memory that the two share."""
 
-    def __init__(self, session: Session, role: str, ran: set[str]) -> None:
+    def __init__(self, control: PostgresControl, session: Session, role: str) -> None:
+        self._control = control
         self._session = session
-        self._ran = ran
         self._role = role
+        self.claims = Claims()
         self._map = mmap.mmap(-1, _SIZE)
         self._shown = 0  # the process that shows it
         _slot.pack_into(self._map, 0, os.getpid(), 0.0, 0)
@@ -112,9 +119,15 @@ class PostgresPresence:
             self._session.drop(self._role)
             self._shown = 0
         elif ref := self.ref():
-            self._ran.add(ref)
+            self._control.ran.add(ref)
+        self.claims.clear()
         _slot.pack_into(self._map, 0, 0, 0.0, 0)
 
     def _show(self) -> None:
         self._shown = os.getpid()
-        self._session.show(self._role)
+        if self._role == "worker":
+            self._control.claims = self.claims
+            with contextlib.suppress(SpoolerUnusable):  # a claim meets it, too, and says so
+                self._session.show(self._role)
+        else:
+            self._session.show(self._role)

@@ -14,10 +14,11 @@ from ...errors import Damaged
 from ...message import Envelope, State
 from ..base import UNNUMBERED
 from ..depot import Parcel
-from .connection import Away, Connector
+from .connection import Connector
 from .names import Names
 from .session import CLAIMS, PROCESSES, TASKS, Session
 from .sql import statement
+from .sqlstate import Away
 
 __all__ = ["PostgresDepot"]
 

@@ -12,11 +12,11 @@ from collections.abc import Iterable
 
 from ...errors import SpoolerUnusable
 from ..base import Clock, Ticket
-from .connection import Away
 from .control import PostgresControl
 from .history import History
 from .names import Names
-from .session import CLAIMS, PROCESSES, Session
+from .session import CLAIMS, PROCESSES, Session, pid_space
+from .sqlstate import ReadOnly, Transient
 
 __all__ = ["PostgresFeed"]
 
@@ -24,7 +24,7 @@ _log = logging.getLogger("unspool")
 _WATCH = 1.0  # seconds between looks at supervisors that hold tasks, and at what another one runs of ours
 _DOUBT = (0.01, 0.5)  # seconds between looks at what a dead worker may have held, at first and at most
 _DOUBT_ENDS = 5.0  # seconds after which whatever is still locked is run by somebody who lives
-_GRACE = 15.0  # seconds that supervisors have to come back after a start of the server, which ends all sessions
+_GRACE = 15.0  # seconds that a supervisor whose session ended has to come back to what its workers run
 _BACK = (0.1, 5.0)  # seconds between attempts to reach a server that is away
 _BACKLOG = 10_000  # the most ready tasks that are counted
 
@@ -46,7 +46,10 @@ class PostgresFeed:
         self._back: list[str] = []  # not begun, and not yet given back
         self._busy: set[str] = set()
         self._doubted: dict[str, float] = {}  # until when, by the monotonic clock
-        self._suspicious = False  # whether a worker has died since the last look at what others run
+        self._vain: set[str] = set()  # of the doubted, those that no worker has begun
+        self._suspicious = False  # whether something that was begun may have no worker any more
+        self._reconciled = 0  # the session in which it was last compared what is ours with what we know
+        self._absent: dict[int, float] = {}  # others whose sessions have ended, and since when, by the monotonic clock
         self._first: Ticket | None = None
         self._ready = False  # whether there may be more to take
         self._changed = True
@@ -62,8 +65,11 @@ class PostgresFeed:
         session.show("feed")
         try:
             session.listen(self.changed)
-        except Away as error:
+        except ReadOnly:
+            raise
+        except Transient as error:
             self._lose(error)
+        self._reconciled = session.number
 
     def changed(self) -> None:
         """Something is different: the next ``refresh`` looks."""
@@ -103,6 +109,8 @@ class PostgresFeed:
             self._give_back()
             self._recover()
             now = self._clock()
+            if self._looked and now >= self._next_look:
+                self._suspicious = True  # whatever has kept one of ours from being found, it is found now
             drained = self._ready and self._first is None and not self._out
             due = self._next_look if self._next_due is None else min(self._next_look, self._next_due)
             if self._changed or drained or now >= due:
@@ -110,9 +118,9 @@ class PostgresFeed:
             self._history.trim()
         except SpoolerUnusable as error:
             self._lose(error)
-        else:
-            self._gone, self._patience = False, _BACK[0]
-        return False
+            return False
+        self._gone, self._patience = False, _BACK[0]
+        return self._next_due is not None and self._next_due <= now  # it became due before it was known
 
     def take(self, limit: int) -> list[Ticket]:
         if self._paused or self._gone:
@@ -127,7 +135,11 @@ class PostgresFeed:
             return []
         self._ready, self._first = len(rows) == limit, None
         tickets = [Ticket(rank, due, str(number)) for rank, due, number in rows]
-        self._out.update(ticket.ref for ticket in tickets)
+        refs = {ticket.ref for ticket in tickets}
+        self._out |= refs
+        if self._doubted:  # what was doubted was an earlier claim
+            self._vain -= refs
+            self._doubted = {ref: ends for ref, ends in self._doubted.items() if ref not in refs}
         return tickets
 
     def peek(self) -> Ticket | None:
@@ -144,6 +156,7 @@ class PostgresFeed:
         self._history.ended(1)
         if until is not None:
             self._doubt([ref])  # it may still be ours, if its worker could not reach the server
+            self._vain.add(ref)
             self._next_due = until if self._next_due is None else min(self._next_due, until)
 
     def busy(self, ref: str) -> None:
@@ -216,14 +229,31 @@ class PostgresFeed:
     def _recover(self) -> None:
         """Frees what nobody runs any more."""
         now = time.monotonic()
+        self._session.key("feed")  # opens the session, if that is to be renewed
+        renewed = self._session.number != self._reconciled
+        if renewed:  # others may have lost theirs with it, and what they and our workers hold has to be looked at
+            self._absent.clear()
+            self._suspicious, self._next_doubt = True, 0.0
         doubting = (self._suspicious or bool(self._doubted)) and now >= self._next_doubt
         watching = (self._others or bool(self._busy)) and now >= self._next_watch
         if not doubting and not watching:
             return
-        ids = [int(ref) for ref in {*self._doubted, *self._busy}]
-        ran = [int(ref) for ref in self._control.ran]
-        values = self._values(ids=ids, ran=ran, others=watching, doubting=doubting, grace=_GRACE)
+        number = self._session.number
+        running = self._control.running_here()
+        values = self._values(
+            ids=_numbers({*self._doubted, *self._busy}),
+            vain=_numbers(self._vain),
+            ran=_numbers(self._control.ran),
+            running=_numbers(running),
+            known=_numbers({*self._out, *self._back, *self._busy, *running}),
+            dead=self._dead(now) if watching else [],
+            others=watching,
+            doubting=doubting,
+            renewed=renewed,
+        )
         freed, held = self._session.execute("recover", values)
+        if renewed and self._session.number == number:
+            self._reconciled = number
         for number in freed or ():
             self._out.discard(str(number))
             self._control.ran.discard(str(number))
@@ -231,15 +261,29 @@ class PostgresFeed:
         held_refs = {str(number) for number in held or ()}
         if doubting and self._suspicious:
             self._suspicious = False
-            self._doubted |= dict.fromkeys(held_refs - self._control.running_here(), now + _DOUBT_ENDS)
+            self._doubted |= dict.fromkeys(held_refs - running, now + _DOUBT_ENDS)
         if not self._doubted:
             self._control.ran.clear()
         self._busy &= held_refs
         self._doubted = {ref: ends for ref, ends in self._doubted.items() if ref in held_refs and ends > now}
+        self._vain &= self._doubted.keys()
         self._next_doubt, self._doubt_every = now + self._doubt_every, min(self._doubt_every * 2, _DOUBT[1])
         if watching:
             self._next_watch = now + _WATCH
             self._changed = True
+
+    def _dead(self, now: float) -> list[int]:
+        """Those that will not come back to what they have begun. A supervisor may, after its session has ended, unless
+        it is gone from this machine or has been away for too long."""
+        rows = self._session.rows("absent", self._values())
+        self._absent = {key: self._absent.get(key, now) for key, *_ in rows}
+        return [
+            key
+            for key, role, host, pid in rows
+            if role not in (None, "feed")
+            or now - self._absent[key] >= _GRACE
+            or (host == pid_space() and not _is_alive(pid))
+        ]
 
     def _values(self, **more: object) -> dict[str, object]:
         values = {"clock": self._fixed() if self._fixed else None, "owner": self._session.key("feed")}
@@ -252,3 +296,17 @@ class PostgresFeed:
         self._gone, self._changed, self._first = True, True, None
         self._next_try = time.monotonic() + self._patience
         self._patience = min(self._patience * 2, _BACK[1])
+
+
+def _numbers(refs: Iterable[str]) -> list[int]:
+    return [int(ref) for ref in refs]
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True

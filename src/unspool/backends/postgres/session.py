@@ -6,6 +6,7 @@ A session that was lost is opened again under the same keys, unless somebody has
 """
 
 import contextlib
+import functools
 import logging
 import os
 import select
@@ -14,6 +15,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import psycopg
@@ -21,11 +23,12 @@ from psycopg import pq
 from psycopg.errors import error_from_result
 
 from ...errors import SpoolerUnusable
-from .connection import Away, Connection, Connector, close_all
+from .connection import Connection, Connector, close_all
 from .names import Names
 from .sql import statement
+from .sqlstate import Away, Transient
 
-__all__ = ["CLAIMS", "HOST", "PROCESSES", "TASKS", "Row", "Session"]
+__all__ = ["CLAIMS", "HOST", "PROCESSES", "TASKS", "Row", "Session", "pid_space"]
 
 HOST = socket.gethostname()
 TASKS = 0x2E59 << 44
@@ -36,6 +39,10 @@ CLAIMS = 0x2E5B << 44
 """The same for a claim's fence."""
 
 _MANNERS = """
+    -- A session waits for a lock as long as it takes, and lives as long as its process, whatever a database, role or
+    -- pool has for others.
+    SET statement_timeout = 0; SET lock_timeout = 0;
+    SET idle_session_timeout = 0; SET idle_in_transaction_session_timeout = 0;
     -- What a power cut of the server takes with it is a claim or an end of the last moment, and the task runs again:
     -- that is not worth a sync for each.
     SET synchronous_commit = off;
@@ -43,6 +50,8 @@ _MANNERS = """
     SET plan_cache_mode = force_generic_plan;
     SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; SET jit = off
 """
+_NEWER_MANNERS = "SET transaction_timeout = 0"
+_WITH_NEWER_MANNERS = 170000
 _NEXT, _BEGIN, _SETTLE = "next", "begin", "settle"
 T = TypeVar("T")
 Row = Sequence[bytes | None]
@@ -57,6 +66,8 @@ class Session:
         self._connector = connector
         self._names = names
         self._listener: Callable[[], None] | None = None
+        self.owner: int | None = None
+        """The key of the feed of this process or of its supervisor, which owns what is begun here."""
         self._opened_ones: list[Connection] = []
         weakref.finalize(self, close_all, self._opened_ones)
         self._begin_anew()
@@ -66,7 +77,9 @@ class Session:
         self._pid = os.getpid()
         self._connection: Connection | None = None
         self._lock = threading.RLock()
-        self._forget_posts()
+        self._prepared: set[str] = set()
+        self._posted: list[Any] = []  # what the statements that were posted and not answered are about
+        self._answers: list[tuple[Any, list[Row] | SpoolerUnusable]] = []
         self._keys: dict[str, int | None] = {}
         self.tasks: dict[int, int] = {}
         """The tasks whose locks this session holds, or held when it was lost, and the keys of these locks."""
@@ -74,17 +87,13 @@ class Session:
         """How many times it was opened."""
         self._end = select.poll()
 
-    def _forget_posts(self) -> None:
-        self._prepared: set[str] = set()
-        self._waited_for = 0  # statements that were posted and not answered
-        self._answers: list[list[Row]] = []
-
     # --- use
 
     def execute(self, name: str, values: Mapping[str, Any]) -> Any:
         """Runs ``<name>.sql``, which gives one row or none.
 
         :raises Away: if the server cannot be reached, or was lost in the middle.
+        :raises Transient: if it may carry out the same statement later.
         :raises SpoolerUnusable: if it refuses.
         """
         with self._held() as connection:
@@ -106,42 +115,51 @@ class Session:
     def next(self, values: Row) -> Row:
         """Runs ``next.sql``; gives its row.
 
-        :raises Away, SpoolerUnusable: as ``execute``.
+        :raises Transient, SpoolerUnusable: as ``execute``.
         """
         with self._held() as connection:
             name = self._prepare(connection, _NEXT)
             result = _checked(connection.pgconn.exec_prepared(name, cast(list[bytes], values), None, 1))  # None is null
             return _rows(result)[0]
 
-    def post(self, values: Row) -> None:
-        """Sends ``settle.sql`` and does not wait for its row: ``answers`` has it later.
+    def post(self, values: Row, about: object) -> None:
+        """Sends ``settle.sql`` and does not wait for its row: ``answers`` has that later, or an error.
 
-        :raises Away, SpoolerUnusable: as ``execute``.
+        :param about: what ``answers`` is to give with it.
         """
-        with self._held(collect=False) as connection:
-            self._send(connection, _SETTLE, values)
+        with self._lock:
+            try:
+                with self._held(collect=False) as connection:
+                    self._send(connection, _SETTLE, values, about)
+            except SpoolerUnusable as error:
+                self._answers.append((about, error))
 
     def begin(self, values: Row) -> list[Row]:
         """Runs ``begin.sql``, in one round trip with what was posted; gives its rows.
 
-        :raises Away, SpoolerUnusable: as ``execute``.
-        """
-        with self._held(collect=False) as connection:
-            self._send(connection, _BEGIN, values)
-            self._collect(connection)
-            return self._answers.pop()
-
-    def answers(self) -> list[Row]:
-        """The rows of all that was posted, in order; fewer if the session was lost in between.
-
-        :raises Away, SpoolerUnusable: as ``execute``.
+        :raises Transient, SpoolerUnusable: as ``execute``.
         """
         with self._lock:
-            if self._waited_for:
-                with self._held():
+            try:
+                with self._held(collect=False) as connection:
+                    self._send(connection, _BEGIN, values, None)
+                    self._collect(connection)
+                answer = self._answers[-1][1]
+            finally:
+                self._answers = [one for one in self._answers if one[0] is not None]
+        if isinstance(answer, SpoolerUnusable):
+            raise answer
+        return answer
+
+    def answers(self) -> list[tuple[Any, Row | SpoolerUnusable]]:
+        """What was posted since the last call was about, each with its row, or with an error: then the statement was
+        not carried out, or the connection was lost before its answer came."""
+        with self._lock:
+            if self._posted:
+                with contextlib.suppress(SpoolerUnusable), self._held():
                     pass
             found, self._answers = self._answers, []
-        return [rows[0] for rows in found]
+        return [(about, answer if isinstance(answer, SpoolerUnusable) else answer[0]) for about, answer in found]
 
     def has_ended(self) -> bool:
         """Whether the server has ended the session since it was opened last, as far as this machine knows by now."""
@@ -156,63 +174,74 @@ class Session:
             self._prepared.add(name)
         return prepared
 
-    def _send(self, connection: Connection, name: str, values: Row) -> None:
+    def _send(self, connection: Connection, name: str, values: Row, about: object) -> None:
         """Each statement is a transaction, also where several are on their way."""
         prepared, pgconn = self._prepare(connection, name), connection.pgconn
         if pgconn.pipeline_status == pq.PipelineStatus.OFF:
             pgconn.enter_pipeline_mode()
         pgconn.send_query_prepared(prepared, cast(list[bytes], values), None, 1)
         pgconn.pipeline_sync()
-        self._waited_for += 1
         while pgconn.flush():
             _wait(connection, select.POLLIN | select.POLLOUT)
             pgconn.consume_input()
+        self._posted.append(about)
 
     def _collect(self, connection: Connection) -> None:
-        """Takes in the answers to all that was posted."""
+        """Takes in the answers to all that was posted.
+
+        :raises psycopg.Error: if the connection is lost, or has to be given up.
+        """
         problem: psycopg.Error | None = None
-        while self._waited_for:
+        while self._posted:
+            answer: list[Row] | SpoolerUnusable = []
             result = _result(connection)
             while result is None or result.status != pq.ExecStatus.PIPELINE_SYNC:
                 if result is not None and result.status == pq.ExecStatus.TUPLES_OK:
-                    self._answers.append(_rows(result))
+                    answer = _rows(result)
                 elif result is not None:
-                    problem = error_from_result(result)
+                    error = error_from_result(result)
+                    answer = self._connector.unusable(error)
+                    problem = error if isinstance(answer, Away) else problem
                 result = _result(connection)
-            self._waited_for -= 1
+            self._answers.append((self._posted.pop(0), answer))
         if connection.pgconn.pipeline_status != pq.PipelineStatus.OFF:
             connection.pgconn.exit_pipeline_mode()
         if problem is not None:
-            self._answers.clear()
             raise problem
 
     @staticmethod
     def insist(call: Callable[[], T]) -> T:
-        """What a call gives, repeated until the server is there: for what must not be forgotten."""
+        """What a call gives, repeated until the server carries it out: for what must not be forgotten.
+
+        :raises SpoolerUnusable: if the server refuses it for a reason that does not pass.
+        """
         wait = _PATIENCE[0]
         while True:
             try:
                 return call()
-            except Away as error:
+            except Transient as error:
                 if wait == _PATIENCE[0]:
-                    _log.warning("%s; trying again until it is back", error)
+                    _log.warning("%s; trying again until that has passed", error)
                 time.sleep(wait)
                 wait = min(wait * 2, _PATIENCE[1])
 
     # --- keys
 
     def show(self, role: str) -> None:
-        """Has this process be alive in a role as soon as the server can be reached, and as long as the session is."""
+        """Has this process be alive in a role as soon as the server can be reached, and as long as the session is.
+
+        :raises SpoolerUnusable: if the server refuses us for a reason that does not pass.
+        """
         if self._pid != os.getpid():
             self._begin_anew()
         self._keys.setdefault(role, None)
-        with contextlib.suppress(Away):
+        with contextlib.suppress(Transient):
             self.key(role)
 
     def key(self, role: str) -> int:
         """The key of this process in a role.
 
-        :raises Away, SpoolerUnusable: as ``execute``.
+        :raises Transient, SpoolerUnusable: as ``execute``.
         """
         with self._held() as connection:
             return self._keys.get(role) or self._register(connection, role)
@@ -231,18 +260,18 @@ class Session:
                 connection.execute(statement("drop"), {"key": key, "processes": PROCESSES})
 
     def _register(self, connection: Connection, role: str) -> int:
-        values = {
-            "spooler": self._names.spooler,
-            "role": role,
-            "host": HOST,
-            "pid": os.getpid(),
-            "processes": PROCESSES,
-        }
-        row = connection.execute(statement("register"), values).fetchone()
+        row = connection.execute(statement("register"), self._sign(role) | {"processes": PROCESSES}).fetchone()
         assert row is not None  # noqa: S101  an INSERT has a row
         key: int = row[0]
         self._keys[role] = key
+        if role == "feed":
+            self.owner = key
         return key
+
+    def _sign(self, role: str) -> dict[str, Any]:
+        """What others are to know of this process."""
+        host = pid_space() if role == "feed" else HOST
+        return {"spooler": self._names.spooler, "role": role, "host": host, "pid": os.getpid()}
 
     # --- being told
 
@@ -274,7 +303,7 @@ class Session:
                     self._told(note)
             except psycopg.Error as error:
                 self._lose()
-                raise self._connector.unusable(error) from error
+                raise self._connector.unusable(error, lost=True) from error
 
     def close(self) -> None:
         """Ends the session, and with it what it held; the next use opens another."""
@@ -300,7 +329,7 @@ class Session:
                 self._connection = self._opened()
             assert self._connection is not None  # noqa: S101  just opened
             try:
-                if collect and self._waited_for:
+                if collect and self._posted:
                     self._collect(self._connection)
                 yield self._connection
             except psycopg.Error as error:
@@ -311,12 +340,14 @@ class Session:
 
     def _opened(self) -> Connection:
         connection = self._connector.open_session()
-        self._forget_posts()
+        self._prepared.clear()
         self.number += 1
         self._end = select.poll()
         self._end.register(connection.fileno(), getattr(select, "POLLRDHUP", 0))
         try:
             connection.execute(_MANNERS)
+            if connection.info.server_version >= _WITH_NEWER_MANNERS:
+                connection.execute(_NEWER_MANNERS)
             for role, key in list(self._keys.items()):
                 self._take_up(connection, role, key) if key else self._register(connection, role)
             if self.tasks:  # they run on in this process
@@ -325,22 +356,30 @@ class Session:
             if self._listener is not None:
                 self._listen(connection)
         except psycopg.Error as error:
+            unusable = self._connector.unusable(error, lost=connection.closed)
             connection.close()
-            raise self._connector.unusable(error) from error
+            raise unusable from error
+        except SpoolerUnusable:
+            connection.close()
+            raise
         if self._listener is not None:
             self._listener()
         self._opened_ones[:] = [connection]
         return connection
 
     def _take_up(self, connection: Connection, role: str, key: int) -> None:
-        """Shows the same sign as before the connection was lost. If the server has not noticed that yet, it is told."""
-        values = {"key": key, "lock": PROCESSES + key, "spooler": self._names.spooler, "role": role, "host": HOST}
+        """Shows the same sign as before the connection was lost. If the server has not noticed that yet, it is told.
+
+        :raises Away: if the server does not end the former session.
+        """
+        values = self._sign(role) | {"key": key, "lock": PROCESSES + key}
         for _ in range(50):
-            row = connection.execute(statement("take_up"), values | {"pid": os.getpid()}).fetchone()
+            row = connection.execute(statement("take_up"), values).fetchone()
             if row is not None and row[0]:
                 return
             select.select([], [], [], 0.02)
-        self._register(connection, role)  # the old one's end will be noticed by all
+        # Under another key, its tasks would be those of a process that is dead.
+        raise Away(f"spooler {self._connector.name} cannot be reached: a former session of this process has not ended")
 
     def _listen(self, connection: Connection) -> None:
         connection.add_notify_handler(lambda _: self._listener() if self._listener else None)
@@ -355,7 +394,19 @@ class Session:
             with contextlib.suppress(psycopg.Error):
                 self._connection.close()
         self._connection = None
-        self._forget_posts()
+        lost = Away(f"spooler {self._connector.name} cannot be reached: the connection is lost")
+        self._answers += [(about, lost) for about in self._posted]
+        self._posted.clear()
+
+
+@functools.cache
+def pid_space() -> str:
+    """A name of what this process's number is unique in: one start of one machine, and a namespace there."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{HOST} {boot} {Path('/proc/self/ns/pid').stat().st_ino}"
+    except OSError:  # no Linux: no other process finds this one by its number
+        return f"{HOST} {os.urandom(8).hex()}"
 
 
 def _result(connection: Connection) -> pq.abc.PGresult | None:

@@ -1,12 +1,13 @@
 -- Claims tasks ahead of their runs, as next.sql does with one. Their fences are odd. Those that must be claimed alone are
 -- left out. Its parameters:
 --   $1 the time, null for the server's; $2 the key of a claim's lock, less its fence;
---   $3 the tasks, $4 of which queue, $5 by which worker
+--   $3 the tasks, $4 of which queue, $5 by which worker, $6 of which supervisor (null if of none)
 WITH time AS (
     SELECT coalesce($1::float8, extract(epoch FROM statement_timestamp())::float8) AS now
 )
 UPDATE unspool.task SET begun = time.now, attempts = attempts + 1,
-    fence = 2 * (random() * 1073741822)::int4 + 1, worker = $5::int4, owner = coalesce(owner, $5::int4)
+    fence = 2 * (random() * 1073741822)::int4 + 1, worker = $5::int4,
+    owner = coalesce($6::int4, owner, $5::int4)
 FROM time, unnest($3::int8[]) AS given (id)
 WHERE task.id = given.id AND spooler = $4::text AND state < 2 AND begun IS NULL AND fence >= 0 AND due <= time.now
 RETURNING task.id, data, attempts, crashes, fence, rank, due, pg_try_advisory_lock($2::int8 + fence) AS locked

@@ -1,5 +1,8 @@
--- A process says itself that it is no more.
+-- A process says itself that it has ended. If it has left tasks, its row stays to tell that to those who free them.
 WITH gone AS (
-    DELETE FROM unspool.process WHERE key = %(key)s
+    DELETE FROM unspool.process WHERE key = %(key)s AND NOT EXISTS (SELECT FROM unspool.task WHERE owner = %(key)s)
+), ended AS (
+    UPDATE unspool.process SET role = 'ended' WHERE key = %(key)s
+        AND EXISTS (SELECT FROM unspool.task WHERE owner = %(key)s)
 )
 SELECT pg_advisory_unlock(%(processes)s + %(key)s)

@@ -1,6 +1,10 @@
 -- Frees what nobody runs any more: the tasks in doubt of one supervisor, and those of supervisors that are dead. A task
--- is run by whoever holds its claim's lock; one that was begun and has no holder ended with its worker. What was begun
--- or settled since the look has another fence or owner by the time it is written, and is left alone.
+-- is run by whoever holds its claim's lock, and by a worker of this supervisor that says so, whose session may have been
+-- lost; one that was begun and has no holder ended with its worker. What was begun or settled since the look has another
+-- fence or owner by the time it is written, and is left alone.
+--
+-- After its session was renewed, a supervisor frees what is its own and unknown to it: what it took, when the answer was
+-- lost. What was begun by others is left to them until they are dead: they may come back.
 --
 -- Of the tasks that a worker had claimed ahead (their fences are odd), one may have run; which one, its supervisor knows.
 -- Where nobody knows, none loses an attempt, and each is claimed alone the next time: its fence is -1.
@@ -9,15 +13,16 @@ WITH held AS MATERIALIZED (
     WHERE locktype = 'advisory' AND granted AND objsubid = 1
         AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
 ), lost AS MATERIALIZED (
-    SELECT id, fence, owner, begun, begun IS NOT NULL AND (fence & 1 = 0 OR id = ANY(%(ran)s::int8[])) AS ran
+    SELECT id, fence, owner, begun,
+        begun IS NOT NULL AND id <> ALL(%(vain)s::int8[]) AND (fence & 1 = 0 OR id = ANY(%(ran)s::int8[])) AS ran
     FROM unspool.task
     WHERE owner IS NOT NULL AND spooler = %(spooler)s AND (
-        (owner = %(owner)s AND (id = ANY(%(ids)s::int8[]) OR (%(doubting)s AND begun IS NOT NULL)))
-        OR (%(others)s AND owner <> %(owner)s AND %(processes)s + owner NOT IN (SELECT lock FROM held)))
-        AND NOT (begun IS NOT NULL AND %(claims)s + fence IN (SELECT lock FROM held))
-        -- A start of the server ends all sessions: those of before have a while to come back to what they run.
-        AND (owner = %(owner)s OR begun IS NULL OR pg_postmaster_start_time() < now() - make_interval(secs => %(grace)s)
-            OR NOT EXISTS (SELECT FROM unspool.process WHERE key = owner AND since <= pg_postmaster_start_time()))
+        (owner = %(owner)s AND (id = ANY(%(ids)s::int8[]) OR (%(doubting)s AND begun IS NOT NULL)
+            OR (%(renewed)s AND begun IS NULL AND id <> ALL(%(known)s::int8[]))))
+        OR (%(others)s AND owner <> %(owner)s AND %(processes)s + owner NOT IN (SELECT lock FROM held)
+            AND (begun IS NULL OR owner = ANY(%(dead)s::int4[]))))
+        AND NOT (begun IS NOT NULL
+            AND (%(claims)s + fence IN (SELECT lock FROM held) OR id = ANY(%(running)s::int8[])))
 ), freed AS (
     UPDATE unspool.task SET owner = NULL, begun = NULL, worker = NULL,
         fence = CASE WHEN task.begun IS NULL THEN task.fence WHEN lost.ran THEN 0 ELSE -1 END,
@@ -33,4 +38,4 @@ SELECT
     (SELECT array_agg(id) FROM freed),
     (SELECT array_agg(id) FROM unspool.task WHERE begun IS NOT NULL
         AND (id = ANY(%(ids)s::int8[]) OR (%(doubting)s AND owner = %(owner)s))
-        AND %(claims)s + fence IN (SELECT lock FROM held))
+        AND (%(claims)s + fence IN (SELECT lock FROM held) OR id = ANY(%(running)s::int8[])))

@@ -1,0 +1,292 @@
+"""What sessions lose with their connection, or are refused by the server for a moment: no task, no claim and no end."""
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+
+from unspool.address import Address
+from unspool.backends.postgres import PostgresBackend
+from unspool.backends.postgres.claims import Claims
+from unspool.backends.postgres.sqlstate import Kind, kind_of
+from unspool.message import Ack, Claim, Envelope, Record, Retry, State, Verdict
+
+from ..runtime.conftest import PATIENCE, Place
+from .conftest import look_at, migrate, queue_in, wait_until
+from .server import Server
+from .test_ahead import send
+
+HELD = """
+    @Spooler.task(retry_delay=0.1, retry_jitter=0)
+    def held(name):
+        hold(name)
+        return True
+
+    @Spooler.task
+    def noted(word):
+        note(word)
+        return True
+
+    @Spooler.task
+    async def coroutine(name):
+        hold(name)
+        return True
+"""
+
+
+@pytest.fixture
+def backend(address: Address) -> Iterator[PostgresBackend]:
+    """A process that sends, looks and works."""
+    with contextlib.closing(look_at(address)) as backend:
+        yield backend
+
+
+def end_session(backend: PostgresBackend) -> None:
+    """Has the server end a backend's session, and waits for that."""
+    connection = backend._session._connection
+    assert connection is not None
+    with backend._connector.lend() as control:
+        control.execute("SELECT pg_terminate_backend(%s, 5000)", [connection.info.backend_pid])
+
+
+def end_all_sessions(server: Server) -> None:
+    """Has the server end whatever session is there."""
+    server.execute(
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+        "WHERE application_name = 'unspool' AND pid <> pg_backend_pid()"
+    )
+
+
+# --- tasks
+
+
+def test_what_was_taken_when_the_answer_was_lost(backend: PostgresBackend) -> None:
+    """The server has them down as this supervisor's, which has never heard of them: they are free again at once."""
+    refs = send(backend, 3)
+    known = backend.feed()
+    known.refresh()
+    (first,) = known.take(1)
+    assert len(backend._session.rows("take", known._values(limit=2))) == 2  # type: ignore[attr-defined]
+    end_session(backend)
+    wait_until(lambda: known.refresh() or (not known.gone and known.peek()))
+    assert [ticket.ref for ticket in known.take(3)] == refs[1:]
+    claim = backend.claim(first.ref)
+    assert isinstance(claim, Claim)
+    backend.settle(claim, Ack())
+    backend.flush()
+    known.close()
+
+
+def test_a_claim_whose_answer_was_lost(address: Address, backend: PostgresBackend) -> None:
+    """What was begun so has never run: it costs neither an attempt nor a crash."""
+    (ref,) = send(backend, 1)
+    supervisor = backend.feed()
+    supervisor.refresh()
+    (ticket,) = supervisor.take(1)
+    with contextlib.closing(look_at(address)) as worker:
+        worker._session.owner = backend._session.owner
+        worker._session.next(worker._next(int(ref), 0, None))
+        end_session(worker)
+        supervisor.settled(ticket.ref, 0.0)  # it could not be claimed, its worker says
+        wait_until(lambda: supervisor.refresh() or supervisor.peek())
+        assert supervisor.take(1)
+        claim = worker.claim(ref)
+        if not isinstance(claim, Claim):  # this tells the worker that its session has ended
+            claim = worker.claim(ref)
+        assert isinstance(claim, Claim)
+        assert (claim.attempts, claim.crashes) == (1, 0)
+        worker.settle(claim, Ack())
+        worker.flush()
+    supervisor.close()
+
+
+# --- claims
+
+
+@pytest.mark.parametrize("task", ["held", "coroutine"])
+def test_a_task_that_runs_while_all_sessions_end(place: Place, address: Address, server: Server, task: str) -> None:
+    """Its worker does not notice, and its neighbour does: nothing is begun a second time, and its result is taken."""
+    place.write_app(HELD)
+    place.gate("long")
+    running = place.run("--processes", "2")
+    place.call(f"{task}('long')")
+    place.wait_for_line("begun long")
+    for word in ("one", "two"):
+        end_all_sessions(server)
+        place.call(f"noted('{word}')")
+        running.wait_for_verdict(Verdict.PROCESSED, "noted")
+    place.open_gate("long")
+    assert running.wait_for_verdict(Verdict.PROCESSED, task)["attempt"] == 1
+    assert running.stop() == 0
+    assert place.lines().count("begun long") == 1
+    assert not [line for line in running.seen if "refused" in str(line["message"])]
+    assert sum(look_at(address).counts().values()) == 0
+
+
+def test_a_worker_that_dies_after_its_session(place: Place, server: Server, address: Address) -> None:
+    """What it said that it runs is nobody's then, and is begun again at once."""
+    place.write_app(HELD)
+    place.gate("long")
+    running = place.run()
+    place.call("held('long')")
+    place.wait_for_line("begun long")
+    (pid,) = [info.pid for info in look_at(address).control.live() if info.role == "worker"]
+    end_all_sessions(server)
+    os.kill(pid, signal.SIGKILL)
+    place.wait_for_line("begun long", times=2)
+    place.open_gate("long")
+    assert running.wait_for_verdict(Verdict.PROCESSED, "held")["attempt"] == 2
+    assert running.stop() == 0
+
+
+def test_claims_in_shared_memory() -> None:
+    """They are read as they were noted, places are used again, and none is left of a process that died."""
+    claims = Claims()
+    for number in range(1, 200):
+        claims.add(number)
+        claims.add(number)
+        claims.discard(number - 1)
+    claims.discard(5)
+    assert claims.read() == {199}
+    assert claims._items[0] == 2
+    claims.clear()
+    assert claims.read() == set()
+
+
+# --- ends
+
+
+@pytest.mark.parametrize("way", ["one", "many", "ahead", "again"])
+def test_an_end_that_the_server_does_not_take_now(backend: PostgresBackend, database: str, way: str) -> None:
+    """Its statement is cancelled while it waits for a lock on the table: it is repeated until it is carried out."""
+    refs = send(backend, 3)
+    backend.claim(refs[2])
+    session = backend._session._connection
+    assert session is not None
+    pid = session.info.backend_pid
+    blocked = "SELECT 1 FROM pg_stat_activity WHERE pid = %s AND wait_event_type = 'Lock'"
+    with psycopg.connect(database, autocommit=True) as control, psycopg.connect(database) as locker:
+        claims = [backend.claim(ref) for ref in refs[:2]] if way != "ahead" else []
+        if way == "ahead":
+            backend.claim_ahead(refs[:2])
+            claims = [backend.claim(refs[0])]
+        locker.execute("LOCK TABLE unspool.task IN ACCESS EXCLUSIVE MODE")
+
+        def end() -> None:
+            for claim in claims[: 1 if way in ("one", "again") else 2]:
+                assert isinstance(claim, Claim)
+                record = Record(claim.id, "task", "processed", 1, 1.0, 0.1, 1)
+                backend.settle(claim, Retry(0.0) if way == "again" else Ack(), record)
+            backend.flush()
+
+        thread = threading.Thread(target=end)
+        thread.start()
+        for _ in range(2):
+            wait_until(lambda: control.execute(blocked, [pid]).fetchone())
+            control.execute("SELECT pg_cancel_backend(%s)", [pid])
+            wait_until(lambda: not control.execute(blocked, [pid]).fetchone())
+        locker.rollback()
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+    expected = {"one": 1, "many": 2, "ahead": 1, "again": 1}[way]
+    assert len(backend.history()) == expected
+    assert sum(backend.counts().values()) == 3 - expected * (way != "again")
+
+
+def test_ends_on_their_way_when_the_session_is_lost(backend: PostgresBackend) -> None:
+    """Each answer is that of its own statement, also where earlier ones have got none."""
+    refs = send(backend, 4)
+    backend.claim_ahead(refs[:2])
+    for ref in refs[:2]:
+        claim = backend.claim(ref)
+        assert isinstance(claim, Claim)
+        if ref == refs[0]:
+            with psycopg.connect(backend._connector._url) as locker:
+                locker.execute("SELECT 1 FROM unspool.task WHERE id = %s FOR UPDATE", [int(ref)])
+                backend._session.post(backend._end((claim, None)), (claim, None))
+                end_session(backend)
+        else:
+            backend._session.post(backend._end((claim, None)), (claim, None))
+    backend._hear_of_posted()
+    backend.flush()
+    assert [entry.id.rpartition("/")[2] for entry in backend.entries()] == refs[2:]
+
+
+def test_a_sign_of_life_that_the_server_does_not_take_now(backend: PostgresBackend, database: str) -> None:
+    """A worker that has just been forked goes on, and shows it later."""
+    presence = backend.control.enlist("worker")
+    with psycopg.connect(database, autocommit=True) as control, psycopg.connect(database) as locker:
+        locker.execute("LOCK TABLE unspool.process IN ACCESS EXCLUSIVE MODE")
+        thread = threading.Thread(target=presence.running, args=("", 0.0))
+        thread.start()
+        cancel = (
+            "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query ~ 'process'"
+        )
+        wait_until(lambda: control.execute(cancel).fetchone())
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+    assert backend._session.known_key("worker") is None
+    assert [info.role for info in backend.control.live()] == []
+    backend._session.key("worker")
+    assert [info.role for info in backend.control.live()] == ["worker"]
+    presence.close()
+
+
+# --- settings
+
+
+def test_settings_of_the_database(server: Server) -> None:
+    """Sessions set what they rely on themselves, and senders what their statements mean."""
+    server.execute("CREATE DATABASE hostile")
+    url = server.url("hostile", client_encoding="LATIN1")
+    try:
+        migrate(url)
+        settings = {
+            "statement_timeout": "1ms", "lock_timeout": "1ms", "idle_session_timeout": "1ms",
+            "idle_in_transaction_session_timeout": "1ms", "transaction_timeout": "1ms",
+            "default_transaction_isolation": "serializable", "default_transaction_deferrable": "on",
+            "search_path": "pg_temp", "synchronous_commit": "off", "row_security": "off",
+        }  # fmt: skip
+        own = {name: "0" for name in settings if name.endswith("timeout")} | {
+            "default_transaction_isolation": "read committed", "default_transaction_deferrable": "off",
+            "search_path": "pg_catalog", "synchronous_commit": "off", "row_security": "on", "client_encoding": "UTF8",
+        }  # fmt: skip
+        for name, value in settings.items():
+            if name not in ("statement_timeout", "idle_session_timeout", "transaction_timeout"):
+                server.execute(f"ALTER DATABASE hostile SET {name} = '{value}'")
+        for name in ("statement_timeout", "idle_session_timeout", "transaction_timeout"):
+            server.execute(f"ALTER DATABASE hostile SET {name} = '10s'")
+        with contextlib.closing(look_at(queue_in(url))) as backend:
+            backend._session.key("worker")
+            session = backend._session._connection
+            assert session is not None
+            query = "SELECT name, setting FROM pg_settings WHERE name = ANY(%s)"
+            assert dict(session.execute(query, [list(own)]).fetchall()) == own
+            with backend._connector.lend() as sender:
+                found = dict(sender.execute(query, [["synchronous_commit", "search_path"]]).fetchall())
+            assert found == {"synchronous_commit": "on", "search_path": "pg_catalog"}
+            backend.send([Envelope({"msg": b"task"}, b"", None, None)])
+            assert backend.counts()[State.READY] == 1
+    finally:
+        server.execute("DROP DATABASE hostile WITH (FORCE)")
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        ("08006", Kind.AWAY), ("57P01", Kind.AWAY), ("57P03", Kind.AWAY), ("57P05", Kind.AWAY), ("25P03", Kind.AWAY),
+        ("26000", Kind.AWAY), ("25006", Kind.READ_ONLY), ("40001", Kind.RETRY), ("40P01", Kind.RETRY),
+        ("53100", Kind.RETRY), ("53300", Kind.RETRY), ("55P03", Kind.RETRY), ("57014", Kind.RETRY),
+        ("58030", Kind.RETRY), ("XX001", Kind.DAMAGED), ("42501", Kind.REFUSED), ("42P01", Kind.REFUSED),
+    ],
+)  # fmt: skip
+def test_what_an_error_calls_for(code: str, kind: Kind) -> None:
+    """By its SQLSTATE; where the connection went with it, a new one in any case that may pass."""
+    error = psycopg.errors.lookup(code)()
+    assert kind_of(error) is kind
+    if kind in (Kind.RETRY, Kind.REFUSED):
+        assert kind_of(error, lost=True) is Kind.AWAY
