@@ -163,12 +163,13 @@ def test_a_run_that_has_ended_is_no_crash(place: Place) -> None:
 
 def test_a_worker_whose_reports_go_elsewhere_is_replaced(place: Place) -> None:
     """A task puts a file of its own in the place of the report pipe, which a process that it left keeps open: the
-    supervisor sees that ends are not told, and a fresh worker goes on."""
+    worker notices before it writes into that file, and a fresh one goes on."""
     place.write_app(
         WRITING
         + """
     @Spooler.task
     def swap():
+        if os.path.exists("own"): return True
         for number in list(pipes()):
             if os.fork() == 0:
                 os.closerange(0, 3)
@@ -176,22 +177,18 @@ def test_a_worker_whose_reports_go_elsewhere_is_replaced(place: Place) -> None:
             own = os.open("own", os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
             os.dup2(own, number)
             os.close(own)
-        hold("swapped")
         return True
 """
     )
-    place.gate("swapped")
     place.call("swap(); mark(0)")
     running = place.run("--ending", "0.5")
-    place.wait_for_line("begun swapped")
-    place.call("mark(1)")  # which has the supervisor look
-    place.open_gate("swapped")
-    line = running.wait_for_message("worker")
-    assert line["message"].endswith("was killed: it did not report the end of a run; it was running no task")
-    place.call("mark(2)")
-    running.wait_for_verdict("processed", "mark")
+    crashed = running.wait_for_verdict("crashed", "swap")
+    assert crashed["reason"] == "its worker lost its descriptors, which a task closed"
+    for task in ("swap", "mark"):
+        running.wait_for_verdict("processed", task)
     assert running.stop() == 0
-    assert [line for line in place.lines() if line.isdigit()] == ["0", "1", "2"]
+    assert [line for line in place.lines() if line.isdigit()] == ["0"]
+    assert (place.root / "own").read_bytes() == b""
 
 
 @contextlib.contextmanager
