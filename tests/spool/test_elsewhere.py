@@ -137,6 +137,24 @@ CLOSED = {
 
 
 @pytest.mark.parametrize("then", CLOSED)
+def test_a_daemon_sets_the_period(backend: SpoolBackend, tmp_path: Path, then: str) -> None:
+    """What else a program may do first after it has closed all descriptors."""
+    (tmp_path / "mine").mkdir()
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            backend.control.set_period(3)
+            os.closerange(3, 256)
+            CLOSED[then](tmp_path / "mine")
+            backend.control.set_period(7)
+            status = backend.control.period != 7.0 or "period" in os.listdir(tmp_path / "mine")
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+@pytest.mark.parametrize("then", CLOSED)
 @pytest.mark.parametrize("envelope", [ENVELOPE, URGENT, POSTPONED], ids=["plain", "priority", "postponed"])
 def test_a_daemon_closes_all_descriptors(backend: SpoolBackend, tmp_path: Path, then: str, envelope: Envelope) -> None:
     """It sends on, whatever has its former descriptors' numbers; and that is left as it was."""

@@ -346,9 +346,12 @@ class Directory:
     def renew(self, *parts: str) -> None:
         """Has each of these parts made again by its next use if it was removed, as by ``rm -r .unspool/dead``.
 
-        If the whole directory was moved away, nothing is done: what is open there can still be used.
+        If the whole directory was moved away, nothing is done: what is open there can still be used. If the program has
+        closed the descriptors, all of them are opened again.
         """
-        if self.is_current() and not all(map(self.is_current, parts)):
+        root = self._parts.get("")
+        closed = root is not None and root.found() is None
+        if closed or (self.is_current() and not all(map(self.is_current, parts))):
             self.reopen()
 
     def begin_anew(self) -> None:
