@@ -191,6 +191,34 @@ def test_a_worker_whose_reports_go_elsewhere_is_replaced(place: Place) -> None:
     assert (place.root / "own").read_bytes() == b""
 
 
+def test_a_worker_that_reports_nothing_is_replaced(place: Place) -> None:
+    """A task keeps its worker from reporting, and its pipe stays open: the supervisor sees that the end of a run is not
+    told, and a fresh worker goes on."""
+    place.write_app(
+        WRITING
+        + """
+    @Spooler.task
+    def silence():
+        from unspool.runtime import report
+        hold("gate")
+        report.Writer._send = lambda self, line: True
+        return True
+"""
+    )
+    place.gate("gate")
+    place.call("silence(); mark(0)")
+    running = place.run("--ending", "0.5")
+    place.wait_for_line("begun gate")
+    place.call("mark(1)")  # which has the supervisor look
+    place.open_gate("gate")
+    line = running.wait_for_message("worker")
+    assert line["message"].endswith("was killed: it did not report the end of a run; it was running no task")
+    place.call("mark(2)")
+    running.wait_for_verdict("processed", "mark")
+    assert running.stop() == 0
+    assert [line for line in place.lines() if line.isdigit()] == ["0", "1", "2"]
+
+
 @contextlib.contextmanager
 def locked_history(place: Place) -> Iterator[None]:
     """The database of history is locked by another program, as by a backup."""
