@@ -157,7 +157,7 @@ def test_a_priority_of_roots_names_itself(spool: Path) -> None:
     """As an earlier program made it: the error says which directory it is."""
     as_user(OWNER, lambda: SpoolBackend(str(spool)).send([TASK]))
     (spool / "5").mkdir(mode=0o700)
-    with pytest.raises(SpoolerUnusable, match="in its directory 5: this user may not use it"):
+    with pytest.raises(SpoolerUnusable, match="this user may not use its directory 5; check"):
         as_user(OWNER, lambda: SpoolBackend(str(spool)).send([KINDS["priority"]]))
 
 

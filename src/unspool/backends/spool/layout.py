@@ -469,10 +469,11 @@ class Directory:
         return True
 
     def unusable(self, error: OSError, part: str = "") -> SpoolerUnusable:
-        """The error of this package for one of the system's, met in a part of the directory, saying what to do."""
+        """The error of this package for one of the system's, met while a part was opened, saying what to do."""
+        what = f"its directory {part}" if part else "it"
         advice = {
             errno.ENOTDIR: "it is a file; name a directory",
-            errno.EACCES: "this user may not use it; check its owner and mode",
+            errno.EACCES: f"this user may not use {what}; check its owner and mode",
             errno.EROFS: "its file system is read-only",
             errno.ENOSPC: "the disk is full, of data or of inodes; make room and send again",
             errno.EDQUOT: "the quota is used up; make room and send again",
@@ -482,8 +483,7 @@ class Directory:
             errno.ELOOP: "a part of it is a symbolic link, which is not followed",
             errno.EIO: "the disk reports an error",
         }.get(error.errno or 0, error.strerror or str(error))
-        where = f" in its directory {part}" if part else ""
-        return SpoolerUnusable(error.errno, f"spooler {self.root} cannot be used{where}: {advice}")
+        return SpoolerUnusable(error.errno, f"spooler {self.root} cannot be used: {advice}")
 
 
 def _close_all(*opened: dict[str, _Part]) -> None:
