@@ -22,6 +22,7 @@ __all__ = ["Surroundings"]
 
 # Those of the signal module turn each number into an enum, which costs ten times the call.
 _signal = importlib.import_module("_signal")
+_getsignal = _signal.getsignal
 _setlocale = importlib.import_module("_locale").setlocale  # nor need a locale that is only looked at be normalised
 _WATCHED = tuple(
     int(number)
@@ -74,7 +75,7 @@ class Surroundings:
             return
         _signal.alarm(0)
         for number, handler in self._handlers:
-            if _signal.getsignal(number) is not handler:
+            if _getsignal(number) is not handler:
                 signal.signal(number, signal.SIG_DFL if handler is None else handler)
         if _signal.pthread_sigmask(signal.SIG_BLOCK, ()) != self._mask:
             signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
