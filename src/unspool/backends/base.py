@@ -95,6 +95,10 @@ class Settings(Protocol):
     def history_age(self) -> float:
         """For how many seconds they are kept."""
 
+    @property
+    def max_task_size(self) -> float:
+        """The most megabytes that the payload of a task may take."""
+
 
 class Ticket(NamedTuple):
     """A hint that a task is due; tickets sort in the order in which they should run."""

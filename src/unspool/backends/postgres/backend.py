@@ -13,6 +13,7 @@ server has set back would come to the same number again.
 
 import contextlib
 import logging
+import os
 import struct
 import threading
 import time
@@ -39,6 +40,7 @@ from ...message import (
     Retry,
     State,
 )
+from ...retry import MAX_CRASHES
 from ...signing import Signer
 from ..base import UNNUMBERED, UNSIGNED_PICKLE, Capabilities, Clock, Feed, Settings
 from . import schema
@@ -46,7 +48,7 @@ from .connection import Connector
 from .control import PostgresControl
 from .depot import PostgresDepot
 from .feed import PostgresFeed
-from .history import History
+from .history import History, storable
 from .listing import Listing
 from .names import Names
 from .session import CLAIMS, Row, Session
@@ -63,6 +65,7 @@ _NOTHING = (None, None)
 _double = struct.Struct("!d").unpack
 Run = tuple[Claim, Record | None]
 
+_PUT_BACK = {"delay": None, "aside": None, "uncounted": 0, "crashed": 0, "reason": ""}
 _PUT_OFF = 100  # ends of runs that are kept for the next statement
 
 
@@ -91,6 +94,7 @@ class PostgresBackend:
         self._pickles = trusting or signer is not None
         self._clock = clock
         self._durable = settings.durability == "full"
+        self._max_size = int(settings.max_task_size * (1 << 20))
         self._names = Names(address)
         self._connector = Connector(address.name, address.url)
         self._session = Session(self._connector, self._names)
@@ -216,7 +220,7 @@ class PostgresBackend:
             return Refusal(RefusalKind.UNUSABLE, self._local() + _AWAY, str(error))
         if last:
             self._settled([last], () if gone is None else (int(last[0].ref),))
-        return self._refusal(number) if begun[0] is None else self._begun(ref, number, begun)
+        return self._refusal(number) if begun[1] is None else self._begun(ref, number, begun)
 
     def claim_ahead(self, refs: Sequence[str]) -> None:
         self._forget()
@@ -298,6 +302,10 @@ class PostgresBackend:
         self._session.tasks[number] = CLAIMS + fence
         priority = None if rank == UNNUMBERED else rank
         try:
+            if data is None:
+                data = self._read(number, fence, whole=crashes < MAX_CRASHES)
+            if crashes >= MAX_CRASHES:  # it is only set aside
+                return Claim(self._names.id(number), ref, wire.load_vars(data), attempts, crashes, fence)
             envelope = wire.load(data, self._signer, priority=priority, due=due)
             if not self._pickles and codec.is_pickled(envelope):
                 raise Unsigned(UNSIGNED_PICKLE)
@@ -307,7 +315,44 @@ class PostgresBackend:
             )
             self.settle(broken, Bury(str(error), corrupt=True, begun=False))
             return Refusal(RefusalKind.CORRUPT, None, str(error))
+        except (MemoryError, Transient) as error:
+            return self._unread(number, fence, error)
         return Claim(self._names.id(number), ref, envelope, attempts, crashes, fence)
+
+    def _read(self, number: int, fence: int, *, whole: bool) -> bytes:
+        """The content of a large task; without ``whole`` its variables alone.
+
+        :raises Damaged: if it is too large.
+        :raises Transient: if the server does not give it now.
+        """
+        most = self._max_size + wire.HEADER_SIZE + wire.MAX_VARS
+        values = {"id": number, "fence": fence, "most": most, "whole": whole, "head": wire.HEADER_SIZE + wire.MAX_VARS}
+        row = self._session.execute("read", values)
+        if row is None:
+            raise Transient(f"task {self._names.id(number)} was given to another worker while it was read")
+        size, data = row
+        if data is None:
+            raise Damaged(
+                f"{size} bytes, and max_task_size allows {self._max_size}; raise UNSPOOL_MAX_TASK_SIZE, then retry the "
+                "task"
+            )
+        return bytes(data)
+
+    def _unread(self, number: int, fence: int, error: Exception) -> Refusal:
+        """Puts a task back that could not be read.
+
+        :raises SpoolerUnusable: if this process has not got the memory, which counts as a crash, as a kill for want of
+            memory does; a fresh worker may have more.
+        """
+        crashed = isinstance(error, MemoryError) or "out of memory" in str(error)
+        values = _PUT_BACK | {"uncounted": int(not crashed), "crashed": int(crashed), "id": number, "fence": fence}
+        values |= {"clock": self._now(), "claims": CLAIMS} | self._names.values() | self._history.one(None)
+        self._insist("put_back", values)
+        self._let_go(number)
+        if crashed:
+            id = self._names.id(number)
+            raise SpoolerUnusable(f"task {id} does not fit into the memory of process {os.getpid()}") from None
+        return Refusal(RefusalKind.UNUSABLE, self._local() + _AWAY, str(error))
 
     def _refusal(self, number: int) -> Refusal:
         row = self._session.execute("refusal", {"id": number, "spooler": self._names.spooler, "clock": self._now()})
@@ -329,7 +374,7 @@ class PostgresBackend:
             return None
         number = self._names.number(claim.ref)
         now = self._local()
-        values: dict[str, Any] = {"delay": None, "aside": None, "uncounted": 0, "reason": ""}
+        values: dict[str, Any] = dict(_PUT_BACK)
         match disposition:
             case Retry(at):
                 values["delay"] = at - now
@@ -338,7 +383,7 @@ class PostgresBackend:
                 values["uncounted"] = 1
                 until = now
             case Bury(reason, corrupt, begun):
-                values |= {"aside": 3 if corrupt else 2, "uncounted": int(not begun), "reason": reason}
+                values |= {"aside": 3 if corrupt else 2, "uncounted": int(not begun), "reason": storable(reason)}
                 until = None
         values |= {"id": number, "fence": claim.token, "clock": self._now(), "claims": CLAIMS}
         values |= self._names.values() | self._history.one(record)

@@ -15,6 +15,7 @@ from ...message import Envelope, State
 from ..base import UNNUMBERED
 from ..depot import Parcel
 from .connection import Connector
+from .history import storable
 from .names import Names
 from .session import CLAIMS, PROCESSES, TASKS, Session
 from .sql import statement
@@ -71,7 +72,7 @@ class PostgresDepot:
             self._session.execute("let_go", self._values(ids=numbers))
 
     def stay(self, parcels: Sequence[Parcel], corrupt: str = "") -> None:
-        self._session.execute("stay", self._fenced(parcels, corrupt=corrupt))
+        self._session.execute("stay", self._fenced(parcels, corrupt=storable(corrupt)))
         self._let_go(parcels)
         self._changed()
 
@@ -134,7 +135,7 @@ class PostgresDepot:
             states=[_NUMBERS[parcel.state] for parcel in parcels],
             attempts=[parcel.attempts for parcel in parcels],
             crashes=[parcel.crashes for parcel in parcels],
-            reasons=[parcel.reason for parcel in parcels],
+            reasons=[storable(parcel.reason) for parcel in parcels],
             data=[parcel.data for parcel in parcels],
         )
         with self._connector.lend() as connection:

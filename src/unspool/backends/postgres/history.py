@@ -9,7 +9,7 @@ from .connection import Connector
 from .names import Names
 from .sql import statement
 
-__all__ = ["History"]
+__all__ = ["History", "storable"]
 
 _TRIM_EVERY = 5_000  # rows between two trimmings, each of which takes up to twice as many
 _NO_TEXTS = (None,) * 7
@@ -36,7 +36,7 @@ class History:
     def columns(self, records: Sequence[Record]) -> dict[str, list[Any]]:
         """Records as the arrays that a statement takes, with ``run_ids``."""
         kept = records if self._limit else []
-        kept = [record._replace(task=_clean(record.task), error=_clean(record.error)) for record in kept]
+        kept = [record._replace(task=storable(record.task), error=storable(record.error)) for record in kept]
         ids, *fields = zip(*kept, strict=True) if kept else [()] * (1 + len(_FIELDS))
         found = dict(zip(_FIELDS, map(list, fields), strict=True))
         return {"run_ids": [self._names.number(id) for id in ids], **found}
@@ -47,15 +47,15 @@ class History:
             return _NO_TEXTS
         _, task, verdict, attempt, started, duration, pid, error = record
         return (
-            _clean(task).encode(), verdict.encode(), b"%d" % attempt, repr(started).encode(), repr(duration).encode(),
-            b"%d" % pid, _clean(error).encode(),
+            storable(task).encode(), verdict.encode(), b"%d" % attempt, repr(started).encode(), repr(duration).encode(),
+            b"%d" % pid, storable(error).encode(),
         )  # fmt: skip
 
     def one(self, record: Record | None) -> dict[str, Any]:
         """A single record's fields, under the names of ``Record``; the verdict is None if nothing is to be kept."""
         if record is None or not self._limit:
             return dict.fromkeys(Record._fields[1:])
-        found = record._asdict() | {"task": _clean(record.task), "error": _clean(record.error)}
+        found = record._asdict() | {"task": storable(record.task), "error": storable(record.error)}
         del found["id"]
         return found
 
@@ -111,8 +111,16 @@ class History:
         return self._names.id(id) if id.isdigit() else id
 
 
-def _clean(text: str) -> str:
-    """What a column of text can hold."""
-    if text.isascii() and "\0" not in text:
+def storable(text: str) -> str:
+    """The text as a column can hold it: with escapes in place of NUL and lone surrogates."""
+    if "\0" not in text and (text.isascii() or _is_unicode(text)):
         return text
-    return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()
+    return "\n".join(map(printable, text.split("\n")))
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

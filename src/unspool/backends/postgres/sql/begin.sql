@@ -10,4 +10,5 @@ UPDATE unspool.task SET begun = time.now, attempts = attempts + 1,
     owner = coalesce($6::int4, owner, $5::int4)
 FROM time, unnest($3::int8[]) AS given (id)
 WHERE task.id = given.id AND spooler = $4::text AND state < 2 AND begun IS NULL AND fence >= 0 AND due <= time.now
-RETURNING task.id, data, attempts, crashes, fence, rank, due, pg_try_advisory_lock($2::int8 + fence) AS locked
+-- as in next.sql, a large task is fetched later
+RETURNING task.id, CASE WHEN octet_length(data) <= 262144 THEN data END, attempts, crashes, fence, rank, due, pg_try_advisory_lock($2::int8 + fence) AS locked

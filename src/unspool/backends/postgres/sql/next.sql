@@ -18,7 +18,8 @@ WITH time AS (
         owner = coalesce($6::int4, owner, $5::int4)
     FROM time
     WHERE id = $3::int8 AND spooler = $4::text AND state < 2 AND begun IS NULL AND due <= time.now
-    RETURNING data, attempts, crashes, fence, rank, due, pg_try_advisory_lock($2::int8 + fence) AS locked
+    -- The claim is kept before a large task is fetched: one that takes all of the worker's memory then counts as a crash.
+    RETURNING CASE WHEN octet_length(data) <= 262144 THEN data END, attempts, crashes, fence, rank, due, pg_try_advisory_lock($2::int8 + fence) AS locked
 )
 SELECT (SELECT id FROM done), begun.*
 FROM (SELECT) AS one LEFT JOIN begun ON true
