@@ -1,8 +1,9 @@
 """The tasks as uwsgiconf runs them in uWSGI's spooler; run as a mule, their caller."""
 
+from uwsgiconf.runtime.spooler import Spooler
+
 import uwsgi
 from benchmarks import caller, witness
-from uwsgiconf.runtime.spooler import Spooler
 
 
 @Spooler.task()

@@ -4,6 +4,7 @@ from .config import configure
 from .config import enter_uwsgi as _enter_uwsgi
 from .errors import UnspoolError
 from .functions import FunctionTask
+from .logger import keep_enabled as _keep_enabled
 from .message import Message
 from .results import ResultProcessed, ResultRescheduled, ResultSkipped, TaskResult
 from .spooler import Spooler, raw_message
@@ -11,6 +12,7 @@ from .tasks import SpoolerFunctionCallTask, SpoolerTask, spooler_task_types
 
 __version__ = "0.1.0.dev0"
 
+_keep_enabled()
 _enter_uwsgi()
 
 __all__ = [

@@ -193,14 +193,3 @@ def test_a_server_that_cannot_be_asked(shell: Shell) -> None:
     name = "nats://127.0.0.1:1/mail"
     assert f"fail {name}: spooler {name} needs the package nats: pip install" in text
     assert f"fail {name}: " in shell("doctor", status=3, UNSPOOL_SPOOLERS=url)
-
-
-def test_logging_that_silences_unspool(shell: Shell) -> None:
-    """A configuration of logging that disables loggers is a warning."""
-    (shell.root / "app.py").write_text(
-        "import logging, logging.config, unspool\n"
-        "logging.getLogger('unspool')\n"
-        "logging.config.dictConfig({'version': 1})\n"
-        "@unspool.Spooler.task\ndef f(): ...\n"
-    )
-    assert levels(shell, "app", status=1)["app logging"][0] == "warn"

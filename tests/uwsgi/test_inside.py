@@ -433,3 +433,22 @@ def test_the_coroutines_of_a_process_share_one_event_loop(instance: Instance) ->
     same = [["a", "0"], ["b", "0"], ["exits", "0"], ["blocks", "0"], ["c", "0"], ["overruns", "0"]]
     assert found == [*same, ["d", "1"], ["stops", "1"], ["e", "2"], ["child", "2"], ["f", "3"]]
     assert [instance.verdicts(id) for id in ids] == [["processed"] if len(kind) == 1 else ["dead"] for kind, _ in found]
+
+
+def test_a_configuration_of_logging_does_not_silence_failures(instance: Instance) -> None:
+    """By default ``dictConfig`` disables all loggers that it does not name; the end of a dead task is logged still."""
+    instance.write_app(
+        """
+        import logging.config
+        from unspool import Spooler
+        logging.config.dictConfig(
+            {"version": 1, "handlers": {"c": {"class": "logging.StreamHandler"}}, "root": {"handlers": ["c"]}}
+        )
+        @Spooler.task(max_attempts=1)
+        def fail():
+            raise ValueError("order 17 failed")
+        """
+    )
+    instance.start()
+    instance.do("fail()")
+    instance.wait(lambda: "ValueError: order 17 failed" in instance.log.read_text())

@@ -37,6 +37,7 @@ from ..message import (
 from ..printable import printable
 from ..retry import MAX_CRASHES
 from ..tasks import spooler_task_types
+from . import connections
 from .log import log_end
 from .timelimit import limit
 
@@ -215,6 +216,7 @@ class SpoolerHandler:
             outcome.error,
         )
         self._note(inside, record, until)
+        connections.close_old()
 
     def _hand_on(self, former: Handler, inside: Inside, claim: Claim) -> None:
         """Has the program's own handler run a task, by uWSGI's rules. It gets what uWSGI would give, of the file that
@@ -247,6 +249,7 @@ class SpoolerHandler:
         if isinstance(call, Outcome):
             return call
         options = call.options
+        connections.close_old()
         try:
             with contextlib.nullcontext() if options.timeout is None else limit(options.timeout):
                 try:
@@ -300,10 +303,13 @@ class _Coroutines:
 
 
 async def _awaited(coroutine: Awaitable[Any]) -> dispatch.Ending:
+    await connections.close_old_of_coroutines(others=False)
     try:
-        return dispatch.returned(await coroutine)
+        ending = dispatch.returned(await coroutine)
     except BaseException as error:  # noqa: BLE001  whatever it raises is its failure
-        return dispatch.raised(error)
+        ending = dispatch.raised(error)
+    await connections.close_old_of_coroutines(others=False)
+    return ending
 
 
 def _is_ours(envelope: Envelope) -> bool:

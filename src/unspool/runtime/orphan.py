@@ -16,7 +16,6 @@ def keep_end(backend: Backend, record: Record, until: float | None) -> None:
 
     :param until: when the task runs again (unix seconds), or None.
     """
-    _log.disabled = False  # as it may be by the program's own configuration of logging
     log_end(backend.name, record, until)
     if backend.capabilities.records:  # ``settle`` has written it
         return

@@ -20,7 +20,7 @@ from ..message import Claim, Outcome, Record, Refusal, RefusalKind, Release, Ver
 from ..printable import printable
 from ..retry import MAX_CRASHES
 from ..tasks import defines_tasks
-from . import report
+from . import connections, report
 from .app import load_app, own_files
 from .doorbell import Doorbell
 from .eventloop import EventLoop
@@ -282,6 +282,7 @@ class Worker:
             self._flush()
         if timeout is not None:
             self._reports.begin(index, claim.ref, started, timeout, dispatch.delay_after(options, claim))
+        connections.close_old()
         points.reach("run.begin")
         self._in_run = True
         try:
@@ -307,6 +308,7 @@ class Worker:
         if isinstance(ended, dispatch.Ending):
             outcome = dispatch.conclude(options, claim, ended, self._clock())
             self._finish(index, claim, outcome, started)
+            connections.close_old()  # after the end is settled, which a server that does not answer must not prevent
         else:
 
             def done(ending: dispatch.Ending) -> None:

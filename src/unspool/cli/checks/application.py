@@ -44,17 +44,10 @@ def application(app: str) -> Iterator[Finding]:
     else:
         names = ", ".join(answer["functions"] + answer["types"])
         yield Finding("app", OK, f"{app} can be imported in {span(answer['seconds'])}; its tasks: {names}")
-    if isinstance(answer, dict) and answer.get("silenced"):
-        yield Finding(
-            "app logging",
-            WARN,
-            f"{app} disables the logger 'unspool', so nothing is logged where the program's logging is used",
-            "set disable_existing_loggers to False in its logging configuration",
-        )
 
 
 _IMPORT = """
-import json, logging, os, sys, time
+import json, os, sys, time
 out = os.dup(1)
 os.dup2(2, 1)  # what the application prints is not the answer
 from unspool.errors import AppError
@@ -69,7 +62,6 @@ except AppError as error:
 else:
     types = sorted(set(spooler_task_types) - {"fcall"})
     answer = {"functions": function_names(), "types": types, "seconds": time.perf_counter() - started}
-    answer["silenced"] = logging.getLogger("unspool").disabled
 with open(out, "w") as file:
     json.dump(answer, file)
     file.flush()
