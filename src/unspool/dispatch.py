@@ -61,21 +61,23 @@ def prepare(claim: Claim, now: float, random: Callable[[], float] = _random.rand
         return Outcome(Verdict.DEAD, Bury(reason := f"killed its worker {claim.crashes} times", begun=False), reason)
     try:
         message = _message(claim.envelope)
-        task = _task_type(message.message)(_name(claim), message.message, message.payload)
-        options = task.run_options()
     except Damaged as error:
         if not claim.envelope.sealed and claim.attempts == 1:
             # Without a seal, a file that another program is still copying in looks just like this.
             return Outcome(Verdict.RESCHEDULED, Retry(now + _YOUNG_RETRY), failure.message(error))
         reason = failure.message(error)
         return Outcome(Verdict.CORRUPT, Bury(reason, corrupt=True, begun=False), reason)
-    except (NoHandler, *codec.UNSUPPORTED) as error:
-        reason = failure.message(error) if isinstance(error, NoHandler) else failure.reason(error)
-        return _again(Verdict.RESCHEDULED, claim, _DEFAULT_RETRY, now, random, reason)
-    except BaseException as error:  # noqa: BLE001  of a subclass's constructor, or of what unpickling calls: its failure
+    except BaseException as error:  # noqa: BLE001  whatever the classes of an argument raise while it is rebuilt
+        return _unhandled(claim, now, random, failure.reason(error))
+    try:
+        task = _task_type(message.message)(_name(claim), message.message, message.payload)
+        options = task.run_options()
+    except NoHandler as error:
+        return _unhandled(claim, now, random, failure.message(error))
+    except BaseException as error:  # noqa: BLE001  a subclass's constructor or options: its failure
         return _again(Verdict.RESCHEDULED, claim, _DEFAULT_RETRY, now, random, _describe(error))
     if claim.crashes and claim.attempts > options.retry.max_attempts:
-        # Not so without a crash: the earlier attempts may have found no handler, and this one is the first that has.
+        # Not so without a crash: attempts that an older version counted may have found no handler.
         return Outcome(Verdict.DEAD, Bury(reason := _used_up(claim, options.retry), begun=False), reason)
     return Call(task, options)
 
@@ -152,6 +154,14 @@ def _again(
     at = next_attempt(policy, claim.attempts, now, random)
     disposition: Disposition = Retry(at) if at is not None else Bury(reason_of(error))
     return Outcome(verdict if at is not None else Verdict.DEAD, disposition, error)
+
+
+def _unhandled(claim: Claim, now: float, random: Callable[[], float], reason: str) -> Outcome:
+    """Kept for a deploy to catch up. It costs no attempt: the program that knows the task has them all."""
+    at = next_attempt(_DEFAULT_RETRY, claim.unhandled + 1, now, random)
+    if at is None:
+        return Outcome(Verdict.DEAD, Bury(reason_of(reason), begun=False), reason)
+    return Outcome(Verdict.RESCHEDULED, Retry(at, begun=False), reason)
 
 
 def _used_up(claim: Claim, policy: RetryPolicy) -> str:

@@ -91,6 +91,8 @@ class Claim(NamedTuple):
     attempts: int
     crashes: int
     token: Any = None
+    unhandled: int = 0
+    """How many programs without a handler for it have claimed it before, each as a look that is no attempt."""
 
 
 class RefusalKind(StrEnum):
@@ -116,9 +118,13 @@ class Ack(NamedTuple):
 
 
 class Retry(NamedTuple):
-    """Run it again, not before ``at`` (unix seconds)."""
+    """Run it again, not before ``at`` (unix seconds).
+
+    ``begun`` is False if this program has no handler for it: that is no attempt, and is counted as ``Claim.unhandled``.
+    """
 
     at: float
+    begun: bool = True
 
 
 class Release(NamedTuple):
@@ -147,7 +153,7 @@ class Outcome(NamedTuple):
     @property
     def begun(self) -> bool:
         """Whether the task was run at all, so that this counts as an attempt."""
-        return not isinstance(self.disposition, Bury) or self.disposition.begun
+        return not isinstance(self.disposition, Bury | Retry) or self.disposition.begun
 
 
 def reason_of(error: str) -> str:

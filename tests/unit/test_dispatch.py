@@ -49,10 +49,10 @@ def types() -> Iterator[None]:
     spooler_task_types.update(before)
 
 
-def claim(message: Message | Envelope, attempts: int = 1, crashes: int = 0) -> Claim:
+def claim(message: Message | Envelope, attempts: int = 1, crashes: int = 0, unhandled: int = 0) -> Claim:
     """A claim as a backend makes it."""
     envelope = message if isinstance(message, Envelope) else codec.encode(message)
-    return Claim("/mail/uwsgi_spoolfile_1", "uwsgi_spoolfile_1", envelope, attempts, crashes)
+    return Claim("/mail/uwsgi_spoolfile_1", "uwsgi_spoolfile_1", envelope, attempts, crashes, None, unhandled)
 
 
 def prepared(message: Message | Envelope, attempts: int = 1) -> Call:
@@ -62,9 +62,9 @@ def prepared(message: Message | Envelope, attempts: int = 1) -> Call:
     return call
 
 
-def refused(message: Message | Envelope, attempts: int = 1, crashes: int = 0) -> Outcome:
+def refused(message: Message | Envelope, attempts: int = 1, crashes: int = 0, unhandled: int = 0) -> Outcome:
     """The outcome, where nothing is to run."""
-    outcome = dispatch.prepare(claim(message, attempts, crashes), NOW, lambda: 0.0)
+    outcome = dispatch.prepare(claim(message, attempts, crashes, unhandled), NOW, lambda: 0.0)
     assert isinstance(outcome, Outcome)
     return outcome
 
@@ -246,9 +246,10 @@ def test_a_message_goes_to_the_heir_of_its_type() -> None:
 def test_no_handler(message: Message | Envelope, missing: str) -> None:
     """Kept with back-off for a deploy to catch up, then dead with the missing name."""
     outcome = refused(message)
-    assert (outcome.verdict, outcome.disposition) == (Verdict.RESCHEDULED, Retry(NOW + 5))
+    assert (outcome.verdict, outcome.disposition) == (Verdict.RESCHEDULED, Retry(NOW + 5, begun=False))
     assert missing in outcome.error
-    outcome = refused(message, attempts=20)
+    assert refused(message, unhandled=2).disposition == Retry(NOW + 20, begun=False)
+    outcome = refused(message, unhandled=19)
     assert outcome.verdict is Verdict.DEAD
     assert isinstance(outcome.disposition, Bury)
     assert missing in outcome.disposition.reason
@@ -259,7 +260,7 @@ def test_a_missing_module_is_waited_for() -> None:
     """A payload of a class that this program does not have: as for a missing handler."""
     body = pickle.dumps({"payload": 1}).replace(b"K\x01", b"cmodule_of_tomorrow\nThing\n")
     outcome = refused(Envelope({"msg": b"m"}, body, None, None))
-    assert (outcome.verdict, outcome.disposition) == (Verdict.RESCHEDULED, Retry(NOW + 5))
+    assert (outcome.verdict, outcome.disposition) == (Verdict.RESCHEDULED, Retry(NOW + 5, begun=False))
     assert "module_of_tomorrow" in outcome.error
 
 
@@ -273,9 +274,9 @@ class NotYet:
 def test_an_argument_that_cannot_be_rebuilt_is_waited_for() -> None:
     """A deploy may bring what it needs; then dead, and not corrupt."""
     outcome = refused(Message("m", NotYet()))
-    assert (outcome.verdict, outcome.disposition) == (Verdict.RESCHEDULED, Retry(NOW + 5))
+    assert (outcome.verdict, outcome.disposition) == (Verdict.RESCHEDULED, Retry(NOW + 5, begun=False))
     assert "ValueError: invalid literal" in outcome.error
-    outcome = refused(Message("m", NotYet()), attempts=20)
+    outcome = refused(Message("m", NotYet()), unhandled=19)
     assert outcome.verdict is Verdict.DEAD
     assert isinstance(outcome.disposition, Bury)
     assert not outcome.disposition.corrupt

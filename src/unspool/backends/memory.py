@@ -43,6 +43,7 @@ class _Task:
     due: float
     attempts: int = 0
     crashes: int = 0
+    unhandled: int = 0
     running: bool = False
     aside: State | None = None
     reason: str = ""
@@ -115,7 +116,7 @@ class MemoryBackend:
             return Refusal(RefusalKind.CORRUPT, None, str(error))
         task.attempts += 1
         task.running = True
-        return Claim(ref, ref, envelope, task.attempts, task.crashes)
+        return Claim(ref, ref, envelope, task.attempts, task.crashes, unhandled=task.unhandled)
 
     def settle(self, claim: Claim, disposition: Disposition, record: Record | None = None) -> float | None:
         task = self._tasks.get(claim.ref)
@@ -125,8 +126,10 @@ class MemoryBackend:
         match disposition:
             case Ack():
                 del self._tasks[claim.ref]
-            case Retry(at):
+            case Retry(at, begun):
                 task.due = at
+                task.attempts -= not begun
+                task.unhandled += not begun
                 return at
             case Release():
                 task.attempts -= 1
@@ -187,6 +190,7 @@ class MemoryBackend:
     def retry(self, id: str) -> str:
         task = self._idle(id)
         task.aside, task.reason, task.attempts, task.crashes, task.due = None, "", 0, 0, self._clock()
+        task.unhandled = 0
         return id
 
     def remove(self, id: str) -> None:

@@ -202,7 +202,7 @@ class SpoolerHandler:
         outcome = self._perform(claim, dispatch.prepare(claim, started))
         disposition = outcome.disposition
         if isinstance(disposition, Retry):  # uWSGI compares whole seconds, and would offer it early
-            disposition = Retry(math.ceil(disposition.at))
+            disposition = disposition._replace(at=math.ceil(disposition.at))
         until = inside.backend.settle(claim, disposition)
         duration = max(self._clock() - started, 0.0)
         record = Record(

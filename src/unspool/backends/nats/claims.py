@@ -106,7 +106,8 @@ class Claims:
         _, _, token = self._names.place(stored.subject)
         runs.note(self._names, token, record)
         id = f"{self._place.name}/{token}"
-        return Claim(id, token, envelope, facts.attempts + 1, facts.crashes, Held(stored, facts, record))
+        held = Held(stored, facts, record)
+        return Claim(id, token, envelope, facts.attempts + 1, facts.crashes, held, facts.unhandled)
 
     async def _claim(self, stream: JetStream, token: str) -> Claim | Refusal:
         await self._control.announce(stream)

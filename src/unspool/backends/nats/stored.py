@@ -46,6 +46,7 @@ class Facts(NamedTuple):
     :param reason: why it was set aside.
     :param anew: whether the message replaces another of the same task.
     :param passage: how far it has come, if it leaves.
+    :param unhandled: looks by programs that have no handler for it.
     """
 
     due: float
@@ -54,6 +55,7 @@ class Facts(NamedTuple):
     reason: str = ""
     anew: bool = False
     passage: Passage | None = None
+    unhandled: int = 0
 
     def dump(self) -> str:
         """One line of ASCII."""
@@ -62,6 +64,8 @@ class Facts(NamedTuple):
             facts["anew"] = True
         if self.passage:
             facts["passage"] = self.passage
+        if self.unhandled:
+            facts["unhandled"] = self.unhandled
         reason = self.reason[:_REASON]
         while True:
             line = json.dumps(facts | {"reason": reason} if reason else facts)
@@ -90,7 +94,8 @@ class Stored(NamedTuple):
             if math.isfinite(due):
                 reason, anew = printable(str(found.get("reason", ""))), found.get("anew") is True
                 attempts, crashes = _count(found["attempts"]), _count(found["crashes"])
-                return Facts(due, attempts, crashes, reason, anew, Passage.of(found.get("passage")))
+                unhandled = _count(found.get("unhandled", 0))
+                return Facts(due, attempts, crashes, reason, anew, Passage.of(found.get("passage")), unhandled)
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
             pass
         return Facts(self.time)

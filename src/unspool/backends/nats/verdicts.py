@@ -146,6 +146,8 @@ class Verdicts:
             case Ack():
                 return await stream.delete(self._names.tasks, stored.seq, patience=self._place.patience)
             case Retry(at):
+                if not disposition.begun:
+                    facts = facts._replace(attempts=facts.attempts - 1, unhandled=facts.unhandled + 1)
                 return await self._tasks.anew(stream, stored, facts._replace(due=at)) > 0
             case Release():
                 return await self._tasks.anew(stream, stored, facts._replace(attempts=facts.attempts - 1)) > 0

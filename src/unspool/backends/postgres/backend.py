@@ -65,7 +65,7 @@ _NOTHING = (None, None)
 _double = struct.Struct("!d").unpack
 Run = tuple[Claim, Record | None]
 
-_PUT_BACK = {"delay": None, "aside": None, "uncounted": 0, "crashed": 0, "reason": ""}
+_PUT_BACK = {"delay": None, "aside": None, "uncounted": 0, "unhandled": 0, "crashed": 0, "reason": ""}
 _PUT_OFF = 100  # ends of runs that are kept for the next statement
 
 
@@ -293,7 +293,7 @@ class PostgresBackend:
 
     def _begun(self, ref: str, number: int, row: Sequence[Any]) -> Claim | Refusal:
         data, *numbers, due_bytes, locked = row
-        attempts, crashes, fence, rank = map(_number, numbers)
+        attempts, crashes, fence, rank, unhandled = map(_number, numbers)
         (due,) = _double(due_bytes)
         if locked == b"\0":
             self._let_go(number)
@@ -317,7 +317,7 @@ class PostgresBackend:
             return Refusal(RefusalKind.CORRUPT, None, str(error))
         except (MemoryError, Transient) as error:
             return self._unread(number, fence, error)
-        return Claim(self._names.id(number), ref, envelope, attempts, crashes, fence)
+        return Claim(self._names.id(number), ref, envelope, attempts, crashes, fence, unhandled)
 
     def _read(self, number: int, fence: int, *, whole: bool) -> bytes:
         """The content of a large task; without ``whole`` its variables alone.
@@ -377,7 +377,8 @@ class PostgresBackend:
         values: dict[str, Any] = dict(_PUT_BACK)
         match disposition:
             case Retry(at):
-                values["delay"] = at - now
+                unhandled = int(not disposition.begun)
+                values |= {"delay": at - now, "uncounted": unhandled, "unhandled": unhandled}
                 until: float | None = at
             case Release():
                 values["uncounted"] = 1

@@ -1,9 +1,9 @@
 """How often a task was begun, kept beside its payload and never in it.
 
-An extended attribute of the task's file holds ``<attempts> <crashes> <phase>``. It is set before the task is read, so
-it survives whatever the task does to its worker; it is set by descriptor or by path without opening the file, so it
-drops no lock; and it changes neither the content nor the mtime, which is the due time. It costs 3 µs. Copied with
-``cp``, a task starts afresh.
+An extended attribute of the task's file holds ``<attempts> <crashes> <phase>``, and, if there were any, the number of
+looks by programs that have no handler for the task. It is set before the task is read, so it survives whatever the task
+does to its worker; it is set by descriptor or by path without opening the file, so it drops no lock; and it changes
+neither the content nor the mtime, which is the due time. It costs 3 µs. Copied with ``cp``, a task starts afresh.
 
 Phase ``r`` (running) on a file that nobody holds means that the run ended with its worker: a crash. ``w`` is waiting.
 ``d`` is done, written only when the file of a finished task could not be removed: it must not run again.
@@ -33,29 +33,35 @@ _NAME = "user.unspool"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-_kept = re.compile(rb"([0-9]{1,9}) ([0-9]{1,9}) ([rwd])").fullmatch
+_kept = re.compile(rb"([0-9]{1,9}) ([0-9]{1,9}) ([rwd])(?: ([0-9]{1,9}))?").fullmatch
 
 
 class Count(NamedTuple):
-    """What is kept: runs begun, those that ended with their worker, and the phase."""
+    """What is kept: runs begun, those that ended with their worker, the phase, and looks without a handler."""
 
     attempts: int = 0
     crashes: int = 0
     phase: str = WAITING
+    unhandled: int = 0
 
     def begun(self) -> "Count":
         """This count after one more run has begun."""
-        return Count(self.attempts + 1, self.crashes + (self.phase == RUNNING), RUNNING)
+        return Count(self.attempts + 1, self.crashes + (self.phase == RUNNING), RUNNING, self.unhandled)
+
+    def withdrawn(self) -> "Count":
+        """This count as it was before the run that has just begun."""
+        return self._replace(attempts=self.attempts - 1, phase=WAITING)
 
     def dump(self) -> bytes:
         """The form that is kept."""
-        return b"%d %d %s" % (self.attempts, self.crashes, self.phase.encode())
+        kept = b"%d %d %s" % (self.attempts, self.crashes, self.phase.encode())
+        return b"%s %d" % (kept, self.unhandled) if self.unhandled else kept
 
     @classmethod
     def load(cls, data: bytes) -> "Count":
         """A count from its kept form; anything else counts as none."""
         found = _kept(data.strip())
-        return cls() if found is None else cls(int(found[1]), int(found[2]), found[3].decode())
+        return cls() if found is None else cls(int(found[1]), int(found[2]), found[3].decode(), int(found[4] or 0))
 
 
 _FIRST = Count().begun()
@@ -169,7 +175,7 @@ class _Sidecars:
         try:
             side = self._open(ref)
             try:
-                os.write(side, count.dump().ljust(32))
+                os.write(side, count.dump().ljust(48))
             finally:
                 os.close(side)
         except OSError as error:

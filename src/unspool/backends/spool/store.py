@@ -243,7 +243,7 @@ class SpoolBackend:
         try:
             envelope = self._read(fd, found, ref, whole=count.crashes < MAX_CRASHES)
         except Damaged as error:
-            former = Count(count.attempts - 1, count.crashes)
+            former = count.withdrawn()
             self._attempts.write(fd, ref, former)
             # By the time of the content: to count changes the file's other time.
             if now - found.st_mtime < _WRITING and not isinstance(error, Unsigned):
@@ -252,7 +252,13 @@ class SpoolBackend:
             return Refusal(RefusalKind.CORRUPT, None, str(error))
         points.reach("claim.read")
         return Claim(
-            f"{self.name}/{ref}", ref, envelope, count.attempts, count.crashes, _Held(fd, at, name, count, found.st_ino)
+            f"{self.name}/{ref}",
+            ref,
+            envelope,
+            count.attempts,
+            count.crashes,
+            _Held(fd, at, name, count, found.st_ino),
+            count.unhandled,
         )
 
     def _read(self, fd: int, found: os.stat_result, ref: str, *, whole: bool) -> Envelope:
@@ -322,7 +328,10 @@ class SpoolBackend:
                     self._attempts.clear(ref)
             case Retry(at=when):
                 points.reach("retry.begin")
-                waiting = begun._replace(phase=WAITING)
+                if disposition.begun:
+                    waiting = begun._replace(phase=WAITING)
+                else:
+                    waiting = begun.withdrawn()._replace(unhandled=begun.unhandled + 1)
                 self._attempts.write(file, ref, waiting)
                 points.reach("retry.counted")
                 due = int(when * 1e9)
@@ -333,7 +342,7 @@ class SpoolBackend:
                 points.reach("retry.dated")
                 return when
             case Release():
-                self._attempts.write(file, ref, Count(begun.attempts - 1, begun.crashes))
+                self._attempts.write(file, ref, begun.withdrawn())
                 return self._clock()
             case Bury():
                 attempts = begun.attempts - (not disposition.begun)

@@ -193,6 +193,25 @@ class VerdictTests(Ground):
         assert entry.state is State.DEAD
         assert missing in entry.reason
 
+    def test_a_look_without_a_handler_is_no_attempt(self, queue: Queue) -> None:
+        """However many programs that do not know the task have looked at it, the one that does has all attempts."""
+        id = _send(queue, Message("ucfg_missing_type", None))
+        dues: list[float] = []
+        for _ in range(3):
+            outcome, claim = _run(queue)
+            assert (claim.attempts, claim.unhandled, outcome.begun) == (1, len(dues), False)
+            entry = queue.backend.find(id)
+            assert entry is not None
+            assert (entry.attempts, entry.state) == (0, State.DEFERRED)
+            assert isinstance(outcome.disposition, Retry)
+            dues.append(outcome.disposition.at - queue.clock())
+            queue.clock.advance(dues[-1])
+        assert dues[0] < dues[1] < dues[2]
+        queue.backend.retry(id)
+        claim = queue.begin()
+        assert (claim.attempts, claim.crashes, claim.unhandled) == (1, 0, 0)
+        queue.end(claim, Ack())
+
     def test_payload_of_an_unknown_class(self, queue: Queue) -> None:
         """So is one whose payload needs a module that is not there: it is not damaged."""
         id = queue.backend.send([Envelope({"msg": b"task"}, b"cnowhere_at_all\nMissing\n.", None, None)])[0]

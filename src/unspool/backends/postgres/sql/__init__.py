@@ -5,7 +5,7 @@ from importlib import resources
 
 __all__ = ["CURRENT", "statement", "step"]
 
-CURRENT = 3
+CURRENT = 4
 """The version of the schema that these statements are for."""
 
 

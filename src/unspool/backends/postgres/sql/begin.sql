@@ -11,4 +11,4 @@ UPDATE unspool.task SET begun = time.now, attempts = attempts + 1,
 FROM time, unnest($3::int8[]) AS given (id)
 WHERE task.id = given.id AND spooler = $4::text AND state < 2 AND begun IS NULL AND fence >= 0 AND due <= time.now
 -- as in next.sql, a large task is fetched later
-RETURNING task.id, CASE WHEN octet_length(data) <= 262144 THEN data END, attempts, crashes, fence, rank, due, pg_try_advisory_lock($2::int8 + fence) AS locked
+RETURNING task.id, CASE WHEN octet_length(data) <= 262144 THEN data END, attempts, crashes, fence, rank, unhandled, due, pg_try_advisory_lock($2::int8 + fence) AS locked

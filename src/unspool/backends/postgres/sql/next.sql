@@ -19,7 +19,7 @@ WITH time AS (
     FROM time
     WHERE id = $3::int8 AND spooler = $4::text AND state < 2 AND begun IS NULL AND due <= time.now
     -- The claim is kept before a large task is fetched: one that takes all of the worker's memory then counts as a crash.
-    RETURNING CASE WHEN octet_length(data) <= 262144 THEN data END, attempts, crashes, fence, rank, due, pg_try_advisory_lock($2::int8 + fence) AS locked
+    RETURNING CASE WHEN octet_length(data) <= 262144 THEN data END, attempts, crashes, fence, rank, unhandled, due, pg_try_advisory_lock($2::int8 + fence) AS locked
 )
 SELECT (SELECT id FROM done), begun.*
 FROM (SELECT) AS one LEFT JOIN begun ON true

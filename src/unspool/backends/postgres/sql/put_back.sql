@@ -5,7 +5,7 @@ WITH time AS (
 ), put AS (
     UPDATE unspool.task SET
         begun = NULL, worker = NULL, owner = NULL,
-        attempts = attempts - %(uncounted)s, crashes = crashes + %(crashed)s,
+        attempts = attempts - %(uncounted)s, unhandled = unhandled + %(unhandled)s, crashes = crashes + %(crashed)s,
         due = coalesce(time.now + %(delay)s::float8, due),
         state = coalesce(%(aside)s::int, (coalesce(time.now + %(delay)s::float8, due) > time.now)::int),
         reason = %(reason)s
