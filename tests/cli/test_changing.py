@@ -119,7 +119,8 @@ def test_purge_asks(shell: Shell) -> None:
 
     assert "delete 1 task; add --yes" in shell.error("purge", "--state", "ready", status=2)
     question = "Delete 1 task (ready) for good?"
-    assert question in shell.on_terminal("purge", "--state", "ready", answer=(question, "n\n"), status=1)
+    text = shell.on_terminal("purge", "--state", "ready", answer=(question, "n\n"), status=1)
+    assert "nothing was deleted" in text
     assert len(shell.json("ls")) == 1
     assert "deleted 1 task" in shell.on_terminal("purge", "--state", "ready", answer=(question, "y\n"))
 
@@ -187,7 +188,9 @@ def test_a_directory_with_the_name_of_a_task(shell: Shell) -> None:
     done = shell.result("purge", "--state", "corrupt", "--state", "dead", "--yes")
     assert (done.returncode, done.stderr.count("is a directory, not a task")) == (1, 2)
     assert done.stdout == f"{shell.mail}/uwsgi_spoolfile_on_b\n{dead}\ndeleted 2 tasks\n"
-    assert [Path(entry["id"]).name[-4:] for entry in shell.json("ls")] == ["on_a", "on_c"]
+    left = shell.json("ls")
+    assert [Path(entry["id"]).name[-4:] for entry in left] == ["on_a", "on_c"]
+    assert [entry["reason"] for entry in left] == ["a directory, not a regular file"] * 2
 
 
 def test_what_is_not_a_task_is_never_moved_as_one(shell: Shell) -> None:
@@ -220,6 +223,23 @@ def test_what_is_not_a_task_is_never_moved_as_one(shell: Shell) -> None:
         (ranked, "dead"),
     ]
     assert shell("retry", "--all-dead").splitlines() == [f"{shell.mail}/5/{Path(ranked).name}"]
+
+
+def test_an_unusable_priority_keeps_no_other_task(shell: Shell) -> None:
+    """Dead tasks of a priority whose directory is a file now are errors; all others are ready again."""
+    shell.send("app:fail", "--priority", "5")
+    ranked, plain = bury(shell, 1)
+    (shell.mail / "5").rmdir()
+    (shell.mail / "5").write_text("mine")
+
+    for words in (["retry", "--all-dead"], ["retry", ranked, plain]):
+        done = shell.result(*words)
+        assert (done.returncode, done.stdout) == (1, f"{shell.mail}/{Path(plain).name}\n"), done.stderr
+        assert done.stderr.count("\n") == 1
+        assert f"error: task {ranked} cannot be changed" in done.stderr
+        assert "its directory 5" in done.stderr
+        (shell.mail / Path(plain).name).rename(plain)
+    assert (shell.mail / "5").read_text() == "mine"
 
 
 def test_a_name_that_is_taken(shell: Shell) -> None:

@@ -9,10 +9,12 @@ import time
 from contextlib import closing
 from datetime import datetime
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 
 from unspool import Spooler, config, wire
+from unspool.message import Record
 
 from .conftest import SCRIPT, Shell
 
@@ -264,13 +266,30 @@ def test_show_a_json_body(shell: Shell) -> None:
 
 
 def test_show_a_task_that_is_not_there(shell: Shell) -> None:
-    """Status 1; and if it has run, when and how."""
+    """Status 1; and if it has run, when it ended and how."""
     id = shell.send("app:add", "1")
     shell.burst()
+    config.configure(spoolers=[str(shell.mail)], durability="relaxed")
+    config.backend().record([Record(id, "app:add", "processed", 2, 4e9, 20.0, 1)])
 
-    assert "processed at" in shell.error("show", id, status=1)
+    ended = datetime.fromtimestamp(4e9 + 20, ZoneInfo("Europe/Berlin")).isoformat()
+    assert f"it was processed at {ended};" in shell.error("show", id, status=1)
     assert shell.error("show", f"{id}9", status=1) == f"no task {id}9"
     assert shell.error("show", "no-such", status=1) == "no task no-such"
+
+
+def test_a_copy_that_lost_its_time(shell: Shell) -> None:
+    """A deferred task whose copy has the present time is not due before the time in its name, as listings say."""
+    id = Path(shell.send("app:add", "1", "--in", "1d"))
+    due = id.stat().st_mtime
+    os.utime(id)
+
+    [entry] = shell.json("ls")
+    assert (entry["state"], entry["due"]) == ("deferred", pytest.approx(due, abs=0.001))
+    assert shell.json("show", str(id))["state"] == "deferred"
+    assert shell.json("status")["spoolers"][0]["deferred"] == 1
+    assert "stopped" in shell.burst()[-1]
+    assert len(shell.json("ls")) == 1
 
 
 def test_show_without_configuration(shell: Shell) -> None:

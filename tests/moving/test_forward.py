@@ -165,9 +165,9 @@ def test_the_server_goes_and_comes_back(ends: Ends, own: Server) -> None:
         for number in range(20):
             work(f"away {number}")
         assert time.perf_counter() - started < 5, "senders wait for nobody"
-        forwarder.wait_for("tasks are kept in")
+        assert "WARNING" in forwarder.wait_for("tasks are kept in")
         own.start()
-        forwarder.wait_for("is back")
+        assert "WARNING" in forwarder.wait_for("is back")
         while sum(ends.backend("spool").counts().values()):
             forwarder.wait_for("forwarded to")
         work("after")

@@ -488,7 +488,9 @@ def test_a_removed_directory_is_told_and_survived(place: Place, how: Callable[[P
     assert not [path for path in held if path.endswith(" (deleted)") or path.startswith(f"{place.root}/elsewhere")]
     assert running.stop() == 0
     assert place.lines() == ["1", "2", "3"]
-    assert f"spooler {place.spool} is back" in [line["message"] for line in running.seen]
+    levels = {line["message"]: line["level"] for line in running.seen}
+    gone, back = f"spooler {place.spool} was removed; going on when it is back", f"spooler {place.spool} is back"
+    assert (levels[gone], levels[back]) == ("WARNING", "WARNING")
     assert {record.id for record in SpoolBackend(str(place.spool)).history()} >= {second["id"], third["id"]}
 
 

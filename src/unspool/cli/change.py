@@ -81,6 +81,7 @@ def purge(state: Sequence[str], older_than: timedelta | None, *, yes: bool, json
         if not output.is_terminal():
             raise click.UsageError(f"This would delete {_tasks(len(listed))}; add --yes.")
         if not click.confirm(f"Delete {_tasks(len(listed))} ({', '.join(sorted(set(state)))}) for good?", err=True):
+            output.note("nothing was deleted")
             return 1
         doomed = listed  # no more than was agreed to
     changes = _Changes(_remove)
@@ -161,8 +162,10 @@ class _Changes:
         except LookupError as error:
             if not listed or backend.find(id) is not None:
                 self._complain(error)
-        except SpoolerUnusable:
-            raise
+        except SpoolerUnusable as error:
+            if backend.capabilities.remote:  # the server is away; a directory may lack one priority only
+                raise
+            self._complain(f"task {id} cannot be changed: {error}")
         except OSError as error:
             self._complain(f"task {id} cannot be changed: {error.strerror}")
 

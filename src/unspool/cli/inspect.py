@@ -213,7 +213,8 @@ def _missing(id: str, given: Sequence[str]) -> str:
     for backend in spoolers.usable(given) if given or config.spooler_names() else []:
         if runs := backend.history(id=id, limit=1):
             last = runs[0]
-            return f"no task {id} now: it was {last.verdict} at {times.moment(last.started)}; see unspool history {id}"
+            ended = times.moment(last.started + last.duration)
+            return f"no task {id} now: it was {last.verdict} at {ended}; see unspool history {id}"
     return spoolers.missing(id)
 
 

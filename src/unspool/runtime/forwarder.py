@@ -81,7 +81,7 @@ class Route:
             self._lose(error, tickets)
             return False
         if self.problem and (tickets or more):
-            _log.info("spooler %s is back", self.destination)
+            _log.warning("spooler %s is back", self.destination)  # of the same level as its loss
             self.problem, self._patience = "", _PATIENCE[0]
         return more
 
@@ -119,7 +119,8 @@ class Route:
         """The server is away, or has no use for us: says so once, and tries again after a while."""
         self._feed.give_back(tickets)
         if not self.problem:
-            _log.error("%s; tasks are kept in %s, and forwarded when it is back", error.strerror or error, self.source)
+            reason = error.strerror or error
+            _log.warning("%s; tasks are kept in %s, and forwarded when it is back", reason, self.source)
         self.problem = str(error.strerror or error)
         self._resume = True
         self._next_try = time.monotonic() + self._patience * (1 + random.uniform(-_JITTER, _JITTER))  # noqa: S311

@@ -455,9 +455,9 @@ class Supervisor:
             name = self._backends[index].name
             remote = self._backends[index].capabilities.remote
             if feed.gone:
-                _log.error("spooler %s %s; going on when it is back", name, "is away" if remote else "was removed")
+                _log.warning("spooler %s %s; going on when it is back", name, "is away" if remote else "was removed")
                 return
-            _log.info("spooler %s is back", name)
+            _log.warning("spooler %s is back", name)  # of the same level, or its end would not show
             if not remote:
                 self._presences[index].hand_over()  # its file went with the old place
                 self._presences[index] = self._backends[index].control.enlist("supervisor")

@@ -472,7 +472,7 @@ class Directory:
         """The error of this package for one of the system's, met while a part was opened, saying what to do."""
         what = f"its directory {part}" if part else "it"
         advice = {
-            errno.ENOTDIR: "it is a file; name a directory",
+            errno.ENOTDIR: f"{what} is a file; " + ("move it away" if part else "name a directory"),
             errno.EACCES: f"this user may not use {what}; check its owner and mode",
             errno.EROFS: "its file system is read-only",
             errno.ENOSPC: "the disk is full, of data or of inodes; make room and send again",

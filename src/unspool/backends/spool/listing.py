@@ -242,11 +242,11 @@ class Listing:
         if is_unfinished(found):
             return None
         reason = self._directory.objection(found) or self._part_objection(ref)
-        count = read_count(self._directory, ref)
+        count, due = read_count(self._directory, ref), max(found.st_mtime, hint(ref))
         if reason:
             state = State.CORRUPT
         elif state is None:
-            waits = State.READY if found.st_mtime <= self._clock() else State.DEFERRED
+            waits = State.READY if due <= self._clock() else State.DEFERRED
             state = State.RUNNING if is_locked(path) else waits
         label, problem = ("?", reason) if reason else self._label(ref)
         return Entry(
@@ -255,7 +255,7 @@ class Listing:
             self._directory.root,
             label,
             priority_of(ref),
-            found.st_mtime,
+            due,
             count.attempts,
             found.st_size,
             problem,
@@ -276,6 +276,8 @@ class Listing:
             return None
         note = read_note(self._directory, place, ref)
         label, problem = self._label(inside)
+        if not stat.S_ISREG(found.st_mode):
+            problem = self._directory.objection(found) or problem
         return Entry(
             path,
             State(place),

@@ -161,7 +161,8 @@ class Survey:
             return State.CORRUPT
         if self._runs(some.lead + one.name, one.inode()):
             return State.RUNNING
-        return State.DEFERRED if found.st_mtime > self._now else State.READY
+        # A copy that lost its time is not due before the time in its name.
+        return State.DEFERRED if max(found.st_mtime, hint(one.name)) > self._now else State.READY
 
     def _runs(self, ref: str, inode: int) -> bool:
         return self._may_run(inode) and is_locked(self._directory.path(ref))
