@@ -51,7 +51,14 @@ class NoSpooler(ConfigurationError):
 
 
 class AppError(ConfigurationError):
-    """The application of a worker could not be imported."""
+    """The application of a worker could not be imported.
+
+    :param traceback: of the error, as text; empty where it would say no more than the message.
+    """
+
+    def __init__(self, message: str, traceback: str = "") -> None:
+        super().__init__(message)
+        self.traceback = traceback
 
 
 class SpoolerUnusable(UnspoolError, OSError):

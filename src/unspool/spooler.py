@@ -2,12 +2,13 @@
 
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from types import MethodType
 from typing import Any, Optional, ParamSpec, Protocol, TypeVar, Union, Unpack, overload
 
-from . import codec, config, wire
+from . import codec, config, importing, wire
 from .backends.base import Transactional
 from .errors import OptionRefused, PayloadRefused
 from .functions import FunctionTask
@@ -286,6 +287,8 @@ _MAKE = "made by task.message(...) or unspool.raw_message(...)"
 
 def _send(messages: Sequence[Message], spooler: Any, connection: Any = None) -> list[str]:
     config.enter_uwsgi()  # in case another module has made itself uWSGI's handler since
+    if importing.app:
+        _warn_of_import()
     envelopes = [codec.encode(message) for message in messages]
     name = None if spooler is None else spooler.name if isinstance(spooler, Spooler) else Spooler(spooler).name
     if not envelopes:
@@ -299,6 +302,24 @@ def _send(messages: Sequence[Message], spooler: Any, connection: Any = None) -> 
             f"spooler {backend.name} cannot send within a transaction; only one on PostgreSQL takes a connection"
         )
     return backend.send_within(connection, envelopes)
+
+
+def _warn_of_import() -> None:
+    """Say once that an application sends a task when it is imported, and where."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        frame = frame.f_back
+    importing.sent_at = f"{frame.f_code.co_filename}:{frame.f_lineno}"
+    _log.warning(
+        "app %s sends a task when it is imported, at %s, and so at each start of a worker; "
+        "send it under if __name__ == '__main__':",
+        importing.app,
+        importing.sent_at,
+    )
+    importing.app = ""
+
+
+_PACKAGE = os.path.dirname(__file__) + os.sep
 
 
 def _configured() -> tuple[str, ...]:

@@ -14,7 +14,7 @@ def levels(shell: Shell, *words: str, status: int = 0, **env: str) -> dict[str, 
 
     found = json.loads(shell("doctor", "--json", *words, status=status, **env))
     assert found["ok"] is (status == 0)
-    assert all(set(one) == {"subject", "level", "text", "advice"} for one in found["checks"])
+    assert all(set(one) == {"subject", "level", "text", "advice", "traceback"} for one in found["checks"])
     return {one["subject"]: (one["level"], one["text"]) for one in found["checks"]}
 
 

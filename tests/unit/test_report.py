@@ -81,13 +81,13 @@ def test_lines_by_hand_are_those_of_the_general_encoder(ends: tuple[Reader, int]
 def test_a_part_of_a_line_waits_for_the_rest(ends: tuple[Reader, int]) -> None:
     """Wherever it is cut."""
     reader, fd = ends
-    line = b'["failed","why"]\n%b\n' % END_LINE
+    line = b'["failed","why","where"]\n%b\n' % END_LINE
     for cut in range(len(line)):
         os.write(fd, line[:cut])
         events = reader.read()
         assert len(events) == line[:cut].count(b"\n")
         os.write(fd, line[cut:])
-        assert events + reader.read() == [["failed", "why"], ["end", 1, "name", None, list(RECORD), END_LINE]]
+        assert events + reader.read() == [["failed", "why", "where"], ["end", 1, "name", None, list(RECORD), END_LINE]]
 
 
 def test_threads_do_not_mix_their_lines(ends: tuple[Reader, int]) -> None:
@@ -171,8 +171,8 @@ def test_a_supervisor_that_is_gone_hears_nothing(ends: tuple[Reader, int]) -> No
 def test_a_line_that_no_worker_writes_is_refused(ends: tuple[Reader, int], line: bytes) -> None:
     """What came before it is kept, and nothing after it is read: the pipe counts as ended."""
     reader, fd = ends
-    os.write(fd, b'%b\n["failed","why"]\n' % END_LINE)
-    threading.Thread(target=os.write, args=[fd, line + b'\n["failed","why"]\n'], daemon=True).start()
+    os.write(fd, b'%b\n["failed","why","where"]\n' % END_LINE)
+    threading.Thread(target=os.write, args=[fd, line + b'\n["failed","why","where"]\n'], daemon=True).start()
     events: list[list[Any]] = []
     refused: BadReport | None = None
     while refused is None:
@@ -182,7 +182,7 @@ def test_a_line_that_no_worker_writes_is_refused(ends: tuple[Reader, int], line:
         except BadReport as error:
             refused = error
             events += error.events
-    assert events == [["end", 1, "name", None, list(RECORD), END_LINE], ["failed", "why"]]
+    assert events == [["end", 1, "name", None, list(RECORD), END_LINE], ["failed", "why", "where"]]
     assert repr(line[:20])[2:-1] in str(refused)
     assert reader.ended
     assert reader.read() == []

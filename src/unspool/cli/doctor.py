@@ -1,5 +1,6 @@
 """``unspool doctor``: looks at all that has to be right, and says what to do about what is not."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ import click
 from .. import config
 from ..address import is_url
 from ..errors import ConfigurationError, NoSpooler
-from . import output, spoolers
+from . import options, output, spoolers
 
 if TYPE_CHECKING:
     from .checks import Finding
@@ -20,9 +21,10 @@ __all__ = ["COMMANDS"]
 @click.command()
 @click.argument("app", required=False, envvar="UNSPOOL_DOCTOR_APP")
 @output.json_option
+@options.traceback
 @spoolers.spooler_option
 @click.pass_context
-def doctor(ctx: click.Context, app: str | None, json: bool, spooler: Sequence[str]) -> int:
+def doctor(ctx: click.Context, app: str | None, json: bool, traceback: bool, spooler: Sequence[str]) -> int:
     """Check all that has to be right.
 
     Looks at Python, configuration, spoolers, file systems, kernel and uWSGI, and imports APP if it is given. Each line
@@ -45,6 +47,9 @@ def doctor(ctx: click.Context, app: str | None, json: bool, spooler: Sequence[st
     else:
         for finding in findings:
             output.finding(finding.level, finding.subject, finding.text, finding.advice)
+            if traceback and finding.traceback:
+                sys.stdout.flush()
+                output.lines(finding.traceback)
     return status
 
 

@@ -14,7 +14,7 @@ from ..functions import call_message, find_function
 from ..message import Message
 from ..schedule import check_priority, to_due
 from ..spooler import Spooler, raw_message
-from . import output, spoolers, times
+from . import options, output, spoolers, times
 
 __all__ = ["COMMANDS"]
 
@@ -57,6 +57,7 @@ _number = re.compile(r"-[0-9.]", re.ASCII)
     help="Import this application and use the task's own priority, delay and spooler; also checks that it "
     "has the function, and that this takes the arguments.",
 )
+@options.traceback
 @click.option(
     "--spooler",
     type=spoolers.SPOOLER,
@@ -76,6 +77,7 @@ def enqueue(
     delay: timedelta | None,
     at: datetime | None,
     app: str | None,
+    traceback: bool,
     spooler: str | None,
 ) -> None:
     """Send a task, and print its id.
@@ -106,7 +108,11 @@ def enqueue(
         raise click.UsageError("Give a function as 'module:function', or --message.")
     positional, named = _arguments(arguments, args, kwargs)
     if app is not None:
-        _send_by_app(app, function, positional, named, {"priority": priority, "postpone": postpone, "spooler": target})
+        from ..runtime.app import load_app
+
+        with options.explained(traceback=traceback):
+            load_app(app)
+        _send_by_app(function, positional, named, {"priority": priority, "postpone": postpone, "spooler": target})
     else:
         _check_name(function)
         due = to_due(postpone)
@@ -132,13 +138,8 @@ def _print(id: str) -> None:
     output.line(output.clean(id) if output.is_terminal() else id)
 
 
-def _send_by_app(
-    app: str, function: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: Mapping[str, Any]
-) -> None:
-    from ..runtime.app import load_app
-
-    load_app(app)
-    task = find_function(function).using(**{name: value for name, value in options.items() if value is not None})
+def _send_by_app(function: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    task = find_function(function).using(**{name: value for name, value in given.items() if value is not None})
     try:
         message = task.message(*args, **kwargs)
     except PayloadRefused as error:

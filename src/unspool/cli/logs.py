@@ -14,17 +14,20 @@ from .times import span
 __all__ = ["start"]
 
 
-def start(form: str, level: str, progress: ProgressLine | None = None, *, quiet: bool = False) -> None:
+def start(
+    form: str, level: str, progress: ProgressLine | None = None, *, quiet: bool = False, tracebacks: bool = False
+) -> None:
     """Sends unspool's log lines to stderr.
 
     :param form: ``text`` or ``json``.
     :param level: the least level that is shown.
     :param progress: the line to be taken away while a log line is written.
     :param quiet: True to leave out the runs that went well, which the progress line counts.
+    :param tracebacks: True to show, as text too, the traceback of an application that cannot be imported.
     """
     logger = logging.getLogger("unspool")
     handler = _Handler(progress)
-    handler.setFormatter(_JsonFormatter() if form == "json" else _TextFormatter())
+    handler.setFormatter(_JsonFormatter() if form == "json" else _TextFormatter(tracebacks))
     if quiet:
         handler.addFilter(lambda record: record.levelno > logging.INFO or not hasattr(record, "unspool"))
     logger.handlers = [handler]
@@ -48,11 +51,17 @@ class _Handler(logging.StreamHandler[Any]):
 class _TextFormatter(logging.Formatter):
     """Time, level, pid, and the message; or of a run spooler, task, id, verdict, duration and reason."""
 
+    def __init__(self, tracebacks: bool) -> None:
+        super().__init__()
+        self._tracebacks = tracebacks
+
     def format(self, record: logging.LogRecord) -> str:
         run: dict[str, Any] | None = getattr(record, "unspool", None)
         pid = run["worker"] if run else record.process
         text = _describe_run(run) if run else record.getMessage()
-        return printable(f"{_time(record.created)} {record.levelname:<7} {pid} {text}")
+        line = printable(f"{_time(record.created)} {record.levelname:<7} {pid} {text}")
+        traceback = getattr(record, "traceback", "") if self._tracebacks else ""
+        return "\n".join([line, *map(printable, traceback.split("\n"))]) if traceback else line
 
 
 class _JsonFormatter(logging.Formatter):
@@ -63,6 +72,8 @@ class _JsonFormatter(logging.Formatter):
             "pid": record.process,
             "message": record.getMessage(),
         }
+        if traceback := getattr(record, "traceback", ""):
+            fields["traceback"] = traceback
         run: dict[str, Any] = dict(getattr(record, "unspool", None) or {})
         if run:
             fields["pid"] = run.pop("worker")

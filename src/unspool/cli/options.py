@@ -1,11 +1,34 @@
 """Options that several commands have alike."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import click
 
-__all__ = ["log_format", "log_level", "require_ready"]
+from ..errors import AppError
+from . import output
+
+__all__ = ["explained", "log_format", "log_level", "require_ready", "traceback"]
+
+traceback = click.option(
+    "--traceback", is_flag=True, show_envvar=True, help="Print the whole traceback if APP cannot be imported."
+)
+
+
+@contextlib.contextmanager
+def explained(*, traceback: bool) -> Iterator[None]:
+    """Prints the traceback of an application that cannot be imported, or adds how to see it to the message."""
+    try:
+        yield
+    except AppError as error:
+        if not error.traceback:
+            raise
+        if not traceback:
+            raise AppError(f"{error} (--traceback shows more)") from error
+        output.lines(error.traceback)
+        raise
+
 
 require_ready = click.option(
     "--require-ready",

@@ -15,8 +15,8 @@ import click
 
 from ..printable import printable
 
-__all__ = ["MOST", "accept_any_text", "clean", "error", "finding", "is_terminal", "json_option", "line", "note",
-           "table", "write_json", "write_json_array"]  # fmt: skip
+__all__ = ["MOST", "accept_any_text", "clean", "error", "finding", "is_terminal", "json_option", "line", "lines",
+           "note", "table", "write_json", "write_json_array"]  # fmt: skip
 
 MOST = 2**31 - 1
 """The greatest number that an option may give for how much is printed."""
@@ -90,6 +90,11 @@ def line(text: str = "", style: str = "") -> None:
 def note(text: str) -> None:
     """A remark beside the output, for a person: on stderr."""
     sys.stderr.write(f"unspool: {printable(text)}\n")
+
+
+def lines(text: str) -> None:
+    """Several lines, such as a traceback, for a person: on stderr."""
+    sys.stderr.write("".join(f"{printable(one)}\n" for one in text.split("\n")))
 
 
 def error(problem: object) -> None:

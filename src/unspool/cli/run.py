@@ -51,6 +51,7 @@ __all__ = ["COMMANDS"]
     metavar="N",
     help="How many async def tasks a worker runs at once.",
 )
+@options.traceback
 @options.log_format
 @options.log_level("info is each run, warning each that failed, error each that is dead")
 @click.option("--progress/--no-progress", default=None, show_envvar=True,
@@ -69,6 +70,7 @@ def run(
     max_memory: float | None,
     reload: bool,
     concurrency: int,
+    traceback: bool,
     log_format: str,
     log_level: str,
     progress: bool | None,
@@ -102,14 +104,15 @@ def run(
     shown = progress if progress is not None else is_terminal(sys.stderr) and log_format == "text"
     line = ProgressLine() if shown else None
     chatty = ctx.get_parameter_source("log_level") is not ParameterSource.DEFAULT
-    logs.start(log_format, log_level, line, quiet=shown and not chatty)
-    options = Options(processes, burst, reload, Limits(max_tasks, max_memory, concurrency))
+    logs.start(log_format, log_level, line, quiet=shown and not chatty, tracebacks=traceback)
+    how = Options(processes, burst, reload, Limits(max_tasks, max_memory, concurrency))
     if pairs and burst:
         routes.forwarder(pairs, burst=True).run()
     keeps = pairs and not burst
     companion = Companion(lambda leash: routes.forwarder(pairs, leash=leash).run()) if keeps else None
     try:
-        Supervisor(app, serving, options, progress=line, companion=companion).run()
+        with options.explained(traceback=traceback):
+            Supervisor(app, serving, how, progress=line, companion=companion).run()
     finally:
         if line is not None:
             line.clear()

@@ -10,7 +10,7 @@ import click
 from ..address import is_url
 from ..errors import AppError, ConfigurationError, SpoolerUnusable
 from ..section import Section
-from . import program, spoolers
+from . import options, program, spoolers
 
 __all__ = ["COMMANDS"]
 
@@ -71,6 +71,7 @@ __all__ = ["COMMANDS"]
 )
 @click.option("--binary", metavar="PROGRAM", show_envvar=True, help="The uWSGI to start. Default: pyuwsgi or uwsgi, "
               "beside this Python, else on PATH.")  # fmt: skip
+@options.traceback
 @click.option("--print", "shown", is_flag=True, envvar="UNSPOOL_UWSGI_PRINT", allow_from_autoenv=False,
               show_envvar=True, help="Print the configuration as ini, and start nothing.")  # fmt: skip
 def uwsgi(
@@ -85,6 +86,7 @@ def uwsgi(
     max_tasks: int | None,
     frequency: int,
     binary: str | None,
+    traceback: bool,
     shown: bool,
 ) -> None:
     """Run the tasks of an application in uWSGI's spooler.
@@ -115,7 +117,8 @@ def uwsgi(
     for directory in directories:
         _make_sure_of(directory)
     path = _program(binary, section)
-    _import(app)
+    with options.explained(traceback=traceback):
+        _import(app)
     _become(path, section)
 
 
@@ -165,7 +168,7 @@ def _import(app: str) -> None:
 
     for finding in checks.application(app):
         if finding.level == checks.FAIL:
-            raise AppError(finding.text)
+            raise AppError(finding.text, finding.traceback)
 
 
 def _become(path: str, section: Section) -> None:

@@ -8,7 +8,7 @@ import sysconfig
 import traceback
 from types import ModuleType
 
-from .. import failure
+from .. import failure, importing
 from ..errors import AppError
 from ..naming import name_of_file
 
@@ -19,12 +19,15 @@ def load_app(spec: str, *, interruptible: bool = True) -> ModuleType:
     """Imports ``module``, ``module:attr`` or ``path/to/file.py``; the working directory can be imported from.
 
     :param interruptible: whether ``KeyboardInterrupt`` is a person's, and not the application's own.
-    :raises AppError: if that fails, in one line that names the file, the line and the error.
+    :raises AppError: if that fails, in one line that names the error and the last line in the user's own files.
     """
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.insert(0, os.getcwd())
     name, _, attribute = spec.partition(":")
+    importing.app = spec
     try:
+        if not name.endswith(".py") and (os.sep in name or name.startswith(".") or not name):
+            raise ImportError(f"{name!r} is {_kind(name)}; {_VALID}")
         module = _load_file(name) if name.endswith(".py") else importlib.import_module(name)
         for part in filter(None, attribute.split(".")):
             getattr(module, part)
@@ -33,8 +36,10 @@ def load_app(spec: str, *, interruptible: bool = True) -> ModuleType:
         if interruptible and isinstance(error, KeyboardInterrupt):
             raise
         raise AppError(
-            f"app {spec!r} cannot be imported: {_where(error)}{type(error).__name__}: {failure.text(error)}"
+            f"app {spec!r} cannot be imported: {_where(error)}{_why(name, error)}", _frames(error)
         ) from error
+    finally:
+        importing.app = ""
     return module
 
 
@@ -57,7 +62,7 @@ def own_files(app: ModuleType) -> dict[str, float]:
 def _load_file(path: str) -> ModuleType:
     path = os.path.abspath(path)
     if not os.path.isfile(path):
-        raise FileNotFoundError(f"there is no file {path}")
+        raise FileNotFoundError(f"there is no file {path}; {_VALID}")
     name = name_of_file(path)
     folder = os.path.dirname(path)
     for _ in range(name.count(".")):
@@ -75,12 +80,39 @@ def _load_file(path: str) -> ModuleType:
     return module
 
 
+_VALID = "APP is a module, module:attr or path/to/file.py"
+
+
+def _kind(path: str) -> str:
+    """What a path is that is neither a module nor a Python file."""
+    if os.path.isfile(f"{path}.py"):
+        return f"no module (did you mean {path}.py?)"
+    return "a directory" if os.path.isdir(path) else "neither a module nor a file that ends in .py"
+
+
+def _why(name: str, error: BaseException) -> str:
+    text = f"{type(error).__name__}: {failure.text(error)}"
+    if isinstance(error, SystemExit):
+        return f"{text}: it calls sys.exit(), as a parser of arguments does; do that under if __name__ == '__main__':"
+    if isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}."):
+        return f"{text} in {os.getcwd()} or the installed packages; {_VALID}"
+    return text
+
+
 def _where(error: BaseException) -> str:
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}:{error.lineno}: "
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_machinery(frame.filename)]
     frames = [frame for frame in frames if not _is_library(frame.filename)] or frames
     return f"{frames[-1].filename}:{frames[-1].lineno}: " if frames else ""
+
+
+def _frames(error: BaseException) -> str:
+    """The traceback from the application's first line on; empty if none of its lines was run."""
+    frames = error.__traceback__
+    while frames is not None and _is_machinery(frames.tb_frame.f_code.co_filename):
+        frames = frames.tb_next
+    return failure.describe(error, frames).partition("\n")[2] if frames is not None else ""
 
 
 def _is_machinery(filename: str) -> bool:

@@ -172,7 +172,8 @@ class Pool:
                 process.watch(now, to_end=generation.retired, away=away)
             if (slow := generation.slow_import(now)) is not None:
                 generation.slow = True
-                _log.warning("worker %d is still importing app %s after %g s", slow.pid, self._spawner.app, SLOW_IMPORT)
+                text = "worker %d is still importing app %s after %g s; does it start a server, or wait for something?"
+                _log.warning(text, slow.pid, self._spawner.app, SLOW_IMPORT)
             due = generation.respawn_at is None or generation.respawn_at <= now
             if due and not generation.retired and generation.serving < self._size:
                 self._fill(generation)
@@ -267,19 +268,23 @@ class Pool:
         """Decides on what follows; returns the seconds until another one takes its place, None if no other does."""
         self._imported |= process.ready or any(other.ready for other in self.processes())
         if process.failure and not self._imported and not generation.retired:
-            raise AppError(process.failure)
+            raise process.failure
         if process.failure and generation is not self._current:
-            _log.error("%s; the old workers go on", process.failure)
+            _tell(process.failure, "the old workers go on")
             generation.retire()
             generation.kill()
         elif process.failure:
-            _log.error("%s; trying again", process.failure)
+            _tell(process.failure, "trying again")
         # A task that kills its worker is set aside after a few times; only workers that die on their own are held back.
         in_vain = not (process.useful or process.runs()) and (code != 0 or not process.ready)
         generation.vain_deaths = generation.vain_deaths + 1 if in_vain else 0
         pause = generation.pause if generation.vain_deaths > 1 else 0.0
         generation.respawn_at = self._timer() + pause
         return None if generation.retired else pause
+
+
+def _tell(failure: AppError, then: str) -> None:
+    _log.error("%s; %s", failure, then, extra={"traceback": failure.traceback})
 
 
 def _exit_code(process: Process) -> int | None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from .. import failure
 from ..backends.base import Backend, ClaimsAhead, Clock, Presence, Ticket
+from ..errors import AppError
 from . import report
 from .queue import Queue
 from .report import BadReport
@@ -40,7 +41,7 @@ class Process:
     ahead: Queue | None = None
     """The tickets that it has claimed ahead; None where there are no such claims."""
     ready: bool = False
-    failure: str = ""
+    failure: AppError | None = None
     """Why it could not import the application."""
     error: str = ""
     """The error of its own with which it ended."""
@@ -103,7 +104,7 @@ class Process:
             elif kind == report.READY:
                 self.ready, self.files, self.tasks = True, event[1], event[2]
             elif kind == report.FAILED:
-                self.failure = event[1]
+                self.failure = AppError(event[1], event[2])
             elif kind == report.BROKEN:
                 self.error = event[1]
             elif kind == report.LEAVING:

@@ -33,7 +33,7 @@ _NUMBER: tuple[type, ...] = (float, int)
 _OPTIONAL: tuple[type, ...] = (*_NUMBER, type(None))
 _SHAPES: dict[str, set[tuple[type, ...]]] = {
     READY: {(str, dict, bool)},
-    FAILED: {(str, str)},
+    FAILED: {(str, str, str)},
     BROKEN: {(str, str)},
     LEAVING: {(str,)},
     BEGIN: set(product((str,), (int,), (str,), _NUMBER, _OPTIONAL, _OPTIONAL)),

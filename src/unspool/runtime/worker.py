@@ -90,7 +90,7 @@ def main(
     try:
         module = load_app(app, interruptible=False)
     except AppError as error:
-        reports.write(report.FAILED, str(error))
+        reports.write(report.FAILED, str(error), error.traceback)
         return 2
     worker = Worker(backends, presences, queue, ahead, reports, limits, clock)
     reports.write(report.READY, own_files(module), defines_tasks())

@@ -15,9 +15,11 @@ class Finding:
     :param level: ``ok``, ``warn`` or ``fail``.
     :param text: what was found.
     :param advice: what to do about it.
+    :param traceback: of an error, as text.
     """
 
     subject: str
     level: str
     text: str
     advice: str = ""
+    traceback: str = ""
