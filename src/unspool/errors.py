@@ -13,6 +13,7 @@
     │   └── OptionRefused       a priority, delay, period or the like that is no such thing
     ├── Damaged                 bytes that are not a task, or not the task that was sent
     │   └── Unsigned            whole, and signed by nobody who has a secret key of ours
+    ├── AmbiguousId             a piece of an id that several tasks have
     ├── NoHandler               a task whose function or type this program does not know
     ├── TaskBusy                an operation on a task that is running just now
     ├── ClaimLost               a worker that no longer holds the task it ran: it closed the file's descriptor
@@ -20,6 +21,7 @@
 """
 
 __all__ = [
+    "AmbiguousId",
     "AppError",
     "ClaimLost",
     "ConfigurationError",
@@ -99,6 +101,10 @@ class Damaged(UnspoolError, ValueError):
 
 class Unsigned(Damaged):
     """A task that is whole, but is not signed with any of the secret keys that are set."""
+
+
+class AmbiguousId(UnspoolError, LookupError):
+    """A piece of an id that several tasks have."""
 
 
 class NoHandler(UnspoolError, LookupError):

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from types import MethodType
 from typing import Any, Optional, ParamSpec, Protocol, TypeVar, Union, Unpack, overload
 
-from . import codec, config, importing, wire
+from . import codec, config, importing, lookup, wire
 from .backends.base import Transactional
 from .errors import OptionRefused, PayloadRefused
 from .functions import FunctionTask
@@ -232,20 +232,19 @@ class Spooler:
 
         Takes no lock and unpickles nothing.
 
-        :param path: The relative or absolute path to the task to read.
+        :param path: The relative or absolute path to the task to read, or a piece of its id that no other task has, as
+            ``unspool ls`` shows it.
         :returns: uWSGI's keys (``spooler_task_name``, ``spooler``, ``priority``, ``at``, ``msg``, ``body``), and
             ``attempts``, ``state``, ``function``, ``size`` in bytes, ``due`` in unix seconds and ``reason``; ``{}`` if
             there is no such task.
         :raises OptionRefused: for what is no path.
+        :raises AmbiguousId: for a piece that several tasks have.
         """
         if not isinstance(path, str | os.PathLike):
             raise OptionRefused(f"the path of the task is {path!r}; it must be a string, as sending returns it")
-        for backend in config.candidates(path := os.fspath(path)):
-            found = backend.read(path)
-            if found is not None:
-                entry, envelope = found
-                return _task_info(entry, envelope)
-        return {}
+        found = lookup.find_task(path := os.fspath(path), config.candidates(path))
+        read = found[0].read(found[1].id) if found else None
+        return _task_info(*read) if read else {}
 
 
 def raw_message(

@@ -62,6 +62,37 @@ def test_what_is_not_there_does_not_keep_the_rest_from_being_done(shell: Shell) 
     assert shell.error("retry", gone, status=1) == f"no task {gone}"
 
 
+def test_short_ids(shell: Shell) -> None:
+    """Each command takes the short id that a terminal shows, of a waiting, a dead and an ended task. One of several
+    tasks is an error that names them, and keeps nothing else from being done."""
+
+    def own(id: str) -> str:
+        return "_".join(id.rsplit("_", 5)[1:4])
+
+    shell.send("app:fail", "--priority", "5")
+    ended = shell.send("app:add", "1")
+    [dead] = bury(shell, 0)
+    later, one, two = shell.send("app:add", "1", "--in", "1d"), shell.send("app:add", "1"), shell.send("app:add", "2")
+    assert shell.json("show", own(dead))["id"] == dead
+    assert shell.json("show", Path(dead).name)["id"] == dead
+    assert shell.json("history", own(ended))[0]["id"] == ended
+    assert shell.json("history", own(dead))[0]["task"] == "app:fail"
+    for command in ("show", "rm", "retry"):
+        assert f"no task {own(ended)} now: it was processed at" in shell.error(command, own(ended), status=1)
+    renewed = shell("retry", own(later)).strip()
+    assert renewed != later
+    assert shell.json("show", own(later))["id"] == renewed
+
+    end = "1795678695_123456"
+    for id in (one, two):
+        os.rename(id, f"{id.rsplit('_', 2)[0]}_{end}")
+    done = shell.result("rm", end, own(renewed))
+    assert (done.returncode, done.stdout) == (1, f"{renewed}\n")
+    assert f"error: several tasks have {end} in their ids: " in done.stderr
+    for command in ("show", "history"):
+        assert own(two) in shell.error(command, end, status=1)
+
+
 def test_rm_touches_nothing_but_tasks(shell: Shell) -> None:
     """A file that is no task is "not there", wherever it is, and stays."""
     stranger = shell.root / "important"

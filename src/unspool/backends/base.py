@@ -12,6 +12,7 @@ from ..errors import OptionRefused
 from ..message import Claim, Disposition, Entry, Envelope, Record, Refusal, State
 
 __all__ = [
+    "LEAST_PIECE",
     "REF_SIZE",
     "UNNUMBERED",
     "UNSIGNED_PICKLE",
@@ -36,6 +37,9 @@ Clock = Callable[[], float]
 
 REF_SIZE = 480
 """The most bytes that a ref may take."""
+
+LEAST_PIECE = 5
+"""The fewest characters of an id that stand for it. The end of an id that has gone soon fits another one."""
 
 UNNUMBERED = 10**9
 """The rank of tasks without a priority: after all numbers."""
@@ -342,6 +346,17 @@ class Backend(Protocol):
 
     def find(self, id: str) -> Entry | None:
         """The task of this id, wherever it now stands. Takes no lock and decodes nothing."""
+
+    def short(self, id: str) -> str:
+        """The part of a task's id that other tasks' ids do not have, for people and URLs: it has under 64 letters,
+        digits, ``-`` and ``_`` if unspool or uWSGI made the id. ``find`` or ``matching`` takes it."""
+
+    def matching(self, piece: str, *, ended: bool = False) -> list[str]:
+        """The ids of tasks that begin or end with this piece, apart from what is the same for all tasks. Of many it
+        returns the first few. Names are read once, and no task is.
+
+        :param ended: whether the tasks in the history are meant, and not those in the queue.
+        """
 
     def read(self, id: str) -> tuple[Entry, Envelope | None] | None:
         """The same with its envelope, which is None where that cannot be read."""

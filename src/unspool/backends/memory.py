@@ -178,6 +178,13 @@ class MemoryBackend:
         task = self._tasks.get(id)
         return self._entry(id, task) if task and not task.arriving else None
 
+    def short(self, id: str) -> str:
+        return id.rpartition("/")[2]
+
+    def matching(self, piece: str, *, ended: bool = False) -> list[str]:
+        ids = [record.id for record in self._records] if ended else self._tasks
+        return [id for id in dict.fromkeys(ids) if self.short(id) == piece]
+
     def read(self, id: str) -> tuple[Entry, Envelope | None] | None:
         task = self._tasks.get(id)
         if task is None or task.arriving:

@@ -325,6 +325,12 @@ class UwsgiBackend:
     def find(self, id: str) -> Entry | None:
         return self._store.find(id)
 
+    def short(self, id: str) -> str:
+        return self._store.short(id)
+
+    def matching(self, piece: str, *, ended: bool = False) -> list[str]:
+        return self._store.matching(piece, ended=ended)
+
     def read(self, id: str) -> tuple[Entry, Envelope | None] | None:
         return self._store.read(id)
 

@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(error.format_message(), error.exit_code)
     except (errors.ConfigurationError, errors.Refused, errors.NoHandler) as error:
         return _complain(error, 2)
-    except errors.TaskBusy as error:
+    except (errors.TaskBusy, errors.AmbiguousId) as error:
         return _complain(error, 1)
     except OSError as error:  # SpoolerUnusable is one, and says more
         return _complain(error, 3)

@@ -7,7 +7,7 @@ from datetime import timedelta
 import click
 
 from ..backends.base import Backend
-from ..errors import SpoolerUnusable, TaskBusy
+from ..errors import AmbiguousId, SpoolerUnusable, TaskBusy
 from ..message import Entry, State
 from . import output, spoolers, times
 
@@ -142,9 +142,13 @@ class _Changes:
     def each(self, ids: Iterable[str], given: Sequence[str]) -> Iterator[str]:
         """Changes the tasks of these ids. One that is not there, or is running, is an error."""
         for id in ids:
-            found = spoolers.find(id, given)
+            try:
+                found = spoolers.find(id, given)
+            except AmbiguousId as error:
+                self._complain(error)
+                continue
             if found is None:
-                self._complain(spoolers.missing(id))
+                self._complain(spoolers.missing(id, given))
             else:
                 yield from self._one(found[0], found[1].id)
 

@@ -72,12 +72,12 @@ def ls(state: Sequence[str], limit: int | None, json: bool, spooler: Sequence[st
 def show(id: str, json: bool, spooler: Sequence[str]) -> None:
     """Show one task and how its runs ended.
 
-    ID is what ls prints; a path within the spooler or a bare file name will do.
+    ID is what ls prints, or a piece of it that no other task has.
     """
     found = spoolers.find(id, spooler)
     read = found[0].read(found[1].id) if found else None
     if found is None or read is None:
-        raise spoolers.NotThere(_missing(id, spooler))
+        raise spoolers.NotThere(spoolers.missing(id, spooler))
     backend, (entry, envelope) = found[0], read
     runs = backend.history(id=entry.id, limit=_RUNS)
     if json:
@@ -109,13 +109,17 @@ def history(id: str | None, limit: int, failed: bool, json: bool, spooler: Seque
     The newest come first. Piped, a run is a line of tab-separated start, verdict, task, attempt, duration, pid, id and
     reason. Tracebacks are in --json, and in show.
     """
-    chosen = spoolers.usable(spooler)
-    if id is not None and not spooler and (found := spoolers.find(id, spooler)):
-        chosen = [found[0]]
-    runs = [run for backend in chosen for run in _runs(backend, id, limit, failed)]
-    runs = sorted(runs, key=lambda run: -run.started)[:limit]
-    if id is not None and not runs and not spoolers.find(id, spooler):
+    ids: list[tuple[Backend, str | None]]
+    if id is None:
+        ids = [(backend, None) for backend in spoolers.usable(spooler)]
+    elif found := spoolers.find(id, spooler):
+        ids = [(found[0], found[1].id)]
+    elif ended := spoolers.find_ended(id, spooler):
+        ids = [(ended[0], one) for one in ended[1]]
+    else:
         raise spoolers.NotThere(f"no task {id}, and no run of it in the history")
+    runs = [run for backend, one in ids for run in _runs(backend, one, limit, failed)]
+    runs = sorted(runs, key=lambda run: -run.started)[:limit]
     if json:
         output.write_json_array(map(_run_json, runs))
     else:
@@ -207,15 +211,6 @@ def _list_on_terminal(backend: Backend, entries: Sequence[Entry]) -> None:
 
 
 # --- show
-
-
-def _missing(id: str, given: Sequence[str]) -> str:
-    for backend in spoolers.usable(given) if given or config.spooler_names() else []:
-        if runs := backend.history(id=id, limit=1):
-            last = runs[0]
-            ended = times.moment(last.started + last.duration)
-            return f"no task {id} now: it was {last.verdict} at {ended}; see unspool history {id}"
-    return spoolers.missing(id)
 
 
 def _details(backend: Backend, entry: Entry, envelope: Envelope | None) -> dict[str, Any]:

@@ -1,18 +1,20 @@
 """Which spoolers a command is about: those of ``--spooler``, else the configured ones; and which of them has a task."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import click
 
-from .. import address, config
+from .. import address, config, lookup
 from ..backends.base import Backend
 from ..errors import NoSpooler, OptionRefused
 from ..message import Entry
+from . import times
 from .output import note
 
-__all__ = ["SPOOLER", "Choices", "NotThere", "backends", "existing", "find", "missing", "spooler_option", "usable"]
+__all__ = ["SPOOLER", "Choices", "NotThere", "backends", "existing", "find", "find_ended", "missing",
+           "spooler_option", "usable"]  # fmt: skip
 
 
 class NotThere(click.ClickException):
@@ -101,21 +103,34 @@ def existing(given: Sequence[str]) -> list[Backend]:
 
 
 def find(id: str, given: Sequence[str]) -> tuple[Backend, Entry] | None:
-    """A task by its id, and the spooler that has it."""
-    if not given and os.sep not in id:
-        backends(given)  # without a path, a spooler must be configured
-    for backend in backends(given) if given else config.candidates(id):
-        entry = backend.find(id)
-        if entry is not None:
-            return backend, entry
-    return None
+    """A task by its id or a piece of it, and the spooler that has it.
+
+    :raises AmbiguousId: if several tasks have this piece.
+    """
+    return lookup.find_task(id, _candidates(id, given))
 
 
-def missing(id: str) -> str:
+def find_ended(id: str, given: Sequence[str]) -> tuple[Backend, Sequence[str]] | None:
+    """The ids of a task in the history, and the spooler that has it; see ``lookup.find_ended``."""
+    return lookup.find_ended(id, _candidates(id, given))
+
+
+def missing(id: str, given: Sequence[str]) -> str:
     """Why no task has this id, as an error says it."""
     if os.path.isdir(id):
         return f"{id} is a directory, not a task"
+    if found := find_ended(id, given):
+        backend, ids = found
+        last = max((run for one in ids for run in backend.history(id=one, limit=1)), key=lambda run: run.started)
+        ended = times.moment(last.started + last.duration)
+        return f"no task {id} now: it was {last.verdict} at {ended}; see unspool history {id}"
     return f"no task {id}" + (": what is there is not a task of these spoolers" if os.path.lexists(id) else "")
+
+
+def _candidates(id: str, given: Sequence[str]) -> Iterable[Backend]:
+    if not given and os.sep not in id:
+        backends(given)  # without a path, a spooler must be configured
+    return backends(given) if given else config.candidates(id)
 
 
 def _backend(name: str) -> Backend:

@@ -39,7 +39,7 @@ from .feed import NatsFeed
 from .history import History
 from .jetstream import JetStream, Publication
 from .listing import Listing
-from .names import new_token, rank_part
+from .names import new_token, rank_part, short
 from .place import Place
 from .stored import ROOM, Facts, Stored
 from .tasks import Tasks
@@ -183,6 +183,12 @@ class NatsBackend:
     def find(self, id: str) -> Entry | None:
         found = self._listing.find(id)
         return found[0] if found else None
+
+    def short(self, id: str) -> str:
+        return short(id.rpartition("/")[2])
+
+    def matching(self, piece: str, *, ended: bool = False) -> list[str]:
+        return self._history.matching(piece) if ended else self._listing.matching(piece)
 
     def read(self, id: str) -> tuple[Entry, Envelope | None] | None:
         found = self._listing.find(id)

@@ -5,12 +5,15 @@ from collections.abc import Sequence
 
 from ...message import Record
 from .jetstream import JetStream, Publication, new_id
+from .names import is_piece
 from .place import Place
 from .stored import Stored
 
 __all__ = ["History"]
 
 _AT_ONCE = 500
+_ALL = 1 << 40
+_MATCHES = 10
 
 
 class History:
@@ -29,6 +32,13 @@ class History:
                     for one in records[at : at + _AT_ONCE]
                 ]
                 self._place.publish_all(messages)
+
+    def matching(self, piece: str) -> list[str]:
+        """The ids of a few tasks whose tokens begin or end with this."""
+        if self.latest(whole := f"{self._place.name}/{piece}", 1):  # without a reading of all runs
+            return [whole]
+        ids = dict.fromkeys(record.id for record in self.latest(None, _ALL))
+        return [id for id in ids if is_piece(piece, id.rpartition("/")[2])][:_MATCHES]
 
     def latest(self, id: str | None, limit: int) -> list[Record]:
         """The newest runs, newest first; of one task if ``id`` is given."""

@@ -240,6 +240,25 @@ class JetStream:
                 return None
             raise
 
+    async def subjects(self, stream: str, filter: str, *, patience: float) -> AsyncIterator[str]:
+        """The subjects of a stream's messages, without the messages; in no order.
+
+        :param filter: a subject with wildcards.
+        """
+        offset, total = 0, 1
+        while offset < total:
+            request = {"subjects_filter": filter, "offset": offset}
+            try:
+                page = await self.api(f"STREAM.INFO.{stream}", request, patience=patience)
+            except ApiError as error:
+                if error.code == NO_STREAM:
+                    return
+                raise
+            found = page["state"].get("subjects") or {}
+            for subject in found:
+                yield subject
+            offset, total = offset + len(found), page.get("total", 0) if found else 0
+
     async def consumers(self, stream: str, *, patience: float) -> list[str]:
         """The names of a stream's consumers."""
         found: list[str] = []

@@ -15,13 +15,14 @@ from ..base import UNNUMBERED, Clock
 from ..depot import MOVING
 from . import runs
 from .jetstream import JetStream
-from .names import ARRIVING, CORRUPT, DEAD, LATER, LEAVING, NOW, SOON, on_the_way
+from .names import ARRIVING, CORRUPT, DEAD, LATER, LEAVING, NOW, SOON, is_piece, on_the_way
 from .place import Place
 from .runs import Run
 from .stored import Stored
 
 __all__ = ["Listing"]
 
+_MATCHES = 10
 _ASIDE = {State.DEAD: DEAD, State.CORRUPT: CORRUPT}
 
 
@@ -51,6 +52,21 @@ class Listing:
         if stored is None or names.passing(stored.subject) == ARRIVING:
             return None
         return self._entry(stored, None, False), stored
+
+    def matching(self, piece: str) -> list[str]:
+        """The ids of a few tasks whose tokens begin or end with this."""
+        return self._place.call(lambda stream: self._matching(stream, piece))
+
+    async def _matching(self, stream: JetStream, piece: str) -> list[str]:
+        names, found = self._place.names, dict[str, None]()
+        for name in (names.tasks, names.aside):
+            async for subject in stream.subjects(name, names.task("*", "*", "*"), patience=self._place.patience):
+                token = subject.rpartition(".")[2]
+                if is_piece(piece, token) and names.passing(subject) != ARRIVING:
+                    found[f"{self._place.name}/{token}"] = None
+                    if len(found) == _MATCHES:
+                        return list(found)
+        return list(found)
 
     # --- all of them
 

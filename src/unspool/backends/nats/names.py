@@ -26,6 +26,7 @@ import re
 
 from ...errors import ConfigurationError
 from ...printable import printable
+from ..base import LEAST_PIECE
 
 __all__ = [
     "ARRIVING",
@@ -36,10 +37,12 @@ __all__ = [
     "NOW",
     "SOON",
     "Names",
+    "is_piece",
     "is_token",
     "new_token",
     "on_the_way",
     "rank_part",
+    "short",
 ]
 
 NOW, SOON, LATER = "now", "soon", "later"
@@ -48,6 +51,7 @@ LEAVING, ARRIVING = "leaving", "arriving"
 
 _SPOOLER = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,128}")
+_RANDOM = re.compile(r"[0-9a-f]{14}-([0-9a-f]{16})")
 
 
 def is_token(text: str) -> bool:
@@ -58,6 +62,17 @@ def is_token(text: str) -> bool:
 def new_token(now: float) -> str:
     """A name that no other task has; later ones sort after earlier ones."""
     return f"{int(now * 1e6):014x}-{os.urandom(8).hex()}"
+
+
+def short(token: str) -> str:
+    """The part of a token that no other has: its random digits."""
+    made = _RANDOM.fullmatch(token)
+    return made[1] if made else token
+
+
+def is_piece(piece: str, token: str) -> bool:
+    """Whether a token begins or ends with this."""
+    return len(piece) >= LEAST_PIECE and (token.startswith(piece) or token.endswith(piece))
 
 
 def rank_part(priority: int | None) -> str:

@@ -489,6 +489,12 @@ class PostgresBackend:
     def find(self, id: str) -> Entry | None:
         return self._listing.find(id)
 
+    def short(self, id: str) -> str:
+        return id.rpartition("/")[2]
+
+    def matching(self, piece: str, *, ended: bool = False) -> list[str]:
+        return []  # a part of a number is another task's number; ``find`` and ``history`` take the whole number
+
     def read(self, id: str) -> tuple[Entry, Envelope | None] | None:
         return self._listing.read(id)
 

@@ -9,11 +9,13 @@ import logging
 import os
 import sqlite3
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from ...message import Record
 from ..base import Clock
 from .journal import Journal
 from .layout import HISTORY, PRIVATE, Directory
+from .pieces import is_piece
 
 __all__ = ["History"]
 
@@ -29,6 +31,8 @@ _INSERT = "INSERT INTO runs (id, task, verdict, attempt, started, duration, pid,
 _SELECT = "SELECT id, task, verdict, attempt, started, duration, pid, error FROM runs"
 _LATEST = f"{_SELECT} ORDER BY started + duration DESC, number DESC LIMIT ?"  # a journal's rows may be put in late
 _LATEST_OF = f"{_SELECT} WHERE id = ? ORDER BY started + duration DESC, number DESC LIMIT ?"
+_IDS = "SELECT DISTINCT id FROM runs WHERE instr(id, ?)"
+_MATCHES = 10
 _TRIM_EVERY = 5_000  # rows between two trimmings
 _COMPANIONS = ("-wal", "-shm", "-journal")  # files that SQLite puts beside the database
 _BUSY = 10_000  # milliseconds to wait for another supervisor's writer
@@ -95,17 +99,27 @@ class History:
         both = dict.fromkeys([*map(_storable, newest), *rows])  # what is just being moved over is in both
         return sorted(both, key=_ended, reverse=True)[:limit]
 
+    def matching(self, piece: str) -> list[str]:
+        """The ids of a few tasks of whose names this is a piece."""
+        piece, jotted = _text(piece), (_text(record.id) for record in self._journal.records())
+        kept = (row[0] for row in self._select(_IDS, (piece,)) if isinstance(row[0], str))
+        ids = dict.fromkeys(id for id in (*jotted, *kept) if is_piece(piece, os.path.basename(id)))
+        return list(ids)[:_MATCHES]
+
     def _rows(self, id: str | None, limit: int) -> list[Record]:
+        query, values = (_LATEST, (limit,)) if id is None else (_LATEST_OF, (id, limit))
+        rows = map(Record.of, self._select(query, values))
+        return [record for record in rows if record is not None]  # a row of other types is not ours
+
+    def _select(self, query: str, values: Sequence[Any]) -> list[Any]:
         path = self._directory.path(HISTORY)
         if not os.path.exists(path) or self._objection(path):
             return []
-        query, values = (_LATEST, (limit,)) if id is None else (_LATEST_OF, (id, limit))
         try:
             uri = f"file:{_quote(path)}?mode=ro"
             with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=_BUSY / 1000)) as reader:
                 reader.text_factory = _decoded
-                rows = map(Record.of, reader.execute(query, values))
-                return [record for record in rows if record is not None]  # a row of other types is not ours
+                return reader.execute(query, values).fetchall()
         except sqlite3.DatabaseError:
             return []  # damaged, or not made yet; the writer sets it right
 

@@ -21,11 +21,13 @@ from .attempts import Attempts, read_count
 from .file import read_whole
 from .layout import ASIDE, Directory, hint, is_priority, is_task, priority_of, renamed
 from .leaving import Leaving, under_way
+from .pieces import is_piece
 from .survey import Survey, is_locked
 from .trust import is_unfinished
 
 __all__ = ["Listing"]
 
+_MATCHES = 10
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
@@ -75,7 +77,7 @@ class Listing:
     # --- one of them
 
     def find(self, id: str) -> Entry | None:
-        """The task of an id: a path, absolute or relative to the working or the spool directory, or a bare name."""
+        """The task of an id: a path, absolute or relative to the working or the spool directory."""
         found = self.read(id, body=False)
         return found[0] if found else None
 
@@ -90,6 +92,16 @@ class Listing:
         if leaving is None or moved is None:
             return None
         return moved, self._envelope(leaving.inside, whole=True) if body else None
+
+    def matching(self, piece: str) -> list[str]:
+        """The ids of a few tasks of whose names this is a piece. Names are read once."""
+        survey = Survey(self._directory, self._clock())
+        found = survey.named(lambda name: piece in name and is_piece(piece, name))
+        moved = (
+            (one.place, one.ref) for one in under_way(self._directory) if is_piece(piece, os.path.basename(one.ref))
+        )
+        ids = (self._directory.path(_inside(place, ref)) for place, ref in itertools.chain(found, moved))
+        return list(itertools.islice(ids, _MATCHES))
 
     def origin(self, id: str) -> str:
         """The id that the task has, or had, where it runs: not where it was set aside."""
@@ -215,10 +227,6 @@ class Listing:
         yield "", ref
         for place in aside:
             yield place, ref
-        if "/" not in id:  # a bare name may be of any priority
-            survey = Survey(self._directory, self._clock())
-            for place, lead in {"": "", **aside}.items():
-                yield from ((place, f"{part}/{id}") for part in survey.parts(lead))
 
     def _ref(self, id: str) -> str | None:
         """The path of an id within the directory; None if it leads elsewhere, or no file can have it."""

@@ -62,6 +62,7 @@ from .file import read_whole, write_whole
 from .history import History
 from .layout import TMP, Directory, is_priority, priority_of, writer_of
 from .listing import Listing
+from .pieces import short
 from .remains import Remains
 from .sending import Sender
 from .trust import is_unfinished
@@ -425,6 +426,12 @@ class SpoolBackend:
 
     def find(self, id: str) -> Entry | None:
         return self._listing.find(id)
+
+    def short(self, id: str) -> str:
+        return short(os.path.basename(id))
+
+    def matching(self, piece: str, *, ended: bool = False) -> list[str]:
+        return self._history.matching(piece) if ended else self._listing.matching(piece)
 
     def read(self, id: str) -> tuple[Entry, Envelope | None] | None:
         return self._listing.read(id)

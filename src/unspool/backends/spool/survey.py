@@ -121,12 +121,11 @@ class Survey:
         """Those that were set aside as ``dead`` or ``corrupt``."""
         return (name.ref for name in _in_order(lambda _: (some.named() for some in self._all(ASIDE[place])), limit))
 
-    def parts(self, lead: str) -> list[str]:
-        """The priorities in a part of the directory."""
-        found: list[str] = []
-        for _ in self._in(lead, "", found):
-            pass
-        return found
+    def named(self, is_wanted: Callable[[str], bool]) -> Iterator[tuple[str, str]]:
+        """Place (empty where tasks wait) and ref of each file whose name is wanted. No file is looked at."""
+        for place, lead in {"": "", **ASIDE}.items():
+            for some in self._all(lead):
+                yield from ((place, some.lead + one.name) for one in some.files if is_wanted(one.name))
 
     def _begun(self, first: "_First[_Name]") -> Iterator[list[_Name]]:
         """Those that are ready as far as their names tell."""

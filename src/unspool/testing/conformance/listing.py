@@ -1,9 +1,12 @@
 """Looking at tasks, and what a person may do to one."""
 
+import re
+
 import pytest
 
 from ...errors import TaskBusy
-from ...message import Ack, Bury, Refusal, RefusalKind, Retry, State
+from ...lookup import find_ended, find_task
+from ...message import Ack, Bury, Record, Refusal, RefusalKind, Retry, State
 from .ground import Ground, Queue
 
 __all__ = ["ListingTests"]
@@ -95,6 +98,22 @@ class ListingTests(Ground):
         one_of_each(queue)
         for entry in queue.backend.entries():
             assert queue.backend.find(entry.id) == entry
+
+    def test_short_ids(self, queue: Queue) -> None:
+        """The short form of an id finds the task in each state, after a retry, and among the runs that ended."""
+        ids, backend = one_of_each(queue), queue.backend
+        for entry in [*backend.entries()]:
+            short = backend.short(entry.id)
+            assert re.fullmatch("[A-Za-z0-9_-]{1,63}", short), short
+            assert find_task(short, [backend]) == (backend, entry)
+        short = backend.short(ids[State.DEFERRED])
+        assert find_ended(short, [backend]) is None
+        renewed = backend.retry(ids[State.DEFERRED])
+        assert find_task(short, [backend]) == (backend, backend.find(renewed))
+        backend.record([Record(renewed, "task", "processed", 1, queue.clock(), 0.5, 1234)])
+        backend.remove(renewed)
+        assert find_task(short, [backend]) is None
+        assert find_ended(short, [backend]) == (backend, [renewed])
 
     def test_find_what_is_not_there(self, queue: Queue) -> None:
         """What ended, and what never was, is None."""

@@ -1,0 +1,36 @@
+"""Pieces of tasks' names that name a task as well as all of it.
+
+A name is ``uwsgi_spoolfile_on_<host>_<pid>_<counter>_<random>_<seconds>_<microseconds>``. No two tasks have the same
+``<pid>_<counter>_<random>``, and a task keeps it when ``retry`` changes the time at the end of its name.
+"""
+
+import re
+
+from ..base import LEAST_PIECE
+from .layout import PREFIX
+
+__all__ = ["is_piece", "short"]
+
+_made = re.compile(rf"{PREFIX}(?:.*_)?(?P<own>[0-9]+_[0-9]+_(?P<random>[0-9]+))_[0-9]+_[0-9]+", re.ASCII | re.DOTALL)
+
+
+def short(name: str) -> str:
+    """Return the part of a task's name that no other has; of another program's name all but the prefix."""
+    made = _made.fullmatch(name)
+    return made["own"] if made else name.removeprefix(PREFIX)
+
+
+def is_piece(piece: str, name: str) -> bool:
+    """Return whether a name, or its part that differs, begins or ends with this piece.
+
+    A piece has the pid and the counter whole: ``11022_6`` is no piece of ``11022_61_…``. Another program's name is
+    taken whole only, with or without the prefix.
+    """
+    made = _made.fullmatch(name)
+    if made is None:
+        return piece in (name, name.removeprefix(PREFIX))
+    if name.endswith(piece):
+        return LEAST_PIECE <= len(piece) <= len(name) - made.start("own") or piece == name
+    start = 0 if piece.startswith(PREFIX) else made.start("own")
+    end = start + len(piece)
+    return name.startswith(piece, start) and end >= made.start("random") - 1
