@@ -6,7 +6,7 @@ SEED ?=
 SECONDS ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all soak check bench bench-peers bench-scaling bench-servers bench-uwsgi fuzz clean
+.PHONY: help demo test test-all soak check bench bench-before bench-peers bench-scaling bench-servers bench-uwsgi fuzz clean
 
 help: ## what each command does
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -31,6 +31,9 @@ check: $(INSTALLED) ## lint, types and import rules
 
 bench: $(INSTALLED) ## figures, as ratios against uWSGI's own spooler
 	$(BIN)/python -m benchmarks
+
+bench-before: $(INSTALLED) ## this tree beside an earlier revision, alternating: REV=<commit>
+	$(BIN)/python -m benchmarks.before $(REV) $(ARGS)
 
 bench-peers: $(INSTALLED) ## figures of other task queues, each in an environment of its own
 	$(BIN)/python -m benchmarks.peers

@@ -65,7 +65,7 @@ class _ScriptPickler(pickle.Pickler):
 
 def _pickle(value: Any) -> bytes:
     data = pickle.dumps(value, _PICKLE_PROTOCOL)
-    if b"__main__" not in data and b"__mp_main__" not in data and b"uwsgi_file_" not in data:
+    if b"main__" not in data and b"uwsgi_file_" not in data:  # the names of scripts, see ``is_script``
         return data
     buffer = io.BytesIO()
     _ScriptPickler(buffer, _PICKLE_PROTOCOL).dump(value)

@@ -277,13 +277,13 @@ def check_sizes(envelopes: Sequence[Envelope]) -> None:
 
     :raises PayloadRefused: if one is.
     """
-    largest = max([len(envelope.body) for envelope in envelopes], default=0)
-    limit = settings().max_task_size
-    if largest > limit * _MEGABYTE:
-        raise PayloadRefused(
-            f"the payload takes {largest} bytes, and max_task_size allows {limit:g} MB; pass what is large by the path "
-            "of a file, or raise UNSPOOL_MAX_TASK_SIZE for senders and workers"
-        )
+    limit = settings().max_task_size * _MEGABYTE
+    for envelope in envelopes:
+        if (size := len(envelope.body)) > limit:
+            raise PayloadRefused(
+                f"the payload takes {size} bytes, and max_task_size allows {limit / _MEGABYTE:g} MB; pass what is "
+                "large by the path of a file, or raise UNSPOOL_MAX_TASK_SIZE for senders and workers"
+            )
 
 
 def destination(name: str) -> str | None:

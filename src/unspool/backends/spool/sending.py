@@ -75,6 +75,8 @@ class Sender:
         sent: list[str] = []
         try:
             try:
+                if len(envelopes) == 1 and not self._durable and _HAS_STICKY and self._send_one(envelopes[0], sent):
+                    return sent
                 self._send(envelopes, sent)
             except OSError as error:
                 if error.errno not in _ELSEWHERE or len(sent) == len(envelopes):
@@ -88,6 +90,42 @@ class Sender:
                 for due in {envelope.due for envelope in numbered}:
                     self._bell.announce(due)
         return sent
+
+    def _send_one(self, envelope: Envelope, sent: list[str]) -> bool:
+        """Writes one task in place, as ``_write_in_place`` does, in less time; whether it could.
+
+        It could not where anything is out of the ordinary. Then nothing was done.
+        """
+        vars, body, priority, due, _ = envelope
+        directory, drafts = self._directory, self._directory.drafts
+        if due is not None or len(body) > _PAGE or directory.trusted < 0 or directory.gives or drafts.lost:
+            return False
+        content = wire.dump(vars, body, self._signer)
+        if len(content) > _PAGE or not (writer := drafts.number):
+            return False
+        ref = name = self._names.next(self._clock(), None, writer)
+        part = ""
+        if priority is not None:
+            part = str(priority)
+            ref = f"{part}/{name}"
+        at, target = directory.place(part, name)
+        fd = os.open(target, _CREATE, UNFINISHED, dir_fd=at)
+        try:
+            points.reach("send.created")
+            write_whole(fd, content)
+            points.reach("send.written")
+            if not os.access(path := f"{directory.root}/{ref}", os.F_OK):
+                os.lstat(path)  # says why; the name is unique, so what the path leads to is this file
+            os.fchmod(fd, directory.mode)
+            sent.append(ref)
+            points.reach("send.renamed")
+        except BaseException:
+            _remove_unfinished(at, target)
+            raise
+        finally:
+            os.close(fd)
+        points.reach("send.kept")
+        return True
 
     def _failure(self, error: OSError, sent: Sequence[str], wanted: int) -> SpoolerUnusable:
         text = str(error if isinstance(error, SpoolerUnusable) else self._directory.unusable(error))
@@ -156,9 +194,7 @@ class Sender:
                 points.reach("send.renamed")
         except BaseException:
             for _, _, at, target in files:
-                with contextlib.suppress(OSError):
-                    if is_unfinished(os.stat(target, dir_fd=at, follow_symlinks=False)):
-                        os.unlink(target, dir_fd=at)
+                _remove_unfinished(at, target)
             raise
         finally:
             _close_all(files)
@@ -211,6 +247,13 @@ class Sender:
                 points.reach("send.synced")
         finally:
             os.close(fd)
+
+
+def _remove_unfinished(at: int, name: str) -> None:
+    """Removes what this send has begun, unless it has become a task."""
+    with contextlib.suppress(OSError):
+        if is_unfinished(os.stat(name, dir_fd=at, follow_symlinks=False)):
+            os.unlink(name, dir_fd=at)
 
 
 def _close_all(files: list[tuple[int, str, int, str]]) -> None:
