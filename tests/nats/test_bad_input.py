@@ -362,3 +362,18 @@ def test_config_refuses_bad_names() -> None:
     for name in ("", "a.b", "a b", "*", ">", "x" * 65):
         with pytest.raises(ConfigurationError):
             Names(name)
+
+
+def test_a_message_that_is_too_large(url: str) -> None:
+    """A worker sets a task aside that is larger than it may take; the reason names the setting."""
+    backend = NatsBackend(address.parse(url), Settings(max_task_size=1), trusting=True)
+    small, large = backend.send([codec.encode(Message("task", "x" * size)) for size in (1 << 20, 1 << 21)])
+    assert isinstance(backend.claim(small.rpartition("/")[2]), Claim)
+    refusal = backend.claim(large.rpartition("/")[2])
+    assert isinstance(refusal, Refusal)
+    assert refusal.kind is RefusalKind.CORRUPT
+    entry = backend.find(large)
+    assert entry is not None
+    assert entry.state is State.CORRUPT
+    assert "max_task_size allows 1048576; raise UNSPOOL_MAX_TASK_SIZE" in entry.reason
+    backend.close()

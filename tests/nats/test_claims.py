@@ -169,3 +169,51 @@ def test_a_worker_that_dies_when_it_has_set_a_task_aside(
     backend.settle(claim(backend, ref), Ack())
     backend.flush()
     assert list(backend.entries()) == []
+
+
+def end(backend: NatsBackend, id: str, ref: str) -> None:
+    """A worker runs the task to its end."""
+    backend.settle(claim(backend, ref), Ack())
+    backend.flush()
+
+
+def crash(backend: NatsBackend, id: str, ref: str) -> None:
+    """A worker dies before it has looked again, and the next one runs the task."""
+    names, gone = backend._names, Process(runs.host(), 4_190_000, "1")
+
+    async def die(stream: JetStream) -> None:
+        stored = await stream.last(names.tasks, names.task("*", "*", ref), patience=5)
+        assert stored is not None
+        await stream.publish(names.state, names.run(ref), Run(ref, 0, stored.seq, 1, gone).dump(), patience=5)
+
+    backend._place.call(die)
+    end(backend, id, ref)
+
+
+def again(backend: NatsBackend, id: str, ref: str) -> None:
+    """The person retries the task once more, and a worker runs it."""
+    backend.retry(id)
+    end(backend, id, ref)
+
+
+def remove(backend: NatsBackend, id: str, ref: str) -> None:
+    """The person removes the task."""
+    backend.remove(id)
+
+
+@pytest.mark.parametrize("then", [end, crash, again, remove])
+def test_a_retry_that_is_killed(
+    backend: NatsBackend, monkeypatch: pytest.MonkeyPatch, then: Callable[[NatsBackend, str, str], None]
+) -> None:
+    """A dead task that was made ready, and is not yet deleted where the dead ones are, is gone when it has ended."""
+    id, ref = send(backend)
+    backend.settle(claim(backend, ref), Bury("hopeless"))
+    backend.flush()
+    with monkeypatch.context() as patch:
+        patch.setattr(JetStream, "delete", AsyncMock(side_effect=Unreachable("the command is killed")))
+        with pytest.raises(Unreachable):
+            backend.retry(id)
+    assert {state: count for state, count in backend.counts().items() if count} == {State.READY: 1, State.DEAD: 1}
+    then(backend, id, ref)
+    assert list(backend.entries()) == []
+    assert sum(backend.counts().values()) == 0

@@ -1,8 +1,10 @@
 """A server whose storage is full: workers go on, and so make room."""
 
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import AsyncMock
 
 import pytest
 
@@ -11,14 +13,19 @@ from tests.nats.server import Server
 from tests.runtime.conftest import Place
 from unspool import codec
 from unspool.backends.nats import NatsBackend
-from unspool.backends.nats.names import ARRIVING, DEAD, on_the_way
+from unspool.backends.nats.jetstream import JetStream
+from unspool.backends.nats.link import Unreachable
+from unspool.backends.nats.names import ARRIVING, DEAD, LATER, SOON, on_the_way
+from unspool.backends.nats.overdue import Overdue
 from unspool.errors import SpoolerUnusable
-from unspool.message import Message, State
+from unspool.message import Ack, Claim, Message, State
 
 APP = """
     @Spooler.task
     def done(text): note("done"); return True
 """
+
+POSTPONED = 5
 
 
 @pytest.fixture
@@ -63,10 +70,7 @@ def test_workers_that_start_make_room(full: NatsBackend, place: Place) -> None:
 def test_no_reserve(full: NatsBackend, place: Place) -> None:
     """Where the reserve is used up as well, a supervisor starts, and says in a line why it begins nothing; it begins as
     soon as a person removes some tasks."""
-    names = full._names
-    found = full._place.call(lambda stream: stream.last(names.aside, names.reserve, patience=5))
-    assert found is not None
-    full._place.call(lambda stream: stream.delete(names.aside, found.seq, patience=5))
+    drop_reserve(full)
     with pytest.raises(SpoolerUnusable, match="the storage is full"):
         full.send([codec.encode(Message("task", "x" * 20000)) for _ in range(100)])
     running = place.run()
@@ -90,3 +94,107 @@ def test_a_batch_for_which_there_is_no_room(small: Server, opened: Open) -> None
 def reserves(backend: NatsBackend) -> int:
     """How many there are."""
     return backend._place.call(lambda stream: backend._listing._number(stream, on_the_way(ARRIVING, DEAD)))
+
+
+def drop_reserve(backend: NatsBackend) -> None:
+    """Deletes the reserve, as workers do that find no room."""
+    assert backend._place.call(backend._place.reserve._spend)
+
+
+def fill(backend: NatsBackend) -> None:
+    """Sends tasks until there is no room."""
+    with pytest.raises(SpoolerUnusable, match="the storage is full"):
+        backend.send([codec.encode(Message("task", "x" * 200_000)) for _ in range(100)])
+
+
+def empty(backend: NatsBackend) -> None:
+    """Deletes all tasks."""
+    backend._place.call(lambda stream: stream.api(f"STREAM.PURGE.{backend._names.tasks}", patience=5))
+
+
+@pytest.fixture
+def other(small: Server, opened: Open) -> NatsBackend:
+    """Another spooler, which fills the storage."""
+    return opened(queue_on(small.url))
+
+
+@pytest.fixture
+def withheld(small: Server, other: NatsBackend, place: Place, opened: Open) -> NatsBackend:
+    """A spooler whose postponed tasks have become due while the storage was full, which it still is."""
+    url = queue_on(small.url, "&lease=2")
+    at(place, url).write_app(APP)
+    backend, due = opened(url), time.time() + 3
+    place.call(f"""
+        from datetime import datetime
+        for _ in range({POSTPONED}): done.using(postpone=datetime.fromtimestamp({due}))("")
+    """)
+    fill(other)
+    until(lambda: time.time() > due)
+    return backend
+
+
+def test_what_becomes_due_while_the_storage_is_full(withheld: NatsBackend, place: Place) -> None:
+    """Postponed tasks that the server cannot let out are run by a supervisor that has the reserve, once each."""
+    running = place.run()
+    place.wait_for_line("done", POSTPONED)
+    until(lambda: not sum(withheld.counts().values()))
+    assert running.stop() == 0
+    assert place.lines() == ["done"] * POSTPONED
+
+
+def test_what_becomes_due_while_there_is_no_reserve(withheld: NatsBackend, other: NatsBackend, place: Place) -> None:
+    """They are counted and listed as deferred. A supervisor runs them as soon as there is room, although nothing was
+    restarted, and says that they are late."""
+    drop_reserve(withheld)
+    fill(other)
+    running = place.run()
+    running.wait_for_message("no task is begun until there is room: NATS at")
+    assert withheld.counts() == dict.fromkeys(State, 0) | {State.DEFERRED: POSTPONED}
+    assert [entry.state for entry in withheld.entries()] == [State.DEFERRED] * POSTPONED
+    assert all(entry.due < time.time() for entry in withheld.entries())
+    empty(other)
+    running.wait_for(lambda line: f"kept {POSTPONED} tasks back beyond their time" in line["message"])
+    place.wait_for_line("done", POSTPONED)
+    until(lambda: not sum(withheld.counts().values()))
+    assert running.stop() == 0
+    assert place.lines() == ["done"] * POSTPONED
+    assert reserves(withheld) == 1
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_supervisor_that_dies_when_it_lets_tasks_out(
+    withheld: NatsBackend, other: NatsBackend, small: Server, monkeypatch: pytest.MonkeyPatch, restarted: bool
+) -> None:
+    """A task that was let out, and that the server still keeps back, is run once: also if the server, which is started
+    again, lets it out as well."""
+    empty(other)
+    overdue, names = Overdue(withheld._place, withheld._tasks), withheld._names
+
+    def dies() -> bool:
+        try:
+            withheld._place.call(overdue.look)
+        except Unreachable:
+            return True
+        return False
+
+    with monkeypatch.context() as patch:
+        patch.setattr(JetStream, "delete", AsyncMock(side_effect=Unreachable("the supervisor is killed")))
+        until(dies)
+    assert withheld._place.call(lambda stream: withheld._listing._number(stream, SOON)) == 1
+    if restarted:
+        small.kill()
+        small.start()
+        until(lambda: withheld._place.stream().link.connected)
+        until(lambda: withheld._place.call(lambda stream: withheld._listing._number(stream, LATER)) == 0)
+    else:
+        withheld._place.call(overdue.look)
+    ids = {entry.id for entry in withheld.entries()}
+    assert len(ids) == POSTPONED
+    for id in ids:
+        claim = withheld.claim(id.rpartition("/")[2])
+        assert isinstance(claim, Claim), claim
+        withheld.settle(claim, Ack())
+    withheld.flush()
+    assert list(withheld.entries()) == []
+    assert sum(withheld.counts().values()) == 0
+    assert withheld._place.call(lambda stream: stream.last(names.tasks, ">", patience=5)) is None

@@ -40,6 +40,7 @@ from .history import History
 from .jetstream import JetStream, Publication
 from .listing import Listing
 from .names import new_token, rank_part, short
+from .overdue import Overdue
 from .place import Place
 from .stored import ROOM, Facts, Stored
 from .tasks import Tasks
@@ -86,6 +87,7 @@ class NatsBackend:
         self._names = self._place.names
         self._signer = signer
         self._pickles = trusting or signer is not None
+        self._max_size = int(settings.max_task_size * (1 << 20))
         self._clock = clock
         self._tasks = Tasks(self._place, clock, schedules)
         self._changing = Changing(self._place, self._tasks, clock)
@@ -143,7 +145,10 @@ class NatsBackend:
     # --- workers
 
     def feed(self) -> Feed:
-        return NatsFeed(self._place, self.control, self._clock, hold=self._hold, look=self._look, window=self._window)
+        overdue, window = Overdue(self._place, self._tasks), self._window
+        return NatsFeed(
+            self._place, self.control, overdue, self._clock, hold=self._hold, look=self._look, window=window
+        )
 
     def claim(self, ref: str) -> Claim | Refusal:
         return self._claims.claim(ref)
@@ -156,8 +161,13 @@ class NatsBackend:
 
     def _envelope(self, stored: Stored) -> Envelope:
         """
-        :raises Damaged: if it is none; also if it is unsigned where a key is set.
+        :raises Damaged: if it is none, or too large; also if it is unsigned where a key is set.
         """
+        if len(stored.data) > self._max_size + wire.HEADER_SIZE + wire.MAX_VARS:
+            raise Damaged(
+                f"{len(stored.data)} bytes, and max_task_size allows {self._max_size}; raise UNSPOOL_MAX_TASK_SIZE, "
+                "then retry the task"
+            )
         _, priority, _ = self._names.place(stored.subject)
         envelope = wire.load(stored.data, self._signer, priority=priority, due=stored.facts.due)
         if not self._pickles and codec.is_pickled(envelope):

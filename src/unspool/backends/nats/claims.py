@@ -78,8 +78,9 @@ class Claims:
             self._verdicts.hear(lane)
             number = int(lane.answer(written)["seq"])
             stored = lane.last_of(asked)
-            if stored is not None and names.place(stored.subject)[0] != NOW:
-                at_once(self._tasks.drop_former(lane, stored))
+            waited = stored is not None and names.place(stored.subject)[0] != NOW
+            if stored is not None and waited and at_once(self._tasks.drop_former(lane, stored)):
+                stored = None  # the server may have let it out once more just before
         except BaseException as error:
             runs.forget(names, token, 0)
             if isinstance(error, ApiError) and error.is_conflict:
@@ -142,10 +143,10 @@ class Claims:
         record = await self._tasks.begin(stream, Run(token, 0, stored.seq, facts.attempts + 1, runs.me()), run)
         claim: Claim | Refusal | None = None
         try:
+            await self._tasks.drop_former(stream, stored)  # first: the server could let one of them out until then
             last = await stream.last(names.tasks, names.task("*", "*", token), patience=patience)
             if last is None or last.seq != stored.seq:
                 raise Conflict
-            await self._tasks.drop_former(stream, stored)
             claim = self._made(stored, facts, self._envelope(stored), record)
             return claim
         except Damaged as error:

@@ -19,6 +19,7 @@ from . import runs
 from .control import NatsControl
 from .jetstream import JetStream
 from .link import Unreachable
+from .overdue import Overdue
 from .place import Place
 from .pump import Delivery, Pump
 from .runs import Run
@@ -51,6 +52,7 @@ class NatsFeed:
         self,
         place: Place,
         control: NatsControl,
+        overdue: Overdue,
         clock: Clock,
         *,
         hold: float,
@@ -77,7 +79,7 @@ class NatsFeed:
         os.set_blocking(self._bell, False)
         os.set_blocking(self._ringer, False)
         self._stream: JetStream | None = None
-        self._pump = Pump(place, control, self._deliver, self._ring)
+        self._pump = Pump(place, control, overdue, self._deliver, self._ring)
         self._next_look = clock() + self._period
         self._next_try, self._wait = 0.0, _BACK[0]
         self._connect()

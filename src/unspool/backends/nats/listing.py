@@ -172,8 +172,9 @@ class Listing:
         facts = stored.facts
         if run is not None and run.is_of(stored):  # else it tells of an earlier message of the task
             facts = facts._replace(attempts=run.attempts, due=facts.due if held else max(facts.due, run.until))
-        # What was sent to be run at once is not early, though its sender's clock be ahead of ours.
-        early = facts.due > self._clock() and (kind != NOW or facts.due > stored.facts.due)
+        # What was sent to run at once is not early, even if its sender's clock is ahead. What the server keeps back is
+        # early, even if that is beyond its time: it cannot run before it is let out.
+        early = kind == LATER or (facts.due > self._clock() and (kind != NOW or facts.due > stored.facts.due))
         state = State.RUNNING if held else State.DEFERRED if early else State.READY
         aside = kind.removeprefix(f"{LEAVING}-")
         if aside in (DEAD, CORRUPT):

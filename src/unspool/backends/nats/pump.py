@@ -20,6 +20,7 @@ from . import runs
 from .control import NatsControl, Switches
 from .jetstream import ApiError, JetStream, client_errors
 from .names import CORRUPT, NOW, SOON, Names, is_token, new_token, rank_part
+from .overdue import Overdue
 from .place import Place
 from .stored import HEADER, Facts, Stored
 
@@ -65,11 +66,13 @@ class Pump:
         self,
         place: Place,
         control: NatsControl,
+        overdue: Overdue,
         deliver: Callable[[Delivery], None],
         tell: Callable[[], None],
     ) -> None:
         self._place = place
         self._control = control
+        self._overdue = overdue
         self._deliver = deliver
         self._tell = tell
         self.switches = Switches()
@@ -101,7 +104,7 @@ class Pump:
         await self.look()
         await self._announce()
         loop = asyncio.get_running_loop()
-        self._tasks = [loop.create_task(self._run()), loop.create_task(self._keep())]
+        self._tasks = [loop.create_task(one) for one in (self._run(), self._keep(), self._overdue.run(stream))]
 
     async def stop(self) -> None:
         """Ends. What arrives until the server has heard of it is delivered still, for else it would be ours, unknown to
@@ -134,7 +137,7 @@ class Pump:
         self.switches = await self._control.look(self._stream)
         self._moved.set()
         await runs.drop_void(self._stream, names, self._place.patience)
-        await self._place.reserve.keep(self._stream)
+        await self._overdue.look(self._stream)
 
     async def _announce(self) -> None:
         """Says to other hosts that this one lives, as soon as there is room for that."""
@@ -157,6 +160,7 @@ class Pump:
         self._open.clear()
         for event in self._sweeps.values():
             event.set()
+        self._overdue.renewed()
         if self._stream.link.connected:
             self._tasks.append(asyncio.get_running_loop().create_task(self._return()))
         self._tell()

@@ -26,20 +26,25 @@ class Reserve:
         self._patience = patience
         self._complained = False
 
-    async def keep(self, stream: JetStream) -> None:
-        """Writes the reserve if it is not there, and there is room for it."""
+    async def keep(self, stream: JetStream) -> bool:
+        """Writes the reserve if it is not there, and there is room for it.
+
+        :returns: True if it was written, so that the storage was full before, and has room now.
+        """
         names, patience = self._names, self._patience
         info = await stream.info(names.aside, count=names.reserve, patience=patience)
         if info is None or info.get("total"):
-            return
+            return False
         data = bytes(max(min(_SIZE, stream.link.client.max_payload - ROOM), 0))
         try:
             await stream.publish(names.aside, names.reserve, data, replaces=(names.reserve, 0), patience=patience)
         except Conflict:
-            pass  # another process has just written it
+            return False  # another process has just written it
         except ApiError as error:
             if not error.is_full:
                 raise
+            return False
+        return True
 
     async def publish(
         self,

@@ -92,19 +92,43 @@ class Tasks:
         await stream.delete(name, stored.seq, patience=patience)
         return seq
 
-    async def drop_former(self, stream: JetStream, stored: Stored) -> None:
-        """Deletes earlier messages of a task.
+    async def let_out(self, stream: JetStream, stored: Stored) -> bool:
+        """Lets out a deferred task in place of the server; False if it has left the server's care already."""
+        names = self._names
+        _, priority, token = names.place(stored.subject)
+        try:
+            await self.put(stream, rank_part(priority), token, stored.facts, stored.data, stored, SOON)
+        except Conflict:
+            last = await stream.last(names.tasks, names.task("*", "*", token), patience=self._place.patience)
+            if last is not None:
+                await self.drop_former(stream, last)  # of one that was let out by a process which died then
+            return False
+        return True
+
+    async def drop_former(self, stream: JetStream, stored: Stored) -> bool:
+        """Deletes earlier messages of a task; whether there were any.
 
         There is one if a process died after it wrote the task anew, or the server after it let out a deferred task. A
-        task that was sent to run at once, and was not written anew, has none.
+        task that was sent to run at once, and was not written anew, has none. One that lies under ``now`` and was
+        written anew was set aside before: a person has made it ready.
         """
-        names, patience = self._names, self._place.patience
+        names, patience, found = self._names, self._place.patience, False
         kind, _, token = names.place(stored.subject)
-        if kind == NOW and not stored.facts.anew:
-            return
+        if kind == NOW:
+            return stored.facts.anew and await self._drop_aside(stream, stored)
         name, subject = names.stream(kind), names.task("*", "*", token)
         while (first := await stream.next(name, subject, 1, patience=patience)) is not None and first.seq < stored.seq:
-            await stream.delete(name, first.seq, patience=patience)
+            found = await stream.delete(name, first.seq, patience=patience) or found
+        return found
+
+    async def _drop_aside(self, stream: JetStream, stored: Stored) -> bool:
+        """Deletes a task from those set aside, if it is there since before this message of it; whether it was."""
+        names, patience = self._names, self._place.patience
+        _, _, token = names.place(stored.subject)
+        aside = await stream.last(names.aside, names.task("*", "*", token), patience=patience)
+        if aside is None or aside.time > stored.time or names.passing(aside.subject):
+            return False
+        return await stream.delete(names.aside, aside.seq, patience=patience)
 
     # --- records of runs
 
@@ -207,9 +231,9 @@ class Tasks:
         names, facts = self._names, stored.facts
         aside = await stream.last(names.aside, names.task("*", "*", run.token), patience=self._place.patience)
         if aside is not None and aside.time > stored.time and not names.passing(aside.subject):
-            # An earlier one is what a retry has brought back.
             await stream.delete(names.tasks, stored.seq, patience=self._place.patience)
             return None
+        await self.drop_former(stream, stored)  # an earlier one is what a retry has brought back
         due = max(facts.due, run.until)
         counted = facts._replace(due=due, attempts=run.attempts, crashes=facts.crashes + (not run.excused))
         seq = await self.anew(stream, stored, counted)
