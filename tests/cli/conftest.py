@@ -8,6 +8,7 @@ import os
 import pty
 import queue
 import signal
+import struct
 import subprocess
 import sys
 import termios
@@ -186,12 +187,16 @@ class Shell:
         self.running.append(running)
         return running
 
-    def on_terminal(self, *words: str, status: int = 0, answer: tuple[str, str] = ("", ""), **env: str) -> str:
+    def on_terminal(
+        self, *words: str, status: int = 0, answer: tuple[str, str] = ("", ""), columns: int = 0, **env: str
+    ) -> str:
         """What a command writes to a terminal, stdout and stderr together.
 
         :param answer: a text to wait for, and what to type then.
+        :param columns: the width of the terminal; 0 for one that does not say, which counts as 80.
         """
         ours, its = pty.openpty()
+        fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("4H", 24, columns, 0, 0))
         process = subprocess.Popen(
             [SCRIPT, *words], cwd=self.root, env=self.env | env, stdin=its, stdout=its, stderr=its,
             start_new_session=True,

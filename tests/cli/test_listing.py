@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
+from rich.cells import cell_len
 
 from unspool import Spooler, config, wire
 from unspool.message import Record
@@ -98,17 +100,57 @@ def test_ls_covers_several_spoolers(shell: Shell) -> None:
 
 
 def test_ls_on_a_terminal_is_a_table(shell: Shell) -> None:
-    """A person gets headings, ids relative to the spooler that show takes, a relative time, and no line that is cut."""
+    """A person gets headings, short ids that show takes, and a relative time."""
     id = shell.send("app:add", "1", "--in", "90m")
 
-    text = shell.on_terminal("ls")
+    text = shell.on_terminal("ls", columns=300)
 
     assert str(shell.mail) in text
     assert "STATE" in text
     assert "REASON" in text
-    assert os.path.basename(id) in text
     assert "in 1h29m" in text
-    assert shell("show", os.path.basename(id))
+    [short] = [word for word in text.split() if word.count("_") == 2 and word in id]
+    assert shell.json("show", short)["id"] == id
+
+
+def _plain(text: str) -> list[str]:
+    return re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines()
+
+
+@pytest.mark.parametrize("columns", [0, 60, 80, 110])
+def test_listings_fit_the_terminal(shell: Shell, columns: int) -> None:
+    """Of ls, history, status and status --workers, each row is one line, no longer than the terminal is wide. No id is
+    cut, whatever tasks, reasons and spoolers are called. A pipe gets everything."""
+    shell.send("app:fail", json.dumps("a \N{SNOWMAN} \N{CJK UNIFIED IDEOGRAPH-6F22} " * 40), "--priority", "123456789")
+    shell.send("app:add", "1")
+    shell.burst()
+    shell.send("app:add", "1", "--in", "90m")
+    shell.send("--message", "m" * 150)
+    both = f"{shell.mail},{shell.root / 'other'}"
+    width = columns or 80
+    for words, rows in ((["ls"], 3), (["history"], 2), (["status"], 2), (["status", "--workers"], 0)):
+        lines = _plain(shell.on_terminal(*words, columns=columns, UNSPOOL_SPOOLERS=both))
+        lines = [line for line in lines if not line.startswith("unspool: ")]
+        named = words == ["ls"]
+        assert len(lines) == named + bool(rows) + rows, lines
+        assert all(cell_len(line) <= max(width, 76) for line in lines), lines
+        for id in [one["id"] for one in (shell.json(*words) if words[0] in ("ls", "history") else [])]:
+            assert "_".join(id.rsplit("_", 5)[1:4]) in "\n".join(lines)
+    assert "\N{SNOWMAN}" in shell("history")
+    assert all(len(line) > 100 for line in shell("ls").splitlines())
+    assert "PRIO" in shell.on_terminal("ls", columns=200)
+
+
+def test_history_of_several_spoolers_on_a_terminal(shell: Shell) -> None:
+    """The spooler of each run is shown where there are several, and short ids are those of its own tasks."""
+    shell.send("app:add", "1")
+    shell.burst()
+    shell.send("app:add", "1", "--spooler", "./other")
+    shell.burst("--spooler", "./other")
+    heading, *rows = _plain(shell.on_terminal("history", columns=200, UNSPOOL_SPOOLERS=f"{shell.mail},./other"))
+    assert "SPOOLER" in heading
+    assert [str(shell.root / name) in row for name, row in zip(("other", "mail"), rows, strict=True)] == [True, True]
+    assert "SPOOLER" not in shell.on_terminal("history", columns=200)
 
 
 def test_colours_only_where_they_are_wanted(shell: Shell) -> None:
@@ -324,6 +366,12 @@ def test_a_running_task_shows_its_worker(shell: Shell) -> None:
     assert found["worker"]["pid"] > 0
     assert f"in process {found['worker']['pid']}" in shell("show", id)
     assert (counted["running"], counted["workers"]) == (1, 1)
+    for text in (shell("status", "--workers"), shell.on_terminal("status", "--workers", columns=200)):
+        assert "app:hold" in text
+    short = "_".join(id.rsplit("_", 5)[1:4])
+    assert short in shell.on_terminal("status", "--workers")
+    [worker] = [one for one in shell.json("status", "--workers")["processes"] if one["role"] == "worker"]
+    assert (worker["task"], worker["id"]) == ("app:hold", id)
     assert "is running" in shell.error("rm", id, status=1)
     assert "is running" in shell.error("retry", id, status=1)
     gate.write_text("go")
@@ -466,3 +514,10 @@ def test_a_large_task_is_shown_whole(shell: Shell) -> None:
     info = Spooler.read_task_file(id)
     assert info["msg"] == "large"
     assert len(info["body"]) == shown["body_size"]
+
+
+def test_status_without_workers(shell: Shell) -> None:
+    """The list of processes says so if it is empty, on a terminal and beside a pipe; JSON is an empty list."""
+    assert "no worker is running" in shell.on_terminal("status", "--workers")
+    assert shell.result("status", "--workers").stderr.endswith("unspool: no worker is running\n")
+    assert shell.json("status", "--workers") == {"processes": []}

@@ -53,12 +53,14 @@ def ls(state: Sequence[str], limit: int | None, json: bool, spooler: Sequence[st
     if json:
         output.write_json_array(map(_as_json, entries))
     elif not people:
-        output.table((), map(_plain_row, entries))
+        output.tabbed((), map(_plain_row, entries))
     else:
+        from . import tables
+
         found = list(entries)
         shown = found[:_SCREENFUL] if limit is None else found
         for backend in chosen:
-            _list_on_terminal(backend, [entry for entry in shown if entry.spooler == backend.name])
+            tables.tasks(backend, [entry for entry in shown if entry.spooler == backend.name])
         if len(shown) < len(found):
             output.note(f"these are the first {_SCREENFUL}; --limit shows more, status counts all")
         elif not found:
@@ -112,20 +114,24 @@ def history(id: str | None, limit: int, failed: bool, json: bool, spooler: Seque
     ids: list[tuple[Backend, str | None]]
     if id is None:
         ids = [(backend, None) for backend in spoolers.usable(spooler)]
-    elif found := spoolers.find(id, spooler):
-        ids = [(found[0], found[1].id)]
+    elif waiting := spoolers.find(id, spooler):
+        ids = [(waiting[0], waiting[1].id)]
     elif ended := spoolers.find_ended(id, spooler):
         ids = [(ended[0], one) for one in ended[1]]
     else:
         raise spoolers.NotThere(f"no task {id}, and no run of it in the history")
-    runs = [run for backend, one in ids for run in _runs(backend, one, limit, failed)]
-    runs = sorted(runs, key=lambda run: -run.started)[:limit]
+    found = [(backend, run) for backend, one in ids for run in _runs(backend, one, limit, failed)]
+    found = sorted(found, key=lambda one: -one[1].started)[:limit]
     if json:
-        output.write_json_array(map(_run_json, runs))
+        output.write_json_array(_run_json(run) for _, run in found)
+    elif not output.is_terminal():
+        output.tabbed((), (_run_row(run) for _, run in found))
+    elif found:
+        from . import tables
+
+        tables.runs(found)
     else:
-        headings = ("STARTED", "VERDICT", "TASK", "ATTEMPT", "TOOK", "PID", "ID", "REASON")
-        if not output.table(headings, map(_run_row, runs)) and output.is_terminal():
-            output.note("no runs")
+        output.note("no runs")
 
 
 @click.command()
@@ -140,12 +146,18 @@ def status(workers: bool, json: bool, spooler: Sequence[str]) -> None:
     """
     chosen = spoolers.usable(spooler)
     if workers:
-        processes = [_process(backend, info) for backend in chosen for info in backend.control.live()]
+        processes = [(backend, _process(backend, info)) for backend in chosen for info in backend.control.live()]
         if json:
-            output.write_json({"processes": processes})
+            output.write_json({"processes": [process for _, process in processes]})
+        elif output.is_terminal():
+            from . import tables
+
+            tables.processes(processes)
         else:
-            headings = ["SPOOLER", "HOST", "PID", "ROLE", "TASK", "SINCE"]
-            output.table(headings, [_process_row(process) for process in processes], always_headed=True)
+            headings = ["SPOOLER", "HOST", "PID", "ROLE", "TASK", "SINCE", "ID"]
+            output.tabbed(headings, (_process_row(process) for _, process in processes))
+        if not json and not processes:
+            output.note("no worker is running")
         return
     rows = [_status(backend) for backend in chosen]
     where = [config.destination(backend.name) for backend in chosen]
@@ -155,8 +167,13 @@ def status(workers: bool, json: bool, spooler: Sequence[str]) -> None:
         output.write_json({"spoolers": rows})
     else:
         cells = [[_status_cell(name, value) for name, value in row.items()] for row in rows]
-        headings = ["spooler", *list(rows[0])[1:]] if rows else []
-        output.table([heading.upper() for heading in headings], cells, always_headed=True)
+        headings = [heading.upper() for heading in ["spooler", *list(rows[0])[1:]]]
+        if output.is_terminal():
+            from . import tables
+
+            tables.spoolers(headings, cells)
+        else:
+            output.tabbed(headings, cells)
 
 
 COMMANDS = [ls, show, history, status]
@@ -187,27 +204,6 @@ def _plain_row(entry: Entry) -> Sequence[str]:
     priority = "" if entry.priority is None else str(entry.priority)
     due = times.moment(entry.due, "milliseconds")
     return entry.id, str(entry.state), entry.task, priority, due, str(entry.attempts), entry.reason
-
-
-def _list_on_terminal(backend: Backend, entries: Sequence[Entry]) -> None:
-    """Under the spooler's path; the ids are relative to it, and so short enough to be read and copied."""
-    if not entries:
-        return
-    output.line(output.clean(backend.name), "bold")
-    now = time.time()
-    rows = [
-        (
-            str(entry.state),
-            entry.task,
-            "" if entry.priority is None else str(entry.priority),
-            times.relative(entry.due, now),
-            str(entry.attempts),
-            entry.id.removeprefix(f"{backend.name}/"),
-            entry.reason,
-        )
-        for entry in entries
-    ]
-    output.table(("STATE", "TASK", "PRIORITY", "DUE", "ATTEMPTS", "ID", "REASON"), rows)
 
 
 # --- show
@@ -338,19 +334,23 @@ def _status(backend: Backend) -> dict[str, Any]:
 
 
 def _process(backend: Backend, info: WorkerInfo) -> dict[str, Any]:
+    id = f"{backend.name}/{info.ref}" if info.ref else None
+    entry = backend.find(id) if id else None
     return {
         "spooler": backend.name,
         "host": info.host or socket.gethostname(),
         "pid": info.pid,
         "role": info.role,
-        "task": f"{backend.name}/{info.ref}" if info.ref else None,
+        "task": entry.task if entry else None,
         "since": info.since if info.ref else None,
+        "id": id,
     }
 
 
 def _process_row(process: dict[str, Any]) -> Sequence[str]:
     since = "" if process["since"] is None else times.moment(process["since"], "milliseconds")
-    return process["spooler"], process["host"], str(process["pid"]), process["role"], process["task"] or "", since
+    named = process["spooler"], process["host"], str(process["pid"]), process["role"], process["task"] or ""
+    return *named, since, process["id"] or ""
 
 
 def _status_cell(name: str, value: Any) -> str:

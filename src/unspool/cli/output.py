@@ -7,16 +7,20 @@ import codecs
 import contextlib
 import json
 import re
+import shutil
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
 from ..printable import printable
 
-__all__ = ["MOST", "accept_any_text", "clean", "error", "finding", "is_terminal", "json_option", "line", "lines",
-           "note", "table", "write_json", "write_json_array"]  # fmt: skip
+if TYPE_CHECKING:
+    from .columns import Column
+
+__all__ = ["MOST", "accept_any_text", "aligned", "clean", "error", "finding", "heading", "is_terminal", "json_option",
+           "line", "lines", "note", "tabbed", "write_json", "write_json_array"]  # fmt: skip
 
 MOST = 2**31 - 1
 """The greatest number that an option may give for how much is printed."""
@@ -103,23 +107,44 @@ def error(problem: object) -> None:
         sys.stderr.write(f"unspool: error: {printable(' '.join(str(problem).split()))}\n")
 
 
-def table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, always_headed: bool = False) -> int:
-    """Rows of cells; returns how many.
+def tabbed(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Writes rows for a pipe, tab-separated and as they come, so that memory does not grow with them.
 
-    On a terminal they are aligned under headings, never cut or folded. Piped, they are written as they come, so
-    memory does not grow with them.
-
-    :param always_headed: True for a report, whose headings are wanted in a pipe too.
+    :param headings: empty where the output has none.
     """
-    if is_terminal():
-        return _aligned(headings, rows)
-    if always_headed:
+    if headings:
         sys.stdout.write("\t".join(headings) + "\n")
-    count = 0
     for row in rows:
         sys.stdout.write("\t".join(map(clean, row)) + "\n")
-        count += 1
-    return count
+
+
+def aligned(columns: Sequence["Column"], rows: Iterable[Sequence[str]]) -> int:
+    """Writes rows for a terminal, one a line, aligned under headings and cut to its width; returns how many."""
+    from rich.cells import cell_len
+
+    from .columns import GAP, cut, fit
+
+    cells = [[_as_written(clean(cell)) for cell in row] for row in rows]
+    found = fit(columns, cells, _width())
+
+    def padded(at: int, text: str, style: str) -> tuple[str, str]:
+        column, width = found.columns[at], found.widths[at]
+        shown = cut(text, width, _ellipsis(), keeps_end=column.keeps_end)
+        return shown + " " * (width - cell_len(shown) + GAP), style
+
+    if cells:
+        _print([padded(at, column.heading, "bold") for at, column in enumerate(found.columns)])
+    for row in cells:
+        texts = [row[place] for place in found.places]
+        _print([padded(at, text, _STYLES.get(text, "")) for at, text in enumerate(texts)])
+    return len(cells)
+
+
+def heading(text: str) -> None:
+    """Writes a line above a table on a terminal, cut at its start to the width."""
+    from .columns import cut
+
+    line(cut(_as_written(clean(text)), _width(), _ellipsis(), keeps_end=True), "bold")
 
 
 def finding(level: str, subject: str, text: str, advice: str) -> None:
@@ -150,20 +175,18 @@ def write_json_array(items: Iterable[Any]) -> None:
         sys.stdout.write("]\n" if separator != "[" else "[]\n")
 
 
-def _aligned(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> int:
-    from rich.cells import cell_len
+def _as_written(text: str) -> str:
+    """The text with the escapes that the terminal's encoding needs, so that it is as wide as it looks."""
+    encoding = getattr(sys.stdout, "encoding", None) or "ascii"
+    return text if text.isascii() else text.encode(encoding, "backslashreplace").decode(encoding)
 
-    cells = [[clean(cell) for cell in row] for row in rows]
-    widths = [max(cell_len(row[at]) for row in [headings, *cells]) for at in range(len(headings))]
 
-    def padded(cell: str, width: int, style: str) -> tuple[str, str]:
-        return cell + " " * (width - cell_len(cell) + 2), style
+def _ellipsis() -> str:
+    return "…" if _as_written("…") == "…" else "~"
 
-    if cells:
-        _print([padded(text, width, "bold") for text, width in zip(headings, widths, strict=True)])
-    for row in cells:
-        _print([padded(text, width, _STYLES.get(text, "")) for text, width in zip(row, widths, strict=True)])
-    return len(cells)
+
+def _width() -> int:
+    return shutil.get_terminal_size().columns
 
 
 def _print(parts: Sequence[tuple[str, str]]) -> None:

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 import click
 
-__all__ = ["moment", "relative", "span", "to_datetime", "to_timedelta"]
+__all__ = ["clock", "moment", "relative", "span", "to_datetime", "to_timedelta"]
 
 _UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
 _part = re.compile(r"([0-9]+(?:\.[0-9]+)?)([dhms])", re.ASCII)
@@ -46,6 +46,15 @@ def moment(seconds: float, timespec: str = "seconds") -> str:
         return datetime.fromtimestamp(seconds).astimezone().isoformat(timespec=timespec)
     except (OverflowError, ValueError, OSError):  # a file can carry a time that no calendar has
         return f"{seconds:.0f} s since 1970"
+
+
+def clock(seconds: float, now: float) -> str:
+    """Unix seconds as local time, for a terminal: without the date on the day of ``now``, and without the year."""
+    try:
+        then, today = datetime.fromtimestamp(seconds), datetime.fromtimestamp(now).date()
+    except (OverflowError, ValueError, OSError):
+        return moment(seconds)
+    return f"{then:%H:%M:%S}" if then.date() == today else f"{then:%m-%d %H:%M:%S}"
 
 
 def relative(seconds: float, now: float | None = None) -> str:

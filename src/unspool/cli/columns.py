@@ -1,0 +1,75 @@
+"""Fits a table to the width of a terminal, one row a line: cells are cut, and columns left out, where they can be."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from rich.cells import cell_len
+
+__all__ = ["GAP", "Column", "cut", "fit"]
+
+GAP = 2  # characters between two columns
+
+
+class Column(NamedTuple):
+    """A column of a table.
+
+    :param least: the narrowest that its cells are cut to; 0 if they are never cut.
+    :param keeps_end: whether the end of a cell stays, as of a path, and not its beginning.
+    :param spare: 0 if it is always shown; else the columns with the largest number are left out first.
+    """
+
+    heading: str
+    least: int = 0
+    keeps_end: bool = False
+    spare: int = 0
+
+
+class Fitted(NamedTuple):
+    """The columns that fit, each with its place in a row and its width."""
+
+    columns: Sequence[Column]
+    places: Sequence[int]
+    widths: Sequence[int]
+
+
+def fit(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -> Fitted:
+    """Return the columns to show in so many characters, and how wide each is.
+
+    Where the table is too wide, empty columns are left out, then cells are cut, the widest first, then spare columns
+    are left out. A table of columns that cannot be narrowed any more may still be too wide.
+    """
+    natural = [max(map(cell_len, [column.heading, *(row[at] for row in rows)])) for at, column in enumerate(columns)]
+    places = list(range(len(columns)))
+    if _total(natural) > width:
+        places = [at for at in places if not rows or any(row[at] for row in rows)]
+    while True:
+        least = [min(natural[at], columns[at].least or natural[at]) for at in places]
+        spare = max((at for at in places if columns[at].spare), key=lambda at: columns[at].spare, default=None)
+        if _total(least) <= width or spare is None:
+            break
+        places.remove(spare)
+    widths = [natural[at] for at in places]
+    while (excess := _total(widths) - width) > 0:
+        widest = max((at for at in range(len(places)) if widths[at] > least[at]), key=widths.__getitem__, default=None)
+        if widest is None:
+            break
+        others = [widths[at] for at in range(len(places)) if at != widest and widths[at] > least[at]]
+        step = widths[widest] - max([*others, least[widest]])
+        widths[widest] -= max(1, min(step, excess))
+    return Fitted([columns[at] for at in places], places, widths)
+
+
+def cut(text: str, width: int, ellipsis: str = "…", *, keeps_end: bool = False) -> str:
+    """Return the text, or as much of it as fits so many characters together with an ellipsis."""
+    if cell_len(text) <= width:
+        return text
+    kept, left = [], width - len(ellipsis)
+    for character in reversed(text) if keeps_end else text:
+        if (left := left - cell_len(character)) < 0:
+            break
+        kept.append(character)
+    return ellipsis + "".join(reversed(kept)) if keeps_end else "".join(kept) + ellipsis
+
+
+def _total(widths: Sequence[int]) -> int:
+    return sum(widths) + GAP * max(len(widths) - 1, 0)

@@ -1,0 +1,126 @@
+"""The tables that ``ls``, ``history`` and ``status`` print on a terminal: one row a line, with short ids."""
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..backends.base import Backend
+from ..message import Entry, Record
+from . import output, times
+from .columns import Column
+
+__all__ = ["processes", "runs", "spoolers", "tasks"]
+
+_ID = Column("ID", 40, keeps_end=True)  # the short ids of all backends are shorter, and so never cut
+_TASKS = (
+    Column("STATE"),
+    Column("TASK", 10),
+    Column("PRIO", spare=1),
+    Column("DUE"),
+    Column("TRIES", spare=2),
+    _ID,
+    Column("REASON", 16),
+)
+_RUNS = (
+    Column("STARTED"),
+    Column("VERDICT"),
+    Column("TASK", 10),
+    Column("TRY", spare=3),
+    Column("TOOK", spare=1),
+    Column("PID", spare=4),
+    _ID,
+    Column("REASON", 12),
+)
+_SPOOLER = Column("SPOOLER", 8, keeps_end=True, spare=2)
+_PROCESSES = (
+    Column("SPOOLER", 10, keeps_end=True),
+    Column("HOST", 8, spare=1),
+    Column("PID"),
+    Column("ROLE"),
+    Column("TASK", 10),
+    Column("SINCE"),
+    _ID,
+)
+_STATUS = {
+    "SPOOLER": Column("SPOOLER", 9, keeps_end=True),
+    "PERIOD": Column("PERIOD", spare=1),
+    "FORWARD": Column("FORWARD", 9, keeps_end=True),
+}
+
+
+def tasks(backend: Backend, entries: Sequence[Entry]) -> None:
+    """Prints tasks under the name of their spooler."""
+    if not entries:
+        return
+    output.heading(backend.name)
+    now = time.time()
+    rows = [
+        (
+            str(entry.state),
+            entry.task,
+            "" if entry.priority is None else str(entry.priority),
+            times.relative(entry.due, now),
+            str(entry.attempts),
+            short,
+            entry.reason,
+        )
+        for entry, short in zip(entries, _shorts(backend, [entry.id for entry in entries]), strict=True)
+    ]
+    output.aligned(_TASKS, rows)
+
+
+def runs(found: Sequence[tuple[Backend, Record]]) -> None:
+    """Prints runs; if they are of several spoolers, with the spooler of each."""
+    now = time.time()
+    owners = {backend.name: backend for backend, _ in found}
+    shorts: dict[tuple[str, str], str] = {}
+    for name, backend in owners.items():
+        ids = list(dict.fromkeys(run.id for owner, run in found if owner.name == name))
+        shorts |= {(name, id): short for id, short in zip(ids, _shorts(backend, ids), strict=True)}
+    several = len(owners) > 1
+    rows = [
+        (
+            times.clock(run.started, now),
+            run.verdict,
+            run.task,
+            str(run.attempt),
+            times.span(run.duration),
+            str(run.pid),
+            shorts[backend.name, run.id],
+            *([backend.name] * several),
+            run.reason,
+        )
+        for backend, run in found
+    ]
+    output.aligned([*_RUNS[:-1], *([_SPOOLER] * several), _RUNS[-1]], rows)
+
+
+def processes(found: Sequence[tuple[Backend, Mapping[str, Any]]]) -> None:
+    """Prints live processes, as ``status --workers --json`` has them."""
+    now = time.time()
+    rows = [
+        (
+            one["spooler"],
+            one["host"],
+            str(one["pid"]),
+            one["role"],
+            one["task"] or "",
+            "" if one["since"] is None else times.clock(one["since"], now),
+            backend.short(one["id"]) if one["id"] else "",
+        )
+        for backend, one in found
+    ]
+    output.aligned(_PROCESSES, rows)
+
+
+def spoolers(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Prints what ``status`` counts."""
+    output.aligned([_STATUS.get(heading, Column(heading)) for heading in headings], rows)
+
+
+def _shorts(backend: Backend, ids: Sequence[str]) -> list[str]:
+    """The short forms of ids, in order. Of those whose short forms are the same, the path within the spooler."""
+    short = [backend.short(id) for id in ids]
+    count = Counter(short)
+    return [one if count[one] == 1 else id.removeprefix(f"{backend.name}/") for id, one in zip(ids, short, strict=True)]
