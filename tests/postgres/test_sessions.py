@@ -89,7 +89,7 @@ def test_a_claim_whose_answer_was_lost(address: Address, backend: PostgresBacken
     (ticket,) = supervisor.take(1)
     with contextlib.closing(look_at(address)) as worker:
         worker._session.owner = backend._session.owner
-        worker._session.next(worker._next(int(ref), 0, None))
+        worker._session.next(worker._ends.values_of_next(int(ref), 0, None))
         end_session(worker)
         supervisor.settled(ticket.ref, 0.0)  # it could not be claimed, its worker says
         wait_until(lambda: supervisor.refresh() or supervisor.peek())
@@ -206,11 +206,11 @@ def test_ends_on_their_way_when_the_session_is_lost(backend: PostgresBackend) ->
         if ref == refs[0]:
             with psycopg.connect(backend._connector._url) as locker:
                 locker.execute("SELECT 1 FROM unspool.task WHERE id = %s FOR UPDATE", [int(ref)])
-                backend._session.post(backend._end((claim, None)), (claim, None))
+                backend._session.post(backend._ends.values((claim, None)), (claim, None))
                 end_session(backend)
         else:
-            backend._session.post(backend._end((claim, None)), (claim, None))
-    backend._hear_of_posted()
+            backend._session.post(backend._ends.values((claim, None)), (claim, None))
+    backend._ends.hear()
     backend.flush()
     assert [entry.id.rpartition("/")[2] for entry in backend.entries()] == refs[2:]
 

@@ -319,8 +319,9 @@ class Backend(Protocol):
         """Does what was decided; returns when to look at the task again, or None if it left the queue.
 
         A disposition that cannot be carried out is retried by the backend; the task does not run again for it at once.
-        It may be put off until ``flush``, or until the next call. Where a claim can be lost, one that was is refused
-        here: what is said of it is logged, and changes nothing.
+        In the thread that claims, it may be put off until ``flush``, or until the next call. Another thread settles
+        beside a run that may take long, so its dispositions are carried out within a moment. Where a claim can be lost,
+        one that was is refused here: what is said of it is logged, and changes nothing.
 
         :param record: this run, for a history that is kept along with it (``Capabilities.records``).
         :raises ClaimLost: if this process has destroyed its own hold on the task; then nothing was done.
@@ -334,8 +335,12 @@ class Backend(Protocol):
         """The task's worker is about to be ended, perhaps by force: should this run end with it, that is no crash of
         the task's. Called by the supervisor while the task runs."""
 
-    def flush(self) -> None:
-        """Carries out what ``settle`` may have put off. Called before a worker waits, and at its end."""
+    def flush(self, *, wait: bool = True) -> None:
+        """Carries out what ``settle`` may have put off. Called before a worker waits, and at its end.
+
+        :param wait: whether to return only when that is done. If not, it is done within a moment, whatever the calling
+            thread does meanwhile: the worker calls it so before a run that no claim here precedes.
+        """
 
     def entries(self, states: frozenset[State] = frozenset(State), limit: int | None = None) -> Iterator[Entry]:
         """The tasks in these states, in the order in which they would run; then those set aside. They may be changed

@@ -152,7 +152,7 @@ class MemoryBackend:
     def excuse(self, ref: str) -> None:
         """Its runs end with their process, and so does all else."""
 
-    def flush(self) -> None:
+    def flush(self, *, wait: bool = True) -> None:
         """Nothing is put off."""
 
     def entries(self, states: frozenset[State] = frozenset(State), limit: int | None = None) -> Iterator[Entry]:

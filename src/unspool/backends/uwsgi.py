@@ -313,7 +313,7 @@ class UwsgiBackend:
     def excuse(self, ref: str) -> None:
         self._store.excuse(ref)
 
-    def flush(self) -> None:
+    def flush(self, *, wait: bool = True) -> None:
         self._store.flush()
 
     def entries(self, states: frozenset[State] = frozenset(State), limit: int | None = None) -> Iterator[Entry]:

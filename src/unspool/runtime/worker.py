@@ -147,6 +147,7 @@ class Worker:
         self._bell = Doorbell(queue.fileno())
         self._loop = EventLoop(self._bell.ring, lambda: os._exit(EX_UNUSABLE))
         self._status = 0
+        self._last = 0  # the spooler that was claimed from last
         self._in_run = False
         self._suspicion = Suspicion()
         self._holders = [backend for backend in backends if isinstance(backend, HoldsDescriptors)]
@@ -237,6 +238,9 @@ class Worker:
 
     def _execute(self, index: int, ticket: Ticket) -> None:
         backend, presence = self._backends[index], self._presences[index]
+        if index != self._last:  # what ended there would wait for as long as this run takes
+            self._backends[self._last].flush(wait=False)
+            self._last = index
         started = self._clock()
         presence.running(ticket.ref, started)
         claim = self._claim(backend, ticket.ref)
@@ -279,7 +283,7 @@ class Worker:
         timeout = options.timeout
         # Before the beginning is told, for it may take long, and not out of this one's time.
         if self._loop.used and self._loop.leave():
-            self._flush()
+            self._flush(wait=False)
         if timeout is not None:
             self._reports.begin(index, claim.ref, started, timeout, dispatch.delay_after(options, claim))
         connections.close_old()
@@ -400,9 +404,9 @@ class Worker:
             self._reports.write(report.BROKEN, printable(reason))
             self._bell.ring()
 
-    def _flush(self) -> None:
+    def _flush(self, *, wait: bool = True) -> None:
         for backend in self._backends:
-            backend.flush()
+            backend.flush(wait=wait)
 
     def _is_worn(self) -> bool:
         limits = self._limits

@@ -156,8 +156,8 @@ class NatsBackend:
     def settle(self, claim: Claim, disposition: Disposition, record: Record | None = None) -> float | None:
         return self._verdicts.settle(claim, disposition)
 
-    def flush(self) -> None:
-        self._verdicts.flush()
+    def flush(self, *, wait: bool = True) -> None:
+        self._verdicts.flush(wait=wait)
 
     def _envelope(self, stored: Stored) -> Envelope:
         """

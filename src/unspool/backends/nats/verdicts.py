@@ -161,8 +161,12 @@ class Verdicts:
         if not work.cancelled() and (error := work.exception()) is not None:
             _log.error("the end of a task cannot be told to %s: %s", self._place.name, error)
 
-    def flush(self) -> None:
-        """Waits until what was settled is carried out."""
+    def flush(self, *, wait: bool) -> None:
+        """Has what was settled carried out; returns when it is, or, without ``wait``, at once."""
+        if not wait:
+            with contextlib.suppress(SpoolerUnusable):  # the next call tells it again
+                self.hear(None)
+            return
         if self._told:
             with contextlib.suppress(Broken, SpoolerUnusable), self._place.lane() as lane:
                 self.hear(lane)

@@ -5,10 +5,10 @@ supervisor's feed, which holds rows back from other supervisors in batches; it i
 that counts the attempt, and by the task's lock, which the worker's session holds as long as it lives. No transaction
 stays open while a task runs.
 
-What is done is put off until the next claim and settled by the same statement, so that a task costs a worker one round
-trip. Each claim has a number, the fence, and nothing is settled under another's: whoever was cut off and comes back
-late, after the task was given to somebody else, is refused. The number is random, for a count that a crash of the
-server has set back would come to the same number again.
+What is done is settled by the statement of the next claim, so that a task costs a worker one round trip, or soon where
+no claim is to be expected (``ends.py``). Each claim has a number, the fence, and nothing is settled under another's:
+whoever was cut off and comes back late, after the task was given to another process, is refused. The number is random,
+for a count that a crash of the server has set back would come to the same number again.
 """
 
 import contextlib
@@ -47,6 +47,7 @@ from . import schema
 from .connection import Connector
 from .control import PostgresControl
 from .depot import PostgresDepot
+from .ends import Ends
 from .feed import PostgresFeed
 from .history import History, storable
 from .listing import Listing
@@ -61,12 +62,9 @@ __all__ = ["PostgresBackend"]
 _log = logging.getLogger("unspool")
 _AWAY = 0.5  # seconds that a worker waits before it tries another task while the server is away
 _CLAIMS = b"%d" % CLAIMS
-_NOTHING = (None, None)
 _double = struct.Struct("!d").unpack
-Run = tuple[Claim, Record | None]
 
 _PUT_BACK = {"delay": None, "aside": None, "uncounted": 0, "unhandled": 0, "crashed": 0, "reason": ""}
-_PUT_OFF = 100  # ends of runs that are kept for the next statement
 
 
 class PostgresBackend:
@@ -105,11 +103,7 @@ class PostgresBackend:
             self._connector, self._session, self._names, self._check, self._now, self._local, self._changed
         )
         self._feeds: weakref.WeakSet[PostgresFeed] = weakref.WeakSet()
-        self._begin_anew()
-
-    def _begin_anew(self) -> None:
-        self._lock = threading.Lock()
-        self._done: list[Run] = []
+        self._ends = Ends(self._session, self._names, self._history, self.control, self._now)
         self._ahead: dict[str, Row] = {}  # claims that are not begun yet
         self._ahead_of = 0  # the session that they are of
 
@@ -188,6 +182,7 @@ class PostgresBackend:
         number = self._names.number(ref)
         if number is None:
             return Refusal(RefusalKind.GONE)
+        self._ends.claimer = threading.get_ident()
         row = self._ahead.pop(ref, None)
         if row is None and number in self._session.tasks:
             return Refusal(RefusalKind.BUSY)
@@ -206,20 +201,20 @@ class PostgresBackend:
                 return self._begun(ref, number, row)
             self._session.tasks.pop(number, None)  # somebody else may have it by now
             self._insist("back_out", {"id": number, "fence": _number(row[3])})
-        done = self._take_done()
+        done = self._ends.take()
         last = done.pop() if done else None
         try:
-            self._settle(done)
+            self._ends.settle(done)
             worker = self._session.known_key("worker") or self._session.key("claim")
-            gone, *begun = self._session.next(self._next(number, worker, last))
+            gone, *begun = self._session.next(self._ends.values_of_next(number, worker, last))
         except SpoolerUnusable as error:
-            self._keep_done([last] if last else [])
+            self._ends.keep([last] if last else [])
             if not isinstance(error, Transient):
                 raise
             time.sleep(_AWAY)
             return Refusal(RefusalKind.UNUSABLE, self._local() + _AWAY, str(error))
         if last:
-            self._settled([last], () if gone is None else (int(last[0].ref),))
+            self._ends.settled([last], () if gone is None else (int(last[0].ref),))
         return self._refusal(number) if begun[1] is None else self._begun(ref, number, begun)
 
     def claim_ahead(self, refs: Sequence[str]) -> None:
@@ -230,19 +225,19 @@ class PostgresBackend:
                 self._ahead[str(number)] = row
                 self._session.tasks[number] = CLAIMS + _number(row[3])
             self._ahead_of = self._session.number
-        self._hear_of_posted()
+        self._ends.hear()
 
     def _begin(self, numbers: Sequence[int]) -> list[tuple[int, Row]]:
-        clock, known = self._now(), self._session.tasks
+        clock, known, owner = self._now(), self._session.tasks, self._session.owner
         worker = self._session.known_key("worker") or self._session.key("claim")
-        self._post(*self._take_done())
+        self._ends.post(self._ends.take())
         rows = self._session.begin([
             None if clock is None else repr(clock).encode(),
             _CLAIMS,
             b"{%b}" % b",".join(b"%d" % number for number in numbers if number not in known),
             self._names.spooler.encode(),
             b"%d" % worker,
-            self._owner(),
+            None if owner is None else b"%d" % owner,
         ])  # fmt: skip
         return [(_number(row[0]), row[1:]) for row in rows]
 
@@ -254,49 +249,12 @@ class PostgresBackend:
             with contextlib.suppress(Transient):  # nothing waits for locks of claims that are void
                 self._session.execute("forget", {"locks": locks})
 
-    def _post(self, *runs: Run) -> None:
-        """Settles runs without waiting for the answers."""
-        for run in runs:
-            self._session.post(self._end(run), run)
-
-    def _hear_of_posted(self) -> None:
-        """Takes note of the answers; what the server did not carry out is put off."""
-        for run, answer in self._session.answers():
-            if isinstance(answer, SpoolerUnusable):
-                self._keep_done([run])
-            else:
-                self._settled([run], () if answer[0] is None else (int(run[0].ref),))
-
-    def _next(self, number: int | None, worker: int | None, last: Run | None) -> list[bytes | None]:
-        """The values of ``next.sql``."""
-        clock = self._now()
-        return [
-            None if clock is None else repr(clock).encode(),
-            _CLAIMS,
-            None if number is None else b"%d" % number,
-            self._names.spooler.encode(),
-            None if worker is None else b"%d" % worker,
-            self._owner(),
-            *(_NOTHING if last is None else (last[0].ref.encode(), b"%d" % last[0].token)),
-            *self._history.texts(last and last[1]),
-        ]
-
-    def _owner(self) -> bytes | None:
-        owner = self._session.owner
-        return None if owner is None else b"%d" % owner
-
-    def _end(self, run: Run) -> list[bytes | None]:
-        """The values of ``settle.sql``."""
-        claim, record = run
-        fence = b"%d" % claim.token
-        return [_CLAIMS, self._names.spooler.encode(), claim.ref.encode(), fence, *self._history.texts(record)]
-
     def _begun(self, ref: str, number: int, row: Sequence[Any]) -> Claim | Refusal:
         data, *numbers, due_bytes, locked = row
         attempts, crashes, fence, rank, unhandled = map(_number, numbers)
         (due,) = _double(due_bytes)
         if locked == b"\0":
-            self._let_go(number)
+            self._ends.let_go(number)
             self._insist("back_out", {"id": number, "fence": fence})
             return Refusal(RefusalKind.BUSY)
         self._session.tasks[number] = CLAIMS + fence
@@ -348,7 +306,7 @@ class PostgresBackend:
         values = _PUT_BACK | {"uncounted": int(not crashed), "crashed": int(crashed), "id": number, "fence": fence}
         values |= {"clock": self._now(), "claims": CLAIMS} | self._names.values() | self._history.one(None)
         self._insist("put_back", values)
-        self._let_go(number)
+        self._ends.let_go(number)
         if crashed:
             id = self._names.id(number)
             raise SpoolerUnusable(f"task {id} does not fit into the memory of process {os.getpid()}") from None
@@ -365,12 +323,10 @@ class PostgresBackend:
 
     def settle(self, claim: Claim, disposition: Disposition, record: Record | None = None) -> float | None:
         if isinstance(disposition, Ack):
-            if self._ahead:  # others are about to be run without a round trip
-                self._post((claim, record))
-                return None
-            self._keep_done([(claim, record)])
-            if len(self._done) >= _PUT_OFF:
-                self.flush()
+            if self._ahead and threading.get_ident() == self._ends.claimer:  # others are begun without a round trip
+                self._ends.post([(claim, record)])
+            else:
+                self._ends.add((claim, record))
             return None
         number = self._names.number(claim.ref)
         now = self._local()
@@ -389,9 +345,9 @@ class PostgresBackend:
         values |= {"id": number, "fence": claim.token, "clock": self._now(), "claims": CLAIMS}
         values |= self._names.values() | self._history.one(record)
         row = self._insist("put_back", values)
-        self._let_go(number or 0)
+        self._ends.let_go(number or 0)
         if row is None:
-            self._refuse(claim)
+            self._ends.refuse(claim)
             return None
         return until
 
@@ -408,66 +364,11 @@ class PostgresBackend:
         except SpoolerUnusable as error:  # then it counts
             _log.warning("%s", error)
 
-    def flush(self) -> None:
-        self._hear_of_posted()
-        self._settle(self._take_done(), insist=True)
-
-    def _keep_done(self, done: Sequence[Run]) -> None:
-        with self._lock:
-            self._done[:0] = done
-
-    def _take_done(self) -> list[Run]:
-        with self._lock:
-            done, self._done = self._done, []
-        return done
-
-    def _settle(self, done: Sequence[Run], *, insist: bool = False) -> None:
-        """Settles what is done. If this raises, it is put off again.
-
-        :raises Transient: if the server does not carry it out now, and we do not insist.
-        :raises SpoolerUnusable: if it refuses.
-        """
-        if not done:
-            return
-        try:
-            gone = self._gone(done, insist)
-        except SpoolerUnusable:
-            self._keep_done(done)
-            raise
-        self._settled(done, gone)
-
-    def _gone(self, done: Sequence[Run], insist: bool) -> Sequence[int]:
-        """The numbers of those that were still ours."""
-        if len(done) == 1:
-            values = self._next(None, None, done[0])
-            row = self._session.insist(lambda: self._session.next(values)) if insist else self._session.next(values)
-            return () if row[0] is None else (int(done[0][0].ref),)
-        columns = {
-            "ids": [int(claim.ref) for claim, _ in done],
-            "fences": [claim.token for claim, _ in done],
-            "claims": CLAIMS,
-            **self._names.values(),
-            **self._history.columns([record for _, record in done if record is not None]),
-        }
-        found: Sequence[int] = (self._insist if insist else self._session.execute)("ack", columns)[0] or ()
-        return found
-
-    def _settled(self, done: Sequence[Run], gone: Sequence[int]) -> None:
-        for claim, _ in done:
-            number = int(claim.ref)
-            self._let_go(number)
-            if number not in gone:
-                self._refuse(claim)
-
-    def _let_go(self, number: int) -> None:
-        self._session.tasks.pop(number, None)
-        self.control.claims.discard(number)
+    def flush(self, *, wait: bool = True) -> None:
+        self._ends.flush() if wait else self._ends.flush_soon()
 
     def _insist(self, name: str, values: Mapping[str, Any]) -> Any:
         return self._session.insist(lambda: self._session.execute(name, values))
-
-    def _refuse(self, claim: Claim) -> None:
-        _log.error("task %s has ended here, but its claim was lost meanwhile; the result is refused", claim.id)
 
     # --- people
 

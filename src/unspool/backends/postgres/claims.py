@@ -5,6 +5,7 @@ gone, and only this memory says that the claim is held.
 """
 
 import mmap
+import threading
 
 __all__ = ["Claims"]
 
@@ -12,29 +13,32 @@ _MOST = 1 << 17  # claims of one worker; memory that is not touched takes no roo
 
 
 class Claims:
-    """The numbers of tasks, written by one process and read by another."""
+    """The numbers of tasks, written by the threads of one process and read by another process."""
 
     def __init__(self) -> None:
         # The first item tells how many of those behind it may be in use; 0 is no task's number.
         self._items = memoryview(mmap.mmap(-1, 8 * (1 + _MOST))).cast("q")
         self._places: dict[int, int] = {}
         self._free: list[int] = []
+        self._lock = threading.Lock()
 
     def add(self, number: int) -> None:
         """Notes a claim."""
-        if number in self._places:
-            return
-        place = self._free.pop() if self._free else len(self._places) + 1
-        self._places[number] = place
-        self._items[place] = number
-        self._items[0] = max(self._items[0], place)
+        with self._lock:
+            if number in self._places:
+                return
+            place = self._free.pop() if self._free else len(self._places) + 1
+            self._places[number] = place
+            self._items[place] = number
+            self._items[0] = max(self._items[0], place)
 
     def discard(self, number: int) -> None:
         """Forgets a claim, if there is one."""
-        place = self._places.pop(number, None)
-        if place is not None:
-            self._items[place] = 0
-            self._free.append(place)
+        with self._lock:
+            place = self._places.pop(number, None)
+            if place is not None:
+                self._items[place] = 0
+                self._free.append(place)
 
     def read(self) -> set[int]:
         """All of them, also in the parent of the process that notes them."""

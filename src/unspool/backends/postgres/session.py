@@ -161,6 +161,11 @@ class Session:
             found, self._answers = self._answers, []
         return [(about, answer if isinstance(answer, SpoolerUnusable) else answer[0]) for about, answer in found]
 
+    @property
+    def awaits_answers(self) -> bool:
+        """Whether ``answers`` has something to give or to wait for."""
+        return bool(self._posted or self._answers)
+
     def has_ended(self) -> bool:
         """Whether the server has ended the session since it was opened last, as far as this machine knows by now."""
         with self._lock:

@@ -411,7 +411,9 @@ class SpoolBackend:
         """Adds runs to the history, from any process, for little."""
         self._history.jot(records)
 
-    def flush(self) -> None:
+    def flush(self, *, wait: bool = True) -> None:
+        if not wait:  # the end of a task is never put off here
+            return
         if self._remains is not None:
             self._remains.pass_on()
         self._history.tidy()

@@ -1,0 +1,196 @@
+"""Runs that have ended, until the server has noted that.
+
+The thread that claims sends an end with its next claim, so that a task costs one round trip. No other end waits for a
+claim, which may be a week away: a thread sends what a coroutine has ended beside another run, and what is flushed
+without waiting. It lives for as long as there is something to send.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from ...errors import SpoolerUnusable
+from ...message import Claim, Record
+from .control import PostgresControl
+from .history import History
+from .names import Names
+from .session import CLAIMS, Session
+
+__all__ = ["Ends", "Run"]
+
+_log = logging.getLogger("unspool")
+_CLAIMS = b"%d" % CLAIMS
+_NOTHING = (None, None)
+_PUT_OFF = 100  # ends that are kept for the next statement
+_GATHER = 0.05  # seconds in which ends are gathered that do not wait for a claim
+Run = tuple[Claim, Record | None]
+
+
+class Ends:
+    """Settles the runs of a process that ended with their tasks done.
+
+    :param now: the time that statements are to take for now; None for the server's own.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        names: Names,
+        history: History,
+        control: PostgresControl,
+        now: Callable[[], float | None],
+    ) -> None:
+        self._session = session
+        self._names = names
+        self._history = history
+        self._control = control
+        self._now = now
+        self.claimer = 0
+        """The thread that claims."""
+        self._lock = threading.Lock()
+        self._done: list[Run] = []
+        self._flushing = threading.Lock()
+        self._scheduled = False  # whether a thread is about to flush
+
+    def add(self, run: Run) -> None:
+        """Settles a run with the next claim, or soon if another thread than the claiming one calls this."""
+        self.keep([run])
+        if threading.get_ident() != self.claimer:
+            self._flush_soon()
+        elif len(self._done) >= _PUT_OFF:
+            self.flush()
+
+    def keep(self, done: Sequence[Run]) -> None:
+        """Puts runs off, before those that are put off already."""
+        with self._lock:
+            self._done[:0] = done
+
+    def take(self) -> list[Run]:
+        """What is put off; the caller settles it."""
+        with self._lock:
+            done, self._done = self._done, []
+        return done
+
+    def post(self, runs: Iterable[Run]) -> None:
+        """Settles runs without waiting for the answers."""
+        for run in runs:
+            self._session.post(self.values(run), run)
+
+    def hear(self) -> None:
+        """Reads the answers to what was posted; what the server did not carry out is put off."""
+        for run, answer in self._session.answers():
+            if isinstance(answer, SpoolerUnusable):
+                self.keep([run])
+            else:
+                self.settled([run], () if answer[0] is None else (int(run[0].ref),))
+
+    def flush(self) -> None:
+        """Settles what is put off, and returns when the server has noted it.
+
+        :raises SpoolerUnusable: if the server refuses for a reason that does not pass.
+        """
+        with self._flushing:
+            self._flush()
+
+    def flush_soon(self) -> None:
+        """Settles what is put off within a moment, whatever the calling thread does meanwhile."""
+        if self._done or self._session.awaits_answers:
+            self._flush_soon()
+
+    def settle(self, done: Sequence[Run], *, insist: bool = False) -> None:
+        """Settles runs. If this raises, they are put off.
+
+        :raises Transient: if the server does not carry it out now, without ``insist``.
+        :raises SpoolerUnusable: if it refuses.
+        """
+        if not done:
+            return
+        try:
+            gone = self._gone(done, insist)
+        except SpoolerUnusable:
+            self.keep(done)
+            raise
+        self.settled(done, gone)
+
+    def settled(self, done: Sequence[Run], gone: Sequence[int]) -> None:
+        """Forgets runs that the server was told of.
+
+        :param gone: the numbers of the tasks that it has deleted; the claims of the others were lost.
+        """
+        for claim, _ in done:
+            number = int(claim.ref)
+            self.let_go(number)
+            if number not in gone:
+                self.refuse(claim)
+
+    def let_go(self, number: int) -> None:
+        """Forgets the claim of a task."""
+        self._session.tasks.pop(number, None)
+        self._control.claims.discard(number)
+
+    @staticmethod
+    def refuse(claim: Claim) -> None:
+        """Says that a claim was lost before its run ended."""
+        _log.error("task %s has ended here, but its claim was lost meanwhile; the result is refused", claim.id)
+
+    def values(self, run: Run) -> list[bytes | None]:
+        """The values of ``settle.sql``."""
+        claim, record = run
+        fence = b"%d" % claim.token
+        return [_CLAIMS, self._names.spooler.encode(), claim.ref.encode(), fence, *self._history.texts(record)]
+
+    def values_of_next(self, number: int | None, worker: int | None, last: Run | None) -> list[bytes | None]:
+        """The values of ``next.sql``, which claims a task and settles the last run."""
+        clock, owner = self._now(), self._session.owner
+        return [
+            None if clock is None else repr(clock).encode(),
+            _CLAIMS,
+            None if number is None else b"%d" % number,
+            self._names.spooler.encode(),
+            None if worker is None else b"%d" % worker,
+            None if owner is None else b"%d" % owner,
+            *(_NOTHING if last is None else (last[0].ref.encode(), b"%d" % last[0].token)),
+            *self._history.texts(last and last[1]),
+        ]
+
+    def _gone(self, done: Sequence[Run], insist: bool) -> Sequence[int]:
+        """The numbers of those that were still ours."""
+        if len(done) == 1:
+            values = self.values_of_next(None, None, done[0])
+            row = self._session.insist(lambda: self._session.next(values)) if insist else self._session.next(values)
+            return () if row[0] is None else (int(done[0][0].ref),)
+        columns: Mapping[str, Any] = {
+            "ids": [int(claim.ref) for claim, _ in done],
+            "fences": [claim.token for claim, _ in done],
+            "claims": CLAIMS,
+            **self._names.values(),
+            **self._history.columns([record for _, record in done if record is not None]),
+        }
+
+        def ack() -> Any:
+            return self._session.execute("ack", columns)
+
+        found: Sequence[int] = (self._session.insist(ack) if insist else ack())[0] or ()
+        return found
+
+    def _flush(self) -> None:
+        self.hear()
+        self.settle(self.take(), insist=True)
+
+    def _flush_soon(self) -> None:
+        with self._lock:
+            scheduled, self._scheduled = self._scheduled, True
+        if not scheduled:
+            threading.Thread(target=self._flush_in_a_moment, name="unspool-ends", daemon=True).start()
+
+    def _flush_in_a_moment(self) -> None:
+        time.sleep(_GATHER)
+        try:
+            with self._flushing:  # a second thread waits here while the server is away, and no third is started
+                with self._lock:
+                    self._scheduled = False
+                self._flush()
+        except SpoolerUnusable as error:  # the claiming thread tries it again
+            _log.error("%s", error)

@@ -1,0 +1,56 @@
+"""The end of a run is noted within a moment, however long the next run takes."""
+
+from pathlib import Path
+
+from tests.runtime.conftest import Place
+from unspool.backends.nats import NatsBackend
+from unspool.message import State
+
+from .conftest import until
+
+APP = """
+    @Spooler.task
+    async def coroutine(name):
+        await asyncio.to_thread(hold, name)
+        return True
+
+    @Spooler.task
+    def held(name):
+        hold(name)
+        return True
+
+    @Spooler.task
+    def noted(word):
+        note(word)
+        return True
+"""
+
+
+def test_a_coroutine_that_ends_beside_a_long_run(served: Place, backend: NatsBackend) -> None:
+    """It leaves the queue while a plain task runs in the same worker."""
+    served.write_app(APP)
+    served.gate("short")
+    served.gate("long")
+    running = served.run()
+    served.call("coroutine('short')")
+    served.wait_for_line("begun short")
+    served.call("held('long')")
+    served.wait_for_line("begun long")
+    served.open_gate("short")
+    until(lambda: backend.counts()[State.RUNNING] == 1)
+    served.open_gate("long")
+    assert running.stop() == 0
+
+
+def test_a_short_task_before_a_long_one_of_another_spooler(served: Place, backend: NatsBackend, tmp_path: Path) -> None:
+    """The claim that would tell its end is a claim from elsewhere."""
+    served.write_app(APP)
+    served.gate("long")
+    side = str(tmp_path / "side")
+    served.env["UNSPOOL_SPOOLERS"] += f",{side}"
+    served.call(f"noted('one'), held.using(spooler={side!r})('long')")
+    running = served.run()
+    served.wait_for_line("begun long")
+    until(lambda: sum(backend.counts().values()) == 0)
+    served.open_gate("long")
+    assert running.stop() == 0
