@@ -14,7 +14,7 @@ from typing import NamedTuple
 from .errors import OptionRefused
 from .imports import late
 
-__all__ = ["SCHEMES", "Address", "directory", "is_url", "parse", "parse_for", "place_of", "split"]
+__all__ = ["SCHEMES", "Address", "directory", "has_relative", "is_url", "parse", "parse_for", "place_of", "split"]
 
 SCHEMES = {"postgresql": "postgresql", "postgres": "postgresql", "nats": "nats"}
 """The schemes of URLs, each with its usual form."""
@@ -45,6 +45,12 @@ class Address(NamedTuple):
 def is_url(text: str) -> bool:
     """Whether this names a server, and not a directory."""
     return "://" in text
+
+
+def has_relative(spoolers: str) -> bool:
+    """Return whether one of the directories in a list of spoolers is relative."""
+    paths = [one for one in split(spoolers) if not is_url(one)]
+    return not all(os.path.isabs(directory(path)) for path in paths)
 
 
 def directory(path: str) -> str:

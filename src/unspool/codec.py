@@ -230,8 +230,15 @@ def _serialize(message: Message, body: dict[str, Any]) -> bytes:
         # A serialiser runs the caller's __reduce__ and the like, so it may raise anything.
         raise PayloadRefused(
             f"{_culprit(message, dump)} cannot be sent with {message.serializer}: {failure.text(error)}. "
-            "Pass what another process can rebuild: a name, a path, an id, plain data."
+            + _ADVICE[message.serializer]
         ) from error
+
+
+_ADVICE = {
+    "pickle": "Pass what another process can rebuild: a name, a path, an id, plain data.",
+    "json": "Pass what JSON has: text, numbers, booleans, None, lists and dictionaries; for a set a list, for a "
+    "datetime its isoformat(). Or use serializer='pickle'.",
+}
 
 
 def _culprit(message: Message, dump: Callable[[Any], bytes]) -> str:

@@ -13,8 +13,10 @@ import re
 import sys
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from math import nan
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, Unpack
 
 from . import address, wire
 from .backends.base import Backend, check_period
@@ -22,6 +24,7 @@ from .backends.depot import Depot, Movable
 from .errors import ConfigurationError, NoSpooler, OptionRefused, PayloadRefused, UnspoolError
 from .imports import late
 from .message import Envelope
+from .schedule import duration
 from .signing import Signer, check_keys
 
 if TYPE_CHECKING:
@@ -97,6 +100,20 @@ class Settings(NamedTuple):
         return f"Settings({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
 
+class SettingsKeywords(TypedDict, total=False):
+    """What ``configure`` takes; None gives a setting back to the environment."""
+
+    spoolers: Sequence[str | os.PathLike[str]] | str | None
+    durability: Literal["full", "relaxed"] | None
+    period: float | timedelta | str | None
+    history_limit: int | None
+    history_age: float | timedelta | str | None
+    max_task_size: float | None
+    secret_key: Sequence[str] | str | None
+    secret_key_file: str | os.PathLike[str] | None
+    forward: Mapping[str, str] | str | None
+
+
 _NAMES = Settings._fields
 _named = re.compile(r"(?:([^:/=]+)=)?(.*)", re.DOTALL)
 _SECRETS = ("secret_key", "secret_key_file")  # empty, they are a mistake, and not the same as unset
@@ -117,11 +134,11 @@ with contextlib.suppress(OSError):  # it was removed
     _start = os.getcwd()
 
 
-def configure(**values: Any) -> None:
+def configure(**values: Unpack[SettingsKeywords]) -> None:
     """Sets settings for this process, over the environment and ``pyproject.toml``. Each call adds to the ones before.
 
     :param values: the fields of :class:`Settings`; None gives one back to the environment. Relative directories are
-        resolved now.
+        resolved now. ``period`` and ``history_age`` also take a timedelta, or a duration such as ``5m``.
     :raises ConfigurationError: if there is no such setting, or it cannot have this value; then nothing is changed.
     """
     global _settings, _configured, _inside  # noqa: PLW0603  the process's settings are one thing
@@ -512,7 +529,7 @@ def _parse(name: str, value: Any, base: str, source: str) -> Any:
                     raise OptionRefused(f"durability is {value!r}; it is 'full' or 'relaxed'")
                 return value
             case "period" | "history_age":
-                return check_period(_number(value))
+                return check_period(_seconds(value))
             case "history_limit":
                 return _whole(value)
             case "max_task_size":
@@ -561,22 +578,35 @@ def _forward(value: Any) -> tuple[tuple[str, str], ...]:
     return tuple(pairs)
 
 
+def _seconds(value: Any) -> Any:
+    """The seconds of a number, a timedelta, or the text of a duration."""
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    return duration(value) if isinstance(value, str) else value
+
+
 def _megabytes(value: Any) -> float:
     size = _number(value)
-    if isinstance(size, bool) or not 0 < size <= _MAX_TASK_SIZE:
+    if not 0 < size <= _MAX_TASK_SIZE:
         raise OptionRefused(f"{value!r} is not a number of megabytes above 0 and up to {_MAX_TASK_SIZE}")
-    return float(size)
+    return size
 
 
 def _whole(value: Any) -> int:
     number = _number(value)
-    if isinstance(number, bool) or not 0 <= number < float("inf") or number != int(number):
+    if not 0 <= number < float("inf") or number != int(number):
         raise OptionRefused(f"{value!r} is not a whole number of 0 or more")
     return int(number)
 
 
 def _number(value: Any) -> float:
-    return float(value) if isinstance(value, str) else value
+    """The number, also from a text; nan for anything else, which no setting allows."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return nan
+    try:
+        return float(value)
+    except ValueError:
+        return nan
 
 
 def _spoolers(value: Any, base: str) -> tuple[str, ...]:

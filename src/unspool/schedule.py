@@ -1,18 +1,25 @@
 """When and in which order a task runs, as callers say it."""
 
+import re
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from .errors import OptionRefused
 
-__all__ = ["Postpone", "check_priority", "to_due"]
+__all__ = ["UNITS", "Postpone", "check_priority", "duration", "to_due"]
 
 Postpone = timedelta | datetime | None
 
 clock: Callable[[], float] = time.time
 """What delays count from; tests that move the time replace it."""
 
+UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
+"""The seconds of each unit of a duration."""
+
+_part = re.compile(r"([0-9]+(?:\.[0-9]+)?)([dhms])", re.ASCII)
+_whole = re.compile(rf"(?:{_part.pattern})+", re.ASCII)
+_bare = re.compile(r"[0-9]+(\.[0-9]+)?", re.ASCII)
 _FIRST_YEAR = 1902  # before that, some systems have no number for a time
 _LATEST = 13_569_465_600.0  # the year 2400; ext4's times end in 2446
 
@@ -26,6 +33,19 @@ def check_priority(priority: object) -> None:
         return
     if isinstance(priority, bool) or not isinstance(priority, int) or not 0 <= priority < 10**9:
         raise OptionRefused(f"priority is {priority!r}; it must be a whole number from 0 to 999999999, or None")
+
+
+def duration(text: str) -> float:
+    """Return the seconds of a duration: ``90s``, ``5m``, ``1h30m``, ``1.5d``; a bare number is seconds.
+
+    :raises OptionRefused: for anything else.
+    """
+    compact = text.strip().lower().replace(" ", "")
+    if _bare.fullmatch(compact):
+        return float(compact)
+    if not _whole.fullmatch(compact):
+        raise OptionRefused(f"{text!r} is not a duration; write it like 90s, 5m, 1h30m or 2d")
+    return sum(float(number) * UNITS[unit] for number, unit in _part.findall(compact))
 
 
 def to_due(postpone: object, now: float | None = None) -> float | None:

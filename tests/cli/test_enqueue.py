@@ -126,7 +126,7 @@ def test_at_takes_iso_times(shell: Shell) -> None:
         (["app:add", "--priorty", "3"], "--priorty"),
         (["app:add", "--priority", "-1"], "priority is -1"),
         (["app:add", "--priority", "high"], "--priority"),
-        (["app:add", "--in", "soon"], "no duration"),
+        (["app:add", "--in", "soon"], "not a duration"),
         (["app:add", "--in", "99999999999d"], "longer than any task can wait"),
         (["app:add", "--in", "9s", "--at", "2030-01-01"], "not both"),
         (["app:add", "--at", "tomorrow"], "no ISO 8601 time"),

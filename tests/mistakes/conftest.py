@@ -1,5 +1,36 @@
-"""A shell as for the tests of the command line."""
+"""The command line, in processes of its own, or in the test's for mistakes that are found before anything runs."""
 
-from ..cli.conftest import shell
+import pytest
 
-__all__ = ["shell"]
+from unspool import config
+from unspool.cli import main
+
+from ..cli.conftest import Shell, shell
+
+__all__ = ["Quick", "quick", "shell"]
+
+
+class Quick:
+    """The command line in the test's own process, which is faster by far."""
+
+    def __init__(self, shell: Shell, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self.shell = shell
+        self._patch = monkeypatch
+        self._capsys = capsys
+
+    def error(self, *words: str, status: int, **env: str) -> str:
+        """The one line with which a command fails, after ``unspool: error: ``."""
+        for name, value in (self.shell.env | env).items():
+            self._patch.setenv(name, value)
+        self._patch.chdir(self.shell.root)
+        config.configure()
+        assert main(words) == status
+        text = self._capsys.readouterr().err
+        assert text.count("\n") == 1, text
+        return text.removeprefix("unspool: error: ").rstrip("\n")
+
+
+@pytest.fixture
+def quick(shell: Shell, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Quick:
+    """The command line in this process, where the shell is."""
+    return Quick(shell, monkeypatch, capsys)

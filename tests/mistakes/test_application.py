@@ -1,5 +1,7 @@
 """What a user may give as APP, and what an application may do when it is imported."""
 
+import subprocess
+import sys
 import textwrap
 from pathlib import Path
 
@@ -148,3 +150,55 @@ def test_an_application_that_sends_when_it_is_imported(shell: Shell) -> None:
     assert len(warnings) == 1
     assert warnings[0].endswith(f"app sends {found}; {guard}")
     assert len(shell("history").splitlines()) == 2
+
+
+def test_a_spooler_that_is_not_configured(shell: Shell) -> None:
+    """Where the seed's own idiom finds none, a warning names those that are configured, before Python's error."""
+    path = write(
+        shell,
+        "typo.py",
+        """
+        from unspool import Spooler
+
+        @Spooler.get_by_basename("typo").task
+        def f(): ...
+        """,
+    )
+    *_, warning, error = shell.result("run", "typo", "--burst").stderr.splitlines()
+    assert warning.endswith("no spooler is named 'typo' (configured: mail); get_by_basename returns None")
+    assert f"{path}:4: AttributeError: 'NoneType' object has no attribute 'task'" in error
+
+
+def test_classes_of_a_script(shell: Shell) -> None:
+    """What a script sends, with objects of its own classes, its worker can rebuild."""
+    write(
+        shell,
+        "script.py",
+        """
+        import dataclasses
+        from unspool import Spooler
+
+        @dataclasses.dataclass
+        class Order:
+            number: int
+
+        @Spooler.task
+        def ship(order):
+            return order == Order(7)
+
+        if __name__ == "__main__":
+            ship(Order(7))
+        """,
+    )
+    subprocess.run([sys.executable, "script.py"], cwd=shell.root, env=shell.env, check=True)
+    shell("run", "script.py", "--burst")
+    assert shell("history").split("\t")[1:3] == ["processed", "script:ship"]
+
+
+def test_a_function_that_was_renamed(shell: Shell) -> None:
+    """The reason says so, and names what the worker has."""
+    shell.send("old:add", "1")
+    [line] = [line for line in shell.burst() if "old:add" in line]
+    assert line.endswith(
+        "no task function 'old:add' in this program; it has app:add; was it renamed, or is its module not imported?"
+    )

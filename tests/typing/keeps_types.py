@@ -4,7 +4,7 @@ from collections.abc import Coroutine
 from datetime import timedelta
 from typing import Any, assert_type
 
-from unspool import FunctionTask, Message, Spooler, SpoolerTask, TaskResult, raw_message
+from unspool import FunctionTask, Message, Spooler, SpoolerTask, TaskResult, configure, raw_message
 
 mail = Spooler("/srv/mail")
 
@@ -66,6 +66,9 @@ assert_type(Spooler.send_many([bare.message(1), raw_message("m")]), list[str])
 assert_type(Spooler.send_message_raw("m", spooler=mail, payload=object()), str)
 assert_type(Spooler.get_by_basename("mail"), Spooler | None)
 assert_type(Spooler.get_spoolers(), list[Spooler])
+configure(
+    spoolers=["mail", mail.name], durability="relaxed", period=timedelta(minutes=5), history_age="7d", forward=None
+)
 
 
 def sends(task: FunctionTask[[int], bool]) -> str:

@@ -10,6 +10,7 @@ import pytest
 GOOD = Path(__file__).parents[1] / "typing" / "keeps_types.py"
 ROOT = GOOD.parents[2]
 WRONG = """\
+import unspool
 from unspool import Spooler
 
 mail = Spooler("/srv/mail")
@@ -42,6 +43,9 @@ Spooler.task(priority="high")  # error: call-overload
 Spooler.task(retries=3)  # error: call-overload
 mail.task(timeout="5")  # error: call-overload
 Spooler.send_message_raw("m", priority="high")  # error: arg-type
+bare.using(prioritty=1)  # error: call-arg
+unspool.configure(spolers=["mail"])  # error: call-arg
+unspool.configure(durability="fast")  # error: arg-type
 bare(1)
 called.call_local(1)
 """

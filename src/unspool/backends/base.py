@@ -58,9 +58,7 @@ def check_period(seconds: object) -> float:
     :raises OptionRefused: unless it is a number of seconds above 0, and such as uWSGI can take.
     """
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= 1e9:
-        raise OptionRefused(
-            f"the period is {seconds!r}; it must be a number of seconds above 0, and at most 1000000000"
-        )
+        raise OptionRefused(f"{seconds!r} is not a number of seconds above 0 and up to 1000000000")
     return float(seconds)
 
 

@@ -78,6 +78,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, click.Abort):
         return _INTERRUPTED
     except click.UsageError as error:
+        if isinstance(error, click.BadParameter) and isinstance(error.param, click.Option):
+            error.param_hint = f"'{' / '.join(error.param.opts)}'"  # click's own names the variable, set or not
         return _complain(f"{error.format_message()}{_where_from(error)}", 2)
     except click.ClickException as error:
         return _complain(error.format_message(), error.exit_code)
@@ -113,7 +115,10 @@ def _where_from(error: click.UsageError) -> str:
         return ""
     hints = [f"see '{error.ctx.command_path} --help'"]
     if isinstance(error, click.BadParameter) and isinstance(error.param, click.Option) and error.param.name:
-        variable = f"{error.ctx.auto_envvar_prefix}_{error.param.name.upper()}"
+        explicit = error.param.envvar
+        variable = (
+            explicit if isinstance(explicit, str) else f"{error.ctx.auto_envvar_prefix}_{error.param.name.upper()}"
+        )
         if os.environ.get(variable):
             hints.insert(0, f"{variable} is set")
     return f" ({'; '.join(hints)})"

@@ -23,9 +23,9 @@ _REMOVABLE = tuple(str(state) for state in State if state is not State.RUNNING)
 @output.json_option
 @spoolers.spooler_option
 def retry(ids: Sequence[str], *, all_dead: bool, all_corrupt: bool, json: bool, spooler: Sequence[str]) -> int:
-    """Make tasks ready now, their attempts afresh.
+    """Run tasks again now, with their attempts reset.
 
-    They may be waiting, dead or corrupt. Prints the id of each, which may be a new one.
+    They may be deferred, dead or corrupt. Prints the id of each task, which may be a new one.
     """
     if bool(ids) == (all_dead or all_corrupt):
         raise click.UsageError("Give the ids of tasks, or --all-dead, --all-corrupt or both.")
@@ -94,9 +94,9 @@ def purge(state: Sequence[str], older_than: timedelta | None, *, yes: bool, json
 @click.command()
 @spoolers.spooler_option
 def pause(spooler: Sequence[str]) -> None:
-    """Let no more tasks start, until resume.
+    """Stop starting tasks until 'unspool resume'.
 
-    This holds for all workers of these spoolers, and for those that are started later. What runs goes on.
+    This applies to all workers of these spoolers, also to those that are started later. Tasks that are running go on.
     """
     for backend in spoolers.existing(spooler):
         backend.control.pause()
@@ -113,13 +113,15 @@ def resume(spooler: Sequence[str]) -> None:
 
 
 @click.command("set-period", context_settings={"ignore_unknown_options": True})  # -1 gets an answer that fits
-@click.argument("seconds", type=float)
+@click.argument("period", type=times.to_timedelta, metavar="SECONDS")
 @spoolers.spooler_option
-def set_period(seconds: float, spooler: Sequence[str]) -> None:
-    """Set how often spoolers are looked at whole.
+def set_period(period: timedelta, spooler: Sequence[str]) -> None:
+    """Set how often spool directories are rescanned.
 
-    Running workers heed it at once. Tasks do not wait for it where the kernel tells of their arrival.
+    SECONDS is a number, or a duration such as 5m. Running workers use the new period at once. Tasks do not wait for a
+    scan where the kernel reports their arrival.
     """
+    seconds = period.total_seconds()
     for backend in spoolers.existing(spooler):
         backend.control.set_period(seconds)
         output.line(f"period of {output.clean(backend.name)} is {seconds:g} s")

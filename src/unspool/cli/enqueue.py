@@ -31,7 +31,11 @@ _number = re.compile(r"-[0-9.]", re.ASCII)
 @click.option("--message", metavar="TEXT", show_envvar=True, help="Send this message instead of a function call.")
 @click.option("--payload", metavar="JSON", show_envvar=True, help="What the message carries.")
 @click.option(
-    "--priority", type=int, metavar="N", show_envvar=True, help="0 or more; smaller runs first, none after all numbers."
+    "--priority",
+    type=options.WholeNumber(),
+    metavar="N",
+    show_envvar=True,
+    help="0 or more; smaller runs first, none after all numbers.",
 )
 @click.option(
     "--in",
@@ -117,6 +121,9 @@ def enqueue(
         _check_name(function)
         due = to_due(postpone)
         _send(call_message(function, positional, named, priority, due, _serializer(target)), target)
+        output.note(
+            f"nothing has checked that {function} exists; --app APP checks this, and the arguments, before sending"
+        )
 
 
 COMMANDS = [enqueue]

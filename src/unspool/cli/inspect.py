@@ -12,7 +12,7 @@ import click
 from .. import config
 from ..backends.base import Backend, WorkerInfo
 from ..message import Entry, Envelope, Record, State, Verdict
-from . import output, spoolers, times
+from . import options, output, spoolers, times
 
 __all__ = ["COMMANDS"]
 
@@ -33,7 +33,7 @@ _DEEPEST = 100  # levels of a JSON body that is shown
 )
 @click.option(
     "--limit",
-    type=click.IntRange(0, output.MOST),
+    type=options.WholeNumber(0, output.MOST),
     metavar="N",
     show_envvar=True,
     help=f"At most so many. Default: all; on a terminal {_SCREENFUL}.",
@@ -92,7 +92,7 @@ def show(id: str, json: bool, spooler: Sequence[str]) -> None:
 @click.argument("id", required=False)
 @click.option(
     "--limit",
-    type=click.IntRange(1, output.MOST),
+    type=options.WholeNumber(1, output.MOST),
     default=50,
     show_default=True,
     metavar="N",

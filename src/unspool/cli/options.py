@@ -9,7 +9,20 @@ import click
 from ..errors import AppError
 from . import output
 
-__all__ = ["explained", "log_format", "log_level", "require_ready", "traceback"]
+__all__ = ["Number", "WholeNumber", "explained", "log_format", "log_level", "require_ready", "traceback"]
+
+
+class WholeNumber(click.IntRange):
+    """A whole number in a range, called so in errors."""
+
+    name = "whole number"
+
+
+class Number(click.FloatRange):
+    """A number in a range, called so in errors."""
+
+    name = "number"
+
 
 traceback = click.option(
     "--traceback", is_flag=True, show_envvar=True, help="Print the whole traceback if APP cannot be imported."

@@ -1,12 +1,14 @@
 """``unspool run``: the supervisor and its workers."""
 
+import logging
+import os
 import sys
 from collections.abc import Sequence
 
 import click
 from click.core import ParameterSource
 
-from .. import config
+from .. import address, config
 from . import options, routes, spoolers
 from .output import is_terminal
 
@@ -18,7 +20,7 @@ __all__ = ["COMMANDS"]
 @spoolers.spooler_option
 @click.option(
     "--processes",
-    type=click.IntRange(1, 1024),
+    type=options.WholeNumber(1, 1024),
     default=1,
     show_default=True,
     show_envvar=True,
@@ -29,14 +31,14 @@ __all__ = ["COMMANDS"]
 @click.option("--burst", is_flag=True, show_envvar=True, help="Stop when nothing is ready.")
 @click.option(
     "--max-tasks",
-    type=click.IntRange(1),
+    type=options.WholeNumber(1),
     metavar="N",
     show_envvar=True,
     help="Replace a worker by a fresh one after so many tasks.",
 )
 @click.option(
     "--max-memory",
-    type=click.FloatRange(0, min_open=True),
+    type=options.Number(0, min_open=True),
     metavar="MB",
     show_envvar=True,
     help="Replace a worker by a fresh one when it holds more megabytes.",
@@ -44,7 +46,7 @@ __all__ = ["COMMANDS"]
 @click.option("--reload", is_flag=True, show_envvar=True, help="Fresh workers when a file of the application changes.")
 @click.option(
     "--concurrency",
-    type=click.IntRange(1),
+    type=options.WholeNumber(1),
     default=100,
     show_default=True,
     show_envvar=True,
@@ -105,6 +107,9 @@ def run(
     line = ProgressLine() if shown else None
     chatty = ctx.get_parameter_source("log_level") is not ParameterSource.DEFAULT
     logs.start(log_format, log_level, line, quiet=shown and not chatty, tracebacks=traceback)
+    if not spooler and config.origins()["spoolers"] == _VARIABLE and address.has_relative(os.environ[_VARIABLE]):
+        text = "%s is relative, so programs that are started in other directories use other spoolers; write %s=%s"
+        logging.getLogger("unspool").warning(text, _VARIABLE, _VARIABLE, ",".join(config.spooler_names()))
     how = Options(processes, burst, reload, Limits(max_tasks, max_memory, concurrency))
     if pairs and burst:
         routes.forwarder(pairs, burst=True).run()
@@ -119,3 +124,5 @@ def run(
 
 
 COMMANDS = [run]
+
+_VARIABLE = "UNSPOOL_SPOOLERS"

@@ -1,16 +1,14 @@
 """Times and durations as people write and read them."""
 
-import re
 import time
 from datetime import datetime, timedelta
 
 import click
 
-__all__ = ["clock", "moment", "relative", "span", "to_datetime", "to_timedelta"]
+from ..errors import OptionRefused
+from ..schedule import UNITS, duration
 
-_UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
-_part = re.compile(r"([0-9]+(?:\.[0-9]+)?)([dhms])", re.ASCII)
-_whole = re.compile(rf"(?:{_part.pattern})+", re.ASCII)
+__all__ = ["clock", "moment", "relative", "span", "to_datetime", "to_timedelta"]
 
 
 def to_timedelta(text: str) -> timedelta:
@@ -18,13 +16,10 @@ def to_timedelta(text: str) -> timedelta:
 
     :raises click.BadParameter: for anything else.
     """
-    compact = text.strip().lower().replace(" ", "")
-    if compact and re.fullmatch(r"[0-9]+(\.[0-9]+)?", compact, re.ASCII):
-        compact += "s"
-    if not _whole.fullmatch(compact):
-        raise click.BadParameter(f"{text!r} is no duration; write it like 90s, 5m, 1h30m or 2d.")
     try:
-        return timedelta(seconds=sum(float(number) * _UNITS[unit] for number, unit in _part.findall(compact)))
+        return timedelta(seconds=duration(text))
+    except OptionRefused as error:
+        raise click.BadParameter(f"{error}.") from None
     except OverflowError:
         raise click.BadParameter(f"{text!r} is longer than any task can wait.") from None
 
@@ -76,7 +71,7 @@ def _rough(seconds: float) -> str:
     """The two largest units."""
     left = int(seconds)
     parts: list[tuple[int, str]] = []
-    for unit, size in _UNITS.items():
+    for unit, size in UNITS.items():
         count, left = divmod(left, int(size))
         if count or parts:
             parts.append((count, unit))

@@ -20,7 +20,7 @@ __all__ = ["COMMANDS"]
 @spoolers.spooler_option
 @click.option(
     "--processes",
-    type=click.IntRange(1, 1024),
+    type=options.WholeNumber(1, 1024),
     default=1,
     show_default=True,
     show_envvar=True,
@@ -41,7 +41,7 @@ __all__ = ["COMMANDS"]
 )
 @click.option(
     "--harakiri",
-    type=click.IntRange(1),
+    type=options.WholeNumber(1),
     metavar="SECONDS",
     show_envvar=True,
     help="Kill a process whose task takes longer, whatever the task's own timeout.",
@@ -55,14 +55,14 @@ __all__ = ["COMMANDS"]
 )
 @click.option(
     "--max-tasks",
-    type=click.IntRange(1),
+    type=options.WholeNumber(1),
     metavar="N",
     show_envvar=True,
     help="Replace a process by a fresh one after so many tasks.",
 )
 @click.option(
     "--frequency",
-    type=click.IntRange(1),
+    type=options.WholeNumber(1),
     default=1,
     show_default=True,
     show_envvar=True,

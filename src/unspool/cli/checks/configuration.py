@@ -29,7 +29,7 @@ def configuration() -> Iterator[Finding]:
             value = [f"{one} to {to}" for one in settings.spoolers if (to := config.destination(one))]
         text = ", ".join(value) if isinstance(value, tuple | list) else f"{value:g}" if name in _UNITS else f"{value}"
         text = f"{text or 'none'} {_UNITS[name]}" if name in _UNITS else text or "none"
-        if name == "spoolers" and origin in os.environ and _relative(os.environ[origin]):
+        if name == "spoolers" and origin in os.environ and address.has_relative(os.environ[origin]):
             yield Finding(
                 name,
                 WARN,
@@ -51,11 +51,6 @@ def _secret_key(keys: int, origin: str) -> Finding:
         if os.stat(origin).st_mode & 0o022:
             return Finding("secret_key", WARN, f"{text}, which others may write to", f"chmod go-w {origin}")
     return Finding("secret_key", OK, text)
-
-
-def _relative(spoolers: str) -> bool:
-    paths = [one for one in address.split(spoolers) if not address.is_url(one)]
-    return not all(os.path.isabs(address.directory(path)) for path in paths)
 
 
 def variables(known: Collection[str]) -> Iterator[Finding]:
