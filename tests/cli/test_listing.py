@@ -271,6 +271,7 @@ def test_show_never_unpickles(shell: Shell) -> None:
 
     for words in (["ls"], ["show", id], ["show", "--json", id], ["status"], ["history", id]):
         shell(*words)
+    assert f"call:     bomb(posix.mkdir('{proof}'))" in shell("show", id)
     assert "1 ready" in shell("doctor", status=1)  # with no worker, which is a warning
 
     assert not proof.exists()
@@ -284,6 +285,7 @@ def test_show_prints_what_a_person_needs(shell: Shell) -> None:
     text = shell("show", id)
 
     for wanted in (
+        "call:     fail('broken glass')",
         "state:    dead",
         "reason:   ValueError: broken glass",
         "attempts: 1",
@@ -297,12 +299,31 @@ def test_show_prints_what_a_person_needs(shell: Shell) -> None:
     assert relative.startswith("(")
 
 
+def test_show_the_arguments(shell: Shell) -> None:
+    """Pickled arguments are an outline, on one line and without control characters, of a waiting and of a dead task; on
+    a terminal a dead task comes with what can be done about it."""
+    id = shell.send("app:add", '["a", {"b": null}]', 'b="\\u001b[31m\\n"')
+    wanted = "add(['a', {'b': None}], b='\\x1b[31m\\n')"
+    assert f"call:     {wanted}\n" in shell("show", id)
+    assert shell.json("show", id)["call"] == wanted
+    shell.send("app:fail", json.dumps("x" * 10_000))
+    shell.burst()
+    [dead] = shell.json("ls", "--state", "dead")
+    text = shell.on_terminal("show", dead["id"])
+    assert f"fail('{'x' * 100}…')" in text
+    short = "_".join(dead["id"].rsplit("_", 5)[1:4])
+    assert f"'unspool retry {short}' runs it again, 'unspool rm {short}' deletes it" in text
+    assert shell.result("show", dead["id"]).stderr == ""
+
+
 def test_show_a_json_body(shell: Shell) -> None:
     """A task that was serialised as JSON is shown with its arguments: reading JSON runs nothing."""
     id = shell("enqueue", "--app", "app", "app:urgent", '"ann"', "copies=2").strip()
 
-    body = shell.json("show", id)["body"]
+    shown = shell.json("show", id)
+    body = shown["body"]
 
+    assert shown["call"] is None
     assert body["payload"]["arg"] == ["ann"]
     assert body["payload"]["kwg"] == {"copies": 2}
 

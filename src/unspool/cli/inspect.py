@@ -1,8 +1,6 @@
-"""``unspool ls``, ``show``, ``history`` and ``status``: looking, without a lock and without unpickling anything."""
+"""``unspool ls``, ``history`` and ``status``: looking, without a lock and without unpickling anything."""
 
-import json
 import socket
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
@@ -11,16 +9,14 @@ import click
 
 from .. import config
 from ..backends.base import Backend, WorkerInfo
-from ..message import Entry, Envelope, Record, State, Verdict
+from ..message import Entry, Record, State, Verdict
 from . import options, output, spoolers, times
+from .show import entry_json, run_json, show
 
 __all__ = ["COMMANDS"]
 
 _SCREENFUL = 500  # tasks listed on a terminal unless --limit says otherwise: all must be known to be aligned
-_RUNS = 10  # that `show` tells of
-_TRACEBACKS = 3  # different ones of these, in full
 _FINE = (Verdict.PROCESSED, Verdict.SKIPPED)
-_DEEPEST = 100  # levels of a JSON body that is shown
 
 
 @click.command()
@@ -51,7 +47,7 @@ def ls(state: Sequence[str], limit: int | None, json: bool, spooler: Sequence[st
     bound = _SCREENFUL + 1 if people and limit is None else limit
     entries = _entries(chosen, frozenset(map(State, state)) or frozenset(State), bound)
     if json:
-        output.write_json_array(map(_as_json, entries))
+        output.write_json_array(map(entry_json, entries))
     elif not people:
         output.tabbed((), map(_plain_row, entries))
     else:
@@ -65,27 +61,6 @@ def ls(state: Sequence[str], limit: int | None, json: bool, spooler: Sequence[st
             output.note(f"these are the first {_SCREENFUL}; --limit shows more, status counts all")
         elif not found:
             output.note("no tasks")
-
-
-@click.command()
-@click.argument("id")
-@output.json_option
-@spoolers.spooler_option
-def show(id: str, json: bool, spooler: Sequence[str]) -> None:
-    """Show one task and how its runs ended.
-
-    ID is what ls prints, or a piece of it that no other task has.
-    """
-    found = spoolers.find(id, spooler)
-    read = found[0].read(found[1].id) if found else None
-    if found is None or read is None:
-        raise spoolers.NotThere(spoolers.missing(id, spooler))
-    backend, (entry, envelope) = found[0], read
-    runs = backend.history(id=entry.id, limit=_RUNS)
-    if json:
-        output.write_json(_as_json(entry) | _details(backend, entry, envelope) | {"history": [*map(_run_json, runs)]})
-    else:
-        _show(entry, _details(backend, entry, envelope), runs)
 
 
 @click.command()
@@ -123,7 +98,7 @@ def history(id: str | None, limit: int, failed: bool, json: bool, spooler: Seque
     found = [(backend, run) for backend, one in ids for run in _runs(backend, one, limit, failed)]
     found = sorted(found, key=lambda one: -one[1].started)[:limit]
     if json:
-        output.write_json_array(_run_json(run) for _, run in found)
+        output.write_json_array(run_json(run) for _, run in found)
     elif not output.is_terminal():
         output.tabbed((), (_run_row(run) for _, run in found))
     elif found:
@@ -186,101 +161,10 @@ def _entries(chosen: Iterable[Backend], states: frozenset[State], limit: int | N
     return islice((entry for backend in chosen for entry in backend.entries(states, limit)), limit)
 
 
-def _as_json(entry: Entry) -> dict[str, Any]:
-    return {
-        "id": entry.id,
-        "state": str(entry.state),
-        "spooler": entry.spooler,
-        "task": entry.task,
-        "priority": entry.priority,
-        "due": entry.due,
-        "attempts": entry.attempts,
-        "reason": entry.reason,
-        "size": entry.size,
-    }
-
-
 def _plain_row(entry: Entry) -> Sequence[str]:
     priority = "" if entry.priority is None else str(entry.priority)
     due = times.moment(entry.due, "milliseconds")
     return entry.id, str(entry.state), entry.task, priority, due, str(entry.attempts), entry.reason
-
-
-# --- show
-
-
-def _details(backend: Backend, entry: Entry, envelope: Envelope | None) -> dict[str, Any]:
-    """What only `show` tells. A pickled body is only measured."""
-    details: dict[str, Any] = {"vars": {}, "message": None, "serializer": None, "body_size": None, "worker": None}
-    if entry.state is State.RUNNING:
-        for info in backend.control.live():
-            if info.ref and entry.id.endswith(f"/{info.ref}"):
-                details["worker"] = {"pid": info.pid, "since": info.since}
-    if envelope is None:
-        return details
-    details["vars"] = {key: value.decode("utf-8", "backslashreplace") for key, value in envelope.vars.items()}
-    details["message"] = details["vars"].get("msg")
-    details["serializer"] = details["vars"].get("unspool_codec", "pickle")
-    details["body_size"] = len(envelope.body)
-    if details["serializer"] == "json" and envelope.body:
-        try:
-            body = json.loads(envelope.body)
-        except (ValueError, RecursionError):
-            body = None
-        details["body"] = None if _is_deep(body) else body
-    return details
-
-
-def _is_deep(value: Any) -> bool:
-    """Whether it is nested deeper than any task's, so that writing it might exceed what Python can recurse."""
-    level = [value]
-    for _ in range(_DEEPEST):
-        level = [part for whole in level if isinstance(whole, list | dict) for part in _parts(whole)]
-        if not level:
-            return False
-    return True
-
-
-def _parts(whole: list[Any] | dict[str, Any]) -> Iterable[Any]:
-    return whole.values() if isinstance(whole, dict) else whole
-
-
-def _show(entry: Entry, details: dict[str, Any], runs: Sequence[Record]) -> None:
-    fields = {
-        "id": entry.id,
-        "task": entry.task,
-        "state": str(entry.state),
-        "reason": entry.reason,
-        "spooler": entry.spooler,
-        "priority": "none" if entry.priority is None else str(entry.priority),
-        "due": f"{times.moment(entry.due, 'milliseconds')} ({times.relative(entry.due)})",
-        "attempts": str(entry.attempts),
-        "size": f"{entry.size:,} bytes",
-        "message": details["message"] or "",
-    }
-    if worker := details["worker"]:
-        fields["state"] += f" in process {worker['pid']} for {times.span(max(0.0, time.time() - worker['since']))}"
-    if "body" in details:
-        fields["body"] = json.dumps(details["body"])
-    for name, value in fields.items():
-        if value:
-            output.line(f"{name + ':':<10}{output.clean(value)}")
-    if runs:
-        output.line("runs:", "bold")
-    shown: list[str] = []
-    for run in runs:
-        whole = run.error not in shown and len(shown) < _TRACEBACKS
-        _show_run(run, whole=whole)
-        shown += [run.error] if whole and run.error else []
-
-
-def _show_run(run: Record, *, whole: bool) -> None:
-    started = times.moment(run.started, "milliseconds")
-    output.line(
-        f"  {started}  {output.clean(run.verdict)}, attempt {run.attempt}, {times.span(run.duration)}, pid {run.pid}"
-    )
-    for text in [run.reason, *(run.traceback.split("\n") if whole and run.traceback else [])]:
-        output.line(f"    {output.clean(text)}")
 
 
 # --- history
@@ -297,12 +181,6 @@ def _runs(backend: Backend, id: str | None, limit: int, failed: bool) -> list[Re
         if len(bad) >= limit or len(runs) < depth:
             return bad[:limit]
         depth *= 8
-
-
-def _run_json(run: Record) -> dict[str, Any]:
-    shown = run._asdict() | {"reason": run.reason, "traceback": run.traceback}
-    del shown["error"]
-    return shown
 
 
 def _run_row(run: Record) -> Sequence[str]:

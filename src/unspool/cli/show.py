@@ -1,0 +1,155 @@
+"""``unspool show``: one task, its arguments and its runs, without a lock and without unpickling anything."""
+
+import json
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import click
+
+from ..backends.base import Backend
+from ..message import Entry, Envelope, Record, State
+from ..outline import call_of
+from . import output, spoolers, times
+
+__all__ = ["entry_json", "run_json", "show"]
+
+_RUNS = 10  # that `show` tells of
+_TRACEBACKS = 3  # different ones of these, in full
+_DEEPEST = 100  # levels of a JSON body that is shown
+
+
+@click.command()
+@click.argument("id")
+@output.json_option
+@spoolers.spooler_option
+def show(id: str, json: bool, spooler: Sequence[str]) -> None:
+    """Show one task, the call it stands for, and how its runs ended.
+
+    JSON arguments are shown as they are, pickled ones as an outline: nothing is unpickled.
+
+    ID is what ls prints, or a piece of it that no other task has.
+    """
+    found = spoolers.find(id, spooler)
+    read = found[0].read(found[1].id) if found else None
+    if found is None or read is None:
+        raise spoolers.NotThere(spoolers.missing(id, spooler))
+    backend, (entry, envelope) = found[0], read
+    runs = backend.history(id=entry.id, limit=_RUNS)
+    if json:
+        output.write_json(entry_json(entry) | _details(backend, entry, envelope) | {"history": [*map(run_json, runs)]})
+    else:
+        _show(entry, _details(backend, entry, envelope), runs)
+        _advise(backend, entry)
+
+
+def entry_json(entry: Entry) -> dict[str, Any]:
+    """A task as --json prints it."""
+    return {
+        "id": entry.id,
+        "state": str(entry.state),
+        "spooler": entry.spooler,
+        "task": entry.task,
+        "priority": entry.priority,
+        "due": entry.due,
+        "attempts": entry.attempts,
+        "reason": entry.reason,
+        "size": entry.size,
+    }
+
+
+def run_json(run: Record) -> dict[str, Any]:
+    """A run as --json prints it."""
+    shown = run._asdict() | {"reason": run.reason, "traceback": run.traceback}
+    del shown["error"]
+    return shown
+
+
+def _details(backend: Backend, entry: Entry, envelope: Envelope | None) -> dict[str, Any]:
+    """What only `show` tells. Nothing is unpickled: of a pickle it is an outline."""
+    details: dict[str, Any] = {
+        "vars": {},
+        "message": None,
+        "serializer": None,
+        "body_size": None,
+        "call": None,
+        "worker": None,
+    }
+    if entry.state is State.RUNNING:
+        for info in backend.control.live():
+            if info.ref and entry.id.endswith(f"/{info.ref}"):
+                details["worker"] = {"pid": info.pid, "since": info.since}
+    if envelope is None:
+        return details
+    details["vars"] = {key: value.decode("utf-8", "backslashreplace") for key, value in envelope.vars.items()}
+    details["message"] = details["vars"].get("msg")
+    details["serializer"] = details["vars"].get("unspool_codec", "pickle")
+    details["body_size"] = len(envelope.body)
+    details["call"] = call_of(envelope, entry.task)
+    if details["serializer"] == "json" and envelope.body:
+        try:
+            body = json.loads(envelope.body)
+        except (ValueError, RecursionError):
+            body = None
+        details["body"] = None if _is_deep(body) else body
+    return details
+
+
+def _is_deep(value: Any) -> bool:
+    """Whether it is nested deeper than any task's, so that writing it might exceed what Python can recurse."""
+    level = [value]
+    for _ in range(_DEEPEST):
+        level = [part for whole in level if isinstance(whole, list | dict) for part in _parts(whole)]
+        if not level:
+            return False
+    return True
+
+
+def _parts(whole: list[Any] | dict[str, Any]) -> Iterable[Any]:
+    return whole.values() if isinstance(whole, dict) else whole
+
+
+def _show(entry: Entry, details: dict[str, Any], runs: Sequence[Record]) -> None:
+    fields = {
+        "id": entry.id,
+        "task": entry.task,
+        "call": details["call"] or "",
+        "state": str(entry.state),
+        "reason": entry.reason,
+        "spooler": entry.spooler,
+        "priority": "none" if entry.priority is None else str(entry.priority),
+        "due": f"{times.moment(entry.due, 'milliseconds')} ({times.relative(entry.due)})",
+        "attempts": str(entry.attempts),
+        "size": f"{entry.size:,} bytes",
+        "message": details["message"] or "",
+    }
+    if worker := details["worker"]:
+        fields["state"] += f" in process {worker['pid']} for {times.span(max(0.0, time.time() - worker['since']))}"
+    if "body" in details:
+        fields["body"] = json.dumps(details["body"])
+    for name, value in fields.items():
+        if value:
+            output.line(f"{name + ':':<10}{output.clean(value)}")
+    if runs:
+        output.line("runs:", "bold")
+    shown: list[str] = []
+    for run in runs:
+        whole = run.error not in shown and len(shown) < _TRACEBACKS
+        _show_run(run, whole=whole)
+        shown += [run.error] if whole and run.error else []
+
+
+def _show_run(run: Record, *, whole: bool) -> None:
+    started = times.moment(run.started, "milliseconds")
+    output.line(
+        f"  {started}  {output.clean(run.verdict)}, attempt {run.attempt}, {times.span(run.duration)}, pid {run.pid}"
+    )
+    for text in [run.reason, *(run.traceback.split("\n") if whole and run.traceback else [])]:
+        output.line(f"    {output.clean(text)}")
+
+
+def _advise(backend: Backend, entry: Entry) -> None:
+    """Says to a person what can be done about a task that was set aside."""
+    if output.is_terminal() and entry.state in (State.DEAD, State.CORRUPT):
+        short = backend.short(entry.id)
+        output.note(f"'unspool retry {short}' runs it again, 'unspool rm {short}' deletes it")
