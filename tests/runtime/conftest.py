@@ -164,9 +164,16 @@ class Place:
 
     def wait_for_line(self, wanted: str, times: int = 1) -> None:
         """Waits until tasks have noted this so many times, woken by the kernel when the oracle changes."""
+        self.wait_for_lines(lambda lines: lines.count(wanted) >= times, wanted)
+
+    def wait_for_lines(self, come: Callable[[list[str]], object], wanted: str) -> None:
+        """Waits until what tasks have noted is as it should be.
+
+        :param wanted: what that is, in words.
+        """
         with inotify_simple.INotify() as changes:
             changes.add_watch(str(self.root), inotify_simple.flags.CREATE | inotify_simple.flags.CLOSE_WRITE)
-            while self.lines().count(wanted) < times:
+            while not come(self.lines()):
                 assert changes.read(timeout=PATIENCE * 1000), f"{wanted!r} never came; there is {self.lines()}"
 
     def lines(self) -> list[str]:

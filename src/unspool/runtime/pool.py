@@ -153,7 +153,9 @@ class Pool:
                 code = _exit_code(process)
                 if code is not None:
                     del generation.processes[process.pid]
-                    events = process.read(self._timer())
+                    now = self._timer()
+                    events = process.read(now)
+                    process.note_death(code, now)
                     deaths.append(Death(process, code, events, self._note_death(generation, process, code)))
             if generation.retired and not generation.processes and generation is not self._current:
                 generation.queue.close_reader()

@@ -19,6 +19,7 @@ from ..errors import AppError
 from . import report
 from .queue import Queue
 from .report import BadReport
+from .timelimit import KILL_AFTER
 from .watchdog import LOST, Watchdog
 from .worker import EX_LOST, EX_UNUSABLE, Limits, main
 
@@ -26,7 +27,6 @@ __all__ = ["Process", "Spawner", "describe"]
 
 
 _AHEAD_SIZE = 1 << 14  # bytes of the pipe
-_KILL_AFTER = 2.0  # seconds past its time limit after which a run that cannot be interrupted is killed
 
 
 @dataclass(slots=True, eq=False)
@@ -99,7 +99,7 @@ class Process:
                 self.begun.add((index, ref))
                 self.starts[index, ref] = started
                 if timeout is not None:
-                    self.deadlines[index, ref] = now + timeout + _KILL_AFTER
+                    self.deadlines[index, ref] = now + timeout + KILL_AFTER
                     self.delays[index, ref] = delay or 0.0
             elif kind == report.READY:
                 self.ready, self.files, self.tasks = True, event[1], event[2]
@@ -189,13 +189,27 @@ class Process:
 
     def _kill_if_overrun(self, now: float) -> None:
         """Ends it if a run did not heed its time limit."""
-        if self.deadlines and min(self.deadlines.values()) <= now:
-            self.overrun.update(run for run, at in self.deadlines.items() if at <= now)
-            self.deadlines.clear()
-            for index, ref in self.overrun:  # first, or another might begin it in between
-                if delay := self.delays.get((index, ref)):
-                    self.put_off(index, ref, delay)
+        if self._put_off_overrun(now):  # first, or another might begin it in between
             self.kill()
+
+    def _put_off_overrun(self, now: float) -> bool:
+        """Notes the runs that did not heed their time limits, and has them wait; returns whether there are any."""
+        if not self.deadlines or min(self.deadlines.values()) > now:
+            return False
+        self.overrun.update(run for run, at in self.deadlines.items() if at <= now)
+        self.deadlines.clear()
+        for index, ref in self.overrun:
+            if delay := self.delays.get((index, ref)):
+                self.put_off(index, ref, delay)
+        return True
+
+    def note_death(self, code: int, now: float) -> None:
+        """Notes whether the kernel has killed it for a time limit, as when its supervisor was stopped meanwhile.
+
+        :param code: its exit status, or minus the number of the signal that killed it.
+        """
+        if code == -signal.SIGKILL:
+            self._put_off_overrun(now)
 
     def end_of(self, code: int) -> str:
         """How it ended, in words.

@@ -78,6 +78,8 @@ class Writer:
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._lock = threading.Lock()
+        self.heard = True
+        """Whether the supervisor lives, as far as the last line has shown."""
 
     def fileno(self) -> int:
         """The descriptor that is written to."""
@@ -104,8 +106,8 @@ class Writer:
                 while (written := os.write(self._fd, line)) < len(line):
                     line = line[written:]
             except BrokenPipeError:
-                return False
-        return True
+                self.heard = False
+        return self.heard
 
 
 class BadReport(Exception):

@@ -7,7 +7,10 @@ from types import FrameType
 
 from ..errors import TaskTimeout
 
-__all__ = ["limit"]
+__all__ = ["KILL_AFTER", "limit"]
+
+KILL_AFTER = 2.0
+"""Seconds past its time limit after which a run that cannot be interrupted is killed."""
 
 
 @contextlib.contextmanager

@@ -2,13 +2,14 @@
 
 from collections.abc import Set
 
-__all__ = ["LOST", "Watchdog"]
+__all__ = ["LATER", "LOST", "Watchdog"]
 
+LATER = 12.0
+"""How many times as long the end of a worker may take while a spooler is away, which has to know what it has run."""
 LOST = "lost its descriptors, which a task closed"
 
 Run = tuple[int, str]
 
-_LATER = 12.0  # times as long may the end of a worker take while a spooler is away, which has to know what it has run
 _TO_DIE = 1.0  # seconds between the end of a worker's pipe and its death
 
 
@@ -36,7 +37,7 @@ class Watchdog:
 
     def __init__(self, ending: float) -> None:
         self._ending = _Grace(ending)
-        self._ending_without_spooler = _Grace(_LATER * ending)
+        self._ending_without_spooler = _Grace(LATER * ending)
         self._deaf = _Grace(_TO_DIE)
         self._mute = _Grace(ending)
         self._every = ending

@@ -24,12 +24,14 @@ from . import connections, report
 from .app import load_app, own_files
 from .doorbell import Doorbell
 from .eventloop import EventLoop
+from .hardlimit import HardLimit
 from .orphan import keep_end
 from .queue import Queue
 from .surroundings import Surroundings
 from .suspicion import Suspicion
 from .terminal import is_foreground
-from .timelimit import limit
+from .timelimit import KILL_AFTER, limit
+from .watchdog import LATER
 
 __all__ = ["EX_LOST", "EX_UNUSABLE", "Limits", "Worker", "main"]
 
@@ -41,7 +43,6 @@ EX_LOST = 72
 EX_UNUSABLE = 73
 """The exit status of a worker whose task left the process in a state that cannot be put right."""
 
-_LONGEST_END = 60  # seconds
 _AHEAD = 32  # the most tasks that are claimed at once
 _SOON = 0.01  # seconds within which these should be begun
 _REPAIR_EVERY = 0.005  # seconds; what a look takes is then below a hundredth of it
@@ -100,12 +101,7 @@ def main(
 
 
 def _end() -> None:
-    """Ends the program as Python does: waits for threads and executors, then calls what is registered with ``atexit``.
-
-    The supervisor bounds the time of this. Without one, the kernel does.
-    """
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.alarm(_LONGEST_END)
+    """Ends the program as Python does: waits for threads and executors, then calls what ``atexit`` has registered."""
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
@@ -149,6 +145,7 @@ class Worker:
         self._status = 0
         self._last = 0  # the spooler that was claimed from last
         self._in_run = False
+        self._hard_limit = HardLimit()
         self._suspicion = Suspicion()
         self._holders = [backend for backend in backends if isinstance(backend, HoldsDescriptors)]
         self._repaired = 0.0  # when that was last done
@@ -168,13 +165,16 @@ class Worker:
             if self._is_worn():
                 break
         self._drain()
+        # The supervisor bounds the time of what follows. Without one, the kernel does, a little later.
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, LATER * self._limits.ending + 1)
         self._flush()
         self._reports.write(report.LEAVING)  # what follows is the user's code as well, and may take long
         self._loop.close()
         return self._status
 
     def _next(self) -> tuple[int, Ticket] | None:
-        while not self._stopping:
+        while not self._stopping and self._reports.heard:  # without a supervisor, nothing new is begun
             if self._loop.used:
                 self._loop.settle()
                 if len(self._loop) >= self._limits.concurrency:
@@ -281,11 +281,13 @@ class Worker:
             return
         options = call.options
         timeout = options.timeout
+        hard = None
         # Before the beginning is told, for it may take long, and not out of this one's time.
         if self._loop.used and self._loop.leave():
             self._flush(wait=False)
         if timeout is not None:
             self._reports.begin(index, claim.ref, started, timeout, dispatch.delay_after(options, claim))
+            hard = self._hard_limit.start(timeout + KILL_AFTER + self._limits.ending)  # later than the supervisor's
         connections.close_old()
         points.reach("run.begin")
         self._in_run = True
@@ -312,12 +314,14 @@ class Worker:
         if isinstance(ended, dispatch.Ending):
             outcome = dispatch.conclude(options, claim, ended, self._clock())
             self._finish(index, claim, outcome, started)
+            self._hard_limit.stop(hard)
             connections.close_old()  # after the end is settled, which a server that does not answer must not prevent
         else:
 
             def done(ending: dispatch.Ending) -> None:
                 outcome = dispatch.conclude(options, claim, ending, self._clock())
                 self._finish(index, claim, outcome, started, shown=False)
+                self._hard_limit.stop(hard)
 
             if timeout is None:
                 self._reports.begin(index, claim.ref, started, None, None)
