@@ -16,9 +16,10 @@ _REASON_SIZE = 300  # characters
 _TRACEBACK_SIZE = 15_500  # characters; the end tells most
 _MESSAGE_SIZE = 10_000  # characters in which the first line is looked for
 
-# Of ``type`` itself: a metaclass can replace what ``kind.__module__`` gives.
+# Of the built-in types: a metaclass can replace what ``kind.__module__`` gives, and a subclass ``exceptions``.
 _module: Any = type.__dict__["__module__"].__get__
 _qualname: Any = type.__dict__["__qualname__"].__get__
+_exceptions: Any = BaseExceptionGroup.__dict__["exceptions"].__get__
 
 
 def reason(exception: BaseException) -> str:
@@ -27,10 +28,7 @@ def reason(exception: BaseException) -> str:
     Of a group it is that of the first exception in it, and the number of the others:
     ``ValueError: order 17 has no price (and 2 more in ExceptionGroup)``.
     """
-    try:
-        first, *others = _leaves(exception)
-    except BaseException:  # noqa: BLE001  a group's own attribute
-        first, others = exception, []
+    first, *others = _leaves(exception)
     name, said = _name(type(first)), message(first)
     line = printable(f"{name}: {said}" if said else name)
     end = f" (and {len(others)} more in {printable(_name(type(exception)))})" if others else ""
@@ -82,7 +80,7 @@ def _leaves(exception: BaseException) -> Iterator[BaseException]:
     while waiting:
         one = waiting.pop()
         if issubclass(type(one), BaseExceptionGroup):
-            waiting += reversed(one.exceptions)  # type: ignore[attr-defined]
+            waiting += reversed(_exceptions(one))
         else:
             yield one
 

@@ -21,6 +21,7 @@ from unspool.backends.spool.feed import SpoolFeed
 from unspool.backends.spool.window import Window
 from unspool.errors import TaskBusy
 from unspool.message import Ack, Bury, Claim, Disposition, Entry, Envelope, Refusal, RefusalKind, Release, Retry, State
+from unspool.retry import MAX_CRASHES
 from unspool.testing import FakeClock
 
 PRIORITIES = st.one_of(st.none(), st.integers(0, 3))
@@ -234,7 +235,8 @@ class LikeMemory(RuleBasedStateMachine):
         assert isinstance(twin, Claim), f"memory says {twin}"
         assert (claim.attempts, claim.crashes) == (twin.attempts, twin.crashes)
         assert claim.id == task.spool_id
-        assert claim.envelope.body == twin.envelope.body
+        if claim.crashes < MAX_CRASHES:  # else it is set aside, for which a directory does not read it whole
+            assert claim.envelope.body == twin.envelope.body
         task.held, task.fresh = (claim, twin), False
         return task
 

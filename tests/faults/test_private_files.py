@@ -77,6 +77,29 @@ def test_what_is_no_regular_file(backend: SpoolBackend, tmp_path: Path, name: st
     assert seen == {"period": 300.0, "live": 1, "ready": 1, "history": ["two", "one"]}
 
 
+@pytest.mark.parametrize("link", ["attempts", "attempts/5", "tmp/5", "dead/5", "corrupt/5"])
+def test_a_link_to_a_directory_of_other_files(backend: SpoolBackend, tmp_path: Path, link: str) -> None:
+    """The sweep, which root may do for another user, removes nothing that a link leads to."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    names = {"precious", "x.reason", f"x.{backend._directory.drafts.number + 1:x}"}
+    for name in names:
+        path = outside / name
+        path.touch(mode=0o600)
+        os.utime(path, (0, 0))
+    os.makedirs(os.path.dirname(f"{backend.name}/.unspool/{link}"), exist_ok=True)
+    os.symlink(outside, f"{backend.name}/.unspool/{link}")
+    sweep(backend)
+    assert set(os.listdir(outside)) == names
+
+
+def test_links_without_end(backend: SpoolBackend) -> None:
+    """Two links of a directory to itself lead to as many paths as there are ways: none is followed."""
+    for name in "56":
+        os.symlink(".", f"{backend.name}/.unspool/dead/{name}")
+    sweep(backend)
+
+
 def test_a_journal_that_is_too_large(backend: SpoolBackend) -> None:
     """A sparse file of 8 TiB is not read; the history is that of the others."""
     path = Path(backend.name, ".unspool", "journal-x")

@@ -183,6 +183,14 @@ def scan(backend: SpoolBackend) -> None:
     feed.close()
 
 
+def test_a_link_in_the_place_of_a_bell(backend: SpoolBackend) -> None:
+    """One that leads nowhere keeps nobody from sending."""
+    backend.bell.want()
+    os.symlink("nowhere", f"{backend.name}/{BELL}")
+    send(SpoolBackend(backend.name, durable=False))
+    assert backend.counts()[State.READY] == 1
+
+
 def test_nobody_rings_for_a_uwsgi_that_is_gone(backend: SpoolBackend) -> None:
     """The mark holds as long as a process that made it lives; what was rung for it is swept by the next supervisor."""
     reader, writer = os.pipe()

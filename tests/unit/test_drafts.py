@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from unspool.backends.spool import lock
 from unspool.backends.spool.drafts import _LOOKS, Drafts
 
 
@@ -110,3 +111,13 @@ def test_without_locks_there_is_no_number(tmp_path: Path) -> None:
     drafts = Drafts(place)
     assert (drafts.number, drafts.lost, drafts.name("x")) == (0, False, "x.0")
     assert not drafts.is_dead(5, tmp_path.stat().st_dev)
+
+
+def test_another_program_has_locked_the_whole_file(drafts: Callable[[], Drafts], tmp_path: Path) -> None:
+    """There is no number then, and so no proof of anything; nothing waits for the lock."""
+    held = os.open(tmp_path / "writers", os.O_RDWR | os.O_CREAT, 0o600)
+    assert lock.acquire(held)
+    writer = drafts()
+    assert writer.number == 0
+    assert not writer.lost
+    os.close(held)

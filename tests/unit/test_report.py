@@ -152,6 +152,8 @@ def test_a_supervisor_that_is_gone_hears_nothing(ends: tuple[Reader, int]) -> No
         b'["begin",true,"name",1.5,null,null]',
         b'["begin",0,"name",NaN,null,null]',
         b'["begin",0,"name",1e999,null,null]',
+        b'["begin",0,"name",1%b,null,null]' % (b"0" * 400),
+        b'["refused",0,"name","early",1%b,""]' % (b"0" * 400),
         b'["begin",0,"",1.5,null,null]',
         b'["begin",0,"/etc/passwd",1.5,null,null]',
         b'["begin",0,"../name",1.5,null,null]',

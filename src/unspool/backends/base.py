@@ -310,6 +310,8 @@ class Backend(Protocol):
     def claim(self, ref: str) -> Claim | Refusal:
         """Takes a task for execution, its attempt counted; or says why not.
 
+        A task with ``MAX_CRASHES`` crashes may come without its body: it is set aside, and not run.
+
         :raises SpoolerUnusable: if this process can take none, as when it may open no more files.
         """
 

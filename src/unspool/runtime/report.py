@@ -6,8 +6,8 @@ A task may write to any descriptor of its process, so the supervisor checks each
 
 import contextlib
 import json
-import math
 import os
+import sys
 import threading
 from collections.abc import Iterable
 from itertools import product
@@ -29,6 +29,7 @@ LEAVING = "leaving"
 
 _CHUNK = 1 << 16
 _LONGEST = 1 << 24  # bytes of a line; the longest that a worker writes holds a traceback of 16,000 characters
+_LARGEST = sys.float_info.max
 _NUMBER: tuple[type, ...] = (float, int)
 _OPTIONAL: tuple[type, ...] = (*_NUMBER, type(None))
 _SHAPES: dict[str, set[tuple[type, ...]]] = {
@@ -69,7 +70,8 @@ def _is_ref(ref: str) -> bool:
 
 
 def _are_finite(numbers: Iterable[float | None]) -> bool:
-    return all(number is None or -math.inf < number < math.inf for number in numbers)
+    """Whether these are finite as floats: whole numbers of JSON may be larger than any."""
+    return all(number is None or -_LARGEST <= number <= _LARGEST for number in numbers)
 
 
 class Writer:

@@ -151,7 +151,7 @@ class Bell:
 
     def _due_of(self, name: str) -> float | None:
         try:
-            return os.stat(name, dir_fd=self._directory.fd("")).st_mtime
+            return os.stat(name, dir_fd=self._directory.fd(""), follow_symlinks=False).st_mtime
         except FileNotFoundError:
             return None
 

@@ -20,6 +20,7 @@ no locks, no unfinished file is removed.
 """
 
 import contextlib
+import errno
 import os
 import re
 import threading
@@ -34,6 +35,7 @@ _FILE = "writers"
 _OPEN = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 _BYTES = 1 << 32  # that can be locked; above them, a number has the inode
 _LOOKS = 256
+_TRIES = 16  # random bytes that are tried; it is improbable that another process has even one of them
 _number_of = re.compile(r".*\.([0-9a-f]{1,24})", re.ASCII | re.DOTALL).fullmatch
 
 
@@ -112,12 +114,21 @@ class Drafts:
                 self._device, self._inode = found.st_dev, found.st_ino
                 self._closing = weakref.finalize(self, _close, self._fd, self._inode)
                 self._closing.atexit = False  # the lock is held until the process ends
-                byte = 0
-                while not byte or not lock.acquire(self._fd, byte):
-                    byte = int.from_bytes(os.urandom(4), "little")
+                byte = self._take_byte()
                 self._byte = os.lseek(self._fd, byte, os.SEEK_SET)
                 number = self._inode * _BYTES + byte
             self._number, self._pid = number, os.getpid()
+
+    def _take_byte(self) -> int:
+        """Locks a byte that no other process has, and returns its position.
+
+        :raises OSError: if none can be locked, as when another program has locked the whole file.
+        """
+        for _ in range(_TRIES):
+            byte = int.from_bytes(os.urandom(4), "little") or 1
+            if lock.acquire(self._fd, byte):
+                return byte
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN), _FILE)
 
 
 def _is_still(fd: int, inode: int) -> bool:

@@ -9,7 +9,8 @@ lock by closing. The lock dies with the process, and that is the whole of crash 
 
 The attempt is counted before the content is read, because reading takes as much memory as the task is large. A process
 that has not got that much dies, and the count is what remains: the fourth claim reads the variables alone, and the task
-is set aside as one that killed its worker three times. What turns out to be damaged is counted back.
+is set aside as one that killed its worker three times. What turns out to be damaged, or cannot be read, is counted
+back.
 
 Settle. Done is ``unlink`` under the lock. Nothing is synced: a power cut may bring a finished task back, and delivery
 is at least once.
@@ -251,6 +252,10 @@ class SpoolBackend:
                 return Refusal(RefusalKind.EARLY, found.st_mtime + _WRITING)
             self._bury(ref, at, name, Bury(str(error), corrupt=True), former)
             return Refusal(RefusalKind.CORRUPT, None, str(error))
+        except OSError:  # a disk that cannot be read has killed no worker
+            with contextlib.suppress(OSError):
+                self._attempts.write(fd, ref, count.withdrawn())
+            raise
         points.reach("claim.read")
         return Claim(
             f"{self.name}/{ref}",

@@ -13,6 +13,7 @@ from .leaving import carries
 __all__ = ["leftovers"]
 
 _HOUR = 3600.0
+_OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def leftovers(directory: Directory) -> Iterator[None]:
@@ -42,13 +43,15 @@ def leftovers(directory: Directory) -> Iterator[None]:
 
 
 def _files(directory: Directory, part: str) -> Iterator[tuple[str, str]]:
-    """The files of a part, and of the priorities in it."""
-    with contextlib.suppress(OSError), os.scandir(directory.path(part)) as entries:
-        for entry in entries:
-            if is_priority(entry.name):
-                yield from _files(directory, f"{part}/{entry.name}")
-            else:
-                yield part, entry.name
+    """The files of a part, and of the priorities in it. No link is followed: it may lead to files of another kind."""
+    parts = [part]
+    for one in parts:
+        with contextlib.suppress(OSError), _opened(directory, one) as fd, os.scandir(fd) as entries:
+            for entry in entries:
+                if one == part and is_priority(entry.name):
+                    parts.append(f"{part}/{entry.name}")
+                else:
+                    yield one, entry.name
 
 
 def _is_orphan(directory: Directory, part: str, task: str, state: str) -> bool:
@@ -69,5 +72,23 @@ def _is_orphan(directory: Directory, part: str, task: str, state: str) -> bool:
 
 
 def _remove(directory: Directory, path: str) -> None:
-    with contextlib.suppress(OSError):
-        os.unlink(directory.path(path))
+    part, _, name = path.rpartition("/")
+    with contextlib.suppress(OSError), _opened(directory, part) as fd:
+        os.unlink(name, dir_fd=fd)
+
+
+@contextlib.contextmanager
+def _opened(directory: Directory, part: str) -> Iterator[int]:
+    """A descriptor of a part, opened without following a link on the way there.
+
+    :raises OSError: if a link is on the way, or the part does not exist.
+    """
+    fd = os.dup(directory.fd(""))
+    try:
+        for name in part.split("/"):
+            deeper = os.open(name, _OPEN, dir_fd=fd)
+            os.close(fd)
+            fd = deeper
+        yield fd
+    finally:
+        os.close(fd)
