@@ -330,10 +330,11 @@ def test_workers_are_listed(place_here: tuple[Place, str]) -> None:
         [SCRIPT, "status", "--workers", "--spooler", spooler], capture_output=True, text=True, check=True
     )
     lines = [line.split("\t") for line in done.stdout.splitlines()]
-    assert lines[0] == ["SPOOLER", "HOST", "PID", "ROLE", "TASK", "SINCE"]
+    assert lines[0] == ["SPOOLER", "HOST", "PID", "ROLE", "TASK", "SINCE", "ID"]
     rows = {line[3]: line for line in lines[1:]}
     assert rows["supervisor"][1:3] == [socket.gethostname(), str(running.process.pid)]
-    assert rows["worker"][4].startswith(rows["worker"][0] + "/")
+    assert rows["worker"][4].endswith(":held")
+    assert rows["worker"][6].startswith(rows["worker"][0] + "/")
     place.open_gate("one")
     running.wait_for_verdict(Verdict.PROCESSED)
     assert running.stop() == 0
