@@ -52,17 +52,17 @@ _HOW = (
 
 
 class _Ground(NamedTuple):
-    """What keeps the tasks of a URL's scheme: a class, the package that it needs, and the extra that brings that."""
+    """What keeps the tasks of a URL's scheme: a class, the package that it needs, and how to install that."""
 
     module: str
     backend: str
     driver: str
-    extra: str
+    install: str
 
 
 _GROUNDS = {
-    "postgresql": _Ground("unspool.backends.postgres", "PostgresBackend", "psycopg", "postgres"),
-    "nats": _Ground("unspool.backends.nats", "NatsBackend", "nats", "nats"),
+    "postgresql": _Ground("unspool.backends.postgres", "PostgresBackend", "psycopg", "psycopg[binary]"),
+    "nats": _Ground("unspool.backends.nats", "NatsBackend", "nats", "nats-py"),
 }
 
 
@@ -475,7 +475,7 @@ def _open_server(place: address.Address) -> Backend:
     ground = _GROUNDS[place.scheme]
     if importlib.util.find_spec(ground.driver) is None:
         raise ConfigurationError(
-            f"spooler {place.name} needs the package {ground.driver}: pip install 'unspool[{ground.extra}]'"
+            f"spooler {place.name} needs the package {ground.driver}: pip install '{ground.install}'"
         )
     with late:
         make = getattr(importlib.import_module(ground.module), ground.backend)

@@ -7,13 +7,18 @@ surrogate that is not part of a pair, and NUL, cannot be stored by a database or
 
 import re
 
-__all__ = ["printable"]
+__all__ = ["counted", "printable"]
 
 # Controls, what Unicode calls format characters and separators of lines, and surrogates: a string holds only lone ones.
 _hidden = re.compile(
     "[\x00-\x1f\x7f-\x9f\xad\u0600-\u0605\u061c\u06dd\u070f\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff"
     "\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
 )
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: ``1 task``, ``2 tasks``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def printable(text: str) -> str:

@@ -60,7 +60,7 @@ def test_hup_and_term_before_the_supervisor_takes_them(shell: Shell, module: str
     assert (done.returncode, done.stderr) == (0, "")
     done = signalled(shell, signal.SIGHUP, module, "run", "app", "--burst")
     assert done.returncode == 0
-    assert "stopped: 1 tasks run" in done.stderr
+    assert "stopped: 1 task run" in done.stderr
 
 
 def test_as_a_module(tmp_path: Path) -> None:

@@ -322,7 +322,7 @@ def test_two_users_in_one_url() -> None:
 
 
 def test_the_extra_is_missing(place: Place) -> None:
-    """Without the client's package a line says which extra brings it."""
+    """Without the client's package a line says how to install it."""
     at(place, "nats://127.0.0.1:1?spooler=mail")
     (place.root / "hide").mkdir()
     (place.root / "hide" / "sitecustomize.py").write_text(
@@ -333,7 +333,7 @@ def test_the_extra_is_missing(place: Place) -> None:
     place.env["PYTHONPATH"] = str(place.root / "hide")
     ended = unspool(place, "status")
     assert ended.returncode == 2
-    assert "pip install 'unspool[nats]'" in ended.stderr
+    assert "pip install 'nats-py'" in ended.stderr
     assert "Traceback" not in ended.stderr
 
 

@@ -308,9 +308,9 @@ def test_a_server_s_spooler_is_found_by_its_name(monkeypatch: pytest.MonkeyPatch
 def test_what_a_server_needs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the client's package, one line says what to install."""
     monkeypatch.setattr(config.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigurationError, match=re.escape("pip install 'unspool[postgres]'")):
+    with pytest.raises(ConfigurationError, match=re.escape("pip install 'psycopg[binary]'")):
         config.backend("postgresql://db/app?spooler=mail")
-    with pytest.raises(ConfigurationError, match=re.escape("pip install 'unspool[nats]'")):
+    with pytest.raises(ConfigurationError, match=re.escape("pip install 'nats-py'")):
         config.backend("nats://db?spooler=mail")
 
 

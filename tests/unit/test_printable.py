@@ -6,7 +6,7 @@ import pytest
 
 from unspool import codec
 from unspool.message import Record
-from unspool.printable import printable
+from unspool.printable import counted, printable
 from unspool.runtime.log import log_end
 
 
@@ -56,3 +56,8 @@ def test_a_log_line_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
     (line,) = caplog.messages
     assert printable(line) == line
     assert "ValueError: \\x1b]0;owned\\x07" in line
+
+
+def test_counted() -> None:
+    """One is singular, and nothing else is."""
+    assert [counted(number, "task") for number in (0, 1, 2)] == ["0 tasks", "1 task", "2 tasks"]

@@ -9,6 +9,7 @@ import click
 from ..backends.base import Backend
 from ..errors import AmbiguousId, SpoolerUnusable, TaskBusy
 from ..message import Entry, State
+from ..printable import counted
 from . import output, spoolers, times
 
 __all__ = ["COMMANDS"]
@@ -79,15 +80,17 @@ def purge(state: Sequence[str], older_than: timedelta | None, *, yes: bool, json
     )
     if not yes and (listed := list(doomed)):
         if not output.is_terminal():
-            raise click.UsageError(f"This would delete {_tasks(len(listed))}; add --yes.")
-        if not click.confirm(f"Delete {_tasks(len(listed))} ({', '.join(sorted(set(state)))}) for good?", err=True):
+            raise click.UsageError(f"This would delete {counted(len(listed), 'task')}; add --yes.")
+        if not click.confirm(
+            f"Delete {counted(len(listed), 'task')} ({', '.join(sorted(set(state)))}) for good?", err=True
+        ):
             output.note("nothing was deleted")
             return 1
         doomed = listed  # no more than was agreed to
     changes = _Changes(_remove)
     status = changes.report(changes.all(doomed), json=json)
     if not json:
-        output.line(f"deleted {_tasks(changes.count)}")
+        output.line(f"deleted {counted(changes.count, 'task')}")
     return status
 
 
@@ -200,10 +203,6 @@ def _remove(backend: Backend, id: str) -> str:
 
 def _in_states(given: Sequence[str], states: frozenset[State]) -> Iterator[tuple[Backend, Entry]]:
     return ((backend, entry) for backend in spoolers.usable(given) for entry in backend.entries(states))
-
-
-def _tasks(number: int) -> str:
-    return f"{number} task{'s' if number != 1 else ''}"
 
 
 def _is_older(entry: Entry, before: float | None) -> bool:

@@ -10,6 +10,7 @@ import click
 from .. import config
 from ..backends.base import Backend
 from ..message import Entry, State
+from ..printable import counted
 from ..runtime.carrier import Batch, Carrier, Stayed
 from . import output, spoolers
 
@@ -60,9 +61,9 @@ def move(source: str, destination: str, *, state: Sequence[str], dry_run: bool, 
         return _tell(here, there, Counter({one: counts[one] for one in states}), [], json=json, dry=True)
     moved: Counter[State] = Counter()
     stayed: dict[str, Stayed] = {}
-    now = time.time()
     line = _Line()
     for batch in _carried(here, carrier, states):
+        now = time.time()  # what was sent a moment ago is due
         moved.update(State.DEFERRED if one.state is State.READY and one.due > now else one.state for one in batch.moved)
         stayed |= {one.id: one for one in batch.stayed}
         line.show(moved.total())
@@ -127,7 +128,7 @@ def _tell(
         )
     else:
         kinds = ", ".join(f"{count} {name}" for name, count in counts.items())
-        number = f"{moved.total()} task{'s' if moved.total() != 1 else ''}"
+        number = counted(moved.total(), "task")
         output.line(f"{'would move' if dry else 'moved'} {number}" + (f": {kinds}" if kinds else ""))
         for one in stayed:
             output.note(f"task {one.id} stays: {one.reason}")

@@ -6,6 +6,8 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
+from ..printable import counted
+
 if TYPE_CHECKING:
     from ..runtime.supervisor import Stats
 
@@ -31,7 +33,7 @@ class ProgressLine:
         if stats.dead:
             parts.append(f"{stats.dead:,} dead")
         parts.append(f"{stats.backlog:,} waiting")
-        parts.append(f"{stats.workers} worker{'s' if stats.workers != 1 else ''}")
+        parts.append(counted(stats.workers, "worker"))
         self._text = " | ".join(parts)
         self._show()
 

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from ..backends.base import Backend, Feed, Ticket
 from ..backends.depot import Outbox
 from ..errors import OptionRefused, SpoolerUnusable
+from ..printable import counted
 from .carrier import Batch, Carrier
 from .signals import Signals
 
@@ -111,7 +112,7 @@ class Route:
     def _tell(self, batch: Batch) -> None:
         self.sent += len(batch.moved)
         if batch.moved:
-            _log.info("%d tasks of %s forwarded to %s", len(batch.moved), self.source, self.destination)
+            _log.info("%s of %s forwarded to %s", counted(len(batch.moved), "task"), self.source, self.destination)
         for one in batch.stayed:
             _log.error("task %s is not forwarded: %s", one.id, one.reason)
 
@@ -165,7 +166,7 @@ class Forwarder:
             for route in self._routes:
                 route.close()
         sent = sum(route.sent for route in self._routes)
-        _log.info("stopped: %d tasks forwarded", sent)
+        _log.info("stopped: %s forwarded", counted(sent, "task"))
         for route in self._routes:
             if self._burst and route.problem:
                 raise SpoolerUnusable(route.problem)

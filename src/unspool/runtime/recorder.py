@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from ..backends.base import Backend, Journals
 from ..errors import SpoolerUnusable
 from ..message import Record
+from ..printable import counted
 from .patience import Patience, end_child
 from .report import dump_end
 
@@ -122,7 +123,7 @@ class Recorder:
                 _log.warning("history of %s cannot be written: %s", self._backends[index].name, error)
                 self._dropped += len(records)
         if self._dropped:
-            _log.warning("%d lines of history were dropped; no task is affected", self._dropped)
+            _log.warning("dropped %s of history; no task is affected", counted(self._dropped, "line"))
 
     def _take_answers(self) -> None:
         """Forgets what is written."""
@@ -210,7 +211,7 @@ def _record(backends: Sequence[Backend], reader: int, answerer: int) -> None:
             if index in given_up or not _write(backends[index], records, reader):
                 given_up.add(index)
                 if lost := _keep(backends[index], records):
-                    _log.warning("%d lines of history were dropped; no task is affected", lost)
+                    _log.warning("dropped %s of history; no task is affected", counted(lost, "line"))
             with contextlib.suppress(BrokenPipeError):  # the supervisor is gone
                 os.write(answerer, _written.pack(index, len(records)))
 
@@ -230,7 +231,7 @@ def _write(backend: Backend, records: Sequence[Record], reader: int) -> bool:
             if closed.poll(1000 * _RETRY):
                 return False
         except Exception as error:  # noqa: BLE001  whatever a database may raise costs history, and nothing else
-            _log.warning("%d runs are left out of the history of %s: %s", len(records), backend.name, error)
+            _log.warning("left %s out of the history of %s: %s", counted(len(records), "run"), backend.name, error)
             return True
         else:
             return True
@@ -244,7 +245,6 @@ def _keep(backend: Backend, records: Sequence[Record]) -> int:
     if not isinstance(backend, Journals):
         return len(records)
     backend.jot(records)
-    _log.warning(
-        "%d runs are not in the history of %s yet; the next supervisor puts them there", len(records), backend.name
-    )
+    text = "%s not in the history of %s yet; the next supervisor puts them there"
+    _log.warning(text, counted(len(records), "run"), backend.name)
     return 0

@@ -19,7 +19,7 @@ from typing import Any
 from ..backends.base import Backend, Clock, Feed, Ticket
 from ..errors import SpoolerUnusable, TaskTimeout
 from ..message import Record, RefusalKind, Verdict
-from ..printable import printable
+from ..printable import counted, printable
 from . import report
 from .companion import Companion
 from .log import log_end
@@ -144,7 +144,7 @@ class Supervisor:
             held_back = self._held_back()
         finally:
             self._close()
-        _log.info("stopped: %d tasks run%s", self._stats.done, held_back)
+        _log.info("stopped: %s run%s", counted(self._stats.done, "task"), held_back)
         return self._stats
 
     def _held_back(self) -> str:
@@ -407,7 +407,7 @@ class Supervisor:
 
     def _ended(self, index: int, record: Record, until: float | None) -> None:
         self._announce()
-        self._stats.done += 1
+        self._stats.done += record.verdict != Verdict.CORRUPT  # which is never run
         if record.verdict not in (Verdict.PROCESSED, Verdict.SKIPPED):
             self._stats.failed += 1
             self._stats.dead += record.verdict in (Verdict.DEAD, Verdict.CORRUPT)

@@ -52,7 +52,7 @@ class Link:
             from nats.aio.client import Client
         except ImportError as error:
             raise ConfigurationError(
-                "spoolers on NATS need its client, which is not installed: pip install 'unspool[nats]'"
+                "spoolers on NATS need its client, which is not installed: pip install 'nats-py'"
             ) from error
         self.pid = os.getpid()
         self._shown = shown

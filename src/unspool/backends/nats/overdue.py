@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from ...errors import SpoolerUnusable
+from ...printable import counted
 from .jetstream import ApiError, JetStream, client_errors
 from .names import LATER
 from .place import Place
@@ -75,7 +76,7 @@ class Overdue:
             self._next = page[-1].seq + 1 if page else 1
             pages = pages - 1 if page else 0
         if number:
-            _log.warning("%s kept %d tasks back beyond their time; they may run now", stream.shown, number)
+            _log.warning("%s kept %s back beyond their time; they may run now", stream.shown, counted(number, "task"))
 
     async def _let_out(self, stream: JetStream, overdue: Sequence[Stored]) -> int:
         """Lets out as many of these as there is room for; their number."""

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator
 
 from ... import address, config
 from ...errors import ConfigurationError
+from ...printable import counted
 from .finding import FAIL, OK, WARN, Finding
 
 __all__ = ["configuration", "variables"]
@@ -43,7 +44,7 @@ def configuration() -> Iterator[Finding]:
 def _secret_key(keys: int, origin: str) -> Finding:
     if not keys:
         return Finding("secret_key", OK, "none: tasks are not signed, and whoever may write to a spooler may run code")
-    text = f"{keys} key{'s' if keys > 1 else ''}, the first signs; unsigned tasks are set aside (from {origin})"
+    text = f"{counted(keys, 'key')}, the first signs; unsigned tasks are set aside (from {origin})"
     if os.path.basename(origin) == "pyproject.toml":
         return Finding("secret_key", WARN, text, "a file that is kept with the code is no place for a secret; use "
                        "UNSPOOL_SECRET_KEY, or secret_key_file")  # fmt: skip

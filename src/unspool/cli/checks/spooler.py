@@ -14,6 +14,7 @@ from ...backends.spool import trust
 from ...backends.spool.layout import PRIVATE, TMP, Directory
 from ...errors import ConfigurationError, SpoolerUnusable
 from ...message import State
+from ...printable import counted
 from .. import output
 from .finding import FAIL, OK, WARN, Finding
 
@@ -99,7 +100,7 @@ def _content(path: str) -> Iterator[Finding]:
     yield from _tasks(path)
     drafts = _left_behind(f"{path}/{TMP}")
     if drafts:
-        yield Finding(f"{path}/{TMP}", WARN, f"{drafts} files of processes that died while sending",
+        yield Finding(f"{path}/{TMP}", WARN, f"{counted(drafts, 'file')} of processes that died while sending",
                       "delete them; no task whose sending was acknowledged is among them")  # fmt: skip
 
 
@@ -114,7 +115,7 @@ def _tasks(path: str) -> Iterator[Finding]:
     elif counts[State.READY] and not workers:
         yield Finding(f"{path} tasks", WARN, f"{text}; no worker of unspool's is running", "unspool run APP")
     else:
-        yield Finding(f"{path} tasks", OK, f"{text}; {len(workers)} {role}s")
+        yield Finding(f"{path} tasks", OK, f"{text}; {counted(len(workers), role)}")
     if counts[State.DEAD] or counts[State.CORRUPT]:
         yield Finding(f"{path} set aside", WARN, f"{counts[State.DEAD]} dead, {counts[State.CORRUPT]} corrupt",
                       "unspool ls --state dead --state corrupt; then show, retry or rm")  # fmt: skip
