@@ -19,6 +19,8 @@ _MESSAGE_SIZE = 10_000  # characters in which the first line is looked for
 # Of the built-in types: a metaclass can replace what ``kind.__module__`` gives, and a subclass ``exceptions``.
 _module: Any = type.__dict__["__module__"].__get__
 _qualname: Any = type.__dict__["__qualname__"].__get__
+_bases: Any = type.__dict__["__mro__"].__get__
+_namespace: Any = type.__dict__["__dict__"].__get__
 _exceptions: Any = BaseExceptionGroup.__dict__["exceptions"].__get__
 
 
@@ -53,11 +55,13 @@ def text(exception: BaseException) -> str:
 def describe(exception: BaseException, frames: Any = None) -> str:
     """Returns the reason in the first line, and the traceback in the lines below it.
 
-    There is no traceback where it would only repeat the reason.
+    There is no traceback where it would only repeat the reason, and for groups whose class replaces ``exceptions``.
 
     :param frames: the traceback object to begin with.
     """
     first = reason(exception)
+    if _has_odd_group(exception):
+        return first
     try:
         whole = "".join(traceback.format_exception(type(exception), exception, frames)).strip()
     except BaseException:  # noqa: BLE001  the exception's own attributes
@@ -83,6 +87,19 @@ def _leaves(exception: BaseException) -> Iterator[BaseException]:
             waiting += reversed(_exceptions(one))
         else:
             yield one
+
+
+def _has_odd_group(exception: BaseException) -> bool:
+    """Whether a group in it replaces ``exceptions``: if that has no end, ``traceback`` takes minutes to give up."""
+    waiting = [exception]
+    while waiting:
+        one = waiting.pop()
+        if issubclass(type(one), BaseExceptionGroup):
+            own = (_namespace(kind) for kind in _bases(type(one)) if kind not in ExceptionGroup.__mro__)
+            if any("exceptions" in names or "__getattribute__" in names for names in own):
+                return True
+            waiting += _exceptions(one)
+    return False
 
 
 def _name(kind: type) -> str:
