@@ -107,11 +107,11 @@ def _account(options: argparse.Namespace, hunt: Hunt) -> bool:
     lines = oracle.read(Path(hunt.log))
     verdict = judge(lines, left)
     failed = account.failures(
-        verdict, lines, hunt.tracebacks(), hunt.drafts(), refuses=options.on in ("directory", "relaxed")
+        verdict, lines, hunt.tracebacks(), hunt.drafts(), hunt.orphans, refuses=options.on in ("directory", "relaxed")
     )
     title = f"soak of {options.on}, {options.minutes:g} min, seed {options.seed}, {platform.platform()}"
     counts = {"fault": hunt.faults, "operation": hunt.operators.done}
-    account.show(title, verdict, hunt.orphans, failed, hunt.samples, hunt.reasons, counts)
+    account.show(title, verdict, failed, hunt.samples, hunt.reasons, counts)
     return not any(failed.values())
 
 

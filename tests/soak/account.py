@@ -23,10 +23,11 @@ _HELD = {
 
 
 def failures(
-    verdict: Verdict, lines: Iterable[Line], tracebacks: list[str], drafts: int, *, refuses: bool
+    verdict: Verdict, lines: Iterable[Line], tracebacks: list[str], drafts: int, orphans: list[int], *, refuses: bool
 ) -> dict[str, list[str]]:
     """Returns everything that must be empty.
 
+    :param orphans: workers of supervisors that were killed which did not end.
     :param refuses: whether a send that raises has sent nothing but what its error names. A server's answer may be lost.
     """
     said: dict[str, list[str]] = {word: [] for word in ("traceback", "odd", "hung", "gaveup")}
@@ -46,11 +47,12 @@ def failures(
         "commands and stops that hung": said["hung"],
         "processes that ended by themselves": said["gaveup"],
         "drafts left behind": [str(drafts)] if drafts else [],
+        "workers of killed supervisors that did not end": [str(pid) for pid in orphans],
     }
 
 
 def show(
-    title: str, verdict: Verdict, orphans: int, failed: Mapping[str, Sequence[str]], samples: Sequence[Sample],
+    title: str, verdict: Verdict, failed: Mapping[str, Sequence[str]], samples: Sequence[Sample],
     reasons: Counter[str], counts: Mapping[str, Mapping[str, int]],
 ) -> None:  # fmt: skip
     """Prints it. ``counts`` says how often each fault and operation was done."""
@@ -68,7 +70,6 @@ def show(
         **{f"  after: {cause}": number for cause, number in verdict.causes.most_common()},
         "two runs at once, the server having lost the first": verdict.at_once_cut_off,
         "processes killed in mid-task": len(recoveries),
-        "workers of killed supervisors that had to be killed": orphans,
         "recovery, median": f"{recoveries[len(recoveries) // 2] * 1000:.0f} ms" if recoveries else "",
         "recovery, longest": f"{recoveries[-1]:.2f} s" if recoveries else "",
     }

@@ -191,8 +191,8 @@ class Cast:
                 self.kill_one(pid)
         self._leaders.clear()
 
-    def end_orphans(self, seconds: float) -> int:
-        """Kills workers of former supervisors that do not end within so long; returns how many those were."""
+    def end_orphans(self, seconds: float) -> list[int]:
+        """Kills workers of former supervisors that do not end within so long; returns which those were."""
         end = time.monotonic() + seconds
         while (
             pids := self._of(self._leaders - {one.pid for one in self._running.values()})
@@ -200,7 +200,7 @@ class Cast:
             time.sleep(0.1)
         for pid in pids:
             self.kill_one(pid)
-        return len(pids)
+        return pids
 
     def sample(self, name: str) -> Iterator[Sample]:
         """Yields what a supervisor and its workers hold, if it runs."""

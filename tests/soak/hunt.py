@@ -25,7 +25,7 @@ __all__ = ["Hunt"]
 
 _DRAIN = 300.0  # seconds at most until all has drained
 _STILL = 90.0  # and without any progress: longer than the minute for which a task that cannot be claimed is put off
-_STOP = 10.0  # seconds within which workers of a supervisor that was killed end
+_STOP = 15.0  # seconds within which workers of a supervisor that was killed end: 7 past the limits of their runs
 _TRACEBACK = "Traceback (most recent call last)"
 _OURS = 30.0  # a due time further ahead than this comes from a clock that was set
 
@@ -49,8 +49,8 @@ class Hunt:
         self.samples: list[Sample] = []
         self.reasons: Counter[str] = Counter()
         self.faults: Counter[str] = Counter()
-        self.orphans = 0
-        """Workers of supervisors that were killed which had to be killed, too."""
+        self.orphans: list[int] = []
+        """Workers of supervisors that were killed which did not end."""
         environment = self.cast.environment("supervisor-1") | dict(target.environment)
         self.operators = Operators(scratch, log, environment, target.spoolers, target.routes, seed, quiet)
 
