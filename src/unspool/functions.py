@@ -144,7 +144,7 @@ class FunctionTask(Generic[P, R]):
         return anything(call)
 
     def __get__(self, instance: object, owner: type) -> "FunctionTask[P, R]":
-        if instance is not None:
+        if instance is not None and "." in self._func.__qualname__:  # not a function that a class only refers to
             raise FunctionRefused(
                 f"{self.name} is not a method, so it gets no self; "
                 f"call it as {owner.__qualname__}.{self._func.__name__}"

@@ -178,15 +178,22 @@ def test_names_of_other_task_queues_are_answered_with_a_hint(name: str) -> None:
     assert not hasattr(note, "nonsense")
 
 
+class Mailer:
+    """A class with a task function in it, and one that refers to another."""
+
+    @Spooler.task
+    def post(to: str) -> None:  # type: ignore[misc]  # noqa: N805
+        pass
+
+    deliver = note
+
+
 def test_it_is_no_method() -> None:
-    """Looked up on an instance, it would get no self; on a class it works."""
-
-    class Mailer:
-        deliver = note
-
-    assert Mailer.deliver is note
-    with pytest.raises(FunctionRefused, match=r"is not a method.* call it as .*Mailer\.note"):
-        _ = Mailer().deliver
+    """Looked up on an instance, it would get no self; on a class it works, as does one that the class refers to."""
+    assert Mailer.deliver is Mailer().deliver is note
+    assert Mailer.post.name.endswith(":Mailer.post")
+    with pytest.raises(FunctionRefused, match=r"is not a method.* call it as .*Mailer\.post"):
+        _ = Mailer().post
 
 
 def test_it_pickles_by_its_name(spool: Path) -> None:

@@ -289,6 +289,7 @@ class _Coroutines:
             then gets another loop.
         """
         import asyncio  # 3 MB in each of uWSGI's processes, that only coroutines need
+        from concurrent.futures import ThreadPoolExecutor
 
         pid = os.getpid()
         runner = self._runners.get(pid)
@@ -298,6 +299,8 @@ class _Coroutines:
             return runner.run(_awaited(coroutine), context=contextvars.copy_context())
         except BaseException:
             del self._runners[pid]
+            # ``close`` waits for the threads of the executor, which no time limit interrupts.
+            runner.get_loop().set_default_executor(ThreadPoolExecutor(1))
             runner.close()  # and with it, what is left of the coroutine
             raise
 
