@@ -131,17 +131,19 @@ def test_an_application_that_sends_when_it_is_imported(shell: Shell) -> None:
         shell,
         "sends.py",
         """
+        import logging.config
         from unspool import Spooler
 
         @Spooler.task
         def f(n):
             return True
 
+        logging.config.dictConfig({"version": 1})  # which disables loggers
         f(1)
         f(2)
         """,
     )
-    found = f"sends a task when it is imported, at {path}:8, and so at each start of a worker"
+    found = f"sends a task when it is imported, at {path}:10, and so at each start of a worker"
     guard = "send it under if __name__ == '__main__':"
     text = shell("doctor", "sends", status=1)
     assert f"warn app sends: sends {found}\n     -> {guard}\n" in text

@@ -51,6 +51,15 @@ async def look():
     return True
 
 @Spooler.task
+async def block(gate):
+    await sync_to_async(hold)(gate)
+    return True
+
+@Spooler.task
+async def quick():
+    return True
+
+@Spooler.task
 async def keep(gate):
     before = await sync_to_async(process)()
     await asyncio.to_thread(hold, gate)
@@ -129,4 +138,17 @@ def test_old_connections_are_closed_unless_a_coroutine_uses_them(worker: Place, 
     running.wait_for_verdict("processed", "look")
     assert running.stop() == 0
     assert worker.lines()[-2:] == ["kept True", "kept False"]
+
+
+def test_a_coroutine_does_not_wait_for_the_queries_of_others(worker: Place) -> None:
+    """One whose thread of Django's is busy for long holds up none that makes no query."""
+    running = worker.run()
+    worker.gate("gate")
+    worker.call("block('gate')")
+    worker.wait_for_line("begun gate")
+    worker.call("quick()")
+    running.wait_for_verdict("processed", "quick")
+    worker.open_gate("gate")
+    running.wait_for_verdict("processed", "block")
+    assert running.stop() == 0
     assert all(line.get("verdict") in (None, "processed") for line in running.seen)

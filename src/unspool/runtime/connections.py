@@ -22,8 +22,10 @@ def close_old() -> None:
         _close(database, others=False)
 
 
-async def close_old_of_coroutines(*, others: bool) -> None:
+def close_old_of_coroutines(*, others: bool) -> None:
     """Close those that coroutines use: Django has one thread for the queries of all of them.
+
+    That thread does it between what it was given before and what it is given from now on, so nothing waits for it.
 
     :param others: whether other coroutines are on their way. What they may be using is then closed only if it is
         broken.
@@ -31,13 +33,11 @@ async def close_old_of_coroutines(*, others: bool) -> None:
     database = sys.modules.get("django.db")
     if database is None:
         return
-    from asyncio import CancelledError
-
     try:
-        from asgiref.sync import sync_to_async
+        from asgiref.sync import SyncToAsync
 
-        await sync_to_async(_close)(database, others=others)
-    except (Exception, CancelledError) as error:  # noqa: BLE001  a cancellation that comes too late, too
+        SyncToAsync.single_thread_executor.submit(_close, database, others=others)
+    except Exception as error:  # noqa: BLE001  of another library, and it must change no verdict
         _complain(error)
 
 
@@ -55,5 +55,5 @@ def _close(database: Any, *, others: bool) -> None:
         _complain(error)
 
 
-def _complain(error: BaseException) -> None:
+def _complain(error: Exception) -> None:
     _log.warning("Django's database connections cannot be closed: %s", failure.reason(error))

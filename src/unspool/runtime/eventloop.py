@@ -161,8 +161,7 @@ class EventLoop:
         import asyncio
 
         _cause.set(done)
-        if "django.db" in sys.modules:
-            await connections.close_old_of_coroutines(others=len(self._runs) > 1)
+        connections.close_old_of_coroutines(others=len(self._runs) > 1)
         limit = None
         try:  # the result, and what it is made of, ends in here too
             if timeout is None:
@@ -176,8 +175,7 @@ class EventLoop:
         except BaseException as error:  # noqa: BLE001  a task may raise anything, and each kind is its failure
             ending = dispatch.raised(error)
         del coroutine
-        if "django.db" in sys.modules:
-            await connections.close_old_of_coroutines(others=len(self._runs) > 1)
+        connections.close_old_of_coroutines(others=len(self._runs) > 1)
         self._end(done, self._failed.pop(done, ending) if self._failed else ending)
 
     def _end(self, done: Done, ending: Ending) -> None:

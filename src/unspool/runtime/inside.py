@@ -306,12 +306,12 @@ class _Coroutines:
 
 
 async def _awaited(coroutine: Awaitable[Any]) -> dispatch.Ending:
-    await connections.close_old_of_coroutines(others=False)
+    connections.close_old_of_coroutines(others=False)
     try:
         ending = dispatch.returned(await coroutine)
     except BaseException as error:  # noqa: BLE001  whatever it raises is its failure
         ending = dispatch.raised(error)
-    await connections.close_old_of_coroutines(others=False)
+    connections.close_old_of_coroutines(others=False)
     return ending
 
 
