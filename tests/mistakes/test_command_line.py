@@ -56,6 +56,7 @@ def test_a_task_that_is_not_there(quick: Quick) -> None:
     quick.shell.mail.mkdir(mode=0o700)
     for command in ("rm", "show", "retry"):
         assert quick.error(command, id, status=1) == f"no task {id}"
+    assert quick.error("history", "nothing", status=1) == "no task nothing, and no run of it in the history"
 
 
 def test_a_directory_needs_no_schema(shell: Shell) -> None:
