@@ -12,6 +12,7 @@ import pytest
 from unspool.address import Address
 from unspool.backends.postgres import PostgresBackend
 from unspool.backends.postgres.claims import Claims
+from unspool.backends.postgres.feed import PostgresFeed
 from unspool.backends.postgres.sqlstate import Kind, kind_of
 from unspool.message import Ack, Claim, Envelope, Record, Retry, State, Verdict
 
@@ -141,6 +142,44 @@ def test_a_worker_that_dies_after_its_session(place: Place, server: Server, addr
     place.open_gate("long")
     assert running.wait_for_verdict(Verdict.PROCESSED, "held")["attempt"] == 2
     assert running.stop() == 0
+
+
+@pytest.mark.parametrize("way", ["ends", "dies", "excused"])
+def test_a_worker_that_outlives_its_session_and_its_supervisor(
+    place: Place, server: Server, address: Address, way: str
+) -> None:
+    """Its machine sees that it lives, and gives its task to nobody until it has ended."""
+    place.write_app(HELD)
+    place.gate("long")
+    running = place.run()
+    place.call("held('long')")
+    place.wait_for_line("begun long")
+    with contextlib.closing(look_at(address)) as backend:
+        (worker,) = [info for info in backend.control.live() if info.role == "worker"]
+        assert worker.host == ""
+        if way == "excused":
+            backend.excuse(worker.ref)
+        running.signal(signal.SIGSTOP)  # or it would connect again at once
+        end_all_sessions(server)
+        running.signal(signal.SIGKILL)
+        running.process.wait(PATIENCE)
+        other = backend.feed()
+        assert isinstance(other, PostgresFeed)
+        wait_until(lambda: other.refresh() or other._absent)
+        other.refresh()
+        assert other.take(1) == []
+        if way == "ends":
+            place.open_gate("long")
+            wait_until(lambda: not sum(backend.counts().values()))
+        else:
+            os.kill(worker.pid, signal.SIGKILL)
+            wait_until(lambda: other.refresh() or other.peek())
+            (ticket,) = other.take(1)
+            claim = backend.claim(ticket.ref)
+            assert isinstance(claim, Claim)
+            assert (claim.attempts, claim.crashes) == (2, int(way == "dies"))
+            backend.settle(claim, Ack())
+        other.close()
 
 
 def test_claims_in_shared_memory() -> None:

@@ -12,6 +12,7 @@ import os
 import socket
 from typing import Any, NamedTuple
 
+from ..began import began
 from .jetstream import JetStream
 from .names import Names
 from .stored import Stored
@@ -54,7 +55,7 @@ class Process(NamedTuple):
             return True
         except PermissionError:
             pass  # somebody else's, and alive
-        return _began(self.pid) != self.began
+        return began(self.pid) != self.began
 
 
 class Run(NamedTuple):
@@ -142,15 +143,15 @@ _host: str | None = None
 
 def process(pid: int) -> Process | None:
     """A live process of this host."""
-    began = _began(pid)
-    return Process(host(), pid, began) if began else None
+    since = began(pid)
+    return Process(host(), pid, since) if since else None
 
 
 def me() -> Process:
     """This process."""
     global _me  # noqa: PLW0603  known once a process
     if _me is None or _me.pid != os.getpid():
-        _me = Process(host(), os.getpid(), _began(os.getpid()))
+        _me = Process(host(), os.getpid(), began(os.getpid()))
     return _me
 
 
@@ -166,15 +167,6 @@ def host() -> str:
         except OSError:  # no Linux
             _host = "".join(one if one.isalnum() else "-" for one in socket.gethostname()) or "host"
     return _host
-
-
-def _began(pid: int) -> str:
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
-        return "" if fields[0] in (b"Z", b"X") else fields[19].decode()  # a zombie runs nothing
-    except (OSError, IndexError):
-        return "0" if not os.path.isdir("/proc/self") else ""
 
 
 def _forget_all() -> None:

@@ -10,8 +10,9 @@ from ...errors import SpoolerUnusable
 from ..base import WorkerInfo, check_period
 from .claims import Claims
 from .connection import Connector
+from .machine import HOST, host_of
 from .names import Names
-from .session import HOST, PROCESSES, Session
+from .session import PROCESSES, Session
 from .sql import statement
 
 __all__ = ["PostgresControl"]
@@ -62,7 +63,8 @@ class PostgresControl:
             rows = connection.execute(statement("live"), values, binary=True).fetchall()
         return [
             WorkerInfo(role, pid, "" if number is None else str(number), begun or 0.0, "" if host == HOST else host)
-            for role, host, pid, number, begun in rows
+            for role, process, pid, number, begun in rows
+            for host in [host_of(process)]
         ]
 
     def running_here(self) -> set[str]:

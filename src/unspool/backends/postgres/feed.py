@@ -14,8 +14,9 @@ from ...errors import SpoolerUnusable
 from ..base import Clock, Ticket
 from .control import PostgresControl
 from .history import History
+from .machine import is_gone, lives
 from .names import Names
-from .session import CLAIMS, PROCESSES, Session, pid_space
+from .session import CLAIMS, PROCESSES, Session
 from .sqlstate import ReadOnly, Transient
 
 __all__ = ["PostgresFeed"]
@@ -246,10 +247,10 @@ class PostgresFeed:
             ran=_numbers(self._control.ran),
             running=_numbers(running),
             known=_numbers({*self._out, *self._back, *self._busy, *running}),
-            dead=self._dead(now) if watching else [],
             others=watching,
             doubting=doubting,
             renewed=renewed,
+            **(self._absent_ones(now) if watching else {"dead": [], "living": []}),
         )
         freed, held = self._session.execute("recover", values)
         if renewed and self._session.number == number:
@@ -272,18 +273,19 @@ class PostgresFeed:
             self._next_watch = now + _WATCH
             self._changed = True
 
-    def _dead(self, now: float) -> list[int]:
-        """Those that will not come back to what they have begun. A supervisor may, after its session has ended, unless
-        it is gone from this machine or has been away for too long."""
+    def _absent_ones(self, now: float) -> dict[str, list[int]]:
+        """The supervisors without a session that will not come back to what they have begun, and those of their workers
+        that live on. A supervisor may come back, unless it is gone from this machine or has been away for too long. A
+        worker may have lost its session as well, so its process is looked at; only its own machine can do that."""
         rows = self._session.rows("absent", self._values())
         self._absent = {key: self._absent.get(key, now) for key, *_ in rows}
-        return [
+        dead = {
             key
-            for key, role, host, pid in rows
-            if role not in (None, "feed")
-            or now - self._absent[key] >= _GRACE
-            or (host == pid_space() and not _is_alive(pid))
-        ]
+            for key, role, host, pid, *_ in rows
+            if role not in (None, "feed") or now - self._absent[key] >= _GRACE or is_gone(host or "", pid)
+        }
+        living = {worker for *_, worker, host, pid in rows if lives(host, pid)}
+        return {"dead": list(dead), "living": list(living)}
 
     def _values(self, **more: object) -> dict[str, object]:
         values = {"clock": self._fixed() if self._fixed else None, "owner": self._session.key("feed")}
@@ -300,13 +302,3 @@ class PostgresFeed:
 
 def _numbers(refs: Iterable[str]) -> list[int]:
     return [int(ref) for ref in refs]
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True

@@ -6,16 +6,13 @@ A session that was lost is opened again under the same keys, unless somebody has
 """
 
 import contextlib
-import functools
 import logging
 import os
 import select
-import socket
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import psycopg
@@ -24,13 +21,13 @@ from psycopg.errors import error_from_result
 
 from ...errors import SpoolerUnusable
 from .connection import Connection, Connector, close_all
+from .machine import me
 from .names import Names
 from .sql import statement
 from .sqlstate import Away, Transient
 
-__all__ = ["CLAIMS", "HOST", "PROCESSES", "TASKS", "Row", "Session", "pid_space"]
+__all__ = ["CLAIMS", "PROCESSES", "TASKS", "Row", "Session"]
 
-HOST = socket.gethostname()
 TASKS = 0x2E59 << 44
 """Is added to a task's number for the key of its carrier's lock: other programs lock smaller numbers, or others."""
 PROCESSES = 0x2E5A << 44
@@ -275,8 +272,7 @@ class Session:
 
     def _sign(self, role: str) -> dict[str, Any]:
         """What others are to know of this process."""
-        host = pid_space() if role == "feed" else HOST
-        return {"spooler": self._names.spooler, "role": role, "host": host, "pid": os.getpid()}
+        return {"spooler": self._names.spooler, "role": role, "host": me(), "pid": os.getpid()}
 
     # --- being told
 
@@ -402,16 +398,6 @@ class Session:
         lost = Away(f"spooler {self._connector.name} cannot be reached: the connection is lost")
         self._answers += [(about, lost) for about in self._posted]
         self._posted.clear()
-
-
-@functools.cache
-def pid_space() -> str:
-    """A name of what this process's number is unique in: one start of one machine, and a namespace there."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        return f"{HOST} {boot} {Path('/proc/self/ns/pid').stat().st_ino}"
-    except OSError:  # no Linux: no other process finds this one by its number
-        return f"{HOST} {os.urandom(8).hex()}"
 
 
 def _result(connection: Connection) -> pq.abc.PGresult | None:

@@ -1,6 +1,7 @@
 -- Frees what nobody runs any more: the tasks in doubt of one supervisor, and those of supervisors that are dead. A task
 -- is run by whoever holds its claim's lock, and by a worker of this supervisor that says so, whose session may have been
--- lost; one that was begun and has no holder ended with its worker. What was begun or settled since the look has another
+-- lost; so is one by a worker of a dead supervisor whose process lives. One that was begun and has no holder ended with
+-- its worker. What was begun or settled since the look has another
 -- fence or owner by the time it is written, and is left alone.
 --
 -- After its session was renewed, a supervisor frees what is its own and unknown to it: what it took, when the answer was
@@ -20,7 +21,8 @@ WITH held AS MATERIALIZED (
         (owner = %(owner)s AND (id = ANY(%(ids)s::int8[]) OR (%(doubting)s AND begun IS NOT NULL)
             OR (%(renewed)s AND begun IS NULL AND id <> ALL(%(known)s::int8[]))))
         OR (%(others)s AND owner <> %(owner)s AND %(processes)s + owner NOT IN (SELECT lock FROM held)
-            AND (begun IS NULL OR owner = ANY(%(dead)s::int4[]))))
+            AND (begun IS NULL
+                OR (owner = ANY(%(dead)s::int4[]) AND coalesce(abs(worker) <> ALL(%(living)s::int4[]), true)))))
         AND NOT (begun IS NOT NULL
             AND (%(claims)s + fence IN (SELECT lock FROM held) OR id = ANY(%(running)s::int8[])))
 ), freed AS (
@@ -28,7 +30,7 @@ WITH held AS MATERIALIZED (
         fence = CASE WHEN task.begun IS NULL THEN task.fence WHEN lost.ran THEN 0 ELSE -1 END,
         state = (task.due > coalesce(%(clock)s::float8, extract(epoch FROM statement_timestamp())::float8))::int,
         attempts = attempts - (task.begun IS NOT NULL AND NOT lost.ran)::int,
-        crashes = crashes + (lost.ran AND task.worker IS NOT NULL)::int
+        crashes = crashes + (lost.ran AND coalesce(task.worker > 0, false))::int
     FROM lost
     WHERE task.id = lost.id AND task.fence = lost.fence AND task.owner = lost.owner
         AND task.begun IS NOT DISTINCT FROM lost.begun

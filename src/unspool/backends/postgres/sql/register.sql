@@ -1,4 +1,4 @@
--- A sign of life; those of the dead, from whom nothing is held, are swept.
+-- A sign of life; those of the dead are swept that hold no task, and have begun none that is held.
 WITH held AS MATERIALIZED (
     SELECT (classid::bigint << 32) | objid::bigint AS lock FROM pg_locks
     WHERE locktype = 'advisory' AND granted AND objsubid = 1
@@ -7,6 +7,7 @@ WITH held AS MATERIALIZED (
     DELETE FROM unspool.process
     WHERE spooler = %(spooler)s AND %(processes)s + key NOT IN (SELECT lock FROM held)
         AND NOT EXISTS (SELECT FROM unspool.task WHERE owner = process.key)
+        AND key NOT IN (SELECT abs(worker) FROM unspool.task WHERE owner IS NOT NULL AND worker IS NOT NULL)
 )
 INSERT INTO unspool.process (spooler, role, host, pid) VALUES (%(spooler)s, %(role)s, %(host)s, %(pid)s)
 RETURNING key, pg_advisory_lock(%(processes)s + key)
