@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from unspool.address import Address
-from unspool.backends.postgres import feed
+from unspool.backends.postgres import feed, machine
 from unspool.message import Ack, Claim, State, Verdict
 
 from ..runtime.conftest import PATIENCE, Place
@@ -133,7 +133,8 @@ def test_whoever_was_cut_off_is_refused(
         assert isinstance(other, feed.PostgresFeed)
         wait_until(lambda: other.refresh() or other._absent)
         assert other.take(1) == []
-        monkeypatch.setattr(feed, "_GRACE", 0.0)
+        monkeypatch.setattr(feed, "GRACE", 0.0)
+        monkeypatch.setattr(machine, "_space", lambda: "another machine")  # which does not see its processes
         wait_until(lambda: other.refresh() or other.peek())
         (ticket,) = other.take(1)
         claim = backend.claim(ticket.ref)

@@ -10,10 +10,11 @@ import psycopg
 import pytest
 
 from unspool.address import Address
-from unspool.backends.postgres import PostgresBackend
+from unspool.backends.postgres import PostgresBackend, listing
 from unspool.backends.postgres.claims import Claims
 from unspool.backends.postgres.feed import PostgresFeed
 from unspool.backends.postgres.sqlstate import Kind, kind_of
+from unspool.errors import TaskBusy
 from unspool.message import Ack, Claim, Envelope, Record, Retry, State, Verdict
 
 from ..runtime.conftest import PATIENCE, Place
@@ -180,6 +181,38 @@ def test_a_worker_that_outlives_its_session_and_its_supervisor(
             assert (claim.attempts, claim.crashes) == (2, int(way == "dies"))
             backend.settle(claim, Ack())
         other.close()
+
+
+def test_commands_wait_for_a_supervisor_that_may_come_back(
+    place: Place, server: Server, address: Address, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All sessions have ended, and the supervisor is not there again: what its worker runs is neither made ready, nor
+    removed, nor moved. When its time is over, or its process is gone from this machine, it is."""
+    place.write_app(HELD)
+    place.gate("long")
+    running = place.run()
+    place.call("held('long')")
+    place.wait_for_line("begun long")
+    with contextlib.closing(look_at(address)) as backend:
+        (worker,) = [info for info in backend.control.live() if info.role == "worker"]
+        (entry,) = backend.entries()
+        running.signal(signal.SIGSTOP)
+        end_all_sessions(server)
+        for _ in range(2):
+            for change in (backend.retry, backend.remove):
+                with pytest.raises(TaskBusy):
+                    change(entry.id)
+            assert backend.depot.leave([entry.id]) == []
+        os.kill(worker.pid, signal.SIGKILL)  # nobody else can tell, for its supervisor may have another one
+        with pytest.raises(TaskBusy):
+            backend.retry(entry.id)
+        monkeypatch.setattr(listing, "GRACE", 0.0)
+        backend.retry(entry.id)
+        running.signal(signal.SIGCONT)
+        place.wait_for_line("begun long", times=2)
+        place.open_gate("long")
+        running.wait_for_verdict(Verdict.PROCESSED, "held")
+    assert running.stop() == 0
 
 
 def test_claims_in_shared_memory() -> None:

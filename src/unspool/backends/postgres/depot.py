@@ -14,6 +14,7 @@ from ...errors import Damaged
 from ...message import Envelope, State
 from ..base import UNNUMBERED
 from ..depot import Parcel
+from .absence import GRACE, judge
 from .connection import Connector
 from .history import storable
 from .names import Names
@@ -60,7 +61,10 @@ class PostgresDepot:
 
     def leave(self, ids: Iterable[str]) -> list[Parcel]:
         numbers = [number for id in itertools.islice(ids, _MOST) if (number := self._names.number(id)) is not None]
-        return self._taken(self._session.rows("leave", self._values(ids=numbers))) if numbers else []
+        if not numbers:
+            return []
+        absent = judge(self._session.rows("miss", self._values(ids=numbers, grace=GRACE)))
+        return self._taken(self._session.rows("leave", self._values(ids=numbers, **absent)))
 
     def departures(self) -> list[Parcel]:
         return self._taken(self._session.rows("departures", self._values()))

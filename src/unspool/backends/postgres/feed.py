@@ -12,9 +12,9 @@ from collections.abc import Iterable
 
 from ...errors import SpoolerUnusable
 from ..base import Clock, Ticket
+from .absence import GRACE, judge
 from .control import PostgresControl
 from .history import History
-from .machine import is_gone, lives
 from .names import Names
 from .session import CLAIMS, PROCESSES, Session
 from .sqlstate import ReadOnly, Transient
@@ -25,7 +25,6 @@ _log = logging.getLogger("unspool")
 _WATCH = 1.0  # seconds between looks at supervisors that hold tasks, and at what another one runs of ours
 _DOUBT = (0.01, 0.5)  # seconds between looks at what a dead worker may have held, at first and at most
 _DOUBT_ENDS = 5.0  # seconds after which whatever is still locked is run by somebody who lives
-_GRACE = 15.0  # seconds that a supervisor whose session ended has to come back to what its workers run
 _BACK = (0.1, 5.0)  # seconds between attempts to reach a server that is away
 _BACKLOG = 10_000  # the most ready tasks that are counted
 
@@ -274,18 +273,13 @@ class PostgresFeed:
             self._changed = True
 
     def _absent_ones(self, now: float) -> dict[str, list[int]]:
-        """The supervisors without a session that will not come back to what they have begun, and those of their workers
-        that live on. A supervisor may come back, unless it is gone from this machine or has been away for too long. A
-        worker may have lost its session as well, so its process is looked at; only its own machine can do that."""
+        """The supervisors that will not come back to what they have begun, and those of their workers that live on."""
         rows = self._session.rows("absent", self._values())
         self._absent = {key: self._absent.get(key, now) for key, *_ in rows}
-        dead = {
-            key
-            for key, role, host, pid, *_ in rows
-            if role not in (None, "feed") or now - self._absent[key] >= _GRACE or is_gone(host or "", pid)
-        }
-        living = {worker for *_, worker, host, pid in rows if lives(host, pid)}
-        return {"dead": list(dead), "living": list(living)}
+        returning = (None, "feed", "absent")
+        return judge(
+            (key, role not in returning or now - self._absent[key] >= GRACE, *more) for key, role, *more in rows
+        )
 
     def _values(self, **more: object) -> dict[str, object]:
         values = {"clock": self._fixed() if self._fixed else None, "owner": self._session.key("feed")}

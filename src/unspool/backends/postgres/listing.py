@@ -13,6 +13,7 @@ from ...errors import Damaged, TaskBusy
 from ...message import Entry, Envelope, State
 from ..base import UNNUMBERED
 from ..depot import MOVING
+from .absence import GRACE, judge
 from .connection import Connector
 from .names import Names
 from .session import CLAIMS, PROCESSES
@@ -77,14 +78,31 @@ class Listing:
         self._change(id, "remove")
 
     def _change(self, id: str, verb: str) -> int:
+        try:
+            return self._changed(id, verb, {"dead": [], "living": []})
+        except TaskBusy:  # unless whoever began it is gone, which has a price to find out
+            with self._connector.lend() as connection:
+                values = self._values(ids=[self._names.number(id)], grace=GRACE)
+                absent = judge(connection.execute(statement("miss"), values).fetchall())
+            if not absent["dead"]:
+                raise
+        return self._changed(id, verb, absent)
+
+    def _changed(self, id: str, verb: str, absent: dict[str, list[int]]) -> int:
+        """
+        :param absent: which supervisors will not come back, and which workers live without theirs.
+        """
         number = self._names.number(id)
-        values = self._values(id=number)
+        values = self._values(id=number, **absent)
         with self._connector.lend() as connection, connection.transaction():
             if number is not None:
                 connection.execute(statement("grasp"), values)
             row = connection.execute(statement("hold"), values).fetchone() if number is not None else None
             if row is not None and not row[0]:
-                raise TaskBusy(f"task {id} is running, or {MOVING}; ask again when that has ended")
+                raise TaskBusy(
+                    f"task {id} is running, or {MOVING}; ask again when that has ended. If its supervisor has lost its "
+                    f"connection and does not come back within {GRACE:g} s, the task is free"
+                )
             if number is None or row is None or connection.execute(statement(verb), values).fetchone() is None:
                 raise LookupError(f"no task {id} in spooler {self._names.name}")
         return number

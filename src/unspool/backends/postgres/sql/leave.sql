@@ -1,5 +1,6 @@
--- Takes tasks that nobody runs out of the queue, to be carried elsewhere. One whose worker died, and that nobody has
--- freed yet, is as good as freed. What somebody has begun since the look has another fence by now, and is left alone.
+-- Takes tasks that nobody runs out of the queue, to be carried elsewhere. One whose worker and supervisor died, and that
+-- nobody has freed yet, is as good as freed. What somebody has begun since the look has another fence by now, and is
+-- left alone.
 WITH sure AS (
     SELECT set_config('synchronous_commit', 'on', true)
 ), held AS MATERIALIZED (
@@ -10,7 +11,8 @@ WITH sure AS (
     SELECT id, fence, begun FROM unspool.task, sure
     WHERE id = ANY(%(ids)s::int8[]) AND spooler = %(spooler)s AND state < 4
         AND NOT (begun IS NOT NULL AND (%(claims)s + fence IN (SELECT lock FROM held)
-            OR coalesce(%(processes)s + owner IN (SELECT lock FROM held), false)))
+            OR coalesce(%(processes)s + owner IN (SELECT lock FROM held) OR owner <> ALL(%(dead)s::int4[]), false)
+            OR coalesce(abs(worker) = ANY(%(living)s::int4[]), false)))
 ), taken AS (
     UPDATE unspool.task SET state = task.state + 4, fence = task.fence + 1, owner = NULL, begun = NULL, worker = NULL,
         attempts = attempts - (task.begun IS NOT NULL AND task.fence & 1 = 1)::int,

@@ -10,6 +10,6 @@ WITH locked AS MATERIALIZED (
 ), kept AS (
     INSERT INTO unspool.process (key, spooler, role, host, pid)
     SELECT %(key)s, %(spooler)s, %(role)s, %(host)s, %(pid)s FROM locked WHERE locked.done
-    ON CONFLICT (key) DO UPDATE SET since = now()
+    ON CONFLICT (key) DO UPDATE SET since = now(), role = excluded.role
 )
 SELECT done, (SELECT count(*) FROM ended) FROM locked
