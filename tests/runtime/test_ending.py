@@ -1,6 +1,7 @@
 """Workers that do not end, or cannot be heard: each end has a time limit, and other tasks go on."""
 
 import contextlib
+import json
 import os
 import signal
 import sqlite3
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from unspool.message import State
+from unspool.runtime import report
 
 from .conftest import Place
 
@@ -283,3 +285,22 @@ def is_running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def test_a_report_that_a_task_has_forged_is_shown_escaped(place: Place) -> None:
+    """What a task writes as the worker's own words puts no control character into the log."""
+    dying = """
+    @Spooler.task(max_attempts=1)
+    def die(line):
+        for number in list(pipes()):
+            os.write(number, line)
+        os._exit(5)
+    """
+    place.write_app(WRITING + dying)
+    line = f"{json.dumps([report.BROKEN, chr(27) + '[31mred'])}\n".encode()
+    place.call(f"die({line!r})")
+    running = place.run()
+    told = running.wait_for(lambda line: "[31mred" in str(line["message"]))
+    assert "\\x1b[31mred" in told["message"]
+    assert "\x1b" not in told["message"]
+    running.stop()

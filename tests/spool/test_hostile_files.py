@@ -188,7 +188,7 @@ def test_an_unreadable_file_is_skipped(tmp_path: Path) -> None:
     spool.mkdir()
     if os.geteuid() == 0:
         os.chown(spool, 65534, 65534)
-        for folder in spool.parents[:3]:
+        for folder in spool.parents[:4]:
             folder.chmod(folder.stat().st_mode | 0o011)
     found = subprocess.run([sys.executable, "-c", code, str(spool)], capture_output=True, text=True, check=True)
     assert found.stdout == "unusable not readable by this user\n"

@@ -27,7 +27,7 @@ def spool(tmp_path: Path) -> Path:
     """A directory of this user's, which others can reach."""
     path = tmp_path / "mail"
     path.mkdir(mode=0o700)
-    for folder in path.parents[:3]:
+    for folder in path.parents[:4]:
         folder.chmod(folder.stat().st_mode | 0o011)
     return path
 
