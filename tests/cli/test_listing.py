@@ -21,7 +21,7 @@ from unspool.message import Record
 from .conftest import SCRIPT, Shell
 
 ENTRY = {"id", "state", "spooler", "task", "priority", "due", "attempts", "reason", "size"}
-STATUS = ["name", "ready", "deferred", "running", "dead", "corrupt", "workers", "paused", "period"]
+STATUS = ["name", "ready", "deferred", "running", "dead", "corrupt", "workers", "paused", "period", "oldest"]
 
 
 def test_ls_json_tells_each_task_in_the_order_of_running(shell: Shell) -> None:
@@ -497,6 +497,9 @@ def test_status_counts(shell: Shell) -> None:
     [mail, empty] = shell.json("status", UNSPOOL_SPOOLERS=both)["spoolers"]
 
     assert list(mail) == STATUS
+    oldest = mail.pop("oldest")
+    assert oldest == shell.json("ls", "--state", "ready")[0]["due"]
+    assert empty["oldest"] is None
     assert mail == {
         "name": str(shell.mail), "ready": 1, "deferred": 1, "running": 0, "dead": 0, "corrupt": 0,
         "workers": 0, "paused": False, "period": 300.0,
@@ -504,7 +507,9 @@ def test_status_counts(shell: Shell) -> None:
     assert (empty["name"], empty["ready"]) == (str(other), 0)
     heading, row = shell("status").splitlines()
     assert heading.split("\t")[:3] == ["SPOOLER", "READY", "DEFERRED"]
-    assert row.split("\t") == [str(shell.mail), "1", "1", "0", "0", "0", "0", "no", "300 s"]
+    *cells, age = row.split("\t")
+    assert cells == [str(shell.mail), "1", "1", "0", "0", "0", "0", "no", "300 s"]
+    assert re.fullmatch("[0-9]+[.][0-9] (ms|s)", age)
 
 
 def test_rich_is_for_terminals_only(shell: Shell) -> None:

@@ -27,6 +27,7 @@ __all__ = [
     "Migratable",
     "Presence",
     "Settings",
+    "Summary",
     "Ticket",
     "Transactional",
     "WorkerInfo",
@@ -108,6 +109,15 @@ class Ticket(NamedTuple):
     rank: int
     due: float
     ref: str
+
+
+class Summary(NamedTuple):
+    """What a queue holds."""
+
+    counts: dict[State, int]
+    """How many tasks are in each state."""
+    oldest: float | None
+    """The earliest due time of a ready task; None if none is ready."""
 
 
 class WorkerInfo(NamedTuple):
@@ -348,6 +358,9 @@ class Backend(Protocol):
 
     def counts(self) -> dict[State, int]:
         """How many tasks are in each state."""
+
+    def summary(self) -> Summary:
+        """The same counts, and the due time of the ready task that has waited longest: both in one look."""
 
     def find(self, id: str) -> Entry | None:
         """The task of this id, wherever it now stands. Takes no lock and decodes nothing."""

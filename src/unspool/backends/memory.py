@@ -29,7 +29,7 @@ from ..message import (
     State,
 )
 from ..signing import Signer
-from .base import UNNUMBERED, Capabilities, Clock, Feed, Presence, Ticket, WorkerInfo, check_period
+from .base import UNNUMBERED, Capabilities, Clock, Feed, Presence, Summary, Ticket, WorkerInfo, check_period
 from .depot import MOVING, Parcel
 
 __all__ = ["MemoryBackend"]
@@ -169,10 +169,14 @@ class MemoryBackend:
         return iter(sorted(entries, key=position)[:limit])
 
     def counts(self) -> dict[State, int]:
+        return self.summary().counts
+
+    def summary(self) -> Summary:
         counts = dict.fromkeys(State, 0)
         for entry in self.entries():
             counts[entry.state] += 1
-        return counts
+        ready = self.entries(frozenset({State.READY}))
+        return Summary(counts, min((entry.due for entry in ready), default=None))
 
     def find(self, id: str) -> Entry | None:
         task = self._tasks.get(id)

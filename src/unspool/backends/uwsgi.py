@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 from ..errors import ConfigurationError
 from ..message import Claim, Disposition, Entry, Envelope, Record, Refusal, State
-from .base import Backend, Capabilities, Control, Feed, Presence, WorkerInfo
+from .base import Backend, Capabilities, Control, Feed, Presence, Summary, WorkerInfo
 from .depot import Depot
 
 __all__ = ["UwsgiBackend", "frequency", "install", "module", "spoolers"]
@@ -321,6 +321,9 @@ class UwsgiBackend:
 
     def counts(self) -> dict[State, int]:
         return self._store.counts()
+
+    def summary(self) -> Summary:
+        return self._store.summary()
 
     def find(self, id: str) -> Entry | None:
         return self._store.find(id)

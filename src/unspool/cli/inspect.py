@@ -1,6 +1,7 @@
 """``unspool ls``, ``history`` and ``status``: looking, without a lock and without unpickling anything."""
 
 import socket
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
@@ -200,7 +201,7 @@ def _run_row(run: Record) -> Sequence[str]:
 
 
 def _status(backend: Backend) -> dict[str, Any]:
-    counts, control = backend.counts(), backend.control
+    (counts, oldest), control = backend.summary(), backend.control
     role = "forwarder" if config.destination(backend.name) else "worker"
     return {
         "name": backend.name,
@@ -208,6 +209,7 @@ def _status(backend: Backend) -> dict[str, Any]:
         "workers": sum(1 for info in control.live() if info.role == role),
         "paused": control.paused,
         "period": control.period,
+        "oldest": oldest,
     }
 
 
@@ -234,6 +236,8 @@ def _process_row(process: dict[str, Any]) -> Sequence[str]:
 def _status_cell(name: str, value: Any) -> str:
     if name == "forward":
         return value or "no"
+    if name == "oldest":
+        return "" if value is None else times.span(max(0.0, time.time() - value))
     if name == "paused":
         return "yes" if value else "no"
     return f"{value:g} s" if name == "period" else str(value)

@@ -44,7 +44,8 @@ _PROCESSES = (
 )
 _STATUS = {
     "SPOOLER": Column("SPOOLER", 9, keeps_end=True),
-    "PERIOD": Column("PERIOD", spare=1),
+    "PERIOD": Column("PERIOD", spare=2),
+    "OLDEST": Column("OLDEST", spare=1),
     "FORWARD": Column("FORWARD", 9, keeps_end=True),
 }
 

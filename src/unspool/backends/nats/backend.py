@@ -30,7 +30,7 @@ from ...message import (
     State,
 )
 from ...signing import Signer
-from ..base import UNSIGNED_PICKLE, Capabilities, Clock, Feed, Settings
+from ..base import UNSIGNED_PICKLE, Capabilities, Clock, Feed, Settings, Summary
 from .changing import Changing
 from .claims import Claims
 from .control import NatsControl
@@ -188,7 +188,10 @@ class NatsBackend:
         return self._listing.entries(states, limit)
 
     def counts(self) -> dict[State, int]:
-        return self._listing.counts()
+        return self._listing.summary().counts
+
+    def summary(self) -> Summary:
+        return self._listing.summary()
 
     def find(self, id: str) -> Entry | None:
         found = self._listing.find(id)

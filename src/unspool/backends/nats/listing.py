@@ -5,13 +5,14 @@ the replicas, which may lag behind by moments.
 """
 
 import heapq
+import itertools
 from collections.abc import Iterator
 
 from ... import wire
 from ...codec import task_label
 from ...errors import Damaged
 from ...message import Entry, State
-from ..base import UNNUMBERED, Clock
+from ..base import UNNUMBERED, Clock, Summary
 from ..depot import MOVING
 from . import runs
 from .jetstream import JetStream
@@ -142,11 +143,18 @@ class Listing:
                     found[run.token] = run, stored, await runs.is_held(stream, names, run, patience)
         return found
 
-    def counts(self) -> dict[State, int]:
-        """How many there are in each state."""
-        running = sum(held for _, _, held in self._runs().values())
-        found = (entry for kind in (SOON, LEAVING) for entry in self._waiting(kind, "*", {}))
-        deferred = sum(entry.state is State.DEFERRED for entry in found)
+    def summary(self) -> Summary:
+        """How many there are in each state, and the earliest due time of those that are ready."""
+        known = self._runs()
+        running = sum(held for _, _, held in known.values())
+        held = {f"{self._place.name}/{token}" for token, (_, _, held) in known.items() if held}
+        found = [
+            (entry.state, entry.due, entry.id) for kind in (SOON, LEAVING) for entry in self._waiting(kind, "*", {})
+        ]
+        deferred = sum(state is State.DEFERRED for state, _, _ in found)
+        waited = [due for state, due, id in found if state is State.READY and id not in held]
+        # Those that never waited lie in the order of their due times.
+        waited += (entry.due for entry in itertools.islice(self._waiting(NOW, "*", known), 1))
         later, total = self._place.call(self._totals)
         counts = dict.fromkeys(State, 0)
         counts |= {State.RUNNING: running, State.DEFERRED: deferred + later}
@@ -154,7 +162,7 @@ class Listing:
         for state, kind in _ASIDE.items():
             for one in (kind, on_the_way(LEAVING, kind)):
                 counts[state] += self._place.call(lambda stream, one=one: self._number(stream, one))  # type: ignore[misc]
-        return counts
+        return Summary(counts, min(waited, default=None) if counts[State.READY] else None)
 
     async def _totals(self, stream: JetStream) -> tuple[int, int]:
         names = self._place.names

@@ -42,7 +42,7 @@ from ...message import (
 )
 from ...retry import MAX_CRASHES
 from ...signing import Signer
-from ..base import UNNUMBERED, UNSIGNED_PICKLE, Capabilities, Clock, Feed, Settings
+from ..base import UNNUMBERED, UNSIGNED_PICKLE, Capabilities, Clock, Feed, Settings, Summary
 from . import schema
 from .connection import Connector
 from .control import PostgresControl
@@ -385,7 +385,10 @@ class PostgresBackend:
         return self._listing.entries(states, limit)
 
     def counts(self) -> dict[State, int]:
-        return self._listing.counts()
+        return self._listing.summary().counts
+
+    def summary(self) -> Summary:
+        return self._listing.summary()
 
     def find(self, id: str) -> Entry | None:
         return self._listing.find(id)

@@ -11,7 +11,7 @@ from ... import wire
 from ...codec import task_label
 from ...errors import Damaged, TaskBusy
 from ...message import Entry, Envelope, State
-from ..base import UNNUMBERED
+from ..base import UNNUMBERED, Summary
 from ..depot import MOVING
 from .absence import GRACE, judge
 from .connection import Connector
@@ -46,13 +46,14 @@ class Listing:
             for row in cursor.execute(statement("entries"), values):
                 yield self._entry(row)[0]
 
-    def counts(self) -> dict[State, int]:
-        """How many tasks are in each state."""
-        found = dict.fromkeys(State, 0)
+    def summary(self) -> Summary:
+        """How many tasks are in each state, and the earliest due time of those that are ready."""
+        counts, oldest = dict.fromkeys(State, 0), None
         with self._connector.lend() as connection:
-            for number, count in connection.execute(statement("counts"), self._values(), binary=True):
-                found[_STATES[number]] = count
-        return found
+            for number, count, due in connection.execute(statement("counts"), self._values(), binary=True):
+                counts[_STATES[number]] = count
+                oldest = due if _STATES[number] is State.READY else oldest
+        return Summary(counts, oldest)
 
     def find(self, id: str) -> Entry | None:
         """The task of this id."""

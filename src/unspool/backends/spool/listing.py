@@ -13,7 +13,7 @@ from ... import wire
 from ...codec import task_label
 from ...errors import Damaged, TaskBusy
 from ...message import Entry, Envelope, State
-from ..base import Clock
+from ..base import Clock, Summary
 from ..depot import MOVING
 from . import lock
 from .aside import REASON_SUFFIX, bring_back, discard, read_note
@@ -46,12 +46,12 @@ class Listing:
         """Running ones first, then ready in the order of running, then deferred by due time, then those set aside."""
         return itertools.islice(self._entries(states, limit), limit)
 
-    def counts(self) -> dict[State, int]:
-        """How many there are in each state."""
-        counts = Survey(self._directory, self._clock()).counts()
+    def summary(self) -> Summary:
+        """How many there are in each state, and the earliest due time of those that are ready."""
+        summary = Survey(self._directory, self._clock()).summary()
         for moved in filter(None, map(self._moved, under_way(self._directory))):
-            counts[moved.state] += 1
-        return counts
+            summary.counts[moved.state] += 1
+        return summary
 
     def _entries(self, states: frozenset[State], limit: int | None) -> Iterator[Entry]:
         survey = Survey(self._directory, self._clock())

@@ -50,7 +50,7 @@ from ...message import (
 from ...printable import printable
 from ...retry import MAX_CRASHES
 from ...signing import Signer
-from ..base import UNSIGNED_PICKLE, Capabilities, Clock, Feed
+from ..base import UNSIGNED_PICKLE, Capabilities, Clock, Feed, Summary
 from . import lock
 from .agenda import Agenda
 from .aside import set_aside
@@ -429,7 +429,10 @@ class SpoolBackend:
         return self._listing.entries(states, limit)
 
     def counts(self) -> dict[State, int]:
-        return self._listing.counts()
+        return self._listing.summary().counts
+
+    def summary(self) -> Summary:
+        return self._listing.summary()
 
     def find(self, id: str) -> Entry | None:
         return self._listing.find(id)

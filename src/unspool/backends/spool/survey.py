@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from ...message import State
+from ..base import Summary
 from . import lock
 from .aside import REASON_SUFFIX
 from .earliest import sift, time_text
@@ -75,17 +76,19 @@ class Survey:
         self._locked = lock.held_inodes()
         self._asks = 0 if self._locked is None or self._locked.whole else _ASKED
 
-    def counts(self) -> dict[State, int]:
-        """How many there are in each state."""
-        counts = dict.fromkeys(State, 0)
+    def summary(self) -> Summary:
+        """How many there are in each state, and the earliest due time of those that are ready."""
+        counts, oldest = dict.fromkeys(State, 0), math.inf
         for some in self._all():
             for one in some.files:
                 state = self._state(some, one)
                 if state is not None:
                     counts[state] += 1
+                if state is State.READY and (due := one.stat(follow_symlinks=False).st_mtime) < oldest:
+                    oldest = min(oldest, max(due, hint(one.name)))
         for place, part in ASIDE.items():
             counts[State(place)] += sum(len(some.files) for some in self._all(part))
-        return counts
+        return Summary(counts, None if oldest == math.inf else oldest)
 
     def running(self) -> list[str]:
         """Those that somebody has locked, in order."""

@@ -42,6 +42,28 @@ class ListingTests(Ground):
         assert counts == queue.backend.counts()
         assert counts == dict.fromkeys(State, 1) | {State.READY: 2}
 
+    def test_the_oldest_ready_task(self, queue: Queue) -> None:
+        """Of the tasks that are ready it is the one that was due first, whatever its priority."""
+        assert queue.backend.summary().oldest is None
+        queue.send("dead")
+        queue.end(queue.begin(), Bury("gave up"))
+        queue.send("running")
+        claim = queue.begin()
+        first = queue.send("first", priority=9)
+        queue.send("second", priority=0)
+        queue.send("deferred", due=queue.clock() + 1000)
+        entry = queue.backend.find(first)
+        assert entry is not None
+        summary = queue.backend.summary()
+        assert summary.counts == queue.backend.counts()
+        assert summary.oldest == pytest.approx(entry.due, abs=0.001)
+        queue.clock.advance(10)
+        queue.end(claim, Retry(queue.clock() + 5))
+        queue.backend.remove(first)
+        queue.clock.advance(6)
+        entry = next(one for one in queue.backend.entries() if one.task == "second")
+        assert queue.backend.summary().oldest == pytest.approx(entry.due, abs=0.001)
+
     def test_entries_of_chosen_states(self, queue: Queue) -> None:
         """A listing shows what was asked for and nothing else."""
         one_of_each(queue)

@@ -1,4 +1,4 @@
--- How many tasks are in each state: running, due, not yet, dead, corrupt. Each part has an index that holds all it asks.
+-- How many tasks are in each state: running, due, not yet, dead, corrupt; and the earliest due time of each. Each part has an index that holds all it asks.
 WITH held AS MATERIALIZED (
     SELECT (classid::bigint << 32) | objid::bigint AS lock FROM pg_locks
     WHERE locktype = 'advisory' AND granted AND objsubid = 1
@@ -6,21 +6,21 @@ WITH held AS MATERIALIZED (
 ), time AS MATERIALIZED (
     SELECT coalesce(%(clock)s::float8, extract(epoch FROM statement_timestamp())::float8) AS now
 ), parts AS (
-    SELECT (due > (SELECT now FROM time))::int AS shown, count(*) AS tasks
+    SELECT (due > (SELECT now FROM time))::int AS shown, count(*) AS tasks, min(due) AS oldest
     FROM unspool.task WHERE spooler = %(spooler)s AND state = 0 AND owner IS NULL GROUP BY 1
     UNION ALL
-    SELECT (due > (SELECT now FROM time))::int, count(*)
+    SELECT (due > (SELECT now FROM time))::int, count(*), min(due)
     FROM unspool.task WHERE spooler = %(spooler)s AND state = 1 AND owner IS NULL GROUP BY 1
     UNION ALL
     SELECT CASE
         WHEN begun IS NOT NULL AND (%(claims)s + fence IN (SELECT lock FROM held)
             OR %(processes)s + owner IN (SELECT lock FROM held)) THEN -1
-        WHEN due > (SELECT now FROM time) THEN 1 ELSE 0 END, count(*)
+        WHEN due > (SELECT now FROM time) THEN 1 ELSE 0 END, count(*), min(due)
     FROM unspool.task WHERE spooler = %(spooler)s AND state < 2 AND owner IS NOT NULL GROUP BY 1
     UNION ALL
-    SELECT state, count(*) FROM unspool.task WHERE spooler = %(spooler)s AND state BETWEEN 2 AND 3 GROUP BY 1
+    SELECT state, count(*), min(due) FROM unspool.task WHERE spooler = %(spooler)s AND state BETWEEN 2 AND 3 GROUP BY 1
     UNION ALL
-    SELECT CASE WHEN state >= 6 THEN state - 4 WHEN due > (SELECT now FROM time) THEN 1 ELSE 0 END, count(*)
+    SELECT CASE WHEN state >= 6 THEN state - 4 WHEN due > (SELECT now FROM time) THEN 1 ELSE 0 END, count(*), min(due)
     FROM unspool.task WHERE spooler = %(spooler)s AND state BETWEEN 4 AND 7 GROUP BY 1
 )
-SELECT shown, sum(tasks)::int8 FROM parts GROUP BY shown
+SELECT shown, sum(tasks)::int8, min(oldest) FROM parts GROUP BY shown
