@@ -98,8 +98,8 @@ def test_places_that_cannot_be_used(quick: Quick) -> None:
     assert "chmod o-w" in quick.error("ls", status=3)
     assert "there are postgresql, postgres, nats" in quick.error("ls", "--spooler", "redis://db?spooler=mail", status=2)
     assert "spooler=" in quick.error("ls", "--spooler", "postgresql://db/app", status=2)
-    away = "nats://127.0.0.1:1?spooler=mail"
-    assert "NATS at 127.0.0.1:1 cannot be reached" in quick.error("ls", "--spooler", away, status=3)
+    away = "postgresql://127.0.0.1:1/app?spooler=mail"
+    assert 'connection to server at "127.0.0.1", port 1 failed' in quick.error("ls", "--spooler", away, status=3)
 
 
 @pytest.mark.root
