@@ -48,16 +48,16 @@ def is_url(text: str) -> bool:
 
 
 def has_relative(spoolers: str) -> bool:
-    """Return whether one of the directories in a list of spoolers is relative."""
+    """Return whether a list of spoolers contains a relative directory."""
     paths = [one for one in split(spoolers) if not is_url(one)]
     return not all(os.path.isabs(directory(path)) for path in paths)
 
 
 def directory(path: str) -> str:
-    """The path of a spooler's directory, with ``~`` replaced by the home directory.
+    """Return the path of a spooler's directory, with ``~`` replaced by the home directory.
 
-    :raises OptionRefused: if it begins with a quote, ``$`` or an unknown ``~user``, which a shell would have replaced.
-        A service manager or ``docker run --env-file`` does not.
+    :raises OptionRefused: if the path begins with a quote, ``$`` or an unknown ``~user``. A shell replaces these; a
+        service manager or ``docker run --env-file`` does not.
     """
     found = os.path.expanduser(path)
     if found.startswith(("'", '"', "$", "~")):

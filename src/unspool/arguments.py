@@ -1,4 +1,6 @@
-"""Whether a call fits a function, asked when a task is sent: a worker would find out hours later."""
+"""Check, when a task is sent, whether its arguments fit the function. Without this, only the worker would notice,
+perhaps hours later.
+"""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,9 +13,9 @@ _VARARGS, _VARKEYWORDS = 0x04, 0x08  # flags of code objects, from Python's insp
 
 
 class Arguments:
-    """What a function takes, read from its code object once, so that the check of an ordinary call costs little.
+    """The parameters of a function, read once from its code object, so that checking an ordinary call costs little.
 
-    A wrapper made with ``functools.wraps`` is taken for what it is itself: it may add or drop arguments.
+    A wrapper made with ``functools.wraps`` is checked by its own parameters, because it may add or drop arguments.
     """
 
     __slots__ = ("_func", "_keywords", "_least", "_most", "_needed", "_positional")
@@ -21,7 +23,7 @@ class Arguments:
     def __init__(self, func: Callable[..., Any]) -> None:
         self._func = func
         code = getattr(func, "__code__", None)
-        self._least, self._most = -1, -2  # of positional arguments alone; as it stands, none fit without a closer look
+        self._least, self._most = -1, -2  # positional arguments alone; these values accept no call without a full check
         self._needed: frozenset[str] = frozenset()
         self._keywords: frozenset[str] = frozenset()
         self._positional: tuple[str, ...] = ()
@@ -40,9 +42,9 @@ class Arguments:
             self._needed = frozenset(names[: self._least]) | {n for n in names[positional:] if n not in by_keyword}
 
     def check(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Return if the function takes these arguments.
+        """Check that the function takes these arguments.
 
-        :param name: what the error calls the function.
+        :param name: the name of the function in the error message.
         :raises PayloadRefused: if it does not; the error names the parameter.
         """
         if not kwargs:
@@ -59,7 +61,7 @@ class Arguments:
 
         try:
             signature = inspect.signature(self._func, follow_wrapped=False)
-        except (TypeError, ValueError):  # a function of C's that does not say what it takes
+        except (TypeError, ValueError):  # a function written in C whose signature is unknown
             return
         try:
             signature.bind(*args, **kwargs)

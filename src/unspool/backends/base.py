@@ -40,7 +40,7 @@ REF_SIZE = 480
 """The most bytes that a ref may take."""
 
 LEAST_PIECE = 5
-"""The fewest characters of an id that stand for it. The end of an id that has gone soon fits another one."""
+"""The minimum length of an abbreviated id. A shorter one could soon match another task after this one has ended."""
 
 UNNUMBERED = 10**9
 """The rank of tasks without a priority: after all numbers."""
@@ -100,7 +100,7 @@ class Settings(Protocol):
 
     @property
     def max_task_size(self) -> float:
-        """The most megabytes that the payload of a task may take."""
+        """The maximum size of a task's payload, in megabytes."""
 
 
 class Ticket(NamedTuple):
@@ -112,10 +112,10 @@ class Ticket(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """What a queue holds."""
+    """The contents of a queue."""
 
     counts: dict[State, int]
-    """How many tasks are in each state."""
+    """The number of tasks in each state."""
     oldest: float | None
     """The earliest due time of a ready task; None if none is ready."""
 
@@ -242,10 +242,10 @@ class Transactional(Protocol):
 
 @runtime_checkable
 class HoldsDescriptors(Protocol):
-    """A backend for which the process keeps descriptors open that a task may close by mistake."""
+    """A backend whose process keeps descriptors open that a task may close by mistake."""
 
     def has_lost_descriptors(self) -> bool:
-        """Whether one of them was closed in this process, and may be another file's by now."""
+        """Return whether a descriptor was closed in this process. Its number may belong to another file by now."""
 
 
 @runtime_checkable
@@ -266,12 +266,12 @@ class ClaimsAhead(Protocol):
 
 @runtime_checkable
 class Journals(Protocol):
-    """A backend of which one process writes the history, and takes into it what others have put in journals."""
+    """A backend whose history is written by one process, which also imports the journals of the other processes."""
 
     def jot(self, records: Sequence[Record]) -> None:
-        """Puts runs into a journal of this process.
+        """Write runs to a journal of this process.
 
-        :raises OSError: if it cannot be written.
+        :raises OSError: if the journal cannot be written.
         """
 
 
@@ -318,22 +318,23 @@ class Backend(Protocol):
         """The supervisor's view of what is due."""
 
     def claim(self, ref: str) -> Claim | Refusal:
-        """Takes a task for execution, its attempt counted; or says why not.
+        """Claim a task and count the attempt, or return the reason for a refusal.
 
-        A task with ``MAX_CRASHES`` crashes may come without its body: it is set aside, and not run.
+        A task with ``MAX_CRASHES`` crashes may be returned without its body: it is set aside, and not run.
 
-        :raises SpoolerUnusable: if this process can take none, as when it may open no more files.
+        :raises SpoolerUnusable: if this process cannot claim any task, as when it may open no more files.
         """
 
     def settle(self, claim: Claim, disposition: Disposition, record: Record | None = None) -> float | None:
-        """Does what was decided; returns when to look at the task again, or None if it left the queue.
+        """Carry out a disposition. Return when to look at the task again, or None if it has left the queue.
 
-        A disposition that cannot be carried out is retried by the backend; the task does not run again for it at once.
-        In the thread that claims, it may be put off until ``flush``, or until the next call. Another thread settles
-        beside a run that may take long, so its dispositions are carried out within a moment. Where a claim can be lost,
-        one that was is refused here: what is said of it is logged, and changes nothing.
+        The backend retries a disposition that cannot be carried out; the task does not run again at once for that
+        reason. In the claiming thread, a disposition may be deferred until ``flush`` or the next call. Another thread
+        settles beside a run that may take long, so its dispositions are carried out within a moment. On a backend that
+        can lose a claim, a disposition of a lost claim is logged and changes nothing.
 
-        :param record: this run, for a history that is kept along with it (``Capabilities.records``).
+        :param record: the record of this run, for a backend that writes history in ``settle``
+            (``Capabilities.records``).
         :raises ClaimLost: if this process has destroyed its own hold on the task; then nothing was done.
         """
 
@@ -346,10 +347,11 @@ class Backend(Protocol):
         the task's. Called by the supervisor while the task runs."""
 
     def flush(self, *, wait: bool = True) -> None:
-        """Carries out what ``settle`` may have put off. Called before a worker waits, and at its end.
+        """Carry out the dispositions that ``settle`` has deferred. The worker calls this before it waits, and at its
+        end.
 
-        :param wait: whether to return only when that is done. If not, it is done within a moment, whatever the calling
-            thread does meanwhile: the worker calls it so before a run that no claim here precedes.
+        :param wait: whether to return only after they are carried out. If False, they are carried out within a moment,
+            independently of the calling thread. The worker passes False before a run on another spooler.
         """
 
     def entries(self, states: frozenset[State] = frozenset(State), limit: int | None = None) -> Iterator[Entry]:
@@ -360,20 +362,24 @@ class Backend(Protocol):
         """How many tasks are in each state."""
 
     def summary(self) -> Summary:
-        """The same counts, and the due time of the ready task that has waited longest: both in one look."""
+        """Return the counts and the due time of the ready task that has waited longest, from one reading."""
 
     def find(self, id: str) -> Entry | None:
         """The task of this id, wherever it now stands. Takes no lock and decodes nothing."""
 
     def short(self, id: str) -> str:
-        """The part of a task's id that other tasks' ids do not have, for people and URLs: it has under 64 letters,
-        digits, ``-`` and ``_`` if unspool or uWSGI made the id. ``find`` or ``matching`` takes it."""
+        """Return the part of a task's id that identifies it, for people and URLs.
+
+        If unspool or uWSGI made the id, it has fewer than 64 letters, digits, ``-`` and ``_``. ``find`` or ``matching``
+        accepts it.
+        """
 
     def matching(self, piece: str, *, ended: bool = False) -> list[str]:
-        """The ids of tasks that begin or end with this piece, apart from what is the same for all tasks. Of many it
-        returns the first few. Names are read once, and no task is.
+        """Return the ids of tasks that begin or end with this piece, ignoring what is the same for all tasks.
 
-        :param ended: whether the tasks in the history are meant, and not those in the queue.
+        If there are many, only the first few are returned. Names are read once, and no task is read.
+
+        :param ended: whether to search the history instead of the queue.
         """
 
     def read(self, id: str) -> tuple[Entry, Envelope | None] | None:

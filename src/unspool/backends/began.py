@@ -1,4 +1,4 @@
-"""When a process of this machine began, which tells it from an earlier one with the same number."""
+"""The start time of a process, which distinguishes it from an earlier process with the same number."""
 
 import os
 
@@ -6,7 +6,9 @@ __all__ = ["began"]
 
 
 def began(pid: int) -> str:
-    """The time, in a form of the kernel's; empty if the process is gone. Where there is no /proc, ``0`` for each."""
+    """Return the start time as the kernel formats it; an empty string if the process has ended. Without /proc, return
+    ``0``.
+    """
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()

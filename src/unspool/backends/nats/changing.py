@@ -58,7 +58,7 @@ class Changing:
 
     @contextlib.asynccontextmanager
     async def _unbegun(self, stream: JetStream, id: str, stored: Stored, run: Run | None) -> AsyncIterator[None]:
-        """Keeps a task from being begun.
+        """Prevent a task from being begun while the block runs.
 
         :raises TaskBusy: if it has just been begun.
         """
@@ -69,15 +69,15 @@ class Changing:
             raise _changed(id) from None
 
     async def _idle(self, stream: JetStream, id: str) -> tuple[Stored, Run | None, bool]:
-        """A task that nobody runs, the last record of a run of it, and whether it is set aside.
+        """Return a task that is not running, the last record of a run of it, and whether it is set aside.
 
-        :raises LookupError: if there is none.
-        :raises TaskBusy: if it is running, or carried.
+        :raises LookupError: if there is no such task.
+        :raises TaskBusy: if it is running, or being moved.
         """
         stored, run, aside = await self._found(stream, id)
         if self._place.names.passing(stored.subject) == LEAVING:
             raise TaskBusy(f"task {id} {MOVING}")
-        await self._tasks.drop_former(stream, stored)  # or what is left of it could come back
+        await self._tasks.drop_former(stream, stored)  # otherwise an earlier message of it could come back
         return stored, run, aside
 
     async def _found(self, stream: JetStream, id: str) -> tuple[Stored, Run | None, bool]:

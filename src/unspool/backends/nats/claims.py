@@ -57,7 +57,7 @@ class Claims:
             self._verdicts.hear(None)
             return self._place.call(lambda stream: self._claim(stream, ref))
         except SpoolerUnusable as error:
-            told = not isinstance(error, ApiError) or error.is_full  # by the connection, and by the reserve
+            told = not isinstance(error, ApiError) or error.is_full  # already logged by the connection or the reserve
             kind = RefusalKind.EARLY if told else RefusalKind.UNUSABLE
             return Refusal(kind, self._clock() + _LOOK_AGAIN, str(error))
 
@@ -80,12 +80,12 @@ class Claims:
             stored = lane.last_of(asked)
             waited = stored is not None and names.place(stored.subject)[0] != NOW
             if stored is not None and waited and at_once(self._tasks.drop_former(lane, stored)):
-                stored = None  # the server may have let it out once more just before
+                stored = None  # the server may have delivered it again just before
         except BaseException as error:
             runs.forget(names, token, 0)
             if isinstance(error, ApiError) and error.is_conflict:
                 return None
-            lane.link.start(self._tasks.withdraw(lane.patient, token))  # it may have been written all the same
+            lane.link.start(self._tasks.withdraw(lane.patient, token))  # it may have been written despite the error
             raise
         if stored is not None and not names.passing(stored.subject) and not stored.facts.anew:
             facts = stored.facts
@@ -98,7 +98,11 @@ class Claims:
         return None
 
     def _is_early(self, stored: Stored) -> bool:
-        """What was sent to run at once is not, even if its sender's clock is ahead. What the server keeps back is."""
+        """Return whether a task is not due yet.
+
+        A task that was sent to run at once is never early, even if its sender's clock is ahead. A task that the server
+        holds back is.
+        """
         kind, _, _ = self._names.place(stored.subject)
         return kind == LATER or (kind != NOW and stored.facts.due > self._clock())
 
@@ -112,17 +116,17 @@ class Claims:
 
     async def _claim(self, stream: JetStream, token: str) -> Claim | Refusal:
         await self._control.announce(stream)
-        for _ in range(2):  # the first record to meet may be one of ours that is being withdrawn
+        for _ in range(2):  # the first record found may be one of ours that is being withdrawn
             with contextlib.suppress(Conflict):
                 return await self._begin(stream, token)
         return Refusal(RefusalKind.BUSY)
 
     async def _begin(self, stream: JetStream, token: str) -> Claim | Refusal:
-        """Looks at a task, writes the record of its run, and then sees whether the task is still what it was.
+        """Read a task, write the record of its run, and check that the task is unchanged.
 
-        Between the look and the record another worker may have run the task to its end, and deleted its own record.
+        Between the read and the record, another worker may have run the task to its end and deleted its own record.
 
-        :raises Conflict: if somebody else has just begun or changed it.
+        :raises Conflict: if another process has just begun or changed it.
         """
         names, patience = self._names, self._place.patience
         stored, run = await self._tasks.look(stream, token)
@@ -131,7 +135,7 @@ class Claims:
         if run is not None and run.is_of(stored):
             if await runs.is_held(stream, names, run, patience):
                 return Refusal(RefusalKind.BUSY)
-            if run.process != runs.me():  # else a claim of ours that we gave up, so it was never run
+            if run.process != runs.me():  # otherwise it is a claim that this process gave up, so it never ran
                 counted = await self._tasks.count_crash(stream, stored, run)
                 if counted is None:
                     return Refusal(RefusalKind.BUSY)
@@ -143,7 +147,7 @@ class Claims:
         record = await self._tasks.begin(stream, Run(token, 0, stored.seq, facts.attempts + 1, runs.me()), run)
         claim: Claim | Refusal | None = None
         try:
-            await self._tasks.drop_former(stream, stored)  # first: the server could let one of them out until then
+            await self._tasks.drop_former(stream, stored)  # first: the server could deliver one of them until then
             last = await stream.last(names.tasks, names.task("*", "*", token), patience=patience)
             if last is None or last.seq != stored.seq:
                 raise Conflict

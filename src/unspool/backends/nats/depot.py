@@ -91,7 +91,7 @@ class NatsDepot:
                     await self._tasks.put(stream, rank_part(priority), token, stored.facts, stored.data, stored, SOON)
                     return await self._leave(stream, token)
                 return None
-            try:  # the lock is left to vanish: by then all who have looked before have seen it, or written theirs first
+            try:  # the lock expires by itself, long after each process that read the task earlier has seen it
                 await self._tasks.lock(stream, stored, run)
             except Conflict:
                 return None

@@ -34,8 +34,8 @@ class History:
                 self._place.publish_all(messages)
 
     def matching(self, piece: str) -> list[str]:
-        """The ids of a few tasks whose tokens begin or end with this."""
-        if self.latest(whole := f"{self._place.name}/{piece}", 1):  # without a reading of all runs
+        """Return the ids of a few tasks whose tokens begin or end with this piece."""
+        if self.latest(whole := f"{self._place.name}/{piece}", 1):  # without reading all runs
             return [whole]
         ids = dict.fromkeys(record.id for record in self.latest(None, _ALL))
         return [id for id in ids if is_piece(piece, id.rpartition("/")[2])][:_MATCHES]

@@ -76,7 +76,7 @@ class ApiError(SpoolerUnusable):
 
     @property
     def is_full(self) -> bool:
-        """There is no room for a message."""
+        """Return whether the storage has no room for the message."""
         return self.code in _FULL
 
     @property
@@ -137,7 +137,7 @@ class JetStream:
         reply = f"{self._inbox}.{next(self._asked)}"
         self._answers[reply] = answer = asyncio.get_running_loop().create_future()
         try:
-            async with asyncio.timeout(timeout):  # a publish waits, too, if the server reads nothing
+            async with asyncio.timeout(timeout):  # a publish also waits if the server reads nothing
                 await self._client.publish(subject, data, reply=reply, headers=dict(headers) if headers else None)
                 return await answer
         finally:
@@ -182,7 +182,7 @@ class JetStream:
             return stored.seq
 
     async def publish_all(self, messages: Sequence[Publication], *, patience: float) -> None:
-        """Stores messages side by side. Where one fails the rest is still waited for.
+        """Store messages concurrently. If one fails, wait for the others before raising.
 
         :raises SpoolerUnusable: ``sent`` has the ids of the messages that are stored.
         """
@@ -241,7 +241,7 @@ class JetStream:
             raise
 
     async def subjects(self, stream: str, filter: str, *, patience: float) -> AsyncIterator[str]:
-        """The subjects of a stream's messages, without the messages; in no order.
+        """Yield the subjects of a stream's messages without reading the messages, in no particular order.
 
         :param filter: a subject with wildcards.
         """

@@ -202,7 +202,7 @@ class Lane(JetStream):
         for number in [self.send(*message) for message in messages]:
             try:
                 self.answer(number)
-            except ApiError as error:  # the other answers are read as well, for nobody else takes them
+            except ApiError as error:  # the other answers are read too, because nothing else reads them
                 failure = failure or error
         if failure is not None:
             raise failure

@@ -55,7 +55,7 @@ class Listing:
         return self._entry(stored, None, False), stored
 
     def matching(self, piece: str) -> list[str]:
-        """The ids of a few tasks whose tokens begin or end with this."""
+        """Return the ids of a few tasks whose tokens begin or end with this piece."""
         return self._place.call(lambda stream: self._matching(stream, piece))
 
     async def _matching(self, stream: JetStream, piece: str) -> list[str]:
@@ -144,7 +144,7 @@ class Listing:
         return found
 
     def summary(self) -> Summary:
-        """How many there are in each state, and the earliest due time of those that are ready."""
+        """Return the number of tasks in each state, and the earliest due time of the ready ones."""
         known = self._runs()
         running = sum(held for _, _, held in known.values())
         held = {f"{self._place.name}/{token}" for token, (_, _, held) in known.items() if held}
@@ -153,7 +153,7 @@ class Listing:
         ]
         deferred = sum(state is State.DEFERRED for state, _, _ in found)
         waited = [due for state, due, id in found if state is State.READY and id not in held]
-        # Those that never waited lie in the order of their due times.
+        # Tasks that were never deferred are in the order of their due times.
         waited += (entry.due for entry in itertools.islice(self._waiting(NOW, "*", known), 1))
         later, total = self._place.call(self._totals)
         counts = dict.fromkeys(State, 0)
@@ -180,8 +180,8 @@ class Listing:
         facts = stored.facts
         if run is not None and run.is_of(stored):  # else it tells of an earlier message of the task
             facts = facts._replace(attempts=run.attempts, due=facts.due if held else max(facts.due, run.until))
-        # What was sent to run at once is not early, even if its sender's clock is ahead. What the server keeps back is
-        # early, even if that is beyond its time: it cannot run before it is let out.
+        # A task that was sent to run at once is not early, even if its sender's clock is ahead. A task that the server
+        # holds back is early, even past its due time, because it cannot run before the server delivers it.
         early = kind == LATER or (facts.due > self._clock() and (kind != NOW or facts.due > stored.facts.due))
         state = State.RUNNING if held else State.DEFERRED if early else State.READY
         aside = kind.removeprefix(f"{LEAVING}-")

@@ -65,13 +65,13 @@ def new_token(now: float) -> str:
 
 
 def short(token: str) -> str:
-    """The part of a token that no other has: its random digits."""
+    """Return the part of a token that is unique: its random digits."""
     made = _RANDOM.fullmatch(token)
     return made[1] if made else token
 
 
 def is_piece(piece: str, token: str) -> bool:
-    """Whether a token begins or ends with this."""
+    """Return whether a token begins or ends with this piece."""
     return len(piece) >= LEAST_PIECE and (token.startswith(piece) or token.endswith(piece))
 
 

@@ -1,13 +1,13 @@
-"""Deferred tasks that the server has not let out at their time.
+"""Deferred tasks that the server has not released at their time.
 
-The server lets a deferred task out by a publication of its own. If that fails, as when the storage is full, the server
-does not try again before it is restarted or another server leads the stream. So supervisors read a few of the deferred
-tasks now and then, and all of them once a full storage has room again, and let out those that are overdue.
+The server releases a deferred task by publishing it. If that fails, as when the storage is full, the server does not
+try again before it restarts or another server leads the stream. So supervisors regularly read a few of the deferred
+tasks, and all of them once a full storage has room again. They release the tasks that are overdue.
 
-The server does not look whether somebody else has let a task out, so both could do so, and a fast worker could run the
-task twice. A server that lets out thousands at one time, or that was started just now, may be some seconds late. So a
-task is overdue a lease after its time, by the server's clock, and nothing is let out within a lease of a connection's
-renewal.
+The server does not check whether a supervisor has released a task, so both could release it, and a fast worker could
+run the task twice. A server that releases thousands of tasks at one time, or that has just started, may be some seconds
+late. So a task counts as overdue one lease after its time, by the server's clock, and no task is released within one
+lease after a reconnection.
 """
 
 import asyncio
@@ -28,36 +28,36 @@ from .tasks import Tasks
 __all__ = ["Overdue"]
 
 _log = logging.getLogger("unspool")
-_INTERVAL = 10.0  # seconds between two looks at one page of the deferred tasks
-_PAGES = 16  # read at a full look
+_INTERVAL = 10.0  # seconds between two readings of one page of the deferred tasks
+_PAGES = 16  # pages read by a full look
 
 
 class Overdue:
-    """Finds the overdue tasks of a place. Its methods run in the loop."""
+    """Find and release the overdue tasks of a spooler. The methods run in the event loop."""
 
     def __init__(self, place: Place, tasks: Tasks) -> None:
         self._place = place
         self._tasks = tasks
         self._next = 1
-        self._rest = 0.0  # nothing is let out before this time of the loop
-        self._whole = math.inf  # when all deferred tasks are read
+        self._rest = 0.0  # no task is released before this time of the event loop
+        self._whole = math.inf  # the time at which all deferred tasks are read
 
     def renewed(self) -> None:
-        """The connection broke, or is back."""
+        """Note that the connection broke or was restored."""
         self._rest = asyncio.get_running_loop().time() + self._place.lease
 
     async def run(self, stream: JetStream) -> None:
-        """Looks again and again."""
+        """Look for overdue tasks periodically."""
         while True:
             await asyncio.sleep(min(_INTERVAL, self._place.lease / 3))
             with contextlib.suppress(SpoolerUnusable, client_errors()):
                 await self.look(stream, 1)
 
     async def look(self, stream: JetStream, pages: int = _PAGES) -> None:
-        """Restores what a full storage takes away: the reserve, and the tasks that the server could not let out.
+        """Restore what is missing after a full storage: the reserve, and the tasks that the server could not release.
 
-        :param pages: how many pages of deferred tasks are read, from where the last look ended. All are read once, a
-            lease after the storage was found to have room again.
+        :param pages: the number of pages of deferred tasks to read, starting where the last look ended. All are read
+            once, one lease after the storage has room again.
         """
         now, lease = asyncio.get_running_loop().time(), self._place.lease
         if await self._place.reserve.keep(stream):
@@ -79,13 +79,13 @@ class Overdue:
             _log.warning("%s kept %s back beyond their time; they may run now", stream.shown, counted(number, "task"))
 
     async def _let_out(self, stream: JetStream, overdue: Sequence[Stored]) -> int:
-        """Lets out as many of these as there is room for; their number."""
+        """Release as many of these tasks as there is room for, and return their number."""
         number = 0
         for stored in overdue:
             try:
                 number += await self._tasks.let_out(stream, stored)
             except ApiError as error:
-                if error.is_full:  # the reserve has told so
+                if error.is_full:  # already logged by the reserve
                     break
                 _log.warning("the overdue task %s cannot be let out: %s", stored.subject, error)
         return number

@@ -140,7 +140,7 @@ class Pump:
         await self._overdue.look(self._stream)
 
     async def _announce(self) -> None:
-        """Says to other hosts that this one lives, as soon as there is room for that."""
+        """Announce this process to other hosts as soon as the storage has room."""
         try:
             await self._control.announce(self._stream)
         except ApiError as error:

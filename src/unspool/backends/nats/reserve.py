@@ -1,8 +1,8 @@
-"""Room for workers when the storage of the servers is full.
+"""A reserve of storage for workers when the storage of the servers is full.
 
-A worker writes a sign of life and the record of its run before a task can end and make room. So one large message that
-is no task lies in the stream of what was set aside. A worker that finds no room deletes it and writes again. A
-supervisor puts it back at its next full look.
+Before a task can end and free its space, a worker writes a sign of life and the record of its run. To make room for
+these, the stream of tasks that were set aside contains one large message that is not a task. A worker that finds no
+room deletes this message and writes again. A supervisor restores it at its next full look.
 """
 
 import logging
@@ -15,11 +15,11 @@ from .stored import ROOM
 __all__ = ["Reserve"]
 
 _log = logging.getLogger("unspool")
-_SIZE = 1 << 20  # as large as a message may be by default: the last one that was stored may be above the limit by that
+_SIZE = 1 << 20  # bytes: the default maximum of a message, by which the last one may exceed the limit
 
 
 class Reserve:
-    """The reserve of a spooler. Its methods run in the loop."""
+    """The reserve of a spooler. The methods run in the event loop."""
 
     def __init__(self, names: Names, patience: float) -> None:
         self._names = names
@@ -27,9 +27,9 @@ class Reserve:
         self._complained = False
 
     async def keep(self, stream: JetStream) -> bool:
-        """Writes the reserve if it is not there, and there is room for it.
+        """Write the reserve if it is missing and there is room for it.
 
-        :returns: True if it was written, so that the storage was full before, and has room now.
+        :returns: True if it was written: the storage was full before, and has room now.
         """
         names, patience = self._names, self._patience
         info = await stream.info(names.aside, count=names.reserve, patience=patience)
@@ -56,9 +56,9 @@ class Reserve:
         *,
         replaces: tuple[str, int] | None = None,
     ) -> int:
-        """Stores a message as ``JetStream.publish`` does. If the storage is full, the reserve makes room for it.
+        """Store a message as ``JetStream.publish`` does. If the storage is full, the reserve makes room for it.
 
-        :raises ApiError: if there is no reserve either; the first time, a line is logged.
+        :raises ApiError: if there is no reserve either. The first time, a line is logged.
         """
         message, patience = (name, subject, data, headers), self._patience
         try:
@@ -77,7 +77,7 @@ class Reserve:
         return seq
 
     async def _spend(self, stream: JetStream) -> bool:
-        """Deletes the reserve; whether there was one."""
+        """Delete the reserve, and return whether it existed."""
         names, patience = self._names, self._patience
         found = await stream.last(names.aside, names.reserve, patience=patience)
         return found is not None and await stream.delete(names.aside, found.seq, patience=patience)

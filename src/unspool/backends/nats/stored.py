@@ -38,15 +38,15 @@ class Passage(NamedTuple):
 
 
 class Facts(NamedTuple):
-    """What is known of a task besides its payload.
+    """The metadata of a task.
 
     :param due: unix seconds.
     :param attempts: runs that ended, or were begun and lost.
-    :param crashes: those that took their worker with them.
-    :param reason: why it was set aside.
-    :param anew: whether the message replaces another of the same task.
-    :param passage: how far it has come, if it leaves.
-    :param unhandled: looks by programs that have no handler for it.
+    :param crashes: runs that ended with their worker.
+    :param reason: the reason for which it was set aside.
+    :param anew: whether the message replaces another one of the same task.
+    :param passage: the stage of a move to another queue.
+    :param unhandled: claims by programs that have no handler for it.
     """
 
     due: float

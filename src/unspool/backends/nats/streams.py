@@ -46,9 +46,9 @@ def has_schedules(info: Mapping[str, Any]) -> bool:
 async def ensure(
     stream: JetStream, names: Names, settings: Settings, patience: float
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Sees to it that the streams are there; what is known of those with the tasks, and with what was set aside.
+    """Create missing streams. Return the configuration of the stream of tasks and of the stream of tasks set aside.
 
-    :raises SpoolerUnusable: if JetStream is off, the server too old, or a stream is not as it must be.
+    :raises SpoolerUnusable: if JetStream is off, the server is too old, or a stream has an unsuitable configuration.
     """
     server = stream.link.client._server_info
     if not server.get("jetstream"):
@@ -137,16 +137,17 @@ async def _ensure(stream: JetStream, config: dict[str, Any], patience: float) ->
 
 
 def _drops(config: Mapping[str, Any]) -> bool:
-    """Whether the server drops the former message of a subject.
+    """Return whether the server drops the former message of a subject.
 
-    The server writes that nowhere: after a kill it finds the former message again if the later one has been deleted, so
-    that a task that has ended is back. So unspool deletes the former message of a task, which the server writes down.
+    The server does not store this deletion. After a kill it finds the former message again if the later one has been
+    deleted, and a task that has ended comes back. So unspool deletes the former message of a task itself, which the
+    server does store.
     """
     return bool(config.get("max_msgs_per_subject") == 1)
 
 
 async def _keep_all(stream: JetStream, found: dict[str, Any], patience: float) -> dict[str, Any]:
-    """Changes a stream of an earlier version so that it drops nothing; what is known of the stream then."""
+    """Change a stream of an earlier version so that the server drops no messages, and return its new configuration."""
     config = found["config"] | {"max_msgs_per_subject": -1}
     try:
         return await stream.api(f"STREAM.UPDATE.{config['name']}", config, patience=patience)

@@ -93,7 +93,7 @@ class Tasks:
         return seq
 
     async def let_out(self, stream: JetStream, stored: Stored) -> bool:
-        """Lets out a deferred task in place of the server; False if it has left the server's care already."""
+        """Release a deferred task in place of the server. Return False if the server has released it already."""
         names = self._names
         _, priority, token = names.place(stored.subject)
         try:
@@ -101,16 +101,16 @@ class Tasks:
         except Conflict:
             last = await stream.last(names.tasks, names.task("*", "*", token), patience=self._place.patience)
             if last is not None:
-                await self.drop_former(stream, last)  # of one that was let out by a process which died then
+                await self.drop_former(stream, last)  # left by a process that died while it released the task
             return False
         return True
 
     async def drop_former(self, stream: JetStream, stored: Stored) -> bool:
-        """Deletes earlier messages of a task; whether there were any.
+        """Delete earlier messages of a task, and return whether there were any.
 
-        There is one if a process died after it wrote the task anew, or the server after it let out a deferred task. A
-        task that was sent to run at once, and was not written anew, has none. One that lies under ``now`` and was
-        written anew was set aside before: a person has made it ready.
+        An earlier message exists if a process died after it rewrote the task, or if the server died after it released a
+        deferred task. A task that was sent to run at once and was never rewritten has none. A task that is under
+        ``now`` and was rewritten had been set aside before, and was retried.
         """
         names, patience, found = self._names, self._place.patience, False
         kind, _, token = names.place(stored.subject)
@@ -122,7 +122,8 @@ class Tasks:
         return found
 
     async def _drop_aside(self, stream: JetStream, stored: Stored) -> bool:
-        """Deletes a task from those set aside, if it is there since before this message of it; whether it was."""
+        """Delete the copy of a task that is set aside if it is older than this message, and return whether it
+        existed."""
         names, patience = self._names, self._place.patience
         _, _, token = names.place(stored.subject)
         aside = await stream.last(names.aside, names.task("*", "*", token), patience=patience)
@@ -133,10 +134,10 @@ class Tasks:
     # --- records of runs
 
     async def look(self, stream: JetStream, token: str) -> tuple[Stored | None, Run | None]:
-        """A task, and the record of its run.
+        """Return a task and the record of its run.
 
-        The record is read first: a record that is not of this message then belongs to an earlier message, and is void.
-        Read after the message, it could belong to a later one, and be of a run that goes on.
+        The record is read first: if it is not of this message, it belongs to an earlier message and is void. If the
+        message were read first, the record could belong to a later message, and to a run that is going on.
         """
         names, run = self._names, await self.run_of(stream, token)
         return await stream.last(names.tasks, names.task("*", "*", token), patience=self._place.patience), run
@@ -147,7 +148,7 @@ class Tasks:
         return Run.of(record) if record else None
 
     async def begin(self, stream: JetStream, run: Run, former: Run | None, *, vanishes: bool = False) -> int:
-        """Writes the record of a run; its number. Whether the task is still what it was must be looked at afterwards.
+        """Write the record of a run, and return its number. The caller must then check that the task is unchanged.
 
         :param former: the last record of this task.
         :param vanishes: whether the server deletes the record by itself.
@@ -163,11 +164,11 @@ class Tasks:
         except BaseException as error:
             runs.forget(names, run.token, 0)
             if not isinstance(error, Conflict):
-                stream.link.start(self.withdraw(stream.patient, run.token))  # it may have been written all the same
+                stream.link.start(self.withdraw(stream.patient, run.token))  # it may have been written
             raise
 
     async def withdraw(self, stream: JetStream, token: str) -> None:
-        """Deletes a record of this process for a task that it does not run, so that others need not wait for it."""
+        """Delete a record of this process for a task that it does not run, so that others need not wait for it."""
         names = self._names
         while True:
             with contextlib.suppress(Unreachable):
@@ -178,9 +179,10 @@ class Tasks:
             await asyncio.sleep(_TRY_ON)
 
     async def lock(self, stream: JetStream, stored: Stored, run: Run | None) -> int:
-        """Keeps workers from beginning a task which they have read already; the number of the record that does so.
+        """Prevent workers from beginning a task that they have already read. Return the number of the record that does
+        this.
 
-        The record is as of a run. If this process is killed, it counts as no crash.
+        The record has the form of a run's record. If this process is killed, it does not count as a crash.
 
         :param run: the last record of this task.
         :raises Conflict: if another process has just begun it.
@@ -191,14 +193,14 @@ class Tasks:
 
     @contextlib.asynccontextmanager
     async def locked(self, stream: JetStream, stored: Stored, run: Run | None) -> AsyncIterator[None]:
-        """The same while a block runs."""
+        """Hold the lock of ``lock`` while a block runs."""
         _, _, token = self._names.place(stored.subject)
         try:
             record = await self.lock(stream, stored, run)
         except ApiError as error:
             if not error.is_full:
                 raise
-            record = 0  # what makes room is to go on, and no worker can write a record either
+            record = 0  # the storage is full: removing tasks must still work, and no worker can write a record either
         try:
             yield
         finally:
@@ -223,17 +225,17 @@ class Tasks:
                 await self._publish(stream, names.state, names.run(token), noted, replaces=replaces)
 
     async def count_crash(self, stream: JetStream, stored: Stored, run: Run) -> Stored | None:
-        """Writes down that the last run ended with its worker; the task as it is then.
+        """Record that the last run ended with its worker. Return the task in its new state.
 
-        None if another process has done so, or if the worker had set the task aside already, and only the deletion was
-        missing.
+        Return None if another process has recorded it, or if the worker had already set the task aside and only the
+        deletion was missing.
         """
         names, facts = self._names, stored.facts
         aside = await stream.last(names.aside, names.task("*", "*", run.token), patience=self._place.patience)
         if aside is not None and aside.time > stored.time and not names.passing(aside.subject):
             await stream.delete(names.tasks, stored.seq, patience=self._place.patience)
             return None
-        await self.drop_former(stream, stored)  # an earlier one is what a retry has brought back
+        await self.drop_former(stream, stored)  # an earlier message was restored by a retry
         due = max(facts.due, run.until)
         counted = facts._replace(due=due, attempts=run.attempts, crashes=facts.crashes + (not run.excused))
         seq = await self.anew(stream, stored, counted)
@@ -259,5 +261,5 @@ class Tasks:
         subject = names.task(CORRUPT if bury.corrupt else DEAD, rank_part(priority), token)
         headers = {HEADER: facts._replace(reason=bury.reason).dump()}
         seq = await self._publish(stream, names.aside, subject, stored.data, headers)
-        await self.drop_former(stream, stored._replace(subject=subject, seq=seq))  # of one that was cut short
+        await self.drop_former(stream, stored._replace(subject=subject, seq=seq))  # left by a call that was interrupted
         return await stream.delete(names.tasks, stored.seq, patience=patience)

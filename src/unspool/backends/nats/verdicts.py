@@ -162,9 +162,9 @@ class Verdicts:
             _log.error("the end of a task cannot be told to %s: %s", self._place.name, error)
 
     def flush(self, *, wait: bool) -> None:
-        """Has what was settled carried out; returns when it is, or, without ``wait``, at once."""
+        """Carry out what was settled. Return when that is done, or at once without ``wait``."""
         if not wait:
-            with contextlib.suppress(SpoolerUnusable):  # the next call tells it again
+            with contextlib.suppress(SpoolerUnusable):  # the next call raises it again
                 self.hear(None)
             return
         if self._told:

@@ -1,7 +1,7 @@
-"""Supervisors without a session: whether they may come back to what they have begun, and which of their workers live.
+"""Supervisors without a session: whether they may come back to their tasks, and which of their workers are alive.
 
-A supervisor may come back, unless it is gone from this machine or has been away for too long. A worker may have lost
-its session as well, so its process is looked at; only its own machine can do that.
+A supervisor may come back unless its process has ended on this machine or it has been away for too long. A worker may
+have lost its session too, so its process is checked. Only a process on the worker's machine can do that.
 """
 
 from collections.abc import Iterable
@@ -11,13 +11,15 @@ from .machine import is_gone, lives
 
 __all__ = ["GRACE", "judge"]
 
-GRACE = 15.0  # seconds that a supervisor whose session has ended has to come back to what its workers run
+GRACE = 15.0  # seconds for which the tasks of a supervisor without a session are left to its workers
 
 
 def judge(rows: Iterable[Any]) -> dict[str, list[int]]:
-    """The supervisors that will not come back (``dead``), and the workers that live without them (``living``).
+    """Return the supervisors that will not come back (``dead``), and the workers that are alive without them
+    (``living``).
 
-    :param rows: a supervisor, whether its time is over, its machine and process number, and the same of a worker of it.
+    :param rows: a supervisor, whether its time is over, its machine and process number, and the machine and process
+        number of one of its workers.
     """
     found = list(rows)
     dead = {key for key, over, host, pid, *_ in found if over or is_gone(host or "", pid)}

@@ -1,14 +1,14 @@
 """A queue in PostgreSQL: enqueue, claim, settle.
 
-Enqueue is one statement, with its NOTIFY, in a transaction of its own or in the caller's. A claim begins in the
-supervisor's feed, which holds rows back from other supervisors in batches; it is made in the worker, by the statement
-that counts the attempt, and by the task's lock, which the worker's session holds as long as it lives. No transaction
-stays open while a task runs.
+Enqueue is one statement, including its NOTIFY, in a transaction of its own or in the caller's. A claim begins in the
+supervisor's feed, which reserves rows in batches. The worker then makes the claim with the statement that counts the
+attempt, and with the task's lock, which the worker's session holds as long as it lives. No transaction stays open while
+a task runs.
 
-What is done is settled by the statement of the next claim, so that a task costs a worker one round trip, or soon where
-no claim is to be expected (``ends.py``). Each claim has a number, the fence, and nothing is settled under another's:
-whoever was cut off and comes back late, after the task was given to another process, is refused. The number is random,
-for a count that a crash of the server has set back would come to the same number again.
+A finished task is settled by the statement of the next claim, so that a task costs a worker one round trip. If no claim
+is expected, it is settled soon (``ends.py``). Each claim has a number, the fence, and the server refuses to settle a
+task under another number. So a process that was cut off and returns after the task was given to another process is
+refused. The number is random, because a counter could return to an earlier value after a crash of the server.
 """
 
 import contextlib
@@ -187,7 +187,7 @@ class PostgresBackend:
         if row is None and number in self._session.tasks:
             return Refusal(RefusalKind.BUSY)
         claims, claim = self.control.claims, None
-        claims.add(number)  # first, so that it is never begun and not known to the supervisor
+        claims.add(number)  # first, so that the supervisor knows of every task that is begun
         try:
             claim = self._claim(ref, number, row)
         finally:
@@ -220,7 +220,7 @@ class PostgresBackend:
     def claim_ahead(self, refs: Sequence[str]) -> None:
         self._forget()
         numbers = [number for ref in refs if (number := self._names.number(ref)) is not None]
-        with contextlib.suppress(Transient):  # ``claim`` meets it, too, and says so
+        with contextlib.suppress(Transient):  # ``claim`` raises it too
             for number, row in self._begin(numbers):
                 self._ahead[str(number)] = row
                 self._session.tasks[number] = CLAIMS + _number(row[3])
@@ -246,7 +246,7 @@ class PostgresBackend:
         if self._ahead:
             locks = [self._session.tasks.pop(int(ref)) for ref in self._ahead if int(ref) in self._session.tasks]
             self._ahead.clear()
-            with contextlib.suppress(Transient):  # nothing waits for locks of claims that are void
+            with contextlib.suppress(Transient):  # no process waits for the locks of void claims
                 self._session.execute("forget", {"locks": locks})
 
     def _begun(self, ref: str, number: int, row: Sequence[Any]) -> Claim | Refusal:
@@ -262,7 +262,7 @@ class PostgresBackend:
         try:
             if data is None:
                 data = self._read(number, fence, whole=crashes < MAX_CRASHES)
-            if crashes >= MAX_CRASHES:  # it is only set aside
+            if crashes >= MAX_CRASHES:  # the task is only set aside
                 return Claim(self._names.id(number), ref, wire.load_vars(data), attempts, crashes, fence)
             envelope = wire.load(data, self._signer, priority=priority, due=due)
             if not self._pickles and codec.is_pickled(envelope):
@@ -278,10 +278,10 @@ class PostgresBackend:
         return Claim(self._names.id(number), ref, envelope, attempts, crashes, fence, unhandled)
 
     def _read(self, number: int, fence: int, *, whole: bool) -> bytes:
-        """The content of a large task; without ``whole`` its variables alone.
+        """Return the content of a large task; without ``whole`` only its variables.
 
         :raises Damaged: if it is too large.
-        :raises Transient: if the server does not give it now.
+        :raises Transient: if the server cannot return it now.
         """
         most = self._max_size + wire.HEADER_SIZE + wire.MAX_VARS
         values = {"id": number, "fence": fence, "most": most, "whole": whole, "head": wire.HEADER_SIZE + wire.MAX_VARS}
@@ -297,10 +297,10 @@ class PostgresBackend:
         return bytes(data)
 
     def _unread(self, number: int, fence: int, error: Exception) -> Refusal:
-        """Puts a task back that could not be read.
+        """Put back a task that could not be read.
 
-        :raises SpoolerUnusable: if this process has not got the memory, which counts as a crash, as a kill for want of
-            memory does; a fresh worker may have more.
+        :raises SpoolerUnusable: if this process does not have enough memory. This counts as a crash, as being killed
+            for lack of memory does; a new worker may have more memory.
         """
         crashed = isinstance(error, MemoryError) or "out of memory" in str(error)
         values = _PUT_BACK | {"uncounted": int(not crashed), "crashed": int(crashed), "id": number, "fence": fence}
@@ -323,7 +323,7 @@ class PostgresBackend:
 
     def settle(self, claim: Claim, disposition: Disposition, record: Record | None = None) -> float | None:
         if isinstance(disposition, Ack):
-            if self._ahead and threading.get_ident() == self._ends.claimer:  # others are begun without a round trip
+            if self._ahead and threading.get_ident() == self._ends.claimer:  # others begin without a round trip
                 self._ends.post([(claim, record)])
             else:
                 self._ends.add((claim, record))
@@ -397,7 +397,7 @@ class PostgresBackend:
         return id.rpartition("/")[2]
 
     def matching(self, piece: str, *, ended: bool = False) -> list[str]:
-        return []  # a part of a number is another task's number; ``find`` and ``history`` take the whole number
+        return []  # part of a number is another task's number; ``find`` and ``history`` take whole numbers
 
     def read(self, id: str) -> tuple[Entry, Envelope | None] | None:
         return self._listing.read(id)

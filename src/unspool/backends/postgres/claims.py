@@ -1,7 +1,7 @@
-"""What a worker runs, and what it has ended and not settled, in memory that it shares with its supervisor.
+"""The tasks that a worker runs or has not settled yet, in memory shared with its supervisor.
 
-A worker that runs a task does not talk to the server. When its session is lost meanwhile, the lock of its claim is
-gone, and only this memory says that the claim is held.
+A worker that runs a task does not talk to the server. If its session is lost meanwhile, the lock of its claim is gone,
+and only this memory shows that the claim is held.
 """
 
 import mmap
@@ -9,21 +9,21 @@ import threading
 
 __all__ = ["Claims"]
 
-_MOST = 1 << 17  # claims of one worker; memory that is not touched takes no room
+_MOST = 1 << 17  # claims of one worker; untouched memory takes no space
 
 
 class Claims:
-    """The numbers of tasks, written by the threads of one process and read by another process."""
+    """Task numbers that the threads of one process write and another process reads."""
 
     def __init__(self) -> None:
-        # The first item tells how many of those behind it may be in use; 0 is no task's number.
+        # The first item is the number of slots after it that may be in use. Task numbers are never 0.
         self._items = memoryview(mmap.mmap(-1, 8 * (1 + _MOST))).cast("q")
         self._places: dict[int, int] = {}
         self._free: list[int] = []
         self._lock = threading.Lock()
 
     def add(self, number: int) -> None:
-        """Notes a claim."""
+        """Add a claim."""
         with self._lock:
             if number in self._places:
                 return
@@ -33,7 +33,7 @@ class Claims:
             self._items[0] = max(self._items[0], place)
 
     def discard(self, number: int) -> None:
-        """Forgets a claim, if there is one."""
+        """Remove a claim, if it exists."""
         with self._lock:
             place = self._places.pop(number, None)
             if place is not None:
@@ -41,11 +41,11 @@ class Claims:
                 self._free.append(place)
 
     def read(self) -> set[int]:
-        """All of them, also in the parent of the process that notes them."""
+        """Return all claims, also in the parent of the process that adds them."""
         found = set(self._items[1 : self._items[0] + 1].tolist())
         found.discard(0)
         return found
 
     def clear(self) -> None:
-        """Forgets all, after the death of the process that noted them."""
+        """Remove all claims after the process that added them has died."""
         self._items[0] = 0

@@ -75,7 +75,8 @@ class Connector:
         _opened.add(connection)
         try:
             if self._is_behind_a_proxy(connection):
-                # The next transaction may be another server process's, and what is set here another client's.
+                # Behind a pooler, the next transaction may run in another server process, which would keep these
+                # settings for another client.
                 connection.prepare_threshold = None
             else:
                 connection.execute(_SETTINGS)

@@ -33,7 +33,7 @@ class PostgresControl:
         self.ran: set[str] = set()
         """What children of this process were running when they ended."""
         self.claims: Claims | set[int] = set()
-        """What this process has begun and not settled; a worker shares it with its supervisor."""
+        """The tasks that this process has begun and not settled. A worker shares them with its supervisor."""
 
     @property
     def paused(self) -> bool:
@@ -68,7 +68,7 @@ class PostgresControl:
         ]
 
     def running_here(self) -> set[str]:
-        """What this process's own children say that they run, or have ended and not settled."""
+        """Return the tasks that the children of this process run, or have ended and not settled."""
         shown = {ref for sign in self._signs if (ref := sign.ref())}
         return shown.union(*(map(str, sign.claims.read()) for sign in self._signs))
 
@@ -129,7 +129,7 @@ class PostgresPresence:
         self._shown = os.getpid()
         if self._role == "worker":
             self._control.claims = self.claims
-            with contextlib.suppress(SpoolerUnusable):  # a claim meets it, too, and says so
+            with contextlib.suppress(SpoolerUnusable):  # a claim raises it too
                 self._session.show(self._role)
         else:
             self._session.show(self._role)

@@ -1,8 +1,8 @@
-"""Runs that have ended, until the server has noted that.
+"""Runs that have ended and are not saved on the server yet.
 
-The thread that claims sends an end with its next claim, so that a task costs one round trip. No other end waits for a
-claim, which may be a week away: a thread sends what a coroutine has ended beside another run, and what is flushed
-without waiting. It lives for as long as there is something to send.
+The claiming thread sends an end with its next claim, so that a task costs one round trip. Other ends do not wait for a
+claim, which may be a week away: a separate thread sends the end of a coroutine beside another run, and what is flushed
+without waiting. This thread lives as long as there are ends to send.
 """
 
 import logging
@@ -24,14 +24,14 @@ _log = logging.getLogger("unspool")
 _CLAIMS = b"%d" % CLAIMS
 _NOTHING = (None, None)
 _PUT_OFF = 100  # ends that are kept for the next statement
-_GATHER = 0.05  # seconds in which ends are gathered that do not wait for a claim
+_GATHER = 0.05  # seconds for which ends are gathered that do not wait for a claim
 Run = tuple[Claim, Record | None]
 
 
 class Ends:
-    """Settles the runs of a process that ended with their tasks done.
+    """Settles the runs of a process whose tasks are done.
 
-    :param now: the time that statements are to take for now; None for the server's own.
+    :param now: the current time for statements; None to use the server's clock.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Ends:
         self._scheduled = False  # whether a thread is about to flush
 
     def add(self, run: Run) -> None:
-        """Settles a run with the next claim, or soon if another thread than the claiming one calls this."""
+        """Settle a run with the next claim, or soon if the calling thread is not the claiming one."""
         self.keep([run])
         if threading.get_ident() != self.claimer:
             self._flush_soon()
@@ -63,23 +63,23 @@ class Ends:
             self.flush()
 
     def keep(self, done: Sequence[Run]) -> None:
-        """Puts runs off, before those that are put off already."""
+        """Defer runs, ahead of those that are deferred already."""
         with self._lock:
             self._done[:0] = done
 
     def take(self) -> list[Run]:
-        """What is put off; the caller settles it."""
+        """Return the deferred runs and forget them. The caller settles them."""
         with self._lock:
             done, self._done = self._done, []
         return done
 
     def post(self, runs: Iterable[Run]) -> None:
-        """Settles runs without waiting for the answers."""
+        """Settle runs without waiting for the answers."""
         for run in runs:
             self._session.post(self.values(run), run)
 
     def hear(self) -> None:
-        """Reads the answers to what was posted; what the server did not carry out is put off."""
+        """Read the answers to posted statements. Defer the runs that the server has not settled."""
         for run, answer in self._session.answers():
             if isinstance(answer, SpoolerUnusable):
                 self.keep([run])
@@ -87,23 +87,23 @@ class Ends:
                 self.settled([run], () if answer[0] is None else (int(run[0].ref),))
 
     def flush(self) -> None:
-        """Settles what is put off, and returns when the server has noted it.
+        """Settle the deferred runs, and return when the server has saved them.
 
-        :raises SpoolerUnusable: if the server refuses for a reason that does not pass.
+        :raises SpoolerUnusable: if the server refuses for a permanent reason.
         """
         with self._flushing:
             self._flush()
 
     def flush_soon(self) -> None:
-        """Settles what is put off within a moment, whatever the calling thread does meanwhile."""
+        """Settle the deferred runs within a moment, independently of the calling thread."""
         if self._done or self._session.awaits_answers:
             self._flush_soon()
 
     def settle(self, done: Sequence[Run], *, insist: bool = False) -> None:
-        """Settles runs. If this raises, they are put off.
+        """Settle runs. If this raises, the runs are deferred.
 
-        :raises Transient: if the server does not carry it out now, without ``insist``.
-        :raises SpoolerUnusable: if it refuses.
+        :raises Transient: without ``insist``, if the server cannot settle them now.
+        :raises SpoolerUnusable: if the server refuses them.
         """
         if not done:
             return
@@ -115,7 +115,7 @@ class Ends:
         self.settled(done, gone)
 
     def settled(self, done: Sequence[Run], gone: Sequence[int]) -> None:
-        """Forgets runs that the server was told of.
+        """Forget runs that the server has processed.
 
         :param gone: the numbers of the tasks that it has deleted; the claims of the others were lost.
         """
@@ -126,23 +126,23 @@ class Ends:
                 self.refuse(claim)
 
     def let_go(self, number: int) -> None:
-        """Forgets the claim of a task."""
+        """Forget the claim of a task."""
         self._session.tasks.pop(number, None)
         self._control.claims.discard(number)
 
     @staticmethod
     def refuse(claim: Claim) -> None:
-        """Says that a claim was lost before its run ended."""
+        """Log that a claim was lost before its run ended."""
         _log.error("task %s has ended here, but its claim was lost meanwhile; the result is refused", claim.id)
 
     def values(self, run: Run) -> list[bytes | None]:
-        """The values of ``settle.sql``."""
+        """Return the values of ``settle.sql``."""
         claim, record = run
         fence = b"%d" % claim.token
         return [_CLAIMS, self._names.spooler.encode(), claim.ref.encode(), fence, *self._history.texts(record)]
 
     def values_of_next(self, number: int | None, worker: int | None, last: Run | None) -> list[bytes | None]:
-        """The values of ``next.sql``, which claims a task and settles the last run."""
+        """Return the values of ``next.sql``, which claims a task and settles the last run."""
         clock, owner = self._now(), self._session.owner
         return [
             None if clock is None else repr(clock).encode(),
@@ -156,7 +156,7 @@ class Ends:
         ]
 
     def _gone(self, done: Sequence[Run], insist: bool) -> Sequence[int]:
-        """The numbers of those that were still ours."""
+        """Settle runs, and return the numbers of those whose claims were still held."""
         if len(done) == 1:
             values = self.values_of_next(None, None, done[0])
             row = self._session.insist(lambda: self._session.next(values)) if insist else self._session.next(values)
@@ -188,9 +188,9 @@ class Ends:
     def _flush_in_a_moment(self) -> None:
         time.sleep(_GATHER)
         try:
-            with self._flushing:  # a second thread waits here while the server is away, and no third is started
+            with self._flushing:  # while the server is away, a second thread waits here, and no third is started
                 with self._lock:
                     self._scheduled = False
                 self._flush()
-        except SpoolerUnusable as error:  # the claiming thread tries it again
+        except SpoolerUnusable as error:  # the claiming thread tries again
             _log.error("%s", error)

@@ -46,10 +46,10 @@ class PostgresFeed:
         self._back: list[str] = []  # not begun, and not yet given back
         self._busy: set[str] = set()
         self._doubted: dict[str, float] = {}  # until when, by the monotonic clock
-        self._vain: set[str] = set()  # of the doubted, those that no worker has begun
-        self._suspicious = False  # whether something that was begun may have no worker any more
-        self._reconciled = 0  # the session in which it was last compared what is ours with what we know
-        self._absent: dict[int, float] = {}  # others whose sessions have ended, and since when, by the monotonic clock
+        self._vain: set[str] = set()  # the doubted tasks that no worker has begun
+        self._suspicious = False  # whether a task that was begun may have lost its worker
+        self._reconciled = 0  # the session in which our tasks on the server were last compared with those known here
+        self._absent: dict[int, float] = {}  # supervisors without a session, and since when, by the monotonic clock
         self._first: Ticket | None = None
         self._ready = False  # whether there may be more to take
         self._changed = True
@@ -110,7 +110,7 @@ class PostgresFeed:
             self._recover()
             now = self._clock()
             if self._looked and now >= self._next_look:
-                self._suspicious = True  # whatever has kept one of ours from being found, it is found now
+                self._suspicious = True  # this look also finds a task of ours that an earlier one missed
             drained = self._ready and self._first is None and not self._out
             due = self._next_look if self._next_due is None else min(self._next_look, self._next_due)
             if self._changed or drained or now >= due:
@@ -120,7 +120,7 @@ class PostgresFeed:
             self._lose(error)
             return False
         self._gone, self._patience = False, _BACK[0]
-        return self._next_due is not None and self._next_due <= now  # it became due before it was known
+        return self._next_due is not None and self._next_due <= now  # it became due before it was known here
 
     def take(self, limit: int) -> list[Ticket]:
         if self._paused or self._gone:
@@ -137,7 +137,7 @@ class PostgresFeed:
         tickets = [Ticket(rank, due, str(number)) for rank, due, number in rows]
         refs = {ticket.ref for ticket in tickets}
         self._out |= refs
-        if self._doubted:  # what was doubted was an earlier claim
+        if self._doubted:  # an earlier claim of it was doubted
             self._vain -= refs
             self._doubted = {ref: ends for ref, ends in self._doubted.items() if ref not in refs}
         return tickets
@@ -229,9 +229,9 @@ class PostgresFeed:
     def _recover(self) -> None:
         """Frees what nobody runs any more."""
         now = time.monotonic()
-        self._session.key("feed")  # opens the session, if that is to be renewed
+        self._session.key("feed")  # opens the session if it must be renewed
         renewed = self._session.number != self._reconciled
-        if renewed:  # others may have lost theirs with it, and what they and our workers hold has to be looked at
+        if renewed:  # other processes may have lost theirs too, so the tasks that they and our workers hold are checked
             self._absent.clear()
             self._suspicious, self._next_doubt = True, 0.0
         doubting = (self._suspicious or bool(self._doubted)) and now >= self._next_doubt
@@ -273,7 +273,7 @@ class PostgresFeed:
             self._changed = True
 
     def _absent_ones(self, now: float) -> dict[str, list[int]]:
-        """The supervisors that will not come back to what they have begun, and those of their workers that live on."""
+        """Return the supervisors that will not come back to their tasks, and those of their workers that are alive."""
         rows = self._session.rows("absent", self._values())
         self._absent = {key: self._absent.get(key, now) for key, *_ in rows}
         returning = (None, "feed", "absent")

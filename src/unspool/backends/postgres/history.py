@@ -112,7 +112,7 @@ class History:
 
 
 def storable(text: str) -> str:
-    """The text as a column can hold it: with escapes in place of NUL and lone surrogates."""
+    """Return the text in a form that a column can store: NUL and lone surrogates are escaped."""
     if "\0" not in text and (text.isascii() or _is_unicode(text)):
         return text
     return "\n".join(map(printable, text.split("\n")))

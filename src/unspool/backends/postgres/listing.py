@@ -47,7 +47,7 @@ class Listing:
                 yield self._entry(row)[0]
 
     def summary(self) -> Summary:
-        """How many tasks are in each state, and the earliest due time of those that are ready."""
+        """Return the number of tasks in each state, and the earliest due time of the ready ones."""
         counts, oldest = dict.fromkeys(State, 0), None
         with self._connector.lend() as connection:
             for number, count, due in connection.execute(statement("counts"), self._values(), binary=True):
@@ -81,7 +81,7 @@ class Listing:
     def _change(self, id: str, verb: str) -> int:
         try:
             return self._changed(id, verb, {"dead": [], "living": []})
-        except TaskBusy:  # unless whoever began it is gone, which has a price to find out
+        except TaskBusy:  # unless the process that began it is gone, which is expensive to find out
             with self._connector.lend() as connection:
                 values = self._values(ids=[self._names.number(id)], grace=GRACE)
                 absent = judge(connection.execute(statement("miss"), values).fetchall())
@@ -91,7 +91,8 @@ class Listing:
 
     def _changed(self, id: str, verb: str, absent: dict[str, list[int]]) -> int:
         """
-        :param absent: which supervisors will not come back, and which workers live without theirs.
+
+        :param absent: the supervisors that will not come back, and the workers that are alive without theirs.
         """
         number = self._names.number(id)
         values = self._values(id=number, **absent)

@@ -64,7 +64,7 @@ class Session:
         self._names = names
         self._listener: Callable[[], None] | None = None
         self.owner: int | None = None
-        """The key of the feed of this process or of its supervisor, which owns what is begun here."""
+        """The key of the feed of this process or of its supervisor. It owns the tasks that are begun here."""
         self._opened_ones: list[Connection] = []
         weakref.finalize(self, close_all, self._opened_ones)
         self._begin_anew()
@@ -75,7 +75,7 @@ class Session:
         self._connection: Connection | None = None
         self._lock = threading.RLock()
         self._prepared: set[str] = set()
-        self._posted: list[Any] = []  # what the statements that were posted and not answered are about
+        self._posted: list[Any] = []  # the ``about`` of each posted statement without an answer
         self._answers: list[tuple[Any, list[Row] | SpoolerUnusable]] = []
         self._keys: dict[str, int | None] = {}
         self.tasks: dict[int, int] = {}
@@ -87,11 +87,11 @@ class Session:
     # --- use
 
     def execute(self, name: str, values: Mapping[str, Any]) -> Any:
-        """Runs ``<name>.sql``, which gives one row or none.
+        """Run ``<name>.sql``. Return its row, or None.
 
-        :raises Away: if the server cannot be reached, or was lost in the middle.
-        :raises Transient: if it may carry out the same statement later.
-        :raises SpoolerUnusable: if it refuses.
+        :raises Away: if the server cannot be reached, or was lost during the statement.
+        :raises Transient: if the same statement may succeed later.
+        :raises SpoolerUnusable: if the server refuses it.
         """
         with self._held() as connection:
             return self._run(connection, name, values).fetchone()
@@ -110,7 +110,7 @@ class Session:
     # the server reads it; rows are in its binary form.
 
     def next(self, values: Row) -> Row:
-        """Runs ``next.sql``; gives its row.
+        """Run ``next.sql``, and return its row.
 
         :raises Transient, SpoolerUnusable: as ``execute``.
         """
@@ -120,9 +120,9 @@ class Session:
             return _rows(result)[0]
 
     def post(self, values: Row, about: object) -> None:
-        """Sends ``settle.sql`` and does not wait for its row: ``answers`` has that later, or an error.
+        """Send ``settle.sql`` without waiting for its row. ``answers`` returns the row later, or an error.
 
-        :param about: what ``answers`` is to give with it.
+        :param about: the object that ``answers`` returns with it.
         """
         with self._lock:
             try:
@@ -132,7 +132,7 @@ class Session:
                 self._answers.append((about, error))
 
     def begin(self, values: Row) -> list[Row]:
-        """Runs ``begin.sql``, in one round trip with what was posted; gives its rows.
+        """Run ``begin.sql`` in one round trip with the posted statements, and return its rows.
 
         :raises Transient, SpoolerUnusable: as ``execute``.
         """
@@ -149,8 +149,11 @@ class Session:
         return answer
 
     def answers(self) -> list[tuple[Any, Row | SpoolerUnusable]]:
-        """What was posted since the last call was about, each with its row, or with an error: then the statement was
-        not carried out, or the connection was lost before its answer came."""
+        """Return the ``about`` of each statement posted since the last call, with its row or an error.
+
+        An error means that the statement was not carried out, or that the connection was lost before its answer
+        arrived.
+        """
         with self._lock:
             if self._posted:
                 with contextlib.suppress(SpoolerUnusable), self._held():
@@ -160,7 +163,7 @@ class Session:
 
     @property
     def awaits_answers(self) -> bool:
-        """Whether ``answers`` has something to give or to wait for."""
+        """Return whether ``answers`` has something to return or to wait for."""
         return bool(self._posted or self._answers)
 
     def has_ended(self) -> bool:
@@ -189,9 +192,9 @@ class Session:
         self._posted.append(about)
 
     def _collect(self, connection: Connection) -> None:
-        """Takes in the answers to all that was posted.
+        """Read the answers to all posted statements.
 
-        :raises psycopg.Error: if the connection is lost, or has to be given up.
+        :raises psycopg.Error: if the connection is lost, or must be given up.
         """
         problem: psycopg.Error | None = None
         while self._posted:
@@ -213,9 +216,9 @@ class Session:
 
     @staticmethod
     def insist(call: Callable[[], T]) -> T:
-        """What a call gives, repeated until the server carries it out: for what must not be forgotten.
+        """Repeat a call until the server carries it out, and return its result. For statements that must not be lost.
 
-        :raises SpoolerUnusable: if the server refuses it for a reason that does not pass.
+        :raises SpoolerUnusable: if the server refuses it for a permanent reason.
         """
         wait = _PATIENCE[0]
         while True:
@@ -230,9 +233,9 @@ class Session:
     # --- keys
 
     def show(self, role: str) -> None:
-        """Has this process be alive in a role as soon as the server can be reached, and as long as the session is.
+        """Show this process as alive in a role, as soon as the server can be reached and as long as the session exists.
 
-        :raises SpoolerUnusable: if the server refuses us for a reason that does not pass.
+        :raises SpoolerUnusable: if the server refuses this process for a permanent reason.
         """
         if self._pid != os.getpid():
             self._begin_anew()
@@ -241,7 +244,7 @@ class Session:
             self.key(role)
 
     def key(self, role: str) -> int:
-        """The key of this process in a role.
+        """Return the key of this process in a role.
 
         :raises Transient, SpoolerUnusable: as ``execute``.
         """
@@ -271,7 +274,7 @@ class Session:
         return key
 
     def _sign(self, role: str) -> dict[str, Any]:
-        """What others are to know of this process."""
+        """Return the identity of this process for other processes."""
         return {"spooler": self._names.spooler, "role": role, "host": me(), "pid": os.getpid()}
 
     # --- being told
@@ -369,7 +372,8 @@ class Session:
         return connection
 
     def _take_up(self, connection: Connection, role: str, key: int) -> None:
-        """Shows the same sign as before the connection was lost. If the server has not noticed that yet, it is told.
+        """Show the sign of life from before the connection was lost. End the former session if the server has not
+        noticed the loss.
 
         :raises Away: if the server does not end the former session.
         """
@@ -379,7 +383,7 @@ class Session:
             if row is not None and row[0]:
                 return
             select.select([], [], [], 0.02)
-        # Under another key, its tasks would be those of a process that is dead.
+        # Under another key, its tasks would belong to a dead process.
         raise Away(f"spooler {self._connector.name} cannot be reached: a former session of this process has not ended")
 
     def _listen(self, connection: Connection) -> None:

@@ -1,8 +1,8 @@
-"""Enqueue in a transaction of the caller's, on the caller's own connection.
+"""Enqueue in the caller's transaction, on the caller's own connection.
 
-The statement runs through a plain cursor that is made here, so that no setting of the connection decides how
-parameters are passed or what its row looks like. If this raises, nothing was sent: one statement keeps all tasks, and
-nothing that can fail follows it.
+The statement runs through a plain cursor that is made here, so that settings of the connection do not affect how
+parameters are passed or what a row looks like. If this raises, no task was sent: one statement stores all tasks, and
+nothing after it can fail.
 """
 
 import functools
@@ -51,7 +51,7 @@ def _run(connection: Any, name: str, values: Mapping[str, Any]) -> Any:
     if hasattr(connection, "exec_driver_sql"):  # its Connection: what goes past that would not begin its transaction
         if connection.dialect.name != "postgresql":
             raise _refused(connection, name)
-        # A server-side cursor cannot run a statement that inserts.
+        # A server-side cursor cannot run an INSERT.
         options = {"stream_results": False, "yield_per": None}
         return connection.execute(_of_sqlalchemy(), dict(values), execution_options=options).one()
     with _cursor(connection, name, {module.partition(".")[0] for module in modules}) as cursor:
@@ -60,7 +60,7 @@ def _run(connection: Any, name: str, values: Mapping[str, Any]) -> Any:
 
 
 def _cursor(connection: Any, name: str, drivers: set[str]) -> Any:
-    """A cursor whose rows are tuples."""
+    """Return a cursor whose rows are tuples."""
     if isinstance(connection, psycopg.Connection):
         return psycopg.Cursor(connection, row_factory=tuple_row)
     if "psycopg2" in drivers and hasattr(connection, "cursor") and not connection.async_:
@@ -74,7 +74,7 @@ def _cursor(connection: Any, name: str, drivers: set[str]) -> Any:
 
 @functools.cache
 def _of_sqlalchemy() -> Any:
-    """The statement with SQLAlchemy's parameters, which it translates for each driver, async ones too."""
+    """Return the statement with SQLAlchemy's parameters, which it translates for each driver, including async ones."""
     from sqlalchemy import text
 
     return text(re.sub(r"%\((\w+)\)s", r":\1 ", statement("send")))

@@ -27,11 +27,11 @@ __all__ = [
 
 REASON_SUFFIX = ".reason"
 _REASON_SIZE = 2000
-_LONGEST = 200  # bytes of a name that are kept where it has to be another
+_LONGEST = 200  # bytes that are kept of a name that must be changed
 
 
 class Note(NamedTuple):
-    """What is kept beside a task that was set aside: why, and its counts."""
+    """The note beside a task that was set aside: the reason and the counts."""
 
     reason: str
     attempts: int
@@ -58,7 +58,7 @@ def set_aside(
 
 
 def read_note(directory: Directory, state: str, ref: str) -> Note | None:
-    """The note beside a task that was set aside; None if there is none, or it is not one."""
+    """Return the note beside a task that was set aside; None if there is none, or the file is not a note."""
     try:
         with open(open_private(directory, f"{ASIDE[state]}/{ref}{REASON_SUFFIX}"), "rb") as file:
             note = json.loads(file.read(1 << 16))
@@ -96,7 +96,8 @@ def discard_reason(directory: Directory, state: str, ref: str) -> None:
 
 
 def is_note(directory: Directory, inside: str) -> bool:
-    """Whether this file is a note, and not a task that is called as one: a task never begins like a note.
+    """Return whether this file is a note, and not a task whose name looks like that of a note. A task never begins like
+    a note.
 
     :raises OSError: if it cannot be opened.
     """
@@ -105,7 +106,7 @@ def is_note(directory: Directory, inside: str) -> bool:
 
 
 def rename_hidden(directory: Directory, part: str, name: str) -> None:
-    """Gives a task that is called as a note another name, under which it is listed."""
+    """Rename a task whose name looks like that of a note, so that it is listed."""
     os.rename(directory.path(f"{part}/{name}"), directory.path(f"{part}/{_free_name(directory, part, name)}"))
 
 
@@ -120,8 +121,11 @@ def _part(state: str, ref: str) -> str:
 
 
 def _free_name(directory: Directory, part: str, name: str) -> str:
-    """``name``, or its beginning and a number. No other task and no note of one is replaced, the name is not one of a
-    note, and there is room for that of a note."""
+    """Return ``name``, or a shortened form with a number.
+
+    The result replaces no other task and no note of another task, is not the name of a note, and leaves room for the
+    name of its own note.
+    """
     candidate, number = name, 1
     start = os.fsdecode(os.fsencode(name)[:_LONGEST])
     while candidate.endswith(REASON_SUFFIX) or not _is_free(directory, f"{part}/{candidate}"):
@@ -141,7 +145,7 @@ def _is_free(directory: Directory, inside: str) -> bool:
     else:
         return False
     try:
-        return is_note(directory, f"{inside}{REASON_SUFFIX}")  # of a task that is not there; it is replaced
+        return is_note(directory, f"{inside}{REASON_SUFFIX}")  # the note of a task that is gone; it is replaced
     except OSError as error:
         return error.errno == errno.ENOENT
 
@@ -149,7 +153,7 @@ def _is_free(directory: Directory, inside: str) -> bool:
 def write_reason(directory: Directory, at: int, name: str, note: dict[str, Any]) -> None:
     """Writes the note beside a task (``name`` in the directory ``at``)."""
     tmp = directory.fd(TMP)
-    draft = directory.drafts.name(f"{os.urandom(8).hex()}{REASON_SUFFIX}")  # the task's name may leave no room
+    draft = directory.drafts.name(f"{os.urandom(8).hex()}{REASON_SUFFIX}")  # the task's name may be too long
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     fd = directory.hand_over(os.open(draft, flags, 0o600, dir_fd=tmp))
     try:

@@ -1,20 +1,20 @@
-"""How often a task was begun, kept beside its payload and never in it.
+"""The number of attempts of a task, stored beside its payload and never in it.
 
-An extended attribute of the task's file holds ``<attempts> <crashes> <phase>``, and, if there were any, the number of
-looks by programs that have no handler for the task. It is set before the task is read, so it survives whatever the task
-does to its worker; it is set by descriptor or by path without opening the file, so it drops no lock; and it changes
-neither the content nor the mtime, which is the due time. It costs 3 µs. Copied with ``cp``, a task starts afresh.
+An extended attribute of the task's file holds ``<attempts> <crashes> <phase>`` and, if not zero, the number of claims
+by programs that have no handler for the task. It is set before the task is read, so it survives whatever the task does
+to its worker. It is set by descriptor, or by path without opening the file, so it drops no lock. It changes neither the
+content nor the mtime, which is the due time. It costs 3 µs. A task that is copied with ``cp`` starts with a count of
+zero.
 
-Phase ``r`` (running) on a file that nobody holds means that the run ended with its worker: a crash. ``w`` is waiting.
-``d`` is done, written only when the file of a finished task could not be removed: it must not run again.
+Phase ``r`` (running) on a file that no process has locked means that the run ended with its worker: a crash. ``w`` is
+waiting. ``d`` is done, and is written only if the file of a finished task could not be removed: the task must not run
+again.
 
-Trusted. Whoever may write to a task's file may set its count, and a signature does not cover it. Such a person could
-remove the file as well. So a count decides no more than how often a task still runs, and a file that is removed because
-it is marked as done leaves a line in the log. What is no count, such as a negative number, is taken for none: the task
-starts afresh, and is bounded by its attempts again.
+Trust: a user who can write to a task's file can set its count, and a signature does not cover the count. Such a user
+could also remove the file. So a count only limits how often a task still runs, and the removal of a file that is marked
+as done is logged. An invalid count, such as a negative number, is treated as zero: the task has all its attempts again.
 
-Where a file system has no such attributes (NFS before 4.2, macOS), a small file in ``.unspool/attempts`` holds the
-same.
+On file systems without such attributes (NFS before 4.2, macOS), a small file in ``.unspool/attempts`` holds the count.
 """
 
 import contextlib
@@ -37,7 +37,7 @@ _kept = re.compile(rb"([0-9]{1,9}) ([0-9]{1,9}) ([rwd])(?: ([0-9]{1,9}))?").full
 
 
 class Count(NamedTuple):
-    """What is kept: runs begun, those that ended with their worker, the phase, and looks without a handler."""
+    """The count of a task: runs begun, runs that ended with their worker, the phase, and claims without a handler."""
 
     attempts: int = 0
     crashes: int = 0
@@ -49,7 +49,7 @@ class Count(NamedTuple):
         return Count(self.attempts + 1, self.crashes + (self.phase == RUNNING), RUNNING, self.unhandled)
 
     def withdrawn(self) -> "Count":
-        """This count as it was before the run that has just begun."""
+        """Return this count as it was before the run that has just begun."""
         return self._replace(attempts=self.attempts - 1, phase=WAITING)
 
     def dump(self) -> bytes:

@@ -87,7 +87,9 @@ class SpoolControl:
                     os.unlink(name, dir_fd=self._directory.fd(RUN))
 
     def _processes(self) -> Iterator[tuple[str, WorkerInfo | None]]:
-        """The processes' files, each with None if its process is dead. Files of other contents are left out."""
+        """Yield the status files of processes, each with None if its process is dead. Files with invalid contents are
+        skipped.
+        """
         try:
             names = sorted(os.listdir(self._directory.path(RUN)))
         except OSError:
@@ -201,7 +203,7 @@ class SpoolPresence:
 
 
 def _read_slot(role: str, data: bytes) -> WorkerInfo | None:
-    """What a process has noted; None if these bytes are not what one notes."""
+    """Return the status that a process has written; None if the bytes are invalid."""
     if len(data) < _slot.size:
         return None
     pid, since, length = _slot.unpack_from(data)

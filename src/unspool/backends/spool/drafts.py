@@ -1,22 +1,22 @@
-"""Whose unfinished files are in a spool directory, and the proof that one was abandoned.
+"""The owners of unfinished files in a spool directory, and the proof that such a file was abandoned.
 
 Each process has a number, which is part of the name of each file that it has not finished: of its drafts in
 ``.unspool/tmp``, and of tasks that it writes in place. The number consists of the inode of ``.unspool/writers`` and of
 one byte in that file. The process keeps this byte locked for as long as it lives.
 
-A writer is dead if the file with this inode is at hand and nobody holds the lock on the byte. A living writer is never
-taken for dead:
+A writer is dead if the file with this inode is available and no process holds the lock on the byte. A living writer is
+never taken for dead:
 
 1. It holds the lock from before it creates the file until the file has its final name and mode, because the send keeps
    a reference to its ``Drafts``, and the descriptor is closed with the last reference.
 2. It also holds its ``writers`` file open. An inode number is not given to a second file of the same file system while
    the first one is open. So a process that has a file of this number open has the same file, and sees the lock.
-3. A process that has another ``writers`` file, because someone removed the first one, has no proof. It leaves the file
+3. A process that has another ``writers`` file, because the first one was removed, has no proof. It leaves the file
    alone.
 4. A process that has lost the descriptor, and with it the lock, gets another number before its next send (``lost``).
 
-This holds across containers, host names, reused process ids and restarts. It costs a process one lock. Where there are
-no locks, no unfinished file is removed.
+This holds across containers, host names, reused process ids and restarts. It costs a process one lock. On a file system
+without locks, no unfinished file is removed.
 """
 
 import contextlib
@@ -33,17 +33,17 @@ __all__ = ["Drafts"]
 
 _FILE = "writers"
 _OPEN = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-_BYTES = 1 << 32  # that can be locked; above them, a number has the inode
+_BYTES = 1 << 32  # bytes that can be locked; the higher bits of a number hold the inode
 _LOOKS = 256
-_TRIES = 16  # random bytes that are tried; it is improbable that another process has even one of them
+_TRIES = 16  # attempts to lock a random byte; a collision is improbable even once
 _number_of = re.compile(r".*\.([0-9a-f]{1,24})", re.ASCII | re.DOTALL).fullmatch
 
 
 class Drafts:
-    """Names the drafts of this process, and says which ones belong to dead processes.
+    """The names of this process's drafts, and which drafts belong to dead processes.
 
     :param place: returns a descriptor of the directory for the ``writers`` file.
-    :param hand_over: gives that file to those whose spooler it is.
+    :param hand_over: sets the owner of that file as the spool directory requires.
     """
 
     def __init__(self, place: Callable[[], int], hand_over: Callable[[int], int] = int) -> None:
@@ -56,34 +56,35 @@ class Drafts:
         self._lock = threading.Lock()
 
     def name(self, name: str) -> str:
-        """The name of the draft of a file that will be called ``name``; the same for each call."""
+        """Return the name of the draft for a file ``name``. Each call returns the same name."""
         return f"{name}.{self.number:x}"
 
     @property
     def number(self) -> int:
-        """This process's number; 0 if it cannot have one."""
+        """Return the number of this process; 0 if it cannot have one."""
         if self._pid != os.getpid():
             self._sign()
         return self._number
 
     @property
     def lost(self) -> bool:
-        """Whether this process needs a number: it has none yet, or has closed the descriptor, and lost the lock.
+        """Return whether this process needs a number: it has none yet, or has closed the descriptor and lost the lock.
 
-        Now and then also whether the file was removed. The old number is safe then, but what it leaves stays for ever.
+        Some calls also check whether the file was removed. The old number remains safe then, but abandoned drafts of
+        this process would never be removed.
         """
         if not self._number:
             return not self._pid
         self._looks += 1
         try:
-            if self._looks % _LOOKS:  # no other file has this position, and it costs half of ``fstat``
+            if self._looks % _LOOKS:  # no other file has this position, and this check costs half of ``fstat``
                 return os.lseek(self._fd, 0, os.SEEK_CUR) != self._byte
             return not os.fstat(self._fd).st_nlink
         except OSError:
             return True
 
     def abandoned(self, draft: str, device: int) -> bool:
-        """Whether it is certain that the writer of a draft is dead.
+        """Return whether the writer of a draft is certainly dead.
 
         :param device: the file system that the draft is on.
         """
@@ -91,7 +92,7 @@ class Drafts:
         return found is not None and self.is_dead(int(found[1], 16), device)
 
     def is_dead(self, number: int, device: int) -> bool:
-        """Whether it is certain that the process with this number is dead.
+        """Return whether the process with this number is certainly dead.
 
         :param device: the file system that its file is on.
         """
@@ -106,7 +107,7 @@ class Drafts:
             if self._pid == os.getpid():
                 return
             if self._closing is not None:
-                self._closing()  # the descriptor of the process that this one was forked from
+                self._closing()  # the descriptor of the parent process
             number = 0
             with contextlib.suppress(OSError):  # writing the draft meets the same error, and raises it
                 self._fd = self._hand_over(os.open(_FILE, _OPEN, 0o600, dir_fd=self._place()))
@@ -120,9 +121,9 @@ class Drafts:
             self._number, self._pid = number, os.getpid()
 
     def _take_byte(self) -> int:
-        """Locks a byte that no other process has, and returns its position.
+        """Lock a byte that no other process has, and return its position.
 
-        :raises OSError: if none can be locked, as when another program has locked the whole file.
+        :raises OSError: if no byte can be locked, as when another program has locked the whole file.
         """
         for _ in range(_TRIES):
             byte = int.from_bytes(os.urandom(4), "little") or 1
@@ -132,7 +133,10 @@ class Drafts:
 
 
 def _is_still(fd: int, inode: int) -> bool:
-    """Whether the descriptor is still the one of this inode: the program may have closed it, and opened another."""
+    """Return whether the descriptor still refers to this inode.
+
+    The program may have closed it and opened another file.
+    """
     try:
         return os.fstat(fd).st_ino == inode
     except OSError:

@@ -143,7 +143,7 @@ class SpoolFeed:
         self._look_at_switches()
 
     def _watch(self, part: str, *, removals: bool = False) -> None:
-        """Watches a part. If that is refused, the kernel tells nothing from now on, so the next scan comes soon."""
+        """Watch a part. If the kernel refuses, no more events arrive, so the next scan comes soon."""
         worked = self._wake.working
         self._wake.watch(part, self._directory.path(part), removals=removals)
         if worked and not self._wake.working:

@@ -1,4 +1,4 @@
-"""Files of a spool directory: opened without waiting, written whole, read with a limit, synced together."""
+"""Files of a spool directory: opened without blocking, written completely, read with a limit, synced together."""
 
 import errno
 import os
@@ -17,18 +17,18 @@ _PRIVATE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 def read_whole(fd: int, size: int, limit: int) -> bytes:
-    """The content of a task's file.
+    """Return the content of a task's file.
 
-    :param size: how long the file calls itself. No more memory is used than for that many bytes.
-    :param limit: the most bytes that its body may have.
-    :raises Damaged: if it is too large or cannot be a task, before much is allocated for it; or if another program is
-        writing to it.
+    :param size: the size that ``stat`` reports. No more memory is used than for that many bytes.
+    :param limit: the maximum size of the task's body, in bytes.
+    :raises Damaged: if the file is too large or cannot be a task, before much memory is allocated for it; or if another
+        program is writing to it.
     """
     if size > limit + _OVERHEAD:
         raise Damaged(
             f"{size} bytes, and max_task_size allows {limit}; raise UNSPOOL_MAX_TASK_SIZE, then retry the task"
         )
-    data = os.read(fd, min(size, _FIRST_READ) + 1)  # one byte more: a file that has grown shows
+    data = os.read(fd, min(size, _FIRST_READ) + 1)  # one byte more, to notice a file that has grown
     if data[:1] not in (_MODIFIER, b""):
         raise Damaged("not a spool file: it does not begin with uWSGI's modifier 17")
     if size > _FIRST_READ:
@@ -41,11 +41,10 @@ def read_whole(fd: int, size: int, limit: int) -> bytes:
 
 
 def open_private(directory: Directory, inside: str, flags: int = os.O_RDONLY) -> int:
-    """Opens a file that unspool keeps in ``.unspool``: without waiting, as for the other end of a FIFO, and not through
-    a link.
+    """Open a file that unspool keeps in ``.unspool``, without blocking on a FIFO and without following a link.
 
     :param inside: its path in the directory.
-    :raises OSError: if it cannot be opened, is not a regular file, or is a file whose owner is not trusted.
+    :raises OSError: if it cannot be opened, is not a regular file, or has an owner that is not trusted.
     """
     path = directory.path(inside)
     fd = os.open(path, flags | _PRIVATE, 0o600)

@@ -34,7 +34,7 @@ _LATEST_OF = f"{_SELECT} WHERE id = ? ORDER BY started + duration DESC, number D
 _IDS = "SELECT DISTINCT id FROM runs WHERE instr(id, ?)"
 _MATCHES = 10
 _TRIM_EVERY = 5_000  # rows between two trimmings
-_COMPANIONS = ("-wal", "-shm", "-journal")  # files that SQLite puts beside the database
+_COMPANIONS = ("-wal", "-shm", "-journal")  # files that SQLite creates beside the database
 _BUSY = 10_000  # milliseconds to wait for another supervisor's writer
 _BAD_ROW = (ValueError, OverflowError, sqlite3.InterfaceError, sqlite3.ProgrammingError, sqlite3.IntegrityError)
 _log = logging.getLogger("unspool")
@@ -80,7 +80,7 @@ class History:
             self._add(records)
 
     def jot(self, records: Sequence[Record]) -> None:
-        """Adds rows from a process that is not the one writer, for little."""
+        """Add rows cheaply, from a process that is not the writer."""
         if self._limit:
             self._journal.append(records)
 
@@ -100,7 +100,7 @@ class History:
         return sorted(both, key=_ended, reverse=True)[:limit]
 
     def matching(self, piece: str) -> list[str]:
-        """The ids of a few tasks of whose names this is a piece."""
+        """Return the ids of a few tasks whose names contain this piece."""
         piece, jotted = _text(piece), (_text(record.id) for record in self._journal.records())
         kept = (row[0] for row in self._select(_IDS, (piece,)) if isinstance(row[0], str))
         ids = dict.fromkeys(id for id in (*jotted, *kept) if is_piece(piece, os.path.basename(id)))
@@ -109,7 +109,7 @@ class History:
     def _rows(self, id: str | None, limit: int) -> list[Record]:
         query, values = (_LATEST, (limit,)) if id is None else (_LATEST_OF, (id, limit))
         rows = map(Record.of, self._select(query, values))
-        return [record for record in rows if record is not None]  # a row of other types is not ours
+        return [record for record in rows if record is not None]  # rows with other types are ignored
 
     def _select(self, query: str, values: Sequence[Any]) -> list[Any]:
         path = self._directory.path(HISTORY)
@@ -181,7 +181,7 @@ class History:
         return connection
 
     def _objection(self, path: str) -> str | None:
-        """Why SQLite is not to open the database: it waits for the other end of a FIFO, and follows links.
+        """Return why SQLite must not open the database, or None. SQLite would block on a FIFO, and follow links.
 
         The files are not opened here, because closing them drops the locks that SQLite has on them in this process.
         """
@@ -216,7 +216,7 @@ def _storable(record: Record) -> Record:
 
 
 def _decoded(value: bytes) -> str:
-    """A text as SQLite keeps it, which need not be UTF-8."""
+    """Return a text that SQLite has stored, which need not be valid UTF-8."""
     return value.decode("utf-8", "backslashreplace")
 
 

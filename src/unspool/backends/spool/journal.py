@@ -27,7 +27,7 @@ _PREFIX = "journal-"
 _LONG = 1 << 18  # bytes: some 1,200 runs, which take 10 ms to be put into the database
 _MANY = 32  # journals that a process lets wait
 _MOMENT = 0.01  # seconds
-_MOST = 1 << 28  # bytes; no process writes that many to one
+_MOST = 1 << 28  # bytes; no process writes that many to one journal
 _CREATE = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 Add = Callable[[Sequence[Record]], None]
@@ -49,7 +49,7 @@ class Journal:
         self._waiting: deque[str] = deque()
 
     def append(self, records: Sequence[Record]) -> None:
-        """Adds a line for each.
+        """Add a line for each record.
 
         :raises OSError: if it cannot be written.
         """
@@ -63,7 +63,7 @@ class Journal:
                 self.ingest_some()
         lines = "".join(f"{record.to_json()}\n" for record in records).encode()
         self._size += len(lines)
-        while (written := os.write(self._fd, lines)) < len(lines):  # the disk is full, which the next write says
+        while (written := os.write(self._fd, lines)) < len(lines):  # the disk is full; the next write raises
             lines = lines[written:]
 
     def ingest_some(self) -> None:
@@ -110,7 +110,7 @@ class Journal:
 
     def _open(self, name: str, flags: int = os.O_RDONLY) -> int:
         fd = open_private(self._directory, f"{PRIVATE}/{name}", flags)
-        if os.fstat(fd).st_size > _MOST:  # it is not read into memory, and left alone
+        if os.fstat(fd).st_size > _MOST:  # it is left alone, because reading it would take too much memory
             os.close(fd)
             raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), name)
         return fd
@@ -123,7 +123,7 @@ class Journal:
 
 
 def _parse(lines: Sequence[bytes]) -> list[Record]:
-    """The records in these lines. A line that holds none is left out: a full disk may have cut it short."""
+    """Return the records in these lines. Invalid lines are skipped: a full disk may have cut one short."""
     try:
         return [record for row in json.loads(b"[%b]" % b",".join(lines)) if (record := Record.of(row)) is not None]
     except (ValueError, RecursionError):

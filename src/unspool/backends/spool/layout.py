@@ -124,7 +124,7 @@ def writer_of(name: str) -> int:
 
 
 def renamed(ref: str, due: float) -> str:
-    """The same ref with another time at the end of its name, which is added to a name that has none."""
+    """Return the ref with another time at the end of its name. A name without a time gets one."""
     seconds, rest = divmod(int(due * 1_000_000), 1_000_000)
     start = ref.rsplit("_", 2)[0] if hint(ref) else ref
     return f"{start}_{seconds}_{rest:06d}"
@@ -163,14 +163,14 @@ class Names:
 
 
 class _Part(NamedTuple):
-    """An open directory: its descriptor, and what that was when it was opened."""
+    """An open directory: its descriptor, and the status of the directory when it was opened."""
 
     fd: int
     device: int
     inode: int
 
     def found(self) -> os.stat_result | None:
-        """What the descriptor is now; None if the program has closed it, and perhaps opened another file."""
+        """Return the current status of the descriptor; None if it is closed or refers to another file."""
         try:
             found = os.fstat(self.fd)
         except OSError:
@@ -178,15 +178,16 @@ class _Part(NamedTuple):
         return found if self.is_at(found) else None
 
     def is_at(self, found: os.stat_result) -> bool:
-        """Whether this is the directory that was found."""
+        """Return whether this is the directory with this status."""
         return found.st_ino == self.inode and found.st_dev == self.device
 
 
 class Directory:
     """A spool directory held by descriptors, so that no path is followed through a link that another user put there.
 
-    Opened on first use. The path may lead to another directory later, which was moved, linked or mounted there, and the
-    program may close all its descriptors, as daemons do. ``is_current`` notices both, and ``reopen`` starts over.
+    It is opened on first use. Later, the path may lead to another directory that was moved, linked or mounted there,
+    and the program may close all its descriptors, as daemons do. ``is_current`` detects both, and ``reopen`` opens the
+    directory again.
 
     :param signed: whether a secret key is set, so that tasks are trusted for their signature.
     """
@@ -195,7 +196,7 @@ class Directory:
         self.root = root
         self.signed = signed
         self.drafts = self._new_drafts()
-        """The names of this process's drafts. Whoever writes keeps a reference: ``reopen`` makes another object."""
+        """The names of this process's drafts. A writer keeps a reference, because ``reopen`` replaces this object."""
         self._parts: dict[str, _Part] = {}
         self._removed: dict[str, _Part] = {}
         self._lock = threading.Lock()
@@ -203,9 +204,9 @@ class Directory:
         self.trusted = -1
         """The user whose private files need no closer look: this one, where the directory is its own. Else -1."""
         self.mode = 0o600
-        """The mode of files: the group may read and write them where it shares the directory."""
+        """The mode of new files. In a directory that a group shares, the group may read and write them."""
         self.gives = False
-        """Whether what this process makes there is to be given to others; see ``give``."""
+        """Whether new files must be given another owner or group; see ``give``."""
         # When nobody uses it any more, as after a change of settings; never while somebody may hold a number.
         weakref.finalize(self, _close_all, self._parts, self._removed).atexit = False
 
@@ -283,9 +284,9 @@ class Directory:
         return trust.to_file(found, self.owner, signed=self.signed)
 
     def hand_over(self, fd: int) -> int:
-        """Does ``give`` where it is needed; returns the descriptor.
+        """Call ``give`` if necessary, and return the descriptor.
 
-        :raises OSError: if that cannot be done; then the descriptor is closed.
+        :raises OSError: if the owner or mode cannot be set; then the descriptor is closed.
         """
         if self.gives:
             try:
@@ -296,20 +297,20 @@ class Directory:
         return fd
 
     def give(self, fd: int) -> None:
-        """Gives a file or directory that this process has made to those whose spooler it is.
+        """Set the owner and group of a file or directory that this process has made.
 
-        What root makes belongs to the directory's owner, or that user's programs could not use it. In a directory that
-        a group shares, it belongs to the group, which may read and write it.
+        A file made by root gets the directory's owner, because that user's programs could not use it otherwise. In a
+        directory that a group shares, the file gets the group, which may read and write it.
         """
         owner, found, user = self.owner, os.fstat(fd), os.geteuid()
         folder = stat.S_ISDIR(found.st_mode)
         if found.st_uid != user or (found.st_nlink != 1 and not folder):
-            return  # it was there before, perhaps under another name of something that is not to be given away
+            return  # it existed before, perhaps as a hard link to a file that must not be given away
         if user == 0 and (owner.uid, owner.gid) != (found.st_uid, found.st_gid):
             os.fchown(fd, owner.uid, owner.gid)
         elif owner.shared and found.st_gid != owner.gid:
             with contextlib.suppress(PermissionError) if user == owner.uid else contextlib.nullcontext():
-                os.fchown(fd, -1, owner.gid)  # the owner need not be one of the group
+                os.fchown(fd, -1, owner.gid)  # the owner need not be a member of the group
         if owner.shared and not trust.is_unfinished(found):
             os.fchmod(fd, owner.mode & stat.S_ISGID | 0o770 if folder else self.mode)
 
@@ -322,7 +323,8 @@ class Directory:
         return reason and f"in {part}, {reason}"
 
     def is_current(self, part: str = "") -> bool:
-        """Whether the path still leads to a part of the directory, or to the root, and its descriptor is open."""
+        """Return whether the path still leads to a part of the directory, or to the root, and its descriptor
+        is open."""
         held = self._parts.get(part)
         if held is None:
             part, held = "", self._parts.get("")
@@ -334,20 +336,23 @@ class Directory:
             return False
 
     def is_gone(self) -> bool:
-        """Whether the directory, or a part of it, was removed, moved away or replaced since it was opened."""
+        """Return whether the directory, or a part of it, was removed, moved away or replaced since it was opened."""
         if self._owner is None:
             return not os.path.isdir(self.root)
         return not all(map(self.is_current, list(self._parts)))
 
     def has_lost_descriptors(self) -> bool:
-        """Whether the program has closed a descriptor of a part, and may have opened another file by its number."""
+        """Return whether the program has closed the descriptor of a part.
+
+        Its number may belong to another file by now.
+        """
         return any(held.found() is None for held in list(self._parts.values()))
 
     def renew(self, *parts: str) -> None:
-        """Has each of these parts made again by its next use if it was removed, as by ``rm -r .unspool/dead``.
+        """Let the next use of each part create it again if it was removed, as by ``rm -r .unspool/dead``.
 
-        If the whole directory was moved away, nothing is done: what is open there can still be used. If the program has
-        closed the descriptors, all of them are opened again.
+        If the whole directory was moved away, this does nothing: the open descriptors can still be used. If the program
+        has closed the descriptors, all of them are opened again.
         """
         root = self._parts.get("")
         closed = root is not None and root.found() is None
@@ -360,7 +365,7 @@ class Directory:
         self.drafts = self._new_drafts()
 
     def reopen(self) -> None:
-        """Forgets all that is not current any more, so that the next use opens it again."""
+        """Close the descriptors that are not current any more, so that the next use opens them again."""
         with self._lock:
             moved = not self.is_current()
             stale = [part for part in self._parts if moved or not self.is_current(part)]
@@ -369,16 +374,17 @@ class Directory:
                 self.drafts = self._new_drafts()
 
     def close(self) -> None:
-        """Forgets everything; the next use opens it again."""
+        """Close all descriptors. The next use opens them again."""
         with self._lock:
             self._forget(list(self._parts))
             self.drafts = self._new_drafts()
 
     def _forget(self, parts: list[str]) -> None:
-        """Closes what no other thread can be using.
+        """Close the descriptors that no other thread can be using.
 
-        A number that another thread may have just read stays open, or that thread would write to whatever file gets the
-        number next. That of a removed directory is used again for the directory that takes its place.
+        A descriptor whose number another thread may have just read stays open; otherwise that thread could write to
+        another file that gets the same number. The descriptor of a removed directory is reused for the directory that
+        replaces it.
         """
         for part in parts:
             held = self._parts.pop(part)
@@ -444,9 +450,9 @@ class Directory:
         return opened
 
     def _make(self, name: str, at: int) -> bool:
-        """Makes a directory in another one, unless it is there."""
+        """Create a directory inside another one, unless it exists."""
         made = name
-        if self.gives:  # under another name until those whose it is can use it
+        if self.gives:  # it has another name until its owner and mode are set
             with contextlib.suppress(FileNotFoundError):
                 os.stat(name, dir_fd=at, follow_symlinks=False)
                 return False
@@ -465,11 +471,11 @@ class Directory:
             if error.errno == errno.ENOTEMPTY:  # another process was faster
                 return False
             raise
-        os.fsync(at)  # a task is no more durable than its directory
+        os.fsync(at)  # a task is only as durable as its directory
         return True
 
     def unusable(self, error: OSError, part: str = "") -> SpoolerUnusable:
-        """The error of this package for one of the system's, met while a part was opened, saying what to do."""
+        """Return a ``SpoolerUnusable`` for a system error that occurred while a part was opened. It says what to do."""
         what = f"its directory {part}" if part else "it"
         advice = {
             errno.ENOTDIR: f"{what} is a file; " + ("move it away" if part else "name a directory"),

@@ -47,7 +47,7 @@ class Listing:
         return itertools.islice(self._entries(states, limit), limit)
 
     def summary(self) -> Summary:
-        """How many there are in each state, and the earliest due time of those that are ready."""
+        """Return the number of tasks in each state, and the earliest due time of the ready ones."""
         summary = Survey(self._directory, self._clock()).summary()
         for moved in filter(None, map(self._moved, under_way(self._directory))):
             summary.counts[moved.state] += 1
@@ -77,7 +77,7 @@ class Listing:
     # --- one of them
 
     def find(self, id: str) -> Entry | None:
-        """The task of an id: a path, absolute or relative to the working or the spool directory."""
+        """Return the task of an id: a path, absolute or relative to the working or the spool directory."""
         found = self.read(id, body=False)
         return found[0] if found else None
 
@@ -94,7 +94,7 @@ class Listing:
         return moved, self._envelope(leaving.inside, whole=True) if body else None
 
     def matching(self, piece: str) -> list[str]:
-        """The ids of a few tasks of whose names this is a piece. Names are read once."""
+        """Return the ids of a few tasks whose names contain this piece. Names are read once."""
         survey = Survey(self._directory, self._clock())
         found = survey.named(lambda name: piece in name and is_piece(piece, name))
         moved = (
@@ -136,7 +136,7 @@ class Listing:
         return self._directory.path(target)
 
     def _free(self, ref: str, now: float) -> str:
-        """The ref with a time at its end that is not after now, and that no other file has."""
+        """Return the ref with a time at its end that is not after now, under which no other file exists."""
         while os.path.lexists(self._directory.path(target := renamed(ref, now))):
             now -= 1e-6
         return target
@@ -171,9 +171,9 @@ class Listing:
         raise LookupError(f"no task {id} in spooler {self._directory.root}")
 
     def _require_file(self, place: str, ref: str, *, regular: bool) -> None:
-        """Refuses what has a task's name and is something else.
+        """Check that the file of a task's name is a file.
 
-        :param regular: whether a link or FIFO is refused, too, or only a directory.
+        :param regular: whether links and FIFOs are refused too, or only directories.
         :raises LookupError: if it is something else.
         """
         path = self._directory.path(_inside(place, ref))
@@ -186,7 +186,7 @@ class Listing:
 
     @contextlib.contextmanager
     def _present(self, ref: str) -> Iterator[None]:
-        """Turns a file that is gone into a task that is not there."""
+        """Raise ``LookupError`` for a file that does not exist."""
         try:
             yield
         except FileNotFoundError:
@@ -229,7 +229,7 @@ class Listing:
             yield place, ref
 
     def _ref(self, id: str) -> str | None:
-        """The path of an id within the directory; None if it leads elsewhere, or no file can have it."""
+        """Return the path of an id within the directory; None if it leads elsewhere, or no file can have this path."""
         if not _is_path(id):
             return None
         root = self._directory.root
@@ -357,12 +357,12 @@ class Listing:
 
 
 def _inside(place: str, ref: str) -> str:
-    """The path within the directory of a task that waits, or was set aside."""
+    """Return the path within the directory of a task that waits, or was set aside."""
     return f"{ASIDE[place]}/{ref}" if place else ref
 
 
 def _is_ref(ref: str) -> bool:
-    """Whether this is a task's name, alone or below a priority."""
+    """Return whether this is a task's name, alone or below a priority."""
     lead, slash, name = ref.rpartition("/")
     return is_task(name) and (not slash or is_priority(lead) is not None)
 
