@@ -159,7 +159,7 @@ def test_the_server_goes_and_comes_back(ends: Ends, own: Server) -> None:
     work("before")
     forwarder = start([SCRIPT, "forward"], ends)
     try:
-        forwarder.wait_for("1 tasks of")
+        forwarder.wait_for("1 task of")
         own.stop()
         started = time.perf_counter()
         for number in range(20):
@@ -171,7 +171,7 @@ def test_the_server_goes_and_comes_back(ends: Ends, own: Server) -> None:
         while sum(ends.backend("spool").counts().values()):
             forwarder.wait_for("forwarded to")
         work("after")
-        forwarder.wait_for("1 tasks of")
+        forwarder.wait_for("1 task of")
         forwarder.process.send_signal(signal.SIGTERM)
         assert forwarder.end() == 0
         assert sum("kept in" in line for line in forwarder.seen) == 1
