@@ -53,11 +53,11 @@ class _Serializer(NamedTuple):
 
 
 class _ScriptPickler(pickle.Pickler):
-    """Names classes and functions of the script that runs as a worker imports them, and not as ``__main__``."""
+    """Pickles classes and functions of the running script under the name that a worker imports, not as ``__main__``."""
 
     def reducer_override(self, thing: Any) -> Any:
         if isinstance(thing, type | FunctionType) and is_script(thing.__module__):
-            import pkgutil  # only such a script needs it
+            import pkgutil  # only a script of such a package needs it
 
             return pkgutil.resolve_name, (f"{module_of(thing)}:{thing.__qualname__}",)
         return NotImplemented
@@ -65,7 +65,7 @@ class _ScriptPickler(pickle.Pickler):
 
 def _pickle(value: Any) -> bytes:
     data = pickle.dumps(value, _PICKLE_PROTOCOL)
-    if b"main__" not in data and b"uwsgi_file_" not in data:  # the names of scripts, see ``is_script``
+    if b"main__" not in data and b"uwsgi_file_" not in data:  # the module names of scripts, see ``is_script``
         return data
     buffer = io.BytesIO()
     _ScriptPickler(buffer, _PICKLE_PROTOCOL).dump(value)
@@ -111,11 +111,11 @@ def encode(message: Message) -> Envelope:
 
 
 def decode(envelope: Envelope) -> Message:
-    """The message in an envelope. This unpickles; only ``dispatch`` may call it.
+    """Return the message in an envelope. This unpickles, so only ``dispatch`` may call it.
 
-    :raises Damaged: if the body is not what its serialiser wrote.
-    :raises Exception: whatever the payload's own classes raise while they are rebuilt, where the seal shows that the
-        data is whole: a module, class or value may be missing in this program only, and a deploy may bring it.
+    :raises Damaged: if the body is not valid output of its serialiser.
+    :raises Exception: any exception that the payload's own classes raise while they are rebuilt, if the seal shows that
+        the data is whole. A module, class or value may be missing only in this program, and a deploy may add it.
     """
     vars = envelope.vars
     if "ud_spool_func" in vars:
@@ -267,5 +267,5 @@ def _deserialize(serializer: str, data: bytes, sealed: bool) -> Any:
         raise
     except Exception as error:
         if sealed and not isinstance(error, pickle.UnpicklingError | EOFError | json.JSONDecodeError):
-            raise  # the data is whole: this program, or what it needs, cannot rebuild it now
+            raise  # the data is whole, but this program or a dependency cannot rebuild it now
         raise Damaged(f"the {serializer} body cannot be read: {failure.reason(error)}") from error

@@ -52,7 +52,7 @@ _HOW = (
 
 
 class _Ground(NamedTuple):
-    """What keeps the tasks of a URL's scheme: a class, the package that it needs, and how to install that."""
+    """The backend of a URL's scheme: a class, the package that it needs, and how to install that package."""
 
     module: str
     backend: str
@@ -69,18 +69,18 @@ _GROUNDS = {
 class Settings(NamedTuple):
     """All settings of a process.
 
-    :param spoolers: the spoolers' names: of a directory its absolute path, of a server's spooler its URL without user
-        and password; the first is the default.
+    :param spoolers: the spoolers' names: absolute paths of directories, and URLs of servers without user and password.
+        The first one is the default.
     :param durability: ``full`` syncs each task to the disk before its call returns; ``relaxed`` leaves that to the
         kernel.
-    :param period: seconds between full looks at a directory, where the kernel tells of changes anyway.
+    :param period: seconds between full scans of a directory, in addition to the kernel's change events.
     :param history_limit: runs kept in each spooler's history; 0 for none.
-    :param history_age: seconds that they are kept.
-    :param max_task_size: the most megabytes that the payload of a task may take.
-    :param secret_key: the secret keys: the first signs each task that is sent, and only what any of them verifies is
-        run; none, and tasks are not signed.
-    :param secret_key_file: the absolute path of a file that holds them instead, one a line.
-    :param forward: where the tasks of directories are sent on to: base names, each with a URL; an empty one for all
+    :param history_age: seconds for which runs are kept.
+    :param max_task_size: the maximum size of a task's payload, in megabytes.
+    :param secret_key: the secret keys. The first one signs each task that is sent. A task runs only if one of the keys
+        verifies it. Without keys, tasks are not signed.
+    :param secret_key_file: the absolute path of a file with the keys, one a line, in place of ``secret_key``.
+    :param forward: the URLs to which the tasks of directories are forwarded, by base name; an empty name stands for all
         others. See ``destination``.
     """
 
@@ -101,7 +101,7 @@ class Settings(NamedTuple):
 
 
 class SettingsKeywords(TypedDict, total=False):
-    """What ``configure`` takes; None gives a setting back to the environment."""
+    """The keyword arguments of ``configure``; None resets a setting to the environment."""
 
     spoolers: Sequence[str | os.PathLike[str]] | str | None
     durability: Literal["full", "relaxed"] | None
@@ -129,17 +129,17 @@ _addresses: dict[str, address.Address] = {}  # of servers' spoolers, by name; th
 _redirection: Callable[[str], Backend] | None = None
 _handler: "SpoolerHandler | None" = None
 _inside: list["Inside"] | None = None  # uWSGI's own spoolers, which each of its offers asks for
-_start: str | None = None  # the working directory when this was imported: programs change it, uWSGI's spoolers too
-with contextlib.suppress(OSError):  # it was removed
+_start: str | None = None  # the working directory at import, because programs and uWSGI's spoolers change it later
+with contextlib.suppress(OSError):  # the directory was removed
     _start = os.getcwd()
 
 
 def configure(**values: Unpack[SettingsKeywords]) -> None:
-    """Sets settings for this process, over the environment and ``pyproject.toml``. Each call adds to the ones before.
+    """Set settings for this process, which override the environment and ``pyproject.toml``. Calls are cumulative.
 
-    :param values: the fields of :class:`Settings`; None gives one back to the environment. Relative directories are
-        resolved now. ``period`` and ``history_age`` also take a timedelta, or a duration such as ``5m``.
-    :raises ConfigurationError: if there is no such setting, or it cannot have this value; then nothing is changed.
+    :param values: the fields of :class:`Settings`; None resets one to the environment. Relative directories are
+        resolved now. ``period`` and ``history_age`` also accept a timedelta, or a duration such as ``5m``.
+    :raises ConfigurationError: if a setting is unknown or has an invalid value; then nothing is changed.
     """
     global _settings, _configured, _inside  # noqa: PLW0603  the process's settings are one thing
     merged = _configured | {
@@ -198,9 +198,9 @@ def spooler_names() -> tuple[str, ...]:
 
 
 def spooler_name(text: str) -> str:
-    """The name of the spooler at a path or URL, which may have a password; that is kept for when it is opened.
+    """Return the name of the spooler at a path or URL. A password in the URL is kept for opening the spooler.
 
-    :raises OptionRefused: for a URL that is none, or a path that begins with a quote, ``$`` or an unknown ``~user``.
+    :raises OptionRefused: for an invalid URL, or a path that begins with a quote, ``$`` or an unknown ``~user``.
     """
     if not address.is_url(text):
         address.directory(text)
@@ -255,9 +255,9 @@ def _find_backend(name: str | None) -> Backend:
 
 
 def redirect(redirection: Callable[[str], Backend] | None) -> None:
-    """Have a function give the backend of each spooler, by its name, in place of the real one; None ends that.
+    """Replace the backend of each spooler with the one that a function returns for its name; None ends this.
 
-    For tests: nothing is sent to a real spooler then.
+    For tests: no task is sent to a real spooler while it is set.
     """
     global _redirection  # noqa: PLW0603  the process's settings are one thing
     with _lock:
@@ -266,7 +266,7 @@ def redirect(redirection: Callable[[str], Backend] | None) -> None:
 
 
 def redirection() -> Callable[[str], Backend] | None:
-    """Return what ``redirect`` has set."""
+    """Return the function that ``redirect`` has set."""
     return _redirection
 
 
@@ -290,7 +290,7 @@ def candidates(id: str) -> Iterator[Backend]:
 
 
 def check_sizes(envelopes: Sequence[Envelope]) -> None:
-    """Checks that no payload is larger than ``max_task_size``.
+    """Check that no payload is larger than ``max_task_size``.
 
     :raises PayloadRefused: if one is.
     """
@@ -380,7 +380,7 @@ def variables() -> list[str]:
 
 
 def similar_variable(name: str, known: Collection[str] = ()) -> str:
-    """Return the variable that a misspelt one was probably meant to be; an empty text if none is similar.
+    """Return the variable that a misspelt one probably stands for; an empty string if none is similar.
 
     :param known: further variables, such as those of a command's options.
     """
@@ -391,7 +391,7 @@ def similar_variable(name: str, known: Collection[str] = ()) -> str:
 
 
 def _misspelt() -> str:
-    """What to say of variables that look like those of settings, where a setting is missing."""
+    """Return a hint about variables that look like misspelt settings, for the error about a missing setting."""
     found = [
         f"{name} is set; did you mean {meant}?"
         for name in sorted(os.environ)
@@ -579,7 +579,7 @@ def _forward(value: Any) -> tuple[tuple[str, str], ...]:
 
 
 def _seconds(value: Any) -> Any:
-    """The seconds of a number, a timedelta, or the text of a duration."""
+    """Return the seconds of a number, a timedelta, or a duration as text."""
     if isinstance(value, timedelta):
         return value.total_seconds()
     return duration(value) if isinstance(value, str) else value
@@ -600,7 +600,7 @@ def _whole(value: Any) -> int:
 
 
 def _number(value: Any) -> float:
-    """The number, also from a text; nan for anything else, which no setting allows."""
+    """Return a number or numeric text as a float; nan for anything else, which no setting accepts."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return nan
     try:

@@ -1,4 +1,4 @@
-"""From a claim to an outcome: find the task, run it, read its verdict. No I/O but the task's own.
+"""From a claim to an outcome: find the task, run it, read its verdict. The only I/O is the task's own.
 
 ::
 
@@ -6,9 +6,9 @@
               |
               +------> Outcome   (damaged, unknown, or out of crashes: there is nothing to run)
 
-A task's objects are code of its own: a result may raise when it is asked for an attribute, an exception when it is
-asked for its text. ``run`` and ``returned`` look at such objects, and raise what these raise. ``raised`` looks at an
-exception, and raises nothing. An ``Ending`` holds none of them.
+The objects of a task may contain any code: a result may raise on attribute access, and an exception when it is
+converted to text. ``run`` and ``returned`` inspect such objects, and raise what these raise. ``raised`` inspects an
+exception, and raises nothing. An ``Ending`` contains none of these objects.
 """
 
 import os
@@ -40,14 +40,14 @@ class Call(NamedTuple):
 
 
 class Ending(NamedTuple):
-    """What a run itself came to: processed, skipped, rescheduled or timeout, and a traceback or reason."""
+    """How a run ended: processed, skipped, rescheduled or timeout, with a traceback or reason."""
 
     verdict: Verdict
     error: str = ""
 
 
 class Unfinished(NamedTuple):
-    """A coroutine, whose result goes to ``returned`` and whose exception to ``raised``."""
+    """A coroutine. Its result is passed to ``returned`` and its exception to ``raised``."""
 
     coroutine: Awaitable[Any]
 
@@ -77,7 +77,7 @@ def prepare(claim: Claim, now: float, random: Callable[[], float] = _random.rand
     except BaseException as error:  # noqa: BLE001  a subclass's constructor or options: its failure
         return _again(Verdict.RESCHEDULED, claim, _DEFAULT_RETRY, now, random, _describe(error))
     if claim.crashes and claim.attempts > options.retry.max_attempts:
-        # Not so without a crash: attempts that an older version counted may have found no handler.
+        # Attempts that an older version counted may have found no handler, so this needs a crash.
         return Outcome(Verdict.DEAD, Bury(reason := _used_up(claim, options.retry), begun=False), reason)
     return Call(task, options)
 
@@ -88,26 +88,26 @@ def delay_after(options: TaskOptions, claim: Claim, random: Callable[[], float] 
 
 
 def run(call: Call) -> Ending | Unfinished:
-    """The task's own work: its ending, or for ``async def`` functions a coroutine that has yet to run.
+    """Run the task. Return its ending, or for ``async def`` functions a coroutine that has not run yet.
 
-    :raises BaseException: what the task raises, which ``raised`` reads.
+    :raises BaseException: the exception that the task raises, which ``raised`` reads.
     """
     result: Any = call.task.process()
     return Unfinished(result) if is_awaitable(result) else returned(result)
 
 
 def returned(result: Any) -> Ending:
-    """What the result of a run means.
+    """Return the ending for the result of a run.
 
-    :raises BaseException: what the result raises when it is looked at.
+    :raises BaseException: the exception that the result raises when it is inspected.
     """
-    kind = type(result)  # not its ``__class__``, which may be code
+    kind = type(result)  # not its ``__class__``, which may run code
     if result is None:
         return _SKIPPED
     if not issubclass(kind, TaskResult):
         return _PROCESSED
     exception = getattr(result, "exception", None)
-    if exception is not None and not issubclass(type(exception), BaseException):  # a subclass's own doing
+    if exception is not None and not issubclass(type(exception), BaseException):  # possible in a subclass
         exception = TypeError(f"the task's result has exception={failure.shown(exception)}, which is no exception")
     if issubclass(kind, ResultRescheduled):
         return (
@@ -118,7 +118,7 @@ def returned(result: Any) -> Ending:
 
 
 def raised(exception: BaseException) -> Ending:
-    """What the exception of a run means."""
+    """Return the ending for the exception of a run."""
     overran = issubclass(type(exception), TaskTimeout)
     return Ending(Verdict.TIMEOUT if overran else Verdict.RESCHEDULED, _describe(exception))
 
@@ -130,7 +130,7 @@ def conclude(
     now: float,
     random: Callable[[], float] = _random.random,
 ) -> Outcome:
-    """What the ending of a run leads to, by the task's options.
+    """Return the outcome of an ending, according to the task's options.
 
     :param now: unix seconds.
     """
@@ -157,7 +157,9 @@ def _again(
 
 
 def _unhandled(claim: Claim, now: float, random: Callable[[], float], reason: str) -> Outcome:
-    """Kept for a deploy to catch up. It costs no attempt: the program that knows the task has them all."""
+    """Keep the task until a deploy adds its handler. This uses no attempt, so a program that knows the task has all of
+    them.
+    """
     at = next_attempt(_DEFAULT_RETRY, claim.unhandled + 1, now, random)
     if at is None:
         return Outcome(Verdict.DEAD, Bury(reason_of(reason), begun=False), reason)
@@ -199,7 +201,7 @@ def _name(claim: Claim) -> str:
 
 
 def _describe(exception: BaseException) -> str:
-    """The reason, and the traceback from the task's own code on."""
+    """Return the reason, and the traceback from the task's own code on."""
     frames = _traceback(exception)
     while frames is not None and frames.tb_next is not None and _is_ours(frames.tb_frame.f_code.co_filename):
         frames = frames.tb_next

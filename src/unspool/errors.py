@@ -55,7 +55,7 @@ class NoSpooler(ConfigurationError):
 class AppError(ConfigurationError):
     """The application of a worker could not be imported.
 
-    :param traceback: of the error, as text; empty where it would say no more than the message.
+    :param traceback: the traceback as text; empty if it would repeat the message.
     """
 
     def __init__(self, message: str, traceback: str = "") -> None:
@@ -64,15 +64,15 @@ class AppError(ConfigurationError):
 
 
 class SpoolerUnusable(UnspoolError, OSError):
-    """A spooler's place cannot be used: not a directory, not writable, open to others, full.
+    """A spooler's place cannot be used: it is not a directory, not writable, open to other users, or full.
 
-    Raised by a send, ``sent`` names the tasks of the call that are in the queue; send only the others again.
+    If a send raises this, ``sent`` has the ids of the tasks that are in the queue. Send only the other tasks again.
     """
 
     sent: tuple[str, ...] = ()
     """The ids of the tasks that a failed send has put into the queue, in the order of the call.
 
-    They run, though a power cut may still lose them. Empty if nothing was sent.
+    These tasks run, though a power cut may still lose them. Empty if nothing was sent.
     """
 
     def __str__(self) -> str:

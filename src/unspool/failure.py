@@ -1,7 +1,7 @@
-"""An exception as text: its reason in one line, and its traceback.
+"""The text of an exception: its reason in one line, and its traceback.
 
-The exception is a task's own: its ``__str__``, its attributes and those of its class may raise or return anything, so
-nothing here trusts them. The text is printable, and can be stored by every backend.
+The exception comes from a task: its ``__str__``, its attributes and those of its class may raise or return anything, so
+this module trusts none of them. The text is printable, and every backend can store it.
 """
 
 import traceback
@@ -13,10 +13,10 @@ from .printable import printable
 __all__ = ["describe", "message", "reason", "shown", "text"]
 
 _REASON_SIZE = 300  # characters
-_TRACEBACK_SIZE = 15_500  # characters; the end tells most
-_MESSAGE_SIZE = 10_000  # characters in which the first line is looked for
+_TRACEBACK_SIZE = 15_500  # characters; the end is the most useful part
+_MESSAGE_SIZE = 10_000  # characters that are searched for the first line
 
-# Of the built-in types: a metaclass can replace what ``kind.__module__`` gives, and a subclass ``exceptions``.
+# Taken from the built-in types: a metaclass can replace ``kind.__module__``, and a subclass ``exceptions``.
 _module: Any = type.__dict__["__module__"].__get__
 _qualname: Any = type.__dict__["__qualname__"].__get__
 _bases: Any = type.__dict__["__mro__"].__get__
@@ -25,10 +25,10 @@ _exceptions: Any = BaseExceptionGroup.__dict__["exceptions"].__get__
 
 
 def reason(exception: BaseException) -> str:
-    """Returns the type and the first line of an exception: ``ValueError: order 17 has no price``.
+    """Return the type and the first line of an exception: ``ValueError: order 17 has no price``.
 
-    Of a group it is that of the first exception in it, and the number of the others:
-    ``ValueError: order 17 has no price (and 2 more in ExceptionGroup)``.
+    For a group, return the reason of the first exception in it and the number of the others: ``ValueError: order 17 has
+    no price (and 2 more in ExceptionGroup)``.
     """
     first, *others = _leaves(exception)
     name, said = _name(type(first)), message(first)
@@ -39,13 +39,13 @@ def reason(exception: BaseException) -> str:
 
 
 def message(exception: BaseException) -> str:
-    """Returns the first line of an exception's message that is not empty, printable and without the type."""
+    """Return the first line of an exception's message that is not empty, made printable, without the type."""
     lines = text(exception)[:_MESSAGE_SIZE].splitlines()
     return next((printable(line.strip()) for line in lines if line.strip()), "")
 
 
 def text(exception: BaseException) -> str:
-    """Returns an exception's whole message as it is."""
+    """Return an exception's whole message unchanged."""
     try:
         return str.__str__(str(exception))  # an instance of a subclass of str is copied
     except BaseException:  # noqa: BLE001  the exception's own __str__
@@ -53,9 +53,9 @@ def text(exception: BaseException) -> str:
 
 
 def describe(exception: BaseException, frames: Any = None) -> str:
-    """Returns the reason in the first line, and the traceback in the lines below it.
+    """Return the reason in the first line, and the traceback in the lines below it.
 
-    There is no traceback where it would only repeat the reason, and for groups whose class replaces ``exceptions``.
+    The traceback is omitted if it would only repeat the reason, and for groups whose class replaces ``exceptions``.
 
     :param frames: the traceback object to begin with.
     """
@@ -71,7 +71,7 @@ def describe(exception: BaseException, frames: Any = None) -> str:
 
 
 def shown(value: object) -> str:
-    """Returns the ``repr`` of an object, printable; its type where its ``__repr__`` raises."""
+    """Return the printable ``repr`` of an object; its type if its ``__repr__`` raises."""
     try:
         return printable(str.__str__(repr(value)))
     except BaseException:  # noqa: BLE001  the object's own __repr__
@@ -79,7 +79,8 @@ def shown(value: object) -> str:
 
 
 def _leaves(exception: BaseException) -> Iterator[BaseException]:
-    """The exceptions in a group and in the groups within it, in order; or the exception alone."""
+    """Yield the exceptions in a group and in its nested groups, in order; or the exception itself if it is
+    not a group."""
     waiting = [exception]
     while waiting:
         one = waiting.pop()
@@ -90,7 +91,10 @@ def _leaves(exception: BaseException) -> Iterator[BaseException]:
 
 
 def _has_odd_group(exception: BaseException) -> bool:
-    """Whether a group in it replaces ``exceptions``: if that has no end, ``traceback`` takes minutes to give up."""
+    """Return whether a group in it replaces ``exceptions``.
+
+    If that has no end, ``traceback`` takes minutes to give up.
+    """
     waiting = [exception]
     while waiting:
         one = waiting.pop()
@@ -103,10 +107,10 @@ def _has_odd_group(exception: BaseException) -> bool:
 
 
 def _name(kind: type) -> str:
-    """The name as Python's tracebacks show it: without the module for built-in classes and those of a script."""
+    """Return the name as Python's tracebacks show it: without the module for built-in classes and those of a script."""
     try:
         module = _module(kind)
-    except AttributeError:  # of a class that was made without one
+    except AttributeError:  # the class was made without a module
         module = ""
     known = module if type(module) is str else "<unknown>"
     return str(_qualname(kind)) if known in ("", "builtins", "__main__") else f"{known}.{_qualname(kind)}"

@@ -1,4 +1,4 @@
-"""Task functions: what ``Spooler.task`` makes of a function, and the registry in which a worker finds it."""
+"""Task functions, which ``Spooler.task`` makes of plain functions, and the registry in which a worker finds them."""
 
 import functools
 import importlib
@@ -21,12 +21,13 @@ __all__ = ["FunctionTask", "Send", "call_message", "find_function", "function_na
 P = ParamSpec("P")
 R = TypeVar("R")
 Send = Callable[[list[Message], Any, Any], list[str]]
-"""Sends messages to a spooler (a name, a Spooler or None for the default), within the transaction of a connection or
-None; the decorator brings it along."""
+"""Sends messages to a spooler (a name, a Spooler, or None for the default), within the transaction of a connection if
+there is one. The decorator passes it in.
+"""
 
 
 class UsingKeywords(TypedDict, total=False):
-    """What ``FunctionTask.using`` takes."""
+    """The keyword arguments of ``FunctionTask.using``."""
 
     priority: int | None
     postpone: Postpone
@@ -36,11 +37,11 @@ class UsingKeywords(TypedDict, total=False):
 
 
 class FunctionTask(Generic[P, R]):
-    """A function that runs later: called, it spools and returns the task's id. Made by ``Spooler.task``.
+    """A function whose call sends a task and returns the task's id. Made by ``Spooler.task``.
 
     It keeps the name, docstring, signature and attributes of the original, except attributes that a task has itself.
 
-    :param name: its name on the wire, where it is not one that a worker could import.
+    :param name: its name in messages, if a worker could not import it by the function's own name.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class FunctionTask(Generic[P, R]):
         }
 
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> str:
-        """Spool the call and return the task's id: on a directory the absolute path of its file.
+        """Send the call, and return the task's id: on a directory the absolute path of its file.
 
         :raises PayloadRefused: if the function does not take these arguments, or one cannot be serialised.
         :raises NoSpooler: if no spooler is configured.
@@ -79,7 +80,7 @@ class FunctionTask(Generic[P, R]):
     enqueue = __call__
 
     def enqueue_many(self, calls: Iterable[Any]) -> list[str]:
-        """Spool many calls, sharing their syncs, and return their ids in order.
+        """Send many calls with shared syncs, and return their ids in order.
 
         :param calls: for each call a tuple or list of arguments, a mapping of keyword arguments, or one plain argument.
         :raises PayloadRefused: before anything is sent.
@@ -92,7 +93,7 @@ class FunctionTask(Generic[P, R]):
         return self._send([self._message_of(call) for call in calls], self.spooler, self._connection)
 
     def call_local(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call the original here and now, and return its result."""
+        """Call the original function directly, and return its result."""
         return self._func(*args, **kwargs)
 
     def message(self, /, *args: P.args, **kwargs: P.kwargs) -> Message:
@@ -128,7 +129,7 @@ class FunctionTask(Generic[P, R]):
         return FunctionTask(self._func, options, self._send, spooler, self.name, connection)
 
     def register(self) -> "FunctionTask[P, R]":
-        """Make the function known to workers of this program.
+        """Register the function for workers of this program.
 
         :raises FunctionRefused: if another task has this name already. A module may be imported again.
         """
@@ -144,7 +145,7 @@ class FunctionTask(Generic[P, R]):
         return anything(call)
 
     def __get__(self, instance: object, owner: type) -> "FunctionTask[P, R]":
-        if instance is not None and "." in self._func.__qualname__:  # not a function that a class only refers to
+        if instance is not None and "." in self._func.__qualname__:  # not one only assigned in a class
             raise FunctionRefused(
                 f"{self.name} is not a method, so it gets no self; "
                 f"call it as {owner.__qualname__}.{self._func.__name__}"
@@ -156,7 +157,7 @@ class FunctionTask(Generic[P, R]):
             raise TypeError(f"{self!r} is bound to a connection of this process and cannot be pickled")
         return _restore, (self.name, self.options, self.spooler)
 
-    if not TYPE_CHECKING:  # or a checker would take any attribute for one that exists
+    if not TYPE_CHECKING:  # otherwise a type checker would accept any attribute
 
         def __getattr__(self, name: str) -> NoReturn:
             hint = ""
@@ -176,22 +177,22 @@ _NAMES_WITH_TIME = frozenset(
     {"apply_async", "schedule", "send_with_options", "enqueue_in", "enqueue_at", "defer_async"}
 )
 _NAMES_OF_PEERS = _NAMES_WITH_TIME | {"delay", "send", "s", "si", "defer", "kiq", "submit", "spool", "perform_async"}
-"""What other task queues call sending a task."""
+"""The methods of other task queues for sending a task."""
 
 
 class Registry:
-    """The task functions of this program, by their names on the wire."""
+    """The task functions of this program, by their names in messages."""
 
     def __init__(self) -> None:
         self.functions: dict[str, FunctionTask[Any, Any]] = {}
         self.bare: dict[str, list[FunctionTask[Any, Any]]] = {}
-        """The same by the function's own name, which is all that uwsgiconf and uwsgidecorators send."""
+        """The tasks by the function's own name, which is all that uwsgiconf and uwsgidecorators send."""
         self._executions: dict[str, CodeType | None] = {}
 
     def add(self, task: FunctionTask[Any, Any]) -> None:
-        """Make a task known.
+        """Add a task.
 
-        :raises FunctionRefused: if another one has its name, unless the module is imported again.
+        :raises FunctionRefused: if another task has its name, unless the module is imported again.
         """
         execution = _execution(original(task._func))
         known = self.functions.get(task.name)
@@ -206,7 +207,7 @@ class Registry:
         same[:] = [one for one in same if one.name != task.name] + [task]
 
     def find(self, name: str) -> FunctionTask[Any, Any]:
-        """Return the task function of a name from the wire.
+        """Return the task function with a name from a message.
 
         :raises NoHandler: if this program has none, or several functions of a bare name.
         """
@@ -229,7 +230,7 @@ class Registry:
     def _replaces(
         self, task: FunctionTask[Any, Any], known: FunctionTask[Any, Any], execution: CodeType | None
     ) -> bool:
-        """Whether the one is the other again: decorated twice alike, or in another execution of the same module."""
+        """Return whether both are the same task: decorated twice alike, or in another execution of the same module."""
         if task._func == known._func:
             return (task.options, task.spooler) == (known.options, known.spooler)
         new, old = original(task._func), original(known._func)
@@ -248,7 +249,9 @@ registry = Registry()
 
 
 def _execution(func: Any) -> CodeType | None:
-    """The code of the module that is being executed and defines the function: another object at each import."""
+    """Return the code of the module that defines the function and is being executed; each import has another code
+    object.
+    """
     frame, namespace = sys._getframe(1), getattr(func, "__globals__", None)
     while frame is not None:
         if frame.f_globals is namespace and frame.f_code.co_name == "<module>":
@@ -263,7 +266,7 @@ def _place(task: FunctionTask[Any, Any]) -> str:
 
 
 def _restore(name: str, options: TaskOptions, spooler: Any) -> FunctionTask[Any, Any]:
-    """The task of a pickle, which holds its name, not its code.
+    """Return the task of a pickle, which contains its name and not its code.
 
     :raises NoHandler: if this program has no such task.
     """
@@ -276,7 +279,7 @@ def _restore(name: str, options: TaskOptions, spooler: Any) -> FunctionTask[Any,
 
 
 def _spooler(given: Any) -> Any:
-    """A spooler to send to.
+    """Check and return a spooler to send to.
 
     :raises OptionRefused: for anything but a name, a path or a Spooler.
     """
@@ -298,7 +301,7 @@ def call_message(
     due: float | None = None,
     serializer: str = "pickle",
 ) -> Message:
-    """The message that calls a function, whether or not this program has it.
+    """Return the message that calls a function, whether or not this program has the function.
 
     :param name: ``module:qualname``.
     :param due: unix seconds before which it must not run; None for at once.
@@ -307,7 +310,7 @@ def call_message(
         "spooler": None,
         "priority": priority,
         "postpone": None,
-        "func": name.rpartition(":")[2].rpartition(".")[2],  # bare, for uwsgiconf; unspool looks at the message's task
+        "func": name.rpartition(":")[2].rpartition(".")[2],  # bare, for uwsgiconf; unspool reads the message's task
         "arg": args,
         "kwg": kwargs,
     }
@@ -315,12 +318,12 @@ def call_message(
 
 
 def function_names() -> list[str]:
-    """Return the functions that this program can run, as the wire names them."""
+    """Return the names of the functions that this program can run, as messages contain them."""
     return sorted(registry.functions)
 
 
 def find_function(name: str) -> FunctionTask[Any, Any]:
-    """Return the task function of a name from the wire.
+    """Return the task function with a name from a message.
 
     :raises NoHandler: if this program has none, or several functions of a bare name.
     """

@@ -1,4 +1,4 @@
-"""The logger ``unspool``, which a program's configuration of logging does not turn off by accident."""
+"""The logger ``unspool``, which a program's logging configuration does not disable by accident."""
 
 import logging
 
@@ -6,8 +6,11 @@ __all__ = ["keep_enabled"]
 
 
 class _Enabled:
-    """``dictConfig`` and ``fileConfig`` disable every logger that they do not name, unless told not to. The failures of
-    tasks would then be logged nowhere. To silence the logger, set its level."""
+    """Keeps the logger enabled.
+
+    ``dictConfig`` and ``fileConfig`` disable every logger that they do not name, by default. The failures of tasks
+    would then not be logged. To silence the logger, set its level.
+    """
 
     @property
     def disabled(self) -> bool:
@@ -19,7 +22,7 @@ class _Enabled:
 
 
 def keep_enabled() -> None:
-    """Make the logger one that stays enabled."""
+    """Keep the logger enabled."""
     logger = logging.getLogger("unspool")
     if not isinstance(logger, _Enabled):
         logger.__class__ = type("Logger", (_Enabled, type(logger)), {})

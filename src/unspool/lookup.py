@@ -1,4 +1,4 @@
-"""Which task an id means: a whole id, or a piece of one that no other task has."""
+"""Find the task for an id: a whole id, or a piece of one that identifies one task."""
 
 from collections.abc import Iterable, Sequence
 
@@ -8,11 +8,11 @@ from .message import Entry
 
 __all__ = ["find_ended", "find_task"]
 
-_NAMED = 5  # tasks that an error names
+_NAMED = 5  # tasks that an error lists
 
 
 def find_task(id: str, backends: Iterable[Backend]) -> tuple[Backend, Entry] | None:
-    """Return the task that is waiting, running or set aside under this id, and the backend that has it.
+    """Return the task that is waiting, running or set aside under this id, and its backend.
 
     :param id: as ``Backend.find`` takes it, or a piece as ``Backend.matching`` takes it.
     :raises AmbiguousId: if several tasks have this piece.
@@ -32,7 +32,7 @@ def find_task(id: str, backends: Iterable[Backend]) -> tuple[Backend, Entry] | N
 
 
 def find_ended(id: str, backends: Iterable[Backend]) -> tuple[Backend, Sequence[str]] | None:
-    """Return the ids under which the history has this task, and the backend that has it.
+    """Return the ids under which the history has this task, and the backend of the history.
 
     There is more than one id if ``retry`` has renamed the task.
 

@@ -92,7 +92,7 @@ class Claim(NamedTuple):
     crashes: int
     token: Any = None
     unhandled: int = 0
-    """How many programs without a handler for it have claimed it before, each as a look that is no attempt."""
+    """The number of claims by programs without a handler for the task. They do not count as attempts."""
 
 
 class RefusalKind(StrEnum):
@@ -118,9 +118,9 @@ class Ack(NamedTuple):
 
 
 class Retry(NamedTuple):
-    """Run it again, not before ``at`` (unix seconds).
+    """Run the task again, not before ``at`` (unix seconds).
 
-    ``begun`` is False if this program has no handler for it: that is no attempt, and is counted as ``Claim.unhandled``.
+    ``begun`` is False if this program has no handler for it: this counts in ``Claim.unhandled``, and not as an attempt.
     """
 
     at: float
@@ -148,7 +148,7 @@ class Outcome(NamedTuple):
     verdict: Verdict
     disposition: Disposition
     error: str = ""
-    """The reason in its first line, then the traceback if an exception was raised; empty where all went well."""
+    """The reason in the first line, then the traceback if an exception was raised; empty after a success."""
 
     @property
     def begun(self) -> bool:
@@ -157,12 +157,12 @@ class Outcome(NamedTuple):
 
 
 def reason_of(error: str) -> str:
-    """The reason in an outcome's or record's ``error``: its first line."""
+    """Return the reason in an outcome's or record's ``error``: its first line."""
     return error.partition("\n")[0]
 
 
 class Record(NamedTuple):
-    """One line of history: one run of one task. Times in unix seconds, durations in seconds.
+    """One line of history: one run of one task. Times are in unix seconds, durations in seconds.
 
     ``error`` holds the reason in its first line, then the traceback if an exception was raised.
     """
@@ -178,7 +178,7 @@ class Record(NamedTuple):
 
     @classmethod
     def of(cls, values: object) -> "Record | None":
-        """A record from stored values; None if they are not such as a record has."""
+        """Return a record from stored values; None if the values are invalid."""
         if not isinstance(values, list | tuple) or len(values) != len(cls._fields):
             return None
         id, task, verdict, attempt, started, duration, pid, error = values
@@ -189,12 +189,12 @@ class Record(NamedTuple):
 
     @property
     def reason(self) -> str:
-        """What went wrong, in one line; empty where all went well."""
+        """The reason of a failure in one line; empty after a success."""
         return reason_of(self.error)
 
     @property
     def traceback(self) -> str:
-        """The traceback of the exception; empty where none was raised."""
+        """The traceback of the exception; empty if none was raised."""
         return self.error.partition("\n")[2]
 
     def to_json(self) -> str:

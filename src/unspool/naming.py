@@ -1,4 +1,4 @@
-"""The importable names of functions and classes: what goes on the wire, and what another process can find again."""
+"""The importable names of functions and classes, which messages contain and other processes can find."""
 
 import os
 import sys
@@ -41,7 +41,7 @@ def wire_name(func: Callable[..., Any]) -> str:
 
 
 def full_name(func: Callable[..., Any]) -> str:
-    """Return ``module:qualname`` without a look at what kind of function it is.
+    """Return ``module:qualname`` without checking the kind of the function.
 
     :raises FunctionRefused: if no other process could import its module.
     """
@@ -75,7 +75,7 @@ _ADVICE = "define it at the top of a module that a worker can import"
 
 
 def is_script(module: str) -> bool:
-    """Return whether this is a name that a module has in one process only: the script that Python or uWSGI runs."""
+    """Return whether a module has this name in one process only: the script that Python or uWSGI runs."""
     return module in ("__main__", "__mp_main__") or module.startswith(("uwsgi_file_", "<"))
 
 
@@ -99,7 +99,9 @@ def original(func: Any) -> Any:
 
 
 def _namespace(thing: Any, module: str) -> Mapping[str, Any]:
-    """The names beside it: profilers run a script in a namespace of its own, with themselves as ``__main__``."""
+    """Return the namespace that contains it. Profilers run a script in a separate namespace, and are ``__main__``
+    themselves.
+    """
     found = getattr(original(thing), "__globals__", None)
     if found is None:
         found = vars(sys.modules[module]) if module in sys.modules else {}

@@ -1,4 +1,4 @@
-"""What a task is sent and run with, as its decorator was told."""
+"""The options of a task, as passed to its decorator."""
 
 from datetime import timedelta
 from typing import Any, NamedTuple, Self, TypedDict, Unpack
@@ -12,7 +12,7 @@ __all__ = ["TaskKeywords", "TaskOptions"]
 
 
 class TaskKeywords(TypedDict, total=False):
-    """What ``Spooler.task`` takes."""
+    """The keyword arguments of ``Spooler.task``."""
 
     priority: int | None
     postpone: Postpone
@@ -94,5 +94,5 @@ class TaskOptions(_Options):
 
 
 def _seconds(value: Any) -> Any:
-    """The seconds of a timedelta; anything else as it is."""
+    """Return the seconds of a timedelta; return anything else unchanged."""
     return value.total_seconds() if isinstance(value, timedelta) else value

@@ -1,7 +1,7 @@
-"""What a pickle holds, as text, without unpickling it: nothing is imported, called or built.
+"""The contents of a pickle as text, without unpickling it: nothing is imported, called or built.
 
-The opcodes are read one by one, and plain data is put together on a stack of our own. An object is shown by the name of
-its class and its state. Opcodes, depth and length are limited, so a hostile pickle costs no more than a large one.
+The opcodes are read one by one, and plain data is built on a separate stack. An object is shown as the name of its
+class and its state. Opcodes, depth and length are limited, so a hostile pickle costs no more than a large one.
 """
 
 import contextlib
@@ -16,17 +16,17 @@ __all__ = ["call_of", "outline"]
 _MOST_BYTES = 16 << 20
 _MOST_OPCODES = 100_000
 _MOST_TEXT = 2_000  # characters of an outline
-_MOST_LEAF = 100  # of one text in it
+_MOST_LEAF = 100  # characters of one string in it
 _MOST_ITEMS = 50  # arguments of an object
-_MOST_BITS = 512  # of a number: others take long to write in decimal
+_MOST_BITS = 512  # bits of a number: larger ones take long to convert to decimal
 _DEEPEST = 12
 
 _FORGOTTEN = "…"
-_FORMER = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # modules as protocols below 3 call them
+_FORMER = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # modules as protocols below 3 name them
 
 
 class _Node:
-    """A value that is not plain: ``items`` between ``start`` and ``end``."""
+    """A value that contains others: ``items`` between ``start`` and ``end``."""
 
     __slots__ = ("end", "items", "start")
 
@@ -35,7 +35,7 @@ class _Node:
 
 
 class _Map(_Node):
-    """A dict: its items are pairs."""
+    """A dict. Its items are pairs."""
 
 
 class _Tuple(_Node):
@@ -43,9 +43,9 @@ class _Tuple(_Node):
 
 
 class _Leaf(str):
-    """A plain value as it is shown.
+    """A plain value as text.
 
-    :param value: the text itself, where the value is a text.
+    :param value: the string itself, if the value is a string.
     """
 
     __slots__ = ("value",)
@@ -58,7 +58,7 @@ class _Leaf(str):
 
 
 class _Object(_Node):
-    """What a call or a class made: its items are arguments, or keys and values."""
+    """An object made by a call or a class. Its items are arguments, or keys and values."""
 
     __slots__ = ("kind",)
 
@@ -74,8 +74,10 @@ _MARK = _Leaf("mark")
 
 
 def outline(data: bytes) -> str:
-    """Return what a pickle holds, in one printable line: plain data as Python writes it, objects as
-    ``app.Order(id=3)``. A text of angle brackets says why there is none.
+    """Return the contents of a pickle in one printable line: plain data as Python writes it, objects as
+    ``app.Order(id=3)``.
+
+    If the contents cannot be shown, return the reason in angle brackets.
     """
     return _text(_root(data))
 
@@ -83,9 +85,9 @@ def outline(data: bytes) -> str:
 def call_of(envelope: Envelope, label: str) -> str | None:
     """Return the call that a pickled message stands for, such as ``resize('a.png', width=800)``.
 
-    None if nothing in it is pickled. Messages of uwsgiconf and uwsgidecorators are understood.
+    Return None if nothing in it is pickled. Messages of uwsgiconf and uwsgidecorators are supported.
 
-    :param label: what to call the function or message.
+    :param label: the name of the function or message in the result.
     """
     vars, name = envelope.vars, label.rpartition(":")[2]
     if "ud_spool_func" in vars:
@@ -110,12 +112,15 @@ def _call(name: str, args: Any, kwargs: Any) -> _Object:
 
 
 def _first(args: _Node) -> list[Any]:
-    """The first items, and one more to tell that there are others: who copies all, again and again, has no end."""
+    """Return the first items, and one more to show that there are others.
+
+    Repeated copies of all items could take forever.
+    """
     return args.items[: _MOST_ITEMS + 1]
 
 
 def _named(state: Any) -> list[Any]:
-    """The items of a dict as named arguments where its keys are names; else the value itself."""
+    """Return the items of a dict as named arguments if its keys are names; otherwise the value itself."""
     if not isinstance(state, _Map):
         return [] if state == "None" else [state]
     items = _first(state)
@@ -139,7 +144,7 @@ def _root(data: bytes) -> Any:
     import warnings
 
     try:
-        with warnings.catch_warnings(action="ignore"):  # of an escape in a text that Python does not know
+        with warnings.catch_warnings(action="ignore"):  # about an unknown escape in a string
             return _Machine().run(data)
     except ValueError:
         return _Leaf("<no pickle>")
@@ -155,7 +160,7 @@ class _Machine:
     def run(self, data: bytes) -> Any:
         """Return the value at the end.
 
-        :raises ValueError: if this is no pickle.
+        :raises ValueError: if the data is not a pickle.
         """
         import pickletools  # takes some milliseconds, which only ``unspool show`` needs
 
@@ -214,17 +219,17 @@ class _Machine:
         raise ValueError("there is no mark")
 
     def extend(self, items: Sequence[Any]) -> None:
-        """Add to the list, set or the like at the top."""
+        """Add to the list, set or similar object at the top."""
         if isinstance(found := self.top(), _Node):
             found.items.extend(items)
 
     def set(self, items: Sequence[Any]) -> None:
-        """Add keys and values to the dict, or what behaves as one, at the top."""
+        """Add keys and values to the dict, or an object that behaves like one, at the top."""
         if isinstance(found := self.top(), _Node):
             found.items.extend(zip(items[::2], items[1::2], strict=False))
 
     def build(self) -> None:
-        """Give an object its state."""
+        """Set the state of an object."""
         state = self.pop()
         if isinstance(found := self.top(), _Object) and len(found.items) <= _MOST_ITEMS:
             slots = isinstance(state, _Tuple) and len(state.items) == 2
@@ -234,7 +239,7 @@ class _Machine:
     def reduce(self) -> None:
         func, args = self.pops(2)
         items = _first(args) if isinstance(args, _Tuple) else [args]
-        if func in ("copyreg._reconstructor", "copyreg.__newobj__") and items:  # how a class without more is pickled
+        if func in ("copyreg._reconstructor", "copyreg.__newobj__") and items:  # a pickled instance of a plain class
             func, items = items[0], items[1:] if func == "copyreg.__newobj__" else []
         self.stack.append(_Object(func, items))
 
@@ -258,7 +263,7 @@ def _global(module: str, name: str) -> str:
 
 
 def _leaf(value: Any) -> _Leaf:
-    """A plain value as it is shown."""
+    """Return a plain value as text."""
     text = None
     if isinstance(value, int) and value.bit_length() > _MOST_BITS:
         shown = f"<an int of {value.bit_length():,} bits>"
@@ -315,7 +320,7 @@ class _Full(Exception):
 
 
 def _text(node: Any) -> str:
-    """The text of a value, cut where it is too long."""
+    """Return the text of a value, shortened if it is too long."""
     parts: list[str] = []
     left = _MOST_TEXT
 

@@ -1,8 +1,8 @@
-"""Text that shows as what it is, and can be stored, wherever it comes from.
+"""Make text from any source printable and storable.
 
-Names, messages and reasons come from files and tasks that anybody may have written. A terminal obeys control
-characters, a log is read by its lines, and marks of direction or of no width make one name look like another. A
-surrogate that is not part of a pair, and NUL, cannot be stored by a database or written to a UTF-8 stream.
+Names, messages and reasons come from files and tasks of any origin. A terminal obeys control characters, a log is read
+line by line, and marks of direction or of no width make one name look like another. A lone surrogate or NUL cannot be
+stored by a database or written to a UTF-8 stream.
 """
 
 import re
@@ -22,10 +22,10 @@ def counted(number: int, noun: str) -> str:
 
 
 def printable(text: str) -> str:
-    """Returns the text in one line, with escapes such as ``\\n`` in place of what cannot be seen or stored.
+    """Return the text in one line, with escapes such as ``\\n`` in place of characters that cannot be seen or stored.
 
     The result has no control character, NUL or lone surrogate, and encodes as UTF-8. Printable text is returned
-    unchanged, so the function may be applied twice.
+    unchanged, so the function can be applied twice.
     """
     if text.isprintable():
         return text

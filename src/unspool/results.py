@@ -46,6 +46,8 @@ class ResultRescheduled(TaskResult):
 
 
 def is_awaitable(value: object) -> bool:
-    """Whether ``await`` would take a value. Like ``await``, it asks the type: an object's own ``__getattr__`` may claim
-    any attribute, or raise."""
+    """Return whether ``await`` accepts a value.
+
+    Like ``await``, this checks the type, because an object's own ``__getattr__`` may provide any attribute, or raise.
+    """
     return hasattr(type(value), "__await__")

@@ -12,10 +12,10 @@ __all__ = ["UNITS", "Postpone", "check_priority", "duration", "to_due"]
 Postpone = timedelta | datetime | None
 
 clock: Callable[[], float] = time.time
-"""What delays count from; tests that move the time replace it."""
+"""The clock from which delays are counted. Tests replace it to move the time."""
 
 UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
-"""The seconds of each unit of a duration."""
+"""The seconds in each unit of a duration."""
 
 _part = re.compile(r"([0-9]+(?:\.[0-9]+)?)([dhms])", re.ASCII)
 _whole = re.compile(rf"(?:{_part.pattern})+", re.ASCII)

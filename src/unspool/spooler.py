@@ -268,7 +268,7 @@ def raw_message(
 
 
 def _checked(messages: Iterable[Any]) -> list[Message]:
-    """The messages.
+    """Return the messages.
 
     :raises PayloadRefused: for anything but messages.
     """
@@ -304,7 +304,7 @@ def _send(messages: Sequence[Message], spooler: Any, connection: Any = None) -> 
 
 
 def _warn_of_import() -> None:
-    """Say once that an application sends a task when it is imported, and where."""
+    """Warn once that an application sends a task while it is imported, and name the line."""
     frame = sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
         frame = frame.f_back

@@ -1,4 +1,4 @@
-"""Task types: what a message is handled by, and the registry in which a worker finds its type."""
+"""Task types, which handle messages, and the registry in which a worker finds them."""
 
 from collections.abc import Awaitable
 from typing import Any, ClassVar
@@ -18,9 +18,9 @@ SpoolerTask subclasses are automatically registered in runtime by SpoolerTask.__
 
 
 def _check_unique(subclass: type["SpoolerTask"]) -> None:
-    """Return unless the subclass would replace an unrelated one of its ``type_id``.
+    """Check that the subclass does not replace an unrelated one with its ``type_id``.
 
-    :raises OptionRefused: if it would. A subclass may replace its base, and a module may be imported again.
+    :raises OptionRefused: if it does. A subclass may replace its base, and a module may be imported again.
     """
     known = spooler_task_types.get(subclass.type_id, subclass)
     same = (known.__module__, known.__qualname__) == (subclass.__module__, subclass.__qualname__)
@@ -32,7 +32,7 @@ def _check_unique(subclass: type["SpoolerTask"]) -> None:
 
 
 class SpoolerTask:
-    """Consolidates information for a spooler task.
+    """A spooler task.
 
     :param name: the task's name: on a directory its file's.
     :param message: the text it was sent with.
@@ -126,7 +126,7 @@ def uwsgi_verdict(returns: str, result: Any) -> Any:
     """
     if is_awaitable(result):
         return _verdict_later(returns, result)
-    if issubclass(type(result), TaskResult):  # not isinstance(), which asks the object for its class
+    if issubclass(type(result), TaskResult):  # not isinstance(), which uses the object's own ``__class__``
         return result
     match returns if returns != "own" else str(result):
         case "-2":

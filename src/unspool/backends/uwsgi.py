@@ -217,7 +217,7 @@ class UwsgiBackend:
         try:
             return self._store.send(envelopes)
         finally:
-            self.wake()  # also for those that were sent before an error
+            self.wake()  # also for tasks that were sent before an error
 
     # --- runtime.inside.Inside
 

@@ -33,14 +33,14 @@ Handler = TypeVar("Handler", bound=Callable[[dict[Any, Any]], Any])
 
 
 def spool(message: Mapping[Any, Any] | None = None, /, **variables: Any) -> bytes:
-    """Sends a message to the function that is registered with :func:`spooler_handler`; returns its file's path.
+    """Send a message to the function that is registered with :func:`spooler_handler`, and return its file's path.
 
-    :param message: keys and values are str or bytes, values also numbers. ``body`` may be large, the others take 65535
-        bytes at most. ``priority`` (0 or more, smaller runs first), ``at`` (unix seconds) and ``spooler`` (a directory)
-        mean what they mean to uWSGI.
-    :param variables: the same, as keyword arguments.
-    :raises OptionRefused, PayloadRefused, NoSpooler: then nothing was sent.
-    :raises SpoolerUnusable: then nothing was sent, unless its ``sent`` has the task's id.
+    :param message: keys and values are str or bytes, values also numbers. ``body`` may be large, the others have at
+        most 65535 bytes. ``priority`` (0 or more, smaller runs first), ``at`` (unix seconds) and ``spooler`` (a
+        directory) have the same meaning as in uWSGI.
+    :param variables: further keys and values, as keyword arguments.
+    :raises OptionRefused, PayloadRefused, NoSpooler: if nothing was sent.
+    :raises SpoolerUnusable: if nothing was sent, unless its ``sent`` has the task's id.
     """
     envelope = pack({**(message or {}), **variables})
     spooler = envelope.vars.get("spooler")
@@ -48,7 +48,7 @@ def spool(message: Mapping[Any, Any] | None = None, /, **variables: Any) -> byte
 
 
 send_to_spooler = spool
-"""The older name of ``spool``."""
+"""The former name of ``spool``."""
 
 
 def spooler_handler(function: Handler) -> Handler:

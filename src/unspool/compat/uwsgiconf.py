@@ -31,7 +31,7 @@ _NAMES = (
 def _take_over() -> None:
     """Put a module of unspool's objects at uwsgiconf's import path.
 
-    :raises ConfigurationError: if uwsgiconf's own module has been imported already: its objects are in use.
+    :raises ConfigurationError: if uwsgiconf's own module has already been imported, because its objects are in use.
     """
     known = sys.modules.get(_PATH)
     if known is not None and getattr(known, "Spooler", None) is not unspool.Spooler:

@@ -38,11 +38,11 @@ def fits(vars: Mapping[str, bytes]) -> bool:
 
 
 def send(envelope: Envelope, spooler: bytes | None = None) -> bytes:
-    """Sends to a spooler, or else to the default one; returns the path of the task's file, as uWSGI does.
+    """Send to a spooler, or to the default one. Return the path of the task's file, as uWSGI does.
 
-    :raises PayloadRefused: if the variables are too large, which uWSGI would have cut, or the body is.
-    :raises NoSpooler, SpoolerUnusable: if the spooler cannot take it. Nothing was sent, unless the error's ``sent`` has
-        the task's id.
+    :raises PayloadRefused: if the variables or the body are too large. uWSGI would truncate the variables.
+    :raises NoSpooler, SpoolerUnusable: if the spooler cannot take the task. Nothing was sent, unless the error's
+        ``sent`` has the task's id.
     """
     if not fits(envelope.vars):
         raise PayloadRefused(f"the variables take more than {MAX_VARS} bytes; put what is large under 'body'")

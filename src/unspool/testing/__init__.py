@@ -1,8 +1,8 @@
-"""For tests: of programs that use unspool, and of backends.
+"""Tools for tests of programs that use unspool, and of backends.
 
-``temporary_spooler`` catches all that a program sends, and runs it when it is asked to. ``unspool_spooler``, in
-:mod:`unspool.testing.plugin`, is the same as a fixture of pytest. ``run_all`` runs what is spooled on a backend;
-``FakeClock`` is a clock to move; ``BackendConformance`` is what any backend must pass.
+``temporary_spooler`` captures all tasks that a program sends, and runs them on request. ``unspool_spooler``, in
+:mod:`unspool.testing.plugin`, is the corresponding pytest fixture. ``run_all`` runs the tasks on a backend.
+``FakeClock`` is a clock that tests can move. ``BackendConformance`` is a test suite for backends.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ __all__ = ["BackendConformance", "FakeClock", "Run", "Spooled", "TemporarySpoole
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is large when it is asked for. The suite needs pytest, which must rewrite its assertions first."""
+    """Import large modules on first use. pytest must rewrite the assertions of the suite before it is imported."""
     if name in ("Spooled", "TemporarySpooler", "temporary_spooler"):
         from . import spooled
 

@@ -34,7 +34,7 @@ class FakeClock:
 
 
 class ShiftedClock:
-    """Gives the real time (unix seconds), plus what it has been advanced by."""
+    """A clock that returns the real time (unix seconds) plus the seconds that it was advanced by."""
 
     def __init__(self) -> None:
         self._ahead = 0.0
@@ -43,7 +43,7 @@ class ShiftedClock:
         return time.time() + self._ahead
 
     def advance(self, seconds: float) -> float:
-        """Move on, and return the new time.
+        """Advance the clock, and return the new time.
 
         :raises ValueError: for a negative number.
         """

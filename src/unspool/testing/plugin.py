@@ -33,7 +33,10 @@ pytest.register_assert_rewrite("unspool.testing.conformance")
 
 @pytest.fixture
 def unspool_spooler(tmp_path: Path) -> Iterator["TemporarySpooler"]:
-    """Spoolers of this test's own in place of all others; it has ``tasks()``, ``run()``, ``advance()``, ``backend``."""
+    """Spoolers for one test that replace all others.
+
+    It has ``tasks()``, ``run()``, ``advance()`` and ``backend``.
+    """
     from .spooled import temporary_spooler
 
     with temporary_spooler(str(tmp_path / "unspool_spooler")) as spooler:

@@ -1,4 +1,4 @@
-"""Spoolers for one test, and what was sent to them."""
+"""Spoolers for one test, and the tasks that were sent to them."""
 
 import contextlib
 import os
@@ -20,9 +20,12 @@ _WAITING = frozenset({State.READY, State.DEFERRED})
 
 
 class Spooled(NamedTuple):
-    """A task that waits. For a function call ``task`` is ``module:qualname``, and ``args`` and ``kwargs`` are set;
-    for any other message ``task`` is its text, and ``payload`` is set. ``due`` in unix seconds; ``spooler`` is the name
-    of the spooler that the program sent to."""
+    """A task that waits.
+
+    For a function call, ``task`` is ``module:qualname``, and ``args`` and ``kwargs`` are set. For any other message,
+    ``task`` is its text, and ``payload`` is set. ``due`` is in unix seconds. ``spooler`` is the name of the spooler
+    that the program sent to.
+    """
 
     id: str
     task: str
@@ -37,11 +40,11 @@ class Spooled(NamedTuple):
 
 
 class TemporarySpooler:
-    """What a test asks its spoolers: the default one, and each other that the program sends to by name.
+    """The spoolers of a test: the default one, and each other one that the program sends to by name.
 
-    Each is a directory of its own in the test's temporary one. Nothing is sent to a real spooler.
+    Each is a separate directory in the test's temporary one. No task is sent to a real spooler.
 
-    :param root: the temporary directory; also the default spooler, where none is configured.
+    :param root: the temporary directory; also the default spooler if none is configured.
     """
 
     def __init__(self, root: str) -> None:
@@ -57,11 +60,11 @@ class TemporarySpooler:
         return self.backend.name
 
     def tasks(self, spooler: str | os.PathLike[str] | None = None) -> list[Spooled]:
-        """Return the tasks that wait, those of each spooler in the order in which they would run.
+        """Return the waiting tasks, those of each spooler in the order in which they would run.
 
         This unpickles them.
 
-        :param spooler: only those that were sent to this spooler, by its name, path or base name.
+        :param spooler: return only the tasks of this spooler, given by its name, path or base name.
         """
         wanted = None if spooler is None else os.fspath(spooler)
         found = []
@@ -71,13 +74,13 @@ class TemporarySpooler:
         return found
 
     def run(self, *, advance: float | timedelta = 0, limit: int = 10_000) -> list[Run]:
-        """Run what is ready, on all spoolers, here and now, and return how each run ended.
+        """Run the ready tasks of all spoolers in this process, and return how each run ended.
 
-        What the tasks spool meanwhile is run, too; see :func:`unspool.testing.run_all`.
+        Tasks that are sent meanwhile are run too; see :func:`unspool.testing.run_all`.
 
-        :param advance: seconds, or a timedelta, by which the time is moved on first, so that postponed tasks and second
-            attempts are due: ``run(advance=3600)``.
-        :param limit: runs, after which there must be a task that spools itself for ever.
+        :param advance: seconds, or a timedelta, by which to advance the time first, so that postponed tasks and retries
+            are due: ``run(advance=3600)``.
+        :param limit: the maximum number of runs, for tasks that send themselves forever.
         :raises RuntimeError: if there are more.
         """
         self.advance(advance)
@@ -90,16 +93,16 @@ class TemporarySpooler:
         return runs
 
     def advance(self, seconds: float | timedelta) -> float:
-        """Move the time on for spoolers and for what is sent, and return the new time (unix seconds).
+        """Advance the time for spoolers and for tasks that are sent, and return the new time (unix seconds).
 
-        ``time.time()`` in the program itself stays as it is.
+        ``time.time()`` in the program itself does not change.
 
         :raises ValueError: for a negative number.
         """
         return self.clock.advance(seconds.total_seconds() if isinstance(seconds, timedelta) else seconds)
 
     def redirect(self, name: str) -> "_Directory":
-        """Return what stands for the spooler of a name."""
+        """Return the backend that replaces the spooler of a name."""
         for known, backend in self._backends.items():
             if name in (known, backend.name):
                 return backend
@@ -112,7 +115,7 @@ class TemporarySpooler:
         return self._backends[name]
 
     def close(self) -> None:
-        """Close what is open."""
+        """Close the backends."""
         for backend in self._backends.values():
             backend.close()
 
@@ -144,7 +147,10 @@ def temporary_spooler(path: str | os.PathLike[str] | None = None) -> Iterator[Te
 
 
 class _Directory(SpoolBackend):
-    """Takes tasks of a transaction, too. They are sent at once: there is nothing to roll back."""
+    """A directory that also accepts tasks of a transaction.
+
+    They are sent at once, because there is nothing to roll back.
+    """
 
     def send_within(self, connection: Any, envelopes: Sequence[Envelope]) -> list[str]:
         return self.send(envelopes)

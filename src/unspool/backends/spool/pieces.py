@@ -1,4 +1,4 @@
-"""Pieces of tasks' names that name a task as well as all of it.
+"""Short forms of task names that still identify the task.
 
 A name is ``uwsgi_spoolfile_on_<host>_<pid>_<counter>_<random>_<seconds>_<microseconds>``. No two tasks have the same
 ``<pid>_<counter>_<random>``, and a task keeps it when ``retry`` changes the time at the end of its name.
@@ -15,16 +15,19 @@ _made = re.compile(rf"{PREFIX}(?:.*_)?(?P<own>[0-9]+_[0-9]+_(?P<random>[0-9]+))_
 
 
 def short(name: str) -> str:
-    """Return the part of a task's name that no other has; of another program's name all but the prefix."""
+    """Return the part of a task's name that is unique.
+
+    For a name made by another program, return all but the prefix.
+    """
     made = _made.fullmatch(name)
     return made["own"] if made else name.removeprefix(PREFIX)
 
 
 def is_piece(piece: str, name: str) -> bool:
-    """Return whether a name, or its part that differs, begins or ends with this piece.
+    """Return whether a name, or its unique part, begins or ends with this piece.
 
-    A piece has the pid and the counter whole: ``11022_6`` is no piece of ``11022_61_…``. Another program's name is
-    taken whole only, with or without the prefix.
+    A piece contains the whole pid and counter: ``11022_6`` does not match ``11022_61_…``. A name made by another
+    program must match completely, with or without the prefix.
     """
     made = _made.fullmatch(name)
     if made is None:

@@ -1,31 +1,30 @@
-"""Enqueue: how tasks get into the directory, each whole or not at all.
+"""Enqueue: how tasks get into the directory, each completely or not at all.
 
-By way of a draft. A task is written under a name of its own in ``.unspool/tmp``, synced, renamed into place, and the
-directory synced. So under its final name a task is always whole: uWSGI, which runs or deletes what it finds
-half-written, never meets one, and a power cut leaves it whole or absent. A failed fsync is never repeated: the kernel
-has by then forgotten the data, so the file is given up and the caller told. A batch is written, then synced by one
+With a draft. A task is written under a unique name in ``.unspool/tmp``, synced, renamed into place, and the directory
+is synced. So a task is always complete under its final name: uWSGI, which runs or deletes incomplete files, never finds
+one, and a power cut leaves the task complete or absent. A failed fsync is never repeated, because the kernel has
+already discarded the data: the file is given up and the caller gets an error. A batch is written, then synced by one
 ``syncfs``, then renamed.
 
-In place. A rename takes half of the time of a task that is not synced, so such a task, of a page at most and due at
-once, is written under its final name instead, with mode 01000, and becomes a task by ``fchmod``. A file of that mode
-is nobody's task: uWSGI asks ``access`` first; as root it may, but it leaves alone what has no header yet, and there is
-no header without all the rest, since one write of a page or less shows at once. Workers remove such a file if its
+In place. A rename takes half of the time of a task that is not synced. So a small task (at most one page) that is due
+at once is written under its final name instead, with mode 01000, and becomes a task by ``fchmod``. A file with that
+mode is not a task. uWSGI checks ``access`` first; as root it has access, but it ignores a file without a header, and
+the header becomes visible together with the rest because a page is written at once. Workers remove such a file if its
 sender is dead.
 
 No acknowledged task is removed without a verdict:
 
-1. A task is acknowledged only after its ``rename`` or ``fchmod`` has succeeded. The ``rename`` needs the draft to be
-   there, and whole. Before the ``fchmod`` the file is looked up by the path that is returned as the task's id. So a
-   task whose file was removed meanwhile, or that was written into a directory to which the path does not lead any
-   more, is sent again.
+1. A task is acknowledged only after its ``rename`` or ``fchmod`` has succeeded. The ``rename`` needs the complete
+   draft. Before the ``fchmod``, the file is looked up by the path that is returned as the task's id. So a task is sent
+   again if its file was removed meanwhile, or if the path no longer leads to the directory it was written into.
 2. Until then its file is a draft, or has mode 01000. Workers remove these if the sender is dead, and a living sender is
-   never taken for dead (see ``drafts``). After the sender has died it acknowledges nothing.
+   never taken for dead (see ``drafts``). A dead sender acknowledges nothing.
 3. From then on the file is a task. Workers remove it under its lock, for a verdict; ``unspool rm``, ``purge`` and
-   ``move`` remove it for the person who asked.
+   ``move`` remove it on request.
 
-A send that fails half-way says which of its tasks are in the queue (``SpoolerUnusable.sent``). They are not taken back:
-a worker may have begun them. For the same reason a send that starts over, because a directory was removed or moved,
-sends only the remainder.
+A send that fails part-way reports which of its tasks are in the queue (``SpoolerUnusable.sent``). They are not removed,
+because a worker may have begun them. For the same reason, a send that starts over because a directory was removed or
+moved sends only the remaining tasks.
 """
 
 import contextlib
@@ -68,7 +67,7 @@ class Sender:
         self._names = Names()
 
     def send(self, envelopes: Sequence[Envelope]) -> list[str]:
-        """Sends all, and returns their refs.
+        """Send all envelopes, and return their refs.
 
         :raises SpoolerUnusable: if not all could be sent; it has the ids of those that were.
         """
@@ -92,9 +91,9 @@ class Sender:
         return sent
 
     def _send_one(self, envelope: Envelope, sent: list[str]) -> bool:
-        """Writes one task in place, as ``_write_in_place`` does, in less time; whether it could.
+        """Write one task in place, as ``_write_in_place`` does but faster. Return whether it was written.
 
-        It could not where anything is out of the ordinary. Then nothing was done.
+        If anything is unusual, nothing is done and False is returned.
         """
         vars, body, priority, due, _ = envelope
         directory, drafts = self._directory, self._directory.drafts
@@ -115,7 +114,7 @@ class Sender:
             write_whole(fd, content)
             points.reach("send.written")
             if not os.access(path := f"{directory.root}/{ref}", os.F_OK):
-                os.lstat(path)  # says why; the name is unique, so what the path leads to is this file
+                os.lstat(path)  # raises the reason; the name is unique, so the path leads to this file
             os.fchmod(fd, directory.mode)
             sent.append(ref)
             points.reach("send.renamed")
@@ -136,12 +135,12 @@ class Sender:
         return failure
 
     def _send(self, envelopes: Sequence[Envelope], sent: list[str]) -> None:
-        """Sends these, and adds their refs to ``sent``."""
+        """Send these envelopes, and add their refs to ``sent``."""
         if self._directory.trusted < 0 and (reason := to_sender(self._directory.owner, signed=self._directory.signed)):
             raise SpoolerUnusable(f"spooler {self._directory.root} cannot be used: {reason}")
         contents = [] if self._durable or not _HAS_STICKY else self._small(envelopes)
         if contents:
-            drafts = self._directory.drafts  # to the end: its lock says that this sender lives
+            drafts = self._directory.drafts  # kept to the end: its lock shows that this sender is alive
             if drafts.lost:
                 self._directory.reopen()
                 drafts = self._directory.drafts
@@ -154,7 +153,7 @@ class Sender:
         self._send_by_drafts(envelopes, sent)
 
     def _small(self, envelopes: Sequence[Envelope]) -> list[bytes]:
-        """The contents of all, if they can be written in place; else none."""
+        """Return the contents of all envelopes if they can be written in place; otherwise an empty list."""
         contents = []
         for envelope in envelopes:
             if envelope.due is not None:
@@ -187,7 +186,7 @@ class Sender:
                 points.reach("send.written")
             for fd, ref, _, _ in files:
                 path = f"{directory.root}/{ref}"
-                if not os.access(path, os.F_OK):  # the name is unique, so what the path leads to is this file
+                if not os.access(path, os.F_OK):  # the name is unique, so the path leads to this file
                     os.lstat(path)
                 os.fchmod(fd, directory.mode)
                 sent.append(ref)
@@ -250,14 +249,14 @@ class Sender:
 
 
 def _remove_unfinished(at: int, name: str) -> None:
-    """Removes what this send has begun, unless it has become a task."""
+    """Remove the unfinished file of this send, unless it has become a task."""
     with contextlib.suppress(OSError):
         if is_unfinished(os.stat(name, dir_fd=at, follow_symlinks=False)):
             os.unlink(name, dir_fd=at)
 
 
 def _close_all(files: list[tuple[int, str, int, str]]) -> None:
-    """Closes each, also if closing one raises; then so does this."""
+    """Close all files, even if closing one of them raises. The error is raised at the end."""
     while files:
         fd = files.pop()[0]
         try:

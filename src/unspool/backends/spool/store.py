@@ -1,22 +1,20 @@
 """The spool directory as a backend: enqueue, claim, settle.
 
-Enqueue is argued in ``sending``.
+Enqueue is explained in ``sending``.
 
-Claim. Open (never through a link, never waiting), lock, and only then look whether the path still means the inode
-that is locked: the one who had the lock before may have removed or moved the file, and a lock on an unlinked inode is
-granted. Then the file's kind, links and owner, its due time, its attempts, its content; whatever fails lets go of the
-lock by closing. The lock dies with the process, and that is the whole of crash recovery.
+Claim. The file is opened (never through a link, never blocking) and locked. Then the path is checked to still lead
+to the locked inode: the previous holder of the lock may have removed or moved the file, and a lock on an unlinked inode
+is granted. Then the file's type, links, owner, due time, attempts and content are checked. If a check fails, closing
+the file releases the lock. The lock ends with the process, so crash recovery needs nothing else.
 
 The attempt is counted before the content is read, because reading takes as much memory as the task is large. A process
-that has not got that much dies, and the count is what remains: the fourth claim reads the variables alone, and the task
-is set aside as one that killed its worker three times. What turns out to be damaged, or cannot be read, is counted
-back.
+without that much memory dies, and the count remains: the fourth claim reads only the variables, and the task is set
+aside because it killed its worker three times. If the task is damaged or cannot be read, the attempt is subtracted
+again.
 
-Settle. Done is ``unlink`` under the lock. Nothing is synced: a power cut may bring a finished task back, and delivery
-is at least once.
-Again is the count, then ``utime``; in this order a crash in between costs the back-off, not an attempt. Set aside is
-the
-reason, then ``rename``.
+Settle. A finished task is removed with ``unlink`` under the lock. Nothing is synced: a power cut may bring a finished
+task back, since delivery is at least once. For a retry, the count is written before ``utime``, so that a crash in
+between loses the back-off and not an attempt. To set a task aside, the reason is written before ``rename``.
 """
 
 import contextlib
@@ -92,15 +90,16 @@ class _Held(NamedTuple):
 
 
 class SpoolBackend:
-    """Tasks as files in a directory, in uWSGI's own format.
+    """Tasks as files in a directory, in uWSGI's format.
 
-    :param root: the absolute path of the directory; made on first use.
-    :param durable: True syncs each task to the disk before its call returns.
-    :param period: seconds between full looks at the directory, unless ``set_period`` says otherwise.
-    :param history_limit: how many runs the history keeps; ``history_age``: for how many seconds.
-    :param max_size: the most bytes that the body of a task may have; a larger one is set aside unread.
-    :param signer: signs what is sent, and refuses what is not signed; None where no secret key is set.
-    :param pickles: False to refuse them, where tasks are sent on to a server, which would.
+    :param root: the absolute path of the directory; created on first use.
+    :param durable: True to sync each task to the disk before its call returns.
+    :param period: seconds between full scans of the directory, unless ``set_period`` changes them.
+    :param history_limit: the number of runs that the history keeps.
+    :param history_age: seconds for which the history keeps them.
+    :param max_size: the maximum size of a task's body in bytes; a larger task is set aside unread.
+    :param signer: signs the tasks that are sent, and refuses unsigned ones; None if no secret key is set.
+    :param pickles: False to refuse pickles, if tasks are forwarded to a server that would refuse them.
     """
 
     capabilities = Capabilities(feeds=True, forks=True)
@@ -194,7 +193,7 @@ class SpoolBackend:
             claim = self._claim(fd, at, name, ref)
         except OSError as error:
             claim = self._refusal(error, ref)
-        except MemoryError:  # counted as a crash, like a kill for want of memory; a fresh worker may have more
+        except MemoryError:  # counted as a crash, as being killed for lack of memory is; a new worker may have more
             os.close(fd)
             id = printable(f"{self.name}/{ref}")
             reason = f"task {id} does not fit into the memory of process {os.getpid()}"
@@ -247,7 +246,7 @@ class SpoolBackend:
         except Damaged as error:
             former = count.withdrawn()
             self._attempts.write(fd, ref, former)
-            # By the time of the content: to count changes the file's other time.
+            # The mtime is used, because counting an attempt changes the ctime.
             if now - found.st_mtime < _WRITING and not isinstance(error, Unsigned):
                 return Refusal(RefusalKind.EARLY, found.st_mtime + _WRITING)
             self._bury(ref, at, name, Bury(str(error), corrupt=True), former)
@@ -268,9 +267,9 @@ class SpoolBackend:
         )
 
     def _read(self, fd: int, found: os.stat_result, ref: str, *, whole: bool) -> Envelope:
-        """The envelope in a task's file; without ``whole`` its variables alone.
+        """Return the envelope in a task's file; without ``whole`` only its variables.
 
-        :raises Damaged: if it is none.
+        :raises Damaged: if the file is not a task.
         """
         if not whole:
             return wire.load_vars(os.read(fd, wire.HEADER_SIZE + wire.MAX_VARS))
@@ -284,7 +283,7 @@ class SpoolBackend:
         try:
             until = self._carry_out(claim.ref, token, disposition)
         except OSError:
-            if self._is_there(token):  # else it has left: somebody has removed it, perhaps the task itself
+            if self._is_there(token):  # otherwise the file was removed, perhaps by the task itself
                 until = self._postpone(claim.ref, token, done=isinstance(disposition, Ack))
         finally:
             self._claimed.discard(token.file)
@@ -313,7 +312,7 @@ class SpoolBackend:
         except FileNotFoundError:
             return False
         except OSError:
-            pass  # nothing says that it has left
+            pass  # the error does not show that the file is gone
         return True
 
     @staticmethod
@@ -343,7 +342,7 @@ class SpoolBackend:
                 due = int(when * 1e9)
                 try:
                     os.utime(file, ns=(due, due))
-                except PermissionError:  # only a file's owner may date it
+                except PermissionError:  # only a file's owner may set its times
                     self._replace(ref, token, waiting, due)
                 points.reach("retry.dated")
                 return when
@@ -356,7 +355,9 @@ class SpoolBackend:
         return None
 
     def _replace(self, ref: str, token: _Held, count: Count, due: int) -> None:
-        """Puts a dated copy of this user's in the place of another user's task, in a directory that a group shares."""
+        """Replace another user's task with a copy of this user that has the due time, in a directory that a group
+        shares.
+        """
         self._directory.renew(TMP)
         tmp, drafts = self._directory.fd(TMP), self._directory.drafts
         draft = drafts.name(os.path.basename(ref))
@@ -413,11 +414,11 @@ class SpoolBackend:
         return self._agenda
 
     def jot(self, records: Sequence[Record]) -> None:
-        """Adds runs to the history, from any process, for little."""
+        """Add runs to the history cheaply, from any process."""
         self._history.jot(records)
 
     def flush(self, *, wait: bool = True) -> None:
-        if not wait:  # the end of a task is never put off here
+        if not wait:  # this backend never defers the end of a task
             return
         if self._remains is not None:
             self._remains.pass_on()

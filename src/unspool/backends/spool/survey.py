@@ -77,7 +77,7 @@ class Survey:
         self._asks = 0 if self._locked is None or self._locked.whole else _ASKED
 
     def summary(self) -> Summary:
-        """How many there are in each state, and the earliest due time of those that are ready."""
+        """Return the number of tasks in each state, and the earliest due time of the ready ones."""
         counts, oldest = dict.fromkeys(State, 0), math.inf
         for some in self._all():
             for one in some.files:
@@ -125,7 +125,10 @@ class Survey:
         return (name.ref for name in _in_order(lambda _: (some.named() for some in self._all(ASIDE[place])), limit))
 
     def named(self, is_wanted: Callable[[str], bool]) -> Iterator[tuple[str, str]]:
-        """Place (empty where tasks wait) and ref of each file whose name is wanted. No file is looked at."""
+        """Yield the place (empty for waiting tasks) and the ref of each file whose name is wanted.
+
+        No file is read.
+        """
         for place, lead in {"": "", **ASIDE}.items():
             for some in self._all(lead):
                 yield from ((place, some.lead + one.name) for one in some.files if is_wanted(one.name))

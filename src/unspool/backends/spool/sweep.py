@@ -31,7 +31,7 @@ def leftovers(directory: Directory) -> Iterator[None]:
                 with contextlib.suppress(OSError):
                     if is_note(directory, f"{part}/{name}"):
                         _remove(directory, f"{part}/{name}")
-                    else:  # a task that somebody has moved here
+                    else:  # a task that was moved here
                         rename_hidden(directory, part, name)
             yield
     for part, name in _files(directory, ATTEMPTS):
@@ -43,7 +43,10 @@ def leftovers(directory: Directory) -> Iterator[None]:
 
 
 def _files(directory: Directory, part: str) -> Iterator[tuple[str, str]]:
-    """The files of a part, and of the priorities in it. No link is followed: it may lead to files of another kind."""
+    """Yield the files of a part and of its priorities.
+
+    Links are not followed, because they may lead to other files.
+    """
     parts = [part]
     for one in parts:
         with contextlib.suppress(OSError), _opened(directory, one) as fd, os.scandir(fd) as entries:
@@ -79,7 +82,7 @@ def _remove(directory: Directory, path: str) -> None:
 
 @contextlib.contextmanager
 def _opened(directory: Directory, part: str) -> Iterator[int]:
-    """A descriptor of a part, opened without following a link on the way there.
+    """Open a part without following links, and yield its descriptor.
 
     :raises OSError: if a link is on the way, or the part does not exist.
     """

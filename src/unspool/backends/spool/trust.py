@@ -1,9 +1,9 @@
-"""Whose files a spool directory runs: pure judgements of what ``stat`` tells. Argued in ``docs/security.md``.
+"""Which files of a spool directory may be run, decided from the results of ``stat`` alone. See ``docs/security.md``.
 
-Where no secret key is set, owners and modes are the boundary. Everything within is to belong to the directory's
-owner, to root, or to the user of this process, and not to be writable by everybody. A group that may write is trusted,
-and a worker warns of it: on many systems that group is the user alone. So directories within may also belong to the
-group, and files with a secret key.
+Without a secret key, owners and modes are the boundary. Everything in the directory must belong to the directory's
+owner, to root, or to the user of this process, and must not be writable by everybody. A group with write access is
+trusted, and a worker warns about it: on many systems that group is the user alone. So directories within may also
+belong to the group, and files too if there is a secret key.
 """
 
 import os
@@ -19,7 +19,7 @@ _KINDS = {stat.S_IFLNK: "a symbolic link", stat.S_IFDIR: "a directory", stat.S_I
 
 
 class Owner(NamedTuple):
-    """Of a spool directory: its user, group and mode."""
+    """The user, group and mode of a spool directory."""
 
     uid: int
     gid: int
@@ -30,7 +30,7 @@ class Owner(NamedTuple):
         return uid in (self.uid, 0) or uid == os.geteuid()
 
     def shares(self, found: os.stat_result) -> bool:
-        """Whether this file or directory is the group's, in a spool directory that the group shares."""
+        """Return whether this file or directory belongs to the group, in a spool directory that the group shares."""
         return self.shared and found.st_gid == self.gid
 
     @property
@@ -50,9 +50,9 @@ def is_unfinished(found: os.stat_result) -> bool:
 
 
 def to_file(found: os.stat_result, owner: Owner, *, signed: bool) -> str | None:
-    """What speaks against running a file with a task's name; None if nothing does.
+    """Return why a file with a task's name must not be run; None if it may be run.
 
-    :param signed: whether a secret key is set, so that a task of another user in the group is trusted if signed.
+    :param signed: whether a secret key is set, so that a signed task of another user in the group is trusted.
     """
     if not stat.S_ISREG(found.st_mode):
         return f"{_KINDS.get(stat.S_IFMT(found.st_mode), 'a special file')}, not a regular file"
@@ -79,7 +79,7 @@ def to_part(found: os.stat_result, owner: Owner) -> str | None:
 
 
 def to_sender(owner: Owner, *, signed: bool) -> str | None:
-    """Why no worker would run what this process sends; None if one may."""
+    """Return why no worker would run a task of this process; None if one may."""
     if signed or os.geteuid() in (0, owner.uid) or owner.uid == 0:
         return None
     return (

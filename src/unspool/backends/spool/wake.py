@@ -63,8 +63,10 @@ class Wake:
         return None if self._notify is None else self._notify.fileno()
 
     def watch(self, part: str, path: str, *, removals: bool = False) -> None:
-        """Watches a directory, if asked also for names removed. If the system refuses, all watches end, ``working`` is
-        False from then on, and a warning is logged."""
+        """Watch a directory, also for removed names if ``removals`` is set.
+
+        If the system refuses, all watches end, ``working`` is False from then on, and a warning is logged.
+        """
         if self._notify is None or part in self._parts.values():
             return
         try:

@@ -43,7 +43,7 @@ class ListingTests(Ground):
         assert counts == dict.fromkeys(State, 1) | {State.READY: 2}
 
     def test_the_oldest_ready_task(self, queue: Queue) -> None:
-        """Of the tasks that are ready it is the one that was due first, whatever its priority."""
+        """The oldest ready task is the one that was due first, whatever its priority."""
         assert queue.backend.summary().oldest is None
         queue.send("dead")
         queue.end(queue.begin(), Bury("gave up"))
@@ -255,7 +255,7 @@ class ListingTests(Ground):
         ["", "a\0b", "{name}/a\0b", "{name}\0/{ref}", "\ud83d", "{name}/\udcff", "{name}/", "{name}", "..", "x" * 5000],
     )
     def test_an_id_that_no_task_has(self, queue: Queue, id: str) -> None:
-        """Whatever text it is, no task is found, changed or waited for, and no other error is raised."""
+        """No text as an id finds, changes or waits for a task, or raises another error."""
         ref = queue.send("task").removeprefix(f"{queue.backend.name}/")
         id = id.format(name=queue.backend.name, ref=ref)
         assert queue.backend.find(id) is None

@@ -40,7 +40,7 @@ def conformance_task(what: str) -> Any:
 
 @Spooler.task(max_attempts=1)
 def conformance_odd() -> None:
-    """Raises what few databases can store."""
+    """Raise an error whose text few databases can store."""
     raise ValueError("a\0b \ud83d \ude00 \x1b[31m\n\0more")
 
 
@@ -131,8 +131,9 @@ class VerdictTests(Ground):
         assert (entry.state, entry.attempts, entry.reason) == (State.DEAD, 3, "ValueError: raises")
 
     def test_an_error_that_cannot_be_stored_as_it_is(self, queue: Queue) -> None:
-        """A message with NUL, half of a surrogate pair and control characters is kept escaped: as the reason, and in
-        history."""
+        """A message with NUL, a lone surrogate and control characters is stored with escapes, as the reason and in
+        history.
+        """
         id = _send(queue, conformance_odd.message())
         claim = queue.begin()
         call = dispatch.prepare(claim, queue.clock())
@@ -194,7 +195,7 @@ class VerdictTests(Ground):
         assert missing in entry.reason
 
     def test_a_look_without_a_handler_is_no_attempt(self, queue: Queue) -> None:
-        """However many programs that do not know the task have looked at it, the one that does has all attempts."""
+        """Claims by programs that do not know the task leave all attempts to the program that does."""
         id = _send(queue, Message("ucfg_missing_type", None))
         dues: list[float] = []
         for _ in range(3):
