@@ -16,10 +16,10 @@ __all__ = ["changed", "load_app", "own_files"]
 
 
 def load_app(spec: str, *, interruptible: bool = True) -> ModuleType:
-    """Imports ``module``, ``module:attr`` or ``path/to/file.py``; the working directory can be imported from.
+    """Import ``module``, ``module:attr`` or ``path/to/file.py``. The working directory is on the import path.
 
-    :param interruptible: whether ``KeyboardInterrupt`` is a person's, and not the application's own.
-    :raises AppError: if that fails, in one line that names the error and the last line in the user's own files.
+    :param interruptible: whether ``KeyboardInterrupt`` comes from a person and not from the application.
+    :raises AppError: if the import fails. Its one line names the error and the last line in the user's own files.
     """
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.insert(0, os.getcwd())
@@ -69,7 +69,7 @@ def _load_file(path: str) -> ModuleType:
         folder = os.path.dirname(folder)
     if folder not in sys.path:
         sys.path.insert(0, folder)  # as Python does for the script that it runs
-    if "." in name:  # a module of a package: under its full name, by which others import and send it
+    if "." in name:  # a module of a package is imported under its full name, which other modules and senders use
         return importlib.import_module(name)
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
@@ -84,7 +84,7 @@ _VALID = "APP is a module, module:attr or path/to/file.py"
 
 
 def _kind(path: str) -> str:
-    """What a path is that is neither a module nor a Python file."""
+    """Return what a path is that is neither a module nor a Python file."""
     if os.path.isfile(f"{path}.py"):
         return f"no module (did you mean {path}.py?)"
     return "a directory" if os.path.isdir(path) else "neither a module nor a file that ends in .py"
@@ -108,7 +108,7 @@ def _where(error: BaseException) -> str:
 
 
 def _frames(error: BaseException) -> str:
-    """The traceback from the application's first line on; empty if none of its lines was run."""
+    """Return the traceback from the application's first line on; empty if none of its lines was run."""
     frames = error.__traceback__
     while frames is not None and _is_machinery(frames.tb_frame.f_code.co_filename):
         frames = frames.tb_next
@@ -120,7 +120,7 @@ def _is_machinery(filename: str) -> bool:
 
 
 def _is_library(filename: str) -> bool:
-    """Whether the file is one that its user did not write: of Python, of an installed package, or of this one."""
+    """Return whether a file belongs to Python, an installed package or unspool, and not to the user."""
     folders = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
     return filename.startswith((_PACKAGE, *(folder + os.sep for folder in folders))) or not os.path.isfile(filename)
 

@@ -49,7 +49,7 @@ class Companion:
                 os.close(self._leash)
 
     def close(self, patience: Patience) -> None:
-        """Ends it, and waits until what it carries is where it belongs. If it is killed, the next one carries on."""
+        """End it, and wait until it has passed on its tasks. If it is killed, the next one continues."""
         if self._pid:
             pid = self._pid
             self._forget()

@@ -1,7 +1,8 @@
-"""Django's database connections, which the runs of a process share: a broken one must not fail all later runs.
+"""Django's database connections, which the runs of a process share.
 
-Django closes connections that are broken, or older than ``CONN_MAX_AGE``, around each web request. This does it around
-each run, in the thread that runs it. An error is logged and changes no verdict.
+Around each web request, Django closes connections that are broken or older than ``CONN_MAX_AGE``. This module does it
+around each run, in the thread of the run, so that a broken connection does not fail all later runs. An error is logged
+and changes no verdict.
 """
 
 import logging
@@ -16,18 +17,18 @@ _log = logging.getLogger("unspool")
 
 
 def close_old() -> None:
-    """Close those of this thread."""
+    """Close the old connections of this thread."""
     database = sys.modules.get("django.db")
     if database is not None:
         _close(database, others=False)
 
 
 def close_old_of_coroutines(*, others: bool) -> None:
-    """Close those that coroutines use: Django has one thread for the queries of all of them.
+    """Close the old connections that coroutines use. Django has one thread for the queries of all coroutines.
 
-    That thread does it between what it was given before and what it is given from now on, so nothing waits for it.
+    That thread closes them after its earlier work and before its later work, so nothing waits for it.
 
-    :param others: whether other coroutines are on their way. What they may be using is then closed only if it is
+    :param others: whether other coroutines are running. A connection that they may be using is closed only if it is
         broken.
     """
     database = sys.modules.get("django.db")
@@ -43,7 +44,7 @@ def close_old_of_coroutines(*, others: bool) -> None:
 
 def _close(database: Any, *, others: bool) -> None:
     try:
-        if not sys.modules["django.conf"].settings.configured:  # there can be no connection
+        if not sys.modules["django.conf"].settings.configured:  # without settings there is no connection
             return
         if not others:
             database.close_old_connections()

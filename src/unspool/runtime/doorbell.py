@@ -34,7 +34,7 @@ class Doorbell:
 
     @property
     def descriptors(self) -> tuple[int, ...]:
-        """Those that it needs."""
+        """Return the descriptors that it needs."""
         return self._reader, self._writer, *([self._both.fileno()] if hasattr(self._both, "fileno") else [])
 
     def ring(self) -> None:

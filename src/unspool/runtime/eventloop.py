@@ -1,11 +1,12 @@
-"""The event loop on which a worker runs ``async def`` tasks, in a thread of its own, many at once.
+"""The event loop of a worker, which runs many ``async def`` tasks at once in a separate thread.
 
-Two threads that both make system calls take the interpreter from one another at each of them, which costs more than the
-calls. So neither wakes the other for each task: what begins is gathered for the loop, and what has ended for the main
-thread, which settles it in its turn. While that is away, asleep or in another task, the loop's thread settles.
+Two threads that both make system calls take the interpreter from each other at each call, which costs more than the
+calls. So neither thread wakes the other for each task. New coroutines are gathered for the loop. Ended ones are
+gathered for the main thread, which settles them; if the main thread is asleep or runs another task, the loop's thread
+settles them.
 
-A task may end the loop: asyncio lets SystemExit and KeyboardInterrupt through, also those of a callback or of a task of
-asyncio's that it has started. The loop then goes on with all that it holds, and the run that was the cause fails.
+A task may end the loop, because asyncio does not catch SystemExit and KeyboardInterrupt, also from a callback or an
+asyncio task that it has started. The loop then continues with all other coroutines, and the run that caused this fails.
 """
 
 import contextlib
@@ -35,14 +36,14 @@ Done = Callable[[Ending], None]
 _log = logging.getLogger("unspool")
 _GATHER = 0.001  # seconds in which coroutines are gathered, after the first
 _cause: ContextVar[Done | None] = ContextVar("unspool run", default=None)
-"""The run that a callback or a task of asyncio's belongs to: these inherit the context of what started them."""
+"""The run that a callback or an asyncio task belongs to. Both inherit the context of the code that started them."""
 
 
 class EventLoop:
-    """Runs coroutines; the main thread goes on with other tasks meanwhile. The thread is started for the first.
+    """Runs coroutines while the main thread continues with other tasks. The thread is started for the first coroutine.
 
-    :param wake: wakes the main thread; called when enough have ended, see ``expect``.
-    :param lost: called when the loop cannot go on, in its thread; must not return.
+    :param wake: wakes the main thread; called when enough coroutines have ended, see ``expect``.
+    :param lost: called in the loop's thread when the loop cannot continue; must not return.
     """
 
     def __init__(self, wake: Callable[[], None], lost: Callable[[], None]) -> None:
@@ -53,8 +54,8 @@ class EventLoop:
         self._looking = False  # whether the loop will look at these by itself
         self._ended: deque[tuple[Done, Ending]] = deque()
         self._runs: dict[Done, asyncio.Task[None] | None] = {}  # the loop itself holds tasks only weakly
-        self._begun: list[tuple[Awaitable[Any], Done, asyncio.Task[None]]] = []  # in the last look
-        self._failed: dict[Done, Ending] = {}  # those that have ended the loop
+        self._begun: list[tuple[Awaitable[Any], Done, asyncio.Task[None]]] = []  # found by the last look
+        self._failed: dict[Done, Ending] = {}  # the runs that have ended the loop
         self._closing = False
         self._away = False
         self._expected = -1
@@ -67,16 +68,16 @@ class EventLoop:
         return len(self._runs)
 
     def start(self, coroutine: Awaitable[Any], timeout: float | None, done: Done) -> None:
-        """Runs a coroutine; then ``done`` is called with its ending, to settle it, in either thread.
+        """Run a coroutine, then call ``done`` with its ending, which settles it in either thread.
 
-        :param timeout: seconds it may take, or None.
+        :param timeout: the time limit in seconds, or None.
         """
         if self._thread is None:
             self.used = True
             with late:
                 import asyncio
             self._loop = asyncio.new_event_loop()
-            with contextlib.suppress(AttributeError):  # a loop that is not asyncio's own may be of fixed attributes
+            with contextlib.suppress(AttributeError):  # another library's loop may not allow new attributes
                 self._loop.stop = _refuse_to_stop  # type: ignore[method-assign]
             self._thread = threading.Thread(target=self._serve, name="unspool-async", daemon=True)
             self._thread.start()
@@ -118,7 +119,7 @@ class EventLoop:
             self._loop.close()
 
     def _serve(self) -> None:
-        """The thread: runs the loop again whenever a task has ended it."""
+        """Run the loop in its thread, and again whenever a task has ended it."""
         while not self._closing:
             try:
                 self._loop.run_forever()
@@ -132,7 +133,7 @@ class EventLoop:
                     _log.error("a task stopped its worker's event loop; the loop goes on")
 
     def _blame(self, error: BaseException) -> None:
-        """Fails the run that has ended the loop, if it is known and still running."""
+        """Fail the run that has ended the loop, if it is known and still running."""
         _log.error("a task ended its worker's event loop by %s; the loop goes on", failure.reason(error))
         done = _cause_of(sys.exc_info()[2])
         run = self._runs.get(done) if done is not None else None
@@ -145,7 +146,7 @@ class EventLoop:
             fresh, self._fresh = self._fresh, []
             self._looking = bool(fresh)
         for coroutine, done, run in self._begun:
-            if run.cancelled():  # by another task, before its first step: ``_run`` has not begun
+            if run.cancelled():  # cancelled by another task before its first step, so ``_run`` has not begun
                 if type(coroutine) is CoroutineType:
                     coroutine.close()
                 self._end(done, Ending(Verdict.RESCHEDULED, "it was cancelled before it began"))
@@ -163,7 +164,7 @@ class EventLoop:
         _cause.set(done)
         connections.close_old_of_coroutines(others=len(self._runs) > 1)
         limit = None
-        try:  # the result, and what it is made of, ends in here too
+        try:  # the result and the objects in it are deleted in here too
             if timeout is None:
                 ending = dispatch.returned(await coroutine)
             else:
@@ -206,12 +207,12 @@ class EventLoop:
 
 
 def _refuse_to_stop() -> None:
-    """``stop`` of the loop, as tasks see it."""
+    """Replaces the loop's ``stop`` for tasks."""
     raise RuntimeError("a task cannot stop the event loop of its worker: other tasks run on it")
 
 
 def _cause_of(frames: TracebackType | None) -> Done | None:
-    """The run that the callback in these frames belongs to; None if it is not known."""
+    """Return the run of the callback in these frames; None if it is unknown."""
     import asyncio
 
     while frames is not None:

@@ -82,7 +82,7 @@ class Route:
             self._lose(error, tickets)
             return False
         if self.problem and (tickets or more):
-            _log.warning("spooler %s is back", self.destination)  # of the same level as its loss
+            _log.warning("spooler %s is back", self.destination)  # the level of the message about its loss
             self.problem, self._patience = "", _PATIENCE[0]
         return more
 

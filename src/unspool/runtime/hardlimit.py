@@ -1,6 +1,6 @@
-"""The hard end of a run that overruns its time limit: the kernel kills the worker when no supervisor is left to do it.
+"""The hard limit of a run: the kernel kills the worker if the run overruns and no supervisor is left to kill it.
 
-A timer of the kernel sends SIGKILL, so no thread has to run: C code may hold the interpreter for ever.
+A kernel timer sends SIGKILL, so no thread has to run. C code may hold the interpreter forever.
 """
 
 import logging
@@ -16,16 +16,16 @@ from ..imports import late
 __all__ = ["HardLimit"]
 
 _log = logging.getLogger("unspool")
-_LONGEST = 1e9  # seconds, for a field of 32 bits
+_LONGEST = 1e9  # seconds that fit into a field of 32 bits
 _itimerspec = struct.Struct("4l")  # interval and value, each in seconds and nanoseconds
 _STOPPED = _itimerspec.pack(0, 0, 0, 0)
 _SIGEVENT = struct.pack("Pii48x", 0, signal.SIGKILL, 0)  # 0: SIGEV_SIGNAL
 
 
 class HardLimit:
-    """Timers that kill this process. They exist on Linux; elsewhere, the supervisor alone kills.
+    """Timers that kill this process. They exist on Linux only; elsewhere only the supervisor kills.
 
-    The first timer costs an import of 10 ms. Timers are used again, so that one costs 2 µs a run.
+    The first timer costs an import of 10 ms. Timers are reused, so that one costs 2 µs a run.
     """
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class HardLimit:
         self._set: Any = None
 
     def start(self, seconds: float) -> Any:
-        """Returns a timer that kills this process after so many seconds; None if the system has none to give."""
+        """Return a timer that kills this process after this many seconds; None if the system has no timer left."""
         timer = self._idle.pop() if self._idle else self._new() if self._works else None
         if timer is not None:
             whole = int(seconds := min(seconds, _LONGEST))
@@ -43,7 +43,7 @@ class HardLimit:
         return timer
 
     def stop(self, timer: Any) -> None:
-        """Stops a timer, in any thread."""
+        """Stop a timer. Works in any thread."""
         if timer is not None:
             self._set(timer, 0, _STOPPED, None)
             self._idle.append(timer)
@@ -60,16 +60,16 @@ class HardLimit:
 
 
 def _load() -> tuple[Callable[[], Any], Any]:
-    """Returns what creates a timer, and the C function that sets one.
+    """Return a function that creates a timer, and the C function that sets one.
 
     :raises ImportError: if this Python has no ctypes.
     :raises AttributeError: if the C library has no such timers.
     """
     with late:
         import ctypes
-    library: Any = ctypes.PyDLL(None)  # whose calls keep the interpreter: they take less than to let go of it
+    library: Any = ctypes.PyDLL(None)  # keeps the interpreter lock during calls, which take less time than releasing it
     if not hasattr(library, "timer_create"):
-        library = ctypes.PyDLL("librt.so.1")  # of glibc before 2.34
+        library = ctypes.PyDLL("librt.so.1")  # glibc before 2.34
     library.timer_create.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
     library.timer_settime.argtypes = (ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
 

@@ -245,7 +245,7 @@ class SpoolerHandler:
             self._note(inside, Record(claim.id, label, Verdict.CRASHED, attempt, self._clock(), 0.0, 0, error), None)
 
     def _perform(self, claim: Claim, call: dispatch.Call | Outcome) -> Outcome:
-        """Runs a task to its end, which is also that of its coroutine and of the objects that it was made of."""
+        """Run a task to its end, including the end of its coroutine and of its objects."""
         if isinstance(call, Outcome):
             return call
         options = call.options
@@ -275,20 +275,22 @@ class SpoolerHandler:
 
 
 class _Coroutines:
-    """Runs coroutines one by one, all those of a process on one event loop: what a program keeps for its loop, such as
-    a pool of connections, is then good for the next coroutine."""
+    """Runs coroutines one by one on one event loop for the whole process.
+
+    A pool of connections, which belongs to an event loop, can then be used by later coroutines.
+    """
 
     def __init__(self) -> None:
-        # By process. A fork must not end the loop that it was forked with: the kernel's part of it is its parent's.
+        # By process: a forked child must not close the parent's loop, whose kernel objects belong to the parent.
         self._runners: dict[int, asyncio.Runner] = {}
 
     def run(self, coroutine: Awaitable[Any]) -> dispatch.Ending:
-        """Awaits it.
+        """Await a coroutine.
 
-        :raises BaseException: if the loop itself was ended or interrupted, also by a time limit; the next coroutine
-            then gets another loop.
+        :raises BaseException: if the loop itself was ended or interrupted, as by a time limit. The next coroutine then
+            gets a new loop.
         """
-        import asyncio  # 3 MB in each of uWSGI's processes, that only coroutines need
+        import asyncio  # 3 MB in each of uWSGI's processes, needed for coroutines only
         from concurrent.futures import ThreadPoolExecutor
 
         pid = os.getpid()
@@ -301,7 +303,7 @@ class _Coroutines:
             del self._runners[pid]
             # ``close`` waits for the threads of the executor, which no time limit interrupts.
             runner.get_loop().set_default_executor(ThreadPoolExecutor(1))
-            runner.close()  # and with it, what is left of the coroutine
+            runner.close()  # this also ends what is left of the coroutine
             raise
 
 

@@ -1,4 +1,4 @@
-"""What an orphan, a worker whose supervisor is gone, does with the ends of its runs: it logs and records them."""
+"""Log and record the ends of runs in an orphan, a worker whose supervisor is gone."""
 
 import logging
 
@@ -12,12 +12,12 @@ _log = logging.getLogger("unspool")
 
 
 def keep_end(backend: Backend, record: Record, until: float | None) -> None:
-    """Logs the end of a run of which no supervisor hears, and puts it where history finds it.
+    """Log the end of a run that no supervisor receives, and store it for the history.
 
     :param until: when the task runs again (unix seconds), or None.
     """
     log_end(backend.name, record, until)
-    if backend.capabilities.records:  # ``settle`` has written it
+    if backend.capabilities.records:  # ``settle`` has written the record
         return
     try:
         if isinstance(backend, Journals):

@@ -1,4 +1,6 @@
-"""How long a supervisor waits at its end for what is beside it: never for ever, and hardly when it is told to hurry."""
+"""How long a stopping supervisor waits for other processes and servers: a bounded time, and less if it is told to
+hurry.
+"""
 
 import contextlib
 import os
@@ -10,15 +12,15 @@ from ..backends.base import Clock
 
 __all__ = ["Patience", "end_child"]
 
-_IN_A_HURRY = 0.5  # seconds that are left when it is told to hurry
+_IN_A_HURRY = 0.5  # seconds that are left after it is told to hurry
 _LOOK_EVERY = 0.01
-_DEATH = 1.0  # seconds that a killed process may take to be gone
+_DEATH = 1.0  # seconds that a killed process may take to end
 
 
 class Patience:
-    """A time limit for all that is waited for.
+    """A time limit for everything that a supervisor waits for.
 
-    :param hurried: whether it was told to hurry.
+    :param hurried: whether the supervisor was told to hurry.
     """
 
     def __init__(self, seconds: float, hurried: Callable[[], bool], timer: Clock = time.monotonic) -> None:
@@ -27,7 +29,7 @@ class Patience:
         self._deadline = timer() + seconds
 
     def left(self) -> float:
-        """Seconds that are left."""
+        """Return the seconds that are left."""
         now = self._timer()
         if self._hurried():
             self._deadline = min(self._deadline, now + _IN_A_HURRY)
@@ -35,7 +37,7 @@ class Patience:
 
 
 def end_child(pid: int, patience: Patience) -> bool:
-    """Waits for the end of a process, and kills it when the time is up; returns whether it ended by itself."""
+    """Wait for the end of a process, and kill it when the time is up. Return whether it ended by itself."""
     if _wait(pid, patience):
         return True
     with contextlib.suppress(ProcessLookupError):

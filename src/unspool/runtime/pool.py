@@ -25,8 +25,8 @@ __all__ = ["Death", "Pool"]
 
 _log = logging.getLogger("unspool")
 _MAX_PAUSE = 5.0  # seconds between two forks of workers that die at once
-SLOW_IMPORT = 5.0  # seconds after which it is told that an import is still going on
-_ENDING_BESIDE = 2  # so many times as many processes as workers at most, with those that are about to end
+SLOW_IMPORT = 5.0  # seconds after which a running import is logged
+_ENDING_BESIDE = 2  # the maximum number of processes, in multiples of the workers, including those that are ending
 
 
 class Death(NamedTuple):
@@ -35,13 +35,13 @@ class Death(NamedTuple):
     process: Process
     code: int
     events: list[list[Any]]
-    """What it reported last."""
+    """The last events that it reported."""
     pause: float | None
-    """Seconds until another one takes its place; None if no other does."""
+    """Seconds until another process replaces it; None if it is not replaced."""
 
     @property
     def unexpected(self) -> bool:
-        """Whether it ended neither in good order nor for a reason that is told elsewhere."""
+        """Return whether it ended with an error for a reason that is not logged elsewhere."""
         process = self.process
         return (self.code != 0 or not process.ready) and not process.failure and not process.dismissed
 
@@ -54,10 +54,10 @@ class _Generation:
     vain_deaths: int = 0
     respawn_at: float | None = None
     slow: bool = False
-    """Whether it was told that the import takes long."""
+    """Whether the slow import was logged."""
 
     def slow_import(self, now: float) -> Process | None:
-        """A worker whose import takes so long that this is to be told; None if there is none, or it was told."""
+        """Return a worker whose slow import must be logged; None if there is none, or if it was logged."""
         importing = [] if self.slow or self.retired else [one for one in self.processes.values() if not one.ready]
         return next((one for one in importing if now >= one.slow_at), None)
 
@@ -67,7 +67,7 @@ class _Generation:
 
     @property
     def serving(self) -> int:
-        """How many workers take tasks, or will; not those that end."""
+        """Return how many workers take tasks, or will. Workers that are ending do not count."""
         return sum(not process.leaving for process in self.processes.values())
 
     @property
@@ -163,9 +163,9 @@ class Pool:
         return deaths
 
     def turn(self, *, away: bool = False) -> None:
-        """What time brings: replaces those that have ended, ends the overdue, completes a reload.
+        """Do what is due: replace processes that have ended, end overdue ones, complete a reload.
 
-        :param away: whether a spooler is away, for which workers may be waiting.
+        :param away: whether a spooler is unreachable, for which workers may be waiting.
         :raises AppError: as ``reap``.
         """
         now = self._timer()
@@ -267,7 +267,10 @@ class Pool:
             generation.processes[process.pid] = process
 
     def _note_death(self, generation: _Generation, process: Process, code: int) -> float | None:
-        """Decides on what follows; returns the seconds until another one takes its place, None if no other does."""
+        """Decide what follows a death.
+
+        Return the seconds until another process replaces it; None if it is not replaced.
+        """
         self._imported |= process.ready or any(other.ready for other in self.processes())
         if process.failure and not self._imported and not generation.retired:
             raise process.failure
@@ -290,7 +293,7 @@ def _tell(failure: AppError, then: str) -> None:
 
 
 def _exit_code(process: Process) -> int | None:
-    """The exit status of a process, None if it lives; notes that it was stopped."""
+    """Return the exit status of a process; None if it is alive. Note whether it was stopped."""
     try:
         found, status = os.waitpid(process.pid, os.WNOHANG | os.WUNTRACED)
     except ChildProcessError:  # somebody else has reaped it

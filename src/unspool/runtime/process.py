@@ -1,7 +1,7 @@
-"""A worker process: forking it, hearing from it, ending it.
+"""A worker process: fork it, read its reports, end it.
 
 Workers are forked from the supervisor, which has imported no user code and has one thread, so a fork costs 2 ms and is
-safe. Each leads a process group of its own, in which are also the processes that its tasks start.
+safe. Each worker leads a process group of its own, which contains the processes that its tasks start.
 """
 
 import atexit
@@ -44,11 +44,11 @@ class Process:
     failure: AppError | None = None
     """Why it could not import the application."""
     error: str = ""
-    """The error of its own with which it ended."""
+    """The error with which it ended."""
     condemned: str = ""
-    """Why its supervisor has killed it, where that was not for a run's time limit."""
+    """Why its supervisor has killed it, unless that was for the time limit of a run."""
     leaving: bool = False
-    """Whether it runs nothing any more, and ends."""
+    """Whether it runs no more tasks, and is ending."""
     files: dict[str, float] = field(default_factory=dict)
     """The application's files and their times of change."""
     tasks: bool = True
@@ -70,12 +70,15 @@ class Process:
     useful: bool = False
     """Whether it has run anything."""
     slow_at: float = math.inf
-    """When its import of the application takes so long that this is to be told."""
+    """When its slow import of the application must be logged."""
     stopped: int = 0
-    """The signal that has stopped it, 0 if none has."""
+    """The signal that has stopped it, or 0."""
 
     def read(self, now: float) -> list[list[Any]]:
-        """What it has reported; what concerns the process itself is noted. One that writes anything else is killed."""
+        """Return its reports, and note those about the process itself.
+
+        A worker that writes anything else is killed.
+        """
         try:
             events = self.reports.read()
         except BadReport as error:
@@ -121,7 +124,7 @@ class Process:
         return self.begun | self.shown()
 
     def shown(self) -> set[tuple[int, str]]:
-        """What its signs of life show that it runs."""
+        """Return the runs that its signs of life show."""
         return {(index, ref) for index, sign in enumerate(self.presences) if (ref := sign.ref())}
 
     def recall(self) -> list[tuple[int, Ticket]]:
@@ -142,16 +145,16 @@ class Process:
                 os.kill(self.pid, signal.SIGTERM)
 
     def condemn(self, why: str) -> None:
-        """Ends it at once, for a reason that its supervisor tells."""
+        """Kill it at once, for a reason that its supervisor logs."""
         if not self.condemned:
             self.condemned = why
             self.kill()
 
     def watch(self, now: float, *, to_end: bool, away: bool) -> None:
-        """Ends it if it overruns, cannot be heard, or is to end and does not.
+        """Kill it if a run overruns, if it sends no reports, or if it should end and does not.
 
         :param to_end: whether it was told to end.
-        :param away: whether a spooler is away, for which it may be waiting.
+        :param away: whether a spooler is unreachable, for which it may be waiting.
         """
         self._kill_if_overrun(now)
         why = self.watchdog.look(
@@ -161,7 +164,7 @@ class Process:
             self.condemn(why)
 
     def next_watch(self) -> float | None:
-        """When ``watch`` has something to do; None if nothing has to be watched."""
+        """Return when ``watch`` has something to do; None if nothing has to be watched."""
         deadline = self.watchdog.deadline
         return min((*self.deadlines.values(), *([] if deadline is None else [deadline])), default=None)
 
@@ -170,17 +173,17 @@ class Process:
         self._signal_group(signal.SIGKILL)
 
     def stop(self) -> None:
-        """Stops it, with all that its tasks have started in its process group, until ``go_on``."""
+        """Stop it and its process group, which includes the processes that its tasks started, until ``go_on``."""
         self._signal_group(signal.SIGSTOP)
 
     def go_on(self) -> None:
-        """Lets it go on after it was stopped, with its process group."""
+        """Continue it and its process group after a stop."""
         self.stopped = 0
         self._signal_group(signal.SIGCONT)
 
     @property
     def busy(self) -> bool:
-        """Whether code of the user's may be running in it: a task, or the import of the application."""
+        """Return whether it may be running the user's code: a task, or the import of the application."""
         return not self.ready or bool(self.runs())
 
     def _signal_group(self, number: int) -> None:
@@ -189,11 +192,11 @@ class Process:
 
     def _kill_if_overrun(self, now: float) -> None:
         """Ends it if a run did not heed its time limit."""
-        if self._put_off_overrun(now):  # first, or another might begin it in between
+        if self._put_off_overrun(now):  # first, or another worker might begin it in between
             self.kill()
 
     def _put_off_overrun(self, now: float) -> bool:
-        """Notes the runs that did not heed their time limits, and has them wait; returns whether there are any."""
+        """Note the runs that exceeded their time limits, and postpone their tasks. Return whether there are any."""
         if not self.deadlines or min(self.deadlines.values()) > now:
             return False
         self.overrun.update(run for run, at in self.deadlines.items() if at <= now)
@@ -204,7 +207,7 @@ class Process:
         return True
 
     def note_death(self, code: int, now: float) -> None:
-        """Notes whether the kernel has killed it for a time limit, as when its supervisor was stopped meanwhile.
+        """Note whether the kernel killed it for a time limit, as it does while the supervisor is stopped.
 
         :param code: its exit status, or minus the number of the signal that killed it.
         """
@@ -212,7 +215,7 @@ class Process:
             self._put_off_overrun(now)
 
     def end_of(self, code: int) -> str:
-        """How it ended, in words.
+        """Return a description of how it ended.
 
         :param code: its exit status, or minus the number of the signal that killed it.
         """
@@ -279,7 +282,7 @@ class Spawner:
             os.setpgid(0, 0)
             self._live(queue, ahead, presences, reader, writer, mask)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        with contextlib.suppress(OSError):  # in both, for each may be first; or it is dead already
+        with contextlib.suppress(OSError):  # in both processes, because either may be first; or it is already dead
             os.setpgid(pid, pid)
         os.close(writer)
         if ahead is not None:
@@ -318,7 +321,7 @@ class Spawner:
             reports = report.Writer(writer)
             status = main(self.app, self._backends, presences, queue, ahead, reports, self._limits, self._clock)
         except BaseException as error:  # noqa: BLE001  nothing may unwind into the supervisor's frames
-            with contextlib.suppress(OSError):  # a task may have closed the pipe, or put its own file in its place
+            with contextlib.suppress(OSError):  # a task may have closed the pipe, or replaced it by a file of its own
                 if os.path.samestat(os.fstat(writer), pipe):
                     report.Writer(writer).write(report.BROKEN, failure.reason(error))
         finally:
@@ -326,7 +329,7 @@ class Spawner:
 
 
 def describe(code: int) -> str:
-    """An exit code in words."""
+    """Return a description of an exit code."""
     if code == EX_LOST:
         return LOST
     if code == EX_UNUSABLE:

@@ -44,7 +44,7 @@ class Queue:
 
     @property
     def descriptors(self) -> tuple[int, int]:
-        """Both ends, of which a process may have closed one."""
+        """Return the descriptors of both ends, of which a process may have closed one."""
         return self._reader, self._writer
 
     def __len__(self) -> int:

@@ -1,9 +1,9 @@
-"""Writes history, in a process of its own: a slow disk or a locked database is never in a task's way.
+"""A separate process that writes history, so that a slow disk or a locked database never delays a task.
 
-The supervisor hands over what it has, and keeps a copy of each line until the process confirms that it is written. So
-what is not written when the process dies goes to a new one. What is not written at the end goes into a journal, which
-the next supervisor's process takes into history. Beyond a bound, the oldest lines are dropped and counted. Tasks are
-not touched by any of this.
+The supervisor sends records to it, and keeps a copy of each line until the process confirms that it is written. If the
+process dies, a new one gets the unconfirmed lines. Lines that are not written at the end go into a journal, which the
+process of the next supervisor imports. Beyond a limit, the oldest lines are dropped and counted. This does not affect
+tasks.
 """
 
 import contextlib
@@ -29,11 +29,11 @@ __all__ = ["Recorder"]
 _log = logging.getLogger("unspool")
 _KEPT = 50_000
 _BATCH = 2_000
-_RESTART = 5.0  # seconds between two starts, so that one that cannot live does not keep the supervisor busy
+_RESTART = 5.0  # seconds between two starts, which limits the work for a process that cannot start
 _AGAIN = 0.002  # seconds until a pipe that was full may have room
 _GATHER = 0.1  # seconds in which records are gathered into one transaction
-_RETRY = 1.0  # seconds until a history that cannot be written is tried again
-_written = struct.Struct("=HI")  # what is confirmed: the spooler's number, and how many of its lines
+_RETRY = 1.0  # seconds until a failed write is tried again
+_written = struct.Struct("=HI")  # a confirmation: the spooler's number, and how many of its lines
 
 
 class Recorder:
@@ -46,7 +46,7 @@ class Recorder:
         self._backends = backends
         self._close_others = close_others
         self._waiting: deque[tuple[int, bytes]] = deque()
-        self._sent: list[deque[bytes]] = [deque() for _ in backends]  # and not confirmed
+        self._sent: list[deque[bytes]] = [deque() for _ in backends]  # sent and not confirmed
         self._rest = b""
         self._dropped = 0
         self._pid = 0
@@ -105,7 +105,7 @@ class Recorder:
                 os.close(fd)
 
     def close(self, patience: Patience) -> None:
-        """Lets it write what it has, and waits for it; what is not written then goes into a journal."""
+        """Let it write its records, and wait for that. Unwritten records then go into a journal."""
         self._next_start = float("inf")
         while self.full and self._writer >= 0 and (left := patience.left()):
             self.push()
@@ -126,7 +126,7 @@ class Recorder:
             _log.warning("dropped %s of history; no task is affected", counted(self._dropped, "line"))
 
     def _take_answers(self) -> None:
-        """Forgets what is written."""
+        """Forget the confirmed lines."""
         with contextlib.suppress(BlockingIOError):
             while answers := os.read(self._answers, _written.size * 1024):
                 for index, count in _written.iter_unpack(answers):
@@ -134,7 +134,7 @@ class Recorder:
                         self._sent[index].popleft()
 
     def _take_back(self) -> None:
-        """What was sent and not confirmed waits again."""
+        """Put the unconfirmed lines back into the queue."""
         for index, lines in enumerate(self._sent):
             self._waiting.extendleft((index, line) for line in reversed(lines))
             lines.clear()
@@ -217,14 +217,17 @@ def _record(backends: Sequence[Backend], reader: int, answerer: int) -> None:
 
 
 def _write(backend: Backend, records: Sequence[Record], reader: int) -> bool:
-    """Writes records, and tries again as long as that fails and the supervisor goes on; False if it does not."""
+    """Write records, and retry as long as that fails and the supervisor is alive.
+
+    Return False if they are not written.
+    """
     closed = select.poll()
     closed.register(reader, 0)
     said = False
     while True:
         try:
             backend.record(records)
-        except SpoolerUnusable as error:  # locked, full, or away
+        except SpoolerUnusable as error:  # locked, full, or unreachable
             if not said:
                 _log.warning("history of %s cannot be written: %s; tasks go on", backend.name, error)
             said = True
@@ -238,9 +241,9 @@ def _write(backend: Backend, records: Sequence[Record], reader: int) -> bool:
 
 
 def _keep(backend: Backend, records: Sequence[Record]) -> int:
-    """Puts runs that are not written into a journal; returns how many are lost because there is none.
+    """Write unwritten runs to a journal. Return how many are lost because there is no journal.
 
-    :raises OSError: if it cannot be written.
+    :raises OSError: if the journal cannot be written.
     """
     if not isinstance(backend, Journals):
         return len(records)

@@ -1,7 +1,7 @@
-"""What a worker tells its supervisor: one JSON line an event, written as it happens.
+"""The reports of a worker to its supervisor: one JSON line for each event, written as it happens.
 
-The pipe keeps lines until the supervisor reads, so they survive the worker; and a busy supervisor reads many at once.
-A task may write to any descriptor of its process, so the supervisor checks each line before it believes it.
+The pipe keeps lines until the supervisor reads them, so they survive the worker, and a busy supervisor reads many at
+once. A task may write to any descriptor of its process, so the supervisor validates each line.
 """
 
 import contextlib
@@ -23,12 +23,12 @@ __all__ = [
 
 READY, FAILED, BEGIN, END, REFUSED = "ready", "failed", "begin", "end", "refused"
 BROKEN = "broken"
-"""The worker ends because of an error of its own."""
+"""The worker ends because of an internal error."""
 LEAVING = "leaving"
-"""The worker has settled all that it ran, takes no more tasks, and ends."""
+"""The worker has settled all its runs, takes no more tasks, and is ending."""
 
 _CHUNK = 1 << 16
-_LONGEST = 1 << 24  # bytes of a line; the longest that a worker writes holds a traceback of 16,000 characters
+_LONGEST = 1 << 24  # bytes of a line; the longest valid one contains a traceback of 16,000 characters
 _LARGEST = sys.float_info.max
 _NUMBER: tuple[type, ...] = (float, int)
 _OPTIONAL: tuple[type, ...] = (*_NUMBER, type(None))
@@ -61,7 +61,7 @@ def _number(value: float | None) -> str:
 
 
 def _is_ref(ref: str) -> bool:
-    """Whether it may be a task's: backends take it for a file's name, among others."""
+    """Return whether the text may be a task's ref. Backends use a ref as a file name, among others."""
     try:
         size = len(ref.encode("utf-8", "surrogateescape"))
     except UnicodeEncodeError:
@@ -70,7 +70,7 @@ def _is_ref(ref: str) -> bool:
 
 
 def _are_finite(numbers: Iterable[float | None]) -> bool:
-    """Whether these are finite as floats: whole numbers of JSON may be larger than any."""
+    """Return whether the numbers are finite as floats. A JSON integer may be larger than any float."""
     return all(number is None or -_LARGEST <= number <= _LARGEST for number in numbers)
 
 
@@ -81,10 +81,10 @@ class Writer:
         self._fd = fd
         self._lock = threading.Lock()
         self.heard = True
-        """Whether the supervisor lives, as far as the last line has shown."""
+        """Whether the supervisor was alive when the last line was written."""
 
     def fileno(self) -> int:
-        """The descriptor that is written to."""
+        """Return the descriptor of the pipe."""
         return self._fd
 
     def write(self, *event: Any) -> None:
@@ -96,7 +96,7 @@ class Writer:
         self._send(_dump_begin(index, ref, started, timeout, delay))
 
     def end(self, index: int, ref: str, until: float | None, record: Record) -> bool:
-        """Tells the end of a run: ``write(END, index, ref, until, record)``, for less.
+        """Report the end of a run. A faster form of ``write(END, index, ref, until, record)``.
 
         :returns: False if the supervisor is gone.
         """
@@ -113,7 +113,7 @@ class Writer:
 
 
 class BadReport(Exception):
-    """A line on a worker's pipe that no worker writes. Nothing after it can be believed."""
+    """An invalid line on a worker's pipe. Nothing after it can be trusted."""
 
     def __init__(self, line: bytes, events: list[list[Any]]) -> None:
         super().__init__(f"its report is no report: {line[:60]!r}")
@@ -122,9 +122,9 @@ class BadReport(Exception):
 
 
 class Reader:
-    """The supervisor's end.
+    """The supervisor's end of the pipe.
 
-    :param spoolers: how many there are; a report names one by its number.
+    :param spoolers: the number of spoolers; a report identifies one by its index.
     """
 
     def __init__(self, fd: int, spoolers: int) -> None:
@@ -140,9 +140,9 @@ class Reader:
         return self._fd
 
     def read(self) -> list[list[Any]]:
-        """The events that have arrived; those of runs that ended with their own line as the last element.
+        """Return the events that have arrived. The event of an ended run has its own line as the last element.
 
-        :raises BadReport: once, at a line that no worker writes; the reader then reads no more and counts as ended.
+        :raises BadReport: once, at an invalid line; the reader then reads no more and counts as ended.
         """
         parts = [self._rest]
         size = len(self._rest)
@@ -166,7 +166,7 @@ class Reader:
         return events
 
     def _refusal(self, lines: list[bytes]) -> BadReport:
-        """The error for the first bad one of these lines, or for the rest, which is too long for a line."""
+        """Return the error for the first invalid line, or for the rest, which is too long for a line."""
         events: list[list[Any]] = []
         bad = self._rest
         self.ended, self._rest = True, b""
@@ -182,7 +182,7 @@ class Reader:
         return BadReport(bad, events)
 
     def _is_event(self, event: Any) -> bool:
-        """Whether a worker may say this: of the right types, with numbers that exist."""
+        """Return whether an event is valid: its types, and numbers in range."""
         if type(event) is not list or not event or type(event[0]) is not str:
             return False
         kind = event[0]

@@ -12,9 +12,9 @@ _CAUGHT = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP)
 
 
 class Signals:
-    """The signals that a supervisor obeys; the death of a child only wakes it.
+    """The signals that a supervisor handles. The death of a child only wakes it.
 
-    :param others: signals to obey beside TERM, INT, QUIT and HUP.
+    :param others: signals to handle in addition to TERM, INT, QUIT and HUP.
     """
 
     def __init__(self, *others: int) -> None:

@@ -45,8 +45,8 @@ _COMPLAINTS = 10_000
 _SOON = 0.05  # seconds; what workers begin within them may be kept from other supervisors
 _SLOW = 0.05  # seconds that a run lasts after which others get what its worker has claimed ahead
 _STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)
-_LAST_WAIT = 5.0  # seconds, once all workers have ended, for history and for what is being forwarded
-_LEAVE = 0.5  # seconds of these that are left for each spooler at least
+_LAST_WAIT = 5.0  # seconds for history and forwarding after all workers have ended
+_LEAVE = 0.5  # the minimum of these seconds for each spooler
 _STUCK = 1.0  # seconds after which other supervisors get what nobody here has begun
 
 
@@ -268,7 +268,7 @@ class Supervisor:
         self._selector.close()
 
     def _let_go(self, index: int, patience: Patience) -> None:
-        """Takes leave of a spooler. A server that does not answer sees by itself that this process is gone."""
+        """Close a spooler. A server that does not answer detects the end of this process by itself."""
         try:
             with limit(max(patience.left(), _LEAVE)):
                 self._feeds[index].close()
@@ -278,7 +278,7 @@ class Supervisor:
             _log.warning("spooler %s does not answer, and is not waited for", self._backends[index].name)
 
     def _is_hurried(self) -> bool:
-        """Whether it was told to stop at once."""
+        """Return whether the supervisor was told to stop at once."""
         self._forced |= any(number in _STOPS for number in self._signals.take())
         return self._forced
 
@@ -313,7 +313,7 @@ class Supervisor:
                 _log.info("stopping when what runs has ended; again to stop at once")
 
     def _suspend(self) -> None:
-        """Stops with all workers, as Ctrl-Z asks for, until this process is continued."""
+        """Stop this process and all workers, as Ctrl-Z requests, until this process is continued."""
         self._terminal.take_back()
         for process in self._pool.processes():
             process.stop()
@@ -407,7 +407,7 @@ class Supervisor:
 
     def _ended(self, index: int, record: Record, until: float | None) -> None:
         self._announce()
-        self._stats.done += record.verdict != Verdict.CORRUPT  # which is never run
+        self._stats.done += record.verdict != Verdict.CORRUPT  # a corrupt task is never run
         if record.verdict not in (Verdict.PROCESSED, Verdict.SKIPPED):
             self._stats.failed += 1
             self._stats.dead += record.verdict in (Verdict.DEAD, Verdict.CORRUPT)
@@ -457,7 +457,7 @@ class Supervisor:
             if feed.gone:
                 _log.warning("spooler %s %s; going on when it is back", name, "is away" if remote else "was removed")
                 return
-            _log.warning("spooler %s is back", name)  # of the same level, or its end would not show
+            _log.warning("spooler %s is back", name)  # the level of the message about its loss
             if not remote:
                 self._presences[index].hand_over()  # its file went with the old place
                 self._presences[index] = self._backends[index].control.enlist("supervisor")

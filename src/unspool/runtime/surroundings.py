@@ -1,10 +1,10 @@
-"""What a task may have changed for those after it in the same process, put back as it was.
+"""Restore process state that a task may have changed, for the tasks that run after it in the process.
 
-Working directory, umask, signal handlers and mask, alarm, locale: put back after each run without a word, since setting
-them costs no more than looking; 4 µs a run. User, resource limits, root directory, standard streams, descriptors of the
-worker's own: looked at after a failure or a refusal, else after a run at most once in some milliseconds, since tasks
-seldom change them and a look takes as long as a short task. All are kept as they are when the application has been
-imported. Left to the task's own care: environment variables, threads, and the state of modules.
+Working directory, umask, signal handlers and mask, alarm and locale are restored after each run without a log line,
+because setting them costs no more than reading them: 4 µs a run. User, resource limits, root directory, standard
+streams and the worker's own descriptors are checked after a failure or a refusal, and otherwise at most once in some
+milliseconds, because tasks seldom change them and a check takes as long as a short task. All are restored to their
+state after the import of the application. Environment variables, threads and the state of modules are not restored.
 """
 
 import errno
@@ -38,9 +38,9 @@ _OPEN = getattr(os, "O_PATH", os.O_RDONLY) | os.O_CLOEXEC
 
 
 class Surroundings:
-    """A process's surroundings as they are now.
+    """The state of a process at the time of creation.
 
-    :param descriptors: those that the worker cannot do without.
+    :param descriptors: the descriptors that the worker needs.
     """
 
     def __init__(self, descriptors: Iterable[int]) -> None:
@@ -63,9 +63,9 @@ class Surroundings:
         self._own = [(fd, _identity(fd)) for fd in (*descriptors, self._place, self._root)]
 
     def restore(self) -> None:
-        """Puts back what tasks often change; the signals' part only in the main thread.
+        """Restore the state that tasks often change. Signals are restored in the main thread only.
 
-        :raises OSError: if the process has lost the descriptor that it keeps for this.
+        :raises OSError: if the process has lost the descriptor that this needs.
         """
         os.umask(self._umask)
         os.fchdir(self._place)
@@ -81,8 +81,10 @@ class Surroundings:
             signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
 
     def differ(self) -> bool:
-        """Whether one of those differs that ``repair`` puts back, and that harms the next task at once: of some only,
-        as this is asked after each run."""
+        """Return whether state that ``repair`` restores has changed in a way that harms the next task at once.
+
+        Only part of the state is checked, because this is called after each run.
+        """
         return (
             os.geteuid() != self._euid
             or resource.getrlimit(resource.RLIMIT_FSIZE) != self._file_size
@@ -91,19 +93,19 @@ class Surroundings:
         )
 
     def check_descriptors(self) -> None:
-        """Looks whether the worker's own descriptors are what they were.
+        """Check that the worker's own descriptors are unchanged.
 
-        :raises OSError: if one was closed, and may be another file's by now.
+        :raises OSError: if one was closed. Its number may belong to another file by now.
         """
         for fd, was in self._own:
             if _identity(fd) != was:
                 raise OSError(errno.EBADF, f"descriptor {fd} is not what it was")
 
     def repair(self, *, alone: bool) -> tuple[list[str], list[str]]:
-        """Puts back what tasks seldom change; returns what was changed, and what of it cannot be put back.
+        """Restore the state that tasks seldom change. Return what was changed, and which of it cannot be restored.
 
-        :param alone: whether nothing runs just now, which may have replaced a standard stream for a while.
-        :raises OSError: if the user or the root directory cannot be put back, without which no task can be settled.
+        :param alone: whether no run is active that may have temporarily replaced a standard stream.
+        :raises OSError: if the user or the root directory cannot be restored, without which no task can be settled.
         """
         changed, lost = [], []
         if _user() != self._user:
@@ -127,7 +129,7 @@ class Surroundings:
         whole = all(_identity(fd) == was for fd, was in self._standard)
         whole = whole and not any(stream.closed for stream in self._open_streams)
         for name, stream in self._streams:
-            if alone and getattr(sys, name) is not stream:  # without a word: a library may have wrapped it for good
+            if alone and getattr(sys, name) is not stream:  # not logged: a library may have wrapped it permanently
                 setattr(sys, name, stream)
         if not whole:
             changed.append("standard streams")
@@ -143,12 +145,12 @@ class Surroundings:
 
 
 def _is_open(stream: object) -> bool:
-    """Whether this is one of Python's own streams, and open; another object's attributes may be code."""
+    """Return whether this is one of Python's own streams, and open. Attributes of other objects may run code."""
     return type(stream) is io.TextIOWrapper and not stream.closed
 
 
 def _identity(fd: int) -> tuple[int, int] | None:
-    """What a descriptor is; None if it is closed."""
+    """Return the identity of the file of a descriptor; None if it is closed."""
     try:
         found = os.fstat(fd)
     except OSError:
@@ -157,6 +159,6 @@ def _identity(fd: int) -> tuple[int, int] | None:
 
 
 def _user() -> tuple[tuple[int, int, int], tuple[int, int, int], list[int]]:
-    if not hasattr(os, "getresuid"):  # on macOS, where this is not watched
+    if not hasattr(os, "getresuid"):  # on macOS, where this is not checked
         return (0, 0, 0), (0, 0, 0), []
     return os.getresuid(), os.getresgid(), os.getgroups()

@@ -1,25 +1,26 @@
-"""When a worker itself is suspected of being why its tasks fail: a decision on counts alone."""
+"""Whether a worker itself may be the reason why its tasks fail, decided from counts alone."""
 
 __all__ = ["Suspicion"]
 
 _IN_A_ROW = 10
-_USUAL = 0.1  # the share of failures up to which those before the row count as few
+_USUAL = 0.1  # the share of earlier failures up to which they count as few
 
 
 class Suspicion:
     """Counts the failures in one worker.
 
-    A worker in which nothing fails, or little, and then everything, may have been changed by a task in a way that
-    nothing else notices. One in which everything fails from its start is not suspected: a fresh one would do no better.
+    If few tasks have failed in a worker and then all fail, a task may have changed the worker in a way that no other
+    check detects. A worker in which all tasks have failed from its start is not suspected, because a new one would
+    behave alike.
     """
 
     def __init__(self) -> None:
-        self._succeeded = 0  # before the present row of failures
+        self._succeeded = 0  # before the current series of failures
         self._failed = 0
         self._row = 0
 
     def note_failure(self, succeeded: int) -> bool:
-        """Counts a run that failed, or a task that was refused; returns whether the worker should be replaced.
+        """Count a failed run or a refused task, and return whether the worker should be replaced.
 
         :param succeeded: the runs that have succeeded in this worker until now.
         """

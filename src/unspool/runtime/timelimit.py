@@ -10,7 +10,7 @@ from ..errors import TaskTimeout
 __all__ = ["KILL_AFTER", "limit"]
 
 KILL_AFTER = 2.0
-"""Seconds past its time limit after which a run that cannot be interrupted is killed."""
+"""Seconds after its time limit at which a run that cannot be interrupted is killed."""
 
 
 @contextlib.contextmanager

@@ -1,11 +1,11 @@
-"""When a worker has to be killed although none of its runs overruns: it does not end, or cannot be heard."""
+"""When a worker must be killed although no run overruns: it does not end, or sends no reports."""
 
 from collections.abc import Set
 
 __all__ = ["LATER", "LOST", "Watchdog"]
 
 LATER = 12.0
-"""How many times as long the end of a worker may take while a spooler is away, which has to know what it has run."""
+"""The factor by which the end of a worker may take longer while a spooler that must save its runs is unreachable."""
 LOST = "lost its descriptors, which a task closed"
 
 Run = tuple[int, str]
@@ -14,14 +14,14 @@ _TO_DIE = 1.0  # seconds between the end of a worker's pipe and its death
 
 
 class _Grace:
-    """A grace period, which begins when a state is first seen and ends when the state has passed."""
+    """A grace period. It begins when a state is first seen, and is reset when the state has passed."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self.deadline: float | None = None
 
     def is_over(self, now: float, *, seen: bool) -> bool:
-        """Whether the state has lasted for longer than the period."""
+        """Return whether the state has lasted longer than the period."""
         if not seen:
             self.deadline = None
         elif self.deadline is None:
@@ -30,9 +30,9 @@ class _Grace:
 
 
 class Watchdog:
-    """Watches one worker. All times are seconds of a timer.
+    """Watches one worker. All times are in seconds of a timer.
 
-    :param ending: seconds that it may take to end once it runs nothing, or to report the end of a run.
+    :param ending: seconds that it may take to end after its last run, or to report the end of a run.
     """
 
     def __init__(self, ending: float) -> None:
@@ -42,29 +42,29 @@ class Watchdog:
         self._mute = _Grace(ending)
         self._every = ending
         self._next_look: float | None = None
-        self._untold: set[Run] = set()  # runs that were seen, and whose end was not told
+        self._untold: set[Run] = set()  # runs that were seen, and whose end was not reported
 
     @property
     def deadline(self) -> float | None:
-        """When the worker has to be looked at again even if nothing happens; None if never."""
+        """Return when the worker must be checked again even without an event; None if never."""
         graces = (self._ending, self._ending_without_spooler, self._deaf, self._mute)
         times = (*(grace.deadline for grace in graces), self._next_look)
         return min((time for time in times if time is not None), default=None)
 
     def told(self, run: Run) -> None:
-        """Notes that the worker has told the end of a run."""
+        """Note that the worker has reported the end of a run."""
         self._untold.discard(run)
 
     def look(
         self, now: float, shown: Set[Run], begun: Set[Run], *, to_end: bool, away: bool, closed: bool
     ) -> str | None:
-        """Why the worker has to be killed now; None if it has not.
+        """Return why the worker must be killed now; None if it must not.
 
         :param shown: the runs that its signs of life show.
-        :param begun: the runs of which it has told the beginning, and not yet the end.
-        :param to_end: whether it is about to end, or was told to.
-        :param away: whether a spooler is away, for which it may be waiting.
-        :param closed: whether the pipe on which it reports has ended.
+        :param begun: the runs whose beginning it has reported, and not yet the end.
+        :param to_end: whether it is ending, or was told to end.
+        :param away: whether a spooler is unreachable, for which it may be waiting.
+        :param closed: whether the pipe for its reports is closed.
         """
         ends = to_end and not shown and not begun
         if self._ending.is_over(now, seen=ends and not away) or self._ending_without_spooler.is_over(now, seen=ends):
@@ -72,7 +72,7 @@ class Watchdog:
         if self._deaf.is_over(now, seen=closed):
             return LOST
         self._untold |= shown
-        self._next_look = now + self._every if self._untold else None  # nothing else may come from one that is mute
+        self._next_look = now + self._every if self._untold else None  # there may be no other event
         # A worker that drains its coroutines may have put a task back without a report, to run it alone afterwards.
         if self._mute.is_over(now, seen=not begun and bool(self._untold - shown)):
             return "was killed: it did not report the end of a run"

@@ -41,23 +41,23 @@ EX_OSERR = 71  # as in sysexits.h
 EX_LOST = 72
 """The exit status of a worker whose task closed descriptors that were not its own."""
 EX_UNUSABLE = 73
-"""The exit status of a worker whose task left the process in a state that cannot be put right."""
+"""The exit status of a worker whose process is in a state that cannot be restored."""
 
 _AHEAD = 32  # the most tasks that are claimed at once
 _SOON = 0.01  # seconds within which these should be begun
-_REPAIR_EVERY = 0.005  # seconds; what a look takes is then below a hundredth of it
-_DOUBTFUL = (RefusalKind.GONE, RefusalKind.UNUSABLE)  # what a changed worker may be the reason of
+_REPAIR_EVERY = 0.005  # seconds; a check then takes less than a hundredth of the time
+_DOUBTFUL = (RefusalKind.GONE, RefusalKind.UNUSABLE)  # refusals that may be caused by a changed worker
 _FINE = (Verdict.PROCESSED, Verdict.SKIPPED)
 _BEFORE_OTHERS = 1.0  # seconds until another worker tries what this one could not
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """When a worker makes room for a fresh one, and how many coroutines it runs at once.
+    """When a worker is replaced, and how many coroutines it runs at once.
 
     :param max_tasks: tasks; None for no limit.
-    :param max_memory: megabytes of its resident memory, looked at after each task; None for no limit.
-    :param ending: seconds that it may take to end once it runs nothing, as for handlers registered with ``atexit``.
+    :param max_memory: megabytes of its resident memory, checked after each task; None for no limit.
+    :param ending: seconds that it may take to end after its last run, as for handlers registered with ``atexit``.
     """
 
     max_tasks: int | None = None
@@ -82,10 +82,10 @@ def main(
     supervisor = os.getppid()
 
     def interrupted(number: int, _frame: FrameType | None) -> None:
-        if is_foreground() and os.getppid() == supervisor:  # what is typed is meant for the supervisor
+        if is_foreground() and os.getppid() == supervisor:  # input is meant for the supervisor
             os.kill(supervisor, number)
 
-    # Ignored by a function, they are not ignored by programs that tasks start.
+    # Programs that tasks start inherit SIG_IGN, but not a handler that does nothing.
     signal.signal(signal.SIGINT, interrupted)
     signal.signal(signal.SIGHUP, lambda *_: None)
     try:
@@ -101,19 +101,19 @@ def main(
 
 
 def _end() -> None:
-    """Ends the program as Python does: waits for threads and executors, then calls what ``atexit`` has registered."""
+    """End the program as Python does: wait for threads and executors, then call the ``atexit`` handlers."""
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(BaseException):  # it may be None, closed, or any object of the application's
+        with contextlib.suppress(BaseException):  # it may be None, closed, or any object of the application
             stream.flush()
 
 
 class Worker:
-    """Runs what the queue gives it until the queue is closed, a limit is reached, or TERM tells it to stop.
+    """Runs tasks from the queue until the queue is closed, a limit is reached, or TERM arrives.
 
-    :param ahead: for tickets of tasks that are claimed ahead, where the supervisor takes back what has to wait; None if
-        no spooler has such claims.
+    :param ahead: receives tickets of tasks that are claimed ahead, if the supervisor takes back those that must wait;
+        None if no spooler has such claims.
     """
 
     def __init__(
@@ -143,19 +143,19 @@ class Worker:
         self._bell = Doorbell(queue.fileno())
         self._loop = EventLoop(self._bell.ring, lambda: os._exit(EX_UNUSABLE))
         self._status = 0
-        self._last = 0  # the spooler that was claimed from last
+        self._last = 0  # the spooler of the last claim
         self._in_run = False
         self._hard_limit = HardLimit()
         self._suspicion = Suspicion()
         self._holders = [backend for backend in backends if isinstance(backend, HoldsDescriptors)]
         self._repaired = 0.0  # when that was last done
         signal.signal(signal.SIGTERM, self._stop)
-        # With all signal handlers, or the first run would end with others.
+        # Created after all signal handlers are installed, because it restores the present ones.
         pipes = (queue.fileno(), reports.fileno(), *self._bell.descriptors, *(ahead.descriptors if ahead else ()))
         self._surroundings = Surroundings(pipes)
 
     def _stop(self, *_: object) -> None:
-        """Ends the worker after the task that it runs."""
+        """End the worker after its current task."""
         self._stopping = True
 
     def run(self) -> int:
@@ -165,16 +165,16 @@ class Worker:
             if self._is_worn():
                 break
         self._drain()
-        # The supervisor bounds the time of what follows. Without one, the kernel does, a little later.
+        # The supervisor limits the time of what follows. Without a supervisor, the kernel limits it, a little later.
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_REAL, LATER * self._limits.ending + 1)
         self._flush()
-        self._reports.write(report.LEAVING)  # what follows is the user's code as well, and may take long
+        self._reports.write(report.LEAVING)  # what follows also runs the user's code, and may take long
         self._loop.close()
         return self._status
 
     def _next(self) -> tuple[int, Ticket] | None:
-        while not self._stopping and self._reports.heard:  # without a supervisor, nothing new is begun
+        while not self._stopping and self._reports.heard:  # without a supervisor, no further task is begun
             if self._loop.used:
                 self._loop.settle()
                 if len(self._loop) >= self._limits.concurrency:
@@ -238,7 +238,7 @@ class Worker:
 
     def _execute(self, index: int, ticket: Ticket) -> None:
         backend, presence = self._backends[index], self._presences[index]
-        if index != self._last:  # what ended there would wait for as long as this run takes
+        if index != self._last:  # otherwise ended tasks of that spooler would wait for the whole run
             self._backends[self._last].flush(wait=False)
             self._last = index
         started = self._clock()
@@ -264,7 +264,7 @@ class Worker:
                 self._suspect()
             self._reports.write(report.REFUSED, index, ticket.ref, claim.kind, claim.until, claim.detail)
         else:
-            self._run(index, claim, dispatch.prepare(claim, started), started)  # which holds the task's objects alone
+            self._run(index, claim, dispatch.prepare(claim, started), started)  # the only reference to its objects
             if suspect:
                 self._drain()
 
@@ -292,7 +292,7 @@ class Worker:
         points.reach("run.begin")
         self._in_run = True
         try:
-            # The task's objects are let go of in here: what their ``__del__`` does is a part of the run.
+            # The task's objects are deleted in here, because their ``__del__`` is part of the run.
             if timeout is None:
                 try:
                     ended = dispatch.run(call)
@@ -306,7 +306,7 @@ class Worker:
                         del call
         except BaseException as error:  # noqa: BLE001  whatever a task raises, sys.exit() included, is its failure
             ended = dispatch.raised(error)
-            # What was interrupted may be in any state, and what leaked stays: a fresh process goes on.
+            # An interrupted run may leave any state, and leaks remain, so a new process takes over.
             self._stopping |= ended.verdict is Verdict.TIMEOUT or _has_no_descriptor_left(error)
         self._in_run = False
         if self._loop.used:
@@ -373,8 +373,9 @@ class Worker:
         points.reach("reported")
 
     def _repair(self, id: str) -> bool:
-        """Puts back what tasks seldom change, or has the worker replaced where it cannot; returns whether anything was
-        put back. Between runs, or a task might lose what it has set for itself.
+        """Restore what tasks seldom change, or let the worker be replaced. Return whether anything was restored.
+
+        This is called between runs, because it could change the settings of a running task.
 
         :param id: the task that ran last.
         """
@@ -397,12 +398,12 @@ class Worker:
         return bool(changed)
 
     def _suspect(self) -> None:
-        """Counts a failure; has the worker replaced if it may itself be why nothing succeeds any more."""
+        """Count a failure. Let the worker be replaced if it may be the reason why all tasks fail."""
         if self._suspicion.note_failure(self._succeeded):
             self._give_up("everything failed in it lately, and nearly nothing before")
 
     def _give_up(self, reason: str) -> None:
-        """Ends the worker after what it runs, so that a fresh one takes its place; the supervisor tells the reason."""
+        """End the worker after its current runs, so that a new one replaces it. The supervisor logs the reason."""
         if not self._stopping:
             self._stopping, self._status = True, EX_UNUSABLE
             self._reports.write(report.BROKEN, printable(reason))
@@ -420,7 +421,7 @@ class Worker:
 
 
 def _has_no_descriptor_left(error: BaseException) -> bool:
-    """Whether a run failed because this process may open no more files."""
+    """Return whether a run failed because this process has too many open files."""
     try:
         return isinstance(error, OSError) and bool(error.errno == errno.EMFILE)
     except BaseException:  # noqa: BLE001  a subclass may compute its attributes
