@@ -1,7 +1,8 @@
-"""``make soak``: producers, two supervisors, real uWSGI, operators and a fault every few seconds; then an account.
+"""``make soak``: run producers, two supervisors, real uWSGI, operators and a fault every few seconds, then check the
+result.
 
-The seed and the number of a fault or operation decide what it is, so ``SEED=… FROM=…`` goes on where another soak
-stopped. A directory needs root, for an ext4 of its own.
+The seed and the number of a fault or operation determine it, so ``SEED=… FROM=…`` continues where another soak stopped.
+The soak of a directory needs root, for an ext4 file system of its own.
 """
 
 import argparse
@@ -26,7 +27,7 @@ _ALL = ("directory", "relaxed", "postgresql", "nats")
 
 
 def main() -> int:
-    """Soaks and prints the account. Returns 0 if all promises were kept."""
+    """Run the soak and print the account. Return 0 if all promises were kept."""
     options = _options()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
     return _all(options) if options.on == "all" else _soak(options)
@@ -50,7 +51,7 @@ def _options() -> argparse.Namespace:
 
 
 def _all(options: argparse.Namespace) -> int:
-    """Soaks all at once, each in a process of its own, and prints one account after the other."""
+    """Run all soaks at once, each in a separate process, and print one account after the other."""
     words = [f"--minutes={options.minutes}", f"--seed={options.seed}", f"--from={options.first}"]
     words += ["--every", *map(str, options.every), f"--pause={options.pause}", *["--keep"] * options.keep]
     words += [f"--place={options.place}"] if options.place else []
@@ -88,7 +89,7 @@ def _soak(options: argparse.Namespace) -> int:
     try:
         try:
             hunt.strike(options.first, options.minutes, options.every)
-        finally:  # also when the soak itself fails: what has happened until then is judged
+        finally:  # also if the soak itself fails: the events until then are checked
             kept = _account(options, hunt)
     finally:
         hunt.cast.end()
@@ -101,7 +102,7 @@ def _soak(options: argparse.Namespace) -> int:
 
 
 def _account(options: argparse.Namespace, hunt: Hunt) -> bool:
-    """Lets all drain, and prints the account; returns whether all promises were kept."""
+    """Let all queues drain, and print the account. Return whether all promises were kept."""
     left = hunt.settle()
     hunt.cast.end()
     lines = oracle.read(Path(hunt.log))
@@ -118,7 +119,7 @@ def _account(options: argparse.Namespace, hunt: Hunt) -> bool:
 def _target(
     options: argparse.Namespace, scratch: Path, log: str, quiet: "threading.RLock"
 ) -> tuple[Target, float | None]:
-    """Returns what is soaked, and its lease."""
+    """Return the system under test, and its lease."""
     match options.on:
         case "postgresql":
             from .postgresql import PostgresTarget
@@ -137,7 +138,7 @@ def _target(
 
 
 def _own_mounts() -> None:
-    """Gives this process mounts of its own, which end with it."""
+    """Give this process a mount namespace of its own, which ends with it."""
     if ctypes.CDLL(None, use_errno=True).unshare(_CLONE_NEWNS) != 0:
         sys.exit("a soak of a directory needs root, for a disk of its own")
     subprocess.run(["mount", "--make-rprivate", "/"], check=True)

@@ -1,4 +1,4 @@
-"""The account of a soak: a table, and whether every promise was kept."""
+"""The account of a soak: a table, and whether all promises were kept."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +12,7 @@ from .verdict import Verdict
 
 __all__ = ["failures", "show"]
 
-_WARM, _LIFE = 30.0, 60.0  # seconds in which a supervisor fills up, and those after that of which a slope is taken
+_WARM, _LIFE = 30.0, 60.0  # seconds of warm-up of a supervisor, and seconds after that from which a slope is computed
 _REFUSED = "refused, and run all the same"
 _HELD = {
     "descriptors": "descriptors of a supervisor with its workers",
@@ -25,10 +25,11 @@ _HELD = {
 def failures(
     verdict: Verdict, lines: Iterable[Line], tracebacks: list[str], drafts: int, orphans: list[int], *, refuses: bool
 ) -> dict[str, list[str]]:
-    """Returns everything that must be empty.
+    """Return everything that must be empty.
 
-    :param orphans: workers of supervisors that were killed which did not end.
-    :param refuses: whether a send that raises has sent nothing but what its error names. A server's answer may be lost.
+    :param orphans: workers of killed supervisors that did not end.
+    :param refuses: whether a send that raises has sent only the tasks that its error names. A server's answer may be
+        lost.
     """
     said: dict[str, list[str]] = {word: [] for word in ("traceback", "odd", "hung", "gaveup")}
     for line in lines:
@@ -55,7 +56,7 @@ def show(
     title: str, verdict: Verdict, failed: Mapping[str, Sequence[str]], samples: Sequence[Sample],
     reasons: Counter[str], counts: Mapping[str, Mapping[str, int]],
 ) -> None:  # fmt: skip
-    """Prints it. ``counts`` says how often each fault and operation was done."""
+    """Print the account. ``counts`` has the number of times that each fault and operation was done."""
     table = Table("what", "how much", title=title)
     recoveries = sorted(verdict.recoveries)
     rows: dict[str, object] = {
@@ -90,7 +91,7 @@ def show(
 
 
 def _slopes(samples: Iterable[Sample]) -> dict[str, float]:
-    """What a supervisor gains in an hour: over all that lived for so long, from when they were warm."""
+    """Return the hourly growth of supervisors, from those that lived long enough, after their warm-up."""
     lives: dict[int, list[Sample]] = {}
     for sample in samples:
         lives.setdefault(sample.pid, []).append(sample)
@@ -105,6 +106,6 @@ def _slopes(samples: Iterable[Sample]) -> dict[str, float]:
             mean = sum(getattr(sample, name) for sample in life) / len(life)
             above += sum((sample.at - at) * (getattr(sample, name) - mean) for sample in life)
             below += sum((sample.at - at) ** 2 for sample in life)
-        if below:  # else none lived long enough
+        if below:  # otherwise none lived long enough
             slopes[name] = 3600 * above / below
     return slopes

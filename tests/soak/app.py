@@ -1,4 +1,4 @@
-"""The tasks of a soak. Each says when it begins and how it ends; some do what real ones do on bad days."""
+"""The tasks of a soak. Each logs its beginning and its end. Some misbehave as real tasks do."""
 
 import asyncio
 import contextlib
@@ -25,7 +25,7 @@ INSIDE_UWSGI = "uwsgi" in sys.modules
 
 @contextlib.contextmanager
 def running(key: str) -> Iterator[bool]:
-    """Notes the run; gives whether it is the task's first."""
+    """Log the run, and yield whether it is the task's first one."""
     mark = Mark(MARKS, key)
     lines: list[tuple[object, ...]] = [("start", key, os.getpid())]
     append_all(LOG, lines if mark.alone else [*lines, ("twice", key, os.getpid())])
@@ -41,7 +41,7 @@ def running(key: str) -> Iterator[bool]:
 
 
 def die(status: int) -> None:
-    """Ends the worker with all that it runs; the log says so first, as the coroutines beside it are innocent."""
+    """Kill the worker and all its runs. This is logged first, because the other coroutines are not the cause."""
     append(LOG, "kill", os.getpid())
     if status:
         os._exit(status)
@@ -49,11 +49,11 @@ def die(status: int) -> None:
 
 
 def send(messages: list[Message], keys: list[str]) -> None:
-    """Sends, and notes how that ended."""
+    """Send messages, and log the result."""
     try:
         ids = Spooler.send_many(messages)
     except SpoolerUnusable as error:
-        sent = {key_of(id): id for id in error.sent}  # of no key: a worker was faster
+        sent = {key_of(id): id for id in error.sent}  # without a key if a worker has already run it
         append_all(LOG, [("ack", key, id) for key, id in sent.items() if key])
         append(
             LOG, "unsure" if "" in sent else "refused", type(error).__name__, *[key for key in keys if key not in sent]
@@ -123,9 +123,9 @@ async def late(key: str, pad: str = "") -> bool:
 @Spooler.task(timeout=LIMITS["stuck"], retry_delay=0.1)
 def stuck(key: str, pad: str = "") -> bool:
     with running(key) as first:
-        if first and not INSIDE_UWSGI:  # a spooler process of uWSGI's has nobody who would kill it
+        if first and not INSIDE_UWSGI:  # no process kills a spooler process of uWSGI
             lock = ctypes.create_string_buffer(64)
-            library = ctypes.PyDLL(None)  # keeps the interpreter's lock, and no signal ends the call
+            library = ctypes.PyDLL(None)  # keeps the interpreter's lock, and no signal interrupts the call
             library.pthread_mutex_lock(lock)
             library.pthread_mutex_lock(lock)
     return True
@@ -156,7 +156,7 @@ def mess(key: str, pad: str = "") -> bool:
             for number in (signal.SIGTERM, signal.SIGCHLD, signal.SIGPIPE):
                 signal.signal(number, signal.SIG_IGN)
             signal.alarm(1)
-    if first and not INSIDE_UWSGI:  # with them goes the task's lock, so this comes last
+    if first and not INSIDE_UWSGI:  # this also drops the task's lock, so it comes last
         append(LOG, "kill", os.getpid())
         os.closerange(0, 256)
     return True

@@ -1,4 +1,4 @@
-"""The processes of a soak: started, found, measured, frozen and killed."""
+"""The processes of a soak: start, find, measure, freeze and kill them."""
 
 import contextlib
 import os
@@ -16,14 +16,14 @@ from . import oracle
 __all__ = ["Cast", "Part", "Sample"]
 
 _ROOT = Path(__file__).resolve().parents[2]
-_STOP = 40.0  # seconds within which a process that was asked to end must have ended; tasks take 3
+_STOP = 40.0  # seconds within which a process that was asked to end must end; tasks take 3
 
 
 @dataclass(frozen=True)
 class Part:
-    """One process that plays a part.
+    """A kind of process in the soak.
 
-    ``command`` takes how many processes have been started before it. ``sends`` is true of those that end first.
+    ``command`` takes the number of processes that were started before. ``sends`` is True for processes that end first.
     """
 
     command: Callable[[int], list[str]]
@@ -32,7 +32,7 @@ class Part:
 
 
 class Sample(NamedTuple):
-    """What one supervisor and its workers hold, at seconds since the boot; memory in megabytes."""
+    """The resources of a supervisor and its workers at a time in seconds since the boot; memory in megabytes."""
 
     pid: int
     at: float
@@ -43,7 +43,7 @@ class Sample(NamedTuple):
 
 
 class Cast:
-    """All parts of a soak, by name."""
+    """All processes of a soak, by name."""
 
     def __init__(self, scratch: Path, log: str, parts: Mapping[str, Part]) -> None:
         self.log = log
@@ -55,13 +55,13 @@ class Cast:
         self._leaders: set[int] = set()
 
     def environment(self, name: str) -> dict[str, str]:
-        """Returns the environment of a part."""
+        """Return the environment of a process."""
         own = {name: value for name, value in os.environ.items() if not name.startswith("UNSPOOL_")}
         path = {"PYTHONPATH": os.pathsep.join([str(_ROOT), *filter(None, sys.path)])}
         return own | path | dict(self.parts[name].environment)
 
     def start(self, name: str) -> None:
-        """Starts one, unless it runs. One that has ended although nobody ended it is noted."""
+        """Start a process, unless it is running. Log it if it has ended unexpectedly."""
         if name in self._running:
             status = self._running[name].poll()
             if status is None:
@@ -78,28 +78,29 @@ class Cast:
         self._leaders.add(self._running[name].pid)
 
     def start_all(self, *, senders: bool = True) -> None:
-        """Starts those that do not run."""
+        """Start all processes that are not running."""
         for name, part in self.parts.items():
             if senders or not part.sends:
                 self.start(name)
 
     def names(self, kind: str) -> list[str]:
-        """Returns the names of the parts of a kind that run: ``supervisor``, ``producer``, ``uwsgi``, ``forwarder``."""
+        """Return the names of the running processes of a kind: ``supervisor``, ``producer``, ``uwsgi``,
+        ``forwarder``."""
         return [name for name in self.parts if name.partition("-")[0] == kind and self._is_running(name)]
 
     def _is_running(self, name: str) -> bool:
         return name in self._running and self._running[name].poll() is None
 
     def pid(self, name: str) -> int:
-        """Returns its leading process."""
+        """Return the id of its leading process."""
         return self._running[name].pid
 
     def members(self, *names: str) -> list[int]:
-        """Returns all processes of their sessions."""
+        """Return all processes in the sessions of these."""
         return self._of({self._running[name].pid for name in names if name in self._running})
 
     def children(self, name: str) -> list[int]:
-        """Returns the processes of its session but for the leading one."""
+        """Return the processes in its session, without the leading one."""
         return [pid for pid in self.members(name) if pid != self.pid(name)]
 
     @staticmethod
@@ -115,7 +116,7 @@ class Cast:
 
     @contextlib.contextmanager
     def cut_off(self, pids: Iterable[int]) -> Iterator[None]:
-        """Notes that the connections of these processes are cut meanwhile."""
+        """Log that the connections of these processes are cut while the block runs."""
         lines = [("cutoff", pid) for pid in pids]
         oracle.append_all(self.log, lines)
         try:
@@ -126,7 +127,7 @@ class Cast:
     # --- ending
 
     def kill(self, name: str) -> None:
-        """Kills one with all that belongs to it."""
+        """Kill a process and its whole session."""
         self._ended_by_us.add(name)
         if name in self._running:
             while pids := self.members(name):
@@ -135,20 +136,22 @@ class Cast:
             self._running[name].wait()
 
     def kill_leader(self, name: str) -> None:
-        """Kills its leading process alone."""
+        """Kill only its leading process."""
         self._ended_by_us.add(name)
         self.kill_one(self.pid(name))
         self._running[name].wait()
 
     def kill_one(self, pid: int) -> None:
-        """Kills one process."""
+        """Kill one process."""
         oracle.append(self.log, "kill", pid)
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
         oracle.append(self.log, "kill", pid)
 
     def stop(self, name: str, *, force: bool = False) -> None:
-        """Asks one to end: by TERM, which waits for the tasks that run, and with force also by QUIT, which does not."""
+        """Ask a process to end: with TERM, which waits for running tasks, and with ``force`` also with QUIT, which does
+        not.
+        """
         self._ended_by_us.add(name)
         process = self._running[name]
         if process.poll() is None:
@@ -172,18 +175,18 @@ class Cast:
             return 0
 
     def signal(self, name: str, number: int) -> None:
-        """Sends its leading process a signal."""
+        """Send a signal to its leading process."""
         if self._is_running(name):
             self._running[name].send_signal(number)
 
     def freeze(self) -> None:
-        """Stops all at once, as a power cut does."""
-        for pid in self._of(self._leaders):  # also the workers of a supervisor that was killed
+        """Stop all processes at once, as a power cut does."""
+        for pid in self._of(self._leaders):  # including the workers of a killed supervisor
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGSTOP)
 
     def end(self) -> None:
-        """Kills all."""
+        """Kill all processes."""
         for name in [*self._running]:
             self.kill(name)
         while pids := self._of(self._leaders):
@@ -192,7 +195,7 @@ class Cast:
         self._leaders.clear()
 
     def end_orphans(self, seconds: float) -> list[int]:
-        """Kills workers of former supervisors that do not end within so long; returns which those were."""
+        """Kill workers of former supervisors that do not end within these seconds, and return their ids."""
         end = time.monotonic() + seconds
         while (
             pids := self._of(self._leaders - {one.pid for one in self._running.values()})
@@ -203,7 +206,7 @@ class Cast:
         return pids
 
     def sample(self, name: str) -> Iterator[Sample]:
-        """Yields what a supervisor and its workers hold, if it runs."""
+        """Yield the resources of a supervisor and its workers, if it is running."""
         if not self._is_running(name):
             return
         descriptors = 0

@@ -1,4 +1,4 @@
-"""What people and their tools do to a directory that is served: clean-up, removal, renames, mounts."""
+"""Clean-up, removals, renames and mounts that people and tools apply to a directory in use."""
 
 import contextlib
 import os
@@ -17,16 +17,16 @@ from .payload import KEY
 __all__ = ["Cleanup"]
 
 _PARTS = ("run", "writers", "tmp", "attempts", "history.sqlite3", "history.sqlite3-wal", "history.sqlite3-shm")
-"""Of ``.unspool``: those that hold no tasks."""
+"""The parts of ``.unspool`` that contain no tasks."""
 
 
 class Cleanup:
-    """Does it.
+    """Removes, moves and covers the directory and its parts.
 
     :param spool: the directory.
-    :param beside: a directory of the same file system, for what is moved away.
-    :param mounts: a directory of another one, for volumes that were mounted on the directory.
-    :param routes: gets a route for each directory that is moved away, back to where it was.
+    :param beside: a directory on the same file system, for parts that are moved away.
+    :param mounts: a directory on another file system, for volumes that were mounted on the directory.
+    :param routes: gets a route back for each directory that is moved away.
     :param quiet: held while no command of an operator may run.
     """
 
@@ -43,14 +43,14 @@ class Cleanup:
         """Directories with tasks that have been moved away."""
 
     def faults(self) -> Mapping[Callable[[random.Random], None], float]:
-        """Returns them, and how often each comes, in parts."""
+        """Return the faults, and their relative frequencies."""
         return {
             self.empty_priorities_removed: 6, self.empty_directories_found: 3, self.parts_removed: 3,
             self.private_moved_away: 1.5, self.away_for_a_while: 1, self.renamed: 1, self.covered: 1,
         }  # fmt: skip
 
     def empty_priorities_removed(self, source: random.Random) -> None:
-        """Does ``rmdir mail/[0-9]*`` again and again."""
+        """Run ``rmdir mail/[0-9]*`` repeatedly."""
         end = time.monotonic() + source.uniform(0.5, 2)
         while time.monotonic() < end:
             for priority in self._spool.glob("[0-9]*"):
@@ -61,7 +61,7 @@ class Cleanup:
     def empty_directories_found(self, source: random.Random) -> None:
         for _ in range(source.choice([1, 3])):
             command = ["find", str(self._spool), "-mindepth", "1", "-type", "d", "-empty", "-delete"]
-            subprocess.run(command, capture_output=True, check=False)  # some of it vanishes while it looks
+            subprocess.run(command, capture_output=True, check=False)  # files may vanish while the command runs
 
     def parts_removed(self, source: random.Random) -> None:
         for name in source.sample(_PARTS, source.choice([1, 1, 3])):
@@ -73,16 +73,19 @@ class Cleanup:
                     part.unlink()
 
     def private_moved_away(self, source: random.Random) -> None:
-        """Takes ``.unspool`` away, as its removal does; what was set aside in it counts as taken."""
+        """Move ``.unspool`` away, which is equivalent to its removal.
+
+        Tasks that were set aside in it count as taken.
+        """
         with self._quiet, contextlib.suppress(FileNotFoundError):
             os.rename(self._spool / ".unspool", self._beside / f"private-{source.randrange(10**9)}")
 
     def away_for_a_while(self, source: random.Random) -> None:
-        """Moves the directory away, and back unless a sender has made it again."""
+        """Move the directory away, and back unless a sender has created it again."""
         self._move_away(source, again=False)
 
     def renamed(self, source: random.Random) -> None:
-        """Moves the directory away, and makes another one of its name."""
+        """Move the directory away, and create a new one with its name."""
         self._move_away(source, again=True)
 
     def _move_away(self, source: random.Random, *, again: bool) -> None:
@@ -101,11 +104,11 @@ class Cleanup:
                     self._renew_uwsgi()
                     return
                 except OSError:
-                    pass  # somebody has made it again, and uses it
+                    pass  # another process has created it again, and uses it
             self._note(away)
 
     def covered(self, source: random.Random) -> None:
-        """Mounts another volume in its place for a while."""
+        """Mount another volume over it for a while."""
         with self._quiet:
             subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=0700,size=64m", "soak", str(self._spool)], check=True)
             self._renew_uwsgi()
@@ -121,17 +124,17 @@ class Cleanup:
         self._routes.append((str(away), str(self._spool)))
 
     def _renew_uwsgi(self) -> None:
-        """Starts uWSGI again later: it works in the directory that it was started with, wherever that is now."""
+        """Restart uWSGI later, because it works in the directory that it was started with, wherever that is now."""
         for name in self._cast.names("uwsgi"):
             self._cast.kill(name)
 
     def bring_back(self, operators: Operators) -> None:
-        """Has the tasks of all directories that were moved away moved back."""
+        """Move the tasks of all directories that were moved away back."""
         for away in self.moved:
             operators.run("move", away, str(self._spool))
 
     def taken(self) -> set[str]:
-        """Returns the keys of the tasks in what was taken away."""
+        """Return the keys of the tasks in the directories that were taken away."""
         keys = set()
         for place in self._beside.glob("private-*"):
             for path in place.rglob("*"):
@@ -141,6 +144,6 @@ class Cleanup:
         return keys
 
     def close(self) -> None:
-        """Unmounts what was mounted."""
+        """Unmount the volumes."""
         for away in self._mounts.glob("covered-*"):
             subprocess.run(["umount", "--lazy", str(away)], check=False)

@@ -1,4 +1,5 @@
-"""A soak of a directory on an ext4 of its own: two supervisors, real uWSGI, a second directory, movers."""
+"""A soak of a directory on an ext4 file system of its own: two supervisors, real uWSGI, a second directory,
+and moves."""
 
 import struct
 import subprocess
@@ -18,11 +19,11 @@ from .target import Fault, base_environment, producer, supervisor, uwsgi
 __all__ = ["DirectoryTarget"]
 
 _SIZE = 192  # megabytes of the disk
-_INODES = 10_000  # few, so that they are soon used up
+_INODES = 10_000  # few, so that they soon run out
 
 
 class DirectoryTarget:
-    """The directory ``mail``, and ``side`` that tasks are moved to.
+    """The directory ``mail``, and ``side``, to which tasks are moved.
 
     :param durability: ``full`` or ``relaxed``.
     """
@@ -39,7 +40,7 @@ class DirectoryTarget:
         self._beside, self._mounts = self._disk.root / "beside", scratch / "mounts"
         for made in (self._mail, side, self._beside, self._mounts):
             made.mkdir(0o700)
-        subprocess.run(["sync", "--file-system", str(self._disk.root)], check=True)  # a power cut leaves these
+        subprocess.run(["sync", "--file-system", str(self._disk.root)], check=True)  # a power cut keeps these
         base = base_environment(scratch, log) | {"UNSPOOL_DURABILITY": durability, "UNSPOOL_PERIOD": "20"}
         mail = base | {"UNSPOOL_SPOOLERS": str(self._mail)}
         both = base | {"UNSPOOL_SPOOLERS": f"{self._mail},{side}"}
@@ -69,7 +70,7 @@ class DirectoryTarget:
         if self._cleanup is not None:
             self.spoolers[:] = [mail, side, *self._cleanup.moved]
             self._cleanup.bring_back(operators)
-        operators.run("move", mail, side)  # this, and the next, finish what a killed move had begun
+        operators.run("move", mail, side)  # these two moves finish what a killed move has begun
         operators.run("move", side, mail)
 
     def taken(self) -> set[str]:

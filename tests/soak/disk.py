@@ -1,4 +1,4 @@
-"""What goes wrong with the disk of a directory, with a supervisor's clock, and with files of others in it."""
+"""Faults of a directory's disk, of a supervisor's clock, and damaged files in the directory."""
 
 import contextlib
 import errno
@@ -26,7 +26,7 @@ _BODY = b"x" * 8
 
 
 class Disk:
-    """Does it.
+    """Causes faults of the disk and the clock.
 
     :param clock: the file with the seconds by which the second supervisor's clock is ahead.
     :param quiet: held while no command of an operator may run.
@@ -40,7 +40,7 @@ class Disk:
         self._quiet = quiet
 
     def faults(self, *, durable: bool) -> Mapping[Callable[[random.Random], None], float]:
-        """Returns them, and how often each comes, in parts. A power cut is for durable tasks alone."""
+        """Return the faults, and their relative frequencies. A power cut is included for durable tasks only."""
         return {
             self.power_cut: 1.2 if durable else 0, self.disk_full: 2, self.no_inodes: 1, self.disk_errors: 3,
             self.clock_set: 1, self.damage: 4,
@@ -81,7 +81,7 @@ class Disk:
         shutil.rmtree(crowd)
 
     def disk_errors(self, source: random.Random) -> None:
-        """Lets system calls of one process fail for two seconds."""
+        """Make system calls of one process fail for two seconds."""
         names = [name for kind in ("supervisor", "producer", "uwsgi") for name in self._cast.names(kind)]
         victims = self._cast.members(*names)
         calls = source.choice(
@@ -105,11 +105,11 @@ class Disk:
         oracle.append(self._cast.log, "clock")
 
     def _set_clock(self, ahead: float) -> None:
-        with open(self._clock, "r+b") as file:  # the workers have it mapped
+        with open(self._clock, "r+b") as file:  # the workers have mapped it
             file.write(struct.pack("d", ahead))
 
     def damage(self, source: random.Random) -> None:
-        """Puts ten files into the directory that are no tasks."""
+        """Put ten files that are not tasks into the directory."""
         good = wire.dump({"msg": b"ucfg_nobody"}, _BODY * source.randrange(100), None)
         for number in range(10):
             path = self._spool / f"uwsgi_spoolfile_on_junk_{source.randrange(10**9)}_{number}"

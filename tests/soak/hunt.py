@@ -1,4 +1,4 @@
-"""One soak: everything is started, goes wrong for a while, drains, and is judged."""
+"""One soak: start everything, cause faults for a while, let the queues drain, and check the result."""
 
 import itertools
 import json
@@ -23,17 +23,17 @@ from .verdict import Left
 
 __all__ = ["Hunt"]
 
-_DRAIN = 300.0  # seconds at most until all has drained
-_STILL = 90.0  # and without any progress: longer than the minute for which a task that cannot be claimed is put off
-_STOP = 15.0  # seconds within which workers of a supervisor that was killed end: 7 past the limits of their runs
+_DRAIN = 300.0  # maximum seconds until the queues have drained
+_STILL = 90.0  # maximum seconds without progress; a task that cannot be claimed is deferred for a minute
+_STOP = 15.0  # seconds within which workers of a killed supervisor end: 7 past the time limits of their runs
 _TRACEBACK = "Traceback (most recent call last)"
 _OURS = 30.0  # a due time further ahead than this comes from a clock that was set
 
 
 class Hunt:
-    """What belongs to one soak.
+    """The state of one soak.
 
-    :param quiet: held by what no command of an operator may run beside.
+    :param quiet: held by faults that must not run at the same time as a command of an operator.
     :param lease: see :class:`tests.soak.kills.Kills`.
     """
 
@@ -50,12 +50,12 @@ class Hunt:
         self.reasons: Counter[str] = Counter()
         self.faults: Counter[str] = Counter()
         self.orphans: list[int] = []
-        """Workers of supervisors that were killed which did not end."""
+        """Workers of killed supervisors that did not end."""
         environment = self.cast.environment("supervisor-1") | dict(target.environment)
         self.operators = Operators(scratch, log, environment, target.spoolers, target.routes, seed, quiet)
 
     def strike(self, first: int, minutes: float, every: tuple[float, float]) -> None:
-        """Lets faults and operations happen for so long."""
+        """Cause faults and run operations for these minutes."""
         self.cast.start_all()
         kinds = {**Kills(self.cast, self.lease).faults(), **self.target.faults(self.cast)}
         operating = threading.Thread(target=self.operators.work, daemon=True)
@@ -84,7 +84,7 @@ class Hunt:
         self.cast.start_all()
 
     def settle(self) -> Left:
-        """Stops all that goes wrong and all senders, lets everything run that can be, and returns what is left."""
+        """Stop all faults and senders, run all tasks that can be run, and return what is left."""
         self.target.mend()
         self.operators.run("resume")
         for name in self.cast.names("producer"):
@@ -92,7 +92,7 @@ class Hunt:
         self.cast.start_all(senders=False)
         self.orphans = self.cast.end_orphans(_STOP)
         self.target.bring_back(self.operators)
-        if self._drain():  # else the second time would only be as long
+        if self._drain():  # otherwise the second time would take as long
             self.target.bring_back(self.operators)
             self._drain()
         for name in (*self.cast.names("supervisor"), *self.cast.names("forwarder")):
@@ -102,7 +102,10 @@ class Hunt:
         return self._left()
 
     def _drain(self) -> bool:
-        """Waits until nothing waits or runs, or nothing changes any more; returns whether nothing is left."""
+        """Wait until no task waits or runs, or until nothing changes any more.
+
+        Return whether the queues are empty.
+        """
         deadline = time.monotonic() + _DRAIN
         before, since = -1, time.monotonic()
         while time.monotonic() < deadline:
@@ -120,7 +123,7 @@ class Hunt:
         return False
 
     def _bring_forward(self) -> None:
-        """Makes due what a clock that was set has put off."""
+        """Make tasks due that a clock that was set has postponed."""
         for entry in self.operators.entries("deferred"):
             if entry["due"] > time.time() + _OURS and (key := key_of(entry["id"])):
                 oracle.append(self.log, "retry", key)
@@ -128,7 +131,7 @@ class Hunt:
                 oracle.append(self.log, "retry", key)
 
     def _counts(self) -> Counter[str]:
-        """What ``unspool status`` counts by state; nothing while a spooler cannot be used."""
+        """Return the counts of ``unspool status`` by state; zeros while a spooler cannot be used."""
         done = self.operators.run("status", "--json")
         counts: Counter[str] = Counter()
         for row in json.loads(done.stdout)["spoolers"] if done is not None and not done.returncode else ():
@@ -160,14 +163,16 @@ class Hunt:
         self.reasons[what] += 1
 
     def tracebacks(self) -> list[str]:
-        """Returns a line for each traceback in a program's log; those of tasks are in history, and not there."""
+        """Return a line for each traceback in a program's log. Tracebacks of tasks are in the history and not in these
+        logs.
+        """
         logs = (self.scratch / f"{name}.log" for name, part in self.target.parts.items() if not part.sends)
         return [
             log.name for log in logs if log.exists() for _ in range(log.read_text(errors="replace").count(_TRACEBACK))
         ]
 
     def drafts(self) -> int:
-        """Returns how many unfinished drafts the directories hold after a sweep, as a supervisor makes it."""
+        """Return the number of unfinished drafts in the directories after a sweep."""
         number = 0
         for spooler in filter(os.path.isdir, self.target.spoolers):
             backend = SpoolBackend(spooler)

@@ -1,4 +1,4 @@
-"""Ends, reloads and standstills of processes, which any soak has."""
+"""Kills, reloads and freezes of processes, which every soak includes."""
 
 import os
 import random
@@ -12,10 +12,9 @@ __all__ = ["Kills"]
 
 
 class Kills:
-    """Does them to the parts of a cast.
+    """Applies them to the processes of a cast.
 
-    :param lease: seconds of standing still after which a server may give a process's tasks to others; None if it may
-        not.
+    :param lease: seconds of a freeze after which a server may give a process's tasks to others; None if it may not.
     """
 
     def __init__(self, cast: Cast, lease: float | None = None) -> None:
@@ -23,7 +22,7 @@ class Kills:
         self._lease = lease
 
     def faults(self) -> Mapping[Callable[[random.Random], None], float]:
-        """Returns them, and how often each comes, in parts."""
+        """Return the faults, and their relative frequencies."""
         return {
             self.worker_killed: 12, self.producer_killed: 4, self.supervisor_killed: 2, self.all_of_it_killed: 1,
             self.reloaded: 3, self.terminated: 2, self.stopped_by_force: 1.5, self.frozen: 2,
@@ -34,7 +33,7 @@ class Kills:
 
     def worker_killed(self, source: random.Random) -> None:
         for name in self._one("supervisor", source):
-            if children := self._cast.children(name):  # a recorder, or what a task has started, will do as well
+            if children := self._cast.children(name):  # a recorder or a child of a task also qualifies
                 self._cast.kill_one(source.choice(children))
 
     def producer_killed(self, source: random.Random) -> None:
@@ -77,12 +76,12 @@ class Kills:
             self._cast.stop(name, force=True)
 
     def frozen(self, source: random.Random) -> None:
-        """Stops a worker, or a supervisor with all its workers, for a while."""
+        """Stop a worker, or a supervisor with all its workers, for a while."""
         for name in self._one("supervisor", source):
             pids = self._cast.members(name)
             pids = pids if source.random() < 0.5 else [source.choice(pids)]
             seconds = source.uniform(0.5, 8)
-            lapses = self._lease is not None and seconds > self._lease * 2 / 3  # it is renewed every third of a lease
+            lapses = self._lease is not None and seconds > self._lease * 2 / 3  # renewed every third of a lease
             with self._cast.cut_off(pids if lapses else []):
                 _signal(pids, signal.SIGSTOP)
                 time.sleep(seconds)

@@ -6,10 +6,10 @@ SHARES = {
     "ok": 60, "again": 8, "slow": 2, "crash": 1, "poison": 0.3, "hopeless": 2, "limit": 1.5, "late": 1.5,
     "stuck": 0.3, "coroutine": 10, "chain": 4, "mess": 1, "children": 2,
 }  # fmt: skip
-"""How often each is sent, in parts."""
+"""The relative frequency of each kind."""
 
 LIMITS = {"limit": 0.3, "late": 0.3, "stuck": 0.5}
-"""Their time limits, in seconds."""
+"""The time limits of the kinds, in seconds."""
 
 DESIGNED = {
     "again": {"ValueError"}, "hopeless": {"ValueError"}, "limit": {"TaskTimeout"}, "stuck": {"TaskTimeout"},
@@ -18,4 +18,4 @@ DESIGNED = {
 """The exceptions with which runs of each kind end on purpose."""
 
 CHILDREN = 1 << 32
-"""Tasks that tasks send have keys with numbers from here on."""
+"""The first number in the keys of tasks that tasks send."""

@@ -1,7 +1,7 @@
 """One file with a byte for each task: locked while the task runs, and set by its first run.
 
-The lock belongs to the run's own open file, so the kernel drops it when the process ends, however that ends. Two runs
-at once therefore meet at this lock, whatever the queue says of its own locks.
+The lock belongs to an open file of the run, so the kernel drops it when the process ends for any reason. Two
+simultaneous runs therefore meet at this lock, independently of the locks of the queue.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ import time
 
 __all__ = ["Mark"]
 
-_DYING = 0.5  # seconds that the kernel may take between the locks of a process that it is ending
+_DYING = 0.5  # seconds between the releases of two locks of a process that the kernel is ending
 
 
 class Mark:
@@ -41,6 +41,6 @@ class Mark:
             time.sleep(0.01)
 
     def close(self) -> None:
-        """Lets go of it."""
+        """Release it."""
         with contextlib.suppress(OSError):  # a task may have closed all descriptors
             os.close(self._fd)

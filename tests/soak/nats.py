@@ -1,4 +1,4 @@
-"""A soak of NATS JetStream: two supervisors, one of them behind a proxy, senders here and there, a forwarder."""
+"""A soak of NATS JetStream: two supervisors, one behind a proxy, senders on both sides, and a forwarder."""
 
 import asyncio
 import contextlib
@@ -26,13 +26,13 @@ from .target import Fault, base_environment, producer, supervisor
 __all__ = ["LEASE", "NatsTarget"]
 
 LEASE = 5
-"""Seconds for which the server leaves a task to a host that it does not hear from."""
+"""Seconds after which the server gives the tasks of a silent host to others."""
 _STORE = 192  # megabytes of the server's storage
-_LAG = 0.002  # seconds for each piece of data through the proxy
+_LAG = 0.002  # seconds of delay for each piece of data through the proxy
 
 
 class NatsTarget:
-    """The spooler ``mail`` on a server of its own, and a directory that is forwarded to it."""
+    """The spooler ``mail`` on a separate server, and a directory that is forwarded to it."""
 
     def __init__(self, scratch: Path, log: str, seed: str, pause: float) -> None:
         self._log = log
@@ -87,7 +87,7 @@ class NatsTarget:
         self._server.thaw()
 
     def storage_full(self, source: random.Random) -> None:
-        """Fills the server's storage with a stream of somebody else's."""
+        """Fill the server's storage with a stream of another program."""
         asyncio.run(_fill(self._server.url, source.uniform(1, 4)))
 
     def proxy_cut(self, source: random.Random) -> None:
@@ -96,12 +96,12 @@ class NatsTarget:
 
     def proxy_silent(self, source: random.Random) -> None:
         seconds = source.uniform(0.5, 2 * LEASE)
-        lapses = seconds > LEASE * 2 / 3  # it is renewed every third of a lease
+        lapses = seconds > LEASE * 2 / 3  # a lease is renewed every third of its time
         with self._cast.cut_off(self._behind() if lapses else []):
             self._proxy.silence(seconds)
 
     def _behind(self) -> list[int]:
-        """The processes behind the proxy."""
+        """Return the processes behind the proxy."""
         return self._cast.members("supervisor-2", "producer-2")
 
     def mend(self) -> None:

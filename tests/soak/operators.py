@@ -1,4 +1,4 @@
-"""What people do meanwhile, all of it by the command line, which must answer each time without a traceback."""
+"""Operations that people run with the command line, each of which must finish without a traceback."""
 
 import json
 import random
@@ -18,16 +18,16 @@ __all__ = ["Operators", "Route"]
 Route = tuple[str, str]
 """Two spoolers between which tasks are moved."""
 
-_PATIENCE = 90.0  # seconds after which a command hangs
-_OLD = "30s"  # what is purged was due before that
-_FINE = (0, 1, 3)  # 2 would be bad usage, which there is none of
+_PATIENCE = 90.0  # seconds after which a command counts as hung
+_OLD = "30s"  # tasks that were due before that are purged
+_FINE = (0, 1, 3)  # not 2, which would be bad usage
 
 
 class Operators:
-    """They work in a thread of their own, one operation after the other.
+    """Run operations one after the other in a separate thread.
 
-    :param spoolers: those that they look after.
-    :param routes: those that they move tasks between; more may come.
+    :param spoolers: the spoolers that they operate.
+    :param routes: the spoolers between which they move tasks; routes may be added later.
     :param quiet: held while an operation runs.
     """
 
@@ -47,7 +47,7 @@ class Operators:
         self.broken: BaseException | None = None
 
     def work(self) -> None:
-        """Does operations until ``end``; their number and the seed decide what they are."""
+        """Run operations until ``end``. Their number and the seed determine them."""
         number = 0
         try:
             while not self._ended.wait(random.Random(f"{self._seed} idle {number}").uniform(0.5, 3)):
@@ -58,11 +58,11 @@ class Operators:
             raise
 
     def end(self) -> None:
-        """Lets no operation begin any more."""
+        """Prevent further operations."""
         self._ended.set()
 
     def act(self, number: int) -> None:
-        """Does the operation of this number."""
+        """Run the operation of this number."""
         source = random.Random(f"{self._seed} operation {number}")
         kinds: dict[Callable[[random.Random], None], float] = {
             self.look: 8, self.show: 2, self.pause: 2, self.retry: 3, self.retry_all_dead: 1, self.rm: 3,
@@ -117,7 +117,7 @@ class Operators:
         self._remove(known, source, "purge", "--state=dead", f"--older-than={_OLD}", "--yes")
 
     def _remove(self, known: Mapping[str, str], source: random.Random, *words: str) -> None:
-        """Removes tasks. All that are known may be gone, until the command has said which are."""
+        """Remove tasks. All known tasks may be gone until the command has listed the ones that it removed."""
         oracle.append_all(self._log, [("remove", key) for key in known.values()])
         done = self.run(*words, kill=self._half_way(source))
         if done is not None:
@@ -129,20 +129,20 @@ class Operators:
 
     @staticmethod
     def _half_way(source: random.Random) -> float:
-        """Returns after how many seconds a command is killed; 0 for most, which are not."""
+        """Return the seconds after which a command is killed; 0 for most commands, which are not killed."""
         after = source.random() * 0.6
         return after if source.random() < 0.2 else 0.0
 
     def move(self, source: random.Random) -> None:
         for here, there in dict.fromkeys(
             [source.choice(self._routes), self._routes[-1]]
-        ):  # the last leads from a new place
+        ):  # the last one leads from a new place
             self.run("move", here, there, kill=source.random() * 1.5 if source.random() < 0.6 else 0.0)
 
     # --- the command line
 
     def run(self, *words: str, kill: float = 0.0) -> "subprocess.CompletedProcess[str] | None":
-        """Runs a command and checks how it answers. Returns None if it was killed, after so many seconds, or hung."""
+        """Run a command and check its result. Return None if it hung, or was killed after ``kill`` seconds."""
         every = [] if words[0] == "move" else [f"--spooler={name}" for name in self._spoolers]
         command = [sys.executable, "-m", "unspool", words[0], *every, *words[1:]]
         process = subprocess.Popen(
@@ -170,7 +170,7 @@ class Operators:
             file.write(f"--- {oracle.now():.3f} {' '.join(words)[:300]}\n{err[-4000:]}\n")
 
     def entries(self, *states: str) -> list[dict[str, Any]]:
-        """Returns what ``unspool ls --json`` lists; nothing while a spooler cannot be used."""
+        """Return the tasks that ``unspool ls --json`` lists; none while a spooler cannot be used."""
         done = self.run("ls", "--json", *[f"--state={state}" for state in states])
         if done is None or done.returncode:
             return []
@@ -183,6 +183,6 @@ class Operators:
 
     @staticmethod
     def _known(entries: Iterable[dict[str, Any]]) -> dict[str, str]:
-        """Returns the key of each task by its id, but for what is none of the soak's."""
+        """Return the key of each task by its id, without tasks that are not the soak's."""
         keys = {entry["id"]: key_of(entry["id"]) for entry in entries}
         return {id: key for id, key in keys.items() if key}

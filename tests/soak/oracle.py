@@ -1,17 +1,17 @@
-"""The log of a soak, which lies outside of the spool: what was sent, begun, ended, killed and removed.
+"""The log of a soak, stored outside of the spool: what was sent, begun, ended, killed and removed.
 
-A line is a time, a word and what it is about. The time is that since the boot, so that no
-clock that is set changes the order. Each line is appended with one write, which survives the death of any process;
-nothing is synced, as the power of the log's own disk is never cut.
+A line has a time, a word and its arguments. The time is in seconds since the boot, so that setting a clock does not
+change the order. Each line is appended with one write, which survives the death of any process. Lines are not synced,
+because the power of the log's own disk is never cut.
 
 | line | by | meaning |
 | --- | --- | --- |
 | ``ack KEY ID`` | producers, tasks that send | the call that sent the task has returned |
-| ``refused REASON KEY...`` | the same | a call that was to send these has raised, and has not sent them |
-| ``unsure REASON KEY...`` | the same | the same, but it has sent some that have ended by now |
-| ``start KEY PID``, ``end KEY PID`` | tasks | a run has begun; it has ended well |
+| ``refused REASON KEY...`` | producers, tasks that send | a call has raised, and has not sent these tasks |
+| ``unsure REASON KEY...`` | producers, tasks that send | as ``refused``, but it has sent some that have ended by now |
+| ``start KEY PID``, ``end KEY PID`` | tasks | a run has begun; it has succeeded |
 | ``fail KEY PID ERROR`` | tasks | a run has ended with this exception |
-| ``twice KEY PID`` | tasks | a run has begun while another one holds the lock of the same task |
+| ``twice KEY PID`` | tasks | a run has begun while another one holds the lock of its task |
 | ``kill PID`` | the soak, tasks that end their process | written before and after the kill |
 | ``cutoff PID`` | the soak | the connection of this process to the server is cut; written before and after |
 | ``crash`` | the soak | the server was killed; written before and after |
@@ -20,7 +20,7 @@ nothing is synced, as the power of the log's own disk is never cut.
 | ``clock`` | the soak | a supervisor's clock is set; written before and after |
 | ``retry KEY`` | operators | a command that retries the task; written before and after |
 | ``remove KEY`` | operators | a command begins that may remove the task |
-| ``kept KEY`` | operators | the command that was to remove the task has left it alone |
+| ``kept KEY`` | operators | the command that should remove the task has left it alone |
 | ``removed ID`` | operators | the command says that it has removed the task of this id |
 | ``traceback``, ``odd``, ``hung``, ``gaveup``, ``fault``, ``operation`` | the soak | see :mod:`tests.soak.account` |
 """
@@ -35,17 +35,17 @@ __all__ = ["Line", "append", "append_all", "now", "read"]
 
 
 def now() -> float:
-    """Seconds since the boot."""
+    """Return the seconds since the boot."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def append(path: str, *words: object) -> None:
-    """Adds a line."""
+    """Add a line."""
     append_all(path, [words])
 
 
 def append_all(path: str, lines: Iterable[tuple[object, ...]]) -> None:
-    """Adds lines with one write."""
+    """Add lines with one write."""
     at = f"{now():.6f}"
     text = "".join(" ".join([at, *map(str, words)]) + "\n" for words in lines)
     fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -65,7 +65,7 @@ class Line:
 
 
 def read(path: Path) -> list[Line]:
-    """Returns all lines in the order of time."""
+    """Return all lines in the order of time."""
     lines = []
     for text in path.read_text().splitlines() if path.exists() else []:
         at, word, *rest = text.split(" ")

@@ -1,4 +1,4 @@
-"""The key of a task, read from its payload, wherever the task is."""
+"""The key of a task, read from its payload on any backend."""
 
 import contextlib
 import re
@@ -9,11 +9,11 @@ from unspool import config
 __all__ = ["KEY", "key_of"]
 
 KEY = re.compile(rb"k([0-9]+):([a-z]+)")
-"""What a key looks like, pickled or not: the number and the kind of its task."""
+"""The pattern of a key, pickled or not: the number and the kind of its task."""
 
 
 def key_of(id: str) -> str:
-    """Returns the key of the task of this id; an empty string if there is none, or the spooler is away."""
+    """Return the key of the task of this id; an empty string if there is none, or if the spooler is unreachable."""
     with contextlib.suppress(OSError):
         if id.startswith("/"):
             path = Path(id)

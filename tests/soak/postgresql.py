@@ -1,4 +1,4 @@
-"""A soak of PostgreSQL: two supervisors, one of them behind a slow proxy, senders here and there, a forwarder."""
+"""A soak of PostgreSQL: two supervisors, one behind a slow proxy, senders on both sides, and a forwarder."""
 
 import contextlib
 import os
@@ -26,11 +26,11 @@ from .target import Fault, base_environment, producer, supervisor
 __all__ = ["PostgresTarget"]
 
 _DATABASE = "app"
-_LAG = 0.004  # seconds for each piece of data through the proxy
+_LAG = 0.004  # seconds of delay for each piece of data through the proxy
 
 
 class PostgresTarget:
-    """The spooler ``mail`` in a database of a server of its own, and a directory that is forwarded to it."""
+    """The spooler ``mail`` in a database of a separate server, and a directory that is forwarded to it."""
 
     def __init__(self, scratch: Path, log: str, seed: str, pause: float) -> None:
         self._log = log
@@ -78,7 +78,7 @@ class PostgresTarget:
         self._server.restart()
 
     def crashed(self, _source: random.Random) -> None:
-        """Stops the server as after a crash of one of its processes: at once, without a checkpoint."""
+        """Stop the server at once without a checkpoint, as after a crash of one of its processes."""
         oracle.append(self._log, "crash")
         self._server.stop(signal.SIGQUIT)
         self._server.start()
@@ -92,7 +92,7 @@ class PostgresTarget:
         oracle.append(self._log, "crash")
 
     def backend_killed(self, source: random.Random) -> None:
-        """Kills one of the server's sessions, for which it ends all of them and recovers."""
+        """Kill one of the server's sessions. The server then ends all sessions and recovers."""
         if found := self._sessions():
             oracle.append(self._log, "crash")
             with contextlib.suppress(psycopg.Error):
@@ -103,14 +103,14 @@ class PostgresTarget:
     # --- sessions
 
     def _sessions(self) -> list[tuple[int, int]]:
-        """The server's process and the client's port of each session of unspool's."""
+        """Return the server's process and the client's port of each session of unspool."""
         query = "SELECT pid, client_port FROM pg_stat_activity WHERE application_name = 'unspool' ORDER BY pid"
         with contextlib.suppress(psycopg.Error), psycopg.connect(self._server.url(), autocommit=True) as one:
             return [(pid, port) for pid, port in one.execute(query).fetchall()]
         return []
 
     def _terminate(self, sessions: Iterable[tuple[int, int]]) -> None:
-        """Ends sessions, and notes which processes had them: all behind the proxy, where that has one of them."""
+        """End sessions, and log their processes: all behind the proxy, if one of the sessions goes through it."""
         for pid, port in sessions:
             client = owner(port)
             with self._cast.cut_off([client] if client and client != os.getpid() else self._behind()):
@@ -127,7 +127,7 @@ class PostgresTarget:
                 self._do(f"SELECT pg_cancel_backend({source.choice(found)[0]})")
 
     def idle_sessions_ended(self, source: random.Random) -> None:
-        """Ends all sessions that are idle: new ones get a time limit for it, as from an impatient administrator."""
+        """End all idle sessions by a time limit for new ones, as an administrator may configure it."""
         self._setting("idle_session_timeout", "500ms")
         self._terminate(self._sessions())
         time.sleep(source.uniform(1, 4))
@@ -135,7 +135,7 @@ class PostgresTarget:
         self._terminate(self._sessions())
 
     def impatient(self, source: random.Random) -> None:
-        """Gives statements a time limit, and locks a table for longer."""
+        """Set a time limit for statements, and lock a table for longer."""
         for name in ("statement_timeout", "lock_timeout"):
             self._setting(name, "300ms")
         self._terminate(self._sessions())
@@ -157,7 +157,7 @@ class PostgresTarget:
         self._do(f"ALTER DATABASE {_DATABASE} " + (f"SET {name} = '{value}'" if value else f"RESET {name}"))
 
     def _do(self, query: str) -> None:
-        """Runs a statement; the server may be recovering."""
+        """Run a statement. Ignore errors, because the server may be recovering."""
         with contextlib.suppress(psycopg.Error):
             self._server.execute(query)
 
@@ -188,7 +188,7 @@ class PostgresTarget:
         self._proxy.silence(source.uniform(0.5, 4))
 
     def _behind(self) -> list[int]:
-        """The processes behind the proxy."""
+        """Return the processes behind the proxy."""
         return self._cast.members("supervisor-2", "producer-2")
 
     # --- the end

@@ -1,6 +1,6 @@
-"""Sends tasks from two threads until it is killed, and notes each only when the call has returned.
+"""Send tasks from two threads until killed, and log each one only after its call has returned.
 
-``python -m tests.soak.producer FIRST SEED PAUSE``; FIRST is the number of its first task, which no other producer has.
+``python -m tests.soak.producer FIRST SEED PAUSE``; FIRST is the number of its first task, which is unique to it.
 """
 
 import itertools

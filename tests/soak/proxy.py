@@ -1,4 +1,4 @@
-"""A TCP proxy on loopback that is slow, goes silent, and cuts connections."""
+"""A TCP proxy on loopback that delays data, drops it silently, and cuts connections."""
 
 import contextlib
 import socket
@@ -8,13 +8,13 @@ import time
 
 __all__ = ["Proxy"]
 
-_RESET = struct.pack("ii", 1, 0)  # close() then answers with RST, as a firewall that has lost its state does
+_RESET = struct.pack("ii", 1, 0)  # close() then sends RST, as a firewall that has lost its state does
 
 
 class Proxy:
-    """Forwards connections on ``port`` to a port on loopback.
+    """Forwards connections on ``port`` to another port on loopback.
 
-    :param target: that port.
+    :param target: the other port.
     """
 
     def __init__(self, target: int) -> None:
@@ -22,7 +22,7 @@ class Proxy:
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
         self.port = int(self._listener.getsockname()[1])
         self.lag = 0.0
-        """Seconds by which each piece is delayed."""
+        """Seconds by which each piece of data is delayed."""
         self._speaking = threading.Event()
         self._speaking.set()
         self._open = True
@@ -31,20 +31,20 @@ class Proxy:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def cut(self, *, seconds: float) -> None:
-        """Breaks all connections, and refuses others for so long."""
+        """Break all connections, and refuse new ones for these seconds."""
         self._open = False
         self._break(self._taken())
         time.sleep(seconds)
         self._open = True
 
     def silence(self, seconds: float) -> None:
-        """Passes nothing on for so long; nobody is told."""
+        """Forward nothing for these seconds, without an error to either side."""
         self._speaking.clear()
         time.sleep(seconds)
         self._speaking.set()
 
     def close(self) -> None:
-        """Ends it."""
+        """Stop the proxy."""
         self._open = False
         self._speaking.set()
         self._listener.close()

@@ -1,4 +1,4 @@
-"""Which process of this machine has a connection."""
+"""Find the process of this machine that owns a connection."""
 
 import contextlib
 import os
@@ -8,7 +8,7 @@ __all__ = ["owner"]
 
 
 def owner(port: int) -> int | None:
-    """Returns the process that has the socket of this local port on loopback; None if it has been closed."""
+    """Return the process that has the socket of this local port on loopback; None if it has been closed."""
     inode = next(
         (
             fields[9]

@@ -1,4 +1,4 @@
-"""What a soak needs of the system under test: its parts, what goes wrong with it, and how it is put right."""
+"""The interface of a system under test to the soak: its processes, its faults, and how it is restored."""
 
 import os
 import random
@@ -14,7 +14,7 @@ __all__ = ["Fault", "Target", "base_environment", "producer", "supervisor", "uws
 
 Fault = Callable[[random.Random], None]
 
-_APART = 1_000_000  # numbers of tasks that one producer process may use
+_APART = 1_000_000  # task numbers that one producer process may use
 _UWSGI = Path(sys.executable).with_name("pyuwsgi")
 
 
@@ -23,29 +23,29 @@ class Target(Protocol):
 
     parts: dict[str, Part]
     environment: dict[str, str]
-    """Of operators."""
+    """The spoolers that operators use."""
     spoolers: list[str]
-    """Those that must be empty at the end."""
+    """The spoolers that must be empty at the end."""
     routes: list[Route]
 
     def faults(self, cast: Cast) -> Mapping[Fault, float]:
-        """Returns what can go wrong with it, and how often, in parts."""
+        """Return the possible faults, and their relative frequencies."""
 
     def mend(self) -> None:
-        """Ends whatever still goes wrong."""
+        """End all faults that are still active."""
 
     def bring_back(self, operators: Operators) -> None:
-        """Has operators bring back what lies in other places."""
+        """Let operators bring back tasks that are in other places."""
 
     def taken(self) -> set[str]:
-        """Returns the keys of tasks that the soak itself has taken away."""
+        """Return the keys of tasks that the soak itself has taken away."""
 
     def close(self) -> None:
-        """Ends its servers and removes what they had."""
+        """End its servers, and remove their data."""
 
 
 def producer(environment: Mapping[str, str], seed: str, pause: float) -> Part:
-    """Returns a part that sends."""
+    """Return a process that sends."""
 
     def command(starts: int) -> list[str]:
         return [sys.executable, "-m", "tests.soak.producer", str(starts * _APART), seed, str(pause)]
@@ -54,13 +54,13 @@ def producer(environment: Mapping[str, str], seed: str, pause: float) -> Part:
 
 
 def supervisor(environment: Mapping[str, str]) -> Part:
-    """Returns ``unspool run`` with two workers."""
+    """Return ``unspool run`` with two workers."""
     words = ["run", "tests.soak.app", "--processes", "2", "--max-tasks", "2000", "--log-level", "warning"]
     return Part(lambda _: [sys.executable, "-m", "unspool", *words], environment)
 
 
 def uwsgi(environment: Mapping[str, str], log: Path, spooler: str) -> Part:
-    """Returns a real uWSGI whose spooler runs the same tasks, with unspool inside."""
+    """Return a real uWSGI with unspool inside, whose spooler runs the same tasks."""
     command = [
         str(_UWSGI), "--master", "--die-on-term", "--spooler-quiet", "--disable-logging", f"--logto={log}",
         f"--spooler={spooler}", "--spooler-frequency=2", "--import=tests.soak.app",
@@ -69,5 +69,5 @@ def uwsgi(environment: Mapping[str, str], log: Path, spooler: str) -> Part:
 
 
 def base_environment(scratch: Path, log: str) -> dict[str, str]:
-    """Returns what all parts are told: where the log and the marks are."""
+    """Return the environment of all processes, with the paths of the log and the marks."""
     return {"SOAK_LOG": log, "SOAK_MARKS": os.fspath(scratch / "marks")}

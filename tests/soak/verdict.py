@@ -1,7 +1,7 @@
-"""What really happened, from the log of a soak, compared with what was promised. Pure: lines in, a verdict out.
+"""Compare the events in a soak's log with the promises. Pure: lines in, a verdict out.
 
-A second run of a task is explained by one of the causes below and by nothing else. Each has a window of time, so that a
-fault explains the runs that it can have harmed, and no others.
+A second run of a task must be explained by one of the causes below. Each cause has a window of time, so that a fault
+explains only the runs that it can have affected.
 """
 
 import itertools
@@ -16,26 +16,29 @@ from .oracle import Line
 __all__ = ["BACK_AFTER_CUT", "SHORTLY", "Left", "Verdict", "judge"]
 
 SHORTLY = 1.0
-"""Seconds after a run's end in which the death of its process, or of the server, may keep its end from being stored;
-and before its beginning, in which it may have been claimed."""
+"""The seconds after a run's end in which the death of its process, or of the server, may keep the end from being
+stored. Also the seconds before its beginning in which it may have been claimed.
+"""
 BACK_AFTER_CUT = 7.0
-"""Seconds before a power cut in which a removal may not have reached the disk: ext4 commits its journal every 5."""
+"""The seconds before a power cut in which a removal may not have reached the disk. ext4 commits its journal every 5
+seconds.
+"""
 
 
 class Left(NamedTuple):
-    """What is there when all has drained, by key; and what is counted or listed but is none of it."""
+    """The keys of the tasks that remain after all queues have drained, and inconsistent counts and listings."""
 
     waiting: set[str]
     aside: set[str]
     taken: set[str]
-    """What was in directories that the soak itself took away."""
+    """Tasks in directories that the soak itself took away."""
     oddities: list[str]
-    """Differences between what is counted and what is listed."""
+    """Differences between counts and listings."""
 
 
 @dataclass(slots=True)
 class Verdict:
-    """What the log says. The lists must be empty, but for those that are documented."""
+    """The result of a soak. The lists must be empty, except those that are documented."""
 
     acknowledged: int = 0
     ended: int = 0
@@ -44,21 +47,21 @@ class Verdict:
     refused: int = 0
     lost: list[str] = field(default_factory=list)
     waiting: list[str] = field(default_factory=list)
-    """Neither ended nor set aside, although workers had nothing else to do."""
+    """Tasks that neither ended nor were set aside, although workers were idle."""
     ghosts: list[str] = field(default_factory=list)
-    """Listed or counted, although ended."""
+    """Tasks that are listed or counted although they have ended."""
     at_once: list[str] = field(default_factory=list)
     """Tasks that two processes ran at once."""
     at_once_cut_off: int = 0
-    """The same, where the server had lost the first one's claim, as documented."""
+    """Tasks that two processes ran at once after the server lost the first claim, as documented."""
     unexplained: list[str] = field(default_factory=list)
-    """Runs made again without a cause."""
+    """Repeated runs without a cause."""
     refused_run: list[str] = field(default_factory=list)
-    """Tasks that were run although the call that sent them had raised."""
+    """Tasks that ran although the call that sent them had raised."""
     causes: Counter[str] = field(default_factory=Counter)
-    """Runs made again, by cause."""
+    """Repeated runs, by cause."""
     recoveries: list[float] = field(default_factory=list)
-    """Seconds from the kill of a process to the next run of its task, unless an operator retried that."""
+    """The seconds from the kill of a process to the next run of its task, unless an operator retried the task."""
 
 
 @dataclass(slots=True)
@@ -76,7 +79,7 @@ class _Run:
 
 
 class _Faults:
-    """What may explain a run, by what it concerns. Faults are written before and after, so each is a span."""
+    """The faults that may explain a run, by their subject. Faults are logged before and after, so each is a span."""
 
     def __init__(self, lines: Iterable[Line]) -> None:
         at: dict[tuple[str, str], list[float]] = defaultdict(list)
@@ -88,17 +91,17 @@ class _Faults:
         self._overruns: dict[str, list[float]] = defaultdict(list)
 
     def add_runs(self, runs: Iterable[_Run]) -> None:
-        """Takes in the runs that overran their limit and were killed with their process."""
+        """Add the runs that exceeded their time limit and were killed with their process."""
         for run in runs:
             if run.over is None and (limit := LIMITS.get(_kind(run.key))) is not None:
                 self._overruns[run.pid].append(run.start + limit)
 
     def moments(self, word: str, about: str) -> list[float]:
-        """Returns when this was done."""
+        """Return the times of these events."""
         return self._at.get((word, about), [])
 
     def cause(self, run: _Run, after: float) -> str:
-        """Returns why another run that begins at ``after`` may follow this one; an empty string if none may."""
+        """Return why another run that begins at ``after`` may follow this one; an empty string if it must not."""
         last = min(after, (run.over if run.over is not None else after) + SHORTLY)
         if run.error in DESIGNED.get(_kind(run.key), ()):
             return "failed as designed"
@@ -119,13 +122,13 @@ class _Faults:
         return ""
 
     def cut_off(self, run: _Run, last: float) -> bool:
-        """Returns whether the server has lost the claim of a run, or its end, as documented."""
+        """Return whether the server has lost the claim or the end of a run, as documented."""
         first = run.start - SHORTLY  # a worker claims tasks that it begins a moment later
         return _meets(_pairs(self.moments("cutoff", run.pid)), first, last) or _meets(self.crashes, first, last)
 
 
 def judge(lines: Sequence[Line], left: Left) -> Verdict:
-    """Compares what was sent and run with what is left."""
+    """Compare the tasks that were sent and run with those that are left."""
     verdict, faults = Verdict(), _Faults(lines)
     runs = _runs(lines)
     faults.add_runs(run for several in runs.values() for run in several)
@@ -172,7 +175,7 @@ def _judge_pair(verdict: Verdict, faults: _Faults, run: _Run, after: _Run, *, me
 
 
 def _runs(lines: Iterable[Line]) -> dict[str, list[_Run]]:
-    """All runs of each task, in the order of their beginnings."""
+    """Return all runs of each task, in the order of their beginnings."""
     runs: dict[str, list[_Run]] = defaultdict(list)
     for line in lines:
         if line.word == "start":
@@ -187,7 +190,7 @@ def _runs(lines: Iterable[Line]) -> dict[str, list[_Run]]:
 
 
 def _removed(lines: Iterable[Line], acknowledged: dict[str, str]) -> set[str]:
-    """The tasks that operators have removed, or may have: their command was killed."""
+    """Return the tasks that operators have removed, or may have removed because their command was killed."""
     keys = {id.rpartition("/")[2]: key for key, id in acknowledged.items()}
     removed: set[str] = set()
     for line in lines:
