@@ -113,7 +113,7 @@ def parse(text: str) -> Address:
 
 
 def parse_for(text: str, spooler: str) -> Address:
-    """The same for a URL that need not name a spooler; it is then this one.
+    """Parse a URL that need not name a spooler. Without a name, it gets this one.
 
     :raises OptionRefused: as ``parse``.
     """
@@ -172,7 +172,7 @@ def _shown(text: str) -> str:
 
 def _quoted(text: str) -> str:
     with late:
-        from urllib.parse import quote  # 10 ms that nobody pays whose spoolers are directories
+        from urllib.parse import quote  # 10 ms that directories do not need
 
     return quote(text, safe="")
 

@@ -151,9 +151,9 @@ def is_pickled(envelope: Envelope) -> bool:
 
 
 def is_bare(envelope: Envelope) -> bool:
-    """Whether this is a message of a program's own ``uwsgi.spool()``, as far as can be told before decoding.
+    """Return whether this is a message of a program's own ``uwsgi.spool()``, as far as is visible before decoding.
 
-    What uwsgiconf sends as plain text cannot be told from a program's own variable ``msg``.
+    Plain text from uwsgiconf looks like a program's own variable ``msg``.
     """
     vars = envelope.vars
     if envelope.sealed:

@@ -279,8 +279,8 @@ def candidates(id: str) -> Iterator[Backend]:
         from .backends.spool.layout import spooler_of
 
     names = spooler_names()
-    if address.is_url(id):  # it says which, and no other has it
-        with contextlib.suppress(OptionRefused):  # then it is no id of ours
+    if address.is_url(id):  # a URL names its spooler, and no other can have the id
+        with contextlib.suppress(OptionRefused):  # then it is not an id of unspool
             yield backend(address.place_of(id))
         return
     yield from map(backend, names)

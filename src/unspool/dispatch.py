@@ -53,7 +53,7 @@ class Unfinished(NamedTuple):
 
 
 def prepare(claim: Claim, now: float, random: Callable[[], float] = _random.random) -> Call | Outcome:
-    """The task of a claim, or the outcome of one that must not or cannot run.
+    """Return the call for a claim, or the outcome of a claim that must not or cannot run.
 
     :param now: unix seconds.
     """

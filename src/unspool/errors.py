@@ -116,7 +116,10 @@ class TaskBusy(UnspoolError):
 
 
 class ClaimLost(UnspoolError):
-    """A task closed its worker's descriptors, the one of its own lock among them: another may have it by now."""
+    """A task closed its worker's descriptors, including that of its own lock.
+
+    Another worker may have the task by now.
+    """
 
 
 class TaskTimeout(BaseException):

@@ -23,7 +23,7 @@ NAMES = (
     "claim.read",  # looked at and found good
     # run
     "run.begin",
-    "run.end",  # the task has done its work; nobody knows yet
+    "run.end",  # the task has done its work, and no process knows yet
     # settling what is done
     "ack.begin",
     "ack.removed",  # gone from the directory; the history does not know
@@ -36,7 +36,7 @@ NAMES = (
     "bury.noted",  # the reason is written
     "bury.moved",
     # all of them
-    "settled",  # the lock is let go of
+    "settled",  # the lock is released
     "reported",  # the supervisor can know
     # carried to another queue
     "leave.renamed",  # out of the way of workers

@@ -14,8 +14,10 @@ class TaskResult:
     """
 
     code_uwsgi: int | None = None
-    """What uWSGI is told (``core/spooler.c``: -2 done, -1 again, 0 not mine). Skipped tells uWSGI *done*: told
-    *not mine* it would offer the task again at every scan, for ever."""
+    """The values returned to uWSGI (``core/spooler.c``: -2 done, -1 again, 0 not mine).
+
+    A skipped task returns *done*, because uWSGI would offer it again at every scan, forever, after *not mine*.
+    """
 
     def __init__(self, result: Any = None, *, exception: BaseException | None = None) -> None:
         if exception is not None and not isinstance(exception, BaseException):

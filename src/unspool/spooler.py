@@ -205,9 +205,9 @@ class Spooler:
 
     @classmethod
     def set_period(cls, seconds: float) -> bool:
-        """Sets how often the spooler runs: how often the directory is looked at whole, in running workers at once.
+        """Sets how often the spooler runs: the interval of full scans of the directory, in running workers at once.
 
-        Tasks do not wait for it where the kernel tells of their arrival.
+        Tasks do not wait for a scan if the kernel reports their arrival.
 
         :param seconds: a number above 0.
         :raises OptionRefused: for anything else.

@@ -78,9 +78,9 @@ class SpoolerTask:
         return True
 
     def run_options(self) -> TaskOptions:
-        """The options that this task is retried and limited by.
+        """Return the options for retries and limits of this task.
 
-        :raises OptionRefused: if they are none.
+        :raises OptionRefused: if they are invalid.
         """
         options = type(self).options
         if not isinstance(options, TaskOptions):

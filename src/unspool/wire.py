@@ -95,12 +95,13 @@ def load(data: bytes, signer: Signer | None, *, priority: int | None = None, due
 
 
 def readdress(data: bytes, queue: str, old: Signer | None, new: Signer | None, *, vouch: bool = False) -> bytes:
-    """The bytes of a task for another queue: the same ones, unless its signature names the queue that it is in now.
+    """Return the bytes of a task for another queue. They are unchanged unless the signature names the present queue.
 
-    :param queue: the name of the other one; ``new`` signs for it, ``old`` verifies. Both are None without a secret key.
-    :param vouch: True to sign what carries no signature at all.
+    :param queue: the name of the other queue; ``new`` signs for it, ``old`` verifies. Both are None without a secret
+        key.
+    :param vouch: True to sign a task that carries no signature.
     :raises Damaged: as ``load``.
-    :raises Unsigned: if it is not signed as it must be; or is, and there is no key to sign it anew.
+    :raises Unsigned: if it is not signed as required, or if it is signed and there is no key to sign it again.
     """
     if old is None or new is None:
         load(data, None)
@@ -122,7 +123,7 @@ def readdress(data: bytes, queue: str, old: Signer | None, new: Signer | None, *
 
 
 def _signed_for(data: bytes) -> str | None:
-    """The queue that a whole task is signed for, whoever did that; None if it is not signed."""
+    """Return the queue that a whole task is signed for, by any key; None if it is not signed."""
     end = HEADER_SIZE + _unpack_size(data, 1)[0]
     signature = end - _SUM_SIZE - _SIG_SIZE
     if signature < HEADER_SIZE or not data.startswith(_SIG_KEY, signature):

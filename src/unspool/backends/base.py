@@ -64,7 +64,7 @@ def check_period(seconds: object) -> float:
 
 
 class Capabilities(NamedTuple):
-    """What differs between grounds in ways that a caller must know beforehand."""
+    """The differences between backends that a caller must know in advance."""
 
     feeds: bool
     """Whether a supervisor can ask it for work (uWSGI pushes instead)."""
@@ -135,11 +135,13 @@ class Presence(Protocol):
     """A process's sign that it is alive; it vanishes with the process, however that ends."""
 
     def running(self, ref: str, since: float) -> None:
-        """Notes what the process runs now; an empty ref for nothing. Costs no system call: where others cannot see
-        what is noted, they are told what the process has claimed instead."""
+        """Note the task that the process runs now; an empty ref for none. This costs no system call.
+
+        If other processes cannot see the note, they are shown the process's claims instead.
+        """
 
     def ref(self) -> str:
-        """What was noted last, also after the process's death, by whoever enlisted it."""
+        """The last note, also after the process's death, for the process that enlisted it."""
 
     def since(self) -> float:
         """The time that was noted with it."""
@@ -156,7 +158,7 @@ class Control(Protocol):
 
     @property
     def paused(self) -> bool:
-        """Whether no task is to be started."""
+        """Return whether no task may be started."""
 
     def pause(self) -> None:
         """Lets what runs end, and starts no more."""
@@ -197,13 +199,16 @@ class Feed(Protocol):
         """These were not begun."""
 
     def settled(self, ref: str, until: float | None) -> None:
-        """The task of ``ref`` has ended, or, with ``until``, is to be looked at again then."""
+        """Note that the task of ``ref`` has ended or, with ``until``, must be looked at again at that time."""
 
     def busy(self, ref: str) -> None:
-        """Another process has the task; the feed looks again when that one lets go of it."""
+        """Note that another process has the task. The feed looks again when that process releases it."""
 
     def doubt(self) -> None:
-        """A worker died: whatever is handed out may be lost. It is looked for and made ready unless somebody has it."""
+        """Note that a worker died.
+
+        Tasks that were handed out are looked for, and made ready unless a process has them.
+        """
 
     def next_due(self) -> float | None:
         """When ``refresh`` must be called even if nothing happens; None if never."""
@@ -250,10 +255,10 @@ class HoldsDescriptors(Protocol):
 
 @runtime_checkable
 class ClaimsAhead(Protocol):
-    """A backend of which a worker may claim some tasks at once, where each alone would cost it a round trip.
+    """A backend whose workers may claim several tasks at once, when a single claim costs a round trip.
 
-    Whoever does so sees to it that those which it does not begin are given back by ``Feed.give_back``: at once when it
-    dies, and soon when a run before them takes long.
+    The caller must let ``Feed.give_back`` return the tasks that a worker does not begin: at once when the worker dies,
+    and soon when a run before them takes long.
     """
 
     def claim_ahead(self, refs: Sequence[str]) -> None:
@@ -383,7 +388,7 @@ class Backend(Protocol):
         """
 
     def read(self, id: str) -> tuple[Entry, Envelope | None] | None:
-        """The same with its envelope, which is None where that cannot be read."""
+        """Return a task with its envelope, which is None if it cannot be read."""
 
     def retry(self, id: str) -> str:
         """Makes a waiting or set-aside task ready now, with its attempts afresh; returns its id.
@@ -406,4 +411,4 @@ class Backend(Protocol):
         """The latest runs, newest first; of one task if ``id`` is given."""
 
     def close(self) -> None:
-        """Lets go of descriptors and connections; what is used afterwards is opened anew."""
+        """Close descriptors and connections. They are opened again when they are used."""

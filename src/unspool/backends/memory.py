@@ -241,7 +241,7 @@ class MemoryBackend:
 
 
 class MemoryDepot:
-    """Implements ``depot.Depot`` with marks on the tasks. There is nobody else who could carry them."""
+    """Implements ``depot.Depot`` with marks on the tasks. No other process can move them."""
 
     def __init__(self, name: str, tasks: dict[str, _Task], numbers: Iterator[int]) -> None:
         self._name = name

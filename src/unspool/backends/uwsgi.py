@@ -44,8 +44,10 @@ class Bell(Protocol):
         """Whether there is a bell for now; unless it must be ``certain``, one may be noticed a moment later."""
 
     def overlooked(self, parts: Iterable[str] | None = None) -> bool:
-        """Whether somebody may have sent a task with a priority without ringing; ``parts`` as ``Agenda.priorities``, if
-        that has just looked."""
+        """Return whether a task with a priority may have been sent without ringing.
+
+        :param parts: the directories that ``Agenda.priorities`` has just listed, if it has.
+        """
 
     @property
     def more(self) -> bool:
@@ -55,7 +57,7 @@ class Bell(Protocol):
         """The refs of due tasks with a priority, in order."""
 
     def later(self, ref: str, until: float | None) -> None:
-        """The task of ``ref`` is not to be offered before then; None if somebody else runs it."""
+        """Do not offer the task of ``ref`` before this time; None if another process runs it."""
 
 
 class Agenda(Protocol):
@@ -73,10 +75,10 @@ class Agenda(Protocol):
 
     @property
     def busy(self) -> list[str]:
-        """Those that somebody else had when they were tried."""
+        """Return the tasks that another process had when they were tried."""
 
     def tried(self, ref: str) -> None:
-        """A busy one is tried once more; whoever finds it busy again says so to ``later``."""
+        """Note that a busy task is tried once more. A process that finds it busy again calls ``later``."""
 
     @property
     def may_look(self) -> bool:
@@ -86,7 +88,7 @@ class Agenda(Protocol):
         """Notes what is due now."""
 
     def later(self, ref: str, until: float | None) -> None:
-        """The task of ``ref`` is not to be noted before then; None if somebody else runs it."""
+        """Do not note the task of ``ref`` before this time; None if another process runs it."""
 
 
 class Store(Backend, Protocol):
@@ -196,7 +198,7 @@ class UwsgiBackend:
 
     @property
     def backend(self) -> Backend:
-        """The same, as the handler wants it."""
+        """Return the backend in the form that the handler needs."""
         return self
 
     # --- producers

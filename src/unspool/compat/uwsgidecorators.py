@@ -40,9 +40,9 @@ _pickle = codec.SERIALIZERS["pickle"].dump
 
 
 class SpoolFunction:
-    """A function that runs later: called, it spools. Made by the decorators.
+    """A function whose call sends a task. Made by the decorators.
 
-    ``f`` is the original; ``spool`` is the same as a call, also on the original, as uwsgidecorators has it.
+    ``f`` is the original function. ``spool`` is equivalent to a call, also on the original, as in uwsgidecorators.
     """
 
     def __init__(self, f: Callable[..., Any], pass_arguments: bool, returns: str, options: TaskOptions) -> None:
@@ -76,7 +76,7 @@ class SpoolFunction:
         return send(envelope, envelope.vars.get("spooler"))
 
     def spool(self, *args: Any, **kwargs: Any) -> bytes:
-        """The same as a call."""
+        """Spool a call, as calling the object does."""
         return self(*args, **kwargs)
 
     def __repr__(self) -> str:
@@ -134,9 +134,9 @@ def spoolforever(f: None = None, pass_arguments: bool = False, *, period: float 
 def spoolforever(
     f: Callable[..., Any] | None = None, pass_arguments: bool = False, *, period: float = 30.0
 ) -> SpoolFunction | _Decorate:
-    """Decorator. A call spools; the task runs again and again, whatever it returns or raises.
+    """Decorator. A call spools a task that runs again and again, whatever it returns or raises.
 
-    It ends when somebody removes it, or after it has killed its worker three times.
+    It ends when it is removed, or after it has killed its worker three times.
 
     :param pass_arguments: as for :func:`spool`.
     :param period: seconds from the end of a run to the next, in place of uWSGI's ``spooler-frequency``.

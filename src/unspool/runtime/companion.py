@@ -12,7 +12,7 @@ from .patience import Patience, end_child
 __all__ = ["Companion"]
 
 _log = logging.getLogger("unspool")
-_RESTART = 5.0  # seconds between two starts, lest one that cannot live keeps the supervisor busy
+_RESTART = 5.0  # seconds between two starts, which limits the work for a process that cannot start
 
 
 class Companion:
@@ -74,7 +74,7 @@ class Companion:
             close_others()
             self._live(end)
             status = 0
-        except Exception as error:  # noqa: BLE001  it is told of, and tried again
+        except Exception as error:  # noqa: BLE001  it is logged, and tried again
             _log.error("%s", error)
         finally:
             os._exit(status)

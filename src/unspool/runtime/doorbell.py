@@ -38,7 +38,7 @@ class Doorbell:
         return self._reader, self._writer, *([self._both.fileno()] if hasattr(self._both, "fileno") else [])
 
     def ring(self) -> None:
-        """Ends the present wait, or the next one."""
+        """End the present wait, or the next one."""
         with contextlib.suppress(BlockingIOError):  # it has been rung often enough
             os.write(self._writer, b"\0")
 

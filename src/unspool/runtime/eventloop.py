@@ -111,7 +111,7 @@ class EventLoop:
         return len(self._runs) <= most
 
     def close(self) -> None:
-        """Ends the loop; nothing may be left."""
+        """Close the loop. No coroutine may be left."""
         if self._thread is not None:
             self._closing = True
             self._loop.call_soon_threadsafe(type(self._loop).stop, self._loop)

@@ -23,7 +23,7 @@ __all__ = ["Forwarder", "Route"]
 
 _log = logging.getLogger("unspool")
 _BATCH = 200  # tasks carried together
-_AGAIN = 1.0  # seconds after which a task that somebody else had is looked at again
+_AGAIN = 1.0  # seconds after which a task that another process had is looked at again
 _PATIENCE = (0.1, 30.0)  # seconds between attempts to reach a server that is away, at first and at most
 _JITTER = 0.25  # by so much these differ, so that not all machines come back at the same moment
 _LONGEST = 3600.0
@@ -173,7 +173,7 @@ class Forwarder:
         return sent
 
     def _obey(self, numbers: Sequence[int]) -> None:
-        if self._leash is None:  # else whoever holds that is signalled as well, and says when to end
+        if self._leash is None:  # otherwise the holder of the leash is signalled too, and says when to end
             self._stopping |= any(number != signal.SIGHUP for number in numbers)
 
     def _wait(self) -> None:

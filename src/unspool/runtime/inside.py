@@ -1,10 +1,10 @@
-"""Running tasks inside real uWSGI: the handler that its spooler processes call.
+"""Running tasks inside uWSGI: the handler that its spooler processes call.
 
-uWSGI has found, locked and read a task, or a bell, and offers it. That is taken for a sign that there is something to
-do: uWSGI's lock is given up, and what comes next in the order of running is claimed, run and settled, as a worker does
-it. A claim's lock is our own, which does not end when somebody in this process opens and closes the file, as uWSGI's
-does. uWSGI is told *again*, which has it leave the file alone, be it there or not; *done* would have it remove the
-file, and *not mine* offer it again at every scan, for ever.
+uWSGI has found, locked and read a task or a bell, and offers it. The handler treats this as a sign that there is
+something to do. It releases uWSGI's lock, and then claims, runs and settles the next task in order, as a worker does. A
+claim's lock is unspool's own. Unlike uWSGI's, it does not end when other code in this process opens and closes the
+file. The handler returns *again*, after which uWSGI leaves the file alone, even if it is gone. After *done* uWSGI would
+remove the file, and after *not mine* it would offer it again at every scan.
 """
 
 import contextlib
@@ -90,7 +90,7 @@ class Inside(Protocol):
         """The sign of life of this process."""
 
     def later(self, ref: str, until: float | None) -> None:
-        """The task of ``ref`` is not to be offered before then; None if somebody else runs it."""
+        """Do not offer the task of ``ref`` before this time; None if another process runs it."""
 
     def wake(self) -> None:
         """Has all processes of this spooler look again, this one after the call."""
@@ -134,7 +134,10 @@ class SpoolerHandler:
         return AGAIN
 
     def _handle(self, inside: Inside, ref: str) -> int:
-        """Runs what is due, or one task; what was offered in its turn, or at the end if it is not known to be due."""
+        """Run the due tasks, or one task.
+
+        The offered task runs in order, or at the end if it is not known to be due.
+        """
         inside.let_go(ref)
         presence: Presence | None = None  # made for the first run: a process that has none needs no sign
         woken = False
@@ -237,8 +240,7 @@ class SpoolerHandler:
             inside.later(claim.ref, self._clock() + _NEXT_SCAN)
 
     def _mourn(self, inside: Inside, claim: Claim, label: str) -> None:
-        """If the run before this one ended with its process, nobody was left to say so; unless that was a worker of
-        ``unspool run``."""
+        """Log a previous run that ended with its process, unless a worker of ``unspool run`` ran it."""
         attempt = claim.attempts - 1
         if all(record.attempt != attempt for record in inside.backend.history(id=claim.id)):
             error = "its process ended while it ran: it crashed, overran uWSGI's time limit, or uWSGI was stopped"

@@ -72,7 +72,7 @@ class _Generation:
 
     @property
     def pause(self) -> float:
-        """Seconds to the next try, after some that were in vain."""
+        """Return the seconds until the next try, after failed ones."""
         return min(0.05 * 2.0 ** min(self.vain_deaths, 10), _MAX_PAUSE)
 
     def retire(self) -> None:
@@ -101,7 +101,7 @@ class Pool:
         self._timer = timer
         self._current = _Generation()
         self._generations = [self._current]
-        self._imported = False  # whether a worker has imported the application: others that die first do not tell of it
+        self._imported = False  # whether a worker has imported the application, which one that dies first does not show
         self.started = False
         """Whether the first workers have all imported the application."""
 
@@ -232,7 +232,7 @@ class Pool:
             generation.kill()
 
     def close(self, patience: Patience) -> None:
-        """Ends all workers at once, waits for them, and lets go of everything."""
+        """Kill all workers, wait for them, and release all resources."""
         self.retire()
         self.kill()
         for generation in self._generations:
@@ -296,7 +296,7 @@ def _exit_code(process: Process) -> int | None:
     """Return the exit status of a process; None if it is alive. Note whether it was stopped."""
     try:
         found, status = os.waitpid(process.pid, os.WNOHANG | os.WUNTRACED)
-    except ChildProcessError:  # somebody else has reaped it
+    except ChildProcessError:  # other code has reaped it
         return 0
     if found and os.WIFSTOPPED(status):
         process.stopped = os.WSTOPSIG(status)

@@ -60,7 +60,7 @@ class Process:
     put_off: Callable[[int, str, float], None] = lambda *_: None
     """Has the task of a spooler and ref wait so many seconds."""
     begun: set[tuple[int, str]] = field(default_factory=set)
-    """The runs of which it has told the beginning, and not yet the end: those with a time limit, and coroutines."""
+    """The runs that it has begun and not ended, by its reports: those with a time limit, and coroutines."""
     starts: dict[tuple[int, str], float] = field(default_factory=dict)
     """When each of these began."""
     overrun: set[tuple[int, str]] = field(default_factory=set)
@@ -115,7 +115,7 @@ class Process:
         return events
 
     def start_of(self, index: int, ref: str) -> float | None:
-        """When it began a run that it has not told the end of."""
+        """Return when it began a run whose end it has not reported."""
         sign = self.presences[index]
         return self.starts.get((index, ref)) or (sign.since() if sign.ref() == ref else None)
 
@@ -137,8 +137,10 @@ class Process:
             os.kill(self.pid, signal.SIGKILL)
 
     def dismiss(self) -> None:
-        """Ends it if it is still importing the application, which may take for ever. One that has just begun a run ends
-        after that: from the import on, workers take this signal so."""
+        """Kill it if it is still importing the application, which may take forever.
+
+        A worker that has just begun a run ends after that, because it handles the signal once the import is done.
+        """
         if not self.ready:
             self.dismissed = True
             with contextlib.suppress(ProcessLookupError):
@@ -191,7 +193,7 @@ class Process:
             os.killpg(self.pid, number)
 
     def _kill_if_overrun(self, now: float) -> None:
-        """Ends it if a run did not heed its time limit."""
+        """Kill it if a run did not end at its time limit."""
         if self._put_off_overrun(now):  # first, or another worker might begin it in between
             self.kill()
 
@@ -226,7 +228,7 @@ class Process:
         return f"failed: {self.error}" if code > 0 and self.error else describe(code)
 
     def close(self) -> None:
-        """After its death: lets go of what was held for it."""
+        """Release its resources after its death."""
         self.reports.close()
         if self.ahead is not None:
             self.ahead.close_reader()

@@ -1,7 +1,7 @@
-"""The pipe from which all workers take tickets: records of one size, so that any reader gets whole ones.
+"""The pipe from which all workers take tickets: records of one size, so that any reader gets whole records.
 
-A write of up to PIPE_BUF bytes is atomic, and the pipe only ever holds whole records, so a read of one record's size is
-one record, whoever reads. Reading does not wait; a worker waits with epoll, and of several that wait one is woken.
+A write of up to PIPE_BUF bytes is atomic, and the pipe only ever contains whole records, so a read of one record's size
+returns one record. Reading does not block. A worker waits with epoll, and of several waiting workers one is woken.
 """
 
 import contextlib
@@ -48,7 +48,7 @@ class Queue:
         return self._reader, self._writer
 
     def __len__(self) -> int:
-        """How many tickets nobody has taken yet."""
+        """Return the number of tickets that no worker has taken yet."""
         answer = fcntl.ioctl(self._reader, termios.FIONREAD, bytes(4))
         return int(struct.unpack("i", answer)[0]) // _RECORD
 
@@ -85,7 +85,7 @@ class Queue:
         return [_load(some, start) for start in range(0, len(some), _RECORD)]
 
     def recall(self) -> list[tuple[int, Ticket]]:
-        """All tickets that nobody has taken yet, taken back."""
+        """Take back and return all tickets that no worker has taken yet."""
         found = []
         with contextlib.suppress(BlockingIOError):
             while (item := self.get()) is not None:

@@ -59,7 +59,7 @@ class Recorder:
         self.put_line(index, dump_end(index, "", None, record))
 
     def put_line(self, index: int, line: bytes) -> None:
-        """The same, as the worker has reported it."""
+        """Put a record as the line that the worker has reported."""
         self._waiting.append((index, line))
         if len(self._waiting) > _KEPT:
             self._waiting.popleft()

@@ -88,7 +88,7 @@ class Writer:
         return self._fd
 
     def write(self, *event: Any) -> None:
-        """Tells one event. A supervisor that is gone hears nothing; the worker notices that elsewhere."""
+        """Report an event. Nothing happens if the supervisor is gone; the worker notices that elsewhere."""
         self._send(f"{_encode(event)}\n".encode())
 
     def begin(self, index: int, ref: str, started: float, timeout: float | None, delay: float | None) -> None:

@@ -1,9 +1,9 @@
-"""The parent process: asks the feeds what is due, fills the queue, hears the workers, keeps them alive.
+"""The parent process: asks the feeds for due tasks, fills the queue, reads the workers' reports, keeps them alive.
 
-It imports no user code, runs no task and holds no lock on one, so it can die without losing anything: its workers then
+It imports no user code, runs no task and holds no lock on one, so it can die without losing a task. Its workers then
 see the end of their queue and stop, and another supervisor finds every task where it was.
 
-One thread, one loop: hear, reap, refresh the feeds, fill the queue, wait for the next event or time.
+One thread, one loop: read reports, reap, refresh the feeds, fill the queue, wait for the next event or time.
 """
 
 import contextlib
@@ -37,9 +37,9 @@ __all__ = ["Options", "Stats", "Supervisor"]
 _log = logging.getLogger("unspool")
 _NAP = 0.002  # seconds of sleep where workers have enough to do: many reports are then read at once
 _LONGEST = 3600.0  # seconds of waiting; what the kernel takes has a limit, and periods may be longer
-_ENOUGH = 64  # tickets that nobody has taken yet, with which workers have enough to do for a nap
+_ENOUGH = 64  # waiting tickets with which workers have enough to do for a nap
 _RELOAD_EVERY = 0.5
-_CLOCK_SET = 10.0  # seconds by which a clock that nobody sets does not part from the timer
+_CLOCK_SET = 10.0  # seconds by which a clock may differ from the timer without having been set
 _PROGRESS_EVERY = 0.2
 _COMPLAINTS = 10_000
 _SOON = 0.05  # seconds; what workers begin within them may be kept from other supervisors
@@ -47,7 +47,7 @@ _SLOW = 0.05  # seconds that a run lasts after which others get what its worker 
 _STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)
 _LAST_WAIT = 5.0  # seconds for history and forwarding after all workers have ended
 _LEAVE = 0.5  # the minimum of these seconds for each spooler
-_STUCK = 1.0  # seconds after which other supervisors get what nobody here has begun
+_STUCK = 1.0  # seconds after which other supervisors get the tasks that no worker here has begun
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class Options:
 
 @dataclass(slots=True)
 class Stats:
-    """What has happened since the start, for whoever shows progress."""
+    """The events since the start, for progress displays."""
 
     done: int = 0
     failed: int = 0
@@ -116,14 +116,14 @@ class Supervisor:
         self._records = [backend.capabilities.records for backend in backends]
         self._rate = 0.0  # tasks a second that ended lately
         self._rated = (0, time.monotonic())
-        self._waiting = (0, 0.0)  # tickets that nobody has taken yet, and since when so many
+        self._waiting = (0, 0.0)  # tickets that no worker has taken yet, and since when so many
         self._watched: dict[int, int] = {}
         self._lost: set[int] = set()
         self._paused: set[int] = set()
         self._complained: set[str] = set()
         self._announced = False
         self._forced = False
-        self._shown = 0  # runs that the last progress told of
+        self._shown = 0  # runs that the last progress display included
         self._next_progress = self._next_reload = 0.0  # of the timer, as are all times but those of tasks
         self._clock_ahead = clock() - _since_boot()
 
@@ -184,7 +184,7 @@ class Supervisor:
         reports = [process.reports for process in self._pool.processes()]
         for reader in reports:
             if reader.ended:
-                self._unwatch(reader.fileno())  # or it would be readable for ever
+                self._unwatch(reader.fileno())  # otherwise it would stay readable forever
             else:
                 self._watch(reader.fileno())
         ready = self._selector.select(0.0 if self._more else self._timeout())
@@ -192,7 +192,7 @@ class Supervisor:
             self._signals.drain()
 
     def _enough(self) -> int:
-        """Tickets that nobody has taken yet with which workers have enough to do for several naps."""
+        """Return the number of waiting tickets with which workers have enough to do for several naps."""
         naps = 2 * len(self._pool) + int(8 * _NAP * self._rate)
         return min(naps, _ENOUGH) if any(self._withholds) else _ENOUGH
 
@@ -246,7 +246,7 @@ class Supervisor:
             self._give_back(self._pool.queue.recall())
             self._pool.retire()
             self._take_back(all=True)
-            self._excuse()  # whoever asks for the stop may not have the patience for its end
+            self._excuse()  # the process that asked for the stop may kill this one before the end
 
     def _excuse(self) -> None:
         """What is running now may be cut short by order, which must not count against it."""
@@ -367,7 +367,7 @@ class Supervisor:
                     "worker %d %s while it ran %s, of which no more can be told: %s", process.pid, how, ref, error
                 )
                 continue
-            if entry is not None:  # else it had just left the queue
+            if entry is not None:  # otherwise it had just left the queue
                 now, reason = self._clock(), f"its worker {how}"
                 began = process.start_of(index, ref) or now
                 lasted = max(now - began, 0.0)
@@ -389,7 +389,7 @@ class Supervisor:
                 self._refused(index, ref, kind, until, detail)
 
     def _announce(self) -> None:
-        """Says, once, that the application could be imported: before the first run's end is told."""
+        """Log once that the application was imported, before the end of the first run is logged."""
         if not self._announced:
             self._announced = True
             names = ", ".join(backend.name for backend in self._backends)
@@ -400,7 +400,7 @@ class Supervisor:
                 )
 
     def _failed(self, index: int, record: Record, until: float | None) -> None:
-        """An end that no worker has told of, and no backend recorded."""
+        """Log and record an end that no worker has reported and no backend recorded."""
         self._ended(index, record, until)
         if self._recorder is not None:
             self._recorder.put(index, record)
@@ -440,8 +440,10 @@ class Supervisor:
         return more
 
     def _follow(self, index: int, feed: Feed) -> None:
-        """Waits on the feed's descriptor, which changes if it begins anew; says so when its place is removed, or
-        back."""
+        """Watch the feed's descriptor, which changes if the feed starts over.
+
+        Log when its place is removed, or back.
+        """
         fd, known = feed.fileno(), self._watched.get(index)
         if fd != known:
             if known is not None:
@@ -554,5 +556,5 @@ class Supervisor:
 
 
 def _since_boot() -> float:
-    """Seconds that go on while the machine is suspended, as the clock does."""
+    """Return the seconds since the boot, including suspended time."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))

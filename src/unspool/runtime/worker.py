@@ -212,8 +212,12 @@ class Worker:
             self._wait_for_ends(0)
 
     def _next_of(self, ahead: Queue) -> tuple[int, Ticket] | None:
-        """The next of those claimed ahead. When there are none left, more are claimed: as many as should be begun in a
-        moment, by what the last took. One by one where coroutines are on their way, which do not end in order."""
+        """Return the next task of those claimed ahead. If there are none, claim as many as should begin within a
+        moment.
+
+        Their number is estimated from the last runs. Tasks are claimed one by one while coroutines are running, because
+        these do not end in order.
+        """
         with contextlib.suppress(BlockingIOError):
             return ahead.get()
         lasted = time.monotonic() - self._claimed
@@ -282,7 +286,7 @@ class Worker:
         options = call.options
         timeout = options.timeout
         hard = None
-        # Before the beginning is told, for it may take long, and not out of this one's time.
+        # Before the beginning is reported, because it may take long and must not reduce the time limit.
         if self._loop.used and self._loop.leave():
             self._flush(wait=False)
         if timeout is not None:
@@ -326,7 +330,7 @@ class Worker:
             if timeout is None:
                 self._reports.begin(index, claim.ref, started, None, None)
             self._loop.start(ended.coroutine, timeout, done)
-            self._presences[index].running("", 0.0)  # from here on it is among those whose beginning was told
+            self._presences[index].running("", 0.0)  # from here on it is among the runs whose beginning was reported
 
     def _finish(self, index: int, claim: Claim, outcome: Outcome, started: float, *, shown: bool = True) -> None:
         """Settles and reports a run.

@@ -30,13 +30,13 @@ class Run(NamedTuple):
 
 
 def run_all(backend: Backend, *, clock: Clock = time.time, limit: int = 10_000) -> list[Run]:
-    """Runs tasks in this process until none is ready, and returns how each run ended, in order.
+    """Run tasks in this process until none is ready, and return how each run ended, in order.
 
-    What the tasks spool meanwhile is run too; what is deferred, as a failed task is, stays. Coroutines are awaited
-    one by one. Time limits are not kept, and a task that kills its worker kills the test.
+    Tasks that are sent meanwhile are run too. Deferred tasks, such as failed ones, stay. Coroutines are awaited one by
+    one. Time limits are not applied, and a task that kills its worker kills the test.
 
     :param clock: the backend's clock.
-    :param limit: runs, after which there must be a task that spools itself for ever.
+    :param limit: the maximum number of runs, for tasks that send themselves forever.
     :raises RuntimeError: if there are more.
     """
     feed = backend.feed()

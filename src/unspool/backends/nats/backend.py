@@ -1,16 +1,16 @@
 """Tasks in NATS JetStream as a backend: enqueue, claim, settle.
 
-Enqueue. A task is one message with a subject of its own, published with a message id: a publish that is repeated for
-want of an answer is stored once. The answer comes when a quorum has it.
+Enqueue. A task is one message with a subject of its own. It is published with a message id, so a publish that is
+repeated because no answer came is stored once. The answer comes when a quorum has the message.
 
-Claim. The server's consumer hands the header of a message to one supervisor, which tells a worker its token. That is a
-hint: the worker writes a record of its run, on the condition that nobody else has written one, and reads the task from
-the stream's leader. A record whose process is dead tells of a crash; the crash is then counted by writing the task
-anew, which brings it to somebody as a new message.
+Claim. The server's consumer hands the header of a message to one supervisor, which passes its token to a worker. This
+is a hint: the worker writes a record of its run, on the condition that no other process has written one, and reads the
+task from the stream's leader. A record whose process is dead shows a crash. The crash is counted by rewriting the task,
+which delivers it again as a new message.
 
-Settle. The task's sequence number is the fence. Done deletes that number. Again, and a counted crash, write the task
-anew on the condition that it is the last of its subject. So what was taken over meanwhile has another number, and the
-verdict of the one who was cut off comes to nothing.
+Settle. The task's sequence number is the fence. A finished task is deleted by that number. A retry and a counted crash
+rewrite the task on the condition that the message is the last of its subject. So a task that was taken over has another
+number, and the verdict of a process that was cut off has no effect.
 """
 
 import contextlib

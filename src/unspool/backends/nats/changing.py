@@ -18,7 +18,7 @@ __all__ = ["Changing"]
 
 
 class Changing:
-    """Changes single tasks of a place that nobody runs."""
+    """Changes single tasks that are not running."""
 
     def __init__(self, place: Place, tasks: Tasks, clock: Clock) -> None:
         self._place = place

@@ -1,4 +1,4 @@
-"""Tasks taken for execution: a record of the run, written on the condition that nobody else has written one."""
+"""Tasks claimed for execution: a record of the run, written on the condition that no other process has written one."""
 
 import contextlib
 from collections.abc import Callable
@@ -62,10 +62,10 @@ class Claims:
             return Refusal(kind, self._clock() + _LOOK_AGAIN, str(error))
 
     def _claim_first(self, lane: Lane, token: str) -> Claim | None:
-        """Claims a task that was just sent and that nobody has begun, which is the usual case, in one round trip.
+        """Claim a task that was just sent and not begun, which is the usual case, in one round trip.
 
-        The record is written before it is known what it records. None if it must not stand, or if there is one already:
-        then there is more to know.
+        The record is written before the task is read. Return None if the record must be withdrawn or another record
+        exists: then more must be read first.
         """
         names = self._names
         if runs.is_noted(names, token):

@@ -79,7 +79,7 @@ class NatsControl:
         return self._place.call(self.look)
 
     async def look(self, stream: JetStream) -> Switches:
-        """The same, in the loop."""
+        """Read the switches, in the event loop."""
         stored = await self._last(stream)
         return Switches.of(stored.data) if stored else Switches()
 
@@ -93,7 +93,7 @@ class NatsControl:
             stored = await self._last(stream)
             switches = (Switches.of(stored.data) if stored else Switches())._replace(**values)
             replaces = names.switches, stored.seq if stored else 0
-            with contextlib.suppress(Conflict):  # somebody else has just changed something
+            with contextlib.suppress(Conflict):  # another process has just changed a switch
                 data = json.dumps(switches._asdict()).encode()
                 await self._place.reserve.publish(stream, names.state, names.switches, data, replaces=replaces)
                 return
@@ -104,7 +104,7 @@ class NatsControl:
         presence = NatsPresence(self, role)
         self._owner = os.getpid()
         self._presences.append(presence)
-        if role == "supervisor" and self._place.is_open:  # else the feed does, when it is
+        if role == "supervisor" and self._place.is_open:  # otherwise the feed does this when it opens
             self._place.start(self.announce)
         return presence
 
@@ -135,7 +135,7 @@ class NatsControl:
         return signs.folder(self._place.name)
 
     def vanished(self, presence: "NatsPresence") -> None:
-        """A process is gone, and whoever enlisted it says so."""
+        """Note that a process is gone, as reported by the process that enlisted it."""
         with contextlib.suppress(ValueError):
             self._presences.remove(presence)
         process = presence.process
@@ -145,7 +145,7 @@ class NatsControl:
 
     async def _unsay(self, stream: JetStream, process: Process) -> None:
         names = self._place.names
-        with contextlib.suppress(SpoolerUnusable):  # else it vanishes by itself
+        with contextlib.suppress(SpoolerUnusable):  # otherwise it expires by itself
             stored = await stream.last(names.state, names.live(process.key), patience=self._place.patience)
             if stored is not None:
                 await stream.delete(names.state, stored.seq, patience=self._place.patience)

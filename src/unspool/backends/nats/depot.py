@@ -1,8 +1,8 @@
-"""The queue as a source and a destination of tasks that are carried from queue to queue.
+"""The queue as a source and a destination of tasks that are moved between queues.
 
-A task under way is a message under a subject which no consumer hands out. Each step writes it anew on the condition
-that it is still the last message of its task; so its sequence number is the fence here too, and a carrier who was cut
-off and comes back late changes nothing any more. Who carries it stands in its header.
+A task on its way is a message under a subject that no consumer delivers. Each step rewrites it on the condition that it
+is still the last message of its task. So its sequence number is the fence here too, and a carrier that was cut off and
+returns late changes nothing. The header names the carrier.
 """
 
 import asyncio
@@ -86,7 +86,7 @@ class NatsDepot:
                 if run.process != runs.me():
                     counted = await self._tasks.count_crash(stream, stored, run)
                     return await self._leave(stream, token) if counted else None
-            if kind == LATER:  # or the server would let it out beside the one that leaves, if we are killed in between
+            if kind == LATER:  # otherwise the server could release it beside the leaving one after a kill
                 with contextlib.suppress(Conflict):
                     await self._tasks.put(stream, rank_part(priority), token, stored.facts, stored.data, stored, SOON)
                     return await self._leave(stream, token)
@@ -113,7 +113,7 @@ class NatsDepot:
         return parcels
 
     async def _take(self, stream: JetStream, stored: Stored) -> Parcel | None:
-        """Takes over a task that nobody carries."""
+        """Take over a task that no process carries."""
         names, patience, facts = self._names, self._place.patience, stored.facts
         kind, _, token = names.place(stored.subject)
         passage = facts.passage or Passage(os.urandom(16).hex())
@@ -121,7 +121,7 @@ class NatsDepot:
         if process and await runs.is_held(stream, names, Run(token, 0, stored.seq, 0, process), patience):
             return None
         parcel = await self._write(stream, stored, kind, facts, passage)
-        if parcel is not None:  # whoever began may have been killed before the task was away from where it was
+        if parcel is not None:  # the previous carrier may have been killed before the task had left its place
             await self._tasks.drop_former(stream, parcel.token)
         return parcel
 
@@ -237,7 +237,7 @@ class NatsDepot:
             return  # it is confirmed
         last = former.seq if former and names.place(former.subject)[1] == parcel.priority else 0
         headers = {HEADER: Facts(parcel.due, parcel.attempts, parcel.crashes, parcel.reason).dump()}
-        with contextlib.suppress(Conflict):  # somebody else has just offered it
+        with contextlib.suppress(Conflict):  # another process has just offered it
             replaces = (names.task("*", rank, token), last)
             await stream.publish(name, subject, parcel.data, headers, replaces=replaces, patience=patience)
             if former is not None:
@@ -285,7 +285,7 @@ def _found(parcels: Iterable[Parcel | None]) -> list[Parcel]:
 
 
 async def _each(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """Runs them side by side; where one fails the rest is still waited for: nothing goes on behind the caller."""
+    """Run coroutines concurrently. If one fails, wait for the others too, so that none continues after the call."""
     results = await asyncio.gather(*works, return_exceptions=True)
     for result in results:
         if isinstance(result, BaseException):

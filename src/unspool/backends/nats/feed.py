@@ -33,7 +33,7 @@ _WINDOW = 16
 _MOST = 512  # tasks held ready, however many are asked for
 _EARLY = 10_000  # tasks that wait here for their time; the server keeps what is beyond
 _LOOK = 0.05  # seconds between two looks whether there is really nothing
-_STUCK = 1.0  # seconds after which what nobody takes is given back, for others may have idle workers
+_STUCK = 1.0  # seconds after which unclaimed tasks are given back, because others may have idle workers
 _BACK = (0.25, 5.0)  # seconds between attempts to reach servers that are away, at first and at most
 _ATTEMPT = 2.0
 _MOMENT = 0.1  # seconds in which half of what is held may be taken; if it is sooner, more is held
@@ -106,11 +106,11 @@ class NatsFeed:
 
     def _deliver(self, delivery: Delivery) -> None:
         self._inbox.append(delivery)
-        if len(self._inbox) == 1:  # else it has been rung for
+        if len(self._inbox) == 1:  # otherwise the bell has rung already
             self._ring()
 
     def _ring(self) -> None:
-        with contextlib.suppress(BlockingIOError, OSError):  # full is loud enough; closed has nobody to hear
+        with contextlib.suppress(BlockingIOError, OSError):  # a full pipe wakes too; a closed one has no reader
             os.write(self._ringer, b".")
 
     # --- base.Feed
@@ -261,7 +261,7 @@ class NatsFeed:
                 self._pump.progress.pop(delivery.reply, None)
                 return
             self._pump.progress.pop(former.reply, None)
-        if delivery.at_once and delivery.due > now:  # by its sender's clock, which is ahead of ours
+        if delivery.at_once and delivery.due > now:  # the sender's clock is ahead of ours
             delivery = delivery._replace(due=now)
         wait = delivery.due - now
         if wait > 0 and (wait > self._hold or len(self._early) >= _EARLY):
@@ -352,7 +352,7 @@ class NatsFeed:
         return found
 
     def _look_at_busy(self) -> None:
-        """What nobody runs any more is offered again; what is no longer there is forgotten."""
+        """Offer tasks again that are no longer running, and forget those that no longer exist."""
         self._next_busy = time.monotonic() + (_BUSY if self._look else 0.0)
         with contextlib.suppress(SpoolerUnusable):
             for ref, due in self._call(self._released(list(self._busy))).items():
@@ -362,7 +362,8 @@ class NatsFeed:
                     self._return(ref, due)
 
     async def _released(self, refs: list[str]) -> dict[str, float | None]:
-        """When those of these tasks that nobody runs may run again; None for what is not what we were handed."""
+        """Return when these tasks, if not running, may run again; None for a message that was not handed to
+        this feed."""
         stream, names, patience = self._place.stream(), self._place.names, self._place.patience
         found: dict[str, float | None] = {}
         known = await self._runs(stream)

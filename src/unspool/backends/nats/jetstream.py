@@ -1,7 +1,7 @@
-"""The few requests to JetStream that this ground is made of, each repeated until it is answered or its time is up.
+"""The few JetStream requests that this backend needs, each repeated until it is answered or its time is up.
 
-A repeated publish carries the same message id, so the server keeps it once; a repeated deletion of a sequence number
-finds it gone. Nothing else writes.
+A repeated publish carries the same message id, so the server stores it once. A repeated deletion of a sequence number
+finds it gone. No other request writes.
 """
 
 import asyncio
@@ -118,13 +118,13 @@ class JetStream:
         self._client = link.client
         self.shown = shown
         self.patient = self
-        """The same where each request is repeated until it is answered."""
+        """A view of JetStream that repeats each request until it is answered."""
         self._inbox = ""
         self._asked = itertools.count()
         self._answers: dict[str, asyncio.Future[Any]] = {}
 
     async def begin(self) -> None:
-        """Prepares to hear answers: one subscription for all of them. The client's own requests cost twice as much."""
+        """Prepare to receive answers with one subscription for all. The client's own requests cost twice as much."""
         self._inbox = self._client.new_inbox()
         await self._client.subscribe(f"{self._inbox}.*", cb=self._on_answer)
 
@@ -163,10 +163,10 @@ class JetStream:
         patience: float,
         replaces: tuple[str, int] | None = None,
     ) -> int:
-        """Stores a message once in the stream of its subject; the sequence number that it got. A quorum has it by then.
+        """Store a message once in the stream of its subject, and return its sequence number. A quorum has it by then.
 
         :param replaces: a subject, wildcards allowed, and the sequence number of the last message there (0 for none).
-        :raises Conflict: if that is another.
+        :raises Conflict: if the last message has another number.
         """
         sent = {**new_id(), **(condition(*replaces) if replaces else {}), **(headers or {})}
         try:
@@ -196,7 +196,7 @@ class JetStream:
                 raise failure
 
     async def last(self, stream: str, subject: str, *, patience: float) -> Stored | None:
-        """The last message of a subject, wildcards allowed, as the stream's leader has it."""
+        """Return the last message of a subject, wildcards allowed, from the stream's leader."""
         return await self._get(stream, {"last_by_subj": subject}, patience)
 
     async def get(self, stream: str, seq: int, *, patience: float) -> Stored | None:
@@ -204,7 +204,7 @@ class JetStream:
         return await self._get(stream, {"seq": seq}, patience)
 
     async def next(self, stream: str, subject: str, start: int, *, patience: float) -> Stored | None:
-        """The first message of a subject, wildcards allowed, from a number on, as the stream's leader has it."""
+        """Return the first message of a subject, wildcards allowed, from a number on, from the stream's leader."""
         return await self._get(stream, {"seq": start, "next_by_subj": subject}, patience)
 
     @staticmethod
@@ -223,7 +223,7 @@ class JetStream:
         return True
 
     async def drop(self, stream: str, seq: int) -> None:
-        """Deletes a message that nobody will miss or mind: asks, and does not wait for an answer."""
+        """Delete a message without waiting for an answer. Only for messages whose deletion may fail."""
         with contextlib.suppress(client_errors()):
             await self._client.publish(*self.deletion(stream, seq))
 

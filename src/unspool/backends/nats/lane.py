@@ -146,7 +146,7 @@ class Lane(JetStream):
 
     @contextlib.contextmanager
     def _whole(self) -> Iterator[None]:
-        """Ends this where what is under way gets no answer, for nobody may take later ones for theirs."""
+        """Close the lane if a request gets no answer, because a later answer could be taken for the missing one."""
         try:
             yield
         except (OSError, ValueError) as error:
@@ -185,7 +185,7 @@ class Lane(JetStream):
         return self.answer(self.send(subject, data, headers))
 
     def ask_for_last(self, stream: str, subject: str) -> int:
-        """The same as ``last``, with the next flush; the number of its answer."""
+        """Request ``last`` with the next flush, and return the number of its answer."""
         return self.send(f"$JS.API.STREAM.MSG.GET.{stream}", json.dumps({"last_by_subj": subject}).encode())
 
     def last_of(self, number: int) -> Stored | None:
@@ -208,7 +208,7 @@ class Lane(JetStream):
             raise failure
 
     def drop_later(self, stream: str, seq: int) -> None:
-        """The same as ``drop``, with the next flush."""
+        """Request ``drop`` with the next flush."""
         self.send(*self.deletion(stream, seq), asks=False)
 
 

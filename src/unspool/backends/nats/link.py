@@ -171,10 +171,11 @@ class Link:
             self._thread.start()
 
     def _abandon(self) -> None:
-        """In a child: lets go of the parent's sockets, silently, and leaves the numbers taken.
+        """In a forked child: release the parent's sockets without a message to the server, and keep their numbers in
+        use.
 
-        Python's objects for them live on and must neither speak to the server nor close a number that is another file
-        by then; so each number becomes /dev/null, and the objects are kept for good.
+        Python's objects for them still exist. They must neither speak to the server nor close a number that belongs to
+        another file by then. So each number becomes /dev/null, and the objects are kept forever.
         """
         _abandoned.append((self._loop, self._selector, self.client))
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)

@@ -178,7 +178,7 @@ class Listing:
     def _entry(self, stored: Stored, run: Run | None, held: bool) -> Entry:
         kind, priority, token = self._place.names.place(stored.subject)
         facts = stored.facts
-        if run is not None and run.is_of(stored):  # else it tells of an earlier message of the task
+        if run is not None and run.is_of(stored):  # otherwise the record belongs to an earlier message of the task
             facts = facts._replace(attempts=run.attempts, due=facts.due if held else max(facts.due, run.until))
         # A task that was sent to run at once is not early, even if its sender's clock is ahead. A task that the server
         # holds back is early, even past its due time, because it cannot run before the server delivers it.

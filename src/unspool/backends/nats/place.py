@@ -163,9 +163,9 @@ class Place:
 
     @contextlib.contextmanager
     def lane(self) -> Iterator[Lane]:
-        """The short way to the streams, for the caller alone.
+        """Yield the fast path to the streams, for the caller alone.
 
-        :raises Broken: if there is none just now; then the usual way is to be taken.
+        :raises Broken: if there is none now; the caller then takes the usual path.
         """
         stream = self.stream()
         if not self._lane_taken.acquire(blocking=False):  # another thread has it, or this one, below a signal's handler
@@ -189,9 +189,10 @@ class Place:
         return lane
 
     def quickly(self, work: Work[T]) -> T:
-        """The same as ``call`` for what waits for answers only: by the short way if it is free.
+        """Call ``work`` on the fast path if that is free, and otherwise on the usual one. For requests that wait for
+        answers only.
 
-        What the short way did not answer is asked again by the usual one, so it must be harmless if it is done twice.
+        A request that the fast path did not answer is repeated on the usual one, so repetition must be harmless.
         """
         try:
             with self.lane() as lane:
@@ -204,12 +205,12 @@ class Place:
         self.quickly(lambda stream: stream.publish_all(messages, patience=self.patience))
 
     def ensure_ranks(self, ranks: Collection[str]) -> None:
-        """The same as ``ensure_rank``, for the other threads."""
+        """Call ``ensure_rank`` for several ranks from another thread."""
         for rank in set(ranks) - self.ranks:
             self.call(lambda stream, rank=rank: self.ensure_rank(stream, rank))  # type: ignore[misc]
 
     async def ensure_rank(self, stream: JetStream, rank: str) -> None:
-        """Sees to it that somebody hands out the tasks of this rank, and that feeds know it."""
+        """Ensure that a consumer delivers the tasks of this rank, and that feeds know it."""
         if rank in self.ranks:
             return
         name = self.names.consumer(rank)

@@ -107,8 +107,10 @@ class Pump:
         self._tasks = [loop.create_task(one) for one in (self._run(), self._keep(), self._overdue.run(stream))]
 
     async def stop(self) -> None:
-        """Ends. What arrives until the server has heard of it is delivered still, for else it would be ours, unknown to
-        us, until the lease ends."""
+        """Stop. Tasks that arrive until the server has processed this are still delivered.
+
+        Otherwise they would be assigned to this feed, without its knowledge, until the lease ends.
+        """
         for task in self._tasks:
             task.cancel()
         if self._stream.link.connected:
@@ -130,7 +132,7 @@ class Pump:
             await asyncio.gather(*(client.request(reply, b"-NAK", timeout=_MARGIN) for reply in last.values()))
 
     async def look(self) -> None:
-        """Reads anew what events tell, for some may have been missed."""
+        """Read again what events report, because some events may have been missed."""
         names = self._place.names
         found = await self._stream.consumers(names.tasks, patience=self._place.patience)
         self._know({name.removeprefix("rank-") for name in found if name.startswith("rank-")})
@@ -184,7 +186,7 @@ class Pump:
                         asyncio.get_running_loop().call_later(_TROUBLE, self._moved.set)
             share = max(1, self.want // max(len(self._ranks), 1))
             for rank in self._ranks:
-                # What is urgent is always asked for: a feed that is full of other tasks would hear of it last.
+                # Urgent tasks are always requested; otherwise a feed full of other tasks would receive them last.
                 urgent = self.want > -_URGENT and rank != self._ranks[-1]
                 if (self.want > 0 or urgent) and rank not in self._open and self._stream.link.connected:
                     request = await self._request(rank, share, no_wait=False)
@@ -224,10 +226,11 @@ class Pump:
                 del self._open[rank]
 
     async def sweep(self) -> bool:
-        """Whether there is anything to wait for; False only if all that was stored before has been handed out.
+        """Return whether there is anything to wait for; False only if all messages stored before have been handed out.
 
-        A consumer hears of a new message a moment after its sender does. So first the stream itself is asked for what
-        lies behind that which was handed out last, then the consumers, whose answers come after all that they sent.
+        A consumer receives a new message a moment after its sender gets the answer. So the stream itself is asked first
+        for messages after the last one handed out. Then the consumers are asked; their answers come after all messages
+        that they sent.
         """
         self._know(self._place.ranks)
         self.switches = await self._control.look(self._stream)
@@ -246,14 +249,14 @@ class Pump:
         try:
             await asyncio.wait_for(asyncio.gather(*(event.wait() for event in events)), 2 * _MARGIN)
         except TimeoutError:
-            return True  # nobody knows
+            return True  # unknown
         finally:
             for number in range(before, self._number):
                 self._sweeps.pop(f"{self._inbox}.{number + 1}", None)
         return self._arrived or known != self._ranks
 
     async def _beyond(self, rank: str) -> bool:
-        """Whether a rank has a message that was handed to nobody yet."""
+        """Return whether a rank has a message that was not handed out yet."""
         names, patience = self._place.names, self._place.patience
         consumer = f"{names.tasks}.{names.consumer(rank)}"
         info = await self._stream.api(f"CONSUMER.INFO.{consumer}", patience=patience)
@@ -304,7 +307,7 @@ class Pump:
         self._deliver(Delivery(_rank(rank), facts.due, seq, token, message.reply, kind == NOW))
 
     async def _refuse(self, seq: int, rank: str) -> None:
-        """A message whose subject can name no task, so that no worker could be told of it: set aside."""
+        """Set aside a message whose subject cannot name a task, so that no worker could claim it."""
         names, patience = self._place.names, self._place.patience
         with contextlib.suppress(SpoolerUnusable):  # it is handed out again
             stored = await self._stream.get(names.tasks, seq, patience=patience)

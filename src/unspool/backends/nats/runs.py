@@ -1,10 +1,11 @@
-"""Who runs which task: a record a task, for as long as it runs.
+"""The records of which process runs which task, one for each running task.
 
-It is written before the run and deleted after it, so one whose process is dead tells of a crash. It counts for that
-very message of the task which it names by its sequence number: any verdict replaces or deletes the message, and makes
-a record that was left behind void.
+A record is written before the run and deleted after it, so a record whose process is dead shows a crash. It is valid
+for the message of the task whose sequence number it names: every verdict replaces or deletes the message, and makes a
+record that was left behind void.
 
-Whether a process is alive is seen at once on its own host. Of another host it is alive while it says so: see ``live``.
+On its own host, the death of a process is seen at once. On another host it counts as alive while it reports: see
+``live``.
 """
 
 import json
@@ -24,7 +25,7 @@ _claimed: dict[tuple[str, str], int] = {}  # the tasks that this process runs, w
 
 
 class Process(NamedTuple):
-    """A process of some host, told from an earlier one with the same number by when it began."""
+    """A process of any host, distinguished by its start time from an earlier one with the same number."""
 
     host: str
     pid: int
@@ -38,7 +39,7 @@ class Process(NamedTuple):
 
     @property
     def key(self) -> str:
-        """The same as a part of a subject."""
+        """Return the process as a part of a subject."""
         return f"{self.host}-{self.pid}-{self.began}"
 
     @property
@@ -54,7 +55,7 @@ class Process(NamedTuple):
         except ProcessLookupError:
             return True
         except PermissionError:
-            pass  # somebody else's, and alive
+            pass  # it belongs to another user, and is alive
         return began(self.pid) != self.began
 
 
@@ -86,7 +87,10 @@ class Run(NamedTuple):
             return None
 
     def is_of(self, stored: Stored) -> bool:
-        """Whether it tells of this message; else it is void, for the task was written anew since, or had ended."""
+        """Return whether the record is of this message.
+
+        Otherwise it is void: the task was rewritten since, or had ended.
+        """
         return self.message == stored.seq or (self.message == 0 and not stored.facts.anew)
 
     def dump(self) -> bytes:
@@ -103,15 +107,14 @@ class Run(NamedTuple):
 async def is_held(stream: JetStream, names: Names, run: Run, patience: float) -> bool:
     """Whether the process of a run still runs it."""
     if run.process == me():
-        return is_noted(names, run.token)  # else a claim of ours that we gave up, the server being away
+        return is_noted(names, run.token)  # otherwise a claim given up while the server was away
     if run.process.is_local:
         return not run.process.is_dead
     return await stream.last(names.state, names.live(run.process.key), patience=patience) is not None
 
 
 async def drop_void(stream: JetStream, names: Names, patience: float) -> None:
-    """Deletes records that tell of nothing any more: their runs have ended, and a kill or a broken connection came
-    before they were deleted."""
+    """Delete void records: their runs have ended, and a kill or a broken connection prevented the deletion."""
     async for record in stream.read(names.state, names.run("*"), patience=patience):
         run = Run.of(record)
         if run is None or run.excused or await is_held(stream, names, run, patience):
@@ -170,7 +173,7 @@ def host() -> str:
 
 
 def _forget_all() -> None:
-    _claimed.clear()  # what the parent runs is none of the child's
+    _claimed.clear()  # the child runs none of the parent's tasks
 
 
 os.register_at_fork(after_in_child=_forget_all)

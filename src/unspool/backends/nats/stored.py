@@ -1,7 +1,7 @@
-"""A message as a stream keeps it, and what its header tells of a task: due time, attempts, crashes, reason.
+"""A message as a stream stores it, and the task's metadata in its header: due time, attempts, crashes, reason.
 
-The payload is the wire form, the same bytes as a spool file; what changes from run to run stands in one header beside
-it. Anybody with access may write anything there, so reading never fails.
+The payload is the wire form, the same bytes as a spool file. Values that change from run to run are in one header. Any
+user with access may write anything there, so reading never fails.
 """
 
 import json
@@ -87,7 +87,10 @@ class Stored(NamedTuple):
 
     @property
     def facts(self) -> Facts:
-        """What its header tells; where that is no header of ours, a task that was just sent."""
+        """Return the metadata in its header.
+
+        If the header is not ours, return those of a task that was just sent.
+        """
         try:
             found: Any = json.loads(self.header)
             due = float(found["due"])

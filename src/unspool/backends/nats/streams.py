@@ -1,6 +1,6 @@
-"""The streams of a spooler: made where they are missing, looked at where they are there.
+"""The streams of a spooler: created if missing, and checked if they exist.
 
-A stream with other settings may drop tasks without a word, so it is refused, and the message says what to change.
+A stream with other settings may drop tasks silently, so it is refused, and the message says what to change.
 """
 
 import asyncio

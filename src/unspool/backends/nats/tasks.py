@@ -1,7 +1,7 @@
-"""Single tasks in the stream: read, written anew, set aside. All of it runs in the loop.
+"""Single tasks in the stream: read, rewritten, set aside. All of it runs in the event loop.
 
-Whatever changes a task does so on the condition that its message is still the one which was read; that message's
-sequence number is the fence between those who think that they have the task.
+Each change of a task requires that its message is still the one that was read. The sequence number of that message is
+the fence between processes that believe they have the task.
 """
 
 import asyncio
@@ -42,7 +42,7 @@ class Tasks:
         self._publish = place.reserve.publish
 
     def new(self, rank: str, token: str, facts: Facts, data: bytes, *, fresh: bool) -> Publication:
-        """A task that nobody has heard of yet, as a message.
+        """Return a new task as a message.
 
         :param fresh: whether it is due because it is just sent.
         """
@@ -53,9 +53,9 @@ class Tasks:
     async def put(
         self, stream: JetStream, rank: str, token: str, facts: Facts, data: bytes, former: Stored, kind: str = ""
     ) -> int:
-        """Writes a task in place of ``former``; its number.
+        """Write a task in place of ``former``, and return its number.
 
-        :param kind: ``SOON`` to have it let out at once, whatever its due time.
+        :param kind: ``SOON`` to have it released at once, whatever its due time.
         :raises Conflict: if ``former`` is not the last message of the task any more.
         """
         subject, headers = self._form(kind or self._kind(facts.due), rank, token, facts._replace(anew=True))
@@ -78,8 +78,10 @@ class Tasks:
         return self._names.task(kind, rank, token), headers
 
     async def turn(self, stream: JetStream, stored: Stored, kind: str, facts: Facts) -> int:
-        """Writes a task anew as one of another kind in the same stream; the number that it has then, 0 if it was not
-        what it was thought to be."""
+        """Rewrite a task as one of another kind in the same stream.
+
+        Return its new number; 0 if it has changed meanwhile.
+        """
         names, patience = self._names, self._place.patience
         _, priority, token = names.place(stored.subject)
         rank, name = rank_part(priority), names.stream(kind)
@@ -244,7 +246,7 @@ class Tasks:
         return stored._replace(subject=subject, seq=seq, header=counted._replace(anew=True).dump()) if seq else None
 
     async def anew(self, stream: JetStream, stored: Stored, facts: Facts) -> int:
-        """Writes a task anew; the number that it has then, 0 if it was not what it was thought to be."""
+        """Rewrite a task. Return its new number; 0 if it has changed meanwhile."""
         _, priority, token = self._names.place(stored.subject)
         try:
             return await self.put(stream, rank_part(priority), token, facts, stored.data, stored)

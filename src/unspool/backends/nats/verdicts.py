@@ -1,7 +1,7 @@
-"""What becomes of tasks that were run: told to the servers until it is heard.
+"""The verdicts on tasks that were run, sent to the servers until they are confirmed.
 
-The end of a task goes out by the lane together with the next claim, or when the worker waits, and its answer is heard
-there. All else, and whatever the lane did not answer, goes the usual way.
+The end of a task is sent by the lane together with the next claim, or when the worker waits, and its answer is read
+there. Other verdicts, and those that the lane did not answer, are sent the usual way.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ __all__ = ["Held", "Verdicts"]
 
 _log = logging.getLogger("unspool")
 _SETTLE = 5.0  # seconds that a worker waits for a verdict to be carried out; after that it is done in the background
-_BEHIND = 100  # verdicts that may be under way while the worker goes on
+_BEHIND = 100  # verdicts that may be unconfirmed while the worker continues
 _TRY_ON = 1.0
 
 
@@ -52,7 +52,7 @@ class Verdicts:
         self._lock = threading.Lock()
 
     def begin(self) -> None:
-        """This thread claims, so it is the one that will hear."""
+        """Note that this thread claims, so it reads the answers."""
         self._claimer = threading.get_ident()
 
     def settle(self, claim: Claim, disposition: Disposition) -> float | None:
@@ -61,7 +61,7 @@ class Verdicts:
             return None
         work = self._settle_behind(claim, disposition)
         if not isinstance(disposition, Ack) or len(self._behind) > _BEHIND:
-            with contextlib.suppress(TimeoutError, SpoolerUnusable):  # of which ``_done`` tells
+            with contextlib.suppress(TimeoutError, SpoolerUnusable):  # ``_done`` reports it
                 work.result(_SETTLE)
         match disposition:
             case Retry(at):
@@ -71,7 +71,7 @@ class Verdicts:
         return None
 
     def _tell(self, claim: Claim) -> bool:
-        """Has a task's end go out with the next claim or flush, which hear the answer; whether that can be."""
+        """Send a task's end with the next claim or flush, which read the answer. Return whether that is possible."""
         with contextlib.suppress(Broken, SpoolerUnusable), self._place.lane() as lane:
             number = lane.send(*lane.deletion(self._names.tasks, claim.token.stored.seq))
             self._told.append((lane, number, claim))
@@ -79,9 +79,9 @@ class Verdicts:
         return False
 
     def hear(self, lane: Lane | None) -> None:
-        """Takes in how the ends that were told have been taken; what was not answered is told again, with patience.
+        """Read the answers to the ends that were sent. Ends without an answer are sent again, patiently.
 
-        :param lane: the one that can be heard now.
+        :param lane: the lane that can be read now.
         """
         while self._told:
             asked, number, claim = self._told[0]
@@ -131,7 +131,7 @@ class Verdicts:
                 await asyncio.sleep(_TRY_ON)
         finally:
             runs.forget(self._names, claim.ref, token.record)
-        if not done and not complained and not repeated:  # else it may have been done when no answer came
+        if not done and not complained and not repeated:  # otherwise it may have been done without an answer
             self._taken_over(claim)
         await stream.drop(self._names.state, token.record)  # without its message it is void
 

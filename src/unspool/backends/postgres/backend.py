@@ -199,7 +199,7 @@ class PostgresBackend:
         if row is not None:
             if self._session.number == self._ahead_of and not self._session.has_ended():
                 return self._begun(ref, number, row)
-            self._session.tasks.pop(number, None)  # somebody else may have it by now
+            self._session.tasks.pop(number, None)  # another worker may have it by now
             self._insist("back_out", {"id": number, "fence": _number(row[3])})
         done = self._ends.take()
         last = done.pop() if done else None

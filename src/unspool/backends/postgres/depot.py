@@ -1,7 +1,8 @@
-"""The queue as a source and a destination of tasks that are carried from queue to queue.
+"""The queue as a source and a destination of tasks that are moved between queues.
 
-A task under way is a row whose state nobody else takes notice of. Leaving, it has its carrier's lock, and its fence is
-raised by whoever takes it over, so that a carrier who was cut off and comes back late changes nothing any more.
+A task on its way is a row with a state that no other part of the system reads. While it leaves, its carrier holds its
+lock. Another carrier that takes it over raises its fence, so that a carrier that was cut off and returns late changes
+nothing.
 """
 
 import contextlib

@@ -1,8 +1,8 @@
-"""What is due in a queue: told by NOTIFY, asked for in batches.
+"""The due tasks of a queue: announced by NOTIFY, fetched in batches.
 
-A notification is a hint; a look at the table is the truth. A look happens at the start, when the queue was changed,
-when something becomes due, and once a period. While other supervisors hold tasks, theirs are looked at each second: one
-whose session has ended holds nothing any more.
+A notification is a hint; only a look at the table is certain. A look happens at the start, when the queue was changed,
+when a task becomes due, and once a period. While other supervisors hold tasks, their sessions are checked each second:
+one whose session has ended holds nothing any more.
 """
 
 import logging
@@ -22,9 +22,9 @@ from .sqlstate import ReadOnly, Transient
 __all__ = ["PostgresFeed"]
 
 _log = logging.getLogger("unspool")
-_WATCH = 1.0  # seconds between looks at supervisors that hold tasks, and at what another one runs of ours
+_WATCH = 1.0  # seconds between checks of supervisors that hold tasks, and of our tasks that they run
 _DOUBT = (0.01, 0.5)  # seconds between looks at what a dead worker may have held, at first and at most
-_DOUBT_ENDS = 5.0  # seconds after which whatever is still locked is run by somebody who lives
+_DOUBT_ENDS = 5.0  # seconds after which a task that is still locked is run by a live process
 _BACK = (0.1, 5.0)  # seconds between attempts to reach a server that is away
 _BACKLOG = 10_000  # the most ready tasks that are counted
 
@@ -184,14 +184,16 @@ class PostgresFeed:
             self._give_back()
             self._give(self._out, ahead=False)  # some of these may be running
             self._session.drop("feed")
-        except SpoolerUnusable as error:  # whoever comes next finds what this one held
+        except SpoolerUnusable as error:  # the next supervisor finds the tasks that this one held
             _log.warning("%s", error)
 
     # --- parts
 
     def _is_woken(self) -> bool:
-        """Whether the server has just told of something new while nothing was to be done. If that is a task, it is
-        taken at once, and the look comes afterwards: a round trip less until it runs."""
+        """Return whether the server has just announced something new while nothing was to be done.
+
+        If that is a task, it is taken at once and the look comes afterwards, which saves a round trip before it runs.
+        """
         if self._out or self._changed or not self._looked:
             return False
         self._session.hear()
@@ -227,7 +229,7 @@ class PostgresFeed:
         self._next_doubt, self._doubt_every = 0.0, _DOUBT[0]
 
     def _recover(self) -> None:
-        """Frees what nobody runs any more."""
+        """Free the tasks that no worker runs any more."""
         now = time.monotonic()
         self._session.key("feed")  # opens the session if it must be renewed
         renewed = self._session.number != self._reconciled

@@ -61,7 +61,7 @@ class Listing:
         return found and found[0]
 
     def read(self, id: str) -> tuple[Entry, Envelope | None] | None:
-        """The same with its envelope, if that is whole."""
+        """Return a task with its envelope, if that is whole."""
         return self._one(id, whole=True)
 
     def retry(self, id: str) -> str:

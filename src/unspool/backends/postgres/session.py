@@ -1,8 +1,8 @@
-"""The one connection with which a process serves a queue: its claims, its locks and its signs of life end with it.
+"""The one connection with which a process serves a queue. Its claims, locks and signs of life end with it.
 
-A session-level advisory lock says who is alive: one for each process that shows a sign of life or holds tasks back from
-others, one for each claim. The server lets go of them when the connection ends, however that happens.
-A session that was lost is opened again under the same keys, unless somebody has taken note of its end before.
+A session-level advisory lock shows who is alive. There is one for each process that shows a sign of life or reserves
+tasks, and one for each claim. The server releases them when the connection ends for any reason. A lost session is
+opened again under the same keys, unless another process has noted its end before.
 """
 
 import contextlib
@@ -57,7 +57,7 @@ _PATIENCE = (0.05, 5.0)  # seconds between attempts to reach a server that is aw
 
 
 class Session:
-    """Opened when it is first used, and again when it was lost or the process is another."""
+    """A session that is opened on first use, and again after it was lost or the process was forked."""
 
     def __init__(self, connector: Connector, names: Names) -> None:
         self._connector = connector
@@ -97,7 +97,7 @@ class Session:
             return self._run(connection, name, values).fetchone()
 
     def rows(self, name: str, values: Mapping[str, Any]) -> list[Any]:
-        """The same for any number of rows."""
+        """Run ``<name>.sql``, and return all its rows. Raises as ``execute``."""
         with self._held() as connection:
             return self._run(connection, name, values).fetchall()
 
@@ -277,7 +277,7 @@ class Session:
         """Return the identity of this process for other processes."""
         return {"spooler": self._names.spooler, "role": role, "host": me(), "pid": os.getpid()}
 
-    # --- being told
+    # --- notifications
 
     def listen(self, listener: Callable[[], None]) -> None:
         """Has ``listener`` called, while something is read from this session, when the queue was changed."""

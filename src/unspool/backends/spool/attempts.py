@@ -68,7 +68,7 @@ _FIRST = Count().begun()
 
 
 class Attempts(Protocol):
-    """Where counts are kept. ``file`` is the task's: an open descriptor, or the path where it must not be opened."""
+    """The storage of counts. ``file`` is the task's: an open descriptor, or its path if it must not be opened."""
 
     outlive: bool
     """Whether a count stays when its file is removed, and so must be cleared."""
@@ -93,7 +93,7 @@ def open_attempts(directory: Directory) -> Attempts:
     except AttributeError:
         return _Sidecars(directory)
     except OSError as error:
-        if error.errno not in _FULL:  # such a one has attributes, but no room just now
+        if error.errno not in _FULL:  # this file system has attributes, but no room now
             return _Sidecars(directory)
     return _Attributes(directory)
 

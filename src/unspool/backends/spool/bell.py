@@ -69,7 +69,10 @@ class Bell:
     # --- uWSGI
 
     def want(self) -> None:
-        """Has everybody ring as long as this process lives, or one that it forks; rings for what is there."""
+        """Make all senders ring as long as this process, or a fork of it, is alive.
+
+        Ring for the tasks that exist.
+        """
         if self._mark < 0:
             self._directory.fd(RUN)
             self._mark = open_private(self._directory, _MARK, os.O_CREAT)
@@ -98,10 +101,11 @@ class Bell:
         return False
 
     def overlooked(self, parts: Iterable[str] | None = None) -> bool:
-        """Whether a directory of a priority has changed since the last look, as when uWSGI itself has put a task there,
-        which rings for nobody.
+        """Return whether a directory of a priority has changed since the last look.
 
-        :param parts: these directories, if somebody has just looked.
+        This finds tasks that uWSGI itself has put there, which does not ring.
+
+        :param parts: these directories, if they have just been listed.
         """
         return self._agenda.may_look and self._times(self._parts() if parts is None else parts) != self._seen
 
@@ -123,8 +127,9 @@ class Bell:
                 self._look(ref)
 
     def later(self, ref: str, until: float | None) -> None:
-        """The task of ``ref`` is not to be offered before then (unix seconds); None if somebody else runs it, who may
-        die any moment."""
+        """Do not offer the task of ``ref`` before this time (unix seconds). None if another process runs it, which may
+        die any moment.
+        """
         self._agenda.later(ref, until)
 
     # --- parts
@@ -156,7 +161,7 @@ class Bell:
             return None
 
     def _make(self, name: str, when: float) -> bool:
-        """Whether it was made: somebody else may have been quicker."""
+        """Create the bell, and return whether this process created it: another one may have been faster."""
         self._directory.renew(TMP)
         root, tmp = self._directory.fd(""), self._directory.fd(TMP)
         draft = self._directory.drafts.name(f"{name}-{os.urandom(4).hex()}")

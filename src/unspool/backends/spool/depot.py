@@ -1,11 +1,10 @@
-"""The directory as a source and a destination of tasks that are carried from queue to queue.
+"""The directory as a source and a destination of tasks that are moved between queues.
 
-Leaving. The task's lock is taken, then its file moves out of the way of all who run tasks, uWSGI among them; the lock
-is kept until the file is gone, so that nobody else carries it. Its name is its key: it is unique, and survives the
-carrier.
+Leaving. The task's lock is taken, then its file is moved to where no worker or uWSGI looks. The lock is kept until the
+file is gone, so that no other process carries it. Its name is its key: it is unique, and survives the carrier.
 
-Arriving. The file is written whole and synced where nobody runs it, under a name made of its key, so that a second
-writing replaces the first. Confirmed, it is renamed into place, which happens once.
+Arriving. The file is written completely and synced where no worker looks, under a name made of its key, so that a
+second write replaces the first. On confirmation, it is renamed into place, which happens once.
 """
 
 import contextlib
@@ -215,14 +214,14 @@ class SpoolDepot:
             if os.path.lexists(self._directory.path(f"{LEAVING}/{name}")):
                 raise FileExistsError  # a copy of this one, under its name
             self._rename(where, f"{LEAVING}/{name}")
-        except OSError:  # too long a name, or a full disk: it stays, and whoever asked finds it where it was
+        except OSError:  # the name is too long, or the disk full: the task stays where it was
             self._let_go(parcel.token.fd)
             return None
         points.reach("leave.renamed")
         return parcel
 
     def _take(self, at: Leaving, inside: str) -> Parcel | None:
-        """The task in a file, locked; None if somebody else has it, or it is not one that may be carried."""
+        """Return the task in a file, locked; None if another process has it, or it must not be carried."""
         try:
             there, name = self._directory.at(inside)
             fd = os.open(name, _OPEN, dir_fd=there)

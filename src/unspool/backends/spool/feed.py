@@ -27,7 +27,7 @@ __all__ = ["SpoolFeed"]
 
 _STEP = 2_000  # directory entries read between two looks at anything else
 _SWEPT = 500  # files looked at after each scan, whether they were left behind
-_SETTLE = 0.1  # seconds to let whoever is removing the directory finish
+_SETTLE = 0.1  # seconds in which the directory's removal may finish
 _POLL = 1.0  # seconds between scans where the kernel tells nothing, and between looks for a removed directory
 
 
@@ -114,7 +114,7 @@ class SpoolFeed:
     def busy(self, ref: str) -> None:
         self._window.settled(ref)
         self._busy[ref] = None
-        if not self._locked(ref):  # let go of before we could hear of it
+        if not self._locked(ref):  # released before the event arrived
             self._retry_busy(ref)
 
     def doubt(self) -> None:
@@ -167,8 +167,10 @@ class SpoolFeed:
                 self._take_in(ref, change.name, now)
 
     def _take_in(self, ref: str, name: str, now: float) -> None:
-        """A file that the window does not hold. Its name is not enough here: a worker that finds a task not yet due
-        closes its file again, and that is an event too; where the window has no room for it, it would come for ever.
+        """Take in a file that the window does not hold. Its name is not enough here.
+
+        A worker that finds a task not yet due closes its file again, which is an event too. If the window has no room
+        for the task, such events would repeat forever.
         """
         path = self._directory.path(ref)
         self._window.add(self._ticket(ref, _due(lambda **how: os.stat(path, **how), name, now)), now)
@@ -218,7 +220,7 @@ class SpoolFeed:
     def _begin_scan(self, now: float) -> None:
         if self._directory.is_gone():
             there = os.path.isdir(self._directory.root)
-            if not there or not self._gone:  # told once even if another has its place: signs of life went with it
+            if not there or not self._gone:  # once, even if another has its place: signs of life went with it
                 self._gone, self._next_scan = True, now if there else now + _POLL
                 return
             self._begin_anew()
@@ -234,7 +236,7 @@ class SpoolFeed:
         """Another directory has taken the place of the one that was watched."""
         self._directory.reopen()
         former, self._wake = self._wake, Wake()
-        former.close()  # afterwards, or the new one would have its number, and nobody would see that it is another
+        former.close()  # afterwards, so that the new one has another number, and the change is noticed
         self._window = Window()
         self._busy.clear()
         self._start()
@@ -252,7 +254,7 @@ class SpoolFeed:
         self._next_scan = now + self._interval()
 
     def _tidy(self) -> None:
-        """Removes some of what killed processes left behind; goes on with the rest after the next scan."""
+        """Remove some of the files that killed processes left behind, and continue after the next scan."""
         self._sweep = self._sweep or leftovers(self._directory)
         if sum(1 for _ in itertools.islice(self._sweep, _SWEPT)) < _SWEPT:
             self._sweep = None
@@ -316,7 +318,7 @@ class SpoolFeed:
 
 
 def _due(look: Callable[..., os.stat_result], name: str, now: float) -> float:
-    """A file's time where that is to come, else the name's, which tells the order more finely."""
+    """Return a file's time if it is in the future; otherwise the more precise time in its name."""
     with contextlib.suppress(OSError):
         due = look(follow_symlinks=False).st_mtime
         return due if due > now else hint(name)

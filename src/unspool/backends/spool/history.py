@@ -85,7 +85,7 @@ class History:
             self._journal.append(records)
 
     def tidy(self) -> None:
-        """Puts some of the rows that were jotted down where they belong, in 10 to 20 ms. For whoever has time."""
+        """Move some of the rows in journals to the database, in 10 to 20 ms. Called when a process is idle."""
         self._journal.ingest_some()
 
     def latest(self, id: str | None, limit: int) -> list[Record]:
@@ -211,7 +211,7 @@ def _ended(record: Record) -> float:
 
 
 def _storable(record: Record) -> Record:
-    """A record whose texts are such: names of files and errors of tasks may have bytes that are none, escaped here."""
+    """Return the record with valid texts: invalid bytes in file names and errors are escaped."""
     return Record._make(_text(value) if isinstance(value, str) else value for value in record)
 
 

@@ -1,10 +1,9 @@
-"""Runs that were noted by processes with no recorder beside them: those of uWSGI.
+"""Runs that are recorded by processes without a recorder: those of uWSGI.
 
-A transaction for each run would be in the task's way, so each process appends a line to a file of its own. Once that is
-long it begins another, and puts the long ones into the database when it has nothing else to do, a few at a time; only
-where that never happens, and there are many, does it do so between two tasks. The file is locked as long as its process
-writes to it; what nobody has locked is left over, and goes into the database with the next process's. Readers read the
-files, too.
+A transaction for each run would delay tasks, so each process appends a line to a file of its own. When that file is
+long, the process begins another one, and moves the long ones into the database when it is idle, a few at a time. If it
+is never idle and there are many, it moves them between two tasks. The process keeps its file locked while it writes to
+it. An unlocked file was left over, and the next process moves it into the database. Readers also read the files.
 """
 
 import contextlib
@@ -92,7 +91,7 @@ class Journal:
         self._fd = self._directory.hand_over(os.open(name, _CREATE, 0o600, dir_fd=tmp))
         self._size = 0
         lock.acquire(self._fd)
-        os.rename(name, name, src_dir_fd=tmp, dst_dir_fd=private)  # now that nobody takes it for left over
+        os.rename(name, name, src_dir_fd=tmp, dst_dir_fd=private)  # once no process takes it for left over
         self._pid = os.getpid()
 
     def _end(self) -> None:

@@ -207,7 +207,7 @@ class Directory:
         """The mode of new files. In a directory that a group shares, the group may read and write them."""
         self.gives = False
         """Whether new files must be given another owner or group; see ``give``."""
-        # When nobody uses it any more, as after a change of settings; never while somebody may hold a number.
+        # Run when no thread uses it any more, as after a change of settings; never while one may hold a number.
         weakref.finalize(self, _close_all, self._parts, self._removed).atexit = False
 
     def _new_drafts(self) -> Drafts:
@@ -250,10 +250,10 @@ class Directory:
         return self.place(part, name)
 
     def place(self, part: str, name: str) -> tuple[int, str]:
-        """The same for a directory that is made if it is missing.
+        """Return the place of a file in a directory, which is created if it is missing.
 
-        Threads may be using any descriptor, so none is ever closed to make room: beyond some dozens of priorities, the
-        path is walked instead.
+        Threads may be using any descriptor, so none is closed to make room: beyond some dozens of priorities, the path
+        is walked instead.
         """
         if part not in self._parts and len(self._parts) >= _MAX_DESCRIPTORS:
             root = self.fd("")

@@ -82,7 +82,7 @@ class Listing:
         return found[0] if found else None
 
     def read(self, id: str, *, body: bool = True) -> tuple[Entry, Envelope | None] | None:
-        """The same with its envelope."""
+        """Return the task of an id with its envelope."""
         for place, ref in self._places(id):
             entry = self._aside(place, ref) if place else self._entry(ref, None)
             if entry is not None:
@@ -194,7 +194,7 @@ class Listing:
 
     @contextlib.contextmanager
     def _held(self, ref: str) -> Iterator[None]:
-        """The task's lock, if it is a file that can be locked: a link or FIFO is nobody's task, and has none."""
+        """Hold the task's lock, if its file can be locked. A link or FIFO is never run, and has no lock."""
         path = self._directory.path(ref)
         with self._present(ref):
             found = os.stat(path, follow_symlinks=False)
@@ -205,7 +205,7 @@ class Listing:
             try:
                 if not lock.acquire(fd):
                     raise TaskBusy(f"task {path} is running; ask again when it has ended")
-                os.stat(path, follow_symlinks=False)  # whoever had the lock before may have removed it
+                os.stat(path, follow_symlinks=False)  # the previous holder of the lock may have removed it
                 yield
             finally:
                 os.close(fd)
@@ -334,7 +334,9 @@ class Listing:
         return (task_label(envelope.vars), "") if envelope is not None else ("?", "")
 
     def _envelope(self, inside: str, *, whole: bool, strict: bool = False) -> Envelope | None:
-        """What the file holds; without ``whole``, its variables alone. To open and close it drops no lock of ours."""
+        """Return the content of a file; without ``whole`` only its variables. Opening and closing it drops no lock of
+        ours.
+        """
         try:
             fd = os.open(self._directory.path(inside), _READ)
         except OSError:

@@ -71,7 +71,7 @@ __all__ = ["SpoolBackend"]
 _log = logging.getLogger("unspool")
 
 _WRITING = 5.0  # seconds in which an incomplete file may be one that another program is still writing
-_SOON = 0.01  # seconds after which a sender will have written its task, which is told besides
+_SOON = 0.01  # seconds in which a sender completes its task, after which an event follows
 _LOOK_AGAIN = 60.0  # seconds after which a file that cannot be used now is looked at again
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EBADF)  # the process's trouble, not the task's
 _CLAIM = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -296,7 +296,7 @@ class SpoolBackend:
 
     @staticmethod
     def _check(id: str, token: _Held) -> None:
-        """A task that closed all descriptors has let go of its lock, and the numbers may be other files' by now."""
+        """Raise ``ClaimLost`` if a task closed all descriptors, and with them its lock."""
         try:
             if os.fstat(token.file).st_ino == token.inode:
                 return
@@ -386,7 +386,7 @@ class SpoolBackend:
         return until
 
     def put_off(self, ref: str, until: float) -> None:
-        # By path, which drops no lock. The file's time is the truth for whoever comes upon it once the lock is free.
+        # By path, which drops no lock. The file's time is valid for the next process that gets the lock.
         with contextlib.suppress(OSError):
             os.utime(self._directory.path(ref), (until, until), follow_symlinks=False)
 
@@ -473,7 +473,7 @@ class SpoolBackend:
     # --- parts
 
     def _objection(self, found: os.stat_result) -> str | None:
-        """Why a file is not run. Another user's directory may have taken the place of ours since the feed looked."""
+        """Return why a file is not run. Another user's directory may have replaced ours since the feed looked."""
         if self._signer is None and self._directory.owner.stranger:
             return self._stranger()
         return self._directory.objection(found)

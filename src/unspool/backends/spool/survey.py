@@ -1,8 +1,8 @@
-"""All tasks of a directory at one moment: counted, or by state and in order, with only some of a million in memory.
+"""All tasks of a directory at one moment: counted, or by state and in order, with only part of a million in memory.
 
-Nothing is locked. Whether a task runs is read from the kernel's table of locks, so that a million files need not be
-opened; only where that table knows the inode is the file itself asked. Where the table is long, and may have been told
-with gaps, some files are asked in any case, so that all is exact where they are few.
+Nothing is locked. Whether a task is running is read from the kernel's table of locks, so that a million files need not
+be opened. A file is checked itself only if that table contains its inode. If the table is long, the kernel may have
+reported it with gaps. Then some files are checked in any case, so that the result is exact for small numbers.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from .trust import is_unfinished
 __all__ = ["Survey", "is_locked"]
 
 _FEW, _MOST = 5_000, 100_000  # held at least, which costs little; and at most, which saves reading all again too often
-_ASKED = 1_000  # how often, in all, though the table does not tell of a lock
+_ASKED = 1_000  # the total number of checks for locks that the table does not contain
 _STEP = 2_000  # directory entries read at a time
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -91,7 +91,7 @@ class Survey:
         return Summary(counts, None if oldest == math.inf else oldest)
 
     def running(self) -> list[str]:
-        """Those that somebody has locked, in order."""
+        """Return the locked tasks, in order."""
         found: list[_Name] = []
         for some in self._all():
             maybe = [one for one in some.files if self._may_run(one.inode())]
@@ -186,7 +186,7 @@ class Survey:
             yield from self._in(lead, part)
 
     def _in(self, lead: str, part: str, parts: list[str] | None = None) -> Iterator[_Some]:
-        """The same of one priority, or of none. To ``parts`` the priorities are added that are found."""
+        """Yield the tasks of one priority, or of none. The priorities that are found are added to ``parts``."""
         rank, before = rank_of(int(part) if part else None), f"{part}/" if part else ""
         refused = not lead and self._is_refused(before)
         with contextlib.suppress(OSError), os.scandir(self._directory.path(f"{lead}/{part}")) as entries:
@@ -213,7 +213,7 @@ class Survey:
 
 
 def is_locked(path: str) -> bool:
-    """Whether somebody holds the lock of a file."""
+    """Return whether a process holds the lock of a file."""
     try:
         fd = os.open(path, _READ)
     except OSError:
@@ -225,10 +225,10 @@ def is_locked(path: str) -> bool:
 
 
 def _in_order(read: Callable[["_First[T]"], Iterable[list[T]]], limit: int | None) -> Iterator[T]:
-    """All that can be read, sorted. Only the first ones are held; the next ones are read again.
+    """Yield all items sorted. Only the first ones are held in memory; the next ones are read again.
 
-    :param read: told what is held, for it need not give what is after ``end``.
-    :param limit: how many are wanted, as far as that is known.
+    :param read: gets the held items, because it need not return items after ``end``.
+    :param limit: how many items are wanted, if that is known.
     """
     first: _First[T] = _First(None, _MOST if limit is None else min(max(limit, _FEW), _MOST))
     while True:

@@ -58,8 +58,10 @@ def _files(directory: Directory, part: str) -> Iterator[tuple[str, str]]:
 
 
 def _is_orphan(directory: Directory, part: str, task: str, state: str) -> bool:
-    """Whether the task of a reason is neither beside it nor about to be moved there: out of the queue that is done
-    under its lock, and out of another queue within the hour."""
+    """Return whether the task of a reason is neither beside it nor about to be moved there.
+
+    Within the queue, that move happens under the task's lock. From another queue, it happens within the hour.
+    """
     with contextlib.suppress(OSError):
         if os.stat(directory.path(f"{part}/{task}{REASON_SUFFIX}")).st_mtime > time.time() - _HOUR:
             return False

@@ -35,7 +35,9 @@ class Owner(NamedTuple):
 
     @property
     def stranger(self) -> bool:
-        """Whether the directory is neither this user's nor root's, so that somebody else would run code as this one."""
+        """Return whether the directory belongs neither to this user nor to root, so that another user would run code as
+        this one.
+        """
         return self.uid != 0 and self.uid != os.geteuid()
 
     @property

@@ -1,9 +1,8 @@
-"""The kernel's word that something changed in a directory: inotify where there is one.
+"""The kernel's notice that something changed in a directory: inotify, if available.
 
-Watched are names moved in and files closed after writing. The second also tells when a task's file is let go of
-without being
-removed: put back, or its worker killed. A hint is only ever a hint; losing one (overflow, no watches left) asks for a
-scan.
+It watches names moved in and files closed after writing. The second also reports that a task's file was released
+without being removed: it was put back, or its worker was killed. An event is only a hint; losing one (overflow, no
+watches left) causes a scan.
 """
 
 import errno
@@ -55,7 +54,7 @@ class Wake:
 
     @property
     def working(self) -> bool:
-        """Whether changes are told."""
+        """Whether changes are reported."""
         return self._notify is not None
 
     def fileno(self) -> int | None:

@@ -1,4 +1,4 @@
--- Others that have begun tasks, and no session just now; with each worker that has begun one of these.
+-- Other supervisors that have begun tasks and have no session now, each with its workers that have begun tasks.
 WITH held AS MATERIALIZED (
     SELECT (classid::bigint << 32) | objid::bigint AS lock FROM pg_locks
     WHERE locktype = 'advisory' AND granted AND objsubid = 1

@@ -1,5 +1,5 @@
--- Claims tasks ahead of their runs, as next.sql does with one. Their fences are odd. Those that must be claimed alone are
--- left out. Its parameters:
+-- Claims several tasks ahead of their runs, as next.sql claims one. Their fences are odd. Tasks that must be claimed
+-- alone are left out. Parameters:
 --   $1 the time, null for the server's; $2 the key of a claim's lock, less its fence;
 --   $3 the tasks, $4 of which queue, $5 by which worker, $6 of which supervisor (null if of none)
 WITH time AS (

@@ -1,4 +1,5 @@
--- How many tasks are in each state: running, due, not yet, dead, corrupt; and the earliest due time of each. Each part has an index that holds all it asks.
+-- The number of tasks in each state (running, ready, deferred, dead, corrupt), and the earliest due time of each state.
+-- Each part is answered from an index alone.
 WITH held AS MATERIALIZED (
     SELECT (classid::bigint << 32) | objid::bigint AS lock FROM pg_locks
     WHERE locktype = 'advisory' AND granted AND objsubid = 1

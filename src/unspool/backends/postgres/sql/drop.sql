@@ -1,4 +1,4 @@
--- A process says itself that it has ended. If it has left tasks, its row stays to tell that to those who free them.
+-- A process reports its own end. If it has left tasks, its row stays for the processes that free them.
 WITH gone AS (
     DELETE FROM unspool.process WHERE key = %(key)s AND NOT EXISTS (SELECT FROM unspool.task WHERE owner = %(key)s)
 ), ended AS (

@@ -1,4 +1,5 @@
--- A run whose worker is ended by order: should it end with that worker, it is no crash. A worker's number below 0 says so.
+-- The worker of a run is ended on purpose. If the run ends with the worker, that is no crash. A negative worker number
+-- says this.
 UPDATE unspool.task SET worker = -abs(worker)
 WHERE id = %(id)s AND spooler = %(spooler)s AND begun IS NOT NULL
 RETURNING id

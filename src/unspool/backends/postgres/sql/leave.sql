@@ -1,5 +1,5 @@
--- Takes tasks that nobody runs out of the queue, to be carried elsewhere. One whose worker and supervisor died, and that
--- nobody has freed yet, is as good as freed. What somebody has begun since the look has another fence by now, and is
+-- Takes tasks that no worker runs out of the queue, to be moved elsewhere. A task whose worker and supervisor died
+-- counts as free even if it has not been freed yet. A task that was begun since the look has another fence, and is
 -- left alone.
 WITH sure AS (
     SELECT set_config('synchronous_commit', 'on', true)

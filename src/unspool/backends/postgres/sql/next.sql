@@ -1,5 +1,5 @@
--- Settles the run that ended last, if there is one, and begins the next, if there is one: the claim. The claim's lock
--- lives as long as the session. Two statements in one, since a round trip costs as much as either. Its parameters:
+-- Settles the run that ended last, if there is one, and claims the next task, if there is one. The claim's lock lives as
+-- long as the session. Both are one statement, because a round trip costs as much as either. Parameters:
 --   $1 the time, null for the server's; $2 the key of a claim's lock, less its fence;
 --   $3 the task to begin, $4 of which queue, $5 by which worker, $6 of which supervisor (null if of none);
 --   $7 the task that is done, $8 its fence; its run: $9 task, $10 verdict (null for no history), $11 attempt,
@@ -18,7 +18,7 @@ WITH time AS (
         owner = coalesce($6::int4, owner, $5::int4)
     FROM time
     WHERE id = $3::int8 AND spooler = $4::text AND state < 2 AND begun IS NULL AND due <= time.now
-    -- The claim is kept before a large task is fetched: one that takes all of the worker's memory then counts as a crash.
+    -- A large task is fetched after its claim is stored. If it takes all of the worker's memory, that counts as a crash.
     RETURNING CASE WHEN octet_length(data) <= 262144 THEN data END, attempts, crashes, fence, rank, unhandled, due, pg_try_advisory_lock($2::int8 + fence) AS locked
 )
 SELECT (SELECT id FROM done), begun.*

@@ -1,4 +1,4 @@
--- The content of a large task that was begun: how large it is, and all of it, as much as its variables may take, or none
+-- The size and content of a large task that was begun: all of it, only the bytes that its variables can take, or none
 -- if it is too large.
 SELECT octet_length(data), CASE WHEN octet_length(data) > %(most)s::int8 THEN NULL WHEN %(whole)s THEN data
     ELSE substr(data, 1, %(head)s) END

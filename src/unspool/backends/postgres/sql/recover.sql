@@ -1,14 +1,13 @@
--- Frees what nobody runs any more: the tasks in doubt of one supervisor, and those of supervisors that are dead. A task
--- is run by whoever holds its claim's lock, and by a worker of this supervisor that says so, whose session may have been
--- lost; so is one by a worker of a dead supervisor whose process lives. One that was begun and has no holder ended with
--- its worker. What was begun or settled since the look has another
--- fence or owner by the time it is written, and is left alone.
+-- Frees the tasks that no worker runs any more: the doubtful tasks of one supervisor, and those of dead supervisors.
+-- A task is running if a session holds its claim's lock, if a worker of this supervisor says so although its session may
+-- have been lost, or if the process of a dead supervisor's worker is alive. A task that was begun and is not running
+-- ended with its worker. A task that was begun or settled since the look has another fence or owner, and is left alone.
 --
--- After its session was renewed, a supervisor frees what is its own and unknown to it: what it took, when the answer was
--- lost. What was begun by others is left to them until they are dead: they may come back.
+-- After its session was renewed, a supervisor frees its own tasks that it does not know: it took them, and the answer
+-- was lost. Tasks that other supervisors have begun are left to them until they are dead, because they may come back.
 --
--- Of the tasks that a worker had claimed ahead (their fences are odd), one may have run; which one, its supervisor knows.
--- Where nobody knows, none loses an attempt, and each is claimed alone the next time: its fence is -1.
+-- Of the tasks that a worker had claimed ahead (their fences are odd), one may have run. Its supervisor knows which one.
+-- If no process knows, no task loses an attempt, and each is claimed alone the next time: its fence is -1.
 WITH held AS MATERIALIZED (
     SELECT (classid::bigint << 32) | objid::bigint AS lock FROM pg_locks
     WHERE locktype = 'advisory' AND granted AND objsubid = 1

@@ -1,4 +1,4 @@
--- Makes a task ready now, its counts afresh.
+-- Makes a task ready now, and resets its counts.
 WITH ready AS (
     UPDATE unspool.task SET owner = NULL, begun = NULL, worker = NULL, fence = 0, attempts = 0, crashes = 0, unhandled = 0,
         reason = '', state = 0, due = coalesce(%(clock)s::float8, extract(epoch FROM statement_timestamp())::float8)

@@ -1,9 +1,9 @@
--- Keeps tasks, in order, and wakes supervisors when the transaction commits. It may run on a connection of an
--- application's, so its functions are named with their schema: no search path puts others in their place.
+-- Stores tasks in order, and wakes supervisors when the transaction commits. It may run on an application's connection,
+-- so its functions are named with their schema, and no search path can replace them.
 WITH time AS (
     SELECT coalesce(%(clock)s::float8, extract(epoch FROM pg_catalog.statement_timestamp())::float8) AS now
 ), given AS (
-    -- A due time is meant by the sender's clock; where that differs from ours by a second, it is carried over.
+    -- A due time is by the sender's clock. It is converted if that clock differs from the server's by a second.
     SELECT g.data, g.rank, g.number, time.now, coalesce(
         g.due + CASE WHEN pg_catalog.abs(time.now - %(local)s::float8) < 1 THEN 0
                 ELSE time.now - %(local)s::float8 END, time.now) AS due

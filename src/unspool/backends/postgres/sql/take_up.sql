@@ -1,5 +1,5 @@
--- After its connection was lost, a process shows its sign of life again. An older session of it that the server still
--- takes for alive is ended.
+-- Shows a process's sign of life again after its connection was lost. Ends its older session if the server still
+-- considers that alive.
 WITH locked AS MATERIALIZED (
     SELECT pg_try_advisory_lock(%(lock)s) AS done
 ), ended AS (
