@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _INTERRUPTED
     except click.UsageError as error:
         if isinstance(error, click.BadParameter) and isinstance(error.param, click.Option):
-            error.param_hint = f"'{' / '.join(error.param.opts)}'"  # click's own names the variable, set or not
+            error.param_hint = f"'{' / '.join(error.param.opts)}'"  # without the variable if it is not set
         return _complain(f"{error.format_message()}{_where_from(error)}", 2)
     except click.ClickException as error:
         return _complain(error.format_message(), error.exit_code)
@@ -93,13 +93,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _open_standard_streams() -> None:
-    """Opens those that are closed on the null device, as with ``unspool run >&-``: a file that is opened later would
-    get the number of one, and with it what tasks print."""
+    """Open closed standard streams on the null device, as after ``unspool run >&-``.
+
+    Otherwise a file that is opened later would get the number of a stream, and with it the output of tasks.
+    """
     for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         try:
             os.fstat(number)
         except OSError:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # gets the lowest number that is free, this one
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # gets the lowest number, that of the stream
         if getattr(sys, name) is None:
             setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115  as Python itself does
 

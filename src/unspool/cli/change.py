@@ -70,7 +70,7 @@ def rm(ids: Sequence[str], *, json: bool, spooler: Sequence[str]) -> int:
 def purge(state: Sequence[str], older_than: timedelta | None, *, yes: bool, json: bool, spooler: Sequence[str]) -> int:
     """Delete all tasks in a state for good.
 
-    Prints the id of each that is gone, and then how many these are.
+    Prints the id of each deleted task, and then their number.
     """
     before = None if older_than is None else time.time() - older_than.total_seconds()
     doomed: Iterable[tuple[Backend, Entry]] = (
@@ -134,9 +134,9 @@ COMMANDS = [retry, rm, purge, pause, resume, set_period]
 
 
 class _Changes:
-    """One change to each of several tasks. One that cannot be changed does not keep the others from it.
+    """A change to each of several tasks. A task that cannot be changed does not stop the others.
 
-    :param change: changes a task of this id, and returns the id that it then has, or had last.
+    :param change: changes the task of an id, and returns the id that it has afterwards, or had last.
     """
 
     def __init__(self, change: Callable[[Backend, str], str]) -> None:
@@ -145,7 +145,7 @@ class _Changes:
         self.count = 0
 
     def each(self, ids: Iterable[str], given: Sequence[str]) -> Iterator[str]:
-        """Changes the tasks of these ids. One that is not there, or is running, is an error."""
+        """Change the tasks of these ids, and yield the new ids. A missing or running task is an error."""
         for id in ids:
             try:
                 found = spoolers.find(id, given)
@@ -158,7 +158,10 @@ class _Changes:
                 yield from self._one(found[0], found[1].id)
 
     def all(self, found: Iterable[tuple[Backend, Entry]]) -> Iterator[str]:
-        """Changes these tasks. One that has left its state since it was listed is passed over."""
+        """Change these tasks, and yield the new ids.
+
+        A task that has left its state since it was listed is skipped.
+        """
         for backend, entry in found:
             yield from self._one(backend, entry.id, listed=True)
 
@@ -172,14 +175,17 @@ class _Changes:
             if not listed or backend.find(id) is not None:
                 self._complain(error)
         except SpoolerUnusable as error:
-            if backend.capabilities.remote:  # the server is away; a directory may lack one priority only
+            if backend.capabilities.remote:  # a directory may lack only one priority
                 raise
             self._complain(f"task {id} cannot be changed: {error}")
         except OSError as error:
             self._complain(f"task {id} cannot be changed: {error.strerror}")
 
     def report(self, changed: Iterator[str], *, json: bool) -> int:
-        """Prints the id of each task as it is changed; returns the exit status, which is 1 if one could not be."""
+        """Print the id of each task when it is changed.
+
+        Return the exit status, which is 1 if a task could not be changed.
+        """
         if json:
             output.write_json_array(map(self._counted, changed))
         else:

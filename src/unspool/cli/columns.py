@@ -1,4 +1,4 @@
-"""Fits a table to the width of a terminal, one row a line: cells are cut, and columns left out, where they can be."""
+"""Fit a table to the width of a terminal, one line for each row, by shortening cells and omitting columns."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -13,9 +13,9 @@ GAP = 2  # characters between two columns
 class Column(NamedTuple):
     """A column of a table.
 
-    :param least: the narrowest that its cells are cut to; 0 if they are never cut.
-    :param keeps_end: whether the end of a cell stays, as of a path, and not its beginning.
-    :param spare: 0 if it is always shown; else the columns with the largest number are left out first.
+    :param least: the minimum width to which its cells are shortened; 0 if they are never shortened.
+    :param keeps_end: whether to keep the end of a shortened cell, as of a path, and not its beginning.
+    :param spare: 0 if it is always shown; columns with the largest number are omitted first.
     """
 
     heading: str
@@ -25,7 +25,7 @@ class Column(NamedTuple):
 
 
 class Fitted(NamedTuple):
-    """The columns that fit, each with its place in a row and its width."""
+    """The columns that fit, each with its index in a row and its width."""
 
     columns: Sequence[Column]
     places: Sequence[int]
@@ -33,10 +33,10 @@ class Fitted(NamedTuple):
 
 
 def fit(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -> Fitted:
-    """Return the columns to show in so many characters, and how wide each is.
+    """Return the columns that fit the width, and the width of each.
 
-    Where the table is too wide, empty columns are left out, then cells are cut, the widest first, then spare columns
-    are left out. A table of columns that cannot be narrowed any more may still be too wide.
+    If the table is too wide, empty columns are omitted, then cells are shortened, the widest first, then spare columns
+    are omitted. A table whose columns cannot be narrowed further may still be too wide.
     """
     natural = [max(map(cell_len, [column.heading, *(row[at] for row in rows)])) for at, column in enumerate(columns)]
     places = list(range(len(columns)))
@@ -60,7 +60,7 @@ def fit(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) ->
 
 
 def cut(text: str, width: int, ellipsis: str = "…", *, keeps_end: bool = False) -> str:
-    """Return the text, or as much of it as fits so many characters together with an ellipsis."""
+    """Return the text, or as much of it as fits the width together with an ellipsis."""
     if cell_len(text) <= width:
         return text
     kept, left = [], width - len(ellipsis)

@@ -66,7 +66,7 @@ def _status(usage: Sequence["Finding"], findings: Sequence["Finding"]) -> int:
 
 
 def _variables(ctx: click.Context) -> set[str]:
-    """The environment variables of all options of all commands."""
+    """Return the environment variables of all options of all commands."""
     group = ctx.find_root().command
     assert isinstance(group, click.Group)  # noqa: S101  the command line's root
     found = set()
@@ -83,10 +83,10 @@ def _paths(given: Sequence[str]) -> tuple[list[str], str]:
         if given:
             return [backend.name for backend in spoolers.backends(given)], ""
         if names := config.spooler_names():
-            return list(names), ""  # each is opened by its own check
+            return list(names), ""  # each one is opened by its own check
         config.backend()
     except NoSpooler as error:
         return [], str(error).partition("; ")[2]
     except ConfigurationError:
-        return list(given), ""  # which the check of the configuration, or of the spooler itself, tells
+        return list(given), ""  # which the check of the configuration or of the spooler reports
     return [], ""

@@ -1,4 +1,4 @@
-"""``unspool ls``, ``history`` and ``status``: looking, without a lock and without unpickling anything."""
+"""``unspool ls``, ``history`` and ``status``, which take no lock and unpickle nothing."""
 
 import socket
 import time

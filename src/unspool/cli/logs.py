@@ -17,13 +17,13 @@ __all__ = ["start"]
 def start(
     form: str, level: str, progress: ProgressLine | None = None, *, quiet: bool = False, tracebacks: bool = False
 ) -> None:
-    """Sends unspool's log lines to stderr.
+    """Write unspool's log lines to stderr.
 
     :param form: ``text`` or ``json``.
-    :param level: the least level that is shown.
-    :param progress: the line to be taken away while a log line is written.
-    :param quiet: True to leave out the runs that went well, which the progress line counts.
-    :param tracebacks: True to show, as text too, the traceback of an application that cannot be imported.
+    :param level: the lowest level that is shown.
+    :param progress: the progress line, which is hidden while a log line is written.
+    :param quiet: True to omit successful runs, which the progress line counts.
+    :param tracebacks: True to show the traceback of an application that cannot be imported in text form too.
     """
     logger = logging.getLogger("unspool")
     handler = _Handler(progress)

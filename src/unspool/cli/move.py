@@ -63,7 +63,7 @@ def move(source: str, destination: str, *, state: Sequence[str], dry_run: bool, 
     stayed: dict[str, Stayed] = {}
     line = _Line()
     for batch in _carried(here, carrier, states):
-        now = time.time()  # what was sent a moment ago is due
+        now = time.time()  # tasks that were sent a moment ago are due
         moved.update(State.DEFERRED if one.state is State.READY and one.due > now else one.state for one in batch.moved)
         stayed |= {one.id: one for one in batch.stayed}
         line.show(moved.total())

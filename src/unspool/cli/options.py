@@ -13,13 +13,13 @@ __all__ = ["Number", "WholeNumber", "explained", "log_format", "log_level", "req
 
 
 class WholeNumber(click.IntRange):
-    """A whole number in a range, called so in errors."""
+    """A whole number in a range. Errors use this name."""
 
     name = "whole number"
 
 
 class Number(click.FloatRange):
-    """A number in a range, called so in errors."""
+    """A number in a range. Errors use this name."""
 
     name = "number"
 
@@ -31,7 +31,7 @@ traceback = click.option(
 
 @contextlib.contextmanager
 def explained(*, traceback: bool) -> Iterator[None]:
-    """Prints the traceback of an application that cannot be imported, or adds how to see it to the message."""
+    """Print the traceback of an application that cannot be imported, or say how to see it."""
     try:
         yield
     except AppError as error:

@@ -23,7 +23,7 @@ __all__ = ["MOST", "accept_any_text", "aligned", "clean", "error", "finding", "h
            "line", "lines", "note", "tabbed", "write_json", "write_json_array"]  # fmt: skip
 
 MOST = 2**31 - 1
-"""The greatest number that an option may give for how much is printed."""
+"""The maximum value of an option that limits the output."""
 
 json_option = click.option("--json", is_flag=True, show_envvar=True, help="Print JSON.")
 
@@ -44,18 +44,18 @@ _STYLES = {
 }
 
 
-_not_text = re.compile("([\udc80-\udcff]+)")  # the bytes of file names, as ``os.fsdecode`` gives them
+_not_text = re.compile("([\udc80-\udcff]+)")  # the bytes of file names, as ``os.fsdecode`` returns them
 
 
 def accept_any_text() -> None:
-    """Has stdout encode any text: no character, and no file name, ends a command with ``UnicodeEncodeError``.
+    """Let stdout encode any text, so that no character or file name ends a command with ``UnicodeEncodeError``.
 
-    A pipe gets the bytes of a file name that is not text, so that the name can be given back to a command. All else
-    that the encoding lacks is escaped.
+    A pipe gets the bytes of a file name that is not text, so that the name can be passed to a command. Other characters
+    that the encoding lacks are escaped.
     """
     encoding = getattr(sys.stdout, "encoding", None) or "ascii"
     piped = not is_terminal() and "a".encode(encoding) == b"a"
-    with contextlib.suppress(AttributeError):  # another object took the place of sys.stdout
+    with contextlib.suppress(AttributeError):  # sys.stdout was replaced by another object
         sys.stdout.reconfigure(errors="unspool" if piped else "backslashreplace")  # type: ignore[union-attr]
 
 
@@ -72,7 +72,7 @@ codecs.register_error("unspool", _encode)
 
 
 def clean(text: str) -> str:
-    """The text as ``printable`` gives it; in a pipe, the bytes of a file name that is not text stay."""
+    """Return the text as ``printable`` does. In a pipe, the bytes of a file name that is not text are kept."""
     if text.isprintable() or is_terminal():
         return printable(text)
     return "".join(part if at % 2 else printable(part) for at, part in enumerate(_not_text.split(text)))
@@ -97,7 +97,7 @@ def note(text: str) -> None:
 
 
 def lines(text: str) -> None:
-    """Several lines, such as a traceback, for a person: on stderr."""
+    """Write several lines for a person, such as a traceback, to stderr."""
     sys.stderr.write("".join(f"{printable(one)}\n" for one in text.split("\n")))
 
 
@@ -108,9 +108,9 @@ def error(problem: object) -> None:
 
 
 def tabbed(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Writes rows for a pipe, tab-separated and as they come, so that memory does not grow with them.
+    """Write rows for a pipe, separated by tabs. Each row is written at once, so that memory does not grow.
 
-    :param headings: empty where the output has none.
+    :param headings: empty if the output has no headings.
     """
     if headings:
         sys.stdout.write("\t".join(headings) + "\n")
@@ -119,7 +119,7 @@ def tabbed(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 
 def aligned(columns: Sequence["Column"], rows: Iterable[Sequence[str]]) -> int:
-    """Writes rows for a terminal, one a line, aligned under headings and cut to its width; returns how many."""
+    """Write rows for a terminal, aligned under headings and cut to its width. Return their number."""
     from rich.cells import cell_len
 
     from .columns import GAP, cut, fit
@@ -141,7 +141,7 @@ def aligned(columns: Sequence["Column"], rows: Iterable[Sequence[str]]) -> int:
 
 
 def heading(text: str) -> None:
-    """Writes a line above a table on a terminal, cut at its start to the width."""
+    """Write a line above a table on a terminal, shortened at its start to the width."""
     from .columns import cut
 
     line(cut(_as_written(clean(text)), _width(), _ellipsis(), keeps_end=True), "bold")
@@ -171,12 +171,12 @@ def write_json_array(items: Iterable[Any]) -> None:
         for item in items:
             sys.stdout.write(separator + json.dumps(item))
             separator = ",\n "
-    finally:  # what was done before an error is told, too
+    finally:  # also after an error, because the items until then were processed
         sys.stdout.write("]\n" if separator != "[" else "[]\n")
 
 
 def _as_written(text: str) -> str:
-    """The text with the escapes that the terminal's encoding needs, so that it is as wide as it looks."""
+    """Return the text with the escapes that the terminal's encoding needs, so that its width is right."""
     encoding = getattr(sys.stdout, "encoding", None) or "ascii"
     return text if text.isascii() else text.encode(encoding, "backslashreplace").decode(encoding)
 

@@ -1,4 +1,4 @@
-"""``unspool show``: one task, its arguments and its runs, without a lock and without unpickling anything."""
+"""``unspool show``: one task, its arguments and its runs. It takes no lock and unpickles nothing."""
 
 import json
 import time
@@ -14,8 +14,8 @@ from . import output, spoolers, times
 
 __all__ = ["entry_json", "run_json", "show"]
 
-_RUNS = 10  # that `show` tells of
-_TRACEBACKS = 3  # different ones of these, in full
+_RUNS = 10  # runs that `show` prints
+_TRACEBACKS = 3  # different tracebacks that it prints in full
 _DEEPEST = 100  # levels of a JSON body that is shown
 
 
@@ -26,9 +26,9 @@ _DEEPEST = 100  # levels of a JSON body that is shown
 def show(id: str, json: bool, spooler: Sequence[str]) -> None:
     """Show one task, the call it stands for, and how its runs ended.
 
-    JSON arguments are shown as they are, pickled ones as an outline: nothing is unpickled.
+    JSON arguments are shown unchanged, pickled ones as an outline: nothing is unpickled.
 
-    ID is what ls prints, or a piece of it that no other task has.
+    ID is an id from ls, or a piece of it that no other task has.
     """
     found = spoolers.find(id, spooler)
     read = found[0].read(found[1].id) if found else None
@@ -44,7 +44,7 @@ def show(id: str, json: bool, spooler: Sequence[str]) -> None:
 
 
 def entry_json(entry: Entry) -> dict[str, Any]:
-    """A task as --json prints it."""
+    """Return a task as --json prints it."""
     return {
         "id": entry.id,
         "state": str(entry.state),
@@ -59,14 +59,14 @@ def entry_json(entry: Entry) -> dict[str, Any]:
 
 
 def run_json(run: Record) -> dict[str, Any]:
-    """A run as --json prints it."""
+    """Return a run as --json prints it."""
     shown = run._asdict() | {"reason": run.reason, "traceback": run.traceback}
     del shown["error"]
     return shown
 
 
 def _details(backend: Backend, entry: Entry, envelope: Envelope | None) -> dict[str, Any]:
-    """What only `show` tells. Nothing is unpickled: of a pickle it is an outline."""
+    """Return the details that only `show` prints. A pickle is outlined and not unpickled."""
     details: dict[str, Any] = {
         "vars": {},
         "message": None,
@@ -96,7 +96,7 @@ def _details(backend: Backend, entry: Entry, envelope: Envelope | None) -> dict[
 
 
 def _is_deep(value: Any) -> bool:
-    """Whether it is nested deeper than any task's, so that writing it might exceed what Python can recurse."""
+    """Return whether a value is nested deeper than that of any task, and might exceed Python's recursion limit."""
     level = [value]
     for _ in range(_DEEPEST):
         level = [part for whole in level if isinstance(whole, list | dict) for part in _parts(whole)]
@@ -149,7 +149,7 @@ def _show_run(run: Record, *, whole: bool) -> None:
 
 
 def _advise(backend: Backend, entry: Entry) -> None:
-    """Says to a person what can be done about a task that was set aside."""
+    """Print what can be done about a task that was set aside."""
     if output.is_terminal() and entry.state in (State.DEAD, State.CORRUPT):
         short = backend.short(entry.id)
         output.note(f"'unspool retry {short}' runs it again, 'unspool rm {short}' deletes it")

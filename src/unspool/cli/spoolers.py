@@ -103,7 +103,7 @@ def existing(given: Sequence[str]) -> list[Backend]:
 
 
 def find(id: str, given: Sequence[str]) -> tuple[Backend, Entry] | None:
-    """A task by its id or a piece of it, and the spooler that has it.
+    """Return the task of an id or a piece of it, and its spooler.
 
     :raises AmbiguousId: if several tasks have this piece.
     """
@@ -111,12 +111,12 @@ def find(id: str, given: Sequence[str]) -> tuple[Backend, Entry] | None:
 
 
 def find_ended(id: str, given: Sequence[str]) -> tuple[Backend, Sequence[str]] | None:
-    """The ids of a task in the history, and the spooler that has it; see ``lookup.find_ended``."""
+    """Return the ids of a task in the history, and its spooler; see ``lookup.find_ended``."""
     return lookup.find_ended(id, _candidates(id, given))
 
 
 def missing(id: str, given: Sequence[str]) -> str:
-    """Why no task has this id, as an error says it."""
+    """Return why no task has this id, as text for an error."""
     if os.path.isdir(id):
         return f"{id} is a directory, not a task"
     if found := find_ended(id, given):
@@ -134,9 +134,9 @@ def _candidates(id: str, given: Sequence[str]) -> Iterable[Backend]:
 
 
 def _backend(name: str) -> Backend:
-    """The spooler of a name.
+    """Return the spooler of a name.
 
-    :raises NoSpooler: for a name without a slash that is no configured one's base name.
+    :raises NoSpooler: for a name without a slash that is not the base name of a configured spooler.
     """
     path = os.path.expanduser(name)
     if os.sep in path:

@@ -1,4 +1,4 @@
-"""The tables that ``ls``, ``history`` and ``status`` print on a terminal: one row a line, with short ids."""
+"""The tables of ``ls``, ``history`` and ``status`` on a terminal: one line for each row, with short ids."""
 
 import time
 from collections import Counter
@@ -12,7 +12,7 @@ from .columns import Column
 
 __all__ = ["processes", "runs", "spoolers", "tasks"]
 
-_ID = Column("ID", 40, keeps_end=True)  # the short ids of all backends are shorter, and so never cut
+_ID = Column("ID", 40, keeps_end=True)  # the short ids of all backends are shorter, so they are never cut
 _TASKS = (
     Column("STATE"),
     Column("TASK", 10),
@@ -51,7 +51,7 @@ _STATUS = {
 
 
 def tasks(backend: Backend, entries: Sequence[Entry]) -> None:
-    """Prints tasks under the name of their spooler."""
+    """Print tasks under the name of their spooler."""
     if not entries:
         return
     output.heading(backend.name)
@@ -72,7 +72,7 @@ def tasks(backend: Backend, entries: Sequence[Entry]) -> None:
 
 
 def runs(found: Sequence[tuple[Backend, Record]]) -> None:
-    """Prints runs; if they are of several spoolers, with the spooler of each."""
+    """Print runs, with a column for the spooler if there are several."""
     now = time.time()
     owners = {backend.name: backend for backend, _ in found}
     shorts: dict[tuple[str, str], str] = {}
@@ -98,7 +98,7 @@ def runs(found: Sequence[tuple[Backend, Record]]) -> None:
 
 
 def processes(found: Sequence[tuple[Backend, Mapping[str, Any]]]) -> None:
-    """Prints live processes, as ``status --workers --json`` has them."""
+    """Print live processes, in the form of ``status --workers --json``."""
     now = time.time()
     rows = [
         (
@@ -116,12 +116,15 @@ def processes(found: Sequence[tuple[Backend, Mapping[str, Any]]]) -> None:
 
 
 def spoolers(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Prints what ``status`` counts."""
+    """Print the counts of ``status``."""
     output.aligned([_STATUS.get(heading, Column(heading)) for heading in headings], rows)
 
 
 def _shorts(backend: Backend, ids: Sequence[str]) -> list[str]:
-    """The short forms of ids, in order. Of those whose short forms are the same, the path within the spooler."""
+    """Return the short forms of ids, in order.
+
+    If short forms are equal, return the paths within the spooler instead.
+    """
     short = [backend.short(id) for id in ids]
     count = Counter(short)
     return [one if count[one] == 1 else id.removeprefix(f"{backend.name}/") for id, one in zip(ids, short, strict=True)]

@@ -44,7 +44,8 @@ def moment(seconds: float, timespec: str = "seconds") -> str:
 
 
 def clock(seconds: float, now: float) -> str:
-    """Unix seconds as local time, for a terminal: without the date on the day of ``now``, and without the year."""
+    """Return unix seconds as local time for a terminal: without the year, and on the day of ``now`` without
+    the date."""
     try:
         then, today = datetime.fromtimestamp(seconds), datetime.fromtimestamp(now).date()
     except (OverflowError, ValueError, OSError):

@@ -1,4 +1,7 @@
-"""What ``unspool doctor`` looks at. Each function gives findings; none of them raises for what it looks for."""
+"""The checks of ``unspool doctor``.
+
+Each function yields findings, and raises none of the errors that it checks for.
+"""
 
 from .application import application
 from .configuration import configuration, variables

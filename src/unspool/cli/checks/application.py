@@ -1,4 +1,4 @@
-"""Whether the application can be imported, tried in a process of its own."""
+"""Check whether the application can be imported, in a separate process."""
 
 import json
 import signal
@@ -15,7 +15,7 @@ _IMPORT_LIMIT = 60  # seconds
 
 
 def application(app: str) -> Iterator[Finding]:
-    """Whether the application can be imported, tried in a process of its own."""
+    """Check whether the application can be imported, in a separate process."""
     command = [sys.executable, "-c", _IMPORT, app]
     try:
         done = subprocess.run(  # noqa: S603  our own interpreter

@@ -1,4 +1,4 @@
-"""The settings, where they come from, and environment variables that are none."""
+"""Check the settings, their sources, and unknown environment variables."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ _UNITS = {"period": "s", "history_age": "s", "history_limit": "runs", "max_task_
 
 
 def configuration() -> Iterator[Finding]:
-    """Each setting's value, and where it comes from."""
+    """Yield the value of each setting, and its source."""
     try:
         settings, origins = config.settings(), config.origins()
     except ConfigurationError as error:
@@ -55,7 +55,7 @@ def _secret_key(keys: int, origin: str) -> Finding:
 
 
 def variables(known: Collection[str]) -> Iterator[Finding]:
-    """Environment variables that look like unspool's and are not.
+    """Check for environment variables that look like unspool's and are unknown.
 
     :param known: the variables of all commands' options.
     """

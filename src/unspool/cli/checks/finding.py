@@ -1,4 +1,4 @@
-"""One line of the doctor's."""
+"""One line of the output of ``unspool doctor``."""
 
 from dataclasses import dataclass
 
@@ -9,13 +9,13 @@ OK, WARN, FAIL = "ok", "warn", "fail"
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of the doctor's.
+    """One line of the output of ``unspool doctor``.
 
-    :param subject: what was looked at.
+    :param subject: what was checked.
     :param level: ``ok``, ``warn`` or ``fail``.
-    :param text: what was found.
+    :param text: the result of the check.
     :param advice: what to do about it.
-    :param traceback: of an error, as text.
+    :param traceback: the traceback of an error, as text.
     """
 
     subject: str

@@ -1,4 +1,4 @@
-"""Whether a spooler can be used: a directory with what it is on, or one on a server."""
+"""Check whether a spooler can be used: a directory and its file system, or a spooler on a server."""
 
 import contextlib
 import errno
@@ -20,7 +20,7 @@ from .finding import FAIL, OK, WARN, Finding
 
 __all__ = ["server", "spooler"]
 
-_LEFT_BEHIND = 60.0  # seconds after which a draft in tmp/ is nobody's any more
+_LEFT_BEHIND = 60.0  # seconds after which a draft in tmp/ counts as abandoned
 _JOURNALLED = {"ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "jfs", "reiserfs", "bcachefs", "apfs", "hfs"}
 _REMOTE = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "glusterfs", "lustre", "afs"}
 _VOLATILE = {"tmpfs": "it is memory: tasks do not survive a reboot", "ramfs": "it is memory: tasks do not survive it",
@@ -28,7 +28,7 @@ _VOLATILE = {"tmpfs": "it is memory: tasks do not survive a reboot", "ramfs": "i
 
 
 def spooler(path: str) -> Iterator[Finding]:
-    """A spool directory: its kind, owner and mode, what is in it, and what it is on."""
+    """Check a spool directory: its type, owner, mode, contents and file system."""
     if not os.path.lexists(path):
         above = _existing_parent(path)
         if os.access(above, os.W_OK | os.X_OK):
@@ -58,7 +58,7 @@ def spooler(path: str) -> Iterator[Finding]:
 
 
 def server(name: str) -> Iterator[Finding]:
-    """A spooler on a server: whether it can be reached and used, and what is in it."""
+    """Check a spooler on a server: whether it can be reached and used, and its contents."""
     try:
         config.backend(name).exists()
         found = list(_tasks(name))
@@ -146,7 +146,7 @@ def _file_system(subject: str, place: str) -> Iterator[Finding]:
 
 
 def _kind(place: str) -> str:
-    """The type of the file system, from the longest mount point that the path is below."""
+    """Return the type of the file system, from the longest mount point that contains the path."""
     best, kind = "", "unknown"
     path = os.path.realpath(place)
     with contextlib.suppress(OSError), open("/proc/self/mounts", "rb") as mounts:
@@ -168,7 +168,7 @@ def _has_attributes(place: str) -> bool:
 
 
 def _try_writing(path: str) -> None:
-    """A file that no name ever leads to, or none of uWSGI's at least."""
+    """Write a file without a name, or at least with a name that uWSGI ignores."""
     with tempfile.TemporaryFile(dir=path) as file:
         file.write(b"x" * 4096)
         file.flush()

@@ -1,4 +1,4 @@
-"""The interpreter, what is installed in it, and the kernel."""
+"""Check the interpreter, the packages installed in it, and the kernel."""
 
 import os
 import sys
@@ -12,7 +12,7 @@ __all__ = ["kernel", "python"]
 
 
 def python() -> Iterator[Finding]:
-    """The interpreter and the system."""
+    """Report the interpreter and the system."""
     version = ".".join(map(str, sys.version_info[:3]))
     yield Finding("python", OK, f"{version} at {sys.executable}")
     if sys.platform != "linux":
@@ -21,7 +21,7 @@ def python() -> Iterator[Finding]:
 
 
 def _uwsgiconf() -> Iterator[Finding]:
-    """An installed uwsgiconf, which keeps its import path."""
+    """Check for an installed uwsgiconf, which keeps its import path."""
     try:
         version, found = metadata.version("uwsgiconf"), util.find_spec("uwsgiconf")
     except (metadata.PackageNotFoundError, ValueError):
@@ -36,7 +36,7 @@ def _uwsgiconf() -> Iterator[Finding]:
 
 
 def kernel() -> Iterator[Finding]:
-    """What tells supervisors of new tasks."""
+    """Check how supervisors learn of new tasks."""
     if sys.platform != "linux":
         return
     wake = Wake()

@@ -1,4 +1,4 @@
-"""The uWSGI that this is in, or the one that ``unspool uwsgi`` would start."""
+"""Check the uWSGI of this process, or the one that ``unspool uwsgi`` would start."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +12,7 @@ __all__ = ["uwsgi"]
 
 
 def uwsgi() -> Iterator[Finding]:
-    """The uWSGI that this is in, or the one that ``unspool uwsgi`` would start."""
+    """Check the uWSGI of this process, or the one that ``unspool uwsgi`` would start."""
     inside = module()
     if inside is not None:
         yield _inside(inside)
