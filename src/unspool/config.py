@@ -1,8 +1,8 @@
 """Settings, and the only place that picks a concrete backend.
 
-Each setting comes from ``configure()``, else from the environment (``UNSPOOL_<NAME>``), else from ``[tool.unspool]``
-in the nearest ``pyproject.toml`` of the directory in which the program began and those above it; spoolers also, at
-last, from uWSGI's options. Nothing is read before it is needed.
+Each setting comes from ``configure()``, else from the environment (``UNSPOOL_<NAME>``), else from ``[tool.unspool]`` in
+the nearest ``pyproject.toml`` of the directory in which the program began and those above it; spoolers also, at last,
+from uWSGI's options. Nothing is read before it is needed.
 """
 
 import contextlib

@@ -79,8 +79,8 @@ def shown(value: object) -> str:
 
 
 def _leaves(exception: BaseException) -> Iterator[BaseException]:
-    """Yield the exceptions in a group and in its nested groups, in order; or the exception itself if it is
-    not a group."""
+    """Yield the exceptions in a group and in its nested groups, in order; or the exception itself if it is not a
+    group."""
     waiting = [exception]
     while waiting:
         one = waiting.pop()

@@ -28,8 +28,8 @@ class RetryPolicy(_Policy):
     :param max_attempts: runs in all, the first included; at least 1.
     :param delay: seconds before the second run; 0 or more, a year at most.
     :param backoff: each further delay is the previous one times this; 1 or more.
-    :param jitter: a fraction from 0 to 1: a delay ``d`` becomes a random one between ``d`` and ``d * (1 + jitter)``,
-        so that tasks which failed together do not come back together.
+    :param jitter: a fraction from 0 to 1: a delay ``d`` becomes a random one between ``d`` and ``d * (1 + jitter)``, so
+        that tasks which failed together do not come back together.
     :param max_delay: seconds beyond which ``backoff`` lengthens no delay.
     :raises OptionRefused: when a value is outside its range.
     """

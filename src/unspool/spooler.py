@@ -55,8 +55,8 @@ def _task(spooler: Any, func: Any = None, /, **options: Unpack[TaskKeywords]) ->
         async def fetch(url): ...
 
     :param priority: a number, 0 or more; smaller runs first, None after all numbers.
-    :param postpone: a timedelta from the call, or a datetime (aware as it says, naive as local time). It may be
-        given by position.
+    :param postpone: a timedelta from the call, or a datetime (aware as it says, naive as local time). It may be given
+        by position.
     :param max_attempts: runs in all before it is dead; 20.
     :param retry_delay: seconds, or a timedelta, before the second run; 5. Each further delay is ``retry_backoff`` (2)
         times as long.
@@ -85,8 +85,8 @@ _task.__name__ = _task.__qualname__ = "task"
 class Spooler:
     """Gives an access to a spooler.
 
-    :param name: the path of its directory, or its URL: ``postgresql://db/app?spooler=mail``, ``nats://a,b?spooler=mail``.
-        As an attribute, a URL's user and password are left out.
+    :param name: the path of its directory, or its URL: ``postgresql://db/app?spooler=mail``,
+        ``nats://a,b?spooler=mail``. As an attribute, a URL's user and password are left out.
     :raises OptionRefused: for a malformed URL, or what is no path at all.
 
     .. code-block:: python

@@ -3,8 +3,8 @@
 A 4-byte header (modifier1 = 17, size of the variables as little-endian u16, modifier2 = 0), the variables (each u16 key
 length, key, u16 value length, value), and the body up to the end. Source: ``core/spooler.c`` of unbit/uwsgi.
 
-A sealed envelope ends its variables with ``unspool_sum``, eight hex digits of the CRC-32 of all variables before it
-and the body. It is the damage check and is verified before anything is decoded. uWSGI reads such a file like any other.
+A sealed envelope ends its variables with ``unspool_sum``, eight hex digits of the CRC-32 of all variables before it and
+the body. It is the damage check and is verified before anything is decoded. uWSGI reads such a file like any other.
 
 A signed one has two more before that: ``unspool_queue``, the queue that it was sent to, and ``unspool_sig``, the
 signature of all variables before itself and the body. Who has no key verifies the checksum alone. With

@@ -1,5 +1,5 @@
-"""A soak of a directory on an ext4 file system of its own: two supervisors, real uWSGI, a second directory,
-and moves."""
+"""A soak of a directory on an ext4 file system of its own: two supervisors, real uWSGI, a second directory, and
+moves."""
 
 import struct
 import subprocess

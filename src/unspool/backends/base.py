@@ -1,8 +1,7 @@
 """The seam: what a place that keeps tasks must do. Argued in ``docs/decisions/0001-the-backend-seam.md``.
 
 A ``Backend`` serves producers, workers and people; a ``Feed`` serves the one supervisor that asks what is due. All
-times are
-unix seconds, from the clock that the backend was made with.
+times are unix seconds, from the clock that the backend was made with.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -296,8 +295,8 @@ class Backend(Protocol):
 
     @property
     def name(self) -> str:
-        """The spooler's name: on a directory its absolute path, on a server its URL without user and password. A
-        task's id is this, a slash, and the task's own part."""
+        """The spooler's name: on a directory its absolute path, on a server its URL without user and password. A task's
+        id is this, a slash, and the task's own part."""
 
     @property
     def capabilities(self) -> Capabilities:

@@ -1,8 +1,7 @@
 """Tasks in this process's memory: the reference model, and a backend for tests.
 
-It keeps nothing beyond the process and serves one process only. It does what the spool directory does, as simply as
-can be
-said, and a state machine in the tests holds the one against the other.
+It keeps nothing beyond the process and serves one process only. It does what the spool directory does, as simply as can
+be said, and a state machine in the tests holds the one against the other.
 """
 
 import itertools

@@ -28,8 +28,8 @@ def doctor(ctx: click.Context, app: str | None, json: bool, traceback: bool, spo
     """Check all that has to be right.
 
     Looks at Python, configuration, spoolers, file systems, kernel and uWSGI, and imports APP if it is given. Each line
-    is ok, warn or fail, and says what to do. Status 2 if the configuration or app fails, else 3 if a spooler does,
-    else 1 if there is a warning.
+    is ok, warn or fail, and says what to do. Status 2 if the configuration or app fails, else 3 if a spooler does, else
+    1 if there is a warning.
     """
     from . import checks
 

@@ -86,8 +86,8 @@ def enqueue(
 ) -> None:
     """Send a task, and print its id.
 
-    FUNCTION is 'module:function'. Each argument is JSON, or NAME=JSON for a keyword argument; strings are quoted
-    within the shell's quotes:
+    FUNCTION is 'module:function'. Each argument is JSON, or NAME=JSON for a keyword argument; strings are quoted within
+    the shell's quotes:
 
     \b
       unspool enqueue shop:send_mail '"ann@example.com"' copies=2

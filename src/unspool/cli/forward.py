@@ -20,8 +20,8 @@ __all__ = ["COMMANDS"]
 def forward(*, spooler: Sequence[str], burst: bool, require_ready: bool, log_format: str, log_level: str) -> None:
     """Send tasks on from directories to servers.
 
-    Where to is the setting 'forward' (UNSPOOL_FORWARD): a URL, or NAME=URL for several spoolers. Runs in the
-    foreground and may be stopped at any time; while a server is away, tasks wait in their directory. TERM or INT stops.
+    Where to is the setting 'forward' (UNSPOOL_FORWARD): a URL, or NAME=URL for several spoolers. Runs in the foreground
+    and may be stopped at any time; while a server is away, tasks wait in their directory. TERM or INT stops.
     """
     from . import logs
 

@@ -47,8 +47,8 @@ def move(source: str, destination: str, *, state: Sequence[str], dry_run: bool, 
     reasons go along. Senders and workers may go on at both ends: each task is run at one of them. If this is stopped,
     run it again.
 
-    Tasks that are running stay, and those that are damaged or not signed as they must be; each is said. Status 1 if
-    any did.
+    Tasks that are running stay, and those that are damaged or not signed as they must be; each is said. Status 1 if any
+    did.
     """
     here, there = spoolers.backends([source])[0], spoolers.backends([destination])[0]
     carrier = config.carrier(here, there, vouch=sign_unsigned)

@@ -81,8 +81,8 @@ def run(
 
     APP is a module, module:attr or path/to/file.py.
 
-    Log lines go to stderr. TERM or INT lets what runs end, then stops; again, or QUIT, stops at once; HUP begins
-    fresh workers. Tasks that were stopped run again later: nothing is lost.
+    Log lines go to stderr. TERM or INT lets what runs end, then stops; again, or QUIT, stops at once; HUP begins fresh
+    workers. Tasks that were stopped run again later: nothing is lost.
 
     Of a directory that is forwarded (see the command forward) the tasks are sent on, and run where they are sent to.
     """

@@ -44,8 +44,8 @@ def moment(seconds: float, timespec: str = "seconds") -> str:
 
 
 def clock(seconds: float, now: float) -> str:
-    """Return unix seconds as local time for a terminal: without the year, and on the day of ``now`` without
-    the date."""
+    """Return unix seconds as local time for a terminal: without the year, and on the day of ``now`` without the
+    date."""
     try:
         then, today = datetime.fromtimestamp(seconds), datetime.fromtimestamp(now).date()
     except (OverflowError, ValueError, OSError):

@@ -1,10 +1,8 @@
 """The workers of a supervisor: as many as asked for, replaced when they end, renewed on reload.
 
-A generation is the workers of one import of the application and the queue that they share. A reload is a new
-generation beside
-the old one; when all of the new have imported the application, the old queue is closed, and its workers end with what
-they run. If
-the new ones cannot import it, they go and the old ones stay.
+A generation is the workers of one import of the application and the queue that they share. A reload is a new generation
+beside the old one; when all of the new have imported the application, the old queue is closed, and its workers end with
+what they run. If the new ones cannot import it, they go and the old ones stay.
 """
 
 import logging

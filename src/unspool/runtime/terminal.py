@@ -62,8 +62,8 @@ class Terminal:
                 process.go_on()
 
     def wait(self, processes: Iterable[Borrower]) -> float | None:
-        """Return the seconds after which ``turn`` may have something to do even without an event; None if
-        it has not."""
+        """Return the seconds after which ``turn`` may have something to do even without an event; None if it has
+        not."""
         return _LOOK_EVERY if any(process.stopped in _WANT for process in processes) else None
 
     @property

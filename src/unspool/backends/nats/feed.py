@@ -362,8 +362,8 @@ class NatsFeed:
                     self._return(ref, due)
 
     async def _released(self, refs: list[str]) -> dict[str, float | None]:
-        """Return when these tasks, if not running, may run again; None for a message that was not handed to
-        this feed."""
+        """Return when these tasks, if not running, may run again; None for a message that was not handed to this
+        feed."""
         stream, names, patience = self._place.stream(), self._place.names, self._place.patience
         found: dict[str, float | None] = {}
         known = await self._runs(stream)

@@ -1,7 +1,7 @@
 """A connection to NATS, the event loop that serves it, and the thread which runs that loop.
 
-The core of unspool is synchronous and its processes fork. So the thread is stopped before each fork of this process
-and started again afterwards: a fork never copies a half-done state or a held lock. The child gets no part of the
+The core of unspool is synchronous and its processes fork. So the thread is stopped before each fork of this process and
+started again afterwards: a fork never copies a half-done state or a held lock. The child gets no part of the
 connection: what it inherits of it is closed under its hands, and it opens one of its own when it needs one.
 """
 

@@ -1,7 +1,7 @@
 """Looking at a queue, and changing single tasks: what ``ls``, ``show``, ``retry`` and ``rm`` stand on.
 
-Whether a task runs is read from the server's table of locks. Changing takes the lock of the task's row, for which
-a worker that would claim it waits.
+Whether a task runs is read from the server's table of locks. Changing takes the lock of the task's row, for which a
+worker that would claim it waits.
 """
 
 from collections.abc import Callable, Iterator

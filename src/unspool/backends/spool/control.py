@@ -1,12 +1,10 @@
 """The switches of a spool directory and its live processes: small files in ``.unspool/run``.
 
 A process's file is locked as long as it lives, so what is not locked is a leftover. Its content is mapped into memory
-and says
-what the process runs now: noting that costs no system call, and it is there to read when the process has been killed.
-The
-file's blocks are allocated beforehand, since writing to a mapped hole on a full disk would kill the writer. Where there
-is no room for that file, the process lives without one: it is not seen by others, but its supervisor still sees what it
-runs.
+and says what the process runs now: noting that costs no system call, and it is there to read when the process has been
+killed. The file's blocks are allocated beforehand, since writing to a mapped hole on a full disk would kill the writer.
+Where there is no room for that file, the process lives without one: it is not seen by others, but its supervisor still
+sees what it runs.
 """
 
 import contextlib

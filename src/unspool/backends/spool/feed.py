@@ -3,9 +3,8 @@
 Events say what arrives; scans are the truth. A scan runs at the start, when events were lost, when the window has
 dropped tickets and runs low, and once a period. It goes in steps, so that the supervisor is never away for long, and it
 reads names only: a name carries a lower bound of the due time, and the worker's claim finds out the rest. Only when a
-scan has dropped tickets that turned out to be deferred does the next one look at each file's time, or it would hand
-out the
-same ones again and again.
+scan has dropped tickets that turned out to be deferred does the next one look at each file's time, or it would hand out
+the same ones again and again.
 """
 
 import contextlib

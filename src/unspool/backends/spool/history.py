@@ -1,7 +1,7 @@
 """What ran: one row a run, in SQLite, bounded in number and age.
 
-One writer at a time (a supervisor's recorder), in batches, so it is never in a task's way. It is a convenience and
-not the truth: if it is lost or damaged, it is set aside and begun afresh, and no task is touched.
+One writer at a time (a supervisor's recorder), in batches, so it is never in a task's way. It is a convenience and not
+the truth: if it is lost or damaged, it is set aside and begun afresh, and no task is touched.
 """
 
 import contextlib

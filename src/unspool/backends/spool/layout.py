@@ -14,10 +14,8 @@
         history.sqlite3
 
 A name is uWSGI's: ``uwsgi_spoolfile_on_<host>_<pid>_<counter>_<random>_<seconds>_<microseconds>``. unspool puts the
-*due* time at
-its end, so that one reading of the directory gives an order without looking at each file. The file's mtime is the
-truth;
-the name is a lower bound of it.
+*due* time at its end, so that one reading of the directory gives an order without looking at each file. The file's
+mtime is the truth; the name is a lower bound of it.
 """
 
 import contextlib
@@ -323,8 +321,8 @@ class Directory:
         return reason and f"in {part}, {reason}"
 
     def is_current(self, part: str = "") -> bool:
-        """Return whether the path still leads to a part of the directory, or to the root, and its descriptor
-        is open."""
+        """Return whether the path still leads to a part of the directory, or to the root, and its descriptor is
+        open."""
         held = self._parts.get(part)
         if held is None:
             part, held = "", self._parts.get("")

@@ -1,11 +1,9 @@
 """Locks that die with their process, and exclude uWSGI.
 
 Open file description locks (``F_OFD_SETLK``): they exclude uWSGI's POSIX locks, and unlike those they are not dropped
-when
-some other descriptor of the file is closed. A fork shares them, so a forked child must close the descriptor (see
-``store``). ``flock`` would not exclude uWSGI. Looking (``held``) needs no lock and no writable descriptor, so it
-makes no
-``IN_CLOSE_WRITE`` event.
+when some other descriptor of the file is closed. A fork shares them, so a forked child must close the descriptor (see
+``store``). ``flock`` would not exclude uWSGI. Looking (``held``) needs no lock and no writable descriptor, so it makes
+no ``IN_CLOSE_WRITE`` event.
 """
 
 import errno

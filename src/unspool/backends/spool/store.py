@@ -2,10 +2,10 @@
 
 Enqueue is explained in ``sending``.
 
-Claim. The file is opened (never through a link, never blocking) and locked. Then the path is checked to still lead
-to the locked inode: the previous holder of the lock may have removed or moved the file, and a lock on an unlinked inode
-is granted. Then the file's type, links, owner, due time, attempts and content are checked. If a check fails, closing
-the file releases the lock. The lock ends with the process, so crash recovery needs nothing else.
+Claim. The file is opened (never through a link, never blocking) and locked. Then the path is checked to still lead to
+the locked inode: the previous holder of the lock may have removed or moved the file, and a lock on an unlinked inode is
+granted. Then the file's type, links, owner, due time, attempts and content are checked. If a check fails, closing the
+file releases the lock. The lock ends with the process, so crash recovery needs nothing else.
 
 The attempt is counted before the content is read, because reading takes as much memory as the task is large. A process
 without that much memory dies, and the count remains: the fourth claim reads only the variables, and the task is set

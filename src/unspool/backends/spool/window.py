@@ -1,10 +1,9 @@
 """Which tasks are known: a bounded window on a queue that may hold a million. No I/O.
 
 Ready tickets are kept in a heap by priority and due time, deferred ones in a heap by due time. When either holds more
-than twice its
-limit, the later half is dropped and a horizon remembered: beyond it the window knows nothing, so nothing beyond it is
-given out until a new scan has moved the horizon. So order holds across all of the queue, and memory does not grow with
-it.
+than twice its limit, the later half is dropped and a horizon remembered: beyond it the window knows nothing, so nothing
+beyond it is given out until a new scan has moved the horizon. So order holds across all of the queue, and memory does
+not grow with it.
 """
 
 import heapq
