@@ -43,7 +43,7 @@ class Address(NamedTuple):
 
 
 def is_url(text: str) -> bool:
-    """Whether this names a server, and not a directory."""
+    """Return whether this names a server, and not a directory."""
     return "://" in text
 
 
@@ -69,7 +69,7 @@ def directory(path: str) -> str:
 
 
 def split(text: str) -> list[str]:
-    """The paths and URLs of a comma-separated list.
+    """Return the paths and URLs of a comma-separated list.
 
     A URL may have several servers, ``nats://a,b,c?spooler=mail``: commas before its first ``/`` or ``?`` are its own.
     One further on, in a parameter, has to be written ``%2C``.
@@ -79,7 +79,7 @@ def split(text: str) -> list[str]:
 
 @functools.lru_cache(maxsize=64)  # each send asks again
 def parse(text: str) -> Address:
-    """The address in a URL, or in a name that ``parse`` gave.
+    """Return the address in a URL, or in a name that ``parse`` gave.
 
     :raises OptionRefused: if it is none, in a line that shows no password.
     """
@@ -127,12 +127,12 @@ def parse_for(text: str, spooler: str) -> Address:
 
 
 def place_of(id: str) -> str:
-    """The spooler's name in the id of a task: what comes before the task's own part."""
+    """Return the spooler's name in the id of a task: what comes before the task's own part."""
     return id.rpartition("/")[0]
 
 
 def _servers(scheme: str, servers: str, parameters: list[str], text: str) -> list[str]:
-    """The servers as a name has them: without users, passwords and usual ports."""
+    """Return the servers as a name has them: without users, passwords and usual ports."""
     hosts = _value(parameters, "host") or _value(parameters, "hostaddr")
     if scheme == "postgresql" and hosts:
         ports = (_value(parameters, "port") or "").split(",")
@@ -165,7 +165,7 @@ def _value(parameters: list[str], name: str) -> str | None:
 
 
 def _shown(text: str) -> str:
-    """What a message may show of it."""
+    """Return what a message may show of it."""
     text = re.sub(r"://.*@", "://…@", text)
     return re.sub(r"((?:password|token|sslpassword)=)[^&]*", r"\1…", text)
 

@@ -82,7 +82,7 @@ UNSUPPORTED = (ImportError, AttributeError, NotImplementedError)
 
 
 def encode(message: Message) -> Envelope:
-    """The envelope of a message.
+    """Return the envelope of a message.
 
     :raises PayloadRefused: if the payload cannot be serialised, naming the argument that cannot.
     :raises OptionRefused: if there is no such serialiser.
@@ -143,7 +143,7 @@ def decode(envelope: Envelope) -> Message:
 
 
 def is_pickled(envelope: Envelope) -> bool:
-    """Whether decoding this would unpickle anything."""
+    """Return whether decoding this would unpickle anything."""
     vars = envelope.vars
     if "ud_spool_func" in vars:
         return "args" in vars
@@ -162,13 +162,13 @@ def is_bare(envelope: Envelope) -> bool:
 
 
 def decode_bare(envelope: Envelope) -> Message:
-    """The message of a program's own ``uwsgi.spool()``: no text, and as payload its variables and its body."""
+    """Return the message of a program's own ``uwsgi.spool()``: no text, and as payload its variables and its body."""
     payload = {**_foreign(envelope.vars), "body": envelope.body}
     return Message("", payload, None, envelope.priority, envelope.due)
 
 
 def task_label(vars: Mapping[str, bytes]) -> str:
-    """What to call a task in listings and logs, from its variables alone: nothing is decoded."""
+    """Return what to call a task in listings and logs, from its variables alone: nothing is decoded."""
     for key in ("unspool_task", "ud_spool_func", "msg"):
         if key in vars:
             return _label(vars[key][:200])
@@ -209,7 +209,7 @@ def _from_uwsgidecorators(envelope: Envelope) -> Message:
 
 
 def _foreign(vars: Mapping[str, bytes]) -> dict[str, bytes]:
-    """The variables that another program knows: all but ours."""
+    """Return the variables that another program knows: all but ours."""
     return {key: value for key, value in vars.items() if not key.startswith("unspool_")}
 
 

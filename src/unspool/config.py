@@ -156,7 +156,7 @@ def configure(**values: Unpack[SettingsKeywords]) -> None:
 
 
 def settings() -> Settings:
-    """The settings in force.
+    """Return the settings in force.
 
     :raises ConfigurationError: if one from the environment or a file cannot be used.
     """
@@ -193,7 +193,7 @@ def origins() -> dict[str, str]:
 
 
 def spooler_names() -> tuple[str, ...]:
-    """The names of the configured spoolers."""
+    """Return the names of the configured spoolers."""
     return settings().spoolers
 
 
@@ -212,12 +212,12 @@ def spooler_name(text: str) -> str:
 
 
 def basename(name: str) -> str:
-    """The last part of a spooler's name."""
+    """Return the last part of a spooler's name."""
     return name.rstrip("/").rpartition("/")[2]
 
 
 def backend(name: str | None = None) -> Backend:
-    """The backend of a spooler: of the default one, or of a directory or URL, or of a configured one's base name.
+    """Return the backend of a spooler: of the default one, a directory, a URL, or a configured base name.
 
     :raises NoSpooler: if none is configured, or none has this name.
     :raises ConfigurationError: if what this kind of spooler needs is not installed.
@@ -271,7 +271,7 @@ def redirection() -> Callable[[str], Backend] | None:
 
 
 def candidates(id: str) -> Iterator[Backend]:
-    """The backends that may have a task of this id: the configured ones, then the one whose place the id itself names.
+    """Yield the backends that may have a task of this id: the configured ones, then the one that the id names.
 
     :param id: as ``Backend.find`` takes it.
     """
@@ -321,7 +321,7 @@ def destination(name: str) -> str | None:
 
 
 def carrier(source: Backend, destination: Backend, *, vouch: bool = False, refuse: bool = False) -> "Carrier":
-    """What carries the tasks of one spooler to another.
+    """Return what carries the tasks of one spooler to another.
 
     :param vouch: True to sign, where a secret key is set, what carries no signature at all.
     :param refuse: True to set what cannot go there aside as corrupt.
@@ -348,7 +348,7 @@ def _real(name: str) -> str:
 
 
 def _queue(name: str) -> str:
-    """What the tasks of a spooler are signed for: a directory may be reached by several paths."""
+    """Return what the tasks of a spooler are signed for: a directory may be reached by several paths."""
     return basename(_real(name))
 
 
@@ -357,7 +357,7 @@ def _variable(name: str) -> str:
 
 
 def _layers() -> Iterator[tuple[dict[str, Any], str]]:
-    """The settings of each source and what it is called, from the least to the most important; the environment is
+    """Yield the settings of each source and what it is called, from the least to the most important; the environment is
     called by the variables.
 
     :raises ConfigurationError: as ``settings``.
@@ -401,7 +401,7 @@ def _misspelt() -> str:
 
 
 def _is_set(name: str) -> bool:
-    """Whether the environment has the setting. Shells and service managers leave empty variables for none."""
+    """Return whether the environment has the setting. Shells and service managers leave empty variables for none."""
     value = os.environ.get(_variable(name))
     return value is not None and (value != "" or name in _SECRETS)
 
@@ -484,7 +484,7 @@ def _open_server(place: address.Address) -> Backend:
 
 
 def _signer(queue: str) -> Signer | None:
-    """What signs and verifies the tasks of a queue; None where no secret key is set."""
+    """Return what signs and verifies the tasks of a queue; None where no secret key is set."""
     keys = settings().secret_key
     return Signer(keys, queue) if keys else None
 
@@ -497,7 +497,7 @@ def _from_uwsgi() -> tuple[str, ...]:
 
 
 def _project() -> tuple[Mapping[str, Any], str]:
-    """The project's table and the directory that its paths are relative to."""
+    """Return the project's table and the directory that its paths are relative to."""
     place = _start or os.getcwd()
     while True:
         path = os.path.join(place, "pyproject.toml")

@@ -83,7 +83,7 @@ def prepare(claim: Claim, now: float, random: Callable[[], float] = _random.rand
 
 
 def delay_after(options: TaskOptions, claim: Claim, random: Callable[[], float] = _random.random) -> float | None:
-    """Seconds to the next run if this one has to be ended by force; None if that was the last."""
+    """Return the seconds to the next run if this one has to be ended by force; None if that was the last."""
     return next_attempt(options.retry, claim.attempts, 0.0, random)
 
 

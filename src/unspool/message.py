@@ -198,8 +198,8 @@ class Record(NamedTuple):
         return self.error.partition("\n")[2]
 
     def to_json(self) -> str:
-        """A JSON array of all fields. By hand: there is one for each task, and the general encoder takes five times as
-        long."""
+        """Return a JSON array of all fields. By hand: there is one for each task, and the general encoder takes five
+        times as long."""
         id, task, verdict, attempt, started, duration, pid, error = self
         return (
             f"[{_quoted(id)},{_quoted(task)},{_quoted(verdict)},{attempt},{started!r},{duration!r},{pid},"

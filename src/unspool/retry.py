@@ -53,7 +53,7 @@ class RetryPolicy(_Policy):
 
 
 def next_attempt(policy: RetryPolicy, attempts: int, now: float, random: Callable[[], float]) -> float | None:
-    """The time (unix seconds) of the run after ``attempts`` failed ones, or None when they are used up.
+    """Return the time (unix seconds) of the run after ``attempts`` failed ones, or None when they are used up.
 
     :param random: a number from 0 to 1, such as ``random.random``.
     """

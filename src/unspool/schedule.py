@@ -25,7 +25,7 @@ _LATEST = 13_569_465_600.0  # the year 2400; ext4's times end in 2446
 
 
 def check_priority(priority: object) -> None:
-    """Refuses what is not a priority.
+    """Refuse what is not a priority.
 
     :raises OptionRefused: unless it is None or a whole number from 0 to 999,999,999.
     """
@@ -49,7 +49,7 @@ def duration(text: str) -> float:
 
 
 def to_due(postpone: object, now: float | None = None) -> float | None:
-    """The due time (unix seconds) that ``postpone`` stands for, or None if that is not in the future.
+    """Return the due time (unix seconds) that ``postpone`` stands for, or None if that is not in the future.
 
     :param postpone: a timedelta, an aware datetime, a naive datetime (taken as local time), or None.
     :raises OptionRefused: if it is none of these, or beyond the times that files can carry.

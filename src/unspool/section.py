@@ -87,7 +87,7 @@ class Section:
         self.spooler = SpoolerOptions(self, self._values, self._directories)
 
     def set(self, **params: Unpack[Params]) -> "Section":
-        """Sets options of the server; returns the section.
+        """Set options of the server; return the section.
 
         :raises ConfigurationError: if there is no such option here, or it cannot have this value.
         """
@@ -121,7 +121,7 @@ class SpoolerOptions:
         self._base = ""
 
     def set_basic_params(self, **params: Unpack[SpoolerParams]) -> Section:
-        """Sets parameters of all spoolers; returns the section. Each call adds to the ones before.
+        """Set parameters of all spoolers; return the section. Each call adds to the ones before.
 
         :raises ConfigurationError: if there is no such parameter, or it cannot have this value; then nothing is
             changed.
@@ -133,7 +133,7 @@ class SpoolerOptions:
         return self._section
 
     def add(self, work_dir: Paths, *, external: bool = False) -> Section:
-        """Adds a spooler, or several; returns the section.
+        """Add a spooler, or several; return the section.
 
         :param work_dir: absolute paths, or relative ones if there is a ``base_dir``. uWSGI makes what does not exist.
         :param external: True if another program runs the tasks: unspool, or another uWSGI. This one only sends.
@@ -202,7 +202,7 @@ def _several(value: Any) -> Sequence[Any]:
 
 
 def _text(name: str, value: Any) -> str:
-    """A value that uWSGI reads as it was written."""
+    """Return a value that uWSGI reads as it was written."""
     text = os.fspath(value) if isinstance(value, (str, os.PathLike)) else None
     if not isinstance(text, str) or not text:
         raise ConfigurationError(f"{name} is {value!r}; it is a text")

@@ -43,20 +43,20 @@ class Signer:
         self._digest = hashlib.sha256
 
     def sign(self, head: bytes, body: bytes) -> bytes:
-        """The signature of variables and body."""
+        """Return the signature of variables and body."""
         return self._signer.get_signature(self._content(head, body))
 
     def verify(self, head: bytes, body: bytes, signature: bytes) -> bool:
-        """Whether the signature is one of theirs by any of the keys. Takes as long wherever it differs."""
+        """Return whether the signature is one of theirs by any of the keys. Takes as long wherever it differs."""
         return self._signer.verify_signature(self._content(head, body), signature)
 
     def _content(self, head: bytes, body: bytes) -> bytes:
-        """What is signed: short whatever the body's size, and unambiguous, for a digest has a fixed one."""
+        """Return what is signed: short whatever the body's size, and unambiguous, for a digest has a fixed one."""
         return head + self._digest(body).digest()
 
 
 def check_keys(keys: Sequence[object]) -> tuple[str, ...]:
-    """The secret keys, if they can be used as such.
+    """Return the secret keys, if they can be used as such.
 
     :raises OptionRefused: if there is none, or one is empty or too short. No key is quoted.
     """

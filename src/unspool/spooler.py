@@ -132,7 +132,7 @@ class Spooler:
         payload: Any = None,
         connection: Any = None,
     ) -> str:
-        """Sends a message to a spooler.
+        """Send a message to a spooler.
 
         :param message: Message to pass using spooler. ``ucfg_<type id>`` or ``<type id>`` goes to the SpoolerTask
             subclass of that type id, any other to SpoolerTask itself.
@@ -156,7 +156,7 @@ class Spooler:
         spooler: Union[str, os.PathLike[str], "Spooler", None] = None,
         connection: Any = None,
     ) -> list[str]:
-        """Sends many messages, sharing their syncs, and returns their ids in order.
+        """Send many messages, sharing their syncs, and return their ids in order.
 
         Each task is visible whole or not at all. Make messages with ``task.message(...)`` or
         :func:`unspool.raw_message`.
@@ -171,12 +171,12 @@ class Spooler:
 
     @classmethod
     def get_spoolers(cls) -> list["Spooler"]:
-        """Returns a list of registered spoolers."""
+        """Return a list of registered spoolers."""
         return [cls(name) for name in config.spooler_names()]
 
     @classmethod
     def get_by_basename(cls, name: str) -> Optional["Spooler"]:
-        """Returns spooler object for a given directory name, or a server's spooler of this name.
+        """Return spooler object for a given directory name, or a server's spooler of this name.
 
         If there is more than one spooler with the same directory base name, the first one is returned.
 
@@ -194,7 +194,7 @@ class Spooler:
 
     @classmethod
     def get_pids(cls) -> list[int]:
-        """Returns a list of all spooler processes IDs: this machine's live worker processes of all spoolers."""
+        """Return a list of all spooler processes IDs: this machine's live worker processes of all spoolers."""
         found = {
             info.pid
             for name in config.spooler_names()
@@ -205,7 +205,7 @@ class Spooler:
 
     @classmethod
     def set_period(cls, seconds: float) -> bool:
-        """Sets how often the spooler runs: the interval of full scans of the directory, in running workers at once.
+        """Set how often the spooler runs: the interval of full scans of the directory, in running workers at once.
 
         Tasks do not wait for a scan if the kernel reports their arrival.
 
@@ -218,7 +218,7 @@ class Spooler:
 
     @classmethod
     def get_tasks(cls, limit: int | None = None) -> list[str]:
-        """Returns a list of spooler jobs (filenames in spooler directory): the ids of all waiting and running tasks.
+        """Return a list of spooler jobs (filenames in spooler directory): the ids of all waiting and running tasks.
 
         They cover all spoolers and priorities and come in the order in which they would run.
 
@@ -228,7 +228,7 @@ class Spooler:
 
     @classmethod
     def read_task_file(cls, path: str) -> dict[str, Any]:
-        """Returns a spooler task information.
+        """Return a spooler task information.
 
         Takes no lock and unpickles nothing.
 
@@ -255,7 +255,7 @@ def raw_message(
     payload: Any = None,
     serializer: str = "pickle",
 ) -> Message:
-    """A message for ``Spooler.send_many``, with the parameters of ``Spooler.send_message_raw``.
+    """Return a message for ``Spooler.send_many``, with the parameters of ``Spooler.send_message_raw``.
 
     :raises OptionRefused: for a value that an option cannot have.
     """

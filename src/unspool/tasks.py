@@ -96,7 +96,7 @@ class SpoolerFunctionCallTask(SpoolerTask):
     type_id = "fcall"
 
     def process(self) -> Any:
-        """Calls the function.
+        """Call the function.
 
         Supported results are those of :meth:`SpoolerTask.process`; for an ``async def`` function, a coroutine that
         gives one of them.
@@ -120,7 +120,7 @@ def defines_tasks() -> bool:
 
 
 def uwsgi_verdict(returns: str, result: Any) -> Any:
-    """What a function that was written for uWSGI meant; for a coroutine's, a coroutine that gives it.
+    """Return what a function that was written for uWSGI meant; for a coroutine's, a coroutine that gives it.
 
     :param returns: uWSGI's code, where ``@spool`` or ``@spoolforever`` fix it; ``own`` where the function returns it.
     """

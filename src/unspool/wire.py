@@ -40,7 +40,7 @@ _sizes = [struct.pack("<H", n) for n in range(256)]  # most keys and values are 
 
 
 def dump(vars: Mapping[str, bytes], body: bytes, signer: Signer | None) -> bytes:
-    """The bytes of a sealed envelope.
+    """Return the bytes of a sealed envelope.
 
     :param signer: signs it; None where no secret key is set.
     :raises Damaged: if the variables exceed the 65535 bytes that the format can hold.
@@ -55,7 +55,7 @@ def dump(vars: Mapping[str, bytes], body: bytes, signer: Signer | None) -> bytes
 
 
 def load(data: bytes, signer: Signer | None, *, priority: int | None = None, due: float | None = None) -> Envelope:
-    """The envelope in ``data``, its seal verified if it has one.
+    """Return the envelope in ``data``, its seal verified if it has one.
 
     :param signer: verifies its signature, which it then must have; None where no secret key is set.
     :raises Damaged: if the bytes are cut short, inconsistent, or do not match their checksum.
@@ -133,7 +133,7 @@ def _signed_for(data: bytes) -> str | None:
 
 
 def load_vars(data: bytes) -> Envelope:
-    """The variables alone, for listings: the body is left empty and the seal not verified.
+    """Return the variables alone, for listings: the body is left empty and the seal not verified.
 
     :raises Damaged: if they are cut short or inconsistent.
     """

@@ -53,7 +53,7 @@ UNSIGNED_PICKLE = (
 
 
 def check_period(seconds: object) -> float:
-    """The period, if it is one.
+    """Return the period, if it is one.
 
     :raises OptionRefused: unless it is a number of seconds above 0, and such as uWSGI can take.
     """
@@ -140,16 +140,16 @@ class Presence(Protocol):
         """
 
     def ref(self) -> str:
-        """The last note, also after the process's death, for the process that enlisted it."""
+        """Return the last note, also after the process's death, for the process that enlisted it."""
 
     def since(self) -> float:
-        """The time that was noted with it."""
+        """Return the time that was noted with it."""
 
     def hand_over(self) -> None:
         """In the parent, after a fork: the child alone keeps the sign up; the parent can still read it."""
 
     def close(self) -> None:
-        """Takes the sign away."""
+        """Take the sign away."""
 
 
 class Control(Protocol):
@@ -163,36 +163,37 @@ class Control(Protocol):
         """Lets what runs end, and starts no more."""
 
     def resume(self) -> None:
-        """Ends a pause."""
+        """End a pause."""
 
     @property
     def period(self) -> float:
         """Seconds between full looks at the queue; kernel events make them a safety net only."""
 
     def set_period(self, seconds: float) -> None:
-        """Sets ``period``, in running supervisors too, at once."""
+        """Set ``period``, in running supervisors too, at once."""
 
     def enlist(self, role: str) -> Presence:
-        """A sign of life for this process, or for the child that it is about to fork: ``supervisor`` or ``worker``."""
+        """Return a sign of life for this process, or for the child that it is about to fork: ``supervisor`` or
+        ``worker``."""
 
     def live(self) -> list[WorkerInfo]:
-        """The live processes of this queue."""
+        """Return the live processes of this queue."""
 
 
 class Feed(Protocol):
     """Which tasks are due, in order, and when to look again: a bounded window, never the whole queue."""
 
     def fileno(self) -> int | None:
-        """A descriptor that becomes readable when ``refresh`` has something to do, or None."""
+        """Return a descriptor that becomes readable when ``refresh`` has something to do, or None."""
 
     def refresh(self) -> bool:
-        """Takes in what is new, in small steps; True if it should be called again at once."""
+        """Take in what is new, in small steps; True if it should be called again at once."""
 
     def take(self, limit: int) -> list[Ticket]:
         """Up to ``limit`` due tickets in order; they count as handed out until ``give_back`` or ``settled``."""
 
     def peek(self) -> Ticket | None:
-        """The ticket that ``take`` would give first."""
+        """Return the ticket that ``take`` would give first."""
 
     def give_back(self, tickets: Iterable[Ticket]) -> None:
         """These were not begun."""
@@ -210,7 +211,7 @@ class Feed(Protocol):
         """
 
     def next_due(self) -> float | None:
-        """When ``refresh`` must be called even if nothing happens; None if never."""
+        """Return when ``refresh`` must be called even if nothing happens; None if never."""
 
     @property
     def paused(self) -> bool:
@@ -229,7 +230,7 @@ class Feed(Protocol):
         """How many ready tasks the window holds."""
 
     def close(self) -> None:
-        """Lets go of descriptors and watches."""
+        """Let go of descriptors and watches."""
 
 
 @runtime_checkable
@@ -237,7 +238,7 @@ class Transactional(Protocol):
     """A backend that can send within the caller's own database transaction."""
 
     def send_within(self, connection: Any, envelopes: Sequence[Envelope]) -> list[str]:
-        """Keeps the tasks if and when the transaction on this connection commits; returns their ids.
+        """Keep the tasks if and when the transaction on this connection commits; return their ids.
 
         :raises OptionRefused: if it cannot use such a connection.
         :raises SpoolerUnusable: if its database is not prepared.
@@ -307,19 +308,19 @@ class Backend(Protocol):
         """Its switches."""
 
     def exists(self) -> bool:
-        """Looks whether the place is there; if it is not, the first send makes it.
+        """Look whether the place is there; if it is not, the first send makes it.
 
         :raises SpoolerUnusable: if it is there and cannot be used, or can only be made by a person.
         """
 
     def send(self, envelopes: Sequence[Envelope]) -> list[str]:
-        """Keeps the tasks and returns their ids, in order. When it returns, they are kept for good.
+        """Keep the tasks and return their ids, in order. When it returns, they are kept for good.
 
         :raises SpoolerUnusable: if it cannot; then the tasks that are not yet visible are gone without a trace.
         """
 
     def feed(self) -> Feed:
-        """The supervisor's view of what is due."""
+        """Return the supervisor's view of what is due."""
 
     def claim(self, ref: str) -> Claim | Refusal:
         """Claim a task and count the attempt, or return the reason for a refusal.
@@ -359,17 +360,17 @@ class Backend(Protocol):
         """
 
     def entries(self, states: frozenset[State] = frozenset(State), limit: int | None = None) -> Iterator[Entry]:
-        """The tasks in these states, in the order in which they would run; then those set aside. They may be changed
-        while this is read: each is then seen at most once."""
+        """Return the tasks in these states, in the order in which they would run; then those set aside. They may be
+        changed while this is read: each is then seen at most once."""
 
     def counts(self) -> dict[State, int]:
-        """How many tasks are in each state."""
+        """Return how many tasks are in each state."""
 
     def summary(self) -> Summary:
         """Return the counts and the due time of the ready task that has waited longest, from one reading."""
 
     def find(self, id: str) -> Entry | None:
-        """The task of this id, wherever it now stands. Takes no lock and decodes nothing."""
+        """Return the task of this id, wherever it now stands. Takes no lock and decodes nothing."""
 
     def short(self, id: str) -> str:
         """Return the part of a task's id that identifies it, for people and URLs.
@@ -390,24 +391,24 @@ class Backend(Protocol):
         """Return a task with its envelope, which is None if it cannot be read."""
 
     def retry(self, id: str) -> str:
-        """Makes a waiting or set-aside task ready now, with its attempts afresh; returns its id.
+        """Make a waiting or set-aside task ready now, with its attempts afresh; return its id.
 
         :raises LookupError: if there is no such task.
         :raises TaskBusy: if it is running.
         """
 
     def remove(self, id: str) -> None:
-        """Deletes a task that is not running.
+        """Delete a task that is not running.
 
         :raises LookupError: if there is no such task.
         :raises TaskBusy: if it is running.
         """
 
     def record(self, records: Sequence[Record]) -> None:
-        """Adds to the history, which is bounded in size and age. Called by one process at a time, in batches."""
+        """Add to the history, which is bounded in size and age. Called by one process at a time, in batches."""
 
     def history(self, *, id: str | None = None, limit: int = 100) -> list[Record]:
-        """The latest runs, newest first; of one task if ``id`` is given."""
+        """Return the latest runs, newest first; of one task if ``id`` is given."""
 
     def close(self) -> None:
         """Close descriptors and connections. They are opened again when they are used."""

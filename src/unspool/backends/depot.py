@@ -59,7 +59,7 @@ class Depot(Protocol):
     # --- the source
 
     def leave(self, ids: Iterable[str]) -> list[Parcel]:
-        """Takes tasks that nobody runs, as long as this process lives. Those that are running, or not there, are left
+        """Take tasks that nobody runs, as long as this process lives. Those that are running, or not there, are left
         out; so are the last ones, where all would be too many bytes to be held at once.
 
         :raises SpoolerUnusable: if the place cannot be used.
@@ -72,16 +72,16 @@ class Depot(Protocol):
         """
 
     def release(self) -> None:
-        """Lets go of all that this process carries, so that ``departures`` finds it."""
+        """Let go of all that this process carries, so that ``departures`` finds it."""
 
     def stay(self, parcels: Sequence[Parcel], corrupt: str = "") -> None:
-        """Puts tasks that have not ``left`` back, as they were.
+        """Put tasks that have not ``left`` back, as they were.
 
         :param corrupt: why they are set aside as corrupt instead.
         """
 
     def left(self, parcels: Sequence[Parcel], destination: str) -> list[Parcel]:
-        """Notes that they are accepted there; returns those that are still this process's to carry."""
+        """Note that they are accepted there; return those that are still this process's to carry."""
 
     def gone(self, parcels: Sequence[Parcel]) -> None:
         """Forgets what has ``left``, and is confirmed."""
@@ -96,7 +96,7 @@ class Depot(Protocol):
         """
 
     def confirm(self, parcels: Sequence[Parcel]) -> None:
-        """Makes what was accepted tasks of this queue, in order. What is so already is left as it is.
+        """Make what was accepted tasks of this queue, in order. What is so already is left as it is.
 
         :raises SpoolerUnusable: if it cannot; then those before it may have become so.
         """
@@ -120,4 +120,4 @@ class Outbox(Protocol):
         """Seconds by which the clock of an outbox is ahead, so that all that waits is due."""
 
     def outbox(self) -> Feed:
-        """What waits, due or not, in order."""
+        """Return what waits, due or not, in order."""

@@ -38,10 +38,10 @@ class Bell(Protocol):
         """Has everybody ring from now on."""
 
     def is_bell(self, ref: str) -> bool:
-        """Whether this is no task but a bell."""
+        """Return whether this is no task but a bell."""
 
     def rung(self, *, certain: bool = False) -> bool:
-        """Whether there is a bell for now; unless it must be ``certain``, one may be noticed a moment later."""
+        """Return whether there is a bell for now; unless it must be ``certain``, one may be noticed a moment later."""
 
     def overlooked(self, parts: Iterable[str] | None = None) -> bool:
         """Return whether a task with a priority may have been sent without ringing.
@@ -54,7 +54,7 @@ class Bell(Protocol):
         """Whether more than has been given out is known to be due."""
 
     def urgent(self, ref: str) -> Iterator[str]:
-        """The refs of due tasks with a priority, in order."""
+        """Return the refs of due tasks with a priority, in order."""
 
     def later(self, ref: str, until: float | None) -> None:
         """Do not offer the task of ``ref`` before this time; None if another process runs it."""
@@ -64,10 +64,10 @@ class Agenda(Protocol):
     """The due tasks without a priority, in order."""
 
     def __bool__(self) -> bool:
-        """Whether any is noted."""
+        """Return whether any is noted."""
 
     def next(self) -> str | None:
-        """The ref of the next one, which is then no longer noted."""
+        """Return the ref of the next one, which is then no longer noted."""
 
     @property
     def priorities(self) -> list[str]:
@@ -85,7 +85,7 @@ class Agenda(Protocol):
         """Whether it is time to."""
 
     def look(self) -> None:
-        """Notes what is due now."""
+        """Note what is due now."""
 
     def later(self, ref: str, until: float | None) -> None:
         """Do not note the task of ``ref`` before this time; None if another process runs it."""
@@ -110,17 +110,18 @@ class Store(Backend, Protocol):
         """Gives up the lock that uWSGI has on a file in this process."""
 
     def jot(self, records: Sequence[Record]) -> None:
-        """Adds one run to the history, from any process, for little."""
+        """Add one run to the history, from any process, for little."""
 
 
 def module() -> ModuleType | None:
-    """The module that uWSGI itself puts there; a package of that name on the path has no options."""
+    """Return the module that uWSGI itself puts there; a package of that name on the path has no options."""
     found = sys.modules.get("uwsgi")
     return found if hasattr(found, "opt") else None
 
 
 def frequency() -> float | None:
-    """Seconds between two looks of uWSGI's spoolers at their directories, as configured; None outside uWSGI."""
+    """Return the seconds between two looks of uWSGI's spoolers at their directories, as configured; None outside
+    uWSGI."""
     found = module()
     if found is None:
         return None
@@ -132,12 +133,12 @@ def frequency() -> float | None:
 
 
 def spoolers() -> list[str]:
-    """The real paths of uWSGI's spool directories, in its order; empty outside uWSGI."""
+    """Return the real paths of uWSGI's spool directories, in its order; empty outside uWSGI."""
     return list(dict.fromkeys(_text(path) for path in getattr(module(), "spoolers", ())))
 
 
 def install(handler: Handler, keep: Callable[[Handler], None]) -> None:
-    """Makes ``handler`` the one that uWSGI's spoolers call, also if the program sets another one later.
+    """Make ``handler`` the one that uWSGI's spoolers call, also if the program sets another one later.
 
     :param keep: gets each other handler, the one that is there now and any that is set from now on.
     """
@@ -282,7 +283,7 @@ class UwsgiBackend:
                 os.kill(pid, signal.SIGUSR1)
 
     def _pids(self) -> list[int]:
-        """The live processes of this spooler; uWSGI tells one for each place in its list of spoolers."""
+        """Return the live processes of this spooler; uWSGI tells one for each place in its list of spoolers."""
         pairs = zip(self._uwsgi.spoolers, self._uwsgi.spooler_pids(), strict=False)
         return [pid for spooler, pid in pairs if pid > 0 and _text(spooler) == self._real]
 

@@ -62,7 +62,7 @@ for _module in (run, forward, uwsgi, enqueue, inspect, change, move, doctor, mig
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command line and returns its exit status.
+    """Run a command line and return its exit status.
 
     :param argv: the arguments; those of the process if not given.
     """
@@ -112,7 +112,7 @@ def _complain(problem: object, status: int) -> int:
 
 
 def _where_from(error: click.UsageError) -> str:
-    """What helps to find the mistake: the variable that may have brought the value, and the command's help."""
+    """Return what helps to find the mistake: the variable that may have brought the value, and the command's help."""
     if error.ctx is None:
         return ""
     hints = [f"see '{error.ctx.command_path} --help'"]

@@ -78,7 +78,7 @@ def _variables(ctx: click.Context) -> set[str]:
 
 
 def _paths(given: Sequence[str]) -> tuple[list[str], str]:
-    """The spoolers to look at, or what to set if there is none."""
+    """Return the spoolers to look at, or what to set if there is none."""
     try:
         if given:
             return [backend.name for backend in spoolers.backends(given)], ""

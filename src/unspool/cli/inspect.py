@@ -172,7 +172,7 @@ def _plain_row(entry: Entry) -> Sequence[str]:
 
 
 def _runs(backend: Backend, id: str | None, limit: int, failed: bool) -> list[Record]:
-    """The newest runs; of those that failed, which history does not index, as many as it takes."""
+    """Return the newest runs; of those that failed, which history does not index, as many as it takes."""
     if not failed:
         return backend.history(id=id, limit=limit)
     depth = limit

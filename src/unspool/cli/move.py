@@ -150,6 +150,6 @@ class _Line:
             sys.stderr.flush()
 
     def clear(self) -> None:
-        """Takes the line away."""
+        """Take the line away."""
         if self._shown:
             sys.stderr.write("\r\x1b[K")

@@ -61,7 +61,7 @@ log_format = click.option(
 
 
 def log_level(what: str) -> Callable[[Any], Any]:
-    """The option, with a word on what each level shows."""
+    """Return the option, with a word on what each level shows."""
     return click.option(
         "--log-level",
         type=click.Choice(["debug", "info", "warning", "error"], case_sensitive=False),

@@ -79,7 +79,7 @@ def clean(text: str) -> str:
 
 
 def is_terminal(stream: TextIO | None = None) -> bool:
-    """Whether a person sees the output as it is."""
+    """Return whether a person sees the output as it is."""
     return (stream or sys.stdout).isatty()
 
 

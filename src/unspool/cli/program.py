@@ -46,7 +46,7 @@ class Program:
 
 
 def find(named: str | None = None) -> str | None:
-    """The program's path: beside this Python, as in a virtual environment, else on ``PATH``.
+    """Return the program's path: beside this Python, as in a virtual environment, else on ``PATH``.
 
     :param named: another name or path to look for instead.
     """
@@ -62,7 +62,7 @@ def find(named: str | None = None) -> str | None:
 
 
 def look_at(path: str) -> Program:
-    """Asks a program about itself.
+    """Ask a program about itself.
 
     :raises ConfigurationError: if it does not answer as uWSGI does.
     """

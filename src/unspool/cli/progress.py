@@ -38,13 +38,13 @@ class ProgressLine:
         self._show()
 
     def clear(self) -> None:
-        """Takes the line away."""
+        """Take the line away."""
         if self._shown:
             self._shown = False
             self._write("\r\x1b[K")
 
     def restore(self) -> None:
-        """Shows it again as it was."""
+        """Show it again as it was."""
         if self._text:
             self._show()
 

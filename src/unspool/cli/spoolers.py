@@ -63,7 +63,7 @@ spooler_option = click.option(
 
 
 def backends(given: Sequence[str]) -> list[Backend]:
-    """The spoolers of a command, each once.
+    """Return the spoolers of a command, each once.
 
     :raises NoSpooler: if none is given or configured.
     """
@@ -79,7 +79,7 @@ def backends(given: Sequence[str]) -> list[Backend]:
 
 
 def usable(given: Sequence[str]) -> list[Backend]:
-    """The same, each looked at first. One that has not been made yet is empty, which is said on stderr.
+    """Return the same, each looked at first. One that has not been made yet is empty, which is said on stderr.
 
     :raises SpoolerUnusable: if one is there but cannot be used.
     """
@@ -91,7 +91,7 @@ def usable(given: Sequence[str]) -> list[Backend]:
 
 
 def existing(given: Sequence[str]) -> list[Backend]:
-    """The spoolers whose switches a command sets: configured ones, which are made if need be, or ones that are there.
+    """Return the spoolers whose switches a command sets: configured ones, or ones that exist.
 
     :raises NotThere: if one is not, and so most likely a mistyped name.
     """

@@ -12,7 +12,7 @@ __all__ = ["clock", "moment", "relative", "span", "to_datetime", "to_timedelta"]
 
 
 def to_timedelta(text: str) -> timedelta:
-    """A duration: ``90s``, ``5m``, ``1h30m``, ``1.5d``; a bare number is seconds.
+    """Return a duration: ``90s``, ``5m``, ``1h30m``, ``1.5d``; a bare number is seconds.
 
     :raises click.BadParameter: for anything else.
     """
@@ -25,7 +25,7 @@ def to_timedelta(text: str) -> timedelta:
 
 
 def to_datetime(text: str) -> datetime:
-    """A time in ISO 8601: with an offset or ``Z`` as it says, else local.
+    """Return a time in ISO 8601: with an offset or ``Z`` as it says, else local.
 
     :raises click.BadParameter: for anything else.
     """
@@ -62,14 +62,14 @@ def relative(seconds: float, now: float | None = None) -> str:
 
 
 def span(seconds: float) -> str:
-    """A duration, as exact as is of use: ``0.4 ms``, ``12.3 s``, ``4m10s``."""
+    """Return a duration, as exact as is of use: ``0.4 ms``, ``12.3 s``, ``4m10s``."""
     if seconds < 1:
         return f"{seconds * 1000:.1f} ms"
     return f"{seconds:.1f} s" if seconds < 60 else _rough(seconds)
 
 
 def _rough(seconds: float) -> str:
-    """The two largest units."""
+    """Return the two largest units."""
     left = int(seconds)
     parts: list[tuple[int, str]] = []
     for unit, size in UNITS.items():

@@ -126,7 +126,7 @@ COMMANDS = [uwsgi]
 
 
 def _module(app: str) -> tuple[str, list[str]]:
-    """The module to import, and from where; of directories the last is looked at first."""
+    """Return the module to import, and from where; of directories the last is looked at first."""
     here = os.getcwd()
     spec = app.partition(":")[0]
     if not spec.endswith(".py"):

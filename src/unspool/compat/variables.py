@@ -17,7 +17,7 @@ _SEAL = 512  # bytes of the variables that are left for it; it takes less, signa
 
 
 def pack(given: Mapping[Any, Any]) -> Envelope:
-    """The envelope of a program's variables.
+    """Return the envelope of a program's variables.
 
     :param given: keys and values are str or bytes, values also numbers. ``body`` is the body; ``priority`` (0 or more),
         ``at`` (unix seconds) and ``spooler`` (a directory) mean what they mean to uWSGI, which reads them as well.
@@ -32,7 +32,7 @@ def pack(given: Mapping[Any, Any]) -> Envelope:
 
 
 def fits(vars: Mapping[str, bytes]) -> bool:
-    """Whether uWSGI's format can hold these variables."""
+    """Return whether uWSGI's format can hold these variables."""
     sizes = (4 + len(key.encode("utf-8", "surrogateescape")) + len(value) for key, value in vars.items())
     return sum(sizes) <= MAX_VARS - _SEAL
 

@@ -44,8 +44,8 @@ def load_app(spec: str, *, interruptible: bool = True) -> ModuleType:
 
 
 def own_files(app: ModuleType) -> dict[str, float]:
-    """The files of the imported modules below the working directory and beside the application, with their times of
-    change."""
+    """Return the files of the imported modules below the working directory and beside the application, with their times
+    of change."""
     top = sys.modules.get(app.__name__.partition(".")[0], app)
     places = (os.getcwd() + os.sep, os.path.dirname(os.path.abspath(getattr(top, "__file__", None) or "x")) + os.sep)
     found = {}
@@ -129,7 +129,7 @@ _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
 def changed(path: str) -> float:
-    """A file's time of change; 0 if it is gone."""
+    """Return a file's time of change; 0 if it is gone."""
     try:
         return os.stat(path).st_mtime
     except OSError:

@@ -53,7 +53,7 @@ class Carrier:
         self._refuse = refuse
 
     def resume(self) -> Batch:
-        """Finishes what others have begun, and did not live to finish.
+        """Finish what others have begun, and did not live to finish.
 
         :raises SpoolerUnusable: if one of the places is away. Nothing is lost or doubled; try again.
         """
@@ -70,7 +70,7 @@ class Carrier:
             return Batch([*known, *batch.moved], [*stayed, *batch.stayed])
 
     def carry(self, ids: Iterable[str]) -> Batch:
-        """Carries tasks by their ids; in neither list of the batch are those that were running, not there any more, or
+        """Carry tasks by their ids; in neither list of the batch are those that were running, not there any more, or
         too many for one batch.
 
         :raises SpoolerUnusable: if one of the places is away. What had not arrived is where it was.
@@ -106,8 +106,8 @@ class Carrier:
         return parcel._replace(data=self._readdress(parcel.data))
 
     def _offer(self, parcels: Sequence[Parcel], bad: list[tuple[Parcel, str]]) -> Sequence[Parcel]:
-        """What the destination accepts. If it refuses something it is offered the tasks one by one, and ``bad`` gets
-        those that it does not take."""
+        """Return what the destination accepts. If it refuses something it is offered the tasks one by one, and ``bad``
+        gets those that it does not take."""
         try:
             if parcels:
                 self._destination.accept(parcels)

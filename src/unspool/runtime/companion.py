@@ -39,7 +39,7 @@ class Companion:
             self._start(close_others)
 
     def wait(self) -> float | None:
-        """Seconds after which ``turn`` has something to do even if nothing happens; None if never."""
+        """Return the seconds after which ``turn`` has something to do even if nothing happens; None if never."""
         return None if self._pid else max(0.0, self._next_start - time.monotonic())
 
     def detach(self) -> None:

@@ -43,7 +43,7 @@ class Doorbell:
             os.write(self._writer, b"\0")
 
     def wait(self, *, or_ticket: bool = False) -> None:
-        """Waits until it is rung, or, if asked, there may be a ticket."""
+        """Wait until it is rung, or, if asked, there may be a ticket."""
         poller = self._both if or_ticket else self._alone
         if any(ready == self._reader for ready, _ in poller.poll()):
             os.read(self._reader, 64)

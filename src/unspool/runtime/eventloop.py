@@ -64,7 +64,7 @@ class EventLoop:
         """Whether there was a coroutine. If not, a worker need not ask any of this at each task, which takes 10 µs."""
 
     def __len__(self) -> int:
-        """How many run, or have ended and are not settled yet."""
+        """Return how many run, or have ended and are not settled yet."""
         return len(self._runs)
 
     def start(self, coroutine: Awaitable[Any], timeout: float | None, done: Done) -> None:
@@ -106,7 +106,8 @@ class EventLoop:
         self._away, self._expected = False, -1
 
     def expect(self, most: int) -> bool:
-        """Whether no more than ``most`` are left; if not, the main thread, which goes away now, is woken then."""
+        """Return whether no more than ``most`` are left; if not, the main thread, which goes away now, is woken
+        then."""
         self._expected = most
         return len(self._runs) <= most
 
@@ -185,7 +186,7 @@ class EventLoop:
             self._loop.call_soon(self._stand_in)
 
     def _stand_in(self) -> None:
-        """Settles while the main thread is away: what it leaves, that one finds when it is back."""
+        """Settle while the main thread is away: what it leaves, that one finds when it is back."""
         try:
             while self._ended and self._away:
                 self._settle_one()
@@ -207,7 +208,7 @@ class EventLoop:
 
 
 def _refuse_to_stop() -> None:
-    """Replaces the loop's ``stop`` for tasks."""
+    """Replace the loop's ``stop`` for tasks."""
     raise RuntimeError("a task cannot stop the event loop of its worker: other tasks run on it")
 
 

@@ -55,7 +55,7 @@ class Route:
         self._patience = _PATIENCE[0]
 
     def fileno(self) -> int | None:
-        """What becomes readable when something arrives."""
+        """Return what becomes readable when something arrives."""
         return self._feed.fileno()
 
     @property
@@ -64,7 +64,7 @@ class Route:
         return not self._resume and self._feed.idle
 
     def turn(self) -> bool:
-        """Sends one batch on; True if there may be more at once."""
+        """Send one batch on; True if there may be more at once."""
         if time.monotonic() < self._next_try:
             return False
         more = self._feed.refresh()
@@ -87,14 +87,14 @@ class Route:
         return more
 
     def wait(self) -> float:
-        """Seconds after which ``turn`` should be called even if nothing happens."""
+        """Return the seconds after which ``turn`` should be called even if nothing happens."""
         if (left := self._next_try - time.monotonic()) > 0:
             return left
         due = self._feed.next_due()
         return _LONGEST if due is None else max(0.0, min(due - self._feed_time(), _LONGEST))
 
     def close(self) -> None:
-        """Ends it: what is under way is taken on by the next."""
+        """End it: what is under way is taken on by the next."""
         self._feed.close()
         self._presence.hand_over()
         self._presence.close()

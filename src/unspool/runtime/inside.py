@@ -66,20 +66,21 @@ class Inside(Protocol):
         """Has everybody who sends here know what this uWSGI needs."""
 
     def ref(self, name: str) -> str | None:
-        """The ref of the task that uWSGI calls by this name just now; None if it is not in this directory."""
+        """Return the ref of the task that uWSGI calls by this name just now; None if it is not in this directory."""
 
     def let_go(self, ref: str) -> None:
         """Gives up uWSGI's lock on what it has offered."""
 
     def is_bell(self, ref: str) -> bool:
-        """Whether this is no task but a bell."""
+        """Return whether this is no task but a bell."""
 
     @property
     def one_a_call(self) -> bool:
         """Whether a call may run no more than one task."""
 
     def upcoming(self, ref: str) -> Iterator[str]:
-        """The refs of due tasks in the order of running; ``ref`` is what uWSGI has offered, and may be among them."""
+        """Return the refs of due tasks in the order of running; ``ref`` is what uWSGI has offered, and may be among
+        them."""
 
     @property
     def more(self) -> bool:
@@ -110,7 +111,7 @@ class SpoolerHandler:
         self._coroutines = _Coroutines()
 
     def keep(self, former: Handler) -> None:
-        """Takes on a handler of the program's own, for the messages that are not ours."""
+        """Take on a handler of the program's own, for the messages that are not ours."""
         self._former = former
         _log.warning("uwsgi.spooler is unspool's; %r gets the messages that are not unspool's", former)
 
@@ -320,7 +321,7 @@ async def _awaited(coroutine: Awaitable[Any]) -> dispatch.Ending:
 
 
 def _is_ours(envelope: Envelope) -> bool:
-    """Whether this program runs the message by unspool, and not by its own ``uwsgi.spooler``."""
+    """Return whether this program runs the message by unspool, and not by its own ``uwsgi.spooler``."""
     if codec.is_bare(envelope):
         return codec.BARE in spooler_task_types
     if "ud_spool_func" in envelope.vars and not envelope.sealed:

@@ -20,7 +20,7 @@ _LEVELS: dict[str, int] = {
 
 
 def log_end(spooler: str, record: Record, until: float | None) -> None:
-    """Logs the end of a run.
+    """Log the end of a run.
 
     :param until: when it runs again (unix seconds), or None.
     """

@@ -131,17 +131,17 @@ class Pool:
             yield from generation.processes.values()
 
     def start(self) -> None:
-        """Forks the first workers."""
+        """Fork the first workers."""
         self._fill(self._current)
 
     def events(self) -> Iterator[list[Any]]:
-        """What the workers have reported."""
+        """Yield what the workers have reported."""
         now = self._timer()
         for process in list(self.processes()):
             yield from process.read(now)
 
     def reap(self) -> list[Death]:
-        """The workers that have ended since; the caller closes their processes.
+        """Return the workers that have ended since; the caller closes their processes.
 
         :raises AppError: if one ended at the start because the application could not be imported.
         """
@@ -186,7 +186,7 @@ class Pool:
                 _log.info("reloaded")
 
     def next_turn(self) -> float | None:
-        """Seconds until ``turn`` has something to do."""
+        """Return the seconds until ``turn`` has something to do."""
         times = [at for process in self.processes() if (at := process.next_watch()) is not None]
         times += [one.respawn_at for one in self._generations if one.respawn_at is not None and not one.retired]
         for one in self._generations:
@@ -225,7 +225,7 @@ class Pool:
             generation.retire()
 
     def kill(self) -> None:
-        """Ends all workers at once."""
+        """End all workers at once."""
         for generation in self._generations:
             generation.kill()
 

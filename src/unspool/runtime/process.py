@@ -120,7 +120,7 @@ class Process:
         return self.starts.get((index, ref)) or (sign.since() if sign.ref() == ref else None)
 
     def runs(self) -> set[tuple[int, str]]:
-        """What it runs, or was running when it died, by spooler and ref."""
+        """Return what it runs, or was running when it died, by spooler and ref."""
         return self.begun | self.shown()
 
     def shown(self) -> set[tuple[int, str]]:
@@ -128,11 +128,11 @@ class Process:
         return {(index, ref) for index, sign in enumerate(self.presences) if (ref := sign.ref())}
 
     def recall(self) -> list[tuple[int, Ticket]]:
-        """What it has claimed ahead and not begun, taken back: it will not begin it."""
+        """Return what it has claimed ahead and not begun, taken back: it will not begin it."""
         return self.ahead.recall() if self.ahead is not None else []
 
     def kill(self) -> None:
-        """Ends it at once."""
+        """End it at once."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
 
@@ -257,7 +257,7 @@ class Spawner:
         self._close_others = close_others
 
     def spawn(self, queue: Queue) -> Process:
-        """A new worker on a queue.
+        """Return a new worker on a queue.
 
         :raises OSError: if there is no room for one more process or descriptor.
         """

@@ -39,7 +39,7 @@ class Queue:
         self.capacity = found // _RECORD
 
     def fileno(self) -> int:
-        """The reading end."""
+        """Return the reading end."""
         return self._reader
 
     @property
@@ -53,7 +53,7 @@ class Queue:
         return int(struct.unpack("i", answer)[0]) // _RECORD
 
     def put(self, tickets: Iterable[tuple[int, Ticket]]) -> list[tuple[int, Ticket]]:
-        """Puts tickets in, each with its spooler's number; returns those that found no room."""
+        """Put tickets in, each with its spooler's number; return those that found no room."""
         waiting = list(tickets)
         while waiting:
             records = b"".join(_dump(index, ticket) for index, ticket in waiting[:_PER_WRITE])
@@ -65,7 +65,7 @@ class Queue:
         return waiting
 
     def get(self) -> tuple[int, Ticket] | None:
-        """The next ticket.
+        """Return the next ticket.
 
         :raises BlockingIOError: if there is none now.
         :returns: None when the supervisor has closed the queue, or is gone.
@@ -76,7 +76,7 @@ class Queue:
         return _load(record)
 
     def get_some(self, most: int) -> list[tuple[int, Ticket]]:
-        """The next tickets, as many as there are now, of two no more than one: the rest is for other workers.
+        """Return the next tickets, as many as there are now, of two no more than one: the rest is for other workers.
 
         :raises BlockingIOError: if there is none now.
         :returns: none when the supervisor has closed the queue, or is gone.

@@ -71,13 +71,13 @@ class Recorder:
         return bool(self._rest or self._waiting)
 
     def next_push(self) -> float | None:
-        """Seconds after which ``push`` should be called again; None if there is nothing to push."""
+        """Return the seconds after which ``push`` should be called again; None if there is nothing to push."""
         if not self.full:
             return None
         return max(_AGAIN, self._next_start - time.monotonic() if self._writer < 0 else 0.0)
 
     def push(self) -> None:
-        """Passes on what the pipe takes."""
+        """Pass on what the pipe takes."""
         while self.full:
             if self._writer < 0 and not self._try_to_start():
                 return

@@ -48,7 +48,7 @@ _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def dump_end(index: int, ref: str, until: float | None, record: Record) -> bytes:
-    """The line of a run that ended, by hand, as ``Record.to_json``."""
+    """Return the line of a run that ended, by hand, as ``Record.to_json``."""
     return f'["{END}",{index},{_quoted(ref)},{_number(until)},{record.to_json()}]'.encode()
 
 
@@ -136,7 +136,7 @@ class Reader:
         """Whether the worker's end is closed: it is dead, or its task closed what was not its own."""
 
     def fileno(self) -> int:
-        """The descriptor to wait on."""
+        """Return the descriptor to wait on."""
         return self._fd
 
     def read(self) -> list[list[Any]]:
@@ -206,5 +206,5 @@ class Reader:
         return _are_finite(event[3:])
 
     def close(self) -> None:
-        """Ends the channel."""
+        """End the channel."""
         os.close(self._fd)

@@ -27,7 +27,7 @@ class Signals:
         self._former_wakeup = -1
 
     def catch(self) -> None:
-        """Takes the signals over. In the main thread only."""
+        """Take the signals over. In the main thread only."""
         self._former = {number: signal.signal(number, self._note) for number in self._numbers}
         self._former[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)
         self._former_wakeup = signal.set_wakeup_fd(self._ringer.fileno(), warn_on_full_buffer=False)
@@ -40,7 +40,7 @@ class Signals:
         self.close()
 
     def close(self) -> None:
-        """Closes the descriptors."""
+        """Close the descriptors."""
         self._bell.close()
         self._ringer.close()
 
@@ -49,13 +49,13 @@ class Signals:
         return self._bell.fileno()
 
     def drain(self) -> None:
-        """Makes the descriptor unreadable again."""
+        """Make the descriptor unreadable again."""
         with contextlib.suppress(BlockingIOError):
             while self._bell.recv(4096):
                 pass
 
     def take(self) -> list[int]:
-        """The signals that came, in order."""
+        """Return the signals that came, in order."""
         taken, self._pending = self._pending, []
         return taken
 

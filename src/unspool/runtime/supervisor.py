@@ -148,7 +148,7 @@ class Supervisor:
         return self._stats
 
     def _held_back(self) -> str:
-        """What a pause has kept from running."""
+        """Return what a pause has kept from running."""
         paused = [index for index, feed in enumerate(self._feeds) if feed.paused]
         left = [f"{self._backends[index].name} is paused, with {self._feeds[index].backlog} ready" for index in paused]
         return "".join(f"; {one}" for one in left)
@@ -197,7 +197,7 @@ class Supervisor:
         return min(naps, _ENOUGH) if any(self._withholds) else _ENOUGH
 
     def _timeout(self) -> float | None:
-        """Seconds until something is due."""
+        """Return the seconds until something is due."""
         waits = [self._pool.next_turn(), self._terminal.wait(self._pool.processes())]
         if not self._pool.stopping:
             now = self._clock()
@@ -217,8 +217,8 @@ class Supervisor:
         return None if wait is None else min(max(0.0, wait), _LONGEST)
 
     def _is_idle(self) -> bool:
-        """Whether nothing is ready and nothing runs. After a worker's death the feeds do not know all that others still
-        run, but each worker says what it does, and reports once it has ended that."""
+        """Return whether nothing is ready and nothing runs. After a worker's death the feeds do not know all that
+        others still run, but each worker says what it does, and reports once it has ended that."""
         running = any(process.runs() for process in self._pool.processes())
         return all(feed.idle for feed in self._feeds) and not running
 
@@ -429,7 +429,7 @@ class Supervisor:
     # --- work
 
     def _refresh(self) -> bool:
-        """Takes in what is new; True if there is more to take in at once."""
+        """Take in what is new; True if there is more to take in at once."""
         if self._pool.stopping:
             return False
         more = False
@@ -515,7 +515,8 @@ class Supervisor:
             waiting += len(tickets)
 
     def _soon(self, now: float) -> int:
-        """How many tickets will soon be begun: one for each idle worker, and as many as lately ended in a moment."""
+        """Return how many tickets will soon be begun: one for each idle worker, and as many as lately ended in a
+        moment."""
         done, then = self._rated
         if now - then >= _SOON:
             self._rate = (self._rate + (self._stats.done - done) / (now - then)) / 2

@@ -196,7 +196,7 @@ class Worker:
         self._loop.come_back()
 
     def _wait_for_ends(self, most: int) -> None:
-        """Waits until no more than ``most`` coroutines are left, or a signal came."""
+        """Wait until no more than ``most`` coroutines are left, or a signal came."""
         sign = self._presences[0]
         self._loop.leave()
         self._flush()
@@ -207,7 +207,7 @@ class Worker:
         self._loop.come_back()
 
     def _drain(self) -> None:
-        """Waits until no coroutine is left."""
+        """Wait until no coroutine is left."""
         while len(self._loop):
             self._wait_for_ends(0)
 

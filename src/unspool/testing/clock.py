@@ -23,7 +23,7 @@ class FakeClock:
         return self.now
 
     def advance(self, seconds: float) -> float:
-        """Moves on, and returns the new time.
+        """Move on, and return the new time.
 
         :raises ValueError: for a negative number.
         """

@@ -99,7 +99,8 @@ def _run(backend: Backend, claim: Claim, clock: Clock) -> tuple[Run, Outcome]:
 
 
 def _awaited(awaitable: Awaitable[Any]) -> Any:
-    """The result, from an event loop in a thread of its own: as in a worker, and the test may have a loop running."""
+    """Return the result, from an event loop in a thread of its own: as in a worker, and the test may have a loop
+    running."""
     import asyncio  # 30 ms, in every pytest run, that only coroutines need
     from concurrent.futures import ThreadPoolExecutor
 

@@ -6,7 +6,7 @@ __all__ = ["readable"]
 
 
 def readable(fd: int | None, seconds: float) -> bool:
-    """Whether it becomes readable, or its other end is closed, within so many seconds; None never does."""
+    """Return whether it becomes readable, or its other end is closed, within so many seconds; None never does."""
     poller = select.poll()
     if fd is not None:
         poller.register(fd, select.POLLIN)

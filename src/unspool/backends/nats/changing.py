@@ -45,7 +45,7 @@ class Changing:
         return f"{self._place.name}/{token}"
 
     async def remove(self, stream: JetStream, id: str) -> None:
-        """Deletes a task."""
+        """Delete a task."""
         stored, run, aside = await self._idle(stream, id)
         names, patience = self._place.names, self._place.patience
         if aside:

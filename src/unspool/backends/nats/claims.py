@@ -107,7 +107,7 @@ class Claims:
         return kind == LATER or (kind != NOW and stored.facts.due > self._clock())
 
     def _made(self, stored: Stored, facts: Facts, envelope: Envelope, record: int) -> Claim:
-        """The claim that a record makes."""
+        """Return the claim that a record makes."""
         _, _, token = self._names.place(stored.subject)
         runs.note(self._names, token, record)
         id = f"{self._place.name}/{token}"

@@ -31,7 +31,7 @@ class Switches(NamedTuple):
 
     @classmethod
     def of(cls, data: bytes) -> "Switches":
-        """What a message says; what it does not say is as it was at first."""
+        """Return what a message says; what it does not say is as it was at first."""
         try:
             found: Any = json.loads(data)
             period = found.get("period")
@@ -71,11 +71,11 @@ class NatsControl:
         self._place.call(lambda stream: self._change(stream, period=period))
 
     def period_of(self, switches: Switches) -> float:
-        """The period, also where none was set."""
+        """Return the period, also where none was set."""
         return self._default_period if switches.period is None else switches.period
 
     def read(self) -> Switches:
-        """The switches as they are now."""
+        """Return the switches as they are now."""
         return self._place.call(self.look)
 
     async def look(self, stream: JetStream) -> Switches:
@@ -118,7 +118,7 @@ class NatsControl:
         return [self._info(one) async for one in messages]
 
     def _info(self, stored: Stored) -> WorkerInfo | None:
-        """What a message of a live process says, unless it is one of those whose signs we see."""
+        """Return what a message of a live process says, unless it is one of those whose signs we see."""
         try:
             found: Any = json.loads(stored.data)
             process = Process(str(found["host"]), int(found["pid"]), str(found["began"]))
@@ -153,7 +153,7 @@ class NatsControl:
     # --- saying that we live
 
     def is_announced(self, stream: JetStream) -> bool:
-        """Whether other hosts know already."""
+        """Return whether other hosts know already."""
         return self._beating == (os.getpid(), stream.link)
 
     async def announce(self, stream: JetStream) -> None:
@@ -207,7 +207,7 @@ class NatsPresence:
         return self._sign.info(self._role).since
 
     def info(self) -> WorkerInfo:
-        """What was noted last."""
+        """Return what was noted last."""
         return self._sign.info(self._role)
 
     @property

@@ -128,7 +128,7 @@ class NatsDepot:
     async def _write(
         self, stream: JetStream, stored: Stored, kind: str, facts: Facts, passage: Passage
     ) -> Parcel | None:
-        """Notes how far a task has come, and that this process carries it; None if it is not what it was."""
+        """Note how far a task has come, and that this process carries it; None if it is not what it was."""
         noted = facts._replace(passage=passage._replace(carrier=runs.me().key))
         _, priority, token = self._names.place(stored.subject)
         runs.note(self._names, token, 0)  # before anybody may look
@@ -269,7 +269,7 @@ class NatsDepot:
 
 
 def _token(parcel: Parcel) -> str:
-    """What a task is called here; no task that was sent here is called so."""
+    """Return what a task is called here; no task that was sent here is called so."""
     return f"moved-{parcel.key}"
 
 

@@ -170,7 +170,8 @@ class NatsFeed:
         return taken
 
     def _pace(self) -> int:
-        """How many tasks to hold: so many as workers take in a moment, or each of the few would be asked for alone."""
+        """Return how many tasks to hold: so many as workers take in a moment, or each of the few would be asked for
+        alone."""
         if 2 * len(self._ready) > self._wanted:
             return self._wanted
         now = time.monotonic()
@@ -275,7 +276,7 @@ class NatsFeed:
             heapq.heappush(self._ready, delivery)
 
     def _first(self) -> Delivery | None:
-        """The first that may be handed out."""
+        """Return the first that may be handed out."""
         while self._ready:
             delivery = self._ready[0]
             if self._held.get(delivery.token) is delivery and delivery.token not in self._out:

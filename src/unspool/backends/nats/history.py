@@ -23,7 +23,7 @@ class History:
         self._place = place
 
     def add(self, records: Sequence[Record]) -> None:
-        """Keeps these."""
+        """Keep these."""
         names = self._place.names
         if self._place.keeps_history:
             for at in range(0, len(records), _AT_ONCE):
@@ -41,7 +41,7 @@ class History:
         return [id for id in ids if is_piece(piece, id.rpartition("/")[2])][:_MATCHES]
 
     def latest(self, id: str | None, limit: int) -> list[Record]:
-        """The newest runs, newest first; of one task if ``id`` is given."""
+        """Return the newest runs, newest first; of one task if ``id`` is given."""
         return self._place.call(lambda stream: self._latest(stream, id, limit))
 
     async def _latest(self, stream: JetStream, id: str | None, limit: int) -> list[Record]:

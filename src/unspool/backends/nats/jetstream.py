@@ -63,7 +63,7 @@ class ApiError(SpoolerUnusable):
 
     @classmethod
     def of(cls, shown: str, error: Mapping[str, Any], *, repeated: bool) -> "ApiError":
-        """The error of an answer."""
+        """Return the error of an answer."""
         code, why = int(error.get("err_code", 0)), error.get("description", error)
         hint = "; the storage is full: raise the limit of the servers or of the account, or remove tasks"
         return cls(f"{shown}: {why}{hint if code in _FULL else ''}", code, repeated)
@@ -94,7 +94,7 @@ class Publication(NamedTuple):
 
 
 def new_id() -> dict[str, str]:
-    """The header by which a message is known as the same."""
+    """Return the header by which a message is known as the same."""
     return {ID: os.urandom(12).hex()}
 
 
@@ -103,7 +103,7 @@ class Conflict(Exception):
 
 
 def condition(subject: str, seq: int) -> dict[str, str]:
-    """The headers of a message that is stored only if the last of a subject, wildcards allowed, is this one."""
+    """Return the headers of a message that is stored only if the last of a subject, wildcards allowed, is this one."""
     return {"Nats-Expected-Last-Subject-Sequence": str(seq), "Nats-Expected-Last-Subject-Sequence-Subject": subject}
 
 
@@ -144,7 +144,7 @@ class JetStream:
             del self._answers[reply]
 
     async def api(self, verb: str, request: Mapping[str, Any] | None = None, *, patience: float) -> dict[str, Any]:
-        """Asks the API.
+        """Ask the API.
 
         :param patience: seconds in which it is asked again if there is no answer.
         :raises ApiError: if the answer is an error.
@@ -200,7 +200,7 @@ class JetStream:
         return await self._get(stream, {"last_by_subj": subject}, patience)
 
     async def get(self, stream: str, seq: int, *, patience: float) -> Stored | None:
-        """The message of this number."""
+        """Return the message of this number."""
         return await self._get(stream, {"seq": seq}, patience)
 
     async def next(self, stream: str, subject: str, start: int, *, patience: float) -> Stored | None:
@@ -209,11 +209,11 @@ class JetStream:
 
     @staticmethod
     def deletion(stream: str, seq: int) -> tuple[str, bytes]:
-        """The request that deletes a message."""
+        """Return the request that deletes a message."""
         return f"$JS.API.STREAM.MSG.DELETE.{stream}", b'{"seq": %d, "no_erase": true}' % seq
 
     async def delete(self, stream: str, seq: int, *, patience: float) -> bool:
-        """Deletes a message; False if it is not there."""
+        """Delete a message; False if it is not there."""
         try:
             await self._ask(*self.deletion(stream, seq), None, patience)
         except ApiError as error:
@@ -228,7 +228,7 @@ class JetStream:
             await self._client.publish(*self.deletion(stream, seq))
 
     async def info(self, stream: str, *, patience: float, count: str = "") -> dict[str, Any] | None:
-        """A stream's settings and state, or None if there is no such stream.
+        """Return a stream's settings and state, or None if there is no such stream.
 
         :param count: a subject with wildcards: ``total`` then tells how many such subjects there are.
         """
@@ -260,7 +260,7 @@ class JetStream:
             offset, total = offset + len(found), page.get("total", 0) if found else 0
 
     async def consumers(self, stream: str, *, patience: float) -> list[str]:
-        """The names of a stream's consumers."""
+        """Return the names of a stream's consumers."""
         found: list[str] = []
         while True:
             page = await self.api(f"CONSUMER.NAMES.{stream}", {"offset": len(found)}, patience=patience)
@@ -269,7 +269,7 @@ class JetStream:
                 return found
 
     async def read(self, stream: str, subject: str, *, patience: float, start: int = 1) -> AsyncIterator[Stored]:
-        """The messages of a subject, wildcards allowed, in order, without consuming them."""
+        """Yield the messages of a subject, wildcards allowed, in order, without consuming them."""
         while True:
             page = await self.page(stream, subject, start, patience=patience)
             for stored in page:
@@ -364,7 +364,7 @@ class JetStream:
 
 
 def message_of(answer: Mapping[str, Any]) -> Stored:
-    """The message that was asked for."""
+    """Return the message that was asked for."""
     message = answer["message"]
     lines = base64.b64decode(message.get("hdrs", "")).decode("utf-8", "replace").split("\r\n")
     headers = {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
@@ -382,7 +382,7 @@ def _unix(text: str) -> float:
 
 
 def client_errors() -> type[Exception]:
-    """What the client raises."""
+    """Return what the client raises."""
     from nats import errors
 
     return errors.Error

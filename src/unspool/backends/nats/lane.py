@@ -90,7 +90,7 @@ class Lane(JetStream):
         return self._socket.fileno() < 0
 
     def close(self) -> None:
-        """Ends it."""
+        """End it."""
         self._socket.close()
 
     # --- questions and answers
@@ -112,7 +112,7 @@ class Lane(JetStream):
         return self._number
 
     def flush(self) -> None:
-        """Writes what is to go out.
+        """Write what is to go out.
 
         :raises Broken: if that cannot be.
         """
@@ -123,7 +123,7 @@ class Lane(JetStream):
         self._flushed = self._number
 
     def answer(self, number: int) -> dict[str, Any]:
-        """Waits for the answer to what was sent.
+        """Wait for the answer to what was sent.
 
         :raises Broken: if there is none in time, or none that will do.
         :raises ApiError: if it is an error.
@@ -189,7 +189,7 @@ class Lane(JetStream):
         return self.send(f"$JS.API.STREAM.MSG.GET.{stream}", json.dumps({"last_by_subj": subject}).encode())
 
     def last_of(self, number: int) -> Stored | None:
-        """What was the answer."""
+        """Return what was the answer."""
         try:
             return message_of(self.answer(number))
         except ApiError as error:
@@ -213,7 +213,7 @@ class Lane(JetStream):
 
 
 def at_once(work: Coroutine[Any, Any, T]) -> T:
-    """Runs a coroutine that waits for nothing but a lane."""
+    """Run a coroutine that waits for nothing but a lane."""
     try:
         work.send(None)
     except StopIteration as end:

@@ -99,7 +99,7 @@ class Link:
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def soon(self, call: Callable[..., object], *args: object) -> None:
-        """Calls a function in the loop's thread, without waiting."""
+        """Call a function in the loop's thread, without waiting."""
         self._loop.call_soon_threadsafe(call, *args)
 
     def on_change(self, listener: Callable[[], None]) -> None:
@@ -107,11 +107,11 @@ class Link:
         self._listeners.append(listener)
 
     def forget(self, listener: Callable[[], None]) -> None:
-        """Ends that."""
+        """End that."""
         self._listeners.remove(listener)
 
     def close(self) -> None:
-        """Ends the connection. In a child of the process that made it, this is done already."""
+        """End the connection. In a child of the process that made it, this is done already."""
         if self.pid == os.getpid() and self._thread is not None:
             # It is broken, or just being renewed, which closing cancels; the end of the loop ends it.
             with contextlib.suppress(Unreachable, CancelledError):

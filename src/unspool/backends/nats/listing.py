@@ -37,7 +37,7 @@ class Listing:
     # --- one of them
 
     def find(self, id: str) -> tuple[Entry, Stored] | None:
-        """A task and its message."""
+        """Return a task and its message."""
         token = self._place.token(id)
         return None if token is None else self._place.call(lambda stream: self._find(stream, token))
 
@@ -129,7 +129,7 @@ class Listing:
         return sorted(ranks, key=lambda rank: int(rank) if rank.isdigit() else UNNUMBERED)
 
     def _runs(self) -> "_Known":
-        """The records of runs that count, by token, each with its task and whether it is still run."""
+        """Return the records of runs that count, by token, each with its task and whether it is still run."""
         return self._place.call(self._known)
 
     async def _known(self, stream: JetStream) -> "_Known":

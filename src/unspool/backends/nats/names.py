@@ -55,12 +55,12 @@ _RANDOM = re.compile(r"[0-9a-f]{14}-([0-9a-f]{16})")
 
 
 def is_token(text: str) -> bool:
-    """Whether this can name a task; anything else may hold wildcards."""
+    """Return whether this can name a task; anything else may hold wildcards."""
     return _TOKEN.fullmatch(text) is not None
 
 
 def new_token(now: float) -> str:
-    """A name that no other task has; later ones sort after earlier ones."""
+    """Return a name that no other task has; later ones sort after earlier ones."""
     return f"{int(now * 1e6):014x}-{os.urandom(8).hex()}"
 
 
@@ -76,12 +76,13 @@ def is_piece(piece: str, token: str) -> bool:
 
 
 def rank_part(priority: int | None) -> str:
-    """A priority as a part of a subject."""
+    """Return a priority as a part of a subject."""
     return "none" if priority is None else str(priority)
 
 
 def on_the_way(direction: str, kind: str) -> str:
-    """The kind of a task that is carried: ``LEAVING`` or ``ARRIVING``, and what it is else if it was set aside."""
+    """Return the kind of a task that is carried: ``LEAVING`` or ``ARRIVING``, and what it is else if it was set
+    aside."""
     return f"{direction}-{kind}" if kind in (DEAD, CORRUPT) else direction
 
 
@@ -106,19 +107,19 @@ class Names:
         self.reserve = self.task(on_the_way(ARRIVING, DEAD), "none", "reserve")
 
     def task(self, kind: str, rank: str, token: str) -> str:
-        """The subject of a task; ``*`` for parts that do not matter."""
+        """Return the subject of a task; ``*`` for parts that do not matter."""
         return f"{self.root}.{kind}.{rank}.{token}"
 
     def run(self, token: str) -> str:
-        """The subject that tells who runs a task."""
+        """Return the subject that tells who runs a task."""
         return f"{self.root}.run.{token}"
 
     def live(self, process: str) -> str:
-        """The subject of a live process."""
+        """Return the subject of a live process."""
         return f"{self.root}.live.{process}"
 
     def record(self, id: str) -> str:
-        """The subject of the runs of a task; ids may hold anything, so it is a digest."""
+        """Return the subject of the runs of a task; ids may hold anything, so it is a digest."""
         return f"{self.root}.history.{hashlib.sha256(printable(id).encode()).hexdigest()[:20]}"
 
     def place(self, subject: str) -> tuple[str, int | None, str]:
@@ -132,10 +133,10 @@ class Names:
         return direction if direction in (LEAVING, ARRIVING) else ""
 
     def stream(self, kind: str) -> str:
-        """The stream of a kind of tasks."""
+        """Return the stream of a kind of tasks."""
         return self.aside if kind.endswith((DEAD, CORRUPT)) else self.tasks
 
     @staticmethod
     def consumer(rank: str) -> str:
-        """The consumer that hands out the tasks of a rank."""
+        """Return the consumer that hands out the tasks of a rank."""
         return f"rank-{rank}"

@@ -49,7 +49,7 @@ class Way(NamedTuple):
 
     @classmethod
     def of(cls, address: Address) -> "Way":
-        """What the URL of an address says.
+        """Return what the URL of an address says.
 
         :raises OptionRefused: if it says what there is not, in words that show no password.
         """
@@ -112,12 +112,12 @@ class Place:
         _places.add(self)
 
     def token(self, id: str) -> str | None:
-        """The token in an id, whole or not; None if it cannot be of this spooler."""
+        """Return the token in an id, whole or not; None if it cannot be of this spooler."""
         place, slash, token = id.rpartition("/")
         return None if (slash and place != self.name) or not is_token(token) else token
 
     def stream(self, patience: float | None = None) -> JetStream:
-        """The way to the streams, opened if need be.
+        """Return the way to the streams, opened if need be.
 
         :param patience: seconds in which that is tried, if not the usual ones.
         :raises SpoolerUnusable: if there is none.
@@ -157,7 +157,7 @@ class Place:
             raise
 
     def start(self, work: Work[T]) -> "Future[T]":
-        """Begins something there."""
+        """Begin something there."""
         stream = self.stream()
         return stream.link.start(work(stream))
 
@@ -201,7 +201,7 @@ class Place:
             return self.call(work)
 
     def publish_all(self, messages: Sequence[Publication]) -> None:
-        """Stores messages; a quorum has all of them then."""
+        """Store messages; a quorum has all of them then."""
         self.quickly(lambda stream: stream.publish_all(messages, patience=self.patience))
 
     def ensure_ranks(self, ranks: Collection[str]) -> None:
@@ -220,7 +220,7 @@ class Place:
         self.ranks.add(rank)
 
     def close(self) -> None:
-        """Ends the connection; the next use opens another."""
+        """End the connection; the next use opens another."""
         with self._lock:
             stream, self._stream = self._stream, None
             lane, self._lane = self._lane, None

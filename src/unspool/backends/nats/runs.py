@@ -33,7 +33,7 @@ class Process(NamedTuple):
 
     @classmethod
     def of(cls, key: str) -> "Process | None":
-        """The process of such a key."""
+        """Return the process of such a key."""
         host, pid, began = [*key.rsplit("-", 2), "", ""][:3]
         return cls(host, int(pid), began) if pid.isascii() and pid.isdigit() and len(pid) < _DIGITS else None
 
@@ -76,7 +76,7 @@ class Run(NamedTuple):
 
     @classmethod
     def of(cls, stored: Stored) -> "Run | None":
-        """The record in a message; None if it is none."""
+        """Return the record in a message; None if it is none."""
         try:
             found: Any = json.loads(stored.data)
             process = Process(str(found["host"]), int(found["pid"]), str(found["began"]))
@@ -94,7 +94,7 @@ class Run(NamedTuple):
         return self.message == stored.seq or (self.message == 0 and not stored.facts.anew)
 
     def dump(self) -> bytes:
-        """The record as a message."""
+        """Return the record as a message."""
         facts = {
             "message": self.message,
             "attempts": self.attempts,
@@ -105,7 +105,7 @@ class Run(NamedTuple):
 
 
 async def is_held(stream: JetStream, names: Names, run: Run, patience: float) -> bool:
-    """Whether the process of a run still runs it."""
+    """Return whether the process of a run still runs it."""
     if run.process == me():
         return is_noted(names, run.token)  # otherwise a claim given up while the server was away
     if run.process.is_local:
@@ -130,7 +130,7 @@ def note(names: Names, token: str, record: int) -> None:
 
 
 def is_noted(names: Names, token: str) -> bool:
-    """Whether this process runs the task."""
+    """Return whether this process runs the task."""
     return (names.root, token) in _claimed
 
 
@@ -145,7 +145,7 @@ _host: str | None = None
 
 
 def process(pid: int) -> Process | None:
-    """A live process of this host."""
+    """Return a live process of this host."""
     since = began(pid)
     return Process(host(), pid, since) if since else None
 
@@ -159,7 +159,7 @@ def me() -> Process:
 
 
 def host() -> str:
-    """What tells this host, and within it this container, from all others."""
+    """Return what tells this host, and within it this container, from all others."""
     global _host  # noqa: PLW0603  the same for the life of a process
     if _host is None:
         try:

@@ -24,7 +24,7 @@ _slot = struct.Struct("<qdH")  # pid, since, length of the ref behind it
 
 
 def folder(spooler: str) -> str:
-    """The directory for a spooler's signs, made if need be.
+    """Return the directory for a spooler's signs, made if need be.
 
     :raises SpoolerUnusable: if its place is taken by somebody else.
     """
@@ -55,13 +55,13 @@ class Sign:
         os.rename(draft, self._path)  # seen only now that it is locked and whole, or it would be swept
 
     def running(self, ref: str, since: float) -> None:
-        """Notes what this process runs; an empty ref for nothing."""
+        """Note what this process runs; an empty ref for nothing."""
         name = os.fsencode(ref)
         self._map[_slot.size : _slot.size + len(name)] = name
         _slot.pack_into(self._map, 0, os.getpid(), since, len(name))
 
     def info(self, role: str) -> WorkerInfo:
-        """What was noted last."""
+        """Return what was noted last."""
         return _read(role, self._map[:_SIZE])
 
     def hand_over(self) -> None:
@@ -69,13 +69,13 @@ class Sign:
         os.close(self._fd)
 
     def close(self) -> None:
-        """Takes the file away. The mapping ends with the object."""
+        """Take the file away. The mapping ends with the object."""
         with contextlib.suppress(OSError):
             os.unlink(self._path)
 
 
 def processes(path: str) -> Iterator[WorkerInfo]:
-    """The live processes of a directory; what dead ones left is removed."""
+    """Yield the live processes of a directory; what dead ones left is removed."""
     for name in sorted(os.listdir(path)):
         role, dash, _ = name.partition("-")
         if name.startswith(".") or not dash:

@@ -29,7 +29,7 @@ class Passage(NamedTuple):
 
     @classmethod
     def of(cls, found: Any) -> "Passage | None":
-        """What a header tells."""
+        """Return what a header tells."""
         try:
             key, destination, carrier = map(str, found)
         except (TypeError, ValueError):

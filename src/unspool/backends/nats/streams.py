@@ -39,7 +39,7 @@ class Settings:
 
 
 def has_schedules(info: Mapping[str, Any]) -> bool:
-    """Whether the stream keeps messages until a time."""
+    """Return whether the stream keeps messages until a time."""
     return bool(info["config"].get("allow_msg_schedules"))
 
 
@@ -65,7 +65,7 @@ async def ensure(
 
 
 def consumer(names: Names, rank: str, lease: float) -> dict[str, Any]:
-    """The settings of the consumer for one rank.
+    """Return the settings of the consumer for one rank.
 
     It hands out headers only, for the supervisor needs no more. What it has handed out is not limited: feeds hold
     little, and what waits for its time must not keep others from being handed out.
@@ -172,7 +172,7 @@ async def _create(stream: JetStream, config: dict[str, Any], patience: float) ->
 
 
 def _check(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> None:
-    """Refuses a stream that would lose or withhold tasks."""
+    """Refuse a stream that would lose or withhold tasks."""
     must = {
         "retention": wanted["retention"],
         "max_msgs_per_subject": 1 if _drops(found) else wanted.get("max_msgs_per_subject", -1),

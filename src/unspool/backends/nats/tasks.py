@@ -211,11 +211,11 @@ class Tasks:
                 await stream.drop(self._names.state, record)
 
     async def put_off(self, stream: JetStream, token: str, until: float) -> None:
-        """Notes when a task that runs may run again if its worker dies."""
+        """Note when a task that runs may run again if its worker dies."""
         await self._note(stream, token, lambda run: run._replace(until=until))
 
     async def excuse(self, stream: JetStream, token: str) -> None:
-        """Notes that it is no crash of a task that runs if its worker dies."""
+        """Note that it is no crash of a task that runs if its worker dies."""
         await self._note(stream, token, lambda run: run._replace(excused=True))
 
     async def _note(self, stream: JetStream, token: str, change: Callable[[Run], Run]) -> None:
@@ -254,7 +254,7 @@ class Tasks:
             return 0
 
     async def set_aside(self, stream: JetStream, stored: Stored, facts: Facts, bury: Bury) -> bool:
-        """Moves a task to the stream of its kind. It is there before it is gone here."""
+        """Move a task to the stream of its kind. It is there before it is gone here."""
         names, patience = self._names, self._place.patience
         _, priority, token = names.place(stored.subject)
         last = await stream.last(names.tasks, names.task("*", "*", token), patience=patience)

@@ -108,7 +108,7 @@ class PostgresBackend:
         self._ahead_of = 0  # the session that they are of
 
     def _now(self) -> float | None:
-        """The time that statements are to take for now; None for the server's own."""
+        """Return the time that statements are to take for now; None for the server's own."""
         return self._clock() if self._clock else None
 
     def _local(self) -> float:
@@ -138,7 +138,7 @@ class PostgresBackend:
         return self._sent(row)
 
     def send_within(self, connection: Any, envelopes: Sequence[Envelope]) -> list[str]:
-        """Keeps the tasks in the transaction that is open on a connection of the caller's: they are there when it
+        """Keep the tasks in the transaction that is open on a connection of the caller's: they are there when it
         commits, and never were if it does not.
 
         :param connection: of psycopg (3 or 2), SQLAlchemy (also a Session) or Django, to this spooler's database.
@@ -420,5 +420,5 @@ class PostgresBackend:
 
 
 def _number(value: bytes | None) -> int:
-    """An integer in the server's binary form."""
+    """Return an integer in the server's binary form."""
     return int.from_bytes(value or b"", signed=True)

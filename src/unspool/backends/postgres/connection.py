@@ -61,7 +61,7 @@ class Connector:
         weakref.finalize(self, close_all, self._idle)
 
     def open(self, *, check: bool = True, **options: Any) -> Connection:
-        """A new connection, each statement a transaction of its own.
+        """Return a new connection, each statement a transaction of its own.
 
         :param check: whether the schema must be one that this version can use.
         :raises Away: if the server cannot be reached.
@@ -91,7 +91,7 @@ class Connector:
         return connection
 
     def open_session(self) -> Connection:
-        """A new connection that keeps its locks and is told of changes as long as it lives.
+        """Return a new connection that keeps its locks and is told of changes as long as it lives.
 
         :raises Away, SpoolerUnusable: as ``open``; also if a proxy lends the server's processes out by transaction.
         """
@@ -113,7 +113,7 @@ class Connector:
         return connection
 
     def _is_shared(self, connection: Connection) -> bool:
-        """Whether another connection gets the process of this one, which is idle."""
+        """Return whether another connection gets the process of this one, which is idle."""
         mine = connection.execute("SELECT pg_backend_pid()").fetchone()
         with self.open() as other, other.transaction():
             others = other.execute("SELECT pg_backend_pid()").fetchone()
@@ -141,12 +141,12 @@ class Connector:
         self._keep(connection)
 
     def close(self) -> None:
-        """Ends the idle connections."""
+        """End the idle connections."""
         with self._own():
             close_all(self._idle)
 
     def unusable(self, error: psycopg.Error, *, lost: bool = False) -> SpoolerUnusable:
-        """What a caller gets for an error of the server's or of the way to it.
+        """Return what a caller gets for an error of the server's or of the way to it.
 
         :param lost: whether the connection went with it.
         """
@@ -202,7 +202,7 @@ class Connector:
 
 
 def _is_stale(connection: Connection) -> bool:
-    """Whether the server has ended an idle connection, or said anything at all: nothing is expected."""
+    """Return whether the server has ended an idle connection, or said anything at all: nothing is expected."""
     if connection.closed:
         return True
     poller = select.poll()

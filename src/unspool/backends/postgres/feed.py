@@ -200,7 +200,7 @@ class PostgresFeed:
         return self._changed
 
     def _look(self, now: float) -> None:
-        """Asks for all that has to be known, after what has become due meanwhile was made ready."""
+        """Ask for all that has to be known, after what has become due meanwhile was made ready."""
         self._changed, self._looked = False, True
         if self._next_due is not None and now >= self._next_due:
             self._session.execute("promote", self._values())

@@ -42,7 +42,7 @@ class History:
         return {"run_ids": [self._names.number(id) for id in ids], **found}
 
     def texts(self, record: Record | None) -> Sequence[bytes | None]:
-        """A record's fields but the id, as text for the server; nulls if nothing is to be kept."""
+        """Return a record's fields but the id, as text for the server; nulls if nothing is to be kept."""
         if record is None or not self._limit:
             return _NO_TEXTS
         _, task, verdict, attempt, started, duration, pid, error = record
@@ -52,7 +52,8 @@ class History:
         )  # fmt: skip
 
     def one(self, record: Record | None) -> dict[str, Any]:
-        """A single record's fields, under the names of ``Record``; the verdict is None if nothing is to be kept."""
+        """Return a single record's fields, under the names of ``Record``; the verdict is None if nothing is to be
+        kept."""
         if record is None or not self._limit:
             return dict.fromkeys(Record._fields[1:])
         found = record._asdict() | {"task": storable(record.task), "error": storable(record.error)}
@@ -60,7 +61,7 @@ class History:
         return found
 
     def add(self, records: Sequence[Record]) -> None:
-        """Adds rows.
+        """Add rows.
 
         :raises SpoolerUnusable: if it cannot.
         """
@@ -74,7 +75,7 @@ class History:
         self.trim()
 
     def ended(self, runs: int) -> None:
-        """Takes note that so many rows were added."""
+        """Take note that so many rows were added."""
         self._untrimmed += runs
 
     @property
@@ -95,7 +96,7 @@ class History:
             connection.execute(statement("trim"), values, binary=True)
 
     def latest(self, id: str | None, limit: int) -> list[Record]:
-        """The newest rows first."""
+        """Return the newest rows first."""
         values = {"spooler": self._names.spooler, "limit": limit, "id": self._inner(id or "")}
         with self._connector.lend() as connection:
             rows = connection.execute(statement("history" if id is None else "history_of"), values, binary=True)

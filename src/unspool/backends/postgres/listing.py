@@ -56,7 +56,7 @@ class Listing:
         return Summary(counts, oldest)
 
     def find(self, id: str) -> Entry | None:
-        """The task of this id."""
+        """Return the task of this id."""
         found = self._one(id, whole=False)
         return found and found[0]
 
@@ -65,14 +65,14 @@ class Listing:
         return self._one(id, whole=True)
 
     def retry(self, id: str) -> str:
-        """Makes the task ready now, its attempts afresh.
+        """Make the task ready now, its attempts afresh.
 
         :raises LookupError, TaskBusy: as ``base.Backend.retry``.
         """
         return self._names.id(self._change(id, "retry"))
 
     def remove(self, id: str) -> None:
-        """Deletes the task.
+        """Delete the task.
 
         :raises LookupError, TaskBusy: as ``base.Backend.remove``.
         """

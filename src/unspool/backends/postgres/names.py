@@ -19,15 +19,16 @@ class Names:
         self.name = address.name
 
     def values(self) -> dict[str, Any]:
-        """What most statements are told."""
+        """Return what most statements are told."""
         return {"spooler": self.spooler, "channel": self.channel}
 
     def id(self, number: int | str) -> str:
-        """A task's id."""
+        """Return a task's id."""
         return f"{self.name}/{number}"
 
     def number(self, id: str) -> int | None:
-        """The number in an id, a ref, or what is left of an id without the server; None if it is none of this queue."""
+        """Return the number in an id, a ref, or what is left of an id without the server; None if it is none of this
+        queue."""
         lead, _, digits = id.rpartition("/")
         if lead not in ("", self.spooler, self.name) or not (digits.isascii() and digits.isdigit()):
             return None

@@ -49,7 +49,7 @@ def check(connection: "Connection", name: str) -> None:
 
 
 def version(connection: "Connection") -> tuple[int, int] | None:
-    """The schema's version and the oldest that a program must know; None if there is no schema."""
+    """Return the schema's version and the oldest that a program must know; None if there is no schema."""
     row = connection.execute("SELECT to_regclass('unspool.version') IS NOT NULL").fetchone()
     if row is None or not row[0]:
         return None

@@ -167,7 +167,8 @@ class Session:
         return bool(self._posted or self._answers)
 
     def has_ended(self) -> bool:
-        """Whether the server has ended the session since it was opened last, as far as this machine knows by now."""
+        """Return whether the server has ended the session since it was opened last, as far as this machine knows by
+        now."""
         with self._lock:
             return not self._open or bool(self._end.poll(0))
 
@@ -252,11 +253,11 @@ class Session:
             return self._keys.get(role) or self._register(connection, role)
 
     def known_key(self, role: str) -> int | None:
-        """The key if there is one."""
+        """Return the key if there is one."""
         return self._keys.get(role) if self._pid == os.getpid() else None
 
     def drop(self, role: str) -> None:
-        """Takes a sign of life away."""
+        """Take a sign of life away."""
         if self._pid != os.getpid():
             return
         key = self._keys.pop(role, None)
@@ -286,14 +287,14 @@ class Session:
             self._listen(connection)
 
     def fileno(self) -> int | None:
-        """What becomes readable when the server says something."""
+        """Return what becomes readable when the server says something."""
         with self._lock:
             if self._connection is None or self._connection.closed or self._pid != os.getpid():
                 return None
             return self._connection.fileno()
 
     def hear(self) -> None:
-        """Takes in what the server has said.
+        """Take in what the server has said.
 
         :raises Away: if the connection is lost.
         """
@@ -310,7 +311,7 @@ class Session:
                 raise self._connector.unusable(error, lost=True) from error
 
     def close(self) -> None:
-        """Ends the session, and with it what it held; the next use opens another."""
+        """End the session, and with it what it held; the next use opens another."""
         with self._lock:
             if self._pid == os.getpid():
                 for role in list(self._keys):
@@ -405,7 +406,7 @@ class Session:
 
 
 def _result(connection: Connection) -> pq.abc.PGresult | None:
-    """The next result, or None where one statement's end. Other threads run while it waits.
+    """Return the next result, or None where one statement's end. Other threads run while it waits.
 
     :raises psycopg.Error: if the connection is lost.
     """
@@ -431,7 +432,7 @@ def _rows(result: pq.abc.PGresult) -> list[Row]:
 
 
 def _checked(result: pq.abc.PGresult) -> pq.abc.PGresult:
-    """The result, if it is one.
+    """Return the result, if it is one.
 
     :raises psycopg.Error: if it is an error's.
     """

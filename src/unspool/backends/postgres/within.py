@@ -90,7 +90,7 @@ def _refused(connection: Any, name: str, way_out: str = "") -> OptionRefused:
 
 
 def _code(error: BaseException) -> str | None:
-    """The server's code of an error, which may be wrapped by the caller's library."""
+    """Return the server's code of an error, which may be wrapped by the caller's library."""
     inner: BaseException | None = error
     while inner is not None:
         code = getattr(inner, "sqlstate", None) or getattr(inner, "pgcode", None)

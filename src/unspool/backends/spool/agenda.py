@@ -46,7 +46,7 @@ class Agenda:
         return bool(self._due)
 
     def next(self) -> str | None:
-        """The ref of the next task, which is then no longer noted; None if none is."""
+        """Return the ref of the next task, which is then no longer noted; None if none is."""
         return self._due.popleft() if self._due else None
 
     @property
@@ -66,7 +66,7 @@ class Agenda:
         self._busy.discard(ref)
 
     def look(self) -> None:
-        """Notes what is due now, in place of what was noted before."""
+        """Note what is due now, in place of what was noted before."""
         started, now = time.monotonic(), self._clock()
         later: dict[str, float] = {}
         self.next_due = None
@@ -86,7 +86,7 @@ class Agenda:
                 self._busy.add(ref)
 
     def _is_due(self, ticket: Ticket, now: float, later: dict[str, float]) -> bool:
-        """Whether it is; if not, when, is noted."""
+        """Return whether a task is due. If not, note when it will be."""
         known = ticket.ref in self._later
         if ticket.due <= now if known else ticket.due <= now + _SLACK:
             return True

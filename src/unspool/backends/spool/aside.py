@@ -41,7 +41,7 @@ class Note(NamedTuple):
 def set_aside(
     directory: Directory, state: str, at: int, name: str, ref: str, reason: str, count: Count, now: float
 ) -> None:
-    """Moves a locked task (``name`` in the directory ``at``) to those of ``state``, after writing why.
+    """Move a locked task (``name`` in the directory ``at``) to those of ``state``, after writing why.
 
     A reason that cannot be written, as on a full disk, does not keep the task in the way.
     """
@@ -71,7 +71,7 @@ def read_note(directory: Directory, state: str, ref: str) -> Note | None:
 
 
 def bring_back(directory: Directory, state: str, ref: str, target_ref: str, now: float) -> None:
-    """Moves a task that was set aside back among those that wait, due now."""
+    """Move a task that was set aside back among those that wait, due now."""
     at, name = directory.at(f"{ASIDE[state]}/{ref}")
     part, _, base = target_ref.rpartition("/")
     target_at, target = directory.place(part, base) if part else (directory.fd(""), base)
@@ -81,14 +81,14 @@ def bring_back(directory: Directory, state: str, ref: str, target_ref: str, now:
 
 
 def discard(directory: Directory, state: str, ref: str) -> None:
-    """Deletes a task that was set aside, and its note."""
+    """Delete a task that was set aside, and its note."""
     at, name = directory.at(f"{ASIDE[state]}/{ref}")
     os.unlink(name, dir_fd=at)
     discard_reason(directory, state, ref)
 
 
 def discard_reason(directory: Directory, state: str, ref: str) -> None:
-    """Deletes the note of a task that has left from where it was set aside."""
+    """Delete the note of a task that has left from where it was set aside."""
     inside = f"{ASIDE[state]}/{ref}{REASON_SUFFIX}"
     with contextlib.suppress(OSError):
         if is_note(directory, inside):
@@ -151,7 +151,7 @@ def _is_free(directory: Directory, inside: str) -> bool:
 
 
 def write_reason(directory: Directory, at: int, name: str, note: dict[str, Any]) -> None:
-    """Writes the note beside a task (``name`` in the directory ``at``)."""
+    """Write the note beside a task (``name`` in the directory ``at``)."""
     tmp = directory.fd(TMP)
     draft = directory.drafts.name(f"{os.urandom(8).hex()}{REASON_SUFFIX}")  # the task's name may be too long
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC

@@ -53,13 +53,13 @@ class Count(NamedTuple):
         return self._replace(attempts=self.attempts - 1, phase=WAITING)
 
     def dump(self) -> bytes:
-        """The form that is kept."""
+        """Return the form that is kept."""
         kept = b"%d %d %s" % (self.attempts, self.crashes, self.phase.encode())
         return b"%s %d" % (kept, self.unhandled) if self.unhandled else kept
 
     @classmethod
     def load(cls, data: bytes) -> "Count":
-        """A count from its kept form; anything else counts as none."""
+        """Return a count from its kept form; anything else counts as none."""
         found = _kept(data.strip())
         return cls() if found is None else cls(int(found[1]), int(found[2]), found[3].decode(), int(found[4] or 0))
 
@@ -74,20 +74,20 @@ class Attempts(Protocol):
     """Whether a count stays when its file is removed, and so must be cleared."""
 
     def begin(self, file: int | str, ref: str) -> Count:
-        """Counts a run before it begins; a task that was done stays so."""
+        """Count a run before it begins; a task that was done stays so."""
 
     def write(self, file: int | str, ref: str, count: Count) -> None:
-        """Replaces the count."""
+        """Replace the count."""
 
     def read(self, ref: str) -> Count:
-        """The count of a file, by path, without opening it."""
+        """Return the count of a file, by path, without opening it."""
 
     def clear(self, ref: str) -> None:
         """Forgets the count, for a task that starts afresh or has left."""
 
 
 def open_attempts(directory: Directory) -> Attempts:
-    """The keeper that the directory's file system allows."""
+    """Return the keeper that the directory's file system allows."""
     try:
         os.setxattr(directory.fd(TMP), _NAME, b"")
     except AttributeError:
@@ -99,7 +99,10 @@ def open_attempts(directory: Directory) -> Attempts:
 
 
 def read_count(directory: Directory, ref: str) -> Count:
-    """The count of a file, wherever it is kept. For those who only look: nothing is made, and no lock is dropped."""
+    """Return the count of a file, wherever it is kept.
+
+    For those who only look: nothing is made, and no lock is dropped.
+    """
     try:
         return Count.load(os.getxattr(directory.path(ref), _NAME, follow_symlinks=False))
     except AttributeError:

@@ -60,7 +60,7 @@ class Bell:
     # --- unspool run
 
     def sweep(self, names: Iterable[str]) -> None:
-        """Takes these bells away, if they were rung for a uWSGI that is there no more."""
+        """Take these bells away, if they were rung for a uWSGI that is there no more."""
         with contextlib.suppress(OSError):
             if not self._is_wanted():
                 for name in names:
@@ -81,11 +81,11 @@ class Bell:
             self._ring(None)
 
     def is_bell(self, ref: str) -> bool:
-        """Whether this is no task but a bell."""
+        """Return whether this is no task but a bell."""
         return is_bell(ref)
 
     def rung(self, *, certain: bool = False) -> bool:
-        """Whether there is a bell for now, so that tasks with a priority should be run before others.
+        """Return whether there is a bell for now, so that tasks with a priority should be run before others.
 
         :param certain: or else one of another process's may be noticed ``_GLANCE`` later.
         """
@@ -115,7 +115,7 @@ class Bell:
         return bool(self._agenda)
 
     def urgent(self, ref: str) -> Iterator[str]:
-        """The refs of due tasks with a priority, in the order of running.
+        """Yield the refs of due tasks with a priority, in the order of running.
 
         :param ref: what uWSGI has offered: a task, or a bell.
         """

@@ -78,7 +78,7 @@ class SpoolControl:
         return [info for info in found if info.role != _WORKER or info.pid not in above]
 
     def _sweep(self) -> None:
-        """Removes what killed processes left behind."""
+        """Remove what killed processes left behind."""
         for name, info in self._processes():
             if info is None:
                 with contextlib.suppress(OSError):
@@ -192,7 +192,7 @@ class SpoolPresence:
             self._fd = -1
 
     def close(self) -> None:
-        """Takes the file away. The mapping ends with the object."""
+        """Take the file away. The mapping ends with the object."""
         self._unlink()
 
     def _unlink(self) -> None:

@@ -293,7 +293,7 @@ class SpoolDepot:
 
 
 def _key(ref: str) -> str:
-    """What a task is known by on its way: made of its name, which is unique."""
+    """Return what a task is known by on its way: made of its name, which is unique."""
     with late:
         import hashlib  # which only carriers need
 
@@ -301,13 +301,13 @@ def _key(ref: str) -> str:
 
 
 def _arriving(parcel: Parcel) -> str:
-    """The name of an accepted task's file."""
+    """Return the name of an accepted task's file."""
     ref = parcel.key if parcel.priority is None else f"{parcel.priority}/{parcel.key}"
     return label(parcel.state if parcel.state in ASIDE else "", ref)
 
 
 def _final(parcel: Parcel, due: float) -> str:
-    """What a task is called here once it is confirmed."""
+    """Return what a task is called here once it is confirmed."""
     seconds, rest = divmod(int(due * 1_000_000), 1_000_000)
     name = f"{PREFIX}{parcel.key}_{seconds}_{rest:06d}"
     return name if parcel.priority is None else f"{parcel.priority}/{name}"

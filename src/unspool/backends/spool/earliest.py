@@ -44,7 +44,7 @@ class Earliest:
         return self._end != _BEYOND
 
     def add(self, names: Iterable[str]) -> None:
-        """Takes in names that are not later than ``last``."""
+        """Take in names that are not later than ``last``."""
         self._names += names
         if len(self._names) > 2 * self._most:
             self._names.sort(key=_order)
@@ -53,7 +53,7 @@ class Earliest:
             self.last = self._end[:_SIZE]
 
     def names(self) -> list[str]:
-        """The earliest, in order."""
+        """Return the earliest, in order."""
         return sorted((name for name in self._names if _order(name) <= self._end), key=_order)
 
 
@@ -74,11 +74,11 @@ class Selection:
         self.come.last = time_text(last)
 
     def sift(self, entries: Iterable[Entry]) -> list[Entry]:
-        """Those that may be wanted, and all whose names are not timed."""
+        """Return those that may be wanted, and all whose names are not timed."""
         return sift(entries, self.come.last, self._now, self.later.last)
 
     def add(self, names: Iterable[str], exact: bool) -> list[str]:
-        """Takes in names that ``sift`` has let through; those that it does not take, for they are not timed.
+        """Take in names that ``sift`` has let through; those that it does not take, for they are not timed.
 
         :param exact: whether not to take those either whose time has come.
         """
@@ -112,7 +112,8 @@ def sift(entries: Iterable[Entry], last: str, now: str, last_later: str) -> list
 
 
 def time_text(time: float) -> str:
-    """A time (unix seconds) as names have it at their ends, to compare with those texts; never an earlier one."""
+    """Return a time (unix seconds) as names have it at their ends, to compare with those texts; never an earlier
+    one."""
     if time == -math.inf:
         return _BEFORE
     if not _TEXT_FROM <= time < _TEXT_TO:

@@ -132,7 +132,7 @@ class SpoolFeed:
     # --- events
 
     def _start(self) -> None:
-        """Watches before the first scan, so that nothing falls between the two."""
+        """Watch before the first scan, so that nothing falls between the two."""
         self._directory.fd(RUN)
         self._watch("")
         self._watch(PRIVATE, removals=True)
@@ -179,7 +179,7 @@ class SpoolFeed:
         self._next_scan = min(self._next_scan, self._clock() + self._interval())
 
     def _interval(self) -> float:
-        """Seconds between scans: many where the kernel tells what happens."""
+        """Return the seconds between scans: many where the kernel tells what happens."""
         period = self._control.period
         return period if self._wake.working else min(period, _POLL)
 
@@ -268,7 +268,7 @@ class SpoolFeed:
     def _entries(
         self, part: str, now: float, exact: bool = False, parts: list[str] | None = None
     ) -> Iterator[list[Ticket]]:
-        """The tickets of a directory, for each step one list; to ``parts`` the priorities in it are added.
+        """Yield the tickets of a directory, for each step one list; to ``parts`` the priorities in it are added.
 
         They are made at the end, of the earliest names only; at once of a name that tells no time, and where a look at
         each file is to tell what is ready.
@@ -300,7 +300,7 @@ class SpoolFeed:
                 narrow(tickets[-1])
 
     def _unknown(self, lead: str, names: list[str]) -> list[str]:
-        """Those that are tasks which the window does not hold."""
+        """Return those that are tasks which the window does not hold."""
         if bells := [name for name in names if name.startswith(BELL) and is_bell(name)]:
             self._bell.sweep(bells)
             names = [name for name in names if name not in bells]

@@ -55,7 +55,7 @@ def open_private(directory: Directory, inside: str, flags: int = os.O_RDONLY) ->
 
 
 def write_whole(fd: int, data: bytes) -> None:
-    """Writes all of ``data``: a disk that fills up takes a part first, and raises for the rest."""
+    """Write all of ``data``: a disk that fills up takes a part first, and raises for the rest."""
     written = os.write(fd, data)
     while written < len(data):
         written += os.write(fd, data[written:])

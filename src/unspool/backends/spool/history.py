@@ -57,7 +57,7 @@ class History:
         self._journal = Journal(directory, self._put)
 
     def add(self, records: Sequence[Record]) -> None:
-        """Adds rows, at the latest ``_TRIM_EVERY`` rows later dropping what is too many or too old.
+        """Add rows, at the latest ``_TRIM_EVERY`` rows later dropping what is too many or too old.
 
         :raises sqlite3.Error: if it cannot; a damaged database is set aside first and a new one tried.
         """
@@ -89,7 +89,7 @@ class History:
         self._journal.ingest_some()
 
     def latest(self, id: str | None, limit: int) -> list[Record]:
-        """The newest rows first."""
+        """Return the newest rows first."""
         id = None if id is None else _text(id)
         jotted = [record for record in self._journal.records() if id is None or _text(record.id) == id]
         rows = self._rows(id, limit)
@@ -193,7 +193,7 @@ class History:
         return None
 
     def close(self) -> None:
-        """Ends the writer's connection."""
+        """End the writer's connection."""
         if self._writer is not None:
             with contextlib.suppress(sqlite3.Error):
                 self._writer.close()

@@ -66,7 +66,7 @@ class Journal:
             lines = lines[written:]
 
     def ingest_some(self) -> None:
-        """Puts those that have waited longest into the database, for a moment. What cannot be put there stays, for the
+        """Put those that have waited longest into the database, for a moment. What cannot be put there stays, for the
         next process."""
         if self._pid == os.getpid():
             deadline = time.monotonic() + _MOMENT
@@ -74,7 +74,7 @@ class Journal:
                 self._ingest(self._waiting.popleft())
 
     def ingest_leftovers(self) -> None:
-        """Puts what dead processes left into the database."""
+        """Put what dead processes left into the database."""
         for name in self._names():
             self._ingest(name)
 

@@ -72,23 +72,23 @@ is_priority = re.compile(r"[0-9]{1,9}", re.ASCII).fullmatch
 
 
 def is_bell(name: str) -> bool:
-    """Whether this is no task but one of the bells for uWSGI; see ``bell``."""
+    """Return whether this is no task but one of the bells for uWSGI; see ``bell``."""
     return name.startswith(BELL) and (len(name) == len(BELL) or name[len(BELL)] == "_")
 
 
 def is_task(name: str) -> bool:
-    """Whether a file of this name is a task."""
+    """Return whether a file of this name is a task."""
     return name.startswith(PREFIX) and not is_bell(name)
 
 
 def priority_of(ref: str) -> int | None:
-    """The priority that a ref's directory says."""
+    """Return the priority that a ref's directory says."""
     head, slash, _ = ref.rpartition("/")
     return int(head) if slash else None
 
 
 def spooler_of(path: str) -> str:
-    """The spooler that a task's absolute path is in, as far as the path tells; nothing need exist there.
+    """Return the spooler that a task's absolute path is in, as far as the path tells; nothing need exist there.
 
     A directory with a number for a name is a priority, unless it is a spooler itself.
     """
@@ -107,7 +107,7 @@ def rank_of(priority: int | None) -> int:
 
 
 def hint(name: str) -> float:
-    """The time at the end of a name: a lower bound of the due time; 0 where the name has none."""
+    """Return the time at the end of a name: a lower bound of the due time; 0 where the name has none."""
     parts = name.rsplit("_", 2)
     try:
         return int(parts[1]) + int(parts[2]) / 1_000_000
@@ -116,7 +116,7 @@ def hint(name: str) -> float:
 
 
 def writer_of(name: str) -> int:
-    """The number of the process that made a name for a task that it wrote in place; 0 where there is none."""
+    """Return the number of the process that made a name for a task that it wrote in place; 0 where there is none."""
     parts = name.rsplit("_", 3)
     return int(parts[1]) if len(parts) == 4 and _is_number(parts[1]) else 0
 
@@ -144,7 +144,7 @@ class Names:
         self._random = int.from_bytes(os.urandom(4), "little")
 
     def next(self, now: float, due: float | None, writer: int | None = None) -> str:
-        """A new name for a task that is sent now and due then (unix seconds).
+        """Return a new name for a task that is sent now and due then (unix seconds).
 
         :param writer: the number of its writer, which is then part of it; see ``drafts``.
         """
@@ -223,7 +223,7 @@ class Directory:
         return self._owner is not None
 
     def fd(self, part: str) -> int:
-        """A descriptor of the root (an empty part), or of a directory in it, which is made if it is missing.
+        """Return a descriptor of the root (an empty part), or of a directory in it, which is made if it is missing.
 
         :raises SpoolerUnusable: if there cannot be one, or others may write to it.
         """
@@ -265,11 +265,11 @@ class Directory:
         return self.fd(part), name
 
     def path(self, ref: str) -> str:
-        """The absolute path of a ref."""
+        """Return the absolute path of a ref."""
         return f"{self.root}/{ref}"
 
     def sync(self, part: str) -> None:
-        """Makes the names in a directory durable."""
+        """Make the names in a directory durable."""
         at, name = self.place(part, ".") if part else (self.fd(""), ".")
         fd = os.open(name, _OPEN_DIRECTORY, dir_fd=at)
         try:
@@ -278,7 +278,7 @@ class Directory:
             os.close(fd)
 
     def objection(self, found: os.stat_result) -> str | None:
-        """Why a file with a task's name is never run, or None if it may be."""
+        """Return why a file with a task's name is never run, or None if it may be."""
         return trust.to_file(found, self.owner, signed=self.signed)
 
     def hand_over(self, fd: int) -> int:
@@ -313,7 +313,7 @@ class Directory:
             os.fchmod(fd, owner.mode & stat.S_ISGID | 0o770 if folder else self.mode)
 
     def part_objection(self, ref: str) -> str | None:
-        """Why nothing is run in the directory that a ref names, or None if it may be."""
+        """Return why nothing is run in the directory that a ref names, or None if it may be."""
         part, slash, _ = ref.rpartition("/")
         if not slash:
             return None

@@ -44,13 +44,13 @@ class Leaving(NamedTuple):
 
 
 def label(place: str, ref: str) -> str:
-    """The name of a task's file under way."""
+    """Return the name of a task's file under way."""
     priority, _, name = ref.rpartition("/")
     return f"{place or _WAITING}+{priority}+{name}"
 
 
 def left_part(destination: str) -> str:
-    """The directory of what that destination has accepted."""
+    """Return the directory of what that destination has accepted."""
     return f"{LEFT}/{destination.replace('%', '%25').replace('/', '%2F')}"
 
 
@@ -64,7 +64,7 @@ def under_way(directory: Directory) -> Iterator[Leaving]:
 
 
 def carries(directory: Directory) -> bool:
-    """Whether anything is under way, whose reason or count may lie where no task is just now."""
+    """Return whether anything is under way, whose reason or count may lie where no task is just now."""
     if next(under_way(directory), None) is not None:
         return True
     try:

@@ -104,7 +104,7 @@ class Listing:
         return list(itertools.islice(ids, _MATCHES))
 
     def origin(self, id: str) -> str:
-        """The id that the task has, or had, where it runs: not where it was set aside."""
+        """Return the id that the task has, or had, where it runs: not where it was set aside."""
         try:
             _, ref = self.locate(id)
         except LookupError:
@@ -112,7 +112,7 @@ class Listing:
         return self._directory.path(ref) if ref else id
 
     def retry(self, id: str) -> str:
-        """Makes the task ready now, its attempts afresh. One whose name says a later time gets another name.
+        """Make the task ready now, its attempts afresh. One whose name says a later time gets another name.
 
         :raises LookupError, TaskBusy: as ``base.Backend.retry``.
         """
@@ -142,7 +142,7 @@ class Listing:
         return target
 
     def remove(self, id: str) -> None:
-        """Deletes the task.
+        """Delete the task.
 
         :raises LookupError, TaskBusy: as ``base.Backend.remove``.
         """
@@ -241,7 +241,7 @@ class Listing:
         return None
 
     def _entry(self, ref: str, state: State | None) -> Entry | None:
-        """An entry of a waiting task; with a given state, its lock is not looked at again."""
+        """Return an entry of a waiting task; with a given state, its lock is not looked at again."""
         path = self._directory.path(ref)
         try:
             found = os.stat(path, follow_symlinks=False)
@@ -305,7 +305,7 @@ class Listing:
         return next((one for one in under_way(self._directory) if (one.place, one.ref) in wanted), None)
 
     def _moved(self, leaving: Leaving) -> Entry | None:
-        """An entry of a task that is leaving, under the id and in the state that it had."""
+        """Return an entry of a task that is leaving, under the id and in the state that it had."""
         try:
             found = os.stat(self._directory.path(leaving.inside), follow_symlinks=False)
         except OSError:

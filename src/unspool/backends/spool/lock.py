@@ -39,7 +39,7 @@ _READ, _WRITE, _UNLOCK = _flock(fcntl.F_RDLCK), _flock(fcntl.F_WRLCK), _flock(fc
 
 
 def acquire(fd: int, byte: int | None = None) -> bool:
-    """Locks the whole file, or one byte, which need not exist, without waiting; False if another process has it."""
+    """Lock the whole file, or one byte, which need not exist, without waiting; False if another process has it."""
     return _lock(fd, _WRITE if byte is None else _flock(fcntl.F_WRLCK, byte, 1))
 
 
@@ -64,7 +64,7 @@ def release(fd: int) -> None:
 
 
 def held(fd: int, byte: int | None = None) -> bool:
-    """Whether somebody else holds a lock on the file, or on the byte."""
+    """Return whether somebody else holds a lock on the file, or on the byte."""
     wanted = _WRITE if byte is None else _flock(fcntl.F_WRLCK, byte, 1)
     return _kind(fcntl.fcntl(fd, _GET, wanted)) != fcntl.F_UNLCK
 
@@ -77,7 +77,7 @@ class Held(NamedTuple):
 
 
 def held_inodes() -> Held | None:
-    """What the kernel's table of locks tells, or None where there is none.
+    """Return what the kernel's table of locks tells, or None where there is none.
 
     One reading instead of an open for each file. Numbers of other file systems are among them, so a match says *maybe*.
     A table of more than a page is told in pieces, and not whole where others lock and unlock in between.

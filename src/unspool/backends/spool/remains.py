@@ -105,7 +105,8 @@ def _batch() -> int:
 
 
 def _is_still(fd: int, inode: int) -> bool:
-    """Whether this is what it was: a task may have closed descriptors that are not its own, and opened others."""
+    """Return whether this is what it was: a task may have closed descriptors that are not its own, and opened
+    others."""
     try:
         return os.fstat(fd).st_ino == inode
     except OSError:

@@ -378,7 +378,7 @@ class SpoolBackend:
             os.close(copy)
 
     def _postpone(self, ref: str, token: _Held, *, done: bool) -> float:
-        """What was decided cannot be done, as on a failing disk: later then; what is done never runs again."""
+        """Postpone a task whose disposition failed, as on a failing disk. A finished task never runs again."""
         until = self._clock() + _LOOK_AGAIN
         with contextlib.suppress(OSError):
             self._attempts.write(token.file, ref, token.begun._replace(phase=DONE if done else WAITING))
@@ -512,7 +512,7 @@ class SpoolBackend:
         set_aside(self._directory, state, at, name, ref, bury.reason, count, self._clock())
 
     def _unfinished(self, at: int, name: str, found: os.stat_result) -> Refusal:
-        """A file that is no task yet: its sender is about to make it one, or never will."""
+        """Refuse a file that is not a task yet. Its sender is about to complete it, or has died."""
         if not self._directory.drafts.is_dead(writer_of(name), found.st_dev):
             now = self._clock()  # soon, and ever less often where the sender is stopped in the midst of it
             return Refusal(RefusalKind.EARLY, now + min(max(_SOON, now - found.st_ctime), _LOOK_AGAIN))

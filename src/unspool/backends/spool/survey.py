@@ -57,7 +57,7 @@ class _Some(NamedTuple):
         return [_Name(rank, hint(one.name), lead + one.name, one.inode()) for one in self.files]
 
     def until(self, end: _Name | None, now: float) -> "_Some":
-        """Those that may be due now and not after ``end``, as far as their names tell."""
+        """Return those that may be due now and not after ``end``, as far as their names tell."""
         last = now
         if end is not None and self.rank >= end.rank:
             last = min(end.due, now) if self.rank == end.rank else -math.inf
@@ -117,11 +117,11 @@ class Survey:
         return (ref for _, _, ref in _in_order(self._deferred, limit))
 
     def refused(self, limit: int | None) -> Iterator[str]:
-        """What lies among those that wait, and is never run."""
+        """Return what lies among those that wait, and is never run."""
         return (name.ref for name in _in_order(self._refused, limit))
 
     def aside(self, place: str, limit: int | None) -> Iterator[str]:
-        """Those that were set aside as ``dead`` or ``corrupt``."""
+        """Return those that were set aside as ``dead`` or ``corrupt``."""
         return (name.ref for name in _in_order(lambda _: (some.named() for some in self._all(ASIDE[place])), limit))
 
     def named(self, is_wanted: Callable[[str], bool]) -> Iterator[tuple[str, str]]:
@@ -134,7 +134,7 @@ class Survey:
                 yield from ((place, some.lead + one.name) for one in some.files if is_wanted(one.name))
 
     def _begun(self, first: "_First[_Name]") -> Iterator[list[_Name]]:
-        """Those that are ready as far as their names tell."""
+        """Yield those that are ready as far as their names tell."""
         for some in self._all():
             yield [name for name in some.until(first.end, self._now).named() if name.due <= self._now]
 
@@ -155,7 +155,7 @@ class Survey:
             yield some._replace(files=[one for one in some.files if self._state(some, one) is State.CORRUPT]).named()
 
     def _state(self, some: _Some, one: os.DirEntry[str]) -> State | None:
-        """The state of one that waits; None if it has gone, or is not yet written."""
+        """Return the state of one that waits; None if it has gone, or is not yet written."""
         try:
             found = one.stat(follow_symlinks=False)
         except OSError:
@@ -179,7 +179,7 @@ class Survey:
         return self._asks >= 0
 
     def _all(self, lead: str = "") -> Iterator[_Some]:
-        """What has a task's name, and waits, or lies in a part of the directory."""
+        """Yield what has a task's name, and waits, or lies in a part of the directory."""
         parts: list[str] = []
         yield from self._in(lead, "", parts)
         for part in parts:
@@ -260,14 +260,14 @@ class _First(Generic[T]):
         return self.end is not None
 
     def add(self, found: Iterable[T]) -> None:
-        """Takes in those that are wanted."""
+        """Take in those that are wanted."""
         after, end = self._after, self.end
         self._kept += [one for one in found if (end is None or one < end) and (after is None or one > after)]
         if len(self._kept) > 2 * self._most:
             self._cut()
 
     def kept(self) -> list[T]:
-        """The first ones, in order."""
+        """Return the first ones, in order."""
         if len(self._kept) > self._most:
             self._cut()
         return sorted(self._kept)

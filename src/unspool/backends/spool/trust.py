@@ -26,7 +26,7 @@ class Owner(NamedTuple):
     mode: int
 
     def allows(self, uid: int) -> bool:
-        """Whether what belongs to this user may lie in the directory."""
+        """Return whether what belongs to this user may lie in the directory."""
         return uid in (self.uid, 0) or uid == os.geteuid()
 
     def shares(self, found: os.stat_result) -> bool:
@@ -47,7 +47,7 @@ class Owner(NamedTuple):
 
 
 def is_unfinished(found: os.stat_result) -> bool:
-    """Whether this file is being written in place, or was when its sender died."""
+    """Return whether this file is being written in place, or was when its sender died."""
     return found.st_mode == stat.S_IFREG | UNFINISHED
 
 
@@ -70,7 +70,7 @@ def to_file(found: os.stat_result, owner: Owner, *, signed: bool) -> str | None:
 
 
 def to_part(found: os.stat_result, owner: Owner) -> str | None:
-    """What speaks against a directory in the spooler, such as a priority's; None if nothing does."""
+    """Return what speaks against a directory in the spooler, such as a priority's; None if nothing does."""
     if not stat.S_ISDIR(found.st_mode):
         return f"{_KINDS.get(stat.S_IFMT(found.st_mode), 'a file')}, not a directory"
     if not owner.allows(found.st_uid) and not owner.shares(found):
@@ -91,7 +91,7 @@ def to_sender(owner: Owner, *, signed: bool) -> str | None:
 
 
 def to_place(path: str) -> str | None:
-    """What speaks against the directories above a spooler, whose writers can put another in its place; None if nothing.
+    """Return why the directories above a spooler must not be trusted; None if they may be.
 
     It keeps no worker from starting: what such a person puts there belongs to him, and is not run.
     """

@@ -58,7 +58,7 @@ class Wake:
         return self._notify is not None
 
     def fileno(self) -> int | None:
-        """A descriptor that is readable when there are changes."""
+        """Return a descriptor that is readable when there are changes."""
         return None if self._notify is None else self._notify.fileno()
 
     def watch(self, part: str, path: str, *, removals: bool = False) -> None:
@@ -78,7 +78,8 @@ class Wake:
             self.close()
 
     def changes(self) -> list[Change]:
-        """What happened since the last call; waits no longer than it takes to write a file that was just created."""
+        """Return what happened since the last call; waits no longer than it takes to write a file that was just
+        created."""
         if self._notify is None:
             return []
         found = []
@@ -97,7 +98,7 @@ class Wake:
         return found
 
     def close(self) -> None:
-        """Ends all watches."""
+        """End all watches."""
         if self._notify is not None:
             self._notify.close()
             self._notify = None

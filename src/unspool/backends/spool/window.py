@@ -62,14 +62,14 @@ class Window:
         return len(self._out)
 
     def handed_out(self) -> list[str]:
-        """The refs that are handed out."""
+        """Return the refs that are handed out."""
         return list(self._out)
 
     def __contains__(self, ref: str) -> bool:
         return ref in self._held or ref in self._out
 
     def add(self, ticket: Ticket, now: float) -> None:
-        """Takes in a ticket, unless it is known or beyond the horizon."""
+        """Take in a ticket, unless it is known or beyond the horizon."""
         if ticket.ref in self._held or ticket.ref in self._out:
             return
         if ticket.due > now:
@@ -81,7 +81,7 @@ class Window:
                 self._cut_ready()
 
     def take(self, limit: int) -> list[Ticket]:
-        """The first ready tickets, now handed out."""
+        """Return the first ready tickets, now handed out."""
         taken: list[Ticket] = []
         ready, held, out = self._ready, self._held, self._out
         last = self._last_known
@@ -93,7 +93,7 @@ class Window:
         return taken
 
     def peek(self) -> Ticket | None:
-        """The ticket that ``take`` would give first."""
+        """Return the ticket that ``take`` would give first."""
         return self._ready[0] if self._ready and self._ready[0] <= self._last_known else None
 
     @property
@@ -119,19 +119,19 @@ class Window:
             self._defer(ticket, until)
 
     def promote(self, now: float) -> None:
-        """Makes ready what has become due."""
+        """Make ready what has become due."""
         while (due := self.next_due()) is not None and due <= now:
             until, ticket = heapq.heappop(self._deferred)
             self.forget_deferred(ticket.ref)
             self.add(ticket._replace(due=until), now)
 
     def forget_deferred(self, ref: str) -> None:
-        """Drops what is known of a ticket that waits, so that it can be taken in anew."""
+        """Drop what is known of a ticket that waits, so that it can be taken in anew."""
         if self._until.pop(ref, None) is not None:
             self._held.discard(ref)
 
     def next_due(self) -> float | None:
-        """When the first deferred ticket becomes due."""
+        """Return when the first deferred ticket becomes due."""
         while self._deferred and not self._is_deferred(self._deferred[0]):
             heapq.heappop(self._deferred)
         return self._deferred[0][0] if self._deferred else None

@@ -11,10 +11,10 @@ CURRENT = 4
 
 @cache
 def statement(name: str) -> str:
-    """The text of ``<name>.sql``."""
+    """Return the text of ``<name>.sql``."""
     return resources.files(__name__).joinpath(f"{name}.sql").read_text(encoding="utf-8")
 
 
 def step(number: int) -> str:
-    """What makes a schema of the version before into this one."""
+    """Return what makes a schema of the version before into this one."""
     return resources.files(__name__).joinpath("schema", f"{number}.sql").read_text(encoding="utf-8")
