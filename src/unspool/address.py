@@ -2,8 +2,8 @@
 
 ``postgresql://db/app?spooler=mail`` is any libpq URI with one parameter more, and ``nats://a,b,c?spooler=mail`` a list
 of servers. Such a spooler is *named* by the same without user, password and parameters: ``postgresql://db/app/mail``.
-The name is what listings, logs and ids show, it says which queue is meant whoever asks, and it can be used as a URL
-again, by whoever has the password elsewhere (``PGPASSWORD``, ``~/.pgpass``).
+Listings, logs and ids show the name. It identifies the queue for every user, and it can be used as a URL if the
+password is set elsewhere (``PGPASSWORD``, ``~/.pgpass``).
 """
 
 import functools

@@ -6,13 +6,13 @@
     ├── ConfigurationError      settings that cannot be used             (command line: status 2)
     │   ├── NoSpooler           no spooler is configured, or not this one
     │   └── AppError            the application could not be imported
-    ├── SpoolerUnusable         the place itself: missing, not ours, not writable, full   (status 3)
+    ├── SpoolerUnusable         the place: missing, another user's, not writable, full  (status 3)
     ├── Refused                 what the caller gave; nothing was sent
     │   ├── FunctionRefused     a lambda, a local function, a wrong option at decoration
     │   ├── PayloadRefused      arguments that the serialiser cannot take
-    │   └── OptionRefused       a priority, delay, period or the like that is no such thing
+    │   └── OptionRefused       an invalid priority, delay, period or other option
     ├── Damaged                 bytes that are not a task, or not the task that was sent
-    │   └── Unsigned            whole, and signed by nobody who has a secret key of ours
+    │   └── Unsigned            whole, and not signed with any of our secret keys
     ├── AmbiguousId             a piece of an id that several tasks have
     ├── NoHandler               a task whose function or type this program does not know
     ├── TaskBusy                an operation on a task that is running just now

@@ -2,7 +2,7 @@
 
 A thread that imports holds a lock of Python's, and a child that is forked meanwhile inherits that lock locked: its own
 first send would wait for it for ever. So whatever is imported late is imported under one lock, and ``fork`` takes that
-lock first. Only imports are made under it: whoever held it and waited for anything else could wait for the fork.
+lock first. Only imports are made under it: a thread that held it and waited for anything else could wait for the fork.
 """
 
 import logging  # noqa: F401  first: registered during a fork, its own hooks would let go of what they never took

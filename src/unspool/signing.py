@@ -31,7 +31,7 @@ class Signer:
         with late:
             import hashlib
 
-            import itsdangerous  # 30 ms that nobody pays who has no key
+            import itsdangerous  # 30 ms that are needed with a key only
 
         self.queue = queue.encode("utf-8", "surrogateescape")
         self._signer = itsdangerous.Signer(

@@ -1,4 +1,4 @@
-"""The wire form of an envelope: uWSGI's spool file, byte for byte, on every ground.
+"""The wire form of an envelope: uWSGI's spool file, byte for byte, on every backend.
 
 A 4-byte header (modifier1 = 17, size of the variables as little-endian u16, modifier2 = 0), the variables (each u16 key
 length, key, u16 value length, value), and the body up to the end. Source: ``core/spooler.c`` of unbit/uwsgi.
@@ -7,8 +7,8 @@ A sealed envelope ends its variables with ``unspool_sum``, eight hex digits of t
 the body. It is the damage check and is verified before anything is decoded. uWSGI reads such a file like any other.
 
 A signed one has two more before that: ``unspool_queue``, the queue that it was sent to, and ``unspool_sig``, the
-signature of all variables before itself and the body. Who has no key verifies the checksum alone. With
-``unspool_foreign`` among its variables it is another program's, which had no seal before somebody vouched for it.
+signature of all variables before itself and the body. A process without a key verifies the checksum alone. With
+``unspool_foreign`` among its variables it was sent by another program, and had no seal before it was vouched for.
 """
 
 import functools

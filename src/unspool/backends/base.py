@@ -160,7 +160,7 @@ class Control(Protocol):
         """Return whether no task may be started."""
 
     def pause(self) -> None:
-        """Lets what runs end, and starts no more."""
+        """Let running tasks end, and start no more."""
 
     def resume(self) -> None:
         """End a pause."""
@@ -262,8 +262,8 @@ class ClaimsAhead(Protocol):
     """
 
     def claim_ahead(self, refs: Sequence[str]) -> None:
-        """Takes these; ``claim`` then gives or refuses each. Those of the last time that it was not asked for are
-        forgotten: they have been given back.
+        """Claim these tickets; ``claim`` then returns or refuses each. Unused tickets of the last call are forgotten,
+        because they have been given back.
 
         :raises SpoolerUnusable: as ``claim``.
         """
@@ -285,7 +285,7 @@ class Migratable(Protocol):
     """A backend whose place a person has to prepare, once and after upgrades."""
 
     def migrate(self) -> tuple[int, int]:
-        """Prepares it, and returns the versions before (0 for none) and after. May be repeated, and while it is used.
+        """Prepare the place, and return the versions before (0 for none) and after. May be repeated, also during use.
 
         :raises SpoolerUnusable: if it cannot; then nothing is changed.
         """

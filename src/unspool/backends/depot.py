@@ -1,8 +1,8 @@
-"""Where tasks leave a queue and arrive in another: what ``move`` and ``forward`` stand on, the same on every ground.
+"""How tasks leave a queue and arrive in another one: the basis of ``move`` and ``forward`` on every backend.
 
 A task goes in five steps, and each is kept for good before the next begins::
 
-    leave     at the source nobody runs it any more; it is still listed there
+    leave     at the source no worker runs it any more; it is still listed there
     accept    at the destination it is there, and is not run yet
     left      the source has noted that, and which destination it is
     confirm   the destination runs it like any other
@@ -59,14 +59,14 @@ class Depot(Protocol):
     # --- the source
 
     def leave(self, ids: Iterable[str]) -> list[Parcel]:
-        """Take tasks that nobody runs, as long as this process lives. Those that are running, or not there, are left
+        """Take tasks that are not running, for the life of this process. Those that are running, or not there, are left
         out; so are the last ones, where all would be too many bytes to be held at once.
 
         :raises SpoolerUnusable: if the place cannot be used.
         """
 
     def departures(self) -> list[Parcel]:
-        """Takes what has begun to leave and is carried by nobody that lives.
+        """Take the tasks that have begun to leave and have no live carrier.
 
         :raises SpoolerUnusable: if the place cannot be used.
         """
@@ -84,15 +84,15 @@ class Depot(Protocol):
         """Note that they are accepted there; return those that are still this process's to carry."""
 
     def gone(self, parcels: Sequence[Parcel]) -> None:
-        """Forgets what has ``left``, and is confirmed."""
+        """Forget the tasks that have ``left`` and are confirmed."""
 
     # --- the destination
 
     def accept(self, parcels: Sequence[Parcel]) -> None:
-        """Keeps tasks, each once however often it is offered, and has none of them run or listed yet.
+        """Store tasks, each once however often it is offered. They are neither run nor listed yet.
 
         :raises PayloadRefused: if it does not take one of them; then those before it may have been kept.
-        :raises SpoolerUnusable: if it cannot; the same.
+        :raises SpoolerUnusable: if it cannot; then some of them may have been kept.
         """
 
     def confirm(self, parcels: Sequence[Parcel]) -> None:

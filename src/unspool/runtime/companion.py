@@ -28,7 +28,7 @@ class Companion:
         self._next_start = 0.0
 
     def turn(self, close_others: Callable[[], None]) -> None:
-        """Starts it, and starts it again if it has died.
+        """Start the process, and restart it if it has died.
 
         :param close_others: called in the new process, to close what it must not hold.
         """

@@ -96,8 +96,8 @@ class EventLoop:
         return found
 
     def leave(self) -> bool:
-        """The main thread goes away: from now on the loop's thread settles. What ended before is settled here; False if
-        there was nothing."""
+        """Let the loop's thread settle from now on, and settle the runs that ended before. Return False if there were
+        none."""
         self._away = True
         return self.settle()
 

@@ -220,7 +220,7 @@ class Pool:
                 return
 
     def retire(self) -> None:
-        """Lets what runs end, and starts no more."""
+        """Let running tasks end, and start no more."""
         for generation in self._generations:
             generation.retire()
 

@@ -128,7 +128,7 @@ class Supervisor:
         self._clock_ahead = clock() - _since_boot()
 
     def run(self) -> Stats:
-        """Runs until it is told to stop, or with ``burst`` until nothing is ready.
+        """Run until a signal stops it, or with ``burst`` until no task is ready.
 
         :raises AppError: if the application cannot be imported at the start.
         """
@@ -241,7 +241,7 @@ class Supervisor:
         self._pool.start()
 
     def _stop(self) -> None:
-        """Lets what runs end, and starts no more."""
+        """Let running tasks end, and start no more."""
         if not self._pool.stopping:
             self._give_back(self._pool.queue.recall())
             self._pool.retire()
@@ -477,7 +477,7 @@ class Supervisor:
                 _log.info("resumed %s", name)
 
     def _fill(self) -> None:
-        """Keeps the queue filled in order, and takes it back when something more urgent is there, or a pause begins.
+        """Keep the queue filled in order. Take its tickets back for a more urgent task, or when a pause begins.
 
         Taking back costs as much as the queue is deep, so each time halves the depth; undisturbed, it grows again.
         """

@@ -76,7 +76,7 @@ def main(
     limits: Limits,
     clock: Clock,
 ) -> int:
-    """The life of a worker process, from its fork on; returns its exit status."""
+    """Run a worker process from its fork on, and return its exit status."""
     for presence in presences:
         presence.running("", 0.0)  # the sign now carries this process's id
     supervisor = os.getppid()
@@ -159,7 +159,7 @@ class Worker:
         self._stopping = True
 
     def run(self) -> int:
-        """Takes and runs tickets; returns the exit status."""
+        """Take and run tickets, and return the exit status."""
         while not self._stopping and (item := self._next()) is not None:
             self._execute(*item)
             if self._is_worn():
@@ -333,7 +333,7 @@ class Worker:
             self._presences[index].running("", 0.0)  # from here on it is among the runs whose beginning was reported
 
     def _finish(self, index: int, claim: Claim, outcome: Outcome, started: float, *, shown: bool = True) -> None:
-        """Settles and reports a run.
+        """Settle and report a run.
 
         :param shown: whether this is the one that the sign of life shows; a coroutine ends while it shows another.
         """

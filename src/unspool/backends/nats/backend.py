@@ -56,7 +56,7 @@ class NatsBackend:
 
     :param address: where, and how to get there.
     :param signer: signs what is sent, and refuses what is not signed; without it, pickles are refused.
-    :param trusting: True to take pickles all the same: for servers that nobody else can reach.
+    :param trusting: True to accept pickles without a secret key, for servers that no other user can reach.
     :param schedules: False where the server shall not keep deferred tasks back, so that feeds do.
     :param hold: seconds before its due time from which on a feed keeps a task that was handed to it; one that is due
         later than that it hands back until then.

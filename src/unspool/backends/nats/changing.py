@@ -26,7 +26,7 @@ class Changing:
         self._clock = clock
 
     async def retry(self, stream: JetStream, id: str) -> str:
-        """Makes a waiting or set-aside task ready now, its attempts afresh; its id."""
+        """Make a waiting or set-aside task ready now, reset its attempts, and return its id."""
         stored, run, aside = await self._idle(stream, id)
         names, patience, fresh = self._place.names, self._place.patience, Facts(self._clock())
         _, priority, token = names.place(stored.subject)

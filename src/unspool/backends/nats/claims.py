@@ -46,7 +46,7 @@ class Claims:
         self._clock = clock
 
     def claim(self, ref: str) -> Claim | Refusal:
-        """Takes a task for execution, its attempt counted; or says why not."""
+        """Claim a task and count the attempt, or return the reason for a refusal."""
         if not is_token(ref):
             return Refusal(RefusalKind.GONE)
         self._verdicts.begin()

@@ -85,7 +85,7 @@ class NatsFeed:
         self._connect()
 
     def _connect(self) -> None:
-        """Opens the connection for the first time; from then on it renews itself.
+        """Open the connection for the first time. From then on it renews itself.
 
         :raises SpoolerUnusable: if the servers are there, and cannot be used.
         """

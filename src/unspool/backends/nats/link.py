@@ -83,7 +83,7 @@ class Link:
         return self._loop.is_closed()
 
     def call(self, work: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
-        """Runs a coroutine in the loop and waits for its result.
+        """Run a coroutine in the loop, wait for its result, and return it.
 
         :param timeout: seconds after which the coroutine is cancelled and Unreachable raised; None for no limit.
         """
@@ -95,7 +95,7 @@ class Link:
             raise Unreachable(f"{self._shown} does not answer") from None
 
     def start(self, work: Coroutine[Any, Any, T]) -> "Future[T]":
-        """Runs a coroutine in the loop; its future."""
+        """Run a coroutine in the loop, and return its future."""
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def soon(self, call: Callable[..., object], *args: object) -> None:
@@ -159,7 +159,7 @@ class Link:
     # --- the thread, and forks
 
     def _park(self) -> None:
-        """Stops the loop between two callbacks, and ends its thread."""
+        """Stop the loop between two callbacks, and end its thread."""
         thread, self._thread = self._thread, None
         if thread is not None:
             self._loop.call_soon_threadsafe(self._loop.stop)

@@ -17,7 +17,7 @@
     unspool.<spooler>.history.<digest>       one run                       stream unspool-history-<spooler>
     unspool.<spooler>.notice                 not kept: a priority has got its consumer
 
-A rank is a priority, or ``none``. A token names a task for good: the task keeps it however often it is written anew.
+A rank is a priority, or ``none``. A token identifies a task permanently: the task keeps it when it is rewritten.
 """
 
 import hashlib

@@ -145,7 +145,7 @@ class Place:
         return self._ready and self._stream is not None and self._stream.link.pid == os.getpid()
 
     def call(self, work: Work[T]) -> T:
-        """Does something there and waits for its result.
+        """Run ``work`` in the event loop, wait for its result, and return it.
 
         :raises SpoolerUnusable: if that cannot be.
         """

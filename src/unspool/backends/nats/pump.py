@@ -1,10 +1,10 @@
-"""A feed's side in the event loop: asks the consumers for tasks, keeps alive what was handed out, hears of switches.
+"""A feed's side in the event loop: asks the consumers for tasks, keeps deliveries alive, receives switches.
 
 There is a consumer for each priority. The pump fills the room that the feed has in the order of the priorities; where
 there is nothing more, it leaves a request with each consumer, which the server answers when something arrives. So an
 arrival costs no delay, and nothing is asked while nothing happens.
 
-What was handed out is the feed's as long as it says so three times a lease; then the server hands it to somebody else.
+A delivery belongs to the feed while the feed confirms it three times a lease. After that the server delivers it again.
 """
 
 import asyncio

@@ -26,7 +26,7 @@ _slot = struct.Struct("<qdH")  # pid, since, length of the ref behind it
 def folder(spooler: str) -> str:
     """Return the directory for a spooler's signs, made if need be.
 
-    :raises SpoolerUnusable: if its place is taken by somebody else.
+    :raises SpoolerUnusable: if another user's directory is in its place.
     """
     base = os.path.join(tempfile.gettempdir(), f"unspool-{os.getuid()}")
     path = os.path.join(base, hashlib.sha256(spooler.encode()).hexdigest()[:16])

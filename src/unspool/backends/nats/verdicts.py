@@ -56,7 +56,7 @@ class Verdicts:
         self._claimer = threading.get_ident()
 
     def settle(self, claim: Claim, disposition: Disposition) -> float | None:
-        """Carries it out, or sees to it that it will be; when to look at the task again, None if it left the queue."""
+        """Carry out a disposition now or later. Return when to look at the task again; None if it left the queue."""
         if isinstance(disposition, Ack) and threading.get_ident() == self._claimer and self._tell(claim):
             return None
         work = self._settle_behind(claim, disposition)

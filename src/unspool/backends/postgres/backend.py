@@ -72,7 +72,7 @@ class PostgresBackend:
 
     :param address: which database, and which of its spoolers.
     :param signer: signs what is sent, and refuses what is not signed; without it, pickles are refused.
-    :param trusting: True to take pickles all the same: for a server that nobody else can reach.
+    :param trusting: True to accept pickles without a secret key, for a server that no other user can reach.
     :param clock: the time that tasks go by; the server's own if not given.
     """
 

@@ -46,7 +46,7 @@ _parents: list[Connection] = []  # never touched again, and never collected: tha
 
 
 class Connector:
-    """Opens connections to one database, and keeps idle ones for whoever sends.
+    """Opens connections to one database, and keeps idle ones for senders.
 
     :param name: the spooler's name, for messages.
     :param url: a libpq URI; it may have a password, so it is never shown.
@@ -211,7 +211,7 @@ def _is_stale(connection: Connection) -> bool:
 
 
 def close_all(connections: list[Connection]) -> None:
-    """Closes those that are this process's own, and empties the list."""
+    """Close the connections that this process has opened, and empty the list."""
     while connections:
         connection = connections.pop()
         if not any(connection is parent for parent in _parents):

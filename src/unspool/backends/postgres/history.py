@@ -84,7 +84,7 @@ class History:
         return self._untrimmed >= _TRIM_EVERY
 
     def trim(self) -> None:
-        """Drops what is too many or too old, if it is time to.
+        """Delete the runs that exceed the limits, if it is time to.
 
         :raises SpoolerUnusable: if it cannot.
         """

@@ -7,7 +7,7 @@ from ...address import Address
 __all__ = ["Names"]
 
 _LARGEST = 2**63 - 1
-_CHANNEL_SIZE = 63  # the longest name that PostgreSQL takes; queues that share a cut one wake each other in vain
+_CHANNEL_SIZE = 63  # the maximum length of a name; queues with the same truncated name wake each other
 
 
 class Names:

@@ -58,7 +58,7 @@ def version(connection: "Connection") -> tuple[int, int] | None:
 
 
 def migrate(connection: "Connection") -> tuple[int, int]:
-    """Makes the schema, or brings it up to date, in one transaction; returns the versions before (0: none) and after.
+    """Create or update the schema in one transaction. Return the versions before (0: none) and after.
 
     It waits for another migration, and does not wait long for a lock that tasks in flight hold: what they need is never
     kept from them for more than a moment.

@@ -29,11 +29,11 @@ from .sqlstate import Away, Transient
 __all__ = ["CLAIMS", "PROCESSES", "TASKS", "Row", "Session"]
 
 TASKS = 0x2E59 << 44
-"""Is added to a task's number for the key of its carrier's lock: other programs lock smaller numbers, or others."""
+"""Added to a task's number for the key of its carrier's lock. The keys of other programs are unlikely to be this large."""
 PROCESSES = 0x2E5A << 44
-"""The same for a process."""
+"""Added to a process's number for the key of its lock."""
 CLAIMS = 0x2E5B << 44
-"""The same for a claim's fence."""
+"""Added to a claim's fence for the key of its lock."""
 
 _MANNERS = """
     -- A session waits for a lock as long as it takes, and lives as long as its process, whatever a database, role or

@@ -23,7 +23,7 @@ _NO_SCHEMA = ("42P01", "3F000")  # undefined_table, invalid_schema_name
 
 
 def keep_within(connection: Any, name: str, values: Mapping[str, Any]) -> Any:
-    """Runs the statement that sends, on a connection of psycopg's, SQLAlchemy's or Django's; gives its row.
+    """Run the statement that sends on a connection of psycopg, SQLAlchemy or Django, and return its row.
 
     :param name: the spooler's, for messages.
     :raises OptionRefused: if the connection is none of these.

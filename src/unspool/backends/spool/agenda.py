@@ -1,7 +1,8 @@
 """What a process of uWSGI has noted of due tasks, in the order of running.
 
 uWSGI offers tasks in the order of the directory, which is none, so the handler goes by this list. It is made by reading
-names, which hold a lower bound of the due time; whoever claims a task finds out the rest, and says it to ``later``.
+names, which hold a lower bound of the due time; a process that claims a task finds the exact time, and passes it to
+``later``.
 """
 
 import contextlib
@@ -19,7 +20,7 @@ __all__ = ["Agenda"]
 _LIMIT = 50_000  # tasks that are noted at a time
 _SHARE = 20  # of the time, at most one part in so many goes into looking
 _FREE = 0.002  # seconds of looking that do not count: a small directory is looked at whenever there is reason to
-_BUSY = 1.0  # seconds in which a process leaves a task alone that somebody else runs
+_BUSY = 1.0  # seconds for which a process leaves a task alone that another process runs
 _SLACK = 1.0  # seconds by which a name may be ahead of its task, as after the clock was set back; a claim finds out
 
 
@@ -79,7 +80,7 @@ class Agenda:
         self._not_before = ended + _SHARE * max(0.0, ended - started - _FREE)
 
     def later(self, ref: str, until: float | None) -> None:
-        """A task is not to be noted before then (unix seconds); None if somebody else runs it."""
+        """Do not note a task before this time (unix seconds); None if another process runs it."""
         if len(self._later) < _LIMIT:
             self._later[ref] = self._clock() + _BUSY if until is None else until
             if until is None:

@@ -83,7 +83,7 @@ class Attempts(Protocol):
         """Return the count of a file, by path, without opening it."""
 
     def clear(self, ref: str) -> None:
-        """Forgets the count, for a task that starts afresh or has left."""
+        """Delete the count, for a task that starts again from zero or has left."""
 
 
 def open_attempts(directory: Directory) -> Attempts:

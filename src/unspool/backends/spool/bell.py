@@ -43,10 +43,10 @@ class Bell:
         self._seen: dict[str, float] = {}
         self._not_before = 0.0
 
-    # --- whoever has made a task with a priority ready, or deferred it
+    # --- for processes that have made a task with a priority ready, or deferred it
 
     def announce(self, due: float | None) -> None:
-        """Rings for a task that is due then (unix seconds), or now, if there is a uWSGI that needs it.
+        """Ring for a task that is due at a time (unix seconds) or now, if there is a uWSGI that needs it.
 
         The task is safe by now, so a bell that cannot be made is no error: the next one serves for it, too.
         """
@@ -181,7 +181,7 @@ class Bell:
         return True
 
     def _look(self, ref: str) -> None:
-        """Takes the bell away, notes what waits, and rings for that."""
+        """Remove the bell, list the waiting tasks, and ring for them."""
         root = self._directory.fd("")
         taken = f"{BELL}_taken_by_{os.getpid()}"  # still a bell, if this process dies before it rings
         with contextlib.suppress(FileNotFoundError):

@@ -2,7 +2,7 @@
 
 ::
 
-    .unspool/leaving/<label>          nobody runs it here any more
+    .unspool/leaving/<label>          no worker runs it here any more
     .unspool/left/<where>/<label>     that destination has accepted it
     .unspool/arriving/<label>         accepted here, and not yet confirmed; its name is made when it is
 

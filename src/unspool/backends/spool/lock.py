@@ -44,7 +44,7 @@ def acquire(fd: int, byte: int | None = None) -> bool:
 
 
 def share(fd: int) -> bool:
-    """The same, beside others who share it; False if somebody has it alone."""
+    """Take a shared lock on the whole file without waiting; False if another process has an exclusive one."""
     return _lock(fd, _READ)
 
 
@@ -64,7 +64,7 @@ def release(fd: int) -> None:
 
 
 def held(fd: int, byte: int | None = None) -> bool:
-    """Return whether somebody else holds a lock on the file, or on the byte."""
+    """Return whether another process holds a lock on the file, or on the byte."""
     wanted = _WRITE if byte is None else _flock(fcntl.F_WRLCK, byte, 1)
     return _kind(fcntl.fcntl(fd, _GET, wanted)) != fcntl.F_UNLCK
 

@@ -58,7 +58,7 @@ class Remains:
         fds = [fd for fd, inode in kept if _is_still(fd, inode)]
         if self._ends is not None and len(fds) == self._batch:
             rights = array.array("i", fds)
-            with contextlib.suppress(OSError):  # full, or nobody is there
+            with contextlib.suppress(OSError):  # the socket is full, or has no reader
                 self._ends[0].sendmsg([b"."], [(self._socket.SOL_SOCKET, self._socket.SCM_RIGHTS, rights)])
         for fd in fds:
             os.close(fd)

@@ -17,7 +17,7 @@ _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def leftovers(directory: Directory) -> Iterator[None]:
-    """Looks at one file a step, and removes it if it was left behind. Goes on as slowly as the caller likes."""
+    """Check one file at each step, and remove it if it was left behind. The caller decides on the pace."""
     for part, name in _files(directory, TMP):
         with contextlib.suppress(OSError):
             device = os.stat(directory.path(f"{part}/{name}"), follow_symlinks=False).st_dev

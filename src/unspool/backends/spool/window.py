@@ -126,7 +126,7 @@ class Window:
             self.add(ticket._replace(due=until), now)
 
     def forget_deferred(self, ref: str) -> None:
-        """Drop what is known of a ticket that waits, so that it can be taken in anew."""
+        """Forget a waiting ticket, so that it can be taken in again."""
         if self._until.pop(ref, None) is not None:
             self._held.discard(ref)
 
