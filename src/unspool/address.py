@@ -165,7 +165,7 @@ def _value(parameters: list[str], name: str) -> str | None:
 
 
 def _shown(text: str) -> str:
-    """Return what a message may show of it."""
+    """Return the text of a URL without credentials, for messages."""
     text = re.sub(r"://.*@", "://…@", text)
     return re.sub(r"((?:password|token|sslpassword)=)[^&]*", r"\1…", text)
 

@@ -321,7 +321,7 @@ def destination(name: str) -> str | None:
 
 
 def carrier(source: Backend, destination: Backend, *, vouch: bool = False, refuse: bool = False) -> "Carrier":
-    """Return what carries the tasks of one spooler to another.
+    """Return a carrier of tasks from one spooler to another.
 
     :param vouch: True to sign, where a secret key is set, what carries no signature at all.
     :param refuse: True to set what cannot go there aside as corrupt.
@@ -348,7 +348,7 @@ def _real(name: str) -> str:
 
 
 def _queue(name: str) -> str:
-    """Return what the tasks of a spooler are signed for: a directory may be reached by several paths."""
+    """Return the name of the queue for which the tasks of a spooler are signed, after resolving links."""
     return basename(_real(name))
 
 
@@ -484,7 +484,7 @@ def _open_server(place: address.Address) -> Backend:
 
 
 def _signer(queue: str) -> Signer | None:
-    """Return what signs and verifies the tasks of a queue; None where no secret key is set."""
+    """Return the signer of a queue's tasks; None if no secret key is set."""
     keys = settings().secret_key
     return Signer(keys, queue) if keys else None
 

@@ -6,7 +6,7 @@
     ├── ConfigurationError      settings that cannot be used             (command line: status 2)
     │   ├── NoSpooler           no spooler is configured, or not this one
     │   └── AppError            the application could not be imported
-    ├── SpoolerUnusable         the place: missing, another user's, not writable, full  (status 3)
+    ├── SpoolerUnusable         the place: missing, not trusted, not writable, full      (status 3)
     ├── Refused                 what the caller gave; nothing was sent
     │   ├── FunctionRefused     a lambda, a local function, a wrong option at decoration
     │   ├── PayloadRefused      arguments that the serialiser cannot take

@@ -120,4 +120,4 @@ class Outbox(Protocol):
         """Seconds by which the clock of an outbox is ahead, so that all that waits is due."""
 
     def outbox(self) -> Feed:
-        """Return what waits, due or not, in order."""
+        """Return the waiting tasks, due or not, in order."""

@@ -22,7 +22,7 @@ def forwarded(chosen: Iterable[Backend]) -> list[Pair]:
 
 
 def forwarder(pairs: Sequence[Pair], *, burst: bool = False, leash: int | None = None) -> "Forwarder":
-    """Return what sends them on."""
+    """Return the forwarder of these routes."""
     from ..runtime.forwarder import Forwarder, Route
 
     routes = [

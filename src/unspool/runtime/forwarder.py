@@ -55,7 +55,7 @@ class Route:
         self._patience = _PATIENCE[0]
 
     def fileno(self) -> int | None:
-        """Return what becomes readable when something arrives."""
+        """Return the descriptor that becomes readable when a task arrives."""
         return self._feed.fileno()
 
     @property

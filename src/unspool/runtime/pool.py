@@ -135,7 +135,7 @@ class Pool:
         self._fill(self._current)
 
     def events(self) -> Iterator[list[Any]]:
-        """Yield what the workers have reported."""
+        """Yield the events that the workers have reported."""
         now = self._timer()
         for process in list(self.processes()):
             yield from process.read(now)

@@ -115,12 +115,12 @@ class Process:
         return events
 
     def start_of(self, index: int, ref: str) -> float | None:
-        """Return when it began a run whose end it has not reported."""
+        """Return the start time of a run whose end it has not reported."""
         sign = self.presences[index]
         return self.starts.get((index, ref)) or (sign.since() if sign.ref() == ref else None)
 
     def runs(self) -> set[tuple[int, str]]:
-        """Return what it runs, or was running when it died, by spooler and ref."""
+        """Return the tasks that it runs, or was running when it died, by spooler and ref."""
         return self.begun | self.shown()
 
     def shown(self) -> set[tuple[int, str]]:
@@ -128,7 +128,7 @@ class Process:
         return {(index, ref) for index, sign in enumerate(self.presences) if (ref := sign.ref())}
 
     def recall(self) -> list[tuple[int, Ticket]]:
-        """Return what it has claimed ahead and not begun, taken back: it will not begin it."""
+        """Take back and return the tasks that it has claimed ahead and not begun."""
         return self.ahead.recall() if self.ahead is not None else []
 
     def kill(self) -> None:

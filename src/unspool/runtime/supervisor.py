@@ -148,7 +148,7 @@ class Supervisor:
         return self._stats
 
     def _held_back(self) -> str:
-        """Return what a pause has kept from running."""
+        """Return a description of the tasks that a pause keeps from running."""
         paused = [index for index, feed in enumerate(self._feeds) if feed.paused]
         left = [f"{self._backends[index].name} is paused, with {self._feeds[index].backlog} ready" for index in paused]
         return "".join(f"; {one}" for one in left)

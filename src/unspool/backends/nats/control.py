@@ -31,7 +31,7 @@ class Switches(NamedTuple):
 
     @classmethod
     def of(cls, data: bytes) -> "Switches":
-        """Return what a message says; what it does not say is as it was at first."""
+        """Return the switches in a message, with defaults for missing ones."""
         try:
             found: Any = json.loads(data)
             period = found.get("period")
@@ -118,7 +118,7 @@ class NatsControl:
         return [self._info(one) async for one in messages]
 
     def _info(self, stored: Stored) -> WorkerInfo | None:
-        """Return what a message of a live process says, unless it is one of those whose signs we see."""
+        """Return the status in the message of a live process, unless its sign of life is on this host."""
         try:
             found: Any = json.loads(stored.data)
             process = Process(str(found["host"]), int(found["pid"]), str(found["began"]))
@@ -207,7 +207,7 @@ class NatsPresence:
         return self._sign.info(self._role).since
 
     def info(self) -> WorkerInfo:
-        """Return what was noted last."""
+        """Return the last note."""
         return self._sign.info(self._role)
 
     @property

@@ -269,7 +269,7 @@ class NatsDepot:
 
 
 def _token(parcel: Parcel) -> str:
-    """Return what a task is called here; no task that was sent here is called so."""
+    """Return the token of a moved task; no task that was sent here has it."""
     return f"moved-{parcel.key}"
 
 

@@ -382,7 +382,7 @@ def _unix(text: str) -> float:
 
 
 def client_errors() -> type[Exception]:
-    """Return what the client raises."""
+    """Return the exception type of the client."""
     from nats import errors
 
     return errors.Error

@@ -189,7 +189,7 @@ class Lane(JetStream):
         return self.send(f"$JS.API.STREAM.MSG.GET.{stream}", json.dumps({"last_by_subj": subject}).encode())
 
     def last_of(self, number: int) -> Stored | None:
-        """Return what was the answer."""
+        """Return the message in an answer."""
         try:
             return message_of(self.answer(number))
         except ApiError as error:

@@ -49,7 +49,7 @@ class Way(NamedTuple):
 
     @classmethod
     def of(cls, address: Address) -> "Way":
-        """Return what the URL of an address says.
+        """Return the connection parameters in the URL of an address.
 
         :raises OptionRefused: if it says what there is not, in words that show no password.
         """

@@ -159,7 +159,7 @@ def me() -> Process:
 
 
 def host() -> str:
-    """Return what tells this host, and within it this container, from all others."""
+    """Return an identifier of this host, and within it of this container."""
     global _host  # noqa: PLW0603  the same for the life of a process
     if _host is None:
         try:

@@ -61,7 +61,7 @@ class Sign:
         _slot.pack_into(self._map, 0, os.getpid(), since, len(name))
 
     def info(self, role: str) -> WorkerInfo:
-        """Return what was noted last."""
+        """Return the last note."""
         return _read(role, self._map[:_SIZE])
 
     def hand_over(self) -> None:

@@ -29,7 +29,7 @@ class Passage(NamedTuple):
 
     @classmethod
     def of(cls, found: Any) -> "Passage | None":
-        """Return what a header tells."""
+        """Return the passage in a header."""
         try:
             key, destination, carrier = map(str, found)
         except (TypeError, ValueError):

@@ -91,7 +91,7 @@ class Connector:
         return connection
 
     def open_session(self) -> Connection:
-        """Return a new connection that keeps its locks and is told of changes as long as it lives.
+        """Return a new connection that keeps its locks and receives notifications as long as it lives.
 
         :raises Away, SpoolerUnusable: as ``open``; also if a proxy lends the server's processes out by transaction.
         """
@@ -146,7 +146,7 @@ class Connector:
             close_all(self._idle)
 
     def unusable(self, error: psycopg.Error, *, lost: bool = False) -> SpoolerUnusable:
-        """Return what a caller gets for an error of the server's or of the way to it.
+        """Return the exception to raise for an error of the server or the connection.
 
         :param lost: whether the connection went with it.
         """

@@ -19,7 +19,7 @@ class Names:
         self.name = address.name
 
     def values(self) -> dict[str, Any]:
-        """Return what most statements are told."""
+        """Return the parameters of most statements."""
         return {"spooler": self.spooler, "channel": self.channel}
 
     def id(self, number: int | str) -> str:

@@ -29,7 +29,7 @@ from .sqlstate import Away, Transient
 __all__ = ["CLAIMS", "PROCESSES", "TASKS", "Row", "Session"]
 
 TASKS = 0x2E59 << 44
-"""Added to a task's number for the key of its carrier's lock. The keys of other programs are unlikely to be this large."""
+"""Added to a task's number for the key of its carrier's lock, to differ from the keys of other programs."""
 PROCESSES = 0x2E5A << 44
 """Added to a process's number for the key of its lock."""
 CLAIMS = 0x2E5B << 44
@@ -287,7 +287,7 @@ class Session:
             self._listen(connection)
 
     def fileno(self) -> int | None:
-        """Return what becomes readable when the server says something."""
+        """Return the descriptor that becomes readable when the server sends something."""
         with self._lock:
             if self._connection is None or self._connection.closed or self._pid != os.getpid():
                 return None

@@ -293,7 +293,7 @@ class SpoolDepot:
 
 
 def _key(ref: str) -> str:
-    """Return what a task is known by on its way: made of its name, which is unique."""
+    """Return the key of a task on its way, made of its unique name."""
     with late:
         import hashlib  # which only carriers need
 
@@ -307,7 +307,7 @@ def _arriving(parcel: Parcel) -> str:
 
 
 def _final(parcel: Parcel, due: float) -> str:
-    """Return what a task is called here once it is confirmed."""
+    """Return the name of a task after it is confirmed."""
     seconds, rest = divmod(int(due * 1_000_000), 1_000_000)
     name = f"{PREFIX}{parcel.key}_{seconds}_{rest:06d}"
     return name if parcel.priority is None else f"{parcel.priority}/{name}"

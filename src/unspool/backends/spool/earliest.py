@@ -74,7 +74,7 @@ class Selection:
         self.come.last = time_text(last)
 
     def sift(self, entries: Iterable[Entry]) -> list[Entry]:
-        """Return those that may be wanted, and all whose names are not timed."""
+        """Return the entries that may be wanted, and all whose names contain no time."""
         return sift(entries, self.come.last, self._now, self.later.last)
 
     def add(self, names: Iterable[str], exact: bool) -> list[str]:

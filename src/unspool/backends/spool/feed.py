@@ -300,7 +300,7 @@ class SpoolFeed:
                 narrow(tickets[-1])
 
     def _unknown(self, lead: str, names: list[str]) -> list[str]:
-        """Return those that are tasks which the window does not hold."""
+        """Return the tasks that the window does not hold."""
         if bells := [name for name in names if name.startswith(BELL) and is_bell(name)]:
             self._bell.sweep(bells)
             names = [name for name in names if name not in bells]

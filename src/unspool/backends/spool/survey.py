@@ -57,7 +57,7 @@ class _Some(NamedTuple):
         return [_Name(rank, hint(one.name), lead + one.name, one.inode()) for one in self.files]
 
     def until(self, end: _Name | None, now: float) -> "_Some":
-        """Return those that may be due now and not after ``end``, as far as their names tell."""
+        """Return the tasks that may be due now and not after ``end``, by their names."""
         last = now
         if end is not None and self.rank >= end.rank:
             last = min(end.due, now) if self.rank == end.rank else -math.inf
@@ -117,11 +117,11 @@ class Survey:
         return (ref for _, _, ref in _in_order(self._deferred, limit))
 
     def refused(self, limit: int | None) -> Iterator[str]:
-        """Return what lies among those that wait, and is never run."""
+        """Return the files among the waiting tasks that are never run."""
         return (name.ref for name in _in_order(self._refused, limit))
 
     def aside(self, place: str, limit: int | None) -> Iterator[str]:
-        """Return those that were set aside as ``dead`` or ``corrupt``."""
+        """Return the tasks that were set aside as ``dead`` or ``corrupt``."""
         return (name.ref for name in _in_order(lambda _: (some.named() for some in self._all(ASIDE[place])), limit))
 
     def named(self, is_wanted: Callable[[str], bool]) -> Iterator[tuple[str, str]]:
@@ -134,7 +134,7 @@ class Survey:
                 yield from ((place, some.lead + one.name) for one in some.files if is_wanted(one.name))
 
     def _begun(self, first: "_First[_Name]") -> Iterator[list[_Name]]:
-        """Yield those that are ready as far as their names tell."""
+        """Yield the tasks that are ready by their names."""
         for some in self._all():
             yield [name for name in some.until(first.end, self._now).named() if name.due <= self._now]
 
@@ -179,7 +179,7 @@ class Survey:
         return self._asks >= 0
 
     def _all(self, lead: str = "") -> Iterator[_Some]:
-        """Yield what has a task's name, and waits, or lies in a part of the directory."""
+        """Yield the files with a task's name that wait, or are in a part of the directory."""
         parts: list[str] = []
         yield from self._in(lead, "", parts)
         for part in parts:

@@ -70,7 +70,7 @@ def to_file(found: os.stat_result, owner: Owner, *, signed: bool) -> str | None:
 
 
 def to_part(found: os.stat_result, owner: Owner) -> str | None:
-    """Return what speaks against a directory in the spooler, such as a priority's; None if nothing does."""
+    """Return why a directory in the spooler, such as a priority's, must not be used; None if it may be."""
     if not stat.S_ISDIR(found.st_mode):
         return f"{_KINDS.get(stat.S_IFMT(found.st_mode), 'a file')}, not a directory"
     if not owner.allows(found.st_uid) and not owner.shares(found):

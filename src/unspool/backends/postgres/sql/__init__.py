@@ -16,5 +16,5 @@ def statement(name: str) -> str:
 
 
 def step(number: int) -> str:
-    """Return what makes a schema of the version before into this one."""
+    """Return the SQL that updates a schema of the previous version to this one."""
     return resources.files(__name__).joinpath("schema", f"{number}.sql").read_text(encoding="utf-8")
