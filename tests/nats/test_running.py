@@ -132,18 +132,24 @@ def test_a_killed_worker(served: Place, backend: NatsBackend) -> None:
 
 
 def test_several_supervisors_share(served: Place, backend: NatsBackend) -> None:
-    """Each of many tasks runs once, and both supervisors run some."""
+    """Each of many tasks runs once, and both supervisors run some: three that wait need the workers of both."""
     served.write_app(APP)
+    gates = ["one", "two", "three"]
+    for name in gates:
+        served.gate(name)
     running = [served.run("--processes=2"), served.run("--processes=2")]
-    for one in running:  # or the first might have run all before the second has begun
-        one.wait_for_message("started")
+    served.call("; ".join(f"waits({name!r})" for name in gates))
+    for name in gates:
+        served.wait_for_line(f"begun {name}")
     served.call("done.enqueue_many([(number,) for number in range(300)])")
+    for name in gates:
+        served.open_gate(name)
     for one in running:
-        one.wait_for_verdict("processed")
-    served.wait_for_line("done 299")
+        one.wait_for_verdict("processed", "waits")
     until(lambda: not sum(backend.counts().values()))
     assert [one.stop() for one in running] == [0, 0]
-    assert sorted(int(line.split()[1]) for line in served.lines()) == list(range(300))
+    done = [line.split()[1] for line in served.lines() if line.startswith("done")]
+    assert sorted(map(int, done)) == list(range(300))
 
 
 def test_what_was_handed_out_is_given_back_at_the_end(served: Place, backend: NatsBackend) -> None:

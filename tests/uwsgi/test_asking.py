@@ -151,14 +151,14 @@ def test_a_directory_that_cannot_be_used(instance: Instance) -> None:
     instance.start("--spooler-ordered", quiet=False)
     pids = instance.pids()
     for _ in range(2):
-        with pytest.raises(RuntimeError, match=f"SpoolerUnusable.*{instance.spool}.*it is a file"):
+        with pytest.raises(RuntimeError, match=f"SpoolerUnusable.*{instance.spool}.*its directory .unspool is a file"):
             instance.do("mark(1)")
     foreign = instance.drop("foreign", wire.dump({"msg": b"ucfg_fcall"}, b"", None))
     instance.wait(lambda: instance.log.read_text().count("managing request") > 2)
     assert foreign.exists()
     assert instance.pids() == pids
     log = instance.log.read_text()
-    assert log.count("it is a file; name a directory") == 1
+    assert log.count("its directory .unspool is a file; move it away") == 1
     assert "OOOPS" not in log
     assert "Traceback" not in log
 

@@ -476,7 +476,7 @@ class Directory:
         """Return a ``SpoolerUnusable`` for a system error that occurred while a part was opened. It says what to do."""
         what = f"its directory {part}" if part else "it"
         advice = {
-            errno.ENOTDIR: f"{what} is a file; " + ("move it away" if part else "name a directory"),
+            errno.ENOTDIR: self._not_a_directory(part),
             errno.EACCES: f"this user may not use {what}; check its owner and mode",
             errno.EROFS: "its file system is read-only",
             errno.ENOSPC: "the disk is full, of data or of inodes; make room and send again",
@@ -488,6 +488,18 @@ class Directory:
             errno.EIO: "the disk reports an error",
         }.get(error.errno or 0, error.strerror or str(error))
         return SpoolerUnusable(error.errno, f"spooler {self.root} cannot be used: {advice}")
+
+    def _not_a_directory(self, part: str) -> str:
+        """Return what is in the place of a part, or of a directory above it, and what to do about it."""
+        names = part.split("/") if part else []
+        for count in range(1, len(names) + 1):
+            above = "/".join(names[:count])
+            with contextlib.suppress(OSError):
+                found = os.lstat(f"{self.root}/{above}").st_mode
+                if not stat.S_ISDIR(found):
+                    kind = "a symbolic link, which is not followed" if stat.S_ISLNK(found) else "a file"
+                    return f"its directory {above} is {kind}; move it away"
+        return "it is a file; name a directory"
 
 
 def _close_all(*opened: dict[str, _Part]) -> None:
