@@ -4,6 +4,8 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SEED ?=
 SECONDS ?= 60
+# Most tests wait for other processes, so three at once keep two cores busy. A file's tests share its servers.
+JOBS ?= -n 3 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all soak check bench bench-before bench-peers bench-scaling bench-servers bench-uwsgi fuzz clean
@@ -15,7 +17,7 @@ demo: $(INSTALLED) ## spool and run one task for each module of Python's standar
 	$(BIN)/python examples/demo.py
 
 test: $(INSTALLED) ## all tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(JOBS) $(ARGS)
 
 test-all: ## the tests on each Python from 3.11 up that is installed
 	./tests/every-python
