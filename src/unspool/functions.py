@@ -15,6 +15,7 @@ from .message import Message
 from .naming import original, wire_name
 from .options import TaskOptions
 from .schedule import Postpone, to_due
+from .task_id import TaskId
 
 __all__ = ["FunctionTask", "Send", "call_message", "find_function", "function_names"]
 
@@ -75,7 +76,7 @@ class FunctionTask(Generic[P, R]):
         :raises NoSpooler: if no spooler is configured.
         :raises SpoolerUnusable: if the spooler cannot take it. Nothing was sent, unless its ``sent`` has the task's id.
         """
-        return self._send([self.message(*args, **kwargs)], self.spooler, self._connection)[0]
+        return TaskId(self._send([self.message(*args, **kwargs)], self.spooler, self._connection)[0])
 
     enqueue = __call__
 

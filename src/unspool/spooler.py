@@ -15,6 +15,7 @@ from .functions import FunctionTask
 from .message import Entry, Message, State
 from .options import TaskKeywords, TaskOptions
 from .schedule import Postpone, check_priority, to_due
+from .task_id import TaskId
 
 __all__ = ["Spooler"]
 
@@ -146,7 +147,7 @@ class Spooler:
         :raises SpoolerUnusable: then nothing was sent, unless its ``sent`` has the task's id.
         """
         raw = raw_message(message, priority=priority, postpone=postpone, payload=payload)
-        return _send([raw], spooler, connection)[0]
+        return TaskId(_send([raw], spooler, connection)[0])
 
     @classmethod
     def send_many(

@@ -1,7 +1,9 @@
 """Task functions as objects: one of each name, attributes, pickling, and hints for what people try."""
 
+import asyncio
 import functools
 import importlib
+import json
 import multiprocessing
 import pathlib
 import pickle
@@ -286,3 +288,18 @@ def test_options_take_timedeltas() -> None:
     with pytest.raises(OptionRefused, match="retry_delay is"):
         TaskOptions.of(retry_delay=timedelta(seconds=-1))
     assert Spooler.task(timedelta(seconds=5))(charge).options.postpone == timedelta(seconds=5)
+
+
+def test_a_call_that_is_awaited(spool: Path) -> None:
+    """The error says that the task was sent, and how to call it; the id is a plain string in everything else."""
+
+    async def await_it() -> None:
+        await note(1)  # type: ignore[misc]
+
+    with pytest.raises(TypeError, match=r"a task's call returns its id.*has been sent\. Call the task without await"):
+        asyncio.run(await_it())
+    assert len(Spooler.get_tasks()) == 1
+    sent = [note(2), Spooler.send_message_raw("text")]
+    assert [type(pickle.loads(pickle.dumps(one))) for one in sent] == [str, str]
+    assert json.loads(json.dumps(sent)) == sent
+    assert Spooler.get_tasks()[1:] == sent
