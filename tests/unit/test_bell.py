@@ -3,6 +3,7 @@
 import fcntl
 import itertools
 import os
+import resource
 import signal
 from pathlib import Path
 
@@ -241,3 +242,23 @@ def test_a_busy_task_is_tried_once_more(backend: SpoolBackend) -> None:
     assert agenda.busy == []
     agenda.later("busy", None)
     assert agenda.busy == ["busy"]
+
+
+def test_a_full_disk_leaves_the_bell_that_was_there(backend: SpoolBackend, caplog: pytest.LogCaptureFixture) -> None:
+    """uWSGI's process goes on with a line in the log, and no draft is left. The disk is full for this process: a limit
+    of file sizes stands for it."""
+    backend.bell.want()
+    ref = send(backend)
+    before = bells(backend)
+    assert list(before) == [BELL]
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        assert next(backend.bell.urgent(BELL)) == ref
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert list(bells(backend)) == [BELL]
+    assert "no bell in" in caplog.text
+    assert not [name for name in os.listdir(f"{backend.name}/.unspool/tmp") if name.startswith(BELL)]

@@ -168,11 +168,11 @@ class Bell:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         fd = self._directory.hand_over(os.open(draft, flags, 0o600, dir_fd=tmp))
         try:
-            os.write(fd, _CONTENT)
-            os.utime(fd, (when, when))
-        finally:
-            os.close(fd)
-        try:
+            try:
+                os.write(fd, _CONTENT)
+                os.utime(fd, (when, when))
+            finally:
+                os.close(fd)
             os.link(draft, name, src_dir_fd=tmp, dst_dir_fd=root)
         except FileExistsError:
             return False
@@ -181,17 +181,26 @@ class Bell:
         return True
 
     def _look(self, ref: str) -> None:
-        """Remove the bell, list the waiting tasks, and ring for them."""
+        """Remove the bell, list the waiting tasks, and ring for them.
+
+        A bell that cannot be made, as on a full disk, is replaced by the one that was there.
+        """
         root = self._directory.fd("")
         taken = f"{BELL}_taken_by_{os.getpid()}"  # still a bell, if this process dies before it rings
         with contextlib.suppress(FileNotFoundError):
             os.rename(BELL, taken, src_dir_fd=root, dst_dir_fd=root)
         self._seen = self._times(self._parts())
         self._agenda.look()
-        if self._agenda or self._agenda.busy:
-            self._ring(None)
-        elif self._agenda.next_due is not None:
-            self._ring(self._agenda.next_due)
+        try:
+            if self._agenda or self._agenda.busy:
+                self._ring(None)
+            elif self._agenda.next_due is not None:
+                self._ring(self._agenda.next_due)
+        except OSError as error:
+            _log.warning("no bell in %s for uWSGI: %s; tasks with a priority wait", self._directory.root, error)
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(taken, BELL, src_dir_fd=root, dst_dir_fd=root)
+            return
         for name in {taken, ref} - {BELL}:
             if is_bell(name):
                 with contextlib.suppress(FileNotFoundError):
