@@ -4,8 +4,8 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SEED ?=
 SECONDS ?= 60
-# Most tests wait for other processes, so three at once keep two cores busy. A file's tests share its servers.
-JOBS ?= -n 3 --dist loadfile
+# JOBS='-n 3 --dist loadfile' runs three test files at once: most tests wait for other processes.
+JOBS ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all soak check bench bench-before bench-peers bench-scaling bench-servers bench-uwsgi fuzz clean

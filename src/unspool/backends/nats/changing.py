@@ -1,7 +1,8 @@
 """What a person does to a task: make it ready again, or delete it."""
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TypeVar
 
 from ...errors import TaskBusy
 from ..base import Clock
@@ -16,6 +17,13 @@ from .tasks import Tasks
 
 __all__ = ["Changing"]
 
+_TRIES = 4
+_Done = TypeVar("_Done")
+
+
+class _Changed(TaskBusy):
+    """The task changed between the look and the change, so another look may help."""
+
 
 class Changing:
     """Changes single tasks that are not running."""
@@ -27,6 +35,24 @@ class Changing:
 
     async def retry(self, stream: JetStream, id: str) -> str:
         """Make a waiting or set-aside task ready now, reset its attempts, and return its id."""
+        return await self._patiently(lambda: self._retry(stream, id))
+
+    async def remove(self, stream: JetStream, id: str) -> None:
+        """Delete a task."""
+        await self._patiently(lambda: self._remove(stream, id))
+
+    @staticmethod
+    async def _patiently(change: Callable[[], Awaitable[_Done]]) -> _Done:
+        """Make a change, again if the task changes meanwhile, as when the end of its last run is just being written.
+
+        :raises TaskBusy: if it changes each time.
+        """
+        for _ in range(_TRIES - 1):
+            with contextlib.suppress(_Changed):
+                return await change()
+        return await change()
+
+    async def _retry(self, stream: JetStream, id: str) -> str:
         stored, run, aside = await self._idle(stream, id)
         names, patience, fresh = self._place.names, self._place.patience, Facts(self._clock())
         _, priority, token = names.place(stored.subject)
@@ -44,8 +70,7 @@ class Changing:
             await stream.delete(names.aside, stored.seq, patience=patience)
         return f"{self._place.name}/{token}"
 
-    async def remove(self, stream: JetStream, id: str) -> None:
-        """Delete a task."""
+    async def _remove(self, stream: JetStream, id: str) -> None:
         stored, run, aside = await self._idle(stream, id)
         names, patience = self._place.names, self._place.patience
         if aside:
@@ -95,5 +120,5 @@ class Changing:
         raise LookupError(f"no task {id} in spooler {self._place.name}")
 
 
-def _changed(id: str) -> TaskBusy:
-    return TaskBusy(f"task {id} has just changed; look again")
+def _changed(id: str) -> _Changed:
+    return _Changed(f"task {id} has just changed; look again")
