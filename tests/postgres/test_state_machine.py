@@ -1,5 +1,6 @@
 """PostgreSQL does what memory does, whatever is asked of the two; see ``tests/conformance/test_state_machine.py``."""
 
+import subprocess
 from typing import ClassVar
 
 import psycopg
@@ -14,6 +15,13 @@ from unspool.message import Claim, Disposition, Refusal
 
 from ..conformance.test_state_machine import LikeMemory
 from .conftest import queue_in
+
+
+def ended_process() -> int:
+    """The number of a process that has ended."""
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    return ended.pid
 
 
 class PostgresLikeMemory(LikeMemory):
@@ -57,6 +65,9 @@ class PostgresLikeMemory(LikeMemory):
         connection.close()
         with psycopg.connect(self.url) as control:  # waits for the lock: the server has noticed when it gives it
             control.execute("SELECT pg_advisory_xact_lock(%s)", [CLAIMS + claim.token])
+            # This process plays the worker and lives on; a worker that lives keeps its task without a session.
+            keys = list(worker._session._keys.values())
+            control.execute("UPDATE unspool.process SET pid = %s WHERE key = ANY(%s)", [ended_process(), keys])
 
     def look(self) -> None:
         assert isinstance(self.feed, PostgresFeed)
