@@ -4,6 +4,7 @@ import asyncio
 import subprocess
 import sys
 import textwrap
+import threading
 from collections import Counter
 from datetime import timedelta
 from pathlib import Path
@@ -290,8 +291,12 @@ class TestSpoolerFixture:
         with pytest.raises(NoSpooler):
             note(1)
 
-    def test_many_tests_hold_nothing(self, tmp_path: Path) -> None:
-        """It closes what it opened: a suite of thousands of tests does not run out of descriptors."""
+    @pytest.mark.parametrize("threads", [0, 1])
+    def test_many_tests_hold_nothing(self, tmp_path: Path, threads: int) -> None:
+        """It closes what it opened, also where a thread lives on: thousands of tests do not run out of descriptors."""
+        over = threading.Event()
+        for _ in range(threads):
+            threading.Thread(target=over.wait).start()
 
         def descriptors() -> int:
             return len(list(Path("/proc/self/fd").iterdir()))
@@ -302,6 +307,7 @@ class TestSpoolerFixture:
                 note.using(priority=1)(1)
                 spooler.run()
             counts.append(descriptors())
+        over.set()
         assert counts[0] == counts[-1]
 
     def test_send_many(self, unspool_spooler: TemporarySpooler) -> None:

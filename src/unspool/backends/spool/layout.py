@@ -372,9 +372,12 @@ class Directory:
                 self.drafts = self._new_drafts()
 
     def close(self) -> None:
-        """Close all descriptors. The next use opens them again."""
+        """Close all descriptors, which no other thread may be using now. The next use opens them again."""
         with self._lock:
-            self._forget(list(self._parts))
+            _close_all(self._parts, self._removed)
+            self._parts.clear()
+            self._removed.clear()
+            self._owner, self.trusted = None, -1
             self.drafts = self._new_drafts()
 
     def _forget(self, parts: list[str]) -> None:
