@@ -24,6 +24,16 @@ def own_registries() -> Iterator[None]:
         registered.update(before)  # type: ignore[attr-defined]
 
 
+@pytest.fixture
+def only_own_tasks(request: pytest.FixtureRequest, own_registries: None) -> None:
+    """The tasks of other test modules, which may have the same bare names, are unknown during a test."""
+    own = [task for task in registry.functions.values() if task.__module__ == request.module.__name__]
+    registry.functions.clear()
+    registry.bare.clear()
+    for task in own:
+        task.register()
+
+
 @pytest.fixture(autouse=True)
 def own_settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No test sees the settings of the environment, nor those that another test made. Each begins where it is then."""

@@ -39,7 +39,9 @@ def of_uwsgiconf(a: str, *, b: int) -> bool:
     return True
 
 
-def test_what_uwsgidecorators_and_uwsgiconf_left_is_drained(tmp_path: Path, run_uwsgi: Run) -> None:
+def test_what_uwsgidecorators_and_uwsgiconf_left_is_drained(
+    tmp_path: Path, run_uwsgi: Run, only_own_tasks: None
+) -> None:
     """Messages of @spool with and without arguments, of @spoolraw, and of uwsgiconf's layout, with their priorities."""
     spool = tmp_path / "mail"
     spool.mkdir(mode=0o700)
