@@ -328,4 +328,4 @@ def find_function(name: str) -> FunctionTask[Any, Any]:
 
     :raises NoHandler: if this program has none, or several functions of a bare name.
     """
-    return registry.functions.get(name) or registry.find(name)
+    return registry.find(name)

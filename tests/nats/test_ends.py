@@ -2,33 +2,16 @@
 
 from pathlib import Path
 
-from tests.runtime.conftest import Place
+from tests.runtime.conftest import HOLDING, Place
 from unspool.backends.nats import NatsBackend
 from unspool.message import State
 
 from .conftest import until
 
-APP = """
-    @Spooler.task
-    async def coroutine(name):
-        await asyncio.to_thread(hold, name)
-        return True
-
-    @Spooler.task
-    def held(name):
-        hold(name)
-        return True
-
-    @Spooler.task
-    def noted(word):
-        note(word)
-        return True
-"""
-
 
 def test_a_coroutine_that_ends_beside_a_long_run(served: Place, backend: NatsBackend) -> None:
     """It leaves the queue while a plain task runs in the same worker."""
-    served.write_app(APP)
+    served.write_app(HOLDING)
     served.gate("short")
     served.gate("long")
     running = served.run()
@@ -44,7 +27,7 @@ def test_a_coroutine_that_ends_beside_a_long_run(served: Place, backend: NatsBac
 
 def test_a_short_task_before_a_long_one_of_another_spooler(served: Place, backend: NatsBackend, tmp_path: Path) -> None:
     """The claim that would tell its end is a claim from elsewhere."""
-    served.write_app(APP)
+    served.write_app(HOLDING)
     served.gate("long")
     side = str(tmp_path / "side")
     served.env["UNSPOOL_SPOOLERS"] += f",{side}"

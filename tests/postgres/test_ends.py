@@ -9,33 +9,16 @@ import pytest
 from unspool.address import Address
 from unspool.message import Ack, Claim, State, Verdict
 
-from ..runtime.conftest import PATIENCE, Place
+from ..runtime.conftest import HOLDING, PATIENCE, Place
 from .conftest import look_at, url_of, wait_until
 from .test_ahead import send
 from .test_sessions import end_session
-
-APP = """
-    @Spooler.task
-    async def coroutine(name):
-        await asyncio.to_thread(hold, name)
-        return True
-
-    @Spooler.task
-    def held(name):
-        hold(name)
-        return True
-
-    @Spooler.task
-    def noted(word):
-        note(word)
-        return True
-"""
 
 
 @pytest.mark.parametrize("beside", ["held", "coroutine"])
 def test_a_coroutine_that_ends_beside_a_long_run(place: Place, address: Address, beside: str) -> None:
     """It leaves the queue while a plain task runs, and while another coroutine does and the worker waits."""
-    place.write_app(APP)
+    place.write_app(HOLDING)
     place.gate("short")
     place.gate("long")
     running = place.run()
@@ -54,7 +37,7 @@ def test_a_coroutine_that_ends_beside_a_long_run(place: Place, address: Address,
 
 def test_a_short_task_before_a_long_one_of_another_spooler(place: Place, address: Address, tmp_path: Path) -> None:
     """The claim that would tell its end is a claim from elsewhere."""
-    place.write_app(APP)
+    place.write_app(HOLDING)
     place.gate("long")
     place.env["UNSPOOL_SPOOLERS"] = f"{url_of(address)},{tmp_path / 'side'}"
     place.call(f"noted('one'), held.using(spooler={str(tmp_path / 'side')!r})('long')")

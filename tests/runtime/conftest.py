@@ -39,6 +39,25 @@ def hold(name):
 '''
 
 
+HOLDING = """
+    @Spooler.task
+    async def coroutine(name):
+        await asyncio.to_thread(hold, name)
+        return True
+
+    @Spooler.task
+    def held(name):
+        hold(name)
+        return True
+
+    @Spooler.task
+    def noted(word):
+        note(word)
+        return True
+"""
+"""An application whose tasks wait at gates."""
+
+
 class Running:
     """A supervisor process."""
 

@@ -62,7 +62,7 @@ class DirectoryTarget:
         disk = Disk(cast, self._disk, self._mail, self._clock, self._quiet)
         return {**disk.faults(durable=self._durable), **self._cleanup.faults()}
 
-    def mend(self) -> None:
+    def end_faults(self) -> None:
         pass
 
     def bring_back(self, operators: Operators) -> None:

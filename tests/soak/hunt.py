@@ -85,7 +85,7 @@ class Hunt:
 
     def settle(self) -> Left:
         """Stop all faults and senders, run all tasks that can be run, and return what is left."""
-        self.target.mend()
+        self.target.end_faults()
         self.operators.run("resume")
         for name in self.cast.names("producer"):
             self.cast.kill(name)

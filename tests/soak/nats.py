@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import random
 import secrets
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,10 +17,10 @@ from tests.nats.server import Server
 from unspool import config
 
 from . import oracle
-from .cast import Cast, Part
+from .cast import Cast
 from .operators import Operators, Route
 from .proxy import Proxy
-from .target import Fault, base_environment, producer, supervisor
+from .target import Fault, base_environment, server_parts
 
 __all__ = ["LEASE", "NatsTarget"]
 
@@ -47,19 +46,11 @@ class NatsTarget:
         base = base_environment(scratch, log) | {"UNSPOOL_SECRET_KEY": key}
         direct = base | {"UNSPOOL_SPOOLERS": here}
         proxied = base | {"UNSPOOL_SPOOLERS": there}
-        inside = base | {"UNSPOOL_SPOOLERS": self._inbox}
+        forwarded = base | {"UNSPOOL_SPOOLERS": self._inbox, "UNSPOOL_FORWARD": here}
         self.environment = direct
         self.spoolers = [here]
         self.routes: list[Route] = []
-        self.parts = {
-            "supervisor-1": supervisor(direct),
-            "supervisor-2": supervisor(proxied),
-            "forwarder": Part(lambda _: [sys.executable, "-m", "unspool", "forward", "--log-level", "warning"],
-                              inside | {"UNSPOOL_FORWARD": here}),
-            "producer-1": producer(direct, seed, pause),
-            "producer-2": producer(proxied, seed, pause),
-            "producer-3": producer(inside, seed, pause * 2),
-        }  # fmt: skip
+        self.parts = server_parts(direct, proxied, forwarded, seed, pause)
         config.configure(spoolers=[here], secret_key=key)
 
     def faults(self, cast: Cast) -> Mapping[Fault, float]:
@@ -104,7 +95,7 @@ class NatsTarget:
         """Return the processes behind the proxy."""
         return self._cast.members("supervisor-2", "producer-2")
 
-    def mend(self) -> None:
+    def end_faults(self) -> None:
         if not self._server.running:
             self._server.start()
 

@@ -17,11 +17,11 @@ from tests.postgres.server import Server
 from unspool import config
 
 from . import oracle
-from .cast import Cast, Part
+from .cast import Cast
 from .operators import Operators, Route
 from .proxy import Proxy
 from .sockets import owner
-from .target import Fault, base_environment, producer, supervisor
+from .target import Fault, base_environment, server_parts
 
 __all__ = ["PostgresTarget"]
 
@@ -46,19 +46,11 @@ class PostgresTarget:
         base = base_environment(scratch, log) | {"UNSPOOL_SECRET_KEY": key}
         direct = base | {"UNSPOOL_SPOOLERS": here}
         proxied = base | {"UNSPOOL_SPOOLERS": there}
-        inside = base | {"UNSPOOL_SPOOLERS": inbox}
+        forwarded = base | {"UNSPOOL_SPOOLERS": inbox, "UNSPOOL_FORWARD": here}
         self.environment = direct
         self.spoolers = [here]
         self.routes: list[Route] = []
-        self.parts = {
-            "supervisor-1": supervisor(direct),
-            "supervisor-2": supervisor(proxied),
-            "forwarder": Part(lambda _: [sys.executable, "-m", "unspool", "forward", "--log-level", "warning"],
-                              inside | {"UNSPOOL_FORWARD": here}),
-            "producer-1": producer(direct, seed, pause),
-            "producer-2": producer(proxied, seed, pause),
-            "producer-3": producer(inside, seed, pause * 2),
-        }  # fmt: skip
+        self.parts = server_parts(direct, proxied, forwarded, seed, pause)
         self._inbox = inbox
         config.configure(spoolers=[here], secret_key=key)
         subprocess.run([sys.executable, "-m", "unspool", "migrate"], env=os.environ | direct, check=True,
@@ -193,7 +185,7 @@ class PostgresTarget:
 
     # --- the end
 
-    def mend(self) -> None:
+    def end_faults(self) -> None:
         for name in ("idle_session_timeout", "statement_timeout", "lock_timeout", "default_transaction_isolation"):
             self._setting(name, None)
 

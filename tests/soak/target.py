@@ -10,7 +10,7 @@ from typing import Protocol
 from .cast import Cast, Part
 from .operators import Operators, Route
 
-__all__ = ["Fault", "Target", "base_environment", "producer", "supervisor", "uwsgi"]
+__all__ = ["Fault", "Target", "base_environment", "producer", "server_parts", "supervisor", "uwsgi"]
 
 Fault = Callable[[random.Random], None]
 
@@ -31,7 +31,7 @@ class Target(Protocol):
     def faults(self, cast: Cast) -> Mapping[Fault, float]:
         """Return the possible faults, and their relative frequencies."""
 
-    def mend(self) -> None:
+    def end_faults(self) -> None:
         """End all faults that are still active."""
 
     def bring_back(self, operators: Operators) -> None:
@@ -57,6 +57,24 @@ def supervisor(environment: Mapping[str, str]) -> Part:
     """Return ``unspool run`` with two workers."""
     words = ["run", "tests.soak.app", "--processes", "2", "--max-tasks", "2000", "--log-level", "warning"]
     return Part(lambda _: [sys.executable, "-m", "unspool", *words], environment)
+
+
+def server_parts(
+    direct: Mapping[str, str], proxied: Mapping[str, str], inbox: Mapping[str, str], seed: str, pause: float
+) -> dict[str, Part]:
+    """Return the processes around a server: some reach it directly, some by a proxy, and some by a forwarded directory.
+
+    :param inbox: the environment of the directory, with the setting that forwards it.
+    """
+    sending = {name: value for name, value in inbox.items() if name != "UNSPOOL_FORWARD"}
+    return {
+        "supervisor-1": supervisor(direct),
+        "supervisor-2": supervisor(proxied),
+        "forwarder": Part(lambda _: [sys.executable, "-m", "unspool", "forward", "--log-level", "warning"], inbox),
+        "producer-1": producer(direct, seed, pause),
+        "producer-2": producer(proxied, seed, pause),
+        "producer-3": producer(sending, seed, pause * 2),
+    }
 
 
 def uwsgi(environment: Mapping[str, str], log: Path, spooler: str) -> Part:

@@ -90,7 +90,7 @@ class Listing:
         return self._changed(id, verb, absent)
 
     def _changed(self, id: str, verb: str, absent: dict[str, list[int]]) -> int:
-        """
+        """Change the task, and return its number.
 
         :param absent: the supervisors that will not come back, and the workers that are alive without theirs.
         """

@@ -4,24 +4,5 @@ This folder is at the end of ``sys.path`` (by ``unspool-uwsgiconf.pth``), and ha
 uwsgiconf takes precedence as a whole. Argued in ``docs/decisions/0013-beside-uwsgiconf.md``.
 """
 
-from unspool import (
-    ResultProcessed,
-    ResultRescheduled,
-    ResultSkipped,
-    Spooler,
-    SpoolerFunctionCallTask,
-    SpoolerTask,
-    TaskResult,
-    spooler_task_types,
-)
-
-__all__ = [
-    "ResultProcessed",
-    "ResultRescheduled",
-    "ResultSkipped",
-    "Spooler",
-    "SpoolerFunctionCallTask",
-    "SpoolerTask",
-    "TaskResult",
-    "spooler_task_types",
-]
+from unspool.compat.seed import *  # noqa: F403
+from unspool.compat.seed import __all__  # noqa: F401

@@ -1,0 +1,23 @@
+"""What ``uwsgiconf.runtime.spooler`` has; the same objects as in ``unspool``."""
+
+from unspool import (
+    ResultProcessed,
+    ResultRescheduled,
+    ResultSkipped,
+    Spooler,
+    SpoolerFunctionCallTask,
+    SpoolerTask,
+    TaskResult,
+    spooler_task_types,
+)
+
+__all__ = [
+    "ResultProcessed",
+    "ResultRescheduled",
+    "ResultSkipped",
+    "Spooler",
+    "SpoolerFunctionCallTask",
+    "SpoolerTask",
+    "TaskResult",
+    "spooler_task_types",
+]
