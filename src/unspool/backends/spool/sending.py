@@ -50,6 +50,8 @@ _PAGE = 4096
 _AT_ONCE = 32  # files that are open at once
 _ELSEWHERE = (errno.ENOENT, errno.ENOTDIR, errno.EBADF, errno.EXDEV, errno.ESTALE)  # removed, moved, or closed
 _HAS_STICKY = sys.platform == "linux"  # elsewhere, only root may make such files
+_File = tuple[int, str, int, str]
+"""A task that is being written in place: its descriptor, its ref, and where its name is."""
 
 
 class Sender:
@@ -91,7 +93,7 @@ class Sender:
         return sent
 
     def _send_one(self, envelope: Envelope, sent: list[str]) -> bool:
-        """Write one task in place, as ``_write_in_place`` does but faster. Return whether it was written.
+        """Write one task in place, without the lists of a batch. Return whether it was written.
 
         If anything is unusual, nothing is done and False is returned.
         """
@@ -102,27 +104,14 @@ class Sender:
         content = wire.dump(vars, body, self._signer)
         if len(content) > _PAGE or not (writer := drafts.number):
             return False
-        ref = name = self._names.next(self._clock(), None, writer)
-        part = ""
-        if priority is not None:
-            part = str(priority)
-            ref = f"{part}/{name}"
-        at, target = directory.place(part, name)
-        fd = os.open(target, _CREATE, UNFINISHED, dir_fd=at)
+        file = self._begin(priority, content, writer)
         try:
-            points.reach("send.created")
-            write_whole(fd, content)
-            points.reach("send.written")
-            if not os.access(path := f"{directory.root}/{ref}", os.F_OK):
-                os.lstat(path)  # raises the reason; the name is unique, so the path leads to this file
-            os.fchmod(fd, directory.mode)
-            sent.append(ref)
-            points.reach("send.renamed")
+            self._publish(file, sent)
         except BaseException:
-            _remove_unfinished(at, target)
+            _remove_unfinished(file)
             raise
         finally:
-            os.close(fd)
+            os.close(file[0])
         points.reach("send.kept")
         return True
 
@@ -167,36 +156,50 @@ class Sender:
     def _write_in_place(
         self, envelopes: Sequence[Envelope], contents: Sequence[bytes], writer: int, sent: list[str]
     ) -> None:
-        directory = self._directory
-        files: list[tuple[int, str, int, str]] = []
+        files: list[_File] = []
         try:
             for envelope, content in zip(envelopes, contents):  # noqa: B905  as many of both
-                ref = name = self._names.next(self._clock(), None, writer)
-                part = ""
-                if envelope.priority is not None:
-                    part = str(envelope.priority)
-                    ref = f"{part}/{name}"
-                at, target = directory.place(part, name)
-                fd = os.open(target, _CREATE, UNFINISHED, dir_fd=at)
-                files.append((fd, ref, at, target))
-                if directory.gives:
-                    directory.give(fd)
-                points.reach("send.created")
-                write_whole(fd, content)
-                points.reach("send.written")
-            for fd, ref, _, _ in files:
-                path = f"{directory.root}/{ref}"
-                if not os.access(path, os.F_OK):  # the name is unique, so the path leads to this file
-                    os.lstat(path)
-                os.fchmod(fd, directory.mode)
-                sent.append(ref)
-                points.reach("send.renamed")
+                files.append(self._begin(envelope.priority, content, writer))
+            for file in files:
+                self._publish(file, sent)
         except BaseException:
-            for _, _, at, target in files:
-                _remove_unfinished(at, target)
+            for file in files:
+                _remove_unfinished(file)
             raise
         finally:
             _close_all(files)
+
+    def _begin(self, priority: int | None, content: bytes, writer: int) -> _File:
+        """Write the file of a task that is not visible yet, and return it."""
+        directory = self._directory
+        ref = name = self._names.next(self._clock(), None, writer)
+        part = ""
+        if priority is not None:
+            part = str(priority)
+            ref = f"{part}/{name}"
+        at, target = directory.place(part, name)
+        file = os.open(target, _CREATE, UNFINISHED, dir_fd=at), ref, at, target
+        try:
+            if directory.gives:
+                directory.give(file[0])
+            points.reach("send.created")
+            write_whole(file[0], content)
+            points.reach("send.written")
+        except BaseException:
+            _remove_unfinished(file)
+            os.close(file[0])
+            raise
+        return file
+
+    def _publish(self, file: _File, sent: list[str]) -> None:
+        """Make a written file a task, and add its ref to ``sent``."""
+        fd, ref, _, _ = file
+        path = f"{self._directory.root}/{ref}"
+        if not os.access(path, os.F_OK):
+            os.lstat(path)  # raises the reason; the name is unique, so the path leads to this file
+        os.fchmod(fd, self._directory.mode)
+        sent.append(ref)
+        points.reach("send.renamed")
 
     def _send_by_drafts(self, envelopes: Sequence[Envelope], sent: list[str]) -> None:
         parts = ["" if envelope.priority is None else str(envelope.priority) for envelope in envelopes]
@@ -248,14 +251,15 @@ class Sender:
             os.close(fd)
 
 
-def _remove_unfinished(at: int, name: str) -> None:
-    """Remove the unfinished file of this send, unless it has become a task."""
+def _remove_unfinished(file: _File) -> None:
+    """Remove a file that this send has begun, unless it has become a task."""
+    _, _, at, name = file
     with contextlib.suppress(OSError):
         if is_unfinished(os.stat(name, dir_fd=at, follow_symlinks=False)):
             os.unlink(name, dir_fd=at)
 
 
-def _close_all(files: list[tuple[int, str, int, str]]) -> None:
+def _close_all(files: list[_File]) -> None:
     """Close all files, even if closing one of them raises. The error is raised at the end."""
     while files:
         fd = files.pop()[0]
