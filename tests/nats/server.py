@@ -10,17 +10,12 @@ import sys
 import time
 from pathlib import Path
 
-__all__ = ["Cluster", "Server", "available", "free_port", "version"]
+from tests.ports import free_port
+
+__all__ = ["Cluster", "Server", "available", "version"]
 
 PROGRAM = Path(sys.executable).with_name("nats-server")
 PAYLOAD = 8 << 20
-
-
-def free_port() -> int:
-    """A port of loopback that nobody has just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Server:

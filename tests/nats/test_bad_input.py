@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from tests.nats.conftest import KEY, Open, at, queue_on, until
-from tests.nats.server import PAYLOAD, Server, free_port
+from tests.nats.server import PAYLOAD, Server
+from tests.ports import free_port
 from tests.runtime.conftest import PATIENCE, Place
 from unspool import address, codec
 from unspool.backends.nats import NatsBackend, runs

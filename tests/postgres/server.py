@@ -5,7 +5,6 @@ import importlib.util
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+
+from tests.ports import free_port
 
 NOBODY = 65534
 _SETTINGS = {
@@ -35,7 +36,7 @@ class Server:
     def __init__(self, directory: Path = Path("/tmp"), **settings: str) -> None:
         self.place = Path(tempfile.mkdtemp(prefix="unspool-pg-", dir=directory))
         self.programs = _programs(self.place)
-        self.port = _free_port()
+        self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
         if os.geteuid() == 0:
             os.chown(self.place, NOBODY, NOBODY)
@@ -49,7 +50,7 @@ class Server:
         """A server that follows this one, which runs: a hot standby, to be started and closed like any."""
         follower = object.__new__(type(self))
         follower.place = Path(tempfile.mkdtemp(prefix="unspool-pg-", dir=self.place.parent))
-        follower.programs, follower.port, follower._process = self.programs, _free_port(), None
+        follower.programs, follower.port, follower._process = self.programs, free_port(), None
         if os.geteuid() == 0:
             os.chown(follower.place, NOBODY, NOBODY)
         follower._run("pg_basebackup", "--write-recovery-conf", "--checkpoint=fast", "--no-sync",
@@ -176,13 +177,6 @@ def _may_come(program: Path) -> bool:
 
 def _as_nobody() -> dict[str, Any]:
     return {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 @contextlib.contextmanager

@@ -13,8 +13,9 @@ from unspool.address import Address
 from unspool.errors import SpoolerUnusable
 from unspool.message import Ack, Claim, Envelope, State
 
+from ..ports import free_port
 from .conftest import look_at
-from .server import NOBODY, Server, _as_nobody, _free_port
+from .server import NOBODY, Server, _as_nobody
 
 PROGRAM = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="there is no pgbouncer here")
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.skipif(PROGRAM is None, reason="there is no pgbouncer h
 @pytest.fixture(params=["transaction", "session"])
 def pooled(request: pytest.FixtureRequest, server: Server, address: Address, tmp_path: Path) -> Iterator[Address]:
     """The queue by way of a pooler."""
-    port, place = _free_port(), server.place / f"bouncer-{request.param}"
+    port, place = free_port(), server.place / f"bouncer-{request.param}"
     place.mkdir()
     (place / "users").write_text('"postgres" ""\n')
     (place / "ini").write_text(
