@@ -39,7 +39,7 @@ def own_settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No test sees the settings of the environment, nor those that another test made. Each begins where it is then."""
     monkeypatch.setattr(config, "_start", None)
     for name in list(os.environ):
-        if name.startswith("UNSPOOL_"):
+        if name.startswith("UNSPOOL_") or name in {"COLUMNS", "LINES"}:  # readline, which pytest imports, sets both
             monkeypatch.delenv(name)
     config.configure(**dict.fromkeys(config.Settings._fields))
     yield
