@@ -31,8 +31,11 @@ _test = re.compile(r"\btest_[a-z0-9_]+\b(?!\.py)")
 def execute(page: Page, place: Path) -> list[str]:
     """Runs a page's examples in order in a directory of their own; what each printed. Log lines are not looked at."""
     script, expected = page.script()
+    temporary = place / "temporary"  # or an example's pytest would clean up the directories of others
+    temporary.mkdir()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("UNSPOOL_")}
     environment |= {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(place)}
+    environment["TMPDIR"] = str(temporary)
     done = subprocess.run(
         ["bash", "-c", script],
         cwd=place,
