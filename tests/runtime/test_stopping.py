@@ -474,7 +474,18 @@ def test_live_processes_are_known(place: Place) -> None:
     assert place.backend.control.live() == []
 
 
-@pytest.mark.parametrize("how", [lambda spool: spool.rename(spool.with_name("elsewhere")), shutil.rmtree])
+def move_away(spool: Path) -> None:
+    """Renames a directory."""
+    spool.rename(spool.with_name("elsewhere"))
+
+
+def remove(spool: Path) -> None:
+    """Removes a directory in which other processes make files meanwhile."""
+    while spool.exists():
+        shutil.rmtree(spool, ignore_errors=True)
+
+
+@pytest.mark.parametrize("how", [move_away, remove])
 def test_a_removed_directory_is_told_and_survived(place: Place, how: Callable[[Path], object]) -> None:
     """The spooler is moved or removed under the workers: they say so, and run what comes when it is back."""
     place.write_app(HOLDING)

@@ -87,6 +87,7 @@ def test_what_others_send_and_what_was_left_is_found(instance: Instance) -> None
     instance.call("[send(5)]")
     instance.start(frequency=3600)
     instance.wait(lambda: marks(instance) == ["5"])
+    instance.wait(lambda: not list((instance.spool / "5").glob("uwsgi_spoolfile_on_*")))  # or it would run again
     instance.stop()
     instance.start()
     instance.call("[send(6, 3)]")
