@@ -20,15 +20,17 @@ class Ext4:
     :param place: an existing directory for the image and the directory that it is mounted on.
     :param size: megabytes.
     :param inodes: how many files it can hold; by default one for each 4 to 16 KB.
+    :param block: bytes of a block; by default 1024 for such a small disk.
     """
 
-    def __init__(self, place: Path, size: int = 32, inodes: int | None = None) -> None:
+    def __init__(self, place: Path, size: int = 32, inodes: int | None = None, block: int | None = None) -> None:
         self.image = place / "disk.img"
         self.root = place / "disk"
         self.root.mkdir()
         with self.image.open("wb") as file:
             file.truncate(size << 20)
-        _run("mkfs.ext4", *_OPTIONS, *(["-N", str(inodes)] if inodes else []), str(self.image))
+        options = [*(["-N", str(inodes)] if inodes else []), *(["-b", str(block)] if block else [])]
+        _run("mkfs.ext4", *_OPTIONS, *options, str(self.image))
         self.mount()
 
     def mount(self) -> None:

@@ -3,7 +3,8 @@
 import contextlib
 import os
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from unspool import codec, raw_message
 from unspool.backends.spool import SpoolBackend
 from unspool.errors import SpoolerUnusable
-from unspool.message import State
+from unspool.message import Record, State
 
 from ..runtime.conftest import Place
 from .conftest import needs
@@ -123,3 +124,62 @@ def test_a_batch_for_which_the_directory_has_no_room(tmp_path: Path) -> None:
         backend.close()
     finally:
         disk.close()
+
+
+_BLOCK = 1024
+
+
+@pytest.mark.parametrize("left_in_wal_mode", [False, True])
+def test_history_on_a_full_disk_of_small_blocks(tmp_path: Path, left_in_wal_mode: bool) -> None:
+    """However many blocks are free, no process that reads or writes history is killed by SIGBUS, and reading needs no
+    room. The same holds for a database in WAL mode, which SQLite would map into memory.
+    """
+    needs(root=True, tool="mkfs.ext4")
+    disk = Ext4(tmp_path, size=16, block=_BLOCK)
+    try:
+        spooler, database = str(disk.root / "mail"), disk.root / "mail/.unspool/history.sqlite3"
+        now = time.time()
+        records = [Record(f"/mail/{number}", "app:f", "processed", 1, now + number, 0.5, 4711) for number in range(200)]
+
+        def write() -> None:
+            backend = SpoolBackend(spooler)
+            with contextlib.suppress(SpoolerUnusable):
+                backend.record(records)
+            backend.close()
+
+        def read() -> None:
+            backend = SpoolBackend(spooler)
+            assert backend.history(limit=1) == records[-1:]
+            backend.close()
+
+        write()
+        fill(disk.root)
+        for _ in range(24):
+            ballast = disk.root / "ballast"
+            os.truncate(ballast, ballast.stat().st_size - _BLOCK)
+            for use in (read, write):
+                if left_in_wal_mode:
+                    _set_wal_mode(database)
+                assert _status_in_a_fork(use) == 0
+    finally:
+        disk.close()
+
+
+def _set_wal_mode(database: Path) -> None:
+    """Set the two bytes of its header that say so."""
+    with database.open("r+b") as file:
+        file.seek(18)
+        file.write(b"\2\2")
+
+
+def _status_in_a_fork(use: Callable[[], None]) -> int:
+    """Return 0, or the number of the signal that has killed the fork, or 256 if it has failed."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            use()
+            status = 0
+        finally:
+            os._exit(status)
+    return os.waitpid(pid, 0)[1]

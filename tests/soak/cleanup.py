@@ -16,7 +16,7 @@ from .payload import KEY
 
 __all__ = ["Cleanup"]
 
-_PARTS = ("run", "writers", "tmp", "attempts", "history.sqlite3", "history.sqlite3-wal", "history.sqlite3-shm")
+_PARTS = ("run", "writers", "tmp", "attempts", "history.sqlite3", "history.sqlite3-journal")
 """The parts of ``.unspool`` that contain no tasks."""
 
 

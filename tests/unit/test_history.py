@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import sqlite3
 import stat
 import threading
@@ -212,13 +213,97 @@ def test_damage_under_a_writer(opened: Open, database: Path) -> None:
 
 
 def test_readable_while_written(opened: Open, database: Path) -> None:
-    """Within a writer's transaction, a look sees what was there before it, and does not wait for its end."""
+    """Within a writer's transaction, a reader sees what was there before it, and does not wait for its end."""
     opened().add(runs(1, 2))
     with closing(sqlite3.connect(database, isolation_level=None)) as writer:
-        writer.execute("BEGIN EXCLUSIVE")
+        writer.execute("BEGIN IMMEDIATE")
         writer.execute("UPDATE runs SET verdict = 'half done'")
         assert opened().latest(None, 10) == runs(2, 1)
         writer.execute("ROLLBACK")
+
+
+def test_a_locked_database_is_named(
+    opened: Open, database: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A reader that waits in vain for another program returns what is in journals, and logs why the rest is missing."""
+    monkeypatch.setattr("unspool.backends.spool.history._BUSY", 0.0)
+    history = opened()
+    history.add(runs(1))
+    history.jot(runs(2))
+    with closing(sqlite3.connect(database, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        assert opened().latest(None, 10) == runs(2)
+    assert [record.message for record in caplog.records] == [
+        f"history of {database.parents[1]} cannot be read: database is locked"
+    ]
+
+
+def _killed(database: Path, *statements: str) -> None:
+    """Execute statements in a process that is killed then."""
+    child = os.fork()
+    if child == 0:
+        try:
+            connection = sqlite3.connect(database, isolation_level=None)
+            for statement in statements:
+                connection.execute(statement)
+        finally:
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+
+
+def test_a_writer_that_was_killed_in_a_transaction(opened: Open, database: Path) -> None:
+    """What it has written to the database is taken back, by a reader too."""
+    opened(limit=1_000).add(runs(*range(1_000)))
+    _killed(database, "PRAGMA cache_size = 1", "BEGIN", "UPDATE runs SET verdict = 'half done'")
+    journal = database.with_name(f"{database.name}-journal")
+    assert journal.stat().st_size
+    assert b"half done" in database.read_bytes()
+    assert opened().latest(None, 1_000) == runs(*range(999, -1, -1))
+    assert not journal.exists() or not journal.stat().st_size
+
+
+@pytest.mark.parametrize("first", ["reader", "writer"])
+def test_a_database_in_wal_mode_is_converted(
+    opened: Open, database: Path, first: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Rows that an earlier version wrote, and had not moved from ``-wal`` when it was killed, are kept."""
+    history = opened()
+    history.add(runs(1))
+    history.close()
+    _killed(database, "PRAGMA journal_mode = WAL", "UPDATE runs SET attempt = 2, id = '/mail/task2'")
+    assert database.with_name(f"{database.name}-wal").stat().st_size
+    if first == "reader":
+        assert opened().latest(None, 10) == runs(2)
+    history.add(runs(3))
+    assert opened().latest(None, 10) == runs(3, 2)
+    assert database.read_bytes()[18:20] == b"\1\1"  # no WAL mode
+    assert not database.with_name(f"{database.name}-wal").exists()
+    assert not caplog.records
+
+
+def test_a_database_that_is_removed_under_a_writer(opened: Open, database: Path) -> None:
+    """The next batch goes into a new one."""
+    history = opened()
+    history.add(runs(1))
+    database.unlink()
+    history.add(runs(2))
+    assert opened().latest(None, 10) == runs(2)
+    os.rename(database, database.with_name("other"))
+    database.touch(0o600)
+    history.add(runs(3))
+    assert opened().latest(None, 10) == runs(3)
+
+
+def test_a_fifo_in_the_place_of_the_journal(opened: Open, database: Path) -> None:
+    """Neither a writer that has the database open nor a reader waits for it."""
+    history = opened()
+    history.add(runs(1))
+    journal = database.with_name(f"{database.name}-journal")
+    journal.unlink()
+    os.mkfifo(journal)
+    assert opened().latest(None, 10) == []
+    history.add(runs(2))
+    assert opened().latest(None, 10) == runs(2)
 
 
 def test_each_batch_is_seen_whole(opened: Open) -> None:

@@ -32,6 +32,7 @@ _BATCH = 2_000
 _RESTART = 5.0  # seconds between two starts, which limits the work for a process that cannot start
 _AGAIN = 0.002  # seconds until a pipe that was full may have room
 _GATHER = 0.1  # seconds in which records are gathered into one transaction
+_APART = 1.0  # seconds between transactions of fewer than _BATCH records, because each one waits for the disk
 _RETRY = 1.0  # seconds until a failed write is tried again
 _written = struct.Struct("=HI")  # a confirmation: the spooler's number, and how many of its lines
 
@@ -196,14 +197,16 @@ def _live(backends: Sequence[Backend], reader: int, answerer: int, close_others:
 def _record(backends: Sequence[Backend], reader: int, answerer: int) -> None:
     rest = b""
     given_up: set[int] = set()
+    next_write = 0.0
     while chunk := os.read(reader, 1 << 16):
-        lines = rest + chunk
-        deadline = time.monotonic() + _GATHER
-        while lines.count(b"\n") < _BATCH and (left := deadline - time.monotonic()) > 0:
+        chunks, number = [rest, chunk], chunk.count(b"\n")
+        deadline = max(time.monotonic() + _GATHER, next_write)
+        while number < _BATCH and (left := deadline - time.monotonic()) > 0:
             if not select.select([reader], [], [], left)[0] or not (chunk := os.read(reader, 1 << 16)):
                 break
-            lines += chunk
-        whole, _, rest = lines.rpartition(b"\n")
+            chunks.append(chunk)
+            number += chunk.count(b"\n")
+        whole, _, rest = b"".join(chunks).rpartition(b"\n")
         batches: dict[int, list[Record]] = {}
         for _, index, _, _, record in json.loads(b"[%b]" % whole.replace(b"\n", b",")):
             batches.setdefault(index, []).append(Record(*record))
@@ -214,6 +217,7 @@ def _record(backends: Sequence[Backend], reader: int, answerer: int) -> None:
                     _log.warning("dropped %s of history; no task is affected", counted(lost, "line"))
             with contextlib.suppress(BrokenPipeError):  # the supervisor is gone
                 os.write(answerer, _written.pack(index, len(records)))
+        next_write = time.monotonic() + _APART
 
 
 def _write(backend: Backend, records: Sequence[Record], reader: int) -> bool:

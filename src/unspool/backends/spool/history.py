@@ -1,7 +1,11 @@
 """What ran: one row a run, in SQLite, bounded in number and age.
 
-One writer at a time (a supervisor's recorder), in batches, so it is never in a task's way. It is a convenience and not
-the truth: if it is lost or damaged, it is set aside and begun afresh, and no task is touched.
+Supervisors' recorders write it in batches, so it never delays a task. It is a convenience and not the truth: if it is
+lost or damaged, it is set aside and a new one begins, and no task is touched.
+
+The database has a rollback journal, so SQLite maps no file into memory. In WAL mode SQLite maps ``-shm``, and allocates
+it with one byte for each 4 KiB. Where blocks are smaller, or are copied when they are written, a page of the map has
+blocks that do not exist yet, and a full disk then kills the process by SIGBUS.
 """
 
 import contextlib
@@ -34,8 +38,8 @@ _LATEST_OF = f"{_SELECT} WHERE id = ? ORDER BY started + duration DESC, number D
 _IDS = "SELECT DISTINCT id FROM runs WHERE instr(id, ?)"
 _MATCHES = 10
 _TRIM_EVERY = 5_000  # rows between two trimmings
-_COMPANIONS = ("-wal", "-shm", "-journal")  # files that SQLite creates beside the database
-_BUSY = 10_000  # milliseconds to wait for another supervisor's writer
+_COMPANIONS = ("-wal", "-shm", "-journal")  # files that SQLite creates beside the database, the first two in WAL mode
+_BUSY = 10.0  # seconds to wait for the end of another process's transaction
 _BAD_ROW = (ValueError, OverflowError, sqlite3.InterfaceError, sqlite3.ProgrammingError, sqlite3.IntegrityError)
 _log = logging.getLogger("unspool")
 
@@ -53,6 +57,7 @@ class History:
         self._age = age
         self._clock = clock
         self._writer: sqlite3.Connection | None = None
+        self._opened: tuple[int, int] | None = None
         self._untrimmed = _TRIM_EVERY
         self._journal = Journal(directory, self._put)
 
@@ -116,12 +121,15 @@ class History:
         if not os.path.exists(path) or self._objection(path):
             return []
         try:
-            uri = f"file:{_quote(path)}?mode=ro"
-            with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=_BUSY / 1000)) as reader:
+            with contextlib.closing(_connect(path)) as reader:
                 reader.text_factory = _decoded
                 return reader.execute(query, values).fetchall()
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_ERROR:  # else it has no table yet
+                _log.warning("history of %s cannot be read: %s", self._directory.root, error)
         except sqlite3.DatabaseError:
-            return []  # damaged, or not made yet; the writer sets it right
+            pass  # damaged; the writer sets it aside
+        return []
 
     def _add(self, records: Sequence[Record]) -> None:
         if self._directory.opened and self._directory.is_gone():
@@ -129,8 +137,14 @@ class History:
             if not os.path.isdir(self._directory.root):
                 raise sqlite3.OperationalError("the spooler was removed")  # history alone must not bring it back
             self._directory.reopen()
+        path = self._directory.path(HISTORY)
+        if (reason := self._objection(path)) is not None:
+            raise sqlite3.DatabaseError(reason)
+        if self._writer is not None and _identity(path) != self._opened:  # removed or replaced
+            self.close()
         if self._writer is None:
-            self._writer = self._open()
+            self._writer = self._open(path)
+            self._opened = _identity(path)
         with self._writer as writer:
             try:
                 with writer:
@@ -159,17 +173,15 @@ class History:
             [horizon],
         )
 
-    def _open(self) -> sqlite3.Connection:
+    def _open(self, path: str) -> sqlite3.Connection:
         self._directory.fd(PRIVATE)
-        path = self._directory.path(HISTORY)
-        if (reason := self._objection(path)) is not None:
-            raise sqlite3.DatabaseError(reason)
         with contextlib.suppress(FileExistsError):
             flags = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             os.close(self._directory.hand_over(os.open(path, flags, 0o600)))  # SQLite gives its other files the same
-        connection = sqlite3.connect(path, timeout=_BUSY / 1000)
+        connection = _connect(path)
         try:
-            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA journal_mode = TRUNCATE")
+            connection.execute("PRAGMA locking_mode = NORMAL")
             connection.execute("PRAGMA synchronous = NORMAL")
             columns = [row[1] for row in connection.execute("PRAGMA table_info(runs)")]
             if columns and columns != _COLUMNS:
@@ -181,7 +193,8 @@ class History:
         return connection
 
     def _objection(self, path: str) -> str | None:
-        """Return why SQLite must not open the database, or None. SQLite would block on a FIFO, and follow links.
+        """Return why SQLite must not open the database or its journal, or None. SQLite would block on a FIFO, and
+        follow links.
 
         The files are not opened here, because closing them drops the locks that SQLite has on them in this process.
         """
@@ -204,6 +217,24 @@ class History:
         for suffix in ("", *_COMPANIONS):
             with contextlib.suppress(FileNotFoundError):
                 os.replace(path + suffix, f"{path}.damaged{suffix}")
+
+
+def _connect(path: str) -> sqlite3.Connection:
+    """Open a database that exists. A reader also needs to write: it rolls back what a killed writer left unfinished.
+
+    The exclusive mode only matters for a database that an earlier version left in WAL mode: it is not mapped.
+    """
+    connection = sqlite3.connect(f"file:{_quote(path)}?mode=rw", uri=True, timeout=_BUSY)
+    connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+    return connection
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _ended(record: Record) -> float:

@@ -11,7 +11,7 @@
         dead/  corrupt/          set aside, in the same tree, ``<name>.reason`` beside each
         run/                     live processes, the pause flag, the period
         attempts/                only where the file system has no extended attributes
-        history.sqlite3
+        history.sqlite3          and its rollback journal, history.sqlite3-journal
 
 A name is uWSGI's: ``uwsgi_spoolfile_on_<host>_<pid>_<counter>_<random>_<seconds>_<microseconds>``. unspool puts the
 *due* time at its end, so that one reading of the directory gives an order without looking at each file. The file's
