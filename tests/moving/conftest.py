@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 
 from unspool import Spooler, config, points
@@ -22,7 +21,7 @@ from unspool.testing import run_all
 
 from ..nats.conftest import queue_on
 from ..nats.fixtures import nats_server
-from ..postgres.conftest import address, database, server, wait_until
+from ..postgres.conftest import address, database, server, wait_for_ends
 
 __all__ = ["KEY", "Ends", "address", "database", "ends", "nats_server", "server"]
 
@@ -80,11 +79,7 @@ class Ends:
         return json.loads(said) if said else complaints
 
     def kill(self, point: str, *words: str, time: int = 1) -> None:
-        """Runs a command in another process, which is killed when it reaches a point for the time with this number.
-
-        PostgreSQL keeps what that process had taken until it has ended the process's sessions, so that is waited for.
-        """
-        before = self._sessions()
+        """Runs a command in another process, which is killed when it reaches a point for the time with this number."""
         pid = os.fork()
         if pid == 0:
             left = time
@@ -102,13 +97,7 @@ class Ends:
                 os._exit(1)
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         assert status == -signal.SIGKILL, f"{point} was never reached"
-        wait_until(lambda: self._sessions() <= before)
-
-    def _sessions(self) -> set[int]:
-        """The sessions of unspool on the server."""
-        with psycopg.connect(self._url) as connection:
-            query = "SELECT pid FROM pg_stat_activity WHERE application_name = 'unspool'"
-            return {pid for (pid,) in connection.execute(query)}
+        wait_for_ends(self._url)
 
     def counts(self, end: str) -> dict[State, int]:
         """How many tasks there are, of the states that have any."""

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from unspool.address import Address, parse
@@ -100,6 +101,22 @@ def close_place(here: Place) -> None:
 def look_at(address: Address) -> PostgresBackend:
     """The test's own view of a queue; pickles are not opened by looking."""
     return PostgresBackend(address, Settings(), trusting=True)
+
+
+def wait_for_ends(url: str) -> None:
+    """Waits until the server has ended the sessions of unspool whose clients on this machine are gone.
+
+    The server lets go of a session's locks when it has noticed the end of its client, which is later under load.
+    """
+    query = "SELECT client_port FROM pg_stat_activity WHERE application_name = 'unspool' AND client_addr = '127.0.0.1'"
+
+    def all_have_clients() -> bool:
+        sockets = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+        established = {int(local.rpartition(":")[2], 16) for _, local, _, state, *_ in sockets if state == "01"}
+        with psycopg.connect(url) as connection:
+            return {port for (port,) in connection.execute(query)} <= established
+
+    wait_until(all_have_clients)
 
 
 def wait_until(done: Callable[[], object]) -> None:

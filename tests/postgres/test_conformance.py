@@ -13,6 +13,8 @@ from unspool.config import Settings
 from unspool.signing import Signer
 from unspool.testing import BackendConformance
 
+from .conftest import wait_for_ends
+
 
 class TestPostgres(BackendConformance):
     @pytest.fixture(autouse=True)
@@ -36,12 +38,7 @@ class TestPostgres(BackendConformance):
         )
 
     def bury(self, pid: int) -> None:
-        """Waits for the locks of the process's session, which the server lets go of when it sees the end."""
-        self.execute(
-            "SELECT pg_advisory_lock(%(processes)s + key), pg_advisory_unlock(%(processes)s + key) "
-            "FROM unspool.process WHERE pid = %(pid)s",
-            processes=0x2E5A << 44, pid=pid,
-        )  # fmt: skip
+        wait_for_ends(self.address.url)
 
     def tell(self, feed: Feed) -> None:
         """A round trip brings all notifications along that were sent before it."""

@@ -52,7 +52,7 @@ class Ground(ABC):
         self.bury(pid)
 
     def bury(self, pid: int) -> None:  # noqa: B027  most grounds have nothing to wait for
-        """Waits until the ground has noticed that a process is dead; a kernel has noticed at once."""
+        """Wait until the ground has noticed that a process has ended or closed its backend. Kernels notice at once."""
 
     def tell(self, feed: Feed) -> None:  # noqa: B027  the same
         """Waits until a feed has been told of all that was done before; a kernel has told at once."""

@@ -300,6 +300,7 @@ class MovingTests(Ground):
             (parcel,) = depot_of(elsewhere).departures()
             keys.append(parcel.key)
             elsewhere.close()
+            self.bury(os.getpid())
         assert keys[0] == keys[1]
 
     def test_one_carries(self, queue: Queue, here: Depot, elsewhere: Backend) -> None:
