@@ -10,6 +10,7 @@ from unspool import config, spooler_task_types
 from unspool.backends.spool import store
 from unspool.functions import registry
 
+pytest.register_assert_rewrite("tests.uwsgi.table")  # it asserts for several tests
 pytest_plugins = ["pytester", "tests.nats.fixtures"]
 
 

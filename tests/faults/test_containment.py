@@ -241,7 +241,7 @@ def test_a_hanging_task_is_ended_with_all_that_it_started(place: Place) -> None:
     killed, and the next run of it begins only then."""
     place.write_app("""
     import subprocess
-    @Spooler.task(timeout=0.1, max_attempts=2, retry_delay=0)
+    @Spooler.task(timeout=1, max_attempts=2, retry_delay=0)
     def hang():
         for number in (signal.SIGTERM, signal.SIGALRM): signal.signal(number, signal.SIG_IGN)
         child = subprocess.Popen(["sleep", "3600"])

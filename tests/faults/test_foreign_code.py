@@ -71,14 +71,14 @@ def test_an_object_that_hangs_when_it_ends_does_so_within_the_time_limit(place: 
         def __del__(self):
             note("ends")
             time.sleep(3600)
-    @Spooler.task(timeout=0.2)
+    @Spooler.task(timeout=1)
     def result(): return Slow()
     class Kept(SpoolerTask):
         type_id = "kept"
-        options = TaskOptions.of(timeout=0.2)
+        options = TaskOptions.of(timeout=1)
         __slots__ = ("slow",)
         def process(self): self.slow = Slow(); return True
-    @Spooler.task(timeout=0.2, max_attempts=1)
+    @Spooler.task(timeout=1, max_attempts=1)
     def failure(): slow = Slow(); raise ValueError
     """
     )

@@ -19,17 +19,17 @@ STUCK = """
         lines = open(os.environ["ORACLE"]).read().splitlines()
         return sum(line.startswith("begun " + name) for line in lines) == 1
 
-    @Spooler.task(timeout=0.2, retry_delay=0.1)
+    @Spooler.task(timeout=1, retry_delay=0.1)
     def function():
         if first("stuck"): block()
         return True
 
-    @Spooler.task(timeout=0.2, retry_delay=0.1)
+    @Spooler.task(timeout=1, retry_delay=0.1)
     async def coroutine():
         if first("stuck"): block()
         return True
 
-    @Spooler.task(timeout=0.2, retry_delay=0.1)
+    @Spooler.task(timeout=1, retry_delay=0.1)
     async def stubborn():
         held = first("stuck")
         while held:
@@ -44,7 +44,7 @@ STUCK = """
         if first("waits"): await asyncio.Event().wait()
         return True
 
-    @Spooler.task(timeout=0.2, retry_delay=0.1)
+    @Spooler.task(timeout=1, retry_delay=0.1)
     def quick(): note("quick"); return True
 
     @Spooler.task

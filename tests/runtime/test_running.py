@@ -115,7 +115,7 @@ def test_a_run_that_ends_its_worker_is_one_of_the_attempts(place: Place) -> None
 
 
 STUCK = """
-    @Spooler.task(timeout=0.1, max_attempts={attempts}, retry_delay={delay})
+    @Spooler.task(timeout=1, max_attempts={attempts}, retry_delay={delay})
     def stuck():
         note("stuck")
         signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 32))
@@ -165,7 +165,7 @@ def test_the_last_run_that_had_to_be_killed(place: Place) -> None:
 def test_a_time_limit_interrupts_python_code(place: Place) -> None:
     """A task that overruns is interrupted, may clean up, counts as an attempt, and its worker is replaced."""
     place.write_app("""
-        @Spooler.task(max_attempts=1, timeout=0.1)
+        @Spooler.task(max_attempts=1, timeout=1)
         def slow():
             try:
                 time.sleep(3600)
@@ -184,7 +184,7 @@ def test_a_time_limit_interrupts_python_code(place: Place) -> None:
 def test_a_time_limit_kills_what_cannot_be_interrupted(place: Place) -> None:
     """A call that blocks in C with the signal blocked is killed from outside, and the next task runs."""
     place.write_app("""
-        @Spooler.task(timeout=0.1)
+        @Spooler.task(timeout=1)
         def stuck():
             note("stuck")
             signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 32))

@@ -68,7 +68,7 @@ def kills_its_process():
     note("kills_its_process")
     os.kill(os.getpid(), signal.SIGKILL)
 
-@mine.task(timeout=0.2, max_attempts=1)
+@mine.task(timeout=1, max_attempts=1)
 def overruns():
     note("overruns")
     while True:
@@ -80,7 +80,7 @@ async def is_async(a):
     note("is_async", a)
     return True
 
-@mine.task(timeout=0.2, max_attempts=1)
+@mine.task(timeout=1, max_attempts=1)
 async def overruns_async():
     note("overruns_async")
     await asyncio.Event().wait()

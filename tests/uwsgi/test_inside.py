@@ -410,7 +410,7 @@ def test_the_coroutines_of_a_process_share_one_event_loop(instance: Instance) ->
         from unspool import Spooler
         loops = []
         async def leave(): sys.exit(3)
-        @Spooler.task(timeout=0.3, max_attempts=1)
+        @Spooler.task(timeout=1, max_attempts=1)
         async def look(kind):
             loop = asyncio.get_running_loop()
             loops.append(loop) if loop not in loops else None
