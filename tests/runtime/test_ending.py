@@ -276,6 +276,8 @@ def test_a_recorder_that_dies_loses_nothing(place: Place) -> None:
         place.call("mark(500)")
         running.wait_for_verdict("processed")
     assert running.stop() == 0
+    said = [line["message"] for line in running.seen if line["message"].startswith("the recorder")]
+    assert said == ["the recorder of history was killed by SIGKILL; a new one goes on"]
     records = place.backend.history(limit=5000)
     assert (len(records), len({record.id for record in records})) == (501, 501)
 

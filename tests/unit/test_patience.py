@@ -23,19 +23,22 @@ def test_time_runs_out_and_faster_in_a_hurry() -> None:
     assert patience.left() == 0.0
 
 
-def fork(code: object) -> int:
+def fork(code: int | None) -> int:
     """A child that ends by itself with this status, or never if there is none."""
     pid = os.fork()
     if pid == 0:
         if code is None:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             time.sleep(3600)
-        os._exit(0)
+        os._exit(code)
     return pid
 
 
 def test_a_child_that_ends_and_one_that_does_not() -> None:
-    """The first is reaped; the second is killed and reaped when the time is up."""
-    assert end_child(fork(0), Patience(30.0, lambda: False))
-    assert not end_child(fork(None), Patience(0.0, lambda: False))
-    assert not end_child(fork(None), Patience(3600.0, lambda: True))
+    """The first is reaped, and its exit code returned; the second is killed and reaped when the time is up."""
+    assert end_child(fork(3), Patience(30.0, lambda: False)) == 3
+    assert end_child(fork(None), Patience(0.0, lambda: False)) is None
+    assert end_child(fork(None), Patience(3600.0, lambda: True)) is None
+    killed = fork(None)
+    os.kill(killed, signal.SIGBUS)
+    assert end_child(killed, Patience(30.0, lambda: False)) == -signal.SIGBUS

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 
 from .patience import Patience, end_child
+from .process import describe
 
 __all__ = ["Companion"]
 
@@ -32,9 +33,12 @@ class Companion:
 
         :param close_others: called in the new process, to close what it must not hold.
         """
-        if self._pid and os.waitpid(self._pid, os.WNOHANG)[0]:
-            _log.error("the process that forwards has died; a new one goes on")
-            self._forget()
+        if self._pid:
+            found, status = os.waitpid(self._pid, os.WNOHANG)
+            if found:
+                code = os.waitstatus_to_exitcode(status)
+                _log.error("the process that forwards %s; a new one goes on", describe(code))
+                self._forget()
         if not self._pid and time.monotonic() >= self._next_start:
             self._start(close_others)
 
@@ -53,7 +57,7 @@ class Companion:
         if self._pid:
             pid = self._pid
             self._forget()
-            if not end_child(pid, patience):
+            if end_child(pid, patience) is None:
                 _log.warning("the process that forwards did not end in time and was killed")
 
     def _forget(self) -> None:

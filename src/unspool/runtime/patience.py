@@ -36,20 +36,27 @@ class Patience:
         return max(0.0, self._deadline - now)
 
 
-def end_child(pid: int, patience: Patience) -> bool:
-    """Wait for the end of a process, and kill it when the time is up. Return whether it ended by itself."""
-    if _wait(pid, patience):
-        return True
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
-    _wait(pid, Patience(_DEATH, lambda: False))
-    return False
+def end_child(pid: int, patience: Patience) -> int | None:
+    """Wait for the end of a process, and kill it when the time is up.
+
+    Return its exit code, which is negative for a signal; None if it was killed here. A process that has been reaped
+    counts as 0.
+    """
+    code = _wait(pid, patience)
+    if code is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        _wait(pid, Patience(_DEATH, lambda: False))
+    return code
 
 
-def _wait(pid: int, patience: Patience) -> bool:
+def _wait(pid: int, patience: Patience) -> int | None:
     with contextlib.suppress(ChildProcessError):  # it has been reaped
-        while not os.waitpid(pid, os.WNOHANG)[0]:
+        while True:
+            found, status = os.waitpid(pid, os.WNOHANG)
+            if found:
+                return os.waitstatus_to_exitcode(status)
             if not patience.left():
-                return False
+                return None
             time.sleep(_LOOK_EVERY)
-    return True
+    return 0

@@ -22,6 +22,7 @@ from ..errors import SpoolerUnusable
 from ..message import Record
 from ..printable import counted
 from .patience import Patience, end_child
+from .process import describe
 from .report import dump_end
 
 __all__ = ["Recorder"]
@@ -33,6 +34,7 @@ _RESTART = 5.0  # seconds between two starts, which limits the work for a proces
 _AGAIN = 0.002  # seconds until a pipe that was full may have room
 _GATHER = 0.1  # seconds in which records are gathered into one transaction
 _APART = 1.0  # seconds between transactions of fewer than _BATCH records, because each one waits for the disk
+_DEATH = 0.5  # seconds in which a process that closed its pipe ends
 _RETRY = 1.0  # seconds until a failed write is tried again
 _written = struct.Struct("=HI")  # a confirmation: the spooler's number, and how many of its lines
 
@@ -93,8 +95,9 @@ class Recorder:
             except BlockingIOError:
                 return
             except BrokenPipeError:
-                _log.warning("the recorder of history died; a new one goes on")
-                self._end(Patience(0.0, lambda: False))
+                code = self._end(Patience(_DEATH, lambda: False))
+                how = "closed its pipe" if code is None else describe(code)
+                _log.warning("the recorder of history %s; a new one goes on", how)
                 self._take_back()
                 continue
             self._rest = self._rest[written:]
@@ -171,13 +174,16 @@ class Recorder:
         os.set_blocking(writer, False)
         os.set_blocking(answers, False)
 
-    def _end(self, patience: Patience) -> None:
-        if self._writer >= 0:
-            os.close(self._writer)
-            end_child(self._pid, patience)
-            self._take_answers()
-            os.close(self._answers)
-            self._writer = self._answers = -1
+    def _end(self, patience: Patience) -> int | None:
+        """Return the exit code of the process; None if it did not end in time, or was not running."""
+        if self._writer < 0:
+            return None
+        os.close(self._writer)
+        code = end_child(self._pid, patience)
+        self._take_answers()
+        os.close(self._answers)
+        self._writer = self._answers = -1
+        return code
 
 
 def _live(backends: Sequence[Backend], reader: int, answerer: int, close_others: Callable[[], None]) -> None:
