@@ -5,6 +5,7 @@ import contextlib
 import signal
 from collections.abc import Iterator
 
+import psycopg
 import pytest
 
 from unspool.address import Address
@@ -12,12 +13,16 @@ from unspool.backends.postgres import PostgresBackend
 from unspool.message import Ack, Claim, Envelope, Record, Refusal, RefusalKind, State, Verdict
 
 from ..runtime.conftest import PATIENCE, Place
-from .conftest import look_at
+from .conftest import look_at, wait_until
 
 APP = """
     @Spooler.task
     def noted(word):
         note(word)
+        return True
+
+    @Spooler.task
+    def quick():
         return True
 
     @Spooler.task
@@ -113,6 +118,28 @@ def test_a_task_that_kills_all_is_alone_in_it(place: Place, address: Address) ->
     assert twice <= 32  # what had ended and was on its way to the server when the worker died
 
 
+def test_what_was_taken_back_is_claimed_again(place: Place, address: Address) -> None:
+    """The only worker gets the tasks that it had claimed ahead, and that were taken back during a long run, by new
+    tickets. It claims them again, so each runs once."""
+    place.write_app(APP)
+    gates = ("one", "two", "three")
+    quick = f"[quick() for _ in range({COUNT // 2})]"
+    for gate in gates:
+        place.gate(gate)
+    place.call(", ".join([quick, *[f"held('{gate}'), {quick}" for gate in gates]]))
+    running = place.run("--processes", "1")
+    owned = "SELECT count(*) FROM unspool.task WHERE spooler = %s AND owner IS NOT NULL"
+    with psycopg.connect(address.url, autocommit=True) as control:
+        for gate in gates:
+            place.wait_for_line(f"begun {gate}")
+            wait_until(lambda: control.execute(owned, [address.spooler]).fetchone() == (1,))
+            place.open_gate(gate)
+    wait_until(lambda: sum(look_at(address).counts().values()) == 0)
+    assert running.stop() == 0
+    assert attempts_of(address, "quick") == COUNT // 2 * 4 * [("processed", 1)]
+    assert attempts_of(address, "held") == 3 * [("processed", 1)]
+
+
 def send(backend: PostgresBackend, count: int) -> list[str]:
     """Refs of tasks that were sent."""
     ids = backend.send([Envelope({"msg": b"task"}, b"%d" % number, None, None) for number in range(count)])
@@ -145,10 +172,10 @@ def test_what_was_given_back_is_forgotten(two: tuple[PostgresBackend, PostgresBa
         feed = supervisor.feed()
         feed.refresh()
         tickets = feed.take(3)
-        worker.claim_ahead([ticket.ref for ticket in tickets])
+        tokens = worker.claim_ahead([ticket.ref for ticket in tickets])
         first = worker.claim(refs[0])
         assert isinstance(first, Claim)
-        feed.give_back(tickets[1:])
+        feed.give_back(ticket._replace(token=tokens[ticket.ref]) for ticket in tickets[1:])
         feed.refresh()
         second = other.claim(refs[1])
         assert isinstance(second, Claim)
@@ -156,6 +183,7 @@ def test_what_was_given_back_is_forgotten(two: tuple[PostgresBackend, PostgresBa
         worker.settle(first, Ack())
         other.settle(second, Ack())
         other.flush()
+        worker.forget()
         worker.claim_ahead([refs[2], refs[1]])
         third = worker.claim(refs[2])
         assert isinstance(third, Claim)
@@ -192,3 +220,48 @@ def test_a_session_that_was_lost_claims_anew(two: tuple[PostgresBackend, Postgre
     worker.flush()
     other.flush()
     assert sum(other.counts().values()) == 0
+
+
+def test_a_second_ticket_that_is_given_back(two: tuple[PostgresBackend, PostgresBackend], address: Address) -> None:
+    """When a worker dies, the tasks of others that were not begun are handed out again. A worker that has begun one of
+    them keeps it when the second ticket is given back, also by another worker that took it ahead."""
+    worker, other = two
+    refs = send(worker, 4)
+    with contextlib.closing(look_at(address)) as supervisor:
+        feed = supervisor.feed()
+        feed.refresh()
+        feed.take(4)
+        feed.doubt()
+        feed.refresh()
+        again = feed.take(4)
+        assert [ticket.ref for ticket in again] == refs
+        tokens = worker.claim_ahead(refs[:2])
+        runs = [worker.claim(ref) for ref in refs[:2]]
+        other_tokens = other.claim_ahead(refs)
+        assert tokens.keys() == set(refs[:2])
+        assert other_tokens.keys() == set(refs[2:])
+        feed.give_back(ticket._replace(token=other_tokens.get(ticket.ref, 0)) for ticket in again)
+        feed.refresh()
+        assert feed.take(4) == again[2:]
+        assert supervisor.counts()[State.RUNNING] == 2
+        for run in runs:
+            assert isinstance(run, Claim)
+            worker.settle(run, Ack())
+        worker.flush()
+        assert [entry.id.rpartition("/")[2] for entry in supervisor.entries()] == refs[2:]
+        feed.close()
+
+
+def test_a_task_without_a_ticket(two: tuple[PostgresBackend, PostgresBackend], address: Address) -> None:
+    """A task that a supervisor has taken and does not know is ready again after the next look at all of its tasks."""
+    worker, _ = two
+    send(worker, 1)
+    with contextlib.closing(look_at(address)) as supervisor:
+        feed = supervisor.feed()
+        feed.refresh()
+        (ticket,) = feed.take(1)
+        feed._out.clear()
+        feed.doubt()
+        feed.refresh()
+        assert feed.take(1) == [ticket]
+        feed.close()

@@ -58,7 +58,7 @@ def test_a_large_task(address: Address, ahead: bool, monkeypatch: pytest.MonkeyP
             with pytest.raises(SpoolerUnusable, match="does not fit into the memory"):
                 backend.claim(refs[0])
             assert seen == [crashes + 1]
-            backend._forget()
+            backend.forget()
             with psycopg.connect(address.url) as other:
                 other.execute("UPDATE unspool.task SET begun = NULL, attempts = 0 WHERE id = %s", [int(refs[1])])
         monkeypatch.setattr(PostgresBackend, "_read", read)

@@ -4,7 +4,7 @@ A ``Backend`` serves producers, workers and people; a ``Feed`` serves the one su
 times are unix seconds, from the clock that the backend was made with.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from ..errors import OptionRefused
@@ -108,6 +108,8 @@ class Ticket(NamedTuple):
     rank: int
     due: float
     ref: str
+    token: int = 0
+    """The token of the claim that a worker has made ahead of the run; 0 if there is none."""
 
 
 class Summary(NamedTuple):
@@ -196,7 +198,9 @@ class Feed(Protocol):
         """Return the ticket that ``take`` would give first."""
 
     def give_back(self, tickets: Iterable[Ticket]) -> None:
-        """These were not begun."""
+        """Let others have these, which were not begun. A claim that was made ahead ends only if the ticket has its
+        token: of two tickets of one task, the other one may have been begun.
+        """
 
     def settled(self, ref: str, until: float | None) -> None:
         """Note that the task of ``ref`` has ended or, with ``until``, must be looked at again at that time."""
@@ -258,15 +262,19 @@ class ClaimsAhead(Protocol):
     """A backend whose workers may claim several tasks at once, when a single claim costs a round trip.
 
     The caller must let ``Feed.give_back`` return the tasks that a worker does not begin: at once when the worker dies,
-    and soon when a run before them takes long.
+    and soon when a run before them takes long. A claim that is given back must not be begun, so the worker calls
+    ``forget`` before it takes further tickets.
     """
 
-    def claim_ahead(self, refs: Sequence[str]) -> None:
-        """Claim these tickets; ``claim`` then returns or refuses each. Unused tickets of the last call are forgotten,
-        because they have been given back.
+    def claim_ahead(self, refs: Sequence[str]) -> Mapping[str, int]:
+        """Claim these tickets; ``claim`` then returns or refuses each.
 
+        :returns: the token of each claim, by ref, which its ticket needs when it is given back.
         :raises SpoolerUnusable: as ``claim``.
         """
+
+    def forget(self) -> None:
+        """Forget the claims of ``claim_ahead`` that were not begun: their tickets have been taken back."""
 
 
 @runtime_checkable

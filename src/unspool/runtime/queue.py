@@ -17,7 +17,7 @@ from ..backends.base import REF_SIZE, Ticket
 __all__ = ["Queue"]
 
 _RECORD = 512
-_layout = struct.Struct(f"=HqdH{REF_SIZE}s{_RECORD - REF_SIZE - 20}x")  # spooler, rank, due, length of the ref, ref
+_layout = struct.Struct(f"=HqdqH{REF_SIZE}s{_RECORD - REF_SIZE - 28}x")  # spooler, rank, due, token, length of ref, ref
 _PER_WRITE = select.PIPE_BUF // _RECORD
 _PIPE_SIZE = 1 << 18
 
@@ -103,9 +103,9 @@ class Queue:
 
 def _dump(index: int, ticket: Ticket) -> bytes:
     ref = ticket.ref.encode("utf-8", "surrogateescape")
-    return _layout.pack(index, ticket.rank, ticket.due, len(ref), ref)
+    return _layout.pack(index, ticket.rank, ticket.due, ticket.token, len(ref), ref)
 
 
 def _load(records: bytes, start: int = 0) -> tuple[int, Ticket]:
-    index, rank, due, size, ref = _layout.unpack_from(records, start)
-    return index, Ticket(rank, due, ref[:size].decode("utf-8", "surrogateescape"))
+    index, rank, due, token, size, ref = _layout.unpack_from(records, start)
+    return index, Ticket(rank, due, ref[:size].decode("utf-8", "surrogateescape"), token)

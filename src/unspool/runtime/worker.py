@@ -129,6 +129,7 @@ class Worker:
         self._ahead = ahead
         self._at_once = 1  # tickets taken at once
         self._claimed = 0.0  # when the last were claimed, by the timer
+        self._claimed_by: list[ClaimsAhead] = []  # the backends that may have claims which are not begun
         self._backends = backends
         self._presences = presences
         self._queue = queue
@@ -220,6 +221,9 @@ class Worker:
         """
         with contextlib.suppress(BlockingIOError):
             return ahead.get()
+        for claimed in self._claimed_by:
+            claimed.forget()
+        self._claimed_by.clear()
         lasted = time.monotonic() - self._claimed
         if len(self._loop):
             self._at_once = 1
@@ -234,8 +238,13 @@ class Worker:
         for index, backend in enumerate(self._backends):
             refs = [ticket.ref for of, ticket in items if of == index]
             if len(refs) > 1 and isinstance(backend, ClaimsAhead):
+                self._claimed_by.append(backend)
                 with contextlib.suppress(SpoolerUnusable):  # ``claim`` meets it, too
-                    backend.claim_ahead(refs)
+                    tokens = backend.claim_ahead(refs)
+                    items = [
+                        (of, Ticket(rank, due, ref, tokens.get(ref, 0) if of == index else token))
+                        for of, (rank, due, ref, token) in items
+                    ]
         ahead.put(items)
         self._claimed = time.monotonic()
         return self._next_of(ahead)

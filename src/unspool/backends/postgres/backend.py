@@ -217,15 +217,17 @@ class PostgresBackend:
             self._ends.settled([last], () if gone is None else (int(last[0].ref),))
         return self._refusal(number) if begun[1] is None else self._begun(ref, number, begun)
 
-    def claim_ahead(self, refs: Sequence[str]) -> None:
-        self._forget()
+    def claim_ahead(self, refs: Sequence[str]) -> Mapping[str, int]:
         numbers = [number for ref in refs if (number := self._names.number(ref)) is not None]
+        fences: dict[str, int] = {}
         with contextlib.suppress(Transient):  # ``claim`` raises it too
             for number, row in self._begin(numbers):
                 self._ahead[str(number)] = row
-                self._session.tasks[number] = CLAIMS + _number(row[3])
+                fences[str(number)] = _number(row[3])
+                self._session.tasks[number] = CLAIMS + fences[str(number)]
             self._ahead_of = self._session.number
         self._ends.hear()
+        return fences
 
     def _begin(self, numbers: Sequence[int]) -> list[tuple[int, Row]]:
         clock, known, owner = self._now(), self._session.tasks, self._session.owner
@@ -241,12 +243,11 @@ class PostgresBackend:
         ])  # fmt: skip
         return [(_number(row[0]), row[1:]) for row in rows]
 
-    def _forget(self) -> None:
-        """Those of the last time that were not begun have been given back."""
+    def forget(self) -> None:
         if self._ahead:
             locks = [self._session.tasks.pop(int(ref)) for ref in self._ahead if int(ref) in self._session.tasks]
             self._ahead.clear()
-            with contextlib.suppress(Transient):  # no process waits for the locks of void claims
+            with contextlib.suppress(SpoolerUnusable):  # no process waits for the locks of void claims
                 self._session.execute("forget", {"locks": locks})
 
     def _begun(self, ref: str, number: int, row: Sequence[Any]) -> Claim | Refusal:

@@ -8,7 +8,7 @@ one whose session has ended holds nothing any more.
 import logging
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from ...errors import SpoolerUnusable
 from ..base import Clock, Ticket
@@ -43,7 +43,7 @@ class PostgresFeed:
         self._clock = clock or time.time
         self._pid = os.getpid()
         self._out: set[str] = set()
-        self._back: list[str] = []  # not begun, and not yet given back
+        self._back: dict[str, int] = {}  # not begun, and not yet given back: the fence of each claim made ahead, or 0
         self._busy: set[str] = set()
         self._doubted: dict[str, float] = {}  # until when, by the monotonic clock
         self._vain: set[str] = set()  # the doubted tasks that no worker has begun
@@ -148,7 +148,7 @@ class PostgresFeed:
     def give_back(self, tickets: Iterable[Ticket]) -> None:
         for ticket in tickets:
             self._out.discard(ticket.ref)
-            self._back.append(ticket.ref)
+            self._back[ticket.ref] = ticket.token or self._back.get(ticket.ref, 0)
 
     def settled(self, ref: str, until: float | None) -> None:
         self._out.discard(ref)
@@ -182,7 +182,7 @@ class PostgresFeed:
             return  # a child's copy
         try:
             self._give_back()
-            self._give(self._out, ahead=False)  # some of these may be running
+            self._give(dict.fromkeys(self._out, 0))  # some of these may be running
             self._session.drop("feed")
         except SpoolerUnusable as error:  # the next supervisor finds the tasks that this one held
             _log.warning("%s", error)
@@ -216,12 +216,16 @@ class PostgresFeed:
 
     def _give_back(self) -> None:
         if self._back:
-            self._give(self._back, ahead=True)
-            self._back = []
+            if self._give(self._back) < len(self._back):  # a worker has begun the rest, or its claim's answer was lost
+                self._suspicious, self._next_doubt = True, 0.0
+            self._back = {}
             self._changed = True
 
-    def _give(self, refs: Iterable[str], *, ahead: bool) -> None:
-        self._session.execute("give_back", self._values(ids=[int(ref) for ref in refs], ahead=ahead))
+    def _give(self, fences: Mapping[str, int]) -> int:
+        """Let others have these tasks, and return how many of them this supervisor had."""
+        values = self._values(ids=_numbers(fences), fences=list(fences.values()))
+        row = self._session.execute("give_back", values)
+        return row[0] if row else 0
 
     def _doubt(self, refs: Iterable[str]) -> None:
         ends = time.monotonic() + _DOUBT_ENDS
@@ -250,7 +254,6 @@ class PostgresFeed:
             known=_numbers({*self._out, *self._back, *self._busy, *running}),
             others=watching,
             doubting=doubting,
-            renewed=renewed,
             **(self._absent_ones(now) if watching else {"dead": [], "living": []}),
         )
         freed, held = self._session.execute("recover", values)

@@ -3,8 +3,8 @@
 -- have been lost, or if the process of a dead supervisor's worker is alive. A task that was begun and is not running
 -- ended with its worker. A task that was begun or settled since the look has another fence or owner, and is left alone.
 --
--- After its session was renewed, a supervisor frees its own tasks that it does not know: it took them, and the answer
--- was lost. Tasks that other supervisors have begun are left to them until they are dead, because they may come back.
+-- A supervisor also frees its own tasks that were not begun and that it does not know: it took them, and the answer was
+-- lost. Tasks that other supervisors have begun are left to them until they are dead, because they may come back.
 --
 -- Of the tasks that a worker had claimed ahead (their fences are odd), one may have run. Its supervisor knows which one.
 -- If no process knows, no task loses an attempt, and each is claimed alone the next time: its fence is -1.
@@ -17,8 +17,8 @@ WITH held AS MATERIALIZED (
         begun IS NOT NULL AND id <> ALL(%(vain)s::int8[]) AND (fence & 1 = 0 OR id = ANY(%(ran)s::int8[])) AS ran
     FROM unspool.task
     WHERE owner IS NOT NULL AND spooler = %(spooler)s AND (
-        (owner = %(owner)s AND (id = ANY(%(ids)s::int8[]) OR (%(doubting)s AND begun IS NOT NULL)
-            OR (%(renewed)s AND begun IS NULL AND id <> ALL(%(known)s::int8[]))))
+        (owner = %(owner)s AND (id = ANY(%(ids)s::int8[])
+            OR (%(doubting)s AND (begun IS NOT NULL OR id <> ALL(%(known)s::int8[])))))
         OR (%(others)s AND owner <> %(owner)s AND %(processes)s + owner NOT IN (SELECT lock FROM held)
             AND (begun IS NULL
                 OR (owner = ANY(%(dead)s::int4[]) AND coalesce(abs(worker) <> ALL(%(living)s::int4[]), true)))))
