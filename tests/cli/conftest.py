@@ -25,7 +25,7 @@ from unspool.testing.waiting import readable
 
 SCRIPT = str(Path(sys.executable).with_name("unspool"))
 BERLIN = "CET-1CEST,M3.5.0,M10.5.0/3"  # which needs no time zone files
-PATIENCE = 30.0  # seconds after which something that should happen has not
+PATIENCE = 100.0  # seconds after which something that should happen has not, also on a busy machine
 
 APP = '''
 import os
@@ -79,7 +79,10 @@ class Running:
     def wait_for(self, wanted: Callable[[str], bool] | str) -> str:
         """The first line of stderr from here on that is wanted, or contains this text."""
         while True:
-            line = self._lines.get(timeout=PATIENCE)
+            try:
+                line = self._lines.get(timeout=PATIENCE)
+            except queue.Empty:
+                raise AssertionError(f"it never said what was waited for; it said {self.seen}") from None
             assert line is not None, f"it ended without saying what was waited for; it said {self.seen}"
             self.seen.append(line)
             if wanted in line if isinstance(wanted, str) else wanted(line):

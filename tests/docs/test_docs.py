@@ -43,7 +43,7 @@ def execute(page: Page, place: Path) -> list[str]:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=250,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

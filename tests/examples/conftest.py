@@ -10,7 +10,7 @@ import pytest
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 UNSPOOL = str(Path(sys.executable).with_name("unspool"))
-PATIENCE = 100.0  # seconds after which a program that should have ended has not
+PATIENCE = 250.0  # seconds after which a program that should have ended has not
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 

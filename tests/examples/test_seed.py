@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 from .conftest import PATIENCE, UNSPOOL, Run
@@ -56,10 +57,13 @@ def test_it_runs_unchanged(run: Run, tmp_path: Path, env: dict[str, str]) -> Non
     (tmp_path / "seed.py").write_text(_APP)
     (tmp_path / "caller.py").write_text(_CALLER)
 
+    began = time.time()
     called = run(sys.executable, "caller.py")
     assert called.returncode == 0, called.stderr
     (entry,) = json.loads(run(UNSPOOL, "ls", "--json").stdout)
-    assert (entry["state"], entry["task"]) == ("deferred", "seed:run_me")
+    assert entry["task"] == "seed:run_me"
+    assert entry["due"] >= began + 1
+    assert entry["state"] == "deferred" or time.time() >= entry["due"]
     assert entry["spooler"] == env["UNSPOOL_SPOOLERS"]
 
     told = processed([UNSPOOL, "run", "seed", "--log-format", "json"], tmp_path, env)

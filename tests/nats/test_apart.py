@@ -63,7 +63,6 @@ def test_a_producer_hears_of_silence(proxy: Proxy, opened: Open) -> None:
     assert 2 <= backend.counts()[State.READY] <= 4  # what failed may have been kept, as the network held it
 
 
-@pytest.mark.timeout(180)
 def test_a_worker_recovers_from_silence(proxy: Proxy, load: Callable[[str], Load]) -> None:
     """The connections of a worker and its producer are swallowed for good: they notice, open others, and go on."""
     under = load(queue_on(f"nats://127.0.0.1:{proxy.port}", "&lease=2"))

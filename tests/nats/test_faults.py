@@ -148,7 +148,6 @@ def test_silence(own_server: Server, load: Callable[[str], Load]) -> None:
     assert twice <= 4
 
 
-@pytest.mark.timeout(240)
 def test_nodes_of_a_cluster_are_killed(tmp_path: Path, load: Callable[[str], Load]) -> None:
     """Of three nodes one is killed, comes back, and then the leader of the tasks is: the others go on."""
     cluster = Cluster(tmp_path / "cluster").start()

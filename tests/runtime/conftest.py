@@ -18,7 +18,7 @@ import pytest
 
 from unspool.backends.spool import SpoolBackend
 
-PATIENCE = 30.0  # seconds after which something that should happen has not
+PATIENCE = 100.0  # seconds after which something that should happen has not, also on a busy machine
 
 APP_START = '''
 import asyncio, ctypes, os, signal, sys, time
@@ -90,7 +90,10 @@ class Running:
     def wait_for(self, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """The first line from here on that is wanted."""
         while True:
-            line = self._lines.get(timeout=PATIENCE)
+            try:
+                line = self._lines.get(timeout=PATIENCE)
+            except queue.Empty:
+                raise AssertionError(f"it never came; it said {self.seen}, and {self.complaints}") from None
             if line is None:
                 said = f"{self.seen}, and {self.complaints}"
                 raise AssertionError(
@@ -112,9 +115,14 @@ class Running:
         """Sends a signal to the supervisor."""
         self.process.send_signal(number)
 
-    def end(self) -> int:
+    def end(self, within: float = PATIENCE) -> int:
         """Waits until it has ended by itself; its exit status."""
-        status = self.process.wait(PATIENCE)
+        try:
+            status = self.process.wait(within)
+        except subprocess.TimeoutExpired:
+            while not self._lines.empty():
+                self.seen.append(self._lines.get() or {})
+            raise AssertionError(f"it does not end; it said {self.seen}, and {self.complaints}") from None
         self._reader.join(PATIENCE)
         while (line := self._lines.get(timeout=PATIENCE)) is not None:
             self.seen.append(line)

@@ -248,7 +248,7 @@ def test_a_stop_does_not_wait_for_a_locked_history(place: Place) -> None:
         for _ in range(999):
             running.wait_for_verdict("processed")
         running.signal(signal.SIGQUIT)
-        assert running.end() == 0
+        assert running.end(within=30) == 0
         (said,) = [line["message"] for line in running.seen if "history" in line["message"]]
         assert said == f"999 runs not in the history of {place.spool} yet; the next supervisor puts them there"
         assert len({record.id for record in place.backend.history(limit=5000)}) == 1000

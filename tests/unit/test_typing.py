@@ -60,7 +60,7 @@ def mypy(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     cache = kept.mkdir("mypy") if kept else tmp_path_factory.mktemp("mypy")
     options = ["--strict", "--no-error-summary", "--no-color-output", "--hide-error-context", f"--cache-dir={cache}"]
     command = [sys.executable, "-m", "mypy", *options, str(GOOD), str(wrong)]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=110)
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=250)
     assert ended.stderr == ""
     return wrong, ended.stdout
 

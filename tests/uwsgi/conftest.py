@@ -8,9 +8,7 @@ from pathlib import Path
 import inotify_simple
 import pytest
 
-from .instance import PROGRAM, Instance
-
-PATIENCE = 30
+from .instance import PATIENCE, PROGRAM, Instance
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from unspool.message import State
 from .instance import Instance
 
 Run = Callable[..., None]
-PATIENCE = 60
+PATIENCE = 100
 UWSGICONF = "uwsgiconf>=2.4,<3"
 START = """
 import os
@@ -293,7 +293,7 @@ def uwsgiconf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with uwsgiconf itself. It cannot live beside unspool, which brings a module of its name."""
     place = tmp_path_factory.mktemp("uwsgiconf")
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", f"--target={place}", UWSGICONF]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=250, check=False)
     if done.returncode and os.environ.get("CI"):
         pytest.fail(f"{UWSGICONF} cannot be installed, and CI must have it: {done.stderr}")
     if done.returncode:
