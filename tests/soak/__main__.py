@@ -20,7 +20,7 @@ from pathlib import Path
 from . import account, oracle
 from .hunt import Hunt
 from .target import Target
-from .verdict import judge
+from .verdict import AT_ONCE, SHORTLY, judge
 
 _CLONE_NEWNS = 0x00020000
 _ALL = ("directory", "relaxed", "postgresql", "nats")
@@ -106,10 +106,12 @@ def _account(options: argparse.Namespace, hunt: Hunt) -> bool:
     left = hunt.settle()
     hunt.cast.end()
     lines = oracle.read(Path(hunt.log))
-    verdict = judge(lines, left)
+    local = options.on in ("directory", "relaxed")
+    verdict = judge(lines, left, stored=AT_ONCE if local else SHORTLY)
     failed = account.failures(
-        verdict, lines, hunt.tracebacks(), hunt.drafts(), hunt.orphans, refuses=options.on in ("directory", "relaxed")
-    )
+        verdict, lines, tracebacks=hunt.tracebacks(), own_faults=hunt.own_faults(), drafts=hunt.drafts(),
+        orphans=hunt.orphans, refuses=local,
+    )  # fmt: skip
     title = f"soak of {options.on}, {options.minutes:g} min, seed {options.seed}, {platform.platform()}"
     counts = {"fault": hunt.faults, "operation": hunt.operators.done}
     account.show(title, verdict, failed, hunt.samples, hunt.reasons, counts)

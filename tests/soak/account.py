@@ -10,10 +10,10 @@ from .cast import Sample
 from .oracle import Line
 from .verdict import Verdict
 
-__all__ = ["failures", "show"]
+__all__ = ["REFUSED", "failures", "show"]
 
 _WARM, _LIFE = 30.0, 60.0  # seconds of warm-up of a supervisor, and seconds after that from which a slope is computed
-_REFUSED = "refused, and run all the same"
+REFUSED = "refused, and run or listed all the same"
 _HELD = {
     "descriptors": "descriptors of a supervisor with its workers",
     "processes": "processes, the same",
@@ -23,30 +23,36 @@ _HELD = {
 
 
 def failures(
-    verdict: Verdict, lines: Iterable[Line], tracebacks: list[str], drafts: int, orphans: list[int], *, refuses: bool
-) -> dict[str, list[str]]:
+    verdict: Verdict, lines: Iterable[Line], *, tracebacks: list[str], own_faults: list[str], drafts: int,
+    orphans: list[int], refuses: bool,
+) -> dict[str, list[str]]:  # fmt: skip
     """Return everything that must be empty.
 
+    :param own_faults: what logs say about processes that were killed by a fault of their own.
     :param orphans: workers of killed supervisors that did not end.
     :param refuses: whether a send that raises has sent only the tasks that its error names. A server's answer may be
         lost.
     """
-    said: dict[str, list[str]] = {word: [] for word in ("traceback", "odd", "hung", "gaveup")}
+    said: dict[str, list[str]] = {word: [] for word in ("traceback", "odd", "hung", "gaveup", "survived")}
     for line in lines:
         if line.word in said:
             said[line.word].append(" ".join([f"{line.at:.3f}", *line.rest]))
     return {
+        "nothing to judge": [] if verdict.acknowledged and verdict.ended else ["no task was sent and has ended"],
         "lost": verdict.lost,
         "two runs at once": verdict.at_once,
         "runs made again without a cause": verdict.unexplained,
+        "runs beyond the attempts of a task": verdict.beyond,
         "waiting, and nobody runs it": verdict.waiting,
         "listed or counted, although ended": verdict.ghosts,
-        _REFUSED: verdict.refused_run if refuses else [],
+        REFUSED: verdict.refused_run if refuses else [],
         "tracebacks of the command line": said["traceback"],
         "tracebacks in logs": tracebacks,
         "odd statuses of the command line": said["odd"],
         "commands and stops that hung": said["hung"],
         "processes that ended by themselves": said["gaveup"],
+        "processes that a fault of their own has killed": own_faults,
+        "processes that outlived the stop of their supervisor": said["survived"],
         "drafts left behind": [str(drafts)] if drafts else [],
         "workers of killed supervisors that did not end": [str(pid) for pid in orphans],
     }
@@ -66,7 +72,7 @@ def show(
         "removed by operators": verdict.removed,
         **{what: len(these) for what, these in failed.items()},
         "sends refused": verdict.refused,
-        "refused, and run all the same, the answer being lost": 0 if failed[_REFUSED] else len(verdict.refused_run),
+        "refused, and run or listed, the answer being lost": 0 if failed[REFUSED] else len(verdict.refused_run),
         "runs made again": verdict.causes.total(),
         **{f"  after: {cause}": number for cause, number in verdict.causes.most_common()},
         "two runs at once, the server having lost the first": verdict.at_once_cut_off,

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 
-from tests.soak.kinds import CHILDREN, LIMITS
+from tests.soak.kinds import ATTEMPTS, CHILDREN, LIMITS
 from tests.soak.marks import Mark
 from tests.soak.oracle import append, append_all
 from tests.soak.payload import key_of
@@ -26,9 +26,10 @@ INSIDE_UWSGI = "uwsgi" in sys.modules
 @contextlib.contextmanager
 def running(key: str) -> Iterator[bool]:
     """Log the run, and yield whether it is the task's first one."""
+    append(LOG, "start", key, os.getpid())  # before it waits for the mark, which another run may release meanwhile
     mark = Mark(MARKS, key)
-    lines: list[tuple[object, ...]] = [("start", key, os.getpid())]
-    append_all(LOG, lines if mark.alone else [*lines, ("twice", key, os.getpid())])
+    if not mark.alone:
+        append(LOG, "twice", key, os.getpid())
     try:
         yield mark.first
     except BaseException as error:
@@ -91,7 +92,7 @@ def poison(key: str, pad: str = "") -> None:
         die(9)
 
 
-@Spooler.task(max_attempts=2, retry_delay=0.1)
+@Spooler.task(max_attempts=ATTEMPTS["hopeless"], retry_delay=0.1)
 def hopeless(key: str, pad: str = "") -> None:
     with running(key):
         raise ValueError(key)

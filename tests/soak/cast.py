@@ -165,6 +165,8 @@ class Cast:
                 oracle.append_all(self.log, [("kill", pid) for pid in before])
             if status and not force:
                 oracle.append(self.log, "gaveup", name, status)
+            if process.poll() is not None:  # otherwise it hangs, which is logged
+                oracle.append_all(self.log, [("survived", name, pid) for pid in self.members(name)])
         self.kill(name)
 
     def _wait(self, name: str, process: "subprocess.Popen[bytes]") -> int:

@@ -4,9 +4,11 @@ import itertools
 import json
 import os
 import random
+import re
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ _DRAIN = 300.0  # maximum seconds until the queues have drained
 _STILL = 90.0  # maximum seconds without progress; a task that cannot be claimed is deferred for a minute
 _STOP = 15.0  # seconds within which workers of a killed supervisor end: 7 past the time limits of their runs
 _TRACEBACK = "Traceback (most recent call last)"
+_OWN_FAULT = re.compile(r"[^\n]*\bSIG(?:BUS|SEGV|ABRT|FPE|ILL|SYS)\b[^\n]*")
 _OURS = 30.0  # a due time further ahead than this comes from a clock that was set
 
 
@@ -131,7 +134,7 @@ class Hunt:
                 oracle.append(self.log, "retry", key)
 
     def _counts(self) -> Counter[str]:
-        """Return the counts of ``unspool status`` by state; zeros while a spooler cannot be used."""
+        """Return the counts of ``unspool status`` by state; none while a spooler cannot be used."""
         done = self.operators.run("status", "--json")
         counts: Counter[str] = Counter()
         for row in json.loads(done.stdout)["spoolers"] if done is not None and not done.returncode else ():
@@ -139,8 +142,11 @@ class Hunt:
         return counts
 
     def _left(self) -> Left:
-        entries = self.operators.entries()
+        listing = self.operators.run("ls", "--json")
+        entries = json.loads(listing.stdout) if listing is not None and not listing.returncode else None
         counts = self._counts()
+        if entries is None or not counts:
+            return Left(set(), set(), self.target.taken(), ["the tasks that are left cannot be listed and counted"])
         listed = Counter(entry["state"] for entry in entries)
         states = ("ready", "deferred", "running", "dead", "corrupt")
         oddities = [f"{counts[state]} {state} are counted, {listed[state]} listed" for state in states
@@ -166,10 +172,17 @@ class Hunt:
         """Return a line for each traceback in a program's log. Tracebacks of tasks are in the history and not in these
         logs.
         """
-        logs = (self.scratch / f"{name}.log" for name, part in self.target.parts.items() if not part.sends)
-        return [
-            log.name for log in logs if log.exists() for _ in range(log.read_text(errors="replace").count(_TRACEBACK))
-        ]
+        return [name for name, text in self._logs() for _ in range(text.count(_TRACEBACK))]
+
+    def own_faults(self) -> list[str]:
+        """Return the lines in programs' logs about processes that were killed by a signal that no one has sent."""
+        return [line for _, text in self._logs() for line in _OWN_FAULT.findall(text)]
+
+    def _logs(self) -> Iterator[tuple[str, str]]:
+        for name, part in self.target.parts.items():
+            log = self.scratch / f"{name}.log"
+            if not part.sends and log.exists():
+                yield log.name, log.read_text(errors="replace")
 
     def drafts(self) -> int:
         """Return the number of unfinished drafts in the directories after a sweep."""

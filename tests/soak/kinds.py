@@ -1,6 +1,6 @@
 """The kinds of tasks in a soak; each is a function of :mod:`tests.soak.app`."""
 
-__all__ = ["CHILDREN", "DESIGNED", "LIMITS", "SHARES"]
+__all__ = ["ATTEMPTS", "CHILDREN", "DESIGNED", "LIMITS", "SHARES"]
 
 SHARES = {
     "ok": 60, "again": 8, "slow": 2, "crash": 1, "poison": 0.3, "hopeless": 2, "limit": 1.5, "late": 1.5,
@@ -16,6 +16,9 @@ DESIGNED = {
     "late": {"CancelledError", "TaskTimeout"}, "chain": {"ConnectionError"},
 }  # fmt: skip
 """The exceptions with which runs of each kind end on purpose."""
+
+ATTEMPTS = {"hopeless": 2}
+"""How often a task of a kind that always fails may fail until it is set aside."""
 
 CHILDREN = 1 << 32
 """The first number in the keys of tasks that tasks send."""

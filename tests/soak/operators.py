@@ -98,7 +98,7 @@ class Operators:
             self._retry(chosen, source, "retry", *chosen)
 
     def retry_all_dead(self, source: random.Random) -> None:
-        self._retry(self._known(self.entries("dead")), source, "retry", "--all-dead")
+        self._retry({"": "*"}, source, "retry", "--all-dead")  # also tasks that die from now on
 
     def _retry(self, chosen: Mapping[str, str], source: random.Random, *words: str) -> None:
         lines = [("retry", key) for key in chosen.values()]
@@ -117,15 +117,19 @@ class Operators:
         self._remove(known, source, "purge", "--state=dead", f"--older-than={_OLD}", "--yes")
 
     def _remove(self, known: Mapping[str, str], source: random.Random, *words: str) -> None:
-        """Remove tasks. All known tasks may be gone until the command has listed the ones that it removed."""
+        """Remove tasks. All known tasks may be gone until the command has listed the ones that it removed, or until
+        they are listed after it was killed.
+        """
         oracle.append_all(self._log, [("remove", key) for key in known.values()])
         done = self.run(*words, kill=self._half_way(source))
+        lines: list[tuple[str, str]]
         if done is not None:
             gone = {line for line in done.stdout.splitlines() if "/" in line}
-            lines = [("kept", known[id]) for id in known.keys() - gone] + [
-                ("removed", id) for id in gone - known.keys()
-            ]
-            oracle.append_all(self._log, lines)
+            lines = [("kept", known[id]) for id in known.keys() - gone]
+            lines += [("removed", id) for id in gone - known.keys()]
+        else:
+            lines = [("kept", key) for key in self._known(self.entries()).values()]
+        oracle.append_all(self._log, lines)
 
     @staticmethod
     def _half_way(source: random.Random) -> float:

@@ -18,10 +18,11 @@ because the power of the log's own disk is never cut.
 | ``error PID`` | the soak | system calls of this process fail with EIO; written before and after |
 | ``cut`` | the soak | the power of the directory's disk was cut; written before and after |
 | ``clock`` | the soak | a supervisor's clock is set; written before and after |
-| ``retry KEY`` | operators | a command that retries the task; written before and after |
+| ``retry KEY`` | operators | a command that retries the task, or all dead tasks if ``*``; written before and after |
 | ``remove KEY`` | operators | a command begins that may remove the task |
-| ``kept KEY`` | operators | the command that should remove the task has left it alone |
+| ``kept KEY`` | operators | the command that should remove the task has left it alone, or the task is listed after it |
 | ``removed ID`` | operators | the command says that it has removed the task of this id |
+| ``survived NAME PID`` | the soak | a process of a supervisor that has stopped goes on |
 | ``traceback``, ``odd``, ``hung``, ``gaveup``, ``fault``, ``operation`` | the soak | see :mod:`tests.soak.account` |
 """
 

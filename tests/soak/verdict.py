@@ -10,15 +10,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from .kinds import DESIGNED, LIMITS
+from .kinds import ATTEMPTS, DESIGNED, LIMITS
 from .oracle import Line
 
-__all__ = ["BACK_AFTER_CUT", "SHORTLY", "Left", "Verdict", "judge"]
+__all__ = ["AT_ONCE", "BACK_AFTER_CUT", "SHORTLY", "Left", "Verdict", "judge"]
 
 SHORTLY = 1.0
 """The seconds after a run's end in which the death of its process, or of the server, may keep the end from being
 stored. Also the seconds before its beginning in which it may have been claimed.
 """
+AT_ONCE = 0.25
+"""The same for the end of a process and a directory, from which the run's end removes the task at once."""
 BACK_AFTER_CUT = 7.0
 """The seconds before a power cut in which a removal may not have reached the disk. ext4 commits its journal every 5
 seconds.
@@ -56,8 +58,10 @@ class Verdict:
     """Tasks that two processes ran at once after the server lost the first claim, as documented."""
     unexplained: list[str] = field(default_factory=list)
     """Repeated runs without a cause."""
+    beyond: list[str] = field(default_factory=list)
+    """Tasks that have failed more often than they may, without a cause."""
     refused_run: list[str] = field(default_factory=list)
-    """Tasks that ran although the call that sent them had raised."""
+    """Tasks that ran or are listed although the call that sent them had raised."""
     causes: Counter[str] = field(default_factory=Counter)
     """Repeated runs, by cause."""
     recoveries: list[float] = field(default_factory=list)
@@ -79,15 +83,20 @@ class _Run:
 
 
 class _Faults:
-    """The faults that may explain a run, by their subject. Faults are logged before and after, so each is a span."""
+    """The faults that may explain a run, by their subject. Faults are logged before and after, so each is a span.
 
-    def __init__(self, lines: Iterable[Line]) -> None:
+    :param stored: the seconds around a run in which the kill of its process may affect it.
+    """
+
+    def __init__(self, lines: Iterable[Line], stored: float) -> None:
+        self._stored = stored
         at: dict[tuple[str, str], list[float]] = defaultdict(list)
         for line in lines:
             at[line.word, line.rest[0] if line.rest else ""].append(line.at)
         self._at = at
         self.cuts = at["cut", ""]
         self.crashes = _pairs(at["crash", ""])
+        self._full = _no_room(lines)
         self._overruns: dict[str, list[float]] = defaultdict(list)
 
     def add_runs(self, runs: Iterable[_Run]) -> None:
@@ -102,10 +111,11 @@ class _Faults:
 
     def cause(self, run: _Run, after: float) -> str:
         """Return why another run that begins at ``after`` may follow this one; an empty string if it must not."""
-        last = min(after, (run.over if run.over is not None else after) + SHORTLY)
+        over = run.over if run.over is not None else after
+        last = min(after, over + SHORTLY)
         if run.error in DESIGNED.get(_kind(run.key), ()):
             return "failed as designed"
-        if _within(self.moments("kill", run.pid), run.start - SHORTLY, last):
+        if _within(self.moments("kill", run.pid), run.start - self._stored, min(after, over + self._stored)):
             return "its process was killed"
         if any(at <= last for at in self._overruns[run.pid]):
             return "its process was killed for a time limit"
@@ -121,15 +131,32 @@ class _Faults:
             return "the server lost its claim"
         return ""
 
+    def retried(self, key: str, first: float, last: float) -> bool:
+        """Return whether an operator may have retried the task, or all dead tasks, in this time."""
+        spans = _pairs(self.moments("retry", key)) + _pairs(self.moments("retry", "*"))
+        return _meets(spans, first, last)
+
+    def uncounted(self, run: _Run, last: float) -> bool:
+        """Return whether the attempt of a run may not have been stored, or not counted."""
+        errors = _pairs(self.moments("error", run.pid))
+        return (
+            _within(self.cuts, run.start, last)
+            or _meets([*self._full, *errors], run.start, last)
+            or self.cut_off(run, last)
+        )
+
     def cut_off(self, run: _Run, last: float) -> bool:
         """Return whether the server has lost the claim or the end of a run, as documented."""
         first = run.start - SHORTLY  # a worker claims tasks that it begins a moment later
         return _meets(_pairs(self.moments("cutoff", run.pid)), first, last) or _meets(self.crashes, first, last)
 
 
-def judge(lines: Sequence[Line], left: Left) -> Verdict:
-    """Compare the tasks that were sent and run with those that are left."""
-    verdict, faults = Verdict(), _Faults(lines)
+def judge(lines: Sequence[Line], left: Left, stored: float = SHORTLY) -> Verdict:
+    """Compare the tasks that were sent and run with those that are left.
+
+    :param stored: ``SHORTLY``, or ``AT_ONCE`` for a directory.
+    """
+    verdict, faults = Verdict(), _Faults(lines, stored)
     runs = _runs(lines)
     faults.add_runs(run for several in runs.values() for run in several)
     acknowledged = {line.rest[0]: line.rest[1] for line in lines if line.word == "ack"}
@@ -147,16 +174,31 @@ def judge(lines: Sequence[Line], left: Left) -> Verdict:
             verdict.removed += 1
         else:
             verdict.lost.append(key)
+    verdict.waiting += sorted(left.waiting - ended - acknowledged.keys())  # its sender was killed before it knew
     verdict.ghosts += sorted(left.waiting & ended) + left.oddities
     verdict.ghosts += [key for key in sorted(left.aside & ended) if not faults.cause(runs[key][-1], lines[-1].at)]
     refused = {key for line in lines if line.word == "refused" for key in line.rest[1:]}
     verdict.refused = len(refused) + sum(len(line.rest) - 1 for line in lines if line.word == "unsure")
-    verdict.refused_run = sorted(refused & runs.keys() - acknowledged.keys())
+    verdict.refused_run = sorted(refused & (runs.keys() | left.waiting | left.aside) - acknowledged.keys())
     twice = {(line.rest[0], line.rest[1]) for line in lines if line.word == "twice"}
     for several in runs.values():
         for run, after in itertools.pairwise(several):
             _judge_pair(verdict, faults, run, after, met=(after.key, after.pid) in twice)
+        _judge_attempts(verdict, faults, several)
     return verdict
+
+
+def _judge_attempts(verdict: Verdict, faults: _Faults, runs: Sequence[_Run]) -> None:
+    """Count the failures of a task since it was sent or retried."""
+    allowed, failures = ATTEMPTS.get(_kind(runs[0].key)), 0
+    for number, run in enumerate(runs) if allowed is not None else ():
+        before = runs[number - 1].start if number else run.start
+        if faults.retried(run.key, before, run.start):
+            failures = 0
+        failures += run.failed is not None and not faults.uncounted(run, run.start + SHORTLY)
+        if failures > (allowed or 0):
+            verdict.beyond.append(f"{run.key} {run.pid} {run.start:.3f}")
+            return
 
 
 def _judge_pair(verdict: Verdict, faults: _Faults, run: _Run, after: _Run, *, met: bool) -> None:
@@ -170,7 +212,7 @@ def _judge_pair(verdict: Verdict, faults: _Faults, run: _Run, after: _Run, *, me
         return
     verdict.causes[cause] += 1
     kills = [at for at in faults.moments("kill", run.pid) if run.start <= at <= after.start]
-    if run.over is None and kills and not _within(faults.moments("retry", run.key), kills[-1], after.start):
+    if run.over is None and kills and not faults.retried(run.key, kills[-1], after.start):
         verdict.recoveries.append(after.start - kills[-1])
 
 
@@ -201,6 +243,18 @@ def _removed(lines: Iterable[Line], acknowledged: dict[str, str]) -> set[str]:
         elif line.word == "removed" and (key := keys.get(line.rest[0].rpartition("/")[2])):
             removed.add(key)
     return removed
+
+
+def _no_room(lines: Iterable[Line]) -> list[tuple[float, float]]:
+    """Return the times in which the disk was full."""
+    spans, since = [], None
+    for line in lines:
+        if line.word == "fault" and line.rest[1] in ("disk_full", "no_inodes", "storage_full"):
+            since = line.at
+        elif line.word == "fault" and since is not None:
+            spans.append((since, line.at))
+            since = None
+    return spans
 
 
 def _kind(key: str) -> str:

@@ -1,12 +1,16 @@
 """The verdict of a soak finds each kind of broken promise, and accepts what is documented."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from tests.soak import oracle
 from tests.soak.marks import Mark
 from tests.soak.oracle import Line
-from tests.soak.verdict import Left, Verdict, judge
+from tests.soak.verdict import AT_ONCE, Left, Verdict, judge
 
 KEY = "k1:ok"
 NOTHING = Left(set(), set(), set(), [])
@@ -125,6 +129,56 @@ def test_a_refused_task_that_runs_is_told() -> None:
     """A call that raised has sent nothing."""
     lines = _lines("0 refused SpoolerUnusable k3:ok k4:ok", "1 start k3:ok 7", "2 end k3:ok 7")
     assert judge(lines, NOTHING).refused_run == ["k3:ok"]
+
+
+def test_a_run_begins_before_it_waits_for_the_mark_of_another_one(tmp_path: Path) -> None:
+    """The end of the other run, which it waits for, is then within both."""
+    log, marks = tmp_path / "log", tmp_path / "marks"
+    environment = os.environ | {"SOAK_LOG": str(log), "SOAK_MARKS": str(marks)}
+    run = "from tests.soak.app import running\nwith running('k1:ok'): pass"
+    beside = Mark(str(marks), KEY)
+    subprocess.run([sys.executable, "-c", run], env=environment, check=True)
+    beside.close()
+    start, twice, end = oracle.read(log)
+    assert (start.word, twice.word, end.word) == ("start", "twice", "end")
+    assert twice.at - start.at > 0.4
+
+
+def test_a_directory_stores_the_end_of_a_run_at_once() -> None:
+    """A kill half a second after the end is no cause there."""
+    lines = _lines("0 ack k1:ok /mail/one", "1 start k1:ok 7", "2 end k1:ok 7", "2.5 kill 7", "5 start k1:ok 8")
+    assert not judge(lines, NOTHING).unexplained
+    assert len(judge(lines, NOTHING, AT_ONCE).unexplained) == 1
+
+
+def test_a_task_fails_as_often_as_it_may() -> None:
+    """More often only if it was retried, or if a failure may not have been counted."""
+    runs = [text for at in (1, 2, 3) for text in (f"{at} start k1:hopeless 7", f"{at}.1 fail k1:hopeless 7 ValueError")]
+    for lines, beyond in [
+        ([], 1),
+        (["2.5 retry k1:hopeless", "2.6 retry k1:hopeless"], 0),
+        (["2.5 retry *", "2.6 retry *"], 0),
+        (["3.5 retry *", "3.6 retry *"], 1),
+        (["2.5 cut", "2.6 cut"], 0),
+        (["1.9 fault 4 disk_full", "2.5 fault 4 over"], 0),
+        (["1.9 fault 4 frozen", "2.5 fault 4 over"], 1),
+        (["1.9 error 7 fsync", "2.5 error 7 fsync"], 0),
+        (["1.9 error 8 fsync", "2.5 error 8 fsync"], 1),
+    ]:
+        found = judge(sorted(_lines(*runs, *lines), key=lambda line: line.at), NOTHING)
+        assert len(found.beyond) == beyond, lines
+
+
+def test_a_task_whose_sender_was_killed_may_not_wait_either() -> None:
+    """It is in the queue, whether the call had returned or not."""
+    assert judge([], NOTHING._replace(waiting={KEY})).waiting == [KEY]
+
+
+@pytest.mark.parametrize("state", ["waiting", "aside"])
+def test_a_refused_task_that_is_listed_is_told(state: str) -> None:
+    """It was sent, although it has not run."""
+    lines = _lines("0 refused SpoolerUnusable k1:ok")
+    assert judge(lines, NOTHING._replace(**{state: {KEY}})).refused_run == [KEY]
 
 
 def test_marks_know_of_other_runs(tmp_path: Path) -> None:
