@@ -11,7 +11,7 @@ import io
 import json
 import pickle
 from collections.abc import Callable, Mapping
-from types import FunctionType
+from types import FunctionType, MappingProxyType
 from typing import Any, NamedTuple
 
 from . import failure
@@ -65,6 +65,8 @@ class _ScriptPickler(pickle.Pickler):
 
 def _pickle(value: Any) -> bytes:
     data = pickle.dumps(value, _PICKLE_PROTOCOL)
+    if pickle.STACK_GLOBAL not in data:  # no class or function, and this search takes a tenth of those below
+        return data
     if b"main__" not in data and b"uwsgi_file_" not in data:  # the module names of scripts, see ``is_script``
         return data
     buffer = io.BytesIO()
@@ -87,27 +89,41 @@ def encode(message: Message) -> Envelope:
     :raises PayloadRefused: if the payload cannot be serialised, naming the argument that cannot.
     :raises OptionRefused: if there is no such serialiser.
     """
+    text, payload, task, priority, due, serializer = message
+    body: dict[str, Any] = {}
+    if payload is not None:
+        body["payload"] = payload
+    if due is None and len(text) <= _SHORT:
+        vars = _known_variables(text, task, priority, serializer)
+    else:
+        vars = _variables(text, task, priority, serializer)
+        if due is not None:
+            vars = {**vars, "at": b"%.6f" % due}
+    if "msg" not in vars:
+        body["msg"] = text
+    return Envelope(vars, _serialize(message, body) if body else b"", priority, due)
+
+
+def _variables(text: str, task: str | None, priority: int | None, serializer: str) -> Mapping[str, bytes]:
+    """Return the variables of a message that is not postponed; without ``msg`` if the text has no room in them."""
     vars: dict[str, bytes] = {}
     try:
-        text = message.message.encode()
+        encoded = text.encode()
     except UnicodeEncodeError as error:
-        raise PayloadRefused(f"the message {message.message[:40]!r} cannot be sent: it is no valid text") from error
-    body: dict[str, Any] = {}
-    if len(text) < MAX_VARS - _ROOM_FOR_THE_REST:
-        vars["msg"] = text
-    else:
-        body["msg"] = message.message
-    if message.task is not None:
-        vars["unspool_task"] = message.task.encode()
-    if message.priority is not None:
-        vars["priority"] = b"%d" % message.priority
-    if message.due is not None:
-        vars["at"] = b"%.6f" % message.due
-    if message.serializer != "pickle":
-        vars["unspool_codec"] = message.serializer.encode()
-    if message.payload is not None:
-        body["payload"] = message.payload
-    return Envelope(vars, _serialize(message, body) if body else b"", message.priority, message.due)
+        raise PayloadRefused(f"the message {text[:40]!r} cannot be sent: it is no valid text") from error
+    if len(encoded) < MAX_VARS - _ROOM_FOR_THE_REST:
+        vars["msg"] = encoded
+    if task is not None:
+        vars["unspool_task"] = task.encode()
+    if priority is not None:
+        vars["priority"] = b"%d" % priority
+    if serializer != "pickle":
+        vars["unspool_codec"] = serializer.encode()
+    return MappingProxyType(vars)
+
+
+_SHORT = 64
+_known_variables = functools.lru_cache(256)(_variables)  # the calls of a function have the same ones
 
 
 def decode(envelope: Envelope) -> Message:
@@ -221,15 +237,15 @@ def _text(value: bytes) -> str | bytes:
 
 
 def _serialize(message: Message, body: dict[str, Any]) -> bytes:
-    if message.serializer not in SERIALIZERS:
+    known = SERIALIZERS.get(message.serializer)
+    if known is None:
         raise OptionRefused(f"serializer is {message.serializer!r}; there are {', '.join(SERIALIZERS)}")
-    dump = SERIALIZERS[message.serializer].dump
     try:
-        return dump(body)
+        return known.dump(body)
     except Exception as error:
         # A serialiser runs the caller's __reduce__ and the like, so it may raise anything.
         raise PayloadRefused(
-            f"{_culprit(message, dump)} cannot be sent with {message.serializer}: {failure.text(error)}. "
+            f"{_culprit(message, known.dump)} cannot be sent with {message.serializer}: {failure.text(error)}. "
             + _ADVICE[message.serializer]
         ) from error
 

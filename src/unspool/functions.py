@@ -139,10 +139,10 @@ class FunctionTask(Generic[P, R]):
 
     def _message_of(self, call: Any) -> Message:
         anything: Callable[..., Message] = self.message
+        if isinstance(call, _POSITIONAL):  # first, because asking for a Mapping takes longer
+            return anything(*call)
         if isinstance(call, Mapping):
             return anything(**call)
-        if isinstance(call, list | tuple):
-            return anything(*call)
         return anything(call)
 
     def __get__(self, instance: object, owner: type) -> "FunctionTask[P, R]":
@@ -221,7 +221,7 @@ class Registry:
         if same:
             names = ", ".join(sorted(one.name for one in same))
             raise NoHandler(f"{len(same)} task functions are named {name!r} in this program ({names}); keep one")
-        namesakes = ", ".join(one.name for one in self.bare.get(name.rpartition(":")[2].rpartition(".")[2], []))
+        namesakes = ", ".join(one.name for one in self.bare.get(_bare(name), []))
         raise NoHandler(
             f"no task function {name!r} in this program; "
             + (f"it has {namesakes}; " if namesakes else "")
@@ -294,6 +294,15 @@ def _spooler(given: Any) -> Any:
     )
 
 
+_POSITIONAL = (list, tuple)
+
+
+@functools.lru_cache(1024)
+def _bare(name: str) -> str:
+    """Return a function's own name, without its module and class."""
+    return name.rpartition(":")[2].rpartition(".")[2]
+
+
 def call_message(
     name: str,
     args: tuple[Any, ...],
@@ -311,7 +320,7 @@ def call_message(
         "spooler": None,
         "priority": priority,
         "postpone": None,
-        "func": name.rpartition(":")[2].rpartition(".")[2],  # bare, for uwsgiconf; unspool reads the message's task
+        "func": _bare(name),  # for uwsgiconf; unspool reads the message's task
         "arg": args,
         "kwg": kwargs,
     }

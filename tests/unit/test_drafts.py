@@ -70,9 +70,10 @@ def test_a_judge_that_has_lost_its_file_proves_nothing(drafts: Callable[[], Draf
 def test_a_number_that_is_lost(drafts: Callable[[], Drafts], tmp_path: Path, what: str) -> None:
     """A process that closed the descriptor, and so lost the lock, notices it at once; a removed file after a while."""
     writer = drafts()
-    assert writer.lost
-    assert writer.number
-    assert not any(writer.lost for _ in range(2 * _LOOKS))
+    number = writer.current
+    assert number
+    assert {writer.current for _ in range(2 * _LOOKS)} == {number}
+    assert not writer.lost
     match what:
         case "closed":
             os.close(writer._fd)
@@ -82,9 +83,11 @@ def test_a_number_that_is_lost(drafts: Callable[[], Drafts], tmp_path: Path, wha
             os.close(other)
         case "removed":
             (tmp_path / "writers").unlink()
-            assert any(writer.lost for _ in range(_LOOKS))
-            return
+            assert any(not writer.current for _ in range(_LOOKS))
     assert writer.lost
+    assert writer.current == 0
+    if what == "removed":
+        return
     fd = writer._fd
     del writer
     if what == "another file":

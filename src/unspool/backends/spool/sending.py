@@ -87,9 +87,7 @@ class Sender:
         except OSError as error:
             raise self._failure(error, sent, len(envelopes)) from error
         finally:
-            if numbered := [envelope for envelope in envelopes[: len(sent)] if envelope.priority is not None]:
-                for due in {envelope.due for envelope in numbered}:
-                    self._bell.announce(due)
+            self._announce(envelopes, sent)
         return sent
 
     def _send_one(self, envelope: Envelope, sent: list[str]) -> bool:
@@ -99,10 +97,10 @@ class Sender:
         """
         vars, body, priority, due, _ = envelope
         directory, drafts = self._directory, self._directory.drafts
-        if due is not None or len(body) > _PAGE or directory.trusted < 0 or directory.gives or drafts.lost:
+        if due is not None or len(body) > _PAGE or directory.trusted < 0 or directory.gives:
             return False
         content = wire.dump(vars, body, self._signer)
-        if len(content) > _PAGE or not (writer := drafts.number):
+        if len(content) > _PAGE or not (writer := drafts.current):
             return False
         file = self._begin(priority, content, writer)
         try:
@@ -114,6 +112,15 @@ class Sender:
             os.close(file[0])
         points.reach("send.kept")
         return True
+
+    def _announce(self, envelopes: Sequence[Envelope], sent: Sequence[str]) -> None:
+        """Ring the bell for uWSGI, once for each due time of the tasks with a priority that are in the queue."""
+        dues: set[float | None] = set()
+        for envelope, _ in zip(envelopes, sent):  # noqa: B905  perhaps only the first ones were sent
+            if envelope.priority is not None:
+                dues.add(envelope.due)
+        for due in dues:
+            self._bell.announce(due)
 
     def _failure(self, error: OSError, sent: Sequence[str], wanted: int) -> SpoolerUnusable:
         text = str(error if isinstance(error, SpoolerUnusable) else self._directory.unusable(error))
