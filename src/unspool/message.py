@@ -140,6 +140,7 @@ class Bury(NamedTuple):
 
 
 Disposition = Ack | Retry | Release | Bury
+_WITH_BEGUN = (Retry, Bury)
 
 
 class Outcome(NamedTuple):
@@ -153,7 +154,7 @@ class Outcome(NamedTuple):
     @property
     def begun(self) -> bool:
         """Whether the task was run at all, so that this counts as an attempt."""
-        return not isinstance(self.disposition, Bury | Retry) or self.disposition.begun
+        return not isinstance(self.disposition, _WITH_BEGUN) or self.disposition.begun
 
 
 def reason_of(error: str) -> str:

@@ -63,7 +63,7 @@ def _number(value: float | None) -> str:
 def _is_ref(ref: str) -> bool:
     """Return whether the text may be a task's ref. Backends use a ref as a file name, among others."""
     try:
-        size = len(ref.encode("utf-8", "surrogateescape"))
+        size = len(ref) if ref.isascii() else len(ref.encode("utf-8", "surrogateescape"))
     except UnicodeEncodeError:
         return False
     return 0 < size <= REF_SIZE and "\0" not in ref and ref[0] != "/" and "../" not in ref
@@ -71,7 +71,10 @@ def _is_ref(ref: str) -> bool:
 
 def _are_finite(numbers: Iterable[float | None]) -> bool:
     """Return whether the numbers are finite as floats. A JSON integer may be larger than any float."""
-    return all(number is None or -_LARGEST <= number <= _LARGEST for number in numbers)
+    for number in numbers:  # noqa: SIM110  a loop takes a third of the time
+        if number is not None and not -_LARGEST <= number <= _LARGEST:
+            return False
+    return True
 
 
 class Writer:

@@ -11,6 +11,7 @@ import errno
 import importlib
 import io
 import locale
+import operator
 import os
 import resource
 import signal
@@ -48,7 +49,7 @@ class Surroundings:
         self._umask = os.umask(0o077)
         os.umask(self._umask)
         self._mask = _signal.pthread_sigmask(signal.SIG_BLOCK, ())
-        self._handlers = [(number, _signal.getsignal(number)) for number in _WATCHED]
+        self._handlers = [_getsignal(number) for number in _WATCHED]
         self._locale = locale.setlocale(locale.LC_ALL)
         self._main = threading.get_ident() if threading.current_thread() is threading.main_thread() else 0
         self._root = os.open("/", _OPEN)
@@ -74,8 +75,8 @@ class Surroundings:
         if threading.get_ident() != self._main:
             return
         _signal.alarm(0)
-        for number, handler in self._handlers:
-            if _getsignal(number) is not handler:
+        if any(map(operator.is_not, map(_getsignal, _WATCHED), self._handlers)):  # half of the time of a loop
+            for number, handler in zip(_WATCHED, self._handlers, strict=True):
                 signal.signal(number, signal.SIG_DFL if handler is None else handler)
         if _signal.pthread_sigmask(signal.SIG_BLOCK, ()) != self._mask:
             signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
