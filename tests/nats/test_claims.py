@@ -155,7 +155,9 @@ def test_a_worker_that_dies_when_it_has_set_a_task_aside(
         with monkeypatch.context() as patch:
             patch.setattr(JetStream, "delete", AsyncMock(side_effect=Unreachable("its worker is killed")))
             with pytest.raises(Unreachable):
-                await backend._tasks.set_aside(stream, begun.token.stored, begun.token.facts, Bury("hopeless"))
+                await backend._tasks.set_aside(
+                    stream, begun.token.stored, begun.token.facts, Bury("hopeless"), begun.token.record
+                )
         await stream.publish(names.state, names.run(ref), Run(ref, 0, 0, 1, gone).dump(), patience=5)
 
     backend._place.call(die)

@@ -1,6 +1,7 @@
 """A server that is killed reads its files again: what has left the queue stays away."""
 
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from unspool.backends.nats import NatsBackend, jetstream
 from unspool.backends.nats.jetstream import JetStream
 from unspool.backends.nats.lane import Broken
 from unspool.backends.nats.place import Place
-from unspool.message import Ack, Bury, Claim, Message, Release, Retry, State
+from unspool.backends.nats.stored import HEADER
+from unspool.message import Ack, Bury, Claim, Message, Refusal, RefusalKind, Release, Retry, State
 
 
 def send(backend: NatsBackend, **options: Any) -> str:
@@ -125,7 +127,8 @@ def test_kills_at_each_step(own_server: Server, opened: Open, monkeypatch: pytes
         assert [entry.id for entry in backend.entries()] == [kept]
         if writes <= deadly:
             break
-    assert deadly == 4  # the task again, its former message, the record of the second run, the end
+    # The task again, its former message, the record of the second run, the record of the end, the end.
+    assert deadly == 5
 
 
 def test_streams_of_an_earlier_version(url: str, opened: Open, caplog: pytest.LogCaptureFixture) -> None:
@@ -138,6 +141,17 @@ def test_streams_of_an_earlier_version(url: str, opened: Open, caplog: pytest.Lo
             found = await stream.info(name, patience=5)
             assert found
             await stream.api(f"STREAM.UPDATE.{name}", found["config"] | {"max_msgs_per_subject": 1}, patience=5)
+        found = await stream.info(before._names.state, patience=5)
+        assert found
+        subjects = [one for one in found["config"]["subjects"] if ".ended." not in one]
+        await stream.api(f"STREAM.UPDATE.{before._names.state}", found["config"] | {"subjects": subjects}, patience=5)
+        subject, header = (
+            before._names.task("soon", "none", "old"),
+            {HEADER: '{"due": 1.0, "attempts": 1, "crashes": 0, "anew": true}'},
+        )
+        stored = await before._tasks.last(stream, before._names.tasks, id.rpartition("/")[2], None)
+        assert stored
+        await stream.publish(before._names.tasks, subject, stored.data, header, patience=5)
 
     async def limits(stream: JetStream) -> list[int]:
         found = [await stream.info(name, patience=5) for name in (before._names.tasks, before._names.aside)]
@@ -148,6 +162,10 @@ def test_streams_of_an_earlier_version(url: str, opened: Open, caplog: pytest.Lo
     after = opened(url)
     settle(after, id, Retry(0.0), Ack())
     assert after._place.call(limits) == [-1, -1]
+    old = claim(after, "old")
+    assert (old.attempts, old.token.facts.version) == (2, 1)
+    after.settle(old, Ack())
+    after.flush()
     assert sum(after.counts().values()) == 0
     assert not caplog.records
 
@@ -176,3 +194,112 @@ def test_streams_that_may_not_be_changed(tmp_path: Path, opened: Open, caplog: p
         assert f"nats stream edit {names.tasks} --max-msgs-per-subject=-1" in caplog.text
     finally:
         server.remove()
+
+
+def seen(backend: NatsBackend) -> list[str]:
+    """The ids that are listed once a supervisor has looked."""
+    feed = backend.feed()
+    try:
+        found = [entry.id for entry in backend.entries()]
+        assert sum(backend.counts().values()) == len(found)
+        return found
+    finally:
+        feed.close()
+
+
+def test_a_deletion_that_the_server_loses(own_server: Server, opened: Open) -> None:
+    """A task whose deletion the server does not find after a kill is neither run again nor listed.
+
+    The server writes no deletion for the last message of a block, and keeps the block because it holds the deletion of
+    a message in another block.
+    """
+    backend = opened(queue_on(own_server.url))
+    sent = [send(backend, body=bytes(700_000)) for _ in range(7)]  # more than a block
+    settle(backend, sent[1], Ack())
+    for id in (sent[6], sent[5]):
+        settle(backend, id, Ack())
+    own_server.kill()
+    own_server.start()
+    until(lambda: backend._place.stream().link.connected)
+    for id in (sent[1], sent[5], sent[6]):
+        assert backend.claim(id.rpartition("/")[2]) == Refusal(RefusalKind.GONE)
+    assert sorted(seen(backend)) == sorted([sent[0], *sent[2:5]])
+
+
+Way = Callable[[NatsBackend], None]
+Back = tuple[str, str, bytes, str]
+
+
+@pytest.mark.parametrize("way", [ended, removed, brought_back, carried])
+def test_any_message_that_comes_back(url: str, opened: Open, monkeypatch: pytest.MonkeyPatch, way: Way) -> None:
+    """Whichever message of a task that has left is back, no worker, carrier or person finds the task."""
+    messages: list[Back] = []
+    delete = JetStream.delete
+
+    async def keeps(self: JetStream, name: str, seq: int, *, patience: float) -> bool:
+        stored = await self.get(name, seq, patience=patience)
+        if stored is not None and not name.startswith("unspool-state"):
+            messages.append((name, stored.subject, stored.data, stored.header))
+        return await delete(self, name, seq, patience=patience)
+
+    def none(self: Place, stream: JetStream) -> None:
+        raise Broken("each deletion is to be seen")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(JetStream, "delete", keeps)
+        patch.setattr(Place, "_opened_lane", none)
+        backend = opened(url)
+        way(backend)
+    assert messages
+    for name, subject, data, header in messages:
+
+        async def publish(stream: JetStream, back: Back = (name, subject, data, header)) -> None:
+            await stream.publish(*back[:3], {HEADER: back[3]}, patience=5)
+
+        other = opened(url)
+        id = f"{other.name}/{subject.rpartition('.')[2]}"
+        other._place.call(publish)
+        assert other.find(id) is None
+        assert other.claim(id.rpartition("/")[2]) == Refusal(RefusalKind.GONE)
+        other._place.call(publish)
+        with pytest.raises(LookupError):
+            other.retry(id)
+        other._place.call(publish)
+        assert other.depot.departures() == []
+        assert other.depot.leave([id]) == []
+        other._place.call(publish)
+        assert seen(other) == []
+
+
+def test_a_record_of_an_end_that_comes_late(url: str, opened: Open) -> None:
+    """The end of what was set aside, written after the retried task was begun, does not hide who runs it."""
+    backend, worker, other = (opened(url) for _ in range(3))
+    id = send(backend)
+    settle(backend, id, Bury("hopeless"))
+    token = id.rpartition("/")[2]
+
+    async def found(stream: JetStream) -> tuple[Any, Any]:
+        _, run = await backend._tasks.look(stream, token)
+        return await backend._tasks.last(stream, backend._names.aside, token, run), run
+
+    aside, run = backend._place.call(found)
+    backend.retry(id)
+    claim(worker, id)
+    backend._place.call(lambda stream: backend._tasks.end(stream, aside, run.seq))
+    record = other._place.call(lambda stream: other._tasks.run_of(stream, token))
+    assert record is not None
+    assert record.ended == -1
+
+
+def test_a_release_that_comes_late(url: str, opened: Open) -> None:
+    """A deferred task that the server releases once more, after it was run and put off, keeps its attempts."""
+    backend = opened(url)
+    id = send(backend, due=1.0)
+    first = claim(backend, id)
+    stored = first.token.stored
+    backend.settle(first, Retry(0.0))
+    header = {HEADER: stored.header}
+    backend._place.call(
+        lambda stream: stream.publish(backend._names.tasks, stored.subject, stored.data, header, patience=5)
+    )
+    assert claim(backend, id).attempts == 2

@@ -73,7 +73,7 @@ def test_a_run(worker: NatsBackend) -> None:
     worker.settle(claim(worker, id), Ack())
     worker.flush()
     assert lane_of(worker) is lane
-    assert lane._number - before == 4  # the record, the task, its deletion, that of the record
+    assert lane._number - before == 5  # the record, the task, the record of its end, its deletion, that of the record
     assert worker.find(id) is None
     until(lambda: records(worker) == 0)
 
@@ -127,8 +127,10 @@ def test_an_end_that_comes_too_late(worker: NatsBackend, caplog: pytest.LogCaptu
     """Of a task that is no longer there is said so."""
     (id,) = send(worker)
     found = claim(worker, id)
-    names, seq = worker._place.names, found.token.stored.seq
-    worker._place.call(lambda stream: stream.delete(names.tasks, seq, patience=5))
+    names, record = worker._place.names, found.token.record
+    runs.forget(names, found.ref, record)
+    worker._place.call(lambda stream: stream.delete(names.state, record, patience=5))
+    worker.remove(id)
     worker.settle(found, Ack())
     worker.flush()
     assert "was taken over or removed while this process was cut off" in caplog.text

@@ -65,19 +65,18 @@ class Changing:
             await self._place.ensure_rank(stream, rank)
             subject, replaces = names.task(NOW, rank, token), (names.task("*", rank, token), 0)
             with contextlib.suppress(Conflict):  # a retry that was cut short has brought it back
-                headers = {HEADER: fresh._replace(anew=True).dump()}
+                headers = {HEADER: stored.replaced(fresh).dump()}
                 await stream.publish(names.tasks, subject, stored.data, headers, replaces=replaces, patience=patience)
-            await stream.delete(names.aside, stored.seq, patience=patience)
+            await self._tasks.end(stream, stored, run.seq if run else 0)
         return f"{self._place.name}/{token}"
 
     async def _remove(self, stream: JetStream, id: str) -> None:
         stored, run, aside = await self._idle(stream, id)
-        names, patience = self._place.names, self._place.patience
         if aside:
-            removed = await stream.delete(names.aside, stored.seq, patience=patience)
+            removed = await self._tasks.end(stream, stored, run.seq if run else 0)
         else:
             async with self._unbegun(stream, id, stored, run):
-                removed = await stream.delete(names.tasks, stored.seq, patience=patience)
+                removed = await self._tasks.end(stream, stored, None)
         if not removed:
             raise _changed(id)
 
@@ -114,7 +113,7 @@ class Changing:
                 if run and run.is_of(stored) and await runs.is_held(stream, names, run, patience):
                     raise TaskBusy(f"task {id} is running; ask again when it has ended")
                 return stored, run, False
-            stored = await stream.last(names.aside, names.task("*", "*", token), patience=patience)
+            stored = await self._tasks.last(stream, names.aside, token, run)
             if stored is not None and self._place.names.passing(stored.subject) != ARRIVING:
                 return stored, run, True
         raise LookupError(f"no task {id} in spooler {self._place.name}")

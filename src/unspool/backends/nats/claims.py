@@ -8,7 +8,7 @@ from ...message import Bury, Claim, Envelope, Refusal, RefusalKind
 from ..base import Clock
 from . import runs
 from .control import NatsControl
-from .jetstream import ApiError, Conflict, JetStream, condition, new_id
+from .jetstream import ApiError, Conflict, JetStream, condition
 from .lane import Broken, Lane, at_once
 from .names import LATER, NOW, is_token
 from .place import Place
@@ -73,7 +73,7 @@ class Claims:
         subject, record = names.run(token), Run(token, 0, 0, 1, runs.me()).dump()
         runs.note(names, token, 0)
         try:
-            written = lane.send(subject, record, {**new_id(), **condition(subject, 0)})
+            written = lane.send(subject, record, condition(names.records(token), 0))
             asked = lane.ask_for_last(names.tasks, names.task("*", "*", token))
             self._verdicts.hear(lane)
             number = int(lane.answer(written)["seq"])
@@ -132,6 +132,8 @@ class Claims:
         stored, run = await self._tasks.look(stream, token)
         if stored is None or names.passing(stored.subject):
             return Refusal(RefusalKind.GONE)
+        if run is not None and not run.is_of(stored) and await self._tasks.drop_former(stream, stored):
+            raise Conflict  # the record may be of another message, which is the task now
         if run is not None and run.is_of(stored):
             if await runs.is_held(stream, names, run, patience):
                 return Refusal(RefusalKind.BUSY)
@@ -154,7 +156,7 @@ class Claims:
             claim = self._made(stored, facts, self._envelope(stored), record)
             return claim
         except Damaged as error:
-            await self._tasks.set_aside(stream, stored, facts, Bury(str(error), corrupt=True))
+            await self._tasks.set_aside(stream, stored, facts, Bury(str(error), corrupt=True), record)
             return Refusal(RefusalKind.CORRUPT, None, str(error))
         finally:
             if claim is None:

@@ -74,7 +74,7 @@ class NatsDepot:
         names, patience = self._names, self._place.patience
         stored, run = await self._tasks.look(stream, token)
         if stored is None:
-            stored = await stream.last(names.aside, names.task("*", "*", token), patience=patience)
+            stored = await self._tasks.last(stream, names.aside, token, run)
         if stored is None or names.passing(stored.subject):
             return None
         await self._tasks.drop_former(stream, stored)
@@ -116,6 +116,9 @@ class NatsDepot:
         """Take over a task that no process carries."""
         names, patience, facts = self._names, self._place.patience, stored.facts
         kind, _, token = names.place(stored.subject)
+        run = await self._tasks.run_of(stream, token)
+        if run is not None and run.voids(stored):
+            return None  # it has left, and a server has brought it back
         passage = facts.passage or Passage(os.urandom(16).hex())
         process = Process.of(passage.carrier)
         if process and await runs.is_held(stream, names, Run(token, 0, stored.seq, 0, process), patience):
@@ -140,7 +143,7 @@ class NatsDepot:
         if not seq:
             return None
         subject = self._names.task(kind, rank_part(priority), token)
-        held = stored._replace(subject=subject, seq=seq, header=noted.dump())
+        held = stored._replace(subject=subject, seq=seq, header=stored.replaced(noted).dump())
         self._carried[token] = held
         return Parcel(
             passage.key,
@@ -181,7 +184,7 @@ class NatsDepot:
             kind, facts = (CORRUPT, facts._replace(reason=corrupt)) if corrupt else (kind.removeprefix("-"), facts)
             await self._tasks.turn(stream, stored, kind, facts)
         elif corrupt:
-            await self._tasks.set_aside(stream, stored, facts, Bury(corrupt, corrupt=True))
+            await self._tasks.set_aside(stream, stored, facts, Bury(corrupt, corrupt=True), None)
         else:
             await self._tasks.anew(stream, stored, facts)
 
@@ -201,8 +204,7 @@ class NatsDepot:
         self._let_go(parcels)
 
     async def _gone(self, stream: JetStream, stored: Stored) -> None:
-        name = self._names.stream(self._names.place(stored.subject)[0])
-        await stream.delete(name, stored.seq, patience=self._place.patience)
+        await self._tasks.end(stream, stored, None)
 
     def _let_go(self, parcels: Iterable[Parcel]) -> None:
         for parcel in parcels:

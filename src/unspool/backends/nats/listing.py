@@ -43,14 +43,14 @@ class Listing:
 
     async def _find(self, stream: JetStream, token: str) -> tuple[Entry, Stored] | None:
         names, patience = self._place.names, self._place.patience
-        record = await stream.last(names.state, names.run(token), patience=patience)  # first: see ``Tasks.look``
+        record = await stream.last(names.state, names.records(token), patience=patience)  # first: see ``Tasks.look``
+        run = Run.of(record) if record else None
         stored = await stream.last(names.tasks, names.task("*", "*", token), patience=patience)
-        if stored is not None and names.passing(stored.subject) != ARRIVING:
-            run = Run.of(record) if record else None
+        if stored is not None and names.passing(stored.subject) != ARRIVING and not (run and run.voids(stored)):
             held = run is not None and run.is_of(stored) and await runs.is_held(stream, names, run, patience)
             return self._entry(stored, run, held), stored
         stored = await stream.last(names.aside, names.task("*", "*", token), patience=patience)
-        if stored is None or names.passing(stored.subject) == ARRIVING:
+        if stored is None or names.passing(stored.subject) == ARRIVING or (run and run.voids(stored)):
             return None
         return self._entry(stored, None, False), stored
 

@@ -12,6 +12,7 @@
     unspool.<spooler>.arriving.<rank>.<token>  on its way from another, and not here yet; the same
     unspool.<spooler>.arriving-dead.none.reserve  no task: room for workers if the storage is full
     unspool.<spooler>.run.<token>            who runs it                   stream unspool-state-<spooler>
+    unspool.<spooler>.ended.<token>          which of its messages are void
     unspool.<spooler>.live.<process>         a process that is alive
     unspool.<spooler>.switches               pause and period
     unspool.<spooler>.history.<digest>       one run                       stream unspool-history-<spooler>
@@ -113,6 +114,14 @@ class Names:
     def run(self, token: str) -> str:
         """Return the subject that tells who runs a task."""
         return f"{self.root}.run.{token}"
+
+    def ended(self, token: str) -> str:
+        """Return the subject that tells which messages of a task are void."""
+        return f"{self.root}.ended.{token}"
+
+    def records(self, token: str) -> str:
+        """Return the subjects of all records about a task: ``run`` and ``ended``."""
+        return f"{self.root}.*.{token}"
 
     def live(self, process: str) -> str:
         """Return the subject of a live process."""

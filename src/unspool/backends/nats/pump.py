@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from ...errors import SpoolerUnusable
 from ..base import UNNUMBERED
-from . import runs
+from . import ends, runs
 from .control import NatsControl, Switches
 from .jetstream import ApiError, JetStream, client_errors
 from .names import CORRUPT, NOW, SOON, Names, is_token, new_token, rank_part
@@ -87,6 +87,8 @@ class Pump:
         self._tasks: list[asyncio.Task[None]] = []
         self._subs: list[Any] = []
         self._number = 0
+        self._swept = False
+        """Whether messages are deleted that the server may have brought back when it was started."""
 
     # --- life
 
@@ -138,6 +140,13 @@ class Pump:
         self._know({name.removeprefix("rank-") for name in found if name.startswith("rank-")})
         self.switches = await self._control.look(self._stream)
         self._moved.set()
+        if not self._swept:
+            self._swept = True
+            try:
+                await ends.drop_void(self._stream, names, self._place.patience)
+            except BaseException:
+                self._swept = False
+                raise
         await runs.drop_void(self._stream, names, self._place.patience)
         await self._overdue.look(self._stream)
 
@@ -163,6 +172,7 @@ class Pump:
         for event in self._sweeps.values():
             event.set()
         self._overdue.renewed()
+        self._swept = False
         if self._stream.link.connected:
             self._tasks.append(asyncio.get_running_loop().create_task(self._return()))
         self._tell()

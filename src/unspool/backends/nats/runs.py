@@ -64,6 +64,9 @@ class Run(NamedTuple):
 
     ``message`` is 0 for the task's first message, whose number the worker did not know yet. ``until`` is when the task
     may run again if this run ends without a verdict; 0 for at once. ``excused`` says that such an end is no crash.
+
+    ``ended`` is the last version of the task's messages that is void. A record that says this is of no message: see
+    ``ends``.
     """
 
     token: str
@@ -73,17 +76,21 @@ class Run(NamedTuple):
     process: Process
     until: float = 0.0
     excused: bool = False
+    ended: int = -1
 
     @classmethod
     def of(cls, stored: Stored) -> "Run | None":
         """Return the record in a message; None if it is none."""
         try:
             found: Any = json.loads(stored.data)
+            if "ended" in found:
+                token = stored.subject.rpartition(".")[2]
+                return cls(token, stored.seq, -1, 0, Process("", 0, ""), ended=int(found["ended"]))
             process = Process(str(found["host"]), int(found["pid"]), str(found["began"]))
             token, until = stored.subject.rpartition(".")[2], float(found.get("until", 0.0))
             excused = bool(found.get("excused", False))
             return cls(token, stored.seq, int(found["message"]), int(found["attempts"]), process, until, excused)
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
             return None
 
     def is_of(self, stored: Stored) -> bool:
@@ -92,6 +99,10 @@ class Run(NamedTuple):
         Otherwise it is void: the task was rewritten since, or had ended.
         """
         return self.message == stored.seq or (self.message == 0 and not stored.facts.anew)
+
+    def voids(self, stored: Stored) -> bool:
+        """Return whether the record says that this message of the task is void."""
+        return stored.facts.version <= self.ended
 
     def dump(self) -> bytes:
         """Return the record as a message."""

@@ -44,7 +44,7 @@ class Facts(NamedTuple):
     :param attempts: runs that ended, or were begun and lost.
     :param crashes: runs that ended with their worker.
     :param reason: the reason for which it was set aside.
-    :param anew: whether the message replaces another one of the same task.
+    :param version: the number of messages of this task that this one follows, each of which it replaces.
     :param passage: the stage of a move to another queue.
     :param unhandled: claims by programs that have no handler for it.
     """
@@ -53,15 +53,20 @@ class Facts(NamedTuple):
     attempts: int = 0
     crashes: int = 0
     reason: str = ""
-    anew: bool = False
+    version: int = 0
     passage: Passage | None = None
     unhandled: int = 0
+
+    @property
+    def anew(self) -> bool:
+        """Whether the message replaces another one of the same task."""
+        return self.version > 0
 
     def dump(self) -> str:
         """One line of ASCII."""
         facts: dict[str, Any] = {"due": self.due, "attempts": self.attempts, "crashes": self.crashes}
-        if self.anew:
-            facts["anew"] = True
+        if self.version:
+            facts["version"] = self.version
         if self.passage:
             facts["passage"] = self.passage
         if self.unhandled:
@@ -85,6 +90,10 @@ class Stored(NamedTuple):
     id: str = ""
     """The id under which it was published, where a single message was asked for."""
 
+    def replaced(self, facts: Facts) -> Facts:
+        """Return the metadata of a message that replaces this one."""
+        return facts._replace(version=self.facts.version + 1)
+
     @property
     def facts(self) -> Facts:
         """Return the metadata in its header.
@@ -95,10 +104,11 @@ class Stored(NamedTuple):
             found: Any = json.loads(self.header)
             due = float(found["due"])
             if math.isfinite(due):
-                reason, anew = printable(str(found.get("reason", ""))), found.get("anew") is True
+                reason = printable(str(found.get("reason", "")))
+                version = _count(found.get("version", found.get("anew") is True))  # ``anew`` is of an earlier unspool
                 attempts, crashes = _count(found["attempts"]), _count(found["crashes"])
                 unhandled = _count(found.get("unhandled", 0))
-                return Facts(due, attempts, crashes, reason, anew, Passage.of(found.get("passage")), unhandled)
+                return Facts(due, attempts, crashes, reason, version, Passage.of(found.get("passage")), unhandled)
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
             pass
         return Facts(self.time)

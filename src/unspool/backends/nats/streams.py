@@ -104,7 +104,7 @@ def _configs(names: Names, settings: Settings, replicas: int, *, schedules: bool
     }
     state = {
         "name": names.state,
-        "subjects": [f"{root}.run.*", f"{root}.live.*", names.switches],
+        "subjects": [f"{root}.run.*", names.ended("*"), f"{root}.live.*", names.switches],
         "retention": "limits",
         "max_msgs_per_subject": 1,
         "allow_msg_ttl": True,
@@ -130,8 +130,8 @@ async def _ensure(stream: JetStream, config: dict[str, Any], patience: float) ->
             found = await stream.info(config["name"], patience=patience) if error.code == _EXISTS else None
             if found is None:
                 raise
-    if _drops(found["config"]) and not _drops(config):
-        found = await _keep_all(stream, found, patience)
+    if changes := _changes(config, found["config"]):
+        found = await _change(stream, found, changes, patience)
     _check(config, found["config"])
     return found
 
@@ -146,19 +146,33 @@ def _drops(config: Mapping[str, Any]) -> bool:
     return bool(config.get("max_msgs_per_subject") == 1)
 
 
-async def _keep_all(stream: JetStream, found: dict[str, Any], patience: float) -> dict[str, Any]:
-    """Change a stream of an earlier version so that the server drops no messages, and return its new configuration."""
-    config = found["config"] | {"max_msgs_per_subject": -1}
+def _changes(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that differ in a stream of an earlier version."""
+    changes: dict[str, Any] = {}
+    if _drops(found) and not _drops(wanted):
+        changes["max_msgs_per_subject"] = -1
+    missing = set(wanted["subjects"]) - set(found.get("subjects") or [])
+    if len(missing) == 1 and all(subject.endswith(".ended.*") for subject in missing):
+        changes["subjects"] = wanted["subjects"]
+    return changes
+
+
+async def _change(
+    stream: JetStream, found: dict[str, Any], changes: Mapping[str, Any], patience: float
+) -> dict[str, Any]:
+    """Change the settings of a stream of an earlier version, and return its configuration."""
+    name = found["config"]["name"]
     try:
-        return await stream.api(f"STREAM.UPDATE.{config['name']}", config, patience=patience)
+        return await stream.api(f"STREAM.UPDATE.{name}", found["config"] | changes, patience=patience)
     except SpoolerUnusable as error:
-        _log.warning(
-            "stream %s drops messages without a trace, so tasks that have ended may be listed again after a server is "
-            "killed; run 'nats stream edit %s --max-msgs-per-subject=-1': %s",
-            config["name"],
-            config["name"],
-            error,
-        )
+        if "subjects" not in changes:  # otherwise the stream is refused
+            _log.warning(
+                "stream %s drops messages without a trace, so tasks that have ended may be listed again after a server "
+                "is killed; run 'nats stream edit %s --max-msgs-per-subject=-1': %s",
+                name,
+                name,
+                error,
+            )
         return found
 
 

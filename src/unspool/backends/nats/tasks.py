@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 from ...message import Bury
 from ..base import Clock
-from . import runs
+from . import ends, runs
 from .jetstream import ID, ApiError, Conflict, JetStream, Publication
 from .link import Unreachable
 from .names import CORRUPT, DEAD, LATER, NOW, SOON, rank_part
@@ -58,7 +58,7 @@ class Tasks:
         :param kind: ``SOON`` to have it released at once, whatever its due time.
         :raises Conflict: if ``former`` is not the last message of the task any more.
         """
-        subject, headers = self._form(kind or self._kind(facts.due), rank, token, facts._replace(anew=True))
+        subject, headers = self._form(kind or self._kind(facts.due), rank, token, former.replaced(facts))
         replaces = (self._names.task("*", rank, token), former.seq)
         seq = await self._publish(stream, self._names.tasks, subject, data, headers, replaces=replaces)
         await stream.delete(self._names.tasks, former.seq, patience=self._place.patience)
@@ -86,7 +86,7 @@ class Tasks:
         _, priority, token = names.place(stored.subject)
         rank, name = rank_part(priority), names.stream(kind)
         subject, replaces = names.task(kind, rank, token), (names.task("*", rank, token), stored.seq)
-        headers = {HEADER: facts._replace(anew=True).dump()}
+        headers = {HEADER: stored.replaced(facts).dump()}
         try:
             seq = await self._publish(stream, name, subject, stored.data, headers, replaces=replaces)
         except Conflict:
@@ -110,6 +110,9 @@ class Tasks:
     async def drop_former(self, stream: JetStream, stored: Stored) -> bool:
         """Delete earlier messages of a task, and return whether there were any.
 
+        If one of them is of a later version, a server has brought this message back, or has released it although it
+        had been replaced. Then this message is deleted.
+
         An earlier message exists if a process died after it rewrote the task, or if the server died after it released a
         deferred task. A task that was sent to run at once and was never rewritten has none. A task that is under
         ``now`` and was rewritten had been set aside before, and was retried.
@@ -117,10 +120,15 @@ class Tasks:
         names, patience, found = self._names, self._place.patience, False
         kind, _, token = names.place(stored.subject)
         if kind == NOW:
-            return stored.facts.anew and await self._drop_aside(stream, stored)
+            if not stored.facts.anew:
+                return False
+            found = await self._drop_aside(stream, stored)
         name, subject = names.stream(kind), names.task("*", "*", token)
         while (first := await stream.next(name, subject, 1, patience=patience)) is not None and first.seq < stored.seq:
-            found = await stream.delete(name, first.seq, patience=patience) or found
+            doomed = first if first.facts.version <= stored.facts.version else stored
+            found = await stream.delete(name, doomed.seq, patience=patience) or found
+            if doomed is stored:
+                return True
         return found
 
     async def _drop_aside(self, stream: JetStream, stored: Stored) -> bool:
@@ -136,23 +144,31 @@ class Tasks:
     # --- records of runs
 
     async def look(self, stream: JetStream, token: str) -> tuple[Stored | None, Run | None]:
-        """Return a task and the record of its run.
+        """Return a task and the last record about it, which tells who runs it or which of its messages are void.
 
         The record is read first: if it is not of this message, it belongs to an earlier message and is void. If the
         message were read first, the record could belong to a later message, and to a run that is going on.
         """
-        names, run = self._names, await self.run_of(stream, token)
-        return await stream.last(names.tasks, names.task("*", "*", token), patience=self._place.patience), run
+        run = await self.run_of(stream, token)
+        return await self.last(stream, self._names.tasks, token, run), run
+
+    async def last(self, stream: JetStream, name: str, token: str, run: Run | None) -> Stored | None:
+        """Return a task's last message in a stream unless it is void by the last record about the task."""
+        return await ends.last(stream, self._names, name, token, run, self._place.patience)
 
     async def run_of(self, stream: JetStream, token: str) -> Run | None:
-        """Who is said to run a task."""
-        record = await stream.last(self._names.state, self._names.run(token), patience=self._place.patience)
+        """Return the last record about a task."""
+        record = await stream.last(self._names.state, self._names.records(token), patience=self._place.patience)
         return Run.of(record) if record else None
+
+    async def end(self, stream: JetStream, stored: Stored, after: int | None) -> bool:
+        """Delete a message for ever, and return whether it was there. See ``ends.end``."""
+        return await ends.end(stream, self._names, stored, after, self._place.patience)
 
     async def begin(self, stream: JetStream, run: Run, former: Run | None, *, vanishes: bool = False) -> int:
         """Write the record of a run, and return its number. The caller must then check that the task is unchanged.
 
-        :param former: the last record of this task.
+        :param former: the last record about this task.
         :param vanishes: whether the server deletes the record by itself.
         :raises Conflict: if another record has been written, or this process has the task already.
         """
@@ -161,7 +177,7 @@ class Tasks:
             raise Conflict
         runs.note(names, run.token, 0)
         try:
-            headers, replaces = _LOCK if vanishes else None, (subject, former.seq if former else 0)
+            headers, replaces = _LOCK if vanishes else None, (names.records(run.token), former.seq if former else 0)
             return await self._publish(stream, names.state, subject, run.dump(), headers, replaces=replaces)
         except BaseException as error:
             runs.forget(names, run.token, 0)
@@ -186,7 +202,7 @@ class Tasks:
 
         The record has the form of a run's record. If this process is killed, it does not count as a crash.
 
-        :param run: the last record of this task.
+        :param run: the last record about this task.
         :raises Conflict: if another process has just begun it.
         """
         _, _, token = self._names.place(stored.subject)
@@ -223,7 +239,7 @@ class Tasks:
         stored, run = await self.look(stream, token)
         if stored is not None and run is not None and run.is_of(stored):
             with contextlib.suppress(Conflict):  # it has just ended
-                noted, replaces = change(run).dump(), (names.run(token), run.seq)
+                noted, replaces = change(run).dump(), (names.records(token), run.seq)
                 await self._publish(stream, names.state, names.run(token), noted, replaces=replaces)
 
     async def count_crash(self, stream: JetStream, stored: Stored, run: Run) -> Stored | None:
@@ -235,7 +251,7 @@ class Tasks:
         names, facts = self._names, stored.facts
         aside = await stream.last(names.aside, names.task("*", "*", run.token), patience=self._place.patience)
         if aside is not None and aside.time > stored.time and not names.passing(aside.subject):
-            await stream.delete(names.tasks, stored.seq, patience=self._place.patience)
+            await self.end(stream, stored, run.seq)
             return None
         await self.drop_former(stream, stored)  # an earlier message was restored by a retry
         due = max(facts.due, run.until)
@@ -243,7 +259,7 @@ class Tasks:
         seq = await self.anew(stream, stored, counted)
         _, priority, token = names.place(stored.subject)
         subject = names.task(self._kind(due), rank_part(priority), token)
-        return stored._replace(subject=subject, seq=seq, header=counted._replace(anew=True).dump()) if seq else None
+        return stored._replace(subject=subject, seq=seq, header=stored.replaced(counted).dump()) if seq else None
 
     async def anew(self, stream: JetStream, stored: Stored, facts: Facts) -> int:
         """Rewrite a task. Return its new number; 0 if it has changed meanwhile."""
@@ -253,15 +269,19 @@ class Tasks:
         except Conflict:
             return 0
 
-    async def set_aside(self, stream: JetStream, stored: Stored, facts: Facts, bury: Bury) -> bool:
-        """Move a task to the stream of its kind. It is there before it is gone here."""
+    async def set_aside(self, stream: JetStream, stored: Stored, facts: Facts, bury: Bury, record: int | None) -> bool:
+        """Move a task to the stream of its kind. It is there before it is gone here.
+
+        :param record: the number of the record by which this process has the task; None if no process can begin it.
+        """
         names, patience = self._names, self._place.patience
         _, priority, token = names.place(stored.subject)
         last = await stream.last(names.tasks, names.task("*", "*", token), patience=patience)
         if last is None or last.seq != stored.seq:
             return False
         subject = names.task(CORRUPT if bury.corrupt else DEAD, rank_part(priority), token)
-        headers = {HEADER: facts._replace(reason=bury.reason).dump()}
+        headers = {HEADER: stored.replaced(facts._replace(reason=bury.reason)).dump()}
         seq = await self._publish(stream, names.aside, subject, stored.data, headers)
-        await self.drop_former(stream, stored._replace(subject=subject, seq=seq))  # left by a call that was interrupted
-        return await stream.delete(names.tasks, stored.seq, patience=patience)
+        copy = stored._replace(subject=subject, seq=seq, header=headers[HEADER])
+        await self.drop_former(stream, copy)  # left by a call that was interrupted
+        return await self.end(stream, stored, record)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from ...errors import SpoolerUnusable
 from ...message import Ack, Bury, Claim, Disposition, Release, Retry
 from ..base import Clock
-from . import runs
+from . import ends, runs
 from .jetstream import NO_STREAM, ApiError, JetStream
 from .lane import Broken, Lane
 from .link import Unreachable
@@ -73,7 +73,9 @@ class Verdicts:
     def _tell(self, claim: Claim) -> bool:
         """Send a task's end with the next claim or flush, which read the answer. Return whether that is possible."""
         with contextlib.suppress(Broken, SpoolerUnusable), self._place.lane() as lane:
-            number = lane.send(*lane.deletion(self._names.tasks, claim.token.stored.seq))
+            stored: Stored = claim.token.stored
+            number = lane.send(*ends.publication(self._names, stored, claim.token.record))
+            lane.drop_later(self._names.tasks, stored.seq)
             self._told.append((lane, number, claim))
             return True
         return False
@@ -90,11 +92,10 @@ class Verdicts:
                     raise Broken("it has ended")
                 asked.answer(number)
             except (Broken, ApiError) as error:
-                if not isinstance(error, ApiError) or not error.nothing_there:
-                    self._settle_behind(claim, Ack(), repeated=True)
-                    self._told.pop(0)
-                    continue
-                self._taken_over(claim)
+                conflict = isinstance(error, ApiError) and error.is_conflict
+                self._settle_behind(claim, Ack(), repeated=not conflict)
+                self._told.pop(0)
+                continue
             self._told.pop(0)
             runs.forget(self._names, claim.ref, claim.token.record)
             asked.drop_later(self._names.state, claim.token.record)
@@ -117,7 +118,7 @@ class Verdicts:
         try:
             while True:
                 try:
-                    done = await self._carry_out(stream, token.stored, facts, disposition)
+                    done = await self._carry_out(stream, token.stored, facts, token.record, disposition)
                     break
                 except ApiError as error:
                     if error.code == NO_STREAM:
@@ -141,10 +142,12 @@ class Verdicts:
             "task %s was taken over or removed while this process was cut off: its end here does not count", claim.id
         )
 
-    async def _carry_out(self, stream: JetStream, stored: Stored, facts: Facts, disposition: Disposition) -> bool:
+    async def _carry_out(
+        self, stream: JetStream, stored: Stored, facts: Facts, record: int, disposition: Disposition
+    ) -> bool:
         match disposition:
             case Ack():
-                return await stream.delete(self._names.tasks, stored.seq, patience=self._place.patience)
+                return await self._tasks.end(stream, stored, record)
             case Retry(at):
                 if not disposition.begun:
                     facts = facts._replace(attempts=facts.attempts - 1, unhandled=facts.unhandled + 1)
@@ -153,7 +156,7 @@ class Verdicts:
                 return await self._tasks.anew(stream, stored, facts._replace(attempts=facts.attempts - 1)) > 0
             case Bury():
                 begun = facts._replace(attempts=facts.attempts - (not disposition.begun))
-                return await self._tasks.set_aside(stream, stored, begun, disposition)
+                return await self._tasks.set_aside(stream, stored, begun, disposition, record)
 
     def _done(self, work: Future[None]) -> None:
         with self._lock:
