@@ -110,7 +110,7 @@ def _account(options: argparse.Namespace, hunt: Hunt) -> bool:
     verdict = judge(lines, left, stored=AT_ONCE if local else SHORTLY)
     failed = account.failures(
         verdict, lines, tracebacks=hunt.tracebacks(), own_faults=hunt.own_faults(), drafts=hunt.drafts(),
-        orphans=hunt.orphans, refuses=local,
+        orphans=hunt.orphans, held=hunt.held, refuses=local,
     )  # fmt: skip
     title = f"soak of {options.on}, {options.minutes:g} min, seed {options.seed}, {platform.platform()}"
     counts = {"fault": hunt.faults, "operation": hunt.operators.done}

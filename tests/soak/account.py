@@ -24,12 +24,13 @@ _HELD = {
 
 def failures(
     verdict: Verdict, lines: Iterable[Line], *, tracebacks: list[str], own_faults: list[str], drafts: int,
-    orphans: list[int], refuses: bool,
+    orphans: list[int], held: list[str], refuses: bool,
 ) -> dict[str, list[str]]:  # fmt: skip
     """Return everything that must be empty.
 
     :param own_faults: what logs say about processes that were killed by a fault of their own.
     :param orphans: workers of killed supervisors that did not end.
+    :param held: removed tasks that idle processes hold open.
     :param refuses: whether a send that raises has sent only the tasks that its error names. A server's answer may be
         lost.
     """
@@ -54,6 +55,7 @@ def failures(
         "processes that a fault of their own has killed": own_faults,
         "processes that outlived the stop of their supervisor": said["survived"],
         "drafts left behind": [str(drafts)] if drafts else [],
+        "removed tasks that idle workers hold open": held,
         "workers of killed supervisors that did not end": [str(pid) for pid in orphans],
     }
 

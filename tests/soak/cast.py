@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from . import oracle
 __all__ = ["Cast", "Part", "Sample"]
 
 _ROOT = Path(__file__).resolve().parents[2]
+_REMOVED_TASK = re.compile(r"/uwsgi_spoolfile_[^/]* \(deleted\)$")
 _STOP = 40.0  # seconds within which a process that was asked to end must end; tasks take 3
 
 
@@ -206,6 +208,18 @@ class Cast:
         for pid in pids:
             self.kill_one(pid)
         return pids
+
+    def held_tasks(self, *names: str) -> list[str]:
+        """Return the files of removed tasks that processes in the sessions of these hold open."""
+        found = []
+        for pid in self.members(*names):
+            with contextlib.suppress(OSError):
+                for fd in os.scandir(f"/proc/{pid}/fd"):
+                    with contextlib.suppress(OSError):
+                        file = os.readlink(fd.path)
+                        if _REMOVED_TASK.search(file):
+                            found.append(f"{pid} {file}")
+        return found
 
     def sample(self, name: str) -> Iterator[Sample]:
         """Yield the resources of a supervisor and its workers, if it is running."""

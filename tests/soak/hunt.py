@@ -54,6 +54,8 @@ class Hunt:
         self.faults: Counter[str] = Counter()
         self.orphans: list[int] = []
         """Workers of killed supervisors that did not end."""
+        self.held: list[str] = []
+        """Removed tasks that idle supervisors and workers still hold open."""
         environment = self.cast.environment("supervisor-1") | dict(target.environment)
         self.operators = Operators(scratch, log, environment, target.spoolers, target.routes, seed, quiet)
 
@@ -98,6 +100,7 @@ class Hunt:
         if self._drain():  # otherwise the second time would take as long
             self.target.bring_back(self.operators)
             self._drain()
+        self.held = self.cast.held_tasks(*self.cast.names("supervisor"))
         for name in (*self.cast.names("supervisor"), *self.cast.names("forwarder")):
             self.cast.stop(name)
         for name in self.cast.names("uwsgi"):

@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -54,7 +55,15 @@ def _lines(texts: list[str]) -> list[Line]:
 
 
 def _failures(lines: list[Line], left: Left = _NONE, **found: Any) -> dict[str, list[str]]:
-    others: dict[str, Any] = {"tracebacks": [], "own_faults": [], "drafts": 0, "orphans": [], "refuses": True} | found
+    others: dict[str, Any] = {
+        "tracebacks": [],
+        "own_faults": [],
+        "drafts": 0,
+        "orphans": [],
+        "held": [],
+        "refuses": True,
+    }
+    others |= found
     return account.failures(judge(lines, left), lines, **others)
 
 
@@ -73,6 +82,7 @@ def test_all_rows_have_a_broken_promise() -> None:
         "processes that a fault of their own has killed": ("own_faults", ["SIGBUS"]),
         "drafts left behind": ("drafts", 1),
         "workers of killed supervisors that did not end": ("orphans", [7]),
+        "removed tasks that idle workers hold open": ("held", ["7 /mail/one (deleted)"]),
     }
     assert not any(_failures(_lines(_RUN)).values())
     assert _failures(_lines(_RUN)).keys() == _BROKEN.keys() | given.keys()
@@ -151,6 +161,18 @@ def test_processes_that_outlive_their_leader_are_found(hunt: Hunt, tmp_path: Pat
             del hunt.cast._running["supervisor-1"]
             assert leader in hunt.cast._leaders
             assert hunt.cast.end_orphans(0.0) == [child]
+
+
+def test_removed_tasks_that_are_held_open_are_found(hunt: Hunt, tmp_path: Path) -> None:
+    """By the processes of a supervisor; a task that is still there is no leak."""
+    tasks = [tmp_path / f"uwsgi_spoolfile_on_{name}" for name in ("a", "b")]
+    descriptors = [os.open(task, os.O_CREAT | os.O_RDONLY) for task in tasks]
+    tasks[0].unlink()
+    process = subprocess.Popen(["sleep", "600"], pass_fds=descriptors, start_new_session=True)
+    hunt.cast._running["supervisor-1"] = process  # type: ignore[assignment]
+    assert hunt.cast.held_tasks("supervisor-1") == [f"{process.pid} {tasks[0]} (deleted)"]
+    process.kill()
+    process.wait()
 
 
 def test_a_process_that_ends_by_itself_is_found(hunt: Hunt) -> None:
