@@ -18,10 +18,9 @@ from psycopg import conninfo, pq
 from ...errors import SpoolerUnusable
 from . import schema
 from .sqlstate import Away, Kind, ReadOnly, Transient, first_line, kind_of
+from .timelimit import Connection
 
 __all__ = ["Connection", "Connector", "close_all"]
-
-Connection = psycopg.Connection[Any]
 
 _DEFAULTS: dict[str, Any] = {
     # A server or a path to it that has died silently is noticed within half a minute, not after the kernel's two hours.
@@ -69,7 +68,7 @@ class Connector:
         """
         try:
             given = conninfo.conninfo_to_dict(self._url)
-            connection = psycopg.connect(autocommit=True, **{**_DEFAULTS, **given, **_FIXED, **options})
+            connection = Connection.connect(autocommit=True, **{**_DEFAULTS, **given, **_FIXED, **options})
         except psycopg.Error as error:
             raise self.unusable(error) from error
         _opened.add(connection)

@@ -22,6 +22,7 @@ from .names import Names
 from .session import CLAIMS, PROCESSES, TASKS, Session
 from .sql import statement
 from .sqlstate import Away
+from .timelimit import PATIENCE
 
 __all__ = ["PostgresDepot"]
 
@@ -68,6 +69,7 @@ class PostgresDepot:
         return self._taken(self._session.rows("leave", self._values(ids=numbers, **absent)))
 
     def departures(self) -> list[Parcel]:
+        self._session.patience = PATIENCE  # this is the first statement of a command, and nothing is claimed beside it
         return self._taken(self._session.rows("departures", self._values()))
 
     def release(self) -> None:

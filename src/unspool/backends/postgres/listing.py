@@ -4,6 +4,7 @@ Whether a task runs is read from the server's table of locks. Changing takes the
 worker that would claim it waits.
 """
 
+from array import array
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -35,16 +36,38 @@ class Listing:
         self._now = now
 
     def entries(self, states: frozenset[State], limit: int | None) -> Iterator[Entry]:
-        """Running ones first, then ready in the order of running, then deferred by due time, then those set aside."""
+        """Yield the running tasks first, then the ready ones in the order of running, then the deferred ones by due
+        time, then those that are set aside.
+
+        No transaction is open while the caller has an entry. Its lock on the table would make another session wait that
+        locks the table, for which all others would wait, also the caller's own statements. So the numbers of the tasks
+        are read first; tasks that have left these states since then are skipped.
+        """
         values = self._values(states=[_NUMBERS[state] for state in states], limit=limit)
+        if limit is not None and limit <= _STEP:
+            yield from self._some(values)
+            return
+        numbers = self._numbers(values)
+        for start in range(0, len(numbers), _STEP):
+            yield from self._some(values | {"ids": numbers[start : start + _STEP].tolist(), "limit": None})
+
+    def _some(self, values: dict[str, Any]) -> list[Entry]:
+        with self._connector.lend() as connection:
+            # Prepared, it could get a plan that is not for the given tasks alone.
+            rows = connection.execute(statement("entries"), values, prepare=False, binary=True).fetchall()
+        return [self._entry(row)[0] for row in rows]
+
+    def _numbers(self, values: dict[str, Any]) -> "array[int]":
+        """Return the numbers of tasks in the order in which they are listed. A million of them takes 8 MB."""
+        numbers = array("q")
         with (
             self._connector.lend() as connection,
             connection.transaction(),
             connection.cursor("unspool_entries", binary=True) as cursor,
         ):
             cursor.itersize = _STEP
-            for row in cursor.execute(statement("entries"), values):
-                yield self._entry(row)[0]
+            numbers.extend(row[0] for row in cursor.execute(statement("entries"), values | {"bare": True}))
+        return numbers
 
     def summary(self) -> Summary:
         """Return the number of tasks in each state, and the earliest due time of the ready ones."""
@@ -113,14 +136,14 @@ class Listing:
         number = self._names.number(id)
         if number is None:
             return None
-        values = self._values(id=number, states=list(_STATES), whole=whole)
+        values = self._values(ids=[number], states=list(_STATES), whole=whole)
         with self._connector.lend() as connection:
             row = connection.execute(statement("entries"), values, binary=True).fetchone()
         return row and self._entry(row, whole=whole)
 
     def _values(self, **more: Any) -> dict[str, Any]:
-        values = {"clock": self._now(), "claims": CLAIMS, "processes": PROCESSES, "id": None, "limit": None}
-        return values | {"whole": False, "states": [], "moving": MOVING} | self._names.values() | more
+        values = {"clock": self._now(), "claims": CLAIMS, "processes": PROCESSES, "ids": None, "limit": None}
+        return values | {"whole": False, "bare": False, "states": [], "moving": MOVING} | self._names.values() | more
 
     def _entry(self, row: Any, *, whole: bool = False) -> tuple[Entry, Envelope | None]:
         number, rank, due, attempts, reason, shown, size, data = row

@@ -65,6 +65,8 @@ class Session:
         self._listener: Callable[[], None] | None = None
         self.owner: int | None = None
         """The key of the feed of this process or of its supervisor. It owns the tasks that are begun here."""
+        self.patience: float | None = None
+        """The time limit of its statements after it is opened next; None to wait as long as it takes, as workers do."""
         self._opened_ones: list[Connection] = []
         weakref.finalize(self, close_all, self._opened_ones)
         self._begin_anew()
@@ -345,6 +347,7 @@ class Session:
 
     def _opened(self) -> Connection:
         connection = self._connector.open_session()
+        connection.patience = self.patience
         self._prepared.clear()
         self.number += 1
         self._end = select.poll()

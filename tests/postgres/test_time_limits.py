@@ -1,0 +1,118 @@
+"""Commands and senders end within a bounded time when tables are locked or the server does not answer."""
+
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Iterator
+
+import psycopg
+import pytest
+
+from unspool.address import Address
+from unspool.backends.postgres import PostgresBackend, depot, timelimit
+from unspool.backends.postgres.sqlstate import Away, Transient
+from unspool.message import Envelope, Record, State
+
+from .conftest import look_at, queue_in
+from .server import Server
+
+LIMIT = 0.3
+TABLES = "unspool.task, unspool.run, unspool.process, unspool.spooler"
+
+CALLS: dict[str, Callable[[PostgresBackend, str], object]] = {
+    "send": lambda backend, _: send(backend, 1),
+    "send many": lambda backend, _: send(backend, 2),
+    "rm": lambda backend, id: backend.remove(id),
+    "retry": lambda backend, id: backend.retry(id),
+    "ls": lambda backend, _: list(backend.entries()),
+    "ls --limit": lambda backend, _: list(backend.entries(limit=3)),
+    "show": lambda backend, id: backend.read(id),
+    "find": lambda backend, id: backend.find(id),
+    "status": lambda backend, _: backend.summary(),
+    "status --workers": lambda backend, _: backend.control.live(),
+    "history": lambda backend, _: backend.history(),
+    "history of one": lambda backend, id: backend.history(id=id),
+    "record": lambda backend, id: backend.record([Record(id, "task", "crashed", 1, 1.0, 0.1, 1)]),
+    "pause": lambda backend, _: backend.control.pause(),
+    "set-period": lambda backend, _: backend.control.set_period(5),
+    "move from": lambda backend, _: backend.depot.departures(),
+    "move some": lambda backend, id: (backend.depot.departures(), backend.depot.leave([id])),
+    "move to": lambda backend, _: backend.depot.accept([]),
+}
+
+
+@pytest.fixture
+def hasty(address: Address, monkeypatch: pytest.MonkeyPatch) -> Iterator[PostgresBackend]:
+    """A queue whose server must answer within a moment."""
+    monkeypatch.setattr(timelimit.Connection, "patience", LIMIT)
+    monkeypatch.setattr(depot, "PATIENCE", LIMIT)
+    monkeypatch.setattr(timelimit, "_CANCEL", LIMIT)
+    with contextlib.closing(look_at(address)) as backend:
+        yield backend
+
+
+def send(backend: PostgresBackend, count: int) -> list[str]:
+    """Ids of tasks that were sent."""
+    return backend.send([Envelope({"msg": b"task"}, b"%d" % number, None, None) for number in range(count)])
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_tables_are_locked(hasty: PostgresBackend, database: str, call: str) -> None:
+    """The statement is cancelled, so nothing is changed when the lock is gone, and the error says what to look for."""
+    (id,) = send(hasty, 1)
+    with psycopg.connect(database) as locker:
+        locker.execute(f"LOCK TABLE {TABLES} IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(Transient, match=r"no answer within 0\.3 s.*pg_blocking_pids") as raised:
+            CALLS[call](hasty, id)
+        assert not isinstance(raised.value, Away)
+    (entry,) = hasty.entries()
+    assert (entry.id, entry.state) == (id, State.READY)
+    assert hasty.history() == []
+    assert not hasty.control.paused
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.usefixtures("hasty")
+def test_the_server_is_silent(server: Server, call: str) -> None:
+    """The connection is given up, and the next call opens another."""
+    backend = look_at(queue_in(server.url()))
+    with contextlib.closing(backend), psycopg.connect(server.url(), autocommit=True) as control:
+        (id,) = send(backend, 1)
+        if call.startswith("move"):
+            backend.depot.departures()
+        pids = "SELECT pid FROM pg_stat_activity WHERE application_name = 'unspool'"
+        stopped = [pid for (pid,) in control.execute(pids).fetchall()]
+        for pid in stopped:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(Away, match=r"no answer within 0\.3 s"):
+                CALLS[call](backend, id)
+        finally:
+            for pid in stopped:
+                os.kill(pid, signal.SIGCONT)
+        assert backend.find(id) is not None or call == "rm"
+
+
+def test_a_table_is_locked_while_tasks_are_listed(address: Address, database: str) -> None:
+    """No lock stays while a caller has a task. Otherwise ``purge`` and the session that locks wait for each other."""
+    with contextlib.closing(look_at(address)) as backend:
+        ids = send(backend, 3)
+        listed = backend.entries()
+        assert next(listed).id == ids[0]
+        with psycopg.connect(database) as locker:
+            locker.execute("SET lock_timeout = '5s'")
+            locker.execute(f"LOCK TABLE {TABLES} IN ACCESS EXCLUSIVE MODE")
+        backend.remove(ids[0])
+        assert [entry.id for entry in listed] == ids[1:]
+
+
+def test_more_tasks_than_are_read_at_once(address: Address) -> None:
+    """They are listed in the order of running. Those that leave their state meanwhile are skipped."""
+    with contextlib.closing(look_at(address)) as backend:
+        ids = send(backend, 2500)
+        backend.send([Envelope({"msg": b"task"}, b"first", 0, None)])
+        listed = backend.entries(frozenset({State.READY}))
+        assert next(listed).priority == 0
+        backend.remove(ids[2000])
+        assert [entry.id for entry in listed] == ids[:2000] + ids[2001:]
+        assert [entry.id for entry in backend.entries(limit=1501)][1:] == ids[:1500]
