@@ -60,7 +60,7 @@ def version(connection: "Connection") -> tuple[int, int] | None:
 def migrate(connection: "Connection") -> tuple[int, int]:
     """Create or update the schema in one transaction. Return the versions before (0: none) and after.
 
-    It waits a minute for another migration, and does not wait long for a lock that tasks in flight hold: what they need is never
+    It waits a minute for another migration, and 5 seconds for a lock that tasks in flight hold: what they need is never
     kept from them for more than a moment.
 
     :raises psycopg.Error, SpoolerUnusable: if it cannot; then nothing is changed.
