@@ -10,6 +10,8 @@ from unspool.message import State
 
 from .conftest import look_at, queue_in
 
+LISTED = {"states": [-1, 0, 1, 2, 3], "whole": False, "bare": False, "moving": ""}
+
 
 @pytest.mark.parametrize(
     ("statement", "values"),
@@ -17,7 +19,8 @@ from .conftest import look_at, queue_in
         ("look", {"owner": 1}),
         ("take", {"owner": 1, "limit": 10}),
         ("promote", {}),
-        ("entries", {"id": None, "limit": 10, "states": [-1, 0, 1, 2, 3], "whole": False, "moving": ""}),
+        ("entries", {**LISTED, "ids": None, "limit": 10}),
+        ("entries", {**LISTED, "ids": [5, 6], "limit": None}),
     ],
 )
 def test_the_first_of_many(database: str, statement: str, values: dict[str, object]) -> None:

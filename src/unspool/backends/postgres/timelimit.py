@@ -11,11 +11,13 @@ from collections.abc import Generator
 from typing import Any
 
 import psycopg
+from psycopg import waiting
 
 __all__ = ["PATIENCE", "Connection"]
 
 PATIENCE = 60.0
 """Seconds within which the server must answer a statement of a sender or a command."""
+_LOOK = 0.1  # seconds between looks at the time
 _CANCEL = 5.0  # seconds within which it cancels one
 
 
@@ -33,13 +35,16 @@ class Connection(psycopg.Connection[Any]):
         if self.patience is None:
             return super().wait(gen, *args, **options)
         try:
-            return super().wait(_limited(gen, self.patience), *args, **options)
+            return _wait(gen, self.pgconn.socket, self.patience)
         except _NoAnswer:
-            with contextlib.suppress(psycopg.Error):
-                self.cancel_safe(timeout=_CANCEL)
+            self._cancel_in_time()
+        except KeyboardInterrupt:
+            self._cancel_in_time()
+            self.close()
+            raise
         problem = f"no answer within {self.patience:g} s"
         try:
-            return super().wait(_limited(gen, _CANCEL), *args, **options)
+            return _wait(gen, self.pgconn.socket, _CANCEL, begun=True)
         except psycopg.errors.QueryCanceled as error:
             raise psycopg.errors.QueryCanceled(
                 f"{problem}, so the statement was cancelled; pg_blocking_pids() shows who holds a lock that it needs"
@@ -48,15 +53,26 @@ class Connection(psycopg.Connection[Any]):
             self.close()
             raise psycopg.OperationalError(problem) from None
 
+    def _cancel_in_time(self) -> None:
+        if psycopg.capabilities.has_cancel_safe():  # before libpq 17, nothing limits the time of a cancellation
+            with contextlib.suppress(psycopg.Error):
+                self.cancel_safe(timeout=_CANCEL)
 
-def _limited(gen: Generator[Any, Any, Any], seconds: float) -> Generator[Any, Any, Any]:
-    """Pass a generator of psycopg through.
 
-    :raises _NoAnswer: if it has not ended within these seconds.
+def _wait(gen: Generator[Any, Any, Any], fileno: int, seconds: float, *, begun: bool = False) -> Any:
+    """Run a generator of psycopg to its end, and return its result.
+
+    :param begun: whether it has run up to a wait before.
+    :raises _NoAnswer: if it waits for longer than these seconds.
     """
+    # psycopg's own loop in C does not come back before the server answers, in all versions that are supported.
+    return waiting.wait_poll(_limited(gen, seconds, begun), fileno, _LOOK)
+
+
+def _limited(gen: Generator[Any, Any, Any], seconds: float, begun: bool) -> Generator[Any, Any, Any]:
     end = time.monotonic() + seconds
     try:
-        wanted = next(gen)
+        wanted = gen.send(waiting.Ready.NONE if begun else None)
         while True:
             ready = yield wanted
             if not ready and time.monotonic() > end:
