@@ -5,6 +5,7 @@ explains only the runs that it can have affected.
 """
 
 import itertools
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -119,6 +120,8 @@ class _Faults:
             return "its process was killed"
         if any(at <= last for at in self._overruns[run.pid]):
             return "its process was killed for a time limit"
+        if run.over is not None and run.over - run.start > LIMITS.get(_kind(run.key), math.inf):
+            return "it overran its time limit after it had noted its end"
         if run.end is None and _meets(_pairs(self.moments("retry", run.key)), run.start, after):
             return "an operator's retry"
         if any(
@@ -160,7 +163,8 @@ def judge(lines: Sequence[Line], left: Left, stored: float = SHORTLY) -> Verdict
     runs = _runs(lines)
     faults.add_runs(run for several in runs.values() for run in several)
     acknowledged = {line.rest[0]: line.rest[1] for line in lines if line.word == "ack"}
-    removed = _removed(lines, acknowledged) | left.taken
+    removed, nameless = _removed(lines, acknowledged)
+    removed |= left.taken
     ended = {key for key, several in runs.items() if any(run.end is not None for run in several)}
     verdict.acknowledged = len(acknowledged)
     for key in acknowledged:
@@ -171,6 +175,9 @@ def judge(lines: Sequence[Line], left: Left, stored: float = SHORTLY) -> Verdict
         elif key in left.aside:
             verdict.aside += 1
         elif key in removed:
+            verdict.removed += 1
+        elif nameless and any(run.failed is not None for run in runs.get(key, ())):
+            nameless -= 1
             verdict.removed += 1
         else:
             verdict.lost.append(key)
@@ -231,18 +238,25 @@ def _runs(lines: Iterable[Line]) -> dict[str, list[_Run]]:
     return runs
 
 
-def _removed(lines: Iterable[Line], acknowledged: dict[str, str]) -> set[str]:
-    """Return the tasks that operators have removed, or may have removed because their command was killed."""
+def _removed(lines: Iterable[Line], acknowledged: dict[str, str]) -> tuple[set[str], int]:
+    """Return the tasks that operators have removed, or may have removed because their command was killed; and how many
+    more they have removed of which only the id is known, because they were moved, and died after the last listing.
+    """
     keys = {id.rpartition("/")[2]: key for key, id in acknowledged.items()}
     removed: set[str] = set()
+    nameless: set[str] = set()
     for line in lines:
         if line.word == "remove":
             removed.add(line.rest[0])
         elif line.word == "kept":
             removed.discard(line.rest[0])
-        elif line.word == "removed" and (key := keys.get(line.rest[0].rpartition("/")[2])):
-            removed.add(key)
-    return removed
+        elif line.word == "removed":
+            name = line.rest[0].rpartition("/")[2]
+            if name in keys:
+                removed.add(keys[name])
+            else:
+                nameless.add(name)
+    return removed, len(nameless)
 
 
 def _no_room(lines: Iterable[Line]) -> list[tuple[float, float]]:

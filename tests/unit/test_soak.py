@@ -48,6 +48,23 @@ def test_a_removed_task_is_not_lost_unless_it_was_kept() -> None:
     assert _judge("1 remove k1:ok", "2 kept k1:ok").lost == [KEY]
 
 
+def test_an_unknown_id_that_was_removed_accounts_for_one_task_that_failed() -> None:
+    """A task that was moved and then died has an id that no listing has shown yet."""
+    failed, removed = ["1 start k1:ok 7", "2 fail k1:ok 7 ValueError"], "9 removed nats://x/mail/moved-12"
+    other = ["1 ack k2:ok two", "3 start k2:ok 7", "4 fail k2:ok 7 ValueError"]
+    assert _judge(*failed, removed).removed == 1
+    assert _judge(*failed, removed, *other).lost == ["k2:ok"]
+    assert _judge(removed).lost == [KEY]
+
+
+def test_a_run_may_overrun_its_limit_after_its_end() -> None:
+    """The end is noted by the task itself, before it returns."""
+    late = ["1 start k1:limit 7", "1.4 end k1:limit 7", "6 start k1:limit 7", "6.1 end k1:limit 7"]
+    assert _judge(*late).causes == {"it overran its time limit after it had noted its end": 1}
+    early = ["1 start k1:limit 7", "1.2 end k1:limit 7", "6 start k1:limit 7", "6.1 end k1:limit 7"]
+    assert len(_judge(*early).unexplained) == 1
+
+
 def test_what_is_left_is_waiting_aside_or_taken() -> None:
     """Each task that has not ended is looked for in what is left."""
     assert _judge(left=NOTHING._replace(waiting={KEY})).waiting == [KEY]
