@@ -202,6 +202,35 @@ def test_a_time_limit_kills_what_cannot_be_interrupted(place: Place) -> None:
     assert running.end() == 0
 
 
+def test_a_time_limit_does_not_include_the_settling_of_the_end(place: Place) -> None:
+    """A backend that does not answer may delay it for long. Another worker shows when the limit has passed."""
+    place.write_app("""
+        from unspool import points as failpoints
+        failpoints.reach = lambda name: hold("settling") if name == "run.end" and quick.ran else None
+
+        @Spooler.task(timeout=1)
+        def quick(): quick.ran = True; return True
+        quick.ran = False
+        @Spooler.task(timeout=1, retry_delay=3600)
+        def stuck():
+            note("stuck")
+            signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 32))
+            ctypes.CDLL(None).sleep(3600)
+    """)
+    place.gate("settling")
+    place.call("quick()")
+    running = place.run("--processes", "2")
+    place.wait_for_line("begun settling")
+    place.call("stuck()")
+    assert (
+        running.wait_for_verdict("timeout")["reason"] == "its worker was killed for overrunning the task's time limit"
+    )
+    place.open_gate("settling")
+    running.wait_for_verdict("processed", "quick")
+    assert running.stop() == 0
+    assert sorted(running.verdicts()) == ["processed", "timeout"]
+
+
 def test_a_later_task_of_higher_priority_overtakes_all_that_wait(place: Place) -> None:
     """With 300 tasks handed out and none begun, priority 1 runs next, then priority 5, then the others in order."""
     place.write_app("""

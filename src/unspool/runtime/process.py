@@ -104,6 +104,8 @@ class Process:
                 if timeout is not None:
                     self.deadlines[index, ref] = now + timeout + KILL_AFTER
                     self.delays[index, ref] = delay or 0.0
+            elif kind == report.OVER:
+                self.deadlines.pop((event[1], event[2]), None)
             elif kind == report.READY:
                 self.ready, self.files, self.tasks = True, event[1], event[2]
             elif kind == report.FAILED:

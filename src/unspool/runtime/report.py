@@ -18,12 +18,15 @@ from ..backends.base import REF_SIZE
 from ..message import Record, RefusalKind, Verdict
 
 __all__ = [
-    "BEGIN", "BROKEN", "END", "FAILED", "LEAVING", "READY", "REFUSED", "BadReport", "Reader", "Writer", "dump_end",
+    "BEGIN", "BROKEN", "END", "FAILED", "LEAVING", "OVER", "READY", "REFUSED", "BadReport", "Reader", "Writer",
+    "dump_end",
 ]  # fmt: skip
 
 READY, FAILED, BEGIN, END, REFUSED = "ready", "failed", "begin", "end", "refused"
 BROKEN = "broken"
 """The worker ends because of an internal error."""
+OVER = "over"
+"""A run with a time limit has returned, and its end is being settled, which the limit does not include."""
 LEAVING = "leaving"
 """The worker has settled all its runs, takes no more tasks, and is ending."""
 
@@ -38,6 +41,7 @@ _SHAPES: dict[str, set[tuple[type, ...]]] = {
     BROKEN: {(str, str)},
     LEAVING: {(str,)},
     BEGIN: set(product((str,), (int,), (str,), _NUMBER, _OPTIONAL, _OPTIONAL)),
+    OVER: {(str, int, str)},
     END: set(product((str,), (int,), (str,), _OPTIONAL, (list,))),
     REFUSED: set(product((str,), (int,), (str,), (str,), _OPTIONAL, (str,))),
 }

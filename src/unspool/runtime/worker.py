@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import FrameType
+from typing import Any
 
 from .. import codec, dispatch, points
 from ..backends.base import Backend, ClaimsAhead, Clock, HoldsDescriptors, Presence, Ticket
@@ -325,21 +326,27 @@ class Worker:
         if self._loop.used:
             self._loop.come_back()
         if isinstance(ended, dispatch.Ending):
+            self._end_limit(index, claim, timeout, hard)
             outcome = dispatch.conclude(options, claim, ended, self._clock())
             self._finish(index, claim, outcome, started)
-            self._hard_limit.stop(hard)
             connections.close_old()  # after the end is settled, which a server that does not answer must not prevent
         else:
 
             def done(ending: dispatch.Ending) -> None:
+                self._end_limit(index, claim, timeout, hard)
                 outcome = dispatch.conclude(options, claim, ending, self._clock())
                 self._finish(index, claim, outcome, started, shown=False)
-                self._hard_limit.stop(hard)
 
             if timeout is None:
                 self._reports.begin(index, claim.ref, started, None, None)
             self._loop.start(ended.coroutine, timeout, done)
             self._presences[index].running("", 0.0)  # from here on it is among the runs whose beginning was reported
+
+    def _end_limit(self, index: int, claim: Claim, timeout: float | None, hard: Any) -> None:
+        """End the time limit of a run that has returned. A server that does not answer may delay its end for long."""
+        if timeout is not None:
+            self._reports.write(report.OVER, index, claim.ref)
+            self._hard_limit.stop(hard)
 
     def _finish(self, index: int, claim: Claim, outcome: Outcome, started: float, *, shown: bool = True) -> None:
         """Settle and report a run.
