@@ -21,10 +21,10 @@ SCHEMES = {"postgresql": "postgresql", "postgres": "postgresql", "nats": "nats"}
 
 _DEFAULT_PORTS = {"postgresql": ":5432", "nats": ":4222"}
 # A comma within a URL's servers, before the first / or ?, is the URL's own.
-_item = re.compile(r"(?:\s*(?:[A-Za-z0-9_.-]+=)?[A-Za-z][A-Za-z0-9+.-]*://[^/?]*)?[^,]*")
-_url = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)(?:/([^?#]*))?(?:\?([^#]*))?")
-_server = re.compile(r"(?:[A-Za-z0-9._~%=-]*|\[[0-9A-Fa-f:.%]+\])(?::[0-9]+)?")
-_spooler = re.compile(r"[A-Za-z0-9_-]{1,63}")
+_ITEM = r"(?:\s*(?:[A-Za-z0-9_.-]+=)?[A-Za-z][A-Za-z0-9+.-]*://[^/?]*)?[^,]*"
+_URL = r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)(?:/([^?#]*))?(?:\?([^#]*))?"
+_SERVER = r"(?:[A-Za-z0-9._~%=-]*|\[[0-9A-Fa-f:.%]+\])(?::[0-9]+)?"
+_SPOOLER = r"[A-Za-z0-9_-]{1,63}"
 
 
 class Address(NamedTuple):
@@ -74,7 +74,7 @@ def split(text: str) -> list[str]:
     A URL may have several servers, ``nats://a,b,c?spooler=mail``: commas before its first ``/`` or ``?`` are its own.
     One further on, in a parameter, has to be written ``%2C``.
     """
-    return [part for found in _item.finditer(text) if (part := found[0].strip())]
+    return [part for found in re.finditer(_ITEM, text) if (part := found[0].strip())]
 
 
 @functools.lru_cache(maxsize=64)  # each send asks again
@@ -83,7 +83,7 @@ def parse(text: str) -> Address:
 
     :raises OptionRefused: if it is none, in a line that shows no password.
     """
-    found = _url.fullmatch(text)
+    found = re.fullmatch(_URL, text)
     if found is None or found[1].lower() not in SCHEMES:
         raise OptionRefused(f"{_shown(text)!r} is no path and no URL of a spooler; there are {', '.join(SCHEMES)}")
     scheme = SCHEMES[found[1].lower()]
@@ -98,7 +98,7 @@ def parse(text: str) -> Address:
         raise OptionRefused(f"{_shown(text)!r} names a spooler twice, by its path and by 'spooler='")
     if not spooler:
         raise OptionRefused(f"{_shown(text)!r} names no spooler; add ?spooler=NAME, or &spooler=NAME")
-    if not _spooler.fullmatch(spooler):
+    if not re.fullmatch(_SPOOLER, spooler):
         raise OptionRefused(f"the spooler {spooler!r} of {_shown(text)!r} can only have letters, digits, _ and -")
     if scheme == "postgresql":
         database = _quoted(_value(rest, "dbname") or _unquoted(database))
@@ -120,7 +120,7 @@ def parse_for(text: str, spooler: str) -> Address:
     try:
         return parse(text)
     except OptionRefused:
-        found = _url.fullmatch(text)
+        found = re.fullmatch(_URL, text)
         if found is None or "spooler=" in (found[4] or ""):
             raise
     return parse(f"{text}{'&' if '?' in text else '?'}spooler={spooler}")
@@ -145,7 +145,7 @@ def _servers(scheme: str, servers: str, parameters: list[str], text: str) -> lis
         plain = servers.rpartition("@")[2] if scheme == "postgresql" else servers
         found = [server.rpartition("@")[2] for server in plain.split(",")]
     for server in found:
-        if not _server.fullmatch(server):
+        if not re.fullmatch(_SERVER, server):
             raise OptionRefused(
                 f"{_shown(text)!r} has a server that is none; it is written HOST or HOST:PORT, several with commas, "
                 "and what is odd in a user or password as %XX"

@@ -115,7 +115,7 @@ class SettingsKeywords(TypedDict, total=False):
 
 
 _NAMES = Settings._fields
-_named = re.compile(r"(?:([^:/=]+)=)?(.*)", re.DOTALL)
+_NAMED = r"(?:([^:/=]+)=)?(.*)"
 _SECRETS = ("secret_key", "secret_key_file")  # empty, they are a mistake, and not the same as unset
 _MEGABYTE = 1 << 20
 _MAX_TASK_SIZE = 1_000_000  # megabytes
@@ -490,6 +490,8 @@ def _signer(queue: str) -> Signer | None:
 
 
 def _from_uwsgi() -> tuple[str, ...]:
+    if "uwsgi" not in sys.modules:
+        return ()
     with late:
         from .backends import uwsgi
 
@@ -563,7 +565,7 @@ def _keys_of(found: Mapping[str, Any]) -> tuple[str, ...]:
 def _forward(value: Any) -> tuple[tuple[str, str], ...]:
     """``URL``, ``NAME=URL, ...``, or a table of names and URLs."""
     if isinstance(value, str):
-        given = [_named.fullmatch(part) for part in address.split(value)]
+        given = [re.fullmatch(_NAMED, part, re.DOTALL) for part in address.split(value)]
         pairs = [(part[1] or "", part[2]) for part in given if part]
     elif isinstance(value, Mapping):
         pairs = [(str(name), url) for name, url in value.items()]

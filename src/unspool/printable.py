@@ -10,7 +10,7 @@ import re
 __all__ = ["counted", "printable"]
 
 # Controls, what Unicode calls format characters and separators of lines, and surrogates: a string holds only lone ones.
-_hidden = re.compile(
+_HIDDEN = (  # compiled when it is first needed, because most text is printable
     "[\x00-\x1f\x7f-\x9f\xad\u0600-\u0605\u061c\u06dd\u070f\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff"
     "\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
 )
@@ -29,4 +29,4 @@ def printable(text: str) -> str:
     """
     if text.isprintable():
         return text
-    return _hidden.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    return re.sub(_HIDDEN, lambda found: found[0].encode("unicode_escape").decode(), text)

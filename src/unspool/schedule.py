@@ -17,9 +17,9 @@ clock: Callable[[], float] = time.time
 UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
 """The seconds in each unit of a duration."""
 
-_part = re.compile(r"([0-9]+(?:\.[0-9]+)?)([dhms])", re.ASCII)
-_whole = re.compile(rf"(?:{_part.pattern})+", re.ASCII)
-_bare = re.compile(r"[0-9]+(\.[0-9]+)?", re.ASCII)
+_PART = r"([0-9]+(?:\.[0-9]+)?)([dhms])"  # compiled when it is needed, as the following
+_WHOLE = rf"(?:{_PART})+"
+_BARE = r"[0-9]+(\.[0-9]+)?"
 _FIRST_YEAR = 1902  # before that, some systems have no number for a time
 _LATEST = 13_569_465_600.0  # the year 2400; ext4's times end in 2446
 
@@ -41,11 +41,11 @@ def duration(text: str) -> float:
     :raises OptionRefused: for anything else.
     """
     compact = text.strip().lower().replace(" ", "")
-    if _bare.fullmatch(compact):
+    if re.fullmatch(_BARE, compact, re.ASCII):
         return float(compact)
-    if not _whole.fullmatch(compact):
+    if not re.fullmatch(_WHOLE, compact, re.ASCII):
         raise OptionRefused(f"{text!r} is not a duration; write it like 90s, 5m, 1h30m or 2d")
-    return sum(float(number) * UNITS[unit] for number, unit in _part.findall(compact))
+    return sum(float(number) * UNITS[unit] for number, unit in re.findall(_PART, compact, re.ASCII))
 
 
 def to_due(postpone: object, now: float | None = None) -> float | None:

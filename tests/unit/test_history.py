@@ -14,6 +14,7 @@ import pytest
 
 from unspool.backends.spool.history import History
 from unspool.backends.spool.layout import HISTORY, Directory
+from unspool.errors import SpoolerUnusable
 from unspool.message import Record
 from unspool.testing import FakeClock
 
@@ -347,7 +348,7 @@ def test_a_directory_that_is_removed(opened: Open, database: Path, tmp_path: Pat
     if written:
         history.add(runs(1))
     shutil.rmtree(tmp_path / "mail")
-    with pytest.raises(sqlite3.OperationalError, match="removed"):
+    with pytest.raises(SpoolerUnusable, match="removed"):
         history.add(runs(2))
     assert not (tmp_path / "mail").exists()
     (tmp_path / "mail").mkdir()

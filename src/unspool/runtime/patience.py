@@ -4,6 +4,7 @@ hurry.
 
 import contextlib
 import os
+import select
 import signal
 import time
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from ..backends.base import Clock
 __all__ = ["Patience", "end_child"]
 
 _IN_A_HURRY = 0.5  # seconds that are left after it is told to hurry
-_LOOK_EVERY = 0.01
+_LOOK_EVERY = 0.1  # seconds between two looks at whether it is told to hurry
 _DEATH = 1.0  # seconds that a killed process may take to end
 
 
@@ -56,7 +57,22 @@ def _wait(pid: int, patience: Patience) -> int | None:
             found, status = os.waitpid(pid, os.WNOHANG)
             if found:
                 return os.waitstatus_to_exitcode(status)
-            if not patience.left():
+            if not (left := patience.left()):
                 return None
-            time.sleep(_LOOK_EVERY)
+            _wait_for_end(pid, min(left, _LOOK_EVERY))
     return 0
+
+
+def _wait_for_end(pid: int, seconds: float) -> None:
+    """Wait until the process has ended, for this time at most."""
+    try:
+        process = os.pidfd_open(pid)
+    except (AttributeError, OSError):  # not Linux, an old kernel, or no descriptor left
+        time.sleep(min(seconds, 0.01))
+        return
+    try:
+        poll = select.poll()
+        poll.register(process, select.POLLIN)
+        poll.poll(1000 * seconds)
+    finally:
+        os.close(process)

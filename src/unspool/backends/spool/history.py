@@ -15,6 +15,7 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from ...errors import SpoolerUnusable
 from ...message import Record
 from ..base import Clock
 from .journal import Journal
@@ -64,12 +65,15 @@ class History:
     def add(self, records: Sequence[Record]) -> None:
         """Add rows, at the latest ``_TRIM_EVERY`` rows later dropping what is too many or too old.
 
-        :raises sqlite3.Error: if it cannot; a damaged database is set aside first and a new one tried.
+        :raises SpoolerUnusable: if it cannot; a damaged database is set aside first and a new one tried.
         """
         if not self._limit:
             return
         fresh = self._writer is None
-        self._put(records)  # first, so that a locked database is waited for only once
+        try:
+            self._put(records)  # first, so that a locked database is waited for only once
+        except sqlite3.OperationalError as error:  # locked, full, or unreadable
+            raise SpoolerUnusable(str(error)) from error
         if fresh:
             self._journal.ingest_leftovers()
 

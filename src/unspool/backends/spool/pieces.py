@@ -11,7 +11,7 @@ from .layout import PREFIX
 
 __all__ = ["is_piece", "short"]
 
-_made = re.compile(rf"{PREFIX}(?:.*_)?(?P<own>[0-9]+_[0-9]+_(?P<random>[0-9]+))_[0-9]+_[0-9]+", re.ASCII | re.DOTALL)
+_MADE = rf"{PREFIX}(?:.*_)?(?P<own>[0-9]+_[0-9]+_(?P<random>[0-9]+))_[0-9]+_[0-9]+"
 
 
 def short(name: str) -> str:
@@ -19,7 +19,7 @@ def short(name: str) -> str:
 
     For a name made by another program, return all but the prefix.
     """
-    made = _made.fullmatch(name)
+    made = re.fullmatch(_MADE, name, re.ASCII | re.DOTALL)
     return made["own"] if made else name.removeprefix(PREFIX)
 
 
@@ -29,7 +29,7 @@ def is_piece(piece: str, name: str) -> bool:
     A piece contains the whole pid and counter: ``11022_6`` does not match ``11022_61_…``. A name made by another
     program must match completely, with or without the prefix.
     """
-    made = _made.fullmatch(name)
+    made = re.fullmatch(_MADE, name, re.ASCII | re.DOTALL)
     if made is None:
         return piece in (name, name.removeprefix(PREFIX))
     if name.endswith(piece):

@@ -21,16 +21,17 @@ import contextlib
 import errno
 import logging
 import os
-import sqlite3
 import stat
 import time
 import weakref
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
 
 from ... import points, wire
 from ...codec import is_pickled
 from ...errors import ClaimLost, Damaged, PayloadRefused, SpoolerUnusable, Unsigned
+from ...imports import late
 from ...message import (
     Ack,
     Bury,
@@ -58,13 +59,15 @@ from .control import SpoolControl
 from .depot import SpoolDepot
 from .feed import SpoolFeed
 from .file import read_whole, write_whole
-from .history import History
 from .layout import TMP, Directory, is_priority, priority_of, writer_of
 from .listing import Listing
 from .pieces import short
 from .remains import Remains
 from .sending import Sender
 from .trust import is_unfinished
+
+if TYPE_CHECKING:
+    from .history import History
 
 __all__ = ["SpoolBackend"]
 
@@ -126,7 +129,7 @@ class SpoolBackend:
         self._directory = Directory(root, signed=signer is not None)
         self._known_attempts: Attempts | None = None
         self.control = SpoolControl(self._directory, period)
-        self._history = History(self._directory, history_limit, history_age, clock)
+        self._history_bounds = history_limit, history_age
         self._listing = Listing(self._directory, lambda: self._attempts, max_size, clock)
         self._bell = Bell(self._directory, clock)
         self._sender = Sender(self._directory, self._bell, signer, durable, clock)
@@ -158,6 +161,7 @@ class SpoolBackend:
 
     def feed(self) -> Feed:
         self._look_at_owner()
+        _ = self._history  # imported before a fork, which shares it
         self._remains = Remains()
         return SpoolFeed(self._directory, self.control, self._clock, self._bell, remains=self._remains)
 
@@ -457,20 +461,25 @@ class SpoolBackend:
         self._listing.remove(id)
 
     def record(self, records: Sequence[Record]) -> None:
-        try:
-            self._history.add(records)
-        except sqlite3.OperationalError as error:  # locked, full, or unreadable
-            raise SpoolerUnusable(str(error)) from error
+        self._history.add(records)
 
     def history(self, *, id: str | None = None, limit: int = 100) -> list[Record]:
         return self._history.latest(None if id is None else self._listing.origin(id), limit)
 
     def close(self) -> None:
         self.depot.release()
-        self._history.close()
+        if "_history" in vars(self):
+            self._history.close()
         self._directory.close()
 
     # --- parts
+
+    @cached_property
+    def _history(self) -> "History":
+        with late:  # SQLite, which most senders never need
+            from .history import History
+
+        return History(self._directory, *self._history_bounds, self._clock)
 
     def _objection(self, found: os.stat_result) -> str | None:
         """Return why a file is not run. Another user's directory may have replaced ours since the feed looked."""
