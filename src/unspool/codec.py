@@ -11,7 +11,7 @@ import io
 import json
 import pickle
 from collections.abc import Callable, Mapping
-from types import FunctionType, MappingProxyType
+from types import FunctionType
 from typing import Any, NamedTuple
 
 from . import failure
@@ -19,7 +19,7 @@ from .errors import Damaged, OptionRefused, PayloadRefused
 from .message import Envelope, Message
 from .naming import is_script, module_of
 from .printable import printable
-from .wire import MAX_VARS
+from .wire import MAX_VARS, Packed
 
 __all__ = [
     "AS_IS",
@@ -94,7 +94,7 @@ def encode(message: Message) -> Envelope:
     if payload is not None:
         body["payload"] = payload
     if due is None and len(text) <= _SHORT:
-        vars = _known_variables(text, task, priority, serializer)
+        vars = _shared_variables(text, task, priority, serializer)
     else:
         vars = _variables(text, task, priority, serializer)
         if due is not None:
@@ -119,11 +119,16 @@ def _variables(text: str, task: str | None, priority: int | None, serializer: st
         vars["priority"] = b"%d" % priority
     if serializer != "pickle":
         vars["unspool_codec"] = serializer.encode()
-    return MappingProxyType(vars)
+    return vars
 
 
 _SHORT = 64
-_known_variables = functools.lru_cache(256)(_variables)  # the calls of a function have the same ones
+
+
+@functools.lru_cache(256)
+def _shared_variables(text: str, task: str | None, priority: int | None, serializer: str) -> Mapping[str, bytes]:
+    """Return the variables that all calls of a function have."""
+    return Packed(_variables(text, task, priority, serializer))
 
 
 def decode(envelope: Envelope) -> Message:
@@ -196,10 +201,13 @@ def _label(name: bytes) -> str:
     return printable(name.decode("utf-8", "replace").removeprefix(TYPE_PREFIX))
 
 
+_SEQUENCES = (tuple, list)
+
+
 def _call(payload: Any, task: str | None) -> dict[str, Any]:
     if isinstance(payload, dict):  # just decoded, and so ours to change
         func, args, kwargs = payload.get("func"), payload.get("arg"), payload.get("kwg")
-        if isinstance(func, str) and isinstance(args, tuple | list) and isinstance(kwargs, dict):
+        if isinstance(func, str) and isinstance(args, _SEQUENCES) and isinstance(kwargs, dict):
             payload["func"] = task or func
             payload["arg"] = tuple(args)
             return payload

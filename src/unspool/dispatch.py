@@ -93,6 +93,8 @@ def run(call: Call) -> Ending | Unfinished:
     :raises BaseException: the exception that the task raises, which ``raised`` reads.
     """
     result: Any = call.task.process()
+    if result is True:  # as nearly all tasks return
+        return _PROCESSED
     return Unfinished(result) if is_awaitable(result) else returned(result)
 
 

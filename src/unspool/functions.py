@@ -337,4 +337,4 @@ def find_function(name: str) -> FunctionTask[Any, Any]:
 
     :raises NoHandler: if this program has none, or several functions of a bare name.
     """
-    return registry.find(name)
+    return registry.functions.get(name) or registry.find(name)

@@ -20,7 +20,7 @@ from .errors import Damaged, Unsigned
 from .message import Envelope
 from .signing import SIGNATURE_SIZE, Signer
 
-__all__ = ["HEADER_SIZE", "MAX_VARS", "SEAL", "dump", "load", "load_vars", "readdress"]
+__all__ = ["HEADER_SIZE", "MAX_VARS", "SEAL", "Packed", "dump", "load", "load_vars", "readdress"]
 
 HEADER_SIZE = 4
 MAX_VARS = 0xFFFF
@@ -155,9 +155,19 @@ def _why_not(queue: bytes, signer: Signer) -> str:
     return "the signature does not match: altered, or signed with a secret key that is not set here"
 
 
+class Packed(dict[str, bytes]):
+    """Variables that many tasks share, with their packed form."""
+
+    __slots__ = ("data",)
+
+    def __init__(self, vars: Mapping[str, bytes]) -> None:
+        super().__init__(vars)
+        self.data = _pack(vars)
+
+
 def _pack(vars: Mapping[str, bytes]) -> bytes:
-    if "at" not in vars and max(map(len, vars.values()), default=0) <= _SHORT:
-        return _packed(tuple(vars.items()))
+    if type(vars) is Packed:
+        return vars.data
     return b"".join([_put_together(*item) for item in vars.items()])
 
 
@@ -191,9 +201,7 @@ def _taken_apart(data: bytes) -> dict[str, bytes]:
 
 
 _SHORT = 512
-# The calls of a function differ in their bodies only.
 _known = functools.lru_cache(256)(_taken_apart)
-_packed = functools.lru_cache(256)(lambda items: b"".join([_put_together(*item) for item in items]))
 
 
 def _size(n: int) -> bytes:

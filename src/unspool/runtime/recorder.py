@@ -29,11 +29,12 @@ __all__ = ["Recorder"]
 
 _log = logging.getLogger("unspool")
 _KEPT = 50_000
-_BATCH = 2_000
+_BATCH = 2_000  # lines that are passed on at once
+_LARGEST = 5_000  # lines in one transaction
 _RESTART = 5.0  # seconds between two starts, which limits the work for a process that cannot start
 _AGAIN = 0.002  # seconds until a pipe that was full may have room
 _GATHER = 0.1  # seconds in which records are gathered into one transaction
-_APART = 1.0  # seconds between transactions of fewer than _BATCH records, because each one waits for the disk
+_APART = 1.0  # seconds between transactions of fewer than _LARGEST records, because each one waits for the disk
 _DEATH = 0.5  # seconds in which a process that closed its pipe ends
 _RETRY = 1.0  # seconds until a failed write is tried again
 _written = struct.Struct("=HI")  # a confirmation: the spooler's number, and how many of its lines
@@ -207,7 +208,7 @@ def _record(backends: Sequence[Backend], reader: int, answerer: int) -> None:
     while chunk := os.read(reader, 1 << 16):
         chunks, number = [rest, chunk], chunk.count(b"\n")
         deadline = max(time.monotonic() + _GATHER, next_write)
-        while number < _BATCH and (left := deadline - time.monotonic()) > 0:
+        while number < _LARGEST and (left := deadline - time.monotonic()) > 0:
             if not select.select([reader], [], [], left)[0] or not (chunk := os.read(reader, 1 << 16)):
                 break
             chunks.append(chunk)

@@ -202,11 +202,13 @@ class Reader:
         if not (0 <= event[1] < self._spoolers and _is_ref(event[2])):
             return False
         if kind == END:
-            record = event[4]
+            until, record = event[3:]
             return (
                 tuple(map(type, record)) in _RECORD
                 and record[2] in _VERDICTS
-                and _are_finite((event[3], record[4], record[5]))
+                and -_LARGEST <= record[4] <= _LARGEST
+                and -_LARGEST <= record[5] <= _LARGEST
+                and (until is None or -_LARGEST <= until <= _LARGEST)
             )
         if kind == REFUSED:
             return event[3] in _KINDS and _are_finite(event[4:5])

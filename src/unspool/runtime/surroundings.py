@@ -24,6 +24,7 @@ __all__ = ["Surroundings"]
 # Those of the signal module turn each number into an enum, which costs ten times the call.
 _signal = importlib.import_module("_signal")
 _getsignal = _signal.getsignal
+_geteuid, _getrlimit = os.geteuid, resource.getrlimit  # called after each run, in half of the time
 _setlocale = importlib.import_module("_locale").setlocale  # nor need a locale that is only looked at be normalised
 _WATCHED = tuple(
     int(number)
@@ -35,6 +36,7 @@ _WATCHED = tuple(
 _STREAMS = ("stdin", "stdout", "stderr")
 _NAMES = ("AS", "CPU", "DATA", "FSIZE", "NOFILE", "NPROC", "STACK")
 _LIMITS = tuple(getattr(resource, f"RLIMIT_{name}") for name in _NAMES if hasattr(resource, f"RLIMIT_{name}"))
+_FILE_SIZE = resource.RLIMIT_FSIZE
 _OPEN = getattr(os, "O_PATH", os.O_RDONLY) | os.O_CLOEXEC
 
 
@@ -87,8 +89,8 @@ class Surroundings:
         Only part of the state is checked, because this is called after each run.
         """
         return (
-            os.geteuid() != self._euid
-            or resource.getrlimit(resource.RLIMIT_FSIZE) != self._file_size
+            _geteuid() != self._euid
+            or _getrlimit(_FILE_SIZE) != self._file_size
             or sys.stdout is not self._stdout
             or (self._watches_stdout and self._stdout.closed)
         )

@@ -46,7 +46,7 @@ EX_UNUSABLE = 73
 
 _AHEAD = 32  # the most tasks that are claimed at once
 _SOON = 0.01  # seconds within which these should be begun
-_REPAIR_EVERY = 0.005  # seconds; a check then takes less than a hundredth of the time
+_REPAIR_EVERY = 0.02  # seconds; a check then takes less than a hundredth of the time, also with cold caches
 _DOUBTFUL = (RefusalKind.GONE, RefusalKind.UNUSABLE)  # refusals that may be caused by a changed worker
 _FINE = (Verdict.PROCESSED, Verdict.SKIPPED)
 _BEFORE_OTHERS = 1.0  # seconds until another worker tries what this one could not
@@ -258,7 +258,10 @@ class Worker:
         started = self._clock()
         presence.running(ticket.ref, started)
         claim = self._claim(backend, ticket.ref)
-        suspect = not isinstance(claim, Refusal) and claim.crashes == MAX_CRASHES - 1
+        if isinstance(claim, Claim) and claim.crashes < MAX_CRASHES - 1:
+            self._run(index, claim, dispatch.prepare(claim, started), started)  # the only reference to its objects
+            return
+        suspect = isinstance(claim, Claim) and claim.crashes == MAX_CRASHES - 1
         if isinstance(claim, Claim) and suspect and len(self._loop):
             # At its next crash it is set aside, so it runs alone: others must not die with it, nor it with others.
             backend.settle(claim, Release())

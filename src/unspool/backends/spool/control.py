@@ -173,9 +173,12 @@ class SpoolPresence:
         return mapped
 
     def running(self, ref: str, since: float) -> None:
-        name = ref.encode("utf-8", "surrogateescape")
-        self._map[_slot.size : _slot.size + len(name)] = name
-        _slot.pack_into(self._map, 0, os.getpid(), since, len(name))
+        size = 0
+        if ref:
+            name = ref.encode("utf-8", "surrogateescape")
+            size = len(name)
+            self._map[_slot.size : _slot.size + size] = name
+        _slot.pack_into(self._map, 0, os.getpid(), since, size)
 
     def ref(self) -> str:
         info = _read_slot(_WORKER, self._map[:_SIZE])

@@ -29,7 +29,7 @@ def read_whole(fd: int, size: int, limit: int) -> bytes:
             f"{size} bytes, and max_task_size allows {limit}; raise UNSPOOL_MAX_TASK_SIZE, then retry the task"
         )
     data = os.read(fd, min(size, _FIRST_READ) + 1)  # one byte more, to notice a file that has grown
-    if data[:1] not in (_MODIFIER, b""):
+    if data[:1] != _MODIFIER and data:
         raise Damaged("not a spool file: it does not begin with uWSGI's modifier 17")
     if size > _FIRST_READ:
         data = os.pread(fd, size + 1, 0)

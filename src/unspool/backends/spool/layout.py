@@ -206,6 +206,8 @@ class Directory:
         """The user whose private files need no closer look: this one, where the directory is its own. Else -1."""
         self.mode = 0o600
         """The mode of new files. In a directory that a group shares, the group may read and write them."""
+        self.file_mode = stat.S_IFREG | self.mode
+        """The same with the type of a file, as ``stat`` returns it."""
         self.gives = False
         """Whether new files must be given another owner or group; see ``give``."""
         # Run when no thread uses it any more, as after a change of settings; never while one may hold a number.
@@ -432,6 +434,7 @@ class Directory:
             raise SpoolerUnusable(f"spooler {self.root} belongs to another user and is not writable by this one")
         self._owner = trust.Owner(found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode))
         self.mode = 0o660 if self._owner.shared else 0o600
+        self.file_mode = stat.S_IFREG | self.mode
         self.gives = self._owner.shared or found.st_uid != os.geteuid()
         self.trusted = found.st_uid if found.st_uid == os.geteuid() else -1
         return fd

@@ -21,7 +21,6 @@ import contextlib
 import errno
 import logging
 import os
-import stat
 import time
 import weakref
 from collections.abc import Iterator, Sequence
@@ -233,20 +232,24 @@ class SpoolBackend:
         if path.st_ino != found.st_ino or path.st_dev != found.st_dev:
             return Refusal(RefusalKind.EARLY, self._clock() + 1)
         now = self._clock()
-        private = found.st_mode == stat.S_IFREG | self._directory.mode and found.st_nlink == 1
-        own = private and found.st_uid == self._directory.trusted
+        own = found.st_mode == self._directory.file_mode and found.st_nlink == 1
+        own = own and found.st_uid == self._directory.trusted
         if not own and is_unfinished(found):
             return self._unfinished(at, name, found)
         if not own and (reason := self._objection(found)) is not None:
             return Refusal(RefusalKind.UNUSABLE, now + _LOOK_AGAIN, reason)
         if found.st_mtime > now:
             return Refusal(RefusalKind.EARLY, found.st_mtime)
-        count = self._attempts.begin(fd, ref)
+        count = (self._known_attempts or self._attempts).begin(fd, ref)
         points.reach("claim.counted")
         if count.phase == DONE:
             return self._remove_done(at, name, ref)
         try:
-            envelope = self._read(fd, found, ref, whole=count.crashes < MAX_CRASHES)
+            if count.crashes < MAX_CRASHES:
+                data = read_whole(fd, found.st_size, self._max_size)
+                envelope = wire.load(data, self._signer, priority=priority_of(ref), due=found.st_mtime)
+            else:  # it is not read as a whole, which may be what kills its workers
+                envelope = wire.load_vars(os.read(fd, wire.HEADER_SIZE + wire.MAX_VARS))
         except Damaged as error:
             former = count.withdrawn()
             self._attempts.write(fd, ref, former)
@@ -269,16 +272,6 @@ class SpoolBackend:
             _Held(fd, at, name, count, found.st_ino),
             count.unhandled,
         )
-
-    def _read(self, fd: int, found: os.stat_result, ref: str, *, whole: bool) -> Envelope:
-        """Return the envelope in a task's file; without ``whole`` only its variables.
-
-        :raises Damaged: if the file is not a task.
-        """
-        if not whole:
-            return wire.load_vars(os.read(fd, wire.HEADER_SIZE + wire.MAX_VARS))
-        data = read_whole(fd, found.st_size, self._max_size)
-        return wire.load(data, self._signer, priority=priority_of(ref), due=found.st_mtime)
 
     def settle(self, claim: Claim, disposition: Disposition, record: Record | None = None) -> float | None:
         token: _Held = claim.token
