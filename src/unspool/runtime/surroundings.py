@@ -2,8 +2,8 @@
 
 Working directory, umask, signal handlers and mask, alarm and locale are restored after each run without a log line,
 because setting them costs no more than reading them: 4 µs a run. User, resource limits, root directory, standard
-streams and the worker's own descriptors are checked after a failure or a refusal, and otherwise at most once in some
-milliseconds, because tasks seldom change them and a check takes as long as a short task. All are restored to their
+streams and the worker's own descriptors are checked after a failure, a refusal, or a run of some milliseconds, and
+after shorter runs every 20 ms, because tasks seldom change them and a check takes as long as a short task. All are restored to their
 state after the import of the application. Environment variables, threads and the state of modules are not restored.
 """
 

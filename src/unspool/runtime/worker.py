@@ -46,7 +46,8 @@ EX_UNUSABLE = 73
 
 _AHEAD = 32  # the most tasks that are claimed at once
 _SOON = 0.01  # seconds within which these should be begun
-_REPAIR_EVERY = 0.02  # seconds; a check then takes less than a hundredth of the time, also with cold caches
+_REPAIR_AFTER = 0.005  # seconds that a run takes; a check then takes less than a hundredth of the time
+_REPAIR_EVERY = 0.02  # seconds between two checks if runs are shorter
 _DOUBTFUL = (RefusalKind.GONE, RefusalKind.UNUSABLE)  # refusals that may be caused by a changed worker
 _FINE = (Verdict.PROCESSED, Verdict.SKIPPED)
 _BEFORE_OTHERS = 1.0  # seconds until another worker tries what this one could not
@@ -359,7 +360,7 @@ class Worker:
         points.reach("run.end")
         ended = self._clock()
         failed = outcome.verdict not in _FINE
-        late = not 0.0 <= ended - self._repaired < _REPAIR_EVERY
+        late = ended - started >= _REPAIR_AFTER or not 0.0 <= ended - self._repaired < _REPAIR_EVERY
         if (failed or late or self._surroundings.differ()) and not self._in_run:
             self._repair(claim.id)
             self._repaired = ended
