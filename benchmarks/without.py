@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from unspool import wire
-from unspool.backends.spool import attempts, feed, window
+from unspool.backends.spool import attempts, feed, lookahead
 from unspool.runtime import recorder
 
 __all__ = ["THINGS"]
@@ -35,7 +35,7 @@ def _order() -> None:
         heappush = staticmethod(lambda heap, item: heap.append(item))
         heappop = staticmethod(lambda heap: heap.pop())
 
-    window.heapq = Lists  # type: ignore[assignment]
+    lookahead.heapq = Lists  # type: ignore[assignment]
 
 
 THINGS: dict[str, Callable[[], None]] = {

@@ -3,7 +3,7 @@
 import click
 import pytest
 
-from unspool.cli import times
+from unspool.cli import durations
 
 
 @pytest.mark.parametrize(
@@ -12,14 +12,14 @@ from unspool.cli import times
 )
 def test_durations(text: str, seconds: float) -> None:
     """Units may be combined, in capitals and with spaces; a bare number is seconds."""
-    assert times.to_timedelta(text).total_seconds() == seconds
+    assert durations.to_timedelta(text).total_seconds() == seconds
 
 
 @pytest.mark.parametrize("text", ["", "m", "5x", "-5m", "5m!", "1,5h", "1h30", "٣m", "9" * 400, "1e3s"])
 def test_what_is_no_duration(text: str) -> None:
     """Anything else is refused, and so is what is longer than time itself."""
     with pytest.raises(click.BadParameter):
-        times.to_timedelta(text)
+        durations.to_timedelta(text)
 
 
 @pytest.mark.parametrize(
@@ -29,12 +29,12 @@ def test_what_is_no_duration(text: str) -> None:
 )  # fmt: skip
 def test_relative(seconds: float, wanted: str) -> None:
     """The two largest units, and no zeros."""
-    assert times.relative(1000.0 + seconds, 1000.0) == wanted
+    assert durations.relative(1000.0 + seconds, 1000.0) == wanted
 
 
 def test_moments_that_no_calendar_has() -> None:
     """A file can carry any time, and listing it must not fail."""
-    assert times.moment(1e15) == "1000000000000000 s since 1970"
+    assert durations.moment(1e15) == "1000000000000000 s since 1970"
 
 
 @pytest.mark.parametrize(
@@ -42,4 +42,4 @@ def test_moments_that_no_calendar_has() -> None:
 )
 def test_spans(seconds: float, wanted: str) -> None:
     """As exact as is of use."""
-    assert times.span(seconds) == wanted
+    assert durations.span(seconds) == wanted

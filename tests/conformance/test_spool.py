@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from unspool.backends.base import Backend, Clock
-from unspool.backends.spool import SpoolBackend, wake
+from unspool.backends.spool import SpoolBackend, watcher
 from unspool.signing import Signer
 from unspool.testing import BackendConformance
 
@@ -51,4 +51,4 @@ class TestWithoutEvents(TestRelaxed):
 
     @pytest.fixture(autouse=True)
     def no_events(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(wake.sys, "platform", "other")
+        monkeypatch.setattr(watcher.sys, "platform", "other")

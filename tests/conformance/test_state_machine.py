@@ -18,7 +18,7 @@ from unspool.backends.base import UNNUMBERED, Backend, Feed
 from unspool.backends.memory import MemoryBackend
 from unspool.backends.spool import SpoolBackend
 from unspool.backends.spool.feed import SpoolFeed
-from unspool.backends.spool.window import Window
+from unspool.backends.spool.lookahead import Lookahead
 from unspool.errors import TaskBusy
 from unspool.message import Ack, Bury, Claim, Disposition, Entry, Envelope, Refusal, RefusalKind, Release, Retry, State
 from unspool.retry import MAX_CRASHES
@@ -323,7 +323,7 @@ class SpoolLikeMemory(LikeMemory):
         self.backend = SpoolBackend(f"{self.place}/mail", durable=False, clock=self.clock)
         self.spool = self.backend
         self.feed = SpoolFeed(
-            self.backend._directory, self.backend.control, self.clock, self.backend.bell, Window(self.window)
+            self.backend._directory, self.backend.control, self.clock, self.backend.wakefile, Lookahead(self.window)
         )
 
     def kill(self, claim: Claim) -> None:

@@ -11,19 +11,19 @@ from pathlib import Path
 
 import pytest
 
-from unspool import points
+from unspool import failpoints
 from unspool.backends.spool import SpoolBackend
 from unspool.message import State
 
 from ..runtime.conftest import PATIENCE, Place
 
-PRODUCER_POINTS = [name for name in points.NAMES if name.startswith("send.")]
+PRODUCER_POINTS = [name for name in failpoints.NAMES if name.startswith("send.")]
 _CARRIED = ("leave.", "accept.", "left.", "confirm.", "gone.", "carry.")
-CARRIER_POINTS = [name for name in points.NAMES if name.startswith(_CARRIED)]  # see test_carrying
-WORKER_POINTS = [name for name in points.NAMES if name not in PRODUCER_POINTS + CARRIER_POINTS]
+CARRIER_POINTS = [name for name in failpoints.NAMES if name.startswith(_CARRIED)]  # see test_carrying
+WORKER_POINTS = [name for name in failpoints.NAMES if name not in PRODUCER_POINTS + CARRIER_POINTS]
 
 APP = """
-    from unspool import points
+    from unspool import failpoints
     def _die(name):
         if name == os.environ["KILL_AT"] and (pid := os.getpid()):
             try:
@@ -31,7 +31,7 @@ APP = """
             except FileExistsError:
                 return  # once is enough
             os.kill(pid, signal.SIGKILL)
-    points.reach = _die
+    failpoints.reach = _die
     def run(name):
         note("start", name, os.getpid())
         first = sum(line.startswith("start " + name) for line in open(os.environ["ORACLE"])) == 1
@@ -115,10 +115,10 @@ def test_a_producer_killed_at(place: Place, durability: str, point: str, call: s
 
 def test_each_point_is_named_once() -> None:
     """The code has all the points that ``NAMES`` lists, and no others."""
-    source = "\n".join(path.read_text() for path in Path(points.__file__).parent.rglob("*.py"))
+    source = "\n".join(path.read_text() for path in Path(failpoints.__file__).parent.rglob("*.py"))
     import re
 
-    assert set(re.findall(r'points\.reach\("([a-z.]+)"\)', source)) == set(points.NAMES)
+    assert set(re.findall(r'points\.reach\("([a-z.]+)"\)', source)) == set(failpoints.NAMES)
 
 
 def overlapping(lines: list[str]) -> list[str]:

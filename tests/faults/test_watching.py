@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from unspool.backends.spool import SpoolBackend, feed, wake
+from unspool.backends.spool import SpoolBackend, feed, watcher
 from unspool.message import Envelope
 
 from .conftest import needs
@@ -83,7 +83,7 @@ def test_too_many_events(tmp_path: Path) -> None:
         pytest.skip(f"this system keeps {limit} events")
     clock = [1_000.0]
     backend = SpoolBackend(str(tmp_path / "mail"), durable=False, clock=lambda: clock[0])
-    found = feed.SpoolFeed(backend._directory, backend.control, lambda: clock[0], backend.bell)
+    found = feed.SpoolFeed(backend._directory, backend.control, lambda: clock[0], backend.wakefile)
     assert taken(found) == set()
     (id,) = send(backend)
     for number in range(limit + 100):  # events that have no end: each changes its name
@@ -99,7 +99,7 @@ def test_too_many_events(tmp_path: Path) -> None:
 
 def test_a_watch_that_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """ENOSPC for one directory ends all watching: half of the events would be worse than none."""
-    seen = wake.Wake()
+    seen = watcher.Watcher()
     assert seen.working
 
     class Full:

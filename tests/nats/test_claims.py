@@ -11,8 +11,8 @@ import pytest
 from tests.nats.conftest import Open, until
 from unspool import codec
 from unspool.backends.nats import NatsBackend, runs
+from unspool.backends.nats.async_connection import Unreachable
 from unspool.backends.nats.jetstream import JetStream
-from unspool.backends.nats.link import Unreachable
 from unspool.backends.nats.runs import Process, Run
 from unspool.errors import TaskBusy
 from unspool.message import Ack, Bury, Claim, Message, Refusal, RefusalKind, Retry, State

@@ -11,10 +11,10 @@ from tests.nats.conftest import Open, queue_on, until
 from tests.nats.server import Server
 from unspool import codec
 from unspool.backends.nats import NatsBackend, jetstream
+from unspool.backends.nats.cluster import Cluster
 from unspool.backends.nats.jetstream import JetStream
-from unspool.backends.nats.lane import Broken
-from unspool.backends.nats.place import Place
 from unspool.backends.nats.stored import HEADER
+from unspool.backends.nats.sync_connection import Broken
 from unspool.message import Ack, Bury, Claim, Message, Refusal, RefusalKind, Release, Retry, State
 
 
@@ -107,11 +107,11 @@ def test_kills_at_each_step(own_server: Server, opened: Open, monkeypatch: pytes
             own_server.start()
         return await ask(self, subject, data, *rest)
 
-    def none(self: Place, stream: JetStream) -> None:
+    def none(self: Cluster, stream: JetStream) -> None:
         raise Broken("each request is to be counted")
 
     monkeypatch.setattr(JetStream, "_ask", dies)
-    monkeypatch.setattr(Place, "_opened_lane", none)
+    monkeypatch.setattr(Cluster, "_opened_lane", none)
     backend = opened(queue_on(own_server.url))
     kept = send(backend)
     for deadly in itertools.count():
@@ -242,12 +242,12 @@ def test_any_message_that_comes_back(url: str, opened: Open, monkeypatch: pytest
             messages.append((name, stored.subject, stored.data, stored.header))
         return await delete(self, name, seq, patience=patience)
 
-    def none(self: Place, stream: JetStream) -> None:
+    def none(self: Cluster, stream: JetStream) -> None:
         raise Broken("each deletion is to be seen")
 
     with monkeypatch.context() as patch:
         patch.setattr(JetStream, "delete", keeps)
-        patch.setattr(Place, "_opened_lane", none)
+        patch.setattr(Cluster, "_opened_lane", none)
         backend = opened(url)
         way(backend)
     assert messages

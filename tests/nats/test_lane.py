@@ -16,7 +16,7 @@ from tests.runtime.conftest import PATIENCE
 from unspool import codec
 from unspool.backends.nats import NatsBackend, runs
 from unspool.backends.nats.jetstream import JetStream
-from unspool.backends.nats.lane import Broken, Lane
+from unspool.backends.nats.sync_connection import Broken, SyncConnection
 from unspool.message import Ack, Claim, Message, Refusal, State
 
 
@@ -52,9 +52,9 @@ def worker(backend: NatsBackend) -> NatsBackend:
     return backend
 
 
-def lane_of(backend: NatsBackend) -> Lane:
+def lane_of(backend: NatsBackend) -> SyncConnection:
     """The one that is open."""
-    lane = backend._place._lane
+    lane = backend._place._sync
     assert lane is not None
     assert not lane.closed
     return lane
@@ -139,14 +139,14 @@ def test_an_end_that_comes_too_late(worker: NatsBackend, caplog: pytest.LogCaptu
 def test_a_claim_whose_answer_is_lost(worker: NatsBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     """The record may have been written: it is found to be this process's own, and the attempt is its first."""
     (id,) = send(worker)
-    last_of = Lane.last_of
+    last_of = SyncConnection.last_of
 
-    def lose(self: Lane, number: int) -> None:
+    def lose(self: SyncConnection, number: int) -> None:
         last_of(self, number)
         self.close()
         raise Broken("lost")
 
-    monkeypatch.setattr(Lane, "last_of", lose)
+    monkeypatch.setattr(SyncConnection, "last_of", lose)
     found = claim(worker, id)
     assert (found.attempts, found.crashes) == (1, 0)
     worker.settle(found, Ack())
@@ -159,15 +159,15 @@ def test_a_batch_that_breaks(backend: NatsBackend, monkeypatch: pytest.MonkeyPat
     """What was sent by the one way and not answered is sent by the other, under the same ids: it is there once."""
     send(backend)
     lane_of(backend)
-    answer, left = Lane.answer, [20]
+    answer, left = SyncConnection.answer, [20]
 
-    def lose(self: Lane, number: int) -> object:
+    def lose(self: SyncConnection, number: int) -> object:
         left[0] -= 1
         if left[0] == -1:
             cut(backend)
         return answer(self, number)
 
-    monkeypatch.setattr(Lane, "answer", lose)
+    monkeypatch.setattr(SyncConnection, "answer", lose)
     send(backend, *[Message("task", number) for number in range(50)])
     assert left[0] < 0
     assert backend.counts()[State.READY] == 51

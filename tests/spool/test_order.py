@@ -10,7 +10,7 @@ from unspool.backends.spool import SpoolBackend
 from unspool.backends.spool.control import SpoolControl
 from unspool.backends.spool.feed import SpoolFeed
 from unspool.backends.spool.layout import Directory
-from unspool.backends.spool.window import Window
+from unspool.backends.spool.lookahead import Lookahead
 
 
 def drain(feed: Feed, root: Path) -> list[str]:
@@ -39,7 +39,7 @@ def test_the_order_holds_over_a_large_directory(tmp_path: Path) -> None:
     refs = [id.removeprefix(f"{backend.name}/") for id in ids]
     expected = [ref for _, _, ref in sorted((10**9 if p is None else p, n, refs[n]) for n, p in enumerate(priorities))]
     directory = Directory(backend.name)
-    feed = SpoolFeed(directory, SpoolControl(directory, 300.0), backend._clock, backend.bell, Window(800))
+    feed = SpoolFeed(directory, SpoolControl(directory, 300.0), backend._clock, backend.wakefile, Lookahead(800))
     try:
         assert drain(feed, tmp_path / "mail") == expected
     finally:

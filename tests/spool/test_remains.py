@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from unspool.backends.spool.remains import Remains
+from unspool.backends.spool.deferred_close import DeferredClose
 
 BATCH = 64
 
@@ -31,14 +31,14 @@ def is_open(fd: int) -> bool:
 
 
 @pytest.fixture
-def remains() -> Iterator[Remains]:
+def remains() -> Iterator[DeferredClose]:
     """A way, of which this process is both ends."""
-    made = Remains()
+    made = DeferredClose()
     yield made
     made.close()
 
 
-def test_a_batch_is_closed_by_whoever_receives_it(remains: Remains, tmp_path: Path) -> None:
+def test_a_batch_is_closed_by_whoever_receives_it(remains: DeferredClose, tmp_path: Path) -> None:
     """The sender has none of them any more, and the receiver closes them all."""
     before = len(os.listdir("/proc/self/fd"))
     fds = removed(tmp_path, BATCH)
@@ -50,7 +50,7 @@ def test_a_batch_is_closed_by_whoever_receives_it(remains: Remains, tmp_path: Pa
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_what_nobody_receives_is_closed_by_the_sender(remains: Remains, tmp_path: Path) -> None:
+def test_what_nobody_receives_is_closed_by_the_sender(remains: DeferredClose, tmp_path: Path) -> None:
     """Many batches, and then one when the other end is gone: nothing is left open, nothing raised."""
     before = len(os.listdir("/proc/self/fd"))
     for round in range(40):
@@ -64,7 +64,7 @@ def test_what_nobody_receives_is_closed_by_the_sender(remains: Remains, tmp_path
     assert len(os.listdir("/proc/self/fd")) == before - 2
 
 
-def test_less_than_a_batch_is_closed_when_passed_on(remains: Remains, tmp_path: Path) -> None:
+def test_less_than_a_batch_is_closed_when_passed_on(remains: DeferredClose, tmp_path: Path) -> None:
     """As before a worker waits."""
     (fd,) = removed(tmp_path, 1)
     remains.add(fd, os.fstat(fd).st_ino)
@@ -73,7 +73,7 @@ def test_less_than_a_batch_is_closed_when_passed_on(remains: Remains, tmp_path: 
     assert not is_open(fd)
 
 
-def test_a_number_that_means_another_file_by_now_is_left_alone(remains: Remains, tmp_path: Path) -> None:
+def test_a_number_that_means_another_file_by_now_is_left_alone(remains: DeferredClose, tmp_path: Path) -> None:
     """A task closed what was not its own, and opened a file of its own that got the number."""
     (fd,) = removed(tmp_path, 1)
     remains.add(fd, os.fstat(fd).st_ino)
@@ -85,7 +85,7 @@ def test_a_number_that_means_another_file_by_now_is_left_alone(remains: Remains,
     os.close(own)
 
 
-def test_threads_close_each_file_once(remains: Remains, tmp_path: Path) -> None:
+def test_threads_close_each_file_once(remains: DeferredClose, tmp_path: Path) -> None:
     """Several add, and pass on what they find: nothing stays open, and nobody closes what is closed."""
     before = len(os.listdir("/proc/self/fd"))
     failures: list[OSError] = []
@@ -112,7 +112,7 @@ def test_threads_close_each_file_once(remains: Remains, tmp_path: Path) -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_a_fork_lets_go_of_what_its_parent_keeps(remains: Remains, tmp_path: Path) -> None:
+def test_a_fork_lets_go_of_what_its_parent_keeps(remains: DeferredClose, tmp_path: Path) -> None:
     """Or a child that a task leaves behind would keep the files on the disk."""
     (fd,) = removed(tmp_path, 1)
     remains.add(fd, os.fstat(fd).st_ino)

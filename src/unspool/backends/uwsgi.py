@@ -4,10 +4,10 @@ A spooler inside uWSGI is a spool directory whose tasks uWSGI's own spooler proc
 and then the spoolers are woken, also those that are busy: uWSGI itself wakes only idle ones, and a busy one would then
 wait out its frequency.
 
-uWSGI offers tasks in no order, and looks into the directories of priorities only with ``spooler-ordered``, a cheap one
-not even then. So what it offers is taken for a sign that there is something to do, and what is done is what comes next
-(see ``spool/agenda``). For tasks with a priority a bell is put where uWSGI looks (see ``spool/bell``). A call goes on
-until nothing is due, unless uWSGI limits the time of a call (harakiri) or their number: then it runs one task.
+uWSGI offers tasks in no order. It looks into the directories of priorities only with ``spooler-ordered``, and a cheap
+one not even then. So an offered task is only a sign that there is work, and the task that comes next is run instead
+(see ``spool/due_list``). For tasks with a priority, a wakefile is put where uWSGI looks (see ``spool/wakefile``). A
+call runs tasks until none is due, or one task if uWSGI limits the time of a call (harakiri) or the number of tasks.
 """
 
 import contextlib
@@ -95,11 +95,11 @@ class Store(Backend, Protocol):
     """What is needed of the directory."""
 
     @property
-    def bell(self) -> Bell:
+    def wakefile(self) -> Bell:
         """Its bell."""
 
     @property
-    def agenda(self) -> Agenda:
+    def due_list(self) -> Agenda:
         """Its tasks without a priority."""
 
     @property
@@ -225,7 +225,7 @@ class UwsgiBackend:
     # --- runtime.inside.Inside
 
     def enter(self) -> None:
-        self._store.bell.want()
+        self._store.wakefile.want()
         self.control.keep_period()
 
     @property
@@ -245,37 +245,37 @@ class UwsgiBackend:
         self._store.let_go(ref)
 
     def is_bell(self, ref: str) -> bool:
-        return self._store.bell.is_bell(ref)
+        return self._store.wakefile.is_bell(ref)
 
     def upcoming(self, ref: str) -> Iterator[str]:
-        bell, plain = self._store.bell, self._store.agenda
-        rung = bell.is_bell(ref) or bell.rung()
+        wakefile, plain = self._store.wakefile, self._store.due_list
+        rung = wakefile.is_bell(ref) or wakefile.rung()
         if rung:
-            yield from bell.urgent(ref)
+            yield from wakefile.urgent(ref)
         known = not plain or not plain.may_look  # in a large directory since the last look, which took long
         if not plain and plain.may_look:
             plain.look()
-        if not rung and bell.overlooked(plain.priorities if known else None):
-            yield from bell.urgent(ref)
+        if not rung and wakefile.overlooked(plain.priorities if known else None):
+            yield from wakefile.urgent(ref)
         while (name := plain.next()) is not None:
             yield name
-            if bell.rung():
-                yield from bell.urgent(ref)
+            if wakefile.rung():
+                yield from wakefile.urgent(ref)
             if not plain and plain.may_look:
                 plain.look()
         for name in plain.busy:  # another process of uWSGI's may have looked at one just then, and left it
             plain.tried(name)
             yield name
-        if bell.rung(certain=True):  # or it would wait for uWSGI's next look
-            yield from bell.urgent(ref)
+        if wakefile.rung(certain=True):  # or it would wait for uWSGI's next look
+            yield from wakefile.urgent(ref)
 
     @property
     def more(self) -> bool:
-        return bool(self._store.agenda) or self._store.bell.more
+        return bool(self._store.due_list) or self._store.wakefile.more
 
     def later(self, ref: str, until: float | None) -> None:
         numbered = "/" in ref
-        (self._store.bell if numbered else self._store.agenda).later(ref, until)
+        (self._store.wakefile if numbered else self._store.due_list).later(ref, until)
 
     def wake(self) -> None:
         for pid in self._pids():

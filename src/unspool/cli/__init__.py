@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from .. import __version__, errors
-from . import change, doctor, enqueue, forward, inspect, migrate, move, output, run, uwsgi
+from . import doctor, enqueue, forward, inspect, manage, migrate, move, output, run, uwsgi
 
 __all__ = ["main"]
 
@@ -56,7 +56,7 @@ def commands(ctx: click.Context) -> None:
         ctx.exit(2)
 
 
-for _module in (run, forward, uwsgi, enqueue, inspect, change, move, doctor, migrate):
+for _module in (run, forward, uwsgi, enqueue, inspect, manage, move, doctor, migrate):
     for _command in _module.COMMANDS:
         commands.add_command(_command)
 

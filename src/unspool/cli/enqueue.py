@@ -14,7 +14,7 @@ from ..functions import call_message, find_function
 from ..message import Message
 from ..schedule import check_priority, to_due
 from ..spooler import Spooler, raw_message
-from . import options, output, spoolers, times
+from . import durations, options, output, spoolers
 
 __all__ = ["COMMANDS"]
 
@@ -40,7 +40,7 @@ _number = re.compile(r"-[0-9.]", re.ASCII)
 @click.option(
     "--in",
     "delay",
-    type=times.to_timedelta,
+    type=durations.to_timedelta,
     metavar="DURATION",
     envvar="UNSPOOL_ENQUEUE_IN",
     allow_from_autoenv=False,
@@ -49,7 +49,7 @@ _number = re.compile(r"-[0-9.]", re.ASCII)
 )
 @click.option(
     "--at",
-    type=times.to_datetime,
+    type=durations.to_datetime,
     metavar="TIME",
     show_envvar=True,
     help="Not before this time, in ISO 8601; local unless it has an offset.",

@@ -11,7 +11,7 @@ import click
 from .. import config
 from ..backends.base import Backend, WorkerInfo
 from ..message import Entry, Record, State, Verdict
-from . import options, output, spoolers, times
+from . import durations, options, output, spoolers
 from .show import entry_json, run_json, show
 
 __all__ = ["COMMANDS"]
@@ -164,7 +164,7 @@ def _entries(chosen: Iterable[Backend], states: frozenset[State], limit: int | N
 
 def _plain_row(entry: Entry) -> Sequence[str]:
     priority = "" if entry.priority is None else str(entry.priority)
-    due = times.moment(entry.due, "milliseconds")
+    due = durations.moment(entry.due, "milliseconds")
     return entry.id, str(entry.state), entry.task, priority, due, str(entry.attempts), entry.reason
 
 
@@ -186,11 +186,11 @@ def _runs(backend: Backend, id: str | None, limit: int, failed: bool) -> list[Re
 
 def _run_row(run: Record) -> Sequence[str]:
     return (
-        times.moment(run.started, "milliseconds"),
+        durations.moment(run.started, "milliseconds"),
         run.verdict,
         run.task,
         str(run.attempt),
-        times.span(run.duration),
+        durations.span(run.duration),
         str(run.pid),
         run.id,
         run.reason,
@@ -228,7 +228,7 @@ def _process(backend: Backend, info: WorkerInfo) -> dict[str, Any]:
 
 
 def _process_row(process: dict[str, Any]) -> Sequence[str]:
-    since = "" if process["since"] is None else times.moment(process["since"], "milliseconds")
+    since = "" if process["since"] is None else durations.moment(process["since"], "milliseconds")
     named = process["spooler"], process["host"], str(process["pid"]), process["role"], process["task"] or ""
     return *named, since, process["id"] or ""
 
@@ -237,7 +237,7 @@ def _status_cell(name: str, value: Any) -> str:
     if name == "forward":
         return value or "no"
     if name == "oldest":
-        return "" if value is None else times.span(max(0.0, time.time() - value))
+        return "" if value is None else durations.span(max(0.0, time.time() - value))
     if name == "paused":
         return "yes" if value else "no"
     return f"{value:g} s" if name == "period" else str(value)

@@ -8,8 +8,8 @@ from datetime import datetime
 from typing import Any
 
 from ..printable import printable
+from .durations import span
 from .progress import ProgressLine
-from .times import span
 
 __all__ = ["start"]
 

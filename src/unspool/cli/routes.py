@@ -21,11 +21,11 @@ def forwarded(chosen: Iterable[Backend]) -> list[Pair]:
     return [(backend, config.backend(name)) for backend, name in found if name is not None]
 
 
-def forwarder(pairs: Sequence[Pair], *, burst: bool = False, leash: int | None = None) -> "Forwarder":
+def forwarder(pairs: Sequence[Pair], *, burst: bool = False, lifeline: int | None = None) -> "Forwarder":
     """Return the forwarder of these routes."""
     from ..runtime.forwarder import Forwarder, Route
 
     routes = [
         Route(source, destination, config.carrier(source, destination, refuse=True)) for source, destination in pairs
     ]
-    return Forwarder(routes, burst=burst, leash=leash)
+    return Forwarder(routes, burst=burst, lifeline=lifeline)

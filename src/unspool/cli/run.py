@@ -86,7 +86,7 @@ def run(
 
     Of a directory that is forwarded (see the command forward) the tasks are sent on, and run where they are sent to.
     """
-    from ..runtime.companion import Companion
+    from ..runtime.sidecar import Sidecar
     from ..runtime.supervisor import Options, Supervisor
     from ..runtime.worker import Limits
     from . import logs
@@ -114,10 +114,10 @@ def run(
     if pairs and burst:
         routes.forwarder(pairs, burst=True).run()
     keeps = pairs and not burst
-    companion = Companion(lambda leash: routes.forwarder(pairs, leash=leash).run()) if keeps else None
+    sidecar = Sidecar(lambda lifeline: routes.forwarder(pairs, lifeline=lifeline).run()) if keeps else None
     try:
         with options.explained(traceback=traceback):
-            Supervisor(app, serving, how, progress=line, companion=companion).run()
+            Supervisor(app, serving, how, progress=line, sidecar=sidecar).run()
     finally:
         if line is not None:
             line.clear()

@@ -10,7 +10,7 @@ import click
 from ..backends.base import Backend
 from ..message import Entry, Envelope, Record, State
 from ..outline import call_of
-from . import output, spoolers, times
+from . import durations, output, spoolers
 
 __all__ = ["entry_json", "run_json", "show"]
 
@@ -118,13 +118,13 @@ def _show(entry: Entry, details: dict[str, Any], runs: Sequence[Record]) -> None
         "reason": entry.reason,
         "spooler": entry.spooler,
         "priority": "none" if entry.priority is None else str(entry.priority),
-        "due": f"{times.moment(entry.due, 'milliseconds')} ({times.relative(entry.due)})",
+        "due": f"{durations.moment(entry.due, 'milliseconds')} ({durations.relative(entry.due)})",
         "attempts": str(entry.attempts),
         "size": f"{entry.size:,} bytes",
         "message": details["message"] or "",
     }
     if worker := details["worker"]:
-        fields["state"] += f" in process {worker['pid']} for {times.span(max(0.0, time.time() - worker['since']))}"
+        fields["state"] += f" in process {worker['pid']} for {durations.span(max(0.0, time.time() - worker['since']))}"
     if "body" in details:
         fields["body"] = json.dumps(details["body"])
     for name, value in fields.items():
@@ -140,9 +140,10 @@ def _show(entry: Entry, details: dict[str, Any], runs: Sequence[Record]) -> None
 
 
 def _show_run(run: Record, *, whole: bool) -> None:
-    started = times.moment(run.started, "milliseconds")
+    started = durations.moment(run.started, "milliseconds")
     output.line(
-        f"  {started}  {output.clean(run.verdict)}, attempt {run.attempt}, {times.span(run.duration)}, pid {run.pid}"
+        f"  {started}  {output.clean(run.verdict)}, attempt {run.attempt}, "
+        f"{durations.span(run.duration)}, pid {run.pid}"
     )
     for text in [run.reason, *(run.traceback.split("\n") if whole and run.traceback else [])]:
         output.line(f"    {output.clean(text)}")

@@ -10,7 +10,7 @@ from .. import address, config, lookup
 from ..backends.base import Backend
 from ..errors import NoSpooler, OptionRefused
 from ..message import Entry
-from . import times
+from . import durations
 from .output import note
 
 __all__ = ["SPOOLER", "Choices", "NotThere", "backends", "existing", "find", "find_ended", "missing",
@@ -122,7 +122,7 @@ def missing(id: str, given: Sequence[str]) -> str:
     if found := find_ended(id, given):
         backend, ids = found
         last = max((run for one in ids for run in backend.history(id=one, limit=1)), key=lambda run: run.started)
-        ended = times.moment(last.started + last.duration)
+        ended = durations.moment(last.started + last.duration)
         return f"no task {id} now: it was {last.verdict} at {ended}; see unspool history {id}"
     return f"no task {id}" + (": what is there is not a task of these spoolers" if os.path.lexists(id) else "")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..backends.base import Backend
 from ..message import Entry, Record
-from . import output, times
+from . import durations, output
 from .columns import Column
 
 __all__ = ["processes", "runs", "spoolers", "tasks"]
@@ -61,7 +61,7 @@ def tasks(backend: Backend, entries: Sequence[Entry]) -> None:
             str(entry.state),
             entry.task,
             "" if entry.priority is None else str(entry.priority),
-            times.relative(entry.due, now),
+            durations.relative(entry.due, now),
             str(entry.attempts),
             short,
             entry.reason,
@@ -82,11 +82,11 @@ def runs(found: Sequence[tuple[Backend, Record]]) -> None:
     several = len(owners) > 1
     rows = [
         (
-            times.clock(run.started, now),
+            durations.clock(run.started, now),
             run.verdict,
             run.task,
             str(run.attempt),
-            times.span(run.duration),
+            durations.span(run.duration),
             str(run.pid),
             shorts[backend.name, run.id],
             *([backend.name] * several),
@@ -107,7 +107,7 @@ def processes(found: Sequence[tuple[Backend, Mapping[str, Any]]]) -> None:
             str(one["pid"]),
             one["role"],
             one["task"] or "",
-            "" if one["since"] is None else times.clock(one["since"], now),
+            "" if one["since"] is None else durations.clock(one["since"], now),
             backend.short(one["id"]) if one["id"] else "",
         )
         for backend, one in found

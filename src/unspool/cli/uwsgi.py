@@ -10,7 +10,7 @@ import click
 from ..address import is_url
 from ..errors import AppError, ConfigurationError, SpoolerUnusable
 from ..section import Section
-from . import options, program, spoolers
+from . import options, spoolers, uwsgi_binary
 
 __all__ = ["COMMANDS"]
 
@@ -140,13 +140,13 @@ def _module(app: str) -> tuple[str, list[str]]:
 
 
 def _program(binary: str | None, section: Section) -> str:
-    path = program.find(binary)
+    path = uwsgi_binary.find(binary)
     if path is None:
-        missing = f"there is no program {binary!r}" if binary else "there is no uWSGI on this machine"
-        raise ConfigurationError(f"{missing}; {program.INSTALL}")
-    found = program.look_at(path)
+        missing = f"there is no uwsgi_binary {binary!r}" if binary else "there is no uWSGI on this machine"
+        raise ConfigurationError(f"{missing}; {uwsgi_binary.INSTALL}")
+    found = uwsgi_binary.look_at(path)
     if found.objection:
-        raise ConfigurationError(f"{found.objection}; {program.INSTALL}")
+        raise ConfigurationError(f"{found.objection}; {uwsgi_binary.INSTALL}")
     unknown = [name for name, _ in section.options() if name not in found.options]
     if unknown:
         raise ConfigurationError(f"uWSGI {found.version} at {path} has no option {unknown[0]}")
@@ -174,6 +174,6 @@ def _import(app: str) -> None:
 def _become(path: str, section: Section) -> None:
     sys.stdout.flush()
     try:
-        os.execv(path, [path, *section.as_arguments()])  # noqa: S606  the program that was looked at
+        os.execv(path, [path, *section.as_arguments()])  # noqa: S606  the uwsgi_binary that was looked at
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be started: {error.strerror}") from error

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from .. import points
+from .. import failpoints
 from ..backends.depot import Depot, Parcel
 from ..errors import Damaged, Refused, SpoolerUnusable
 from ..message import State
@@ -81,7 +81,7 @@ class Carrier:
     def _go(self, parcels: Sequence[Parcel]) -> Batch:
         if not parcels:
             return Batch()
-        points.reach("carry.begun")
+        failpoints.reach("carry.begun")
         good: list[Parcel] = []
         bad: list[tuple[Parcel, str]] = []
         for parcel in parcels:
@@ -94,11 +94,11 @@ class Carrier:
         except SpoolerUnusable:
             self._source.stay(parcels)
             raise
-        points.reach("carry.accepted")
+        failpoints.reach("carry.accepted")
         for parcel, reason in bad:
             self._source.stay([parcel], reason if self._refuse else "")
         moved = self._source.left(accepted, self._name) if accepted else []
-        points.reach("carry.noted")
+        failpoints.reach("carry.noted")
         self._finish(moved)
         return Batch(moved, [Stayed(parcel.id, reason) for parcel, reason in bad])
 
@@ -121,9 +121,9 @@ class Carrier:
     def _finish(self, parcels: Sequence[Parcel]) -> None:
         if parcels:
             self._destination.confirm(parcels)
-            points.reach("carry.confirmed")
+            failpoints.reach("carry.confirmed")
             self._source.gone(parcels)
-            points.reach("carry.done")
+            failpoints.reach("carry.done")
 
     @contextlib.contextmanager
     def _letting_go(self) -> Iterator[None]:

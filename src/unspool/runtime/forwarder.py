@@ -135,13 +135,13 @@ class Forwarder:
     """Runs routes until it is told to stop.
 
     :param burst: stop when nothing waits any more, or a server is away.
-    :param leash: a descriptor; when it becomes readable, as when its other end is closed, this stops.
+    :param lifeline: a descriptor; when it becomes readable, as when its other end is closed, this stops.
     """
 
-    def __init__(self, routes: Sequence[Route], *, burst: bool = False, leash: int | None = None) -> None:
+    def __init__(self, routes: Sequence[Route], *, burst: bool = False, lifeline: int | None = None) -> None:
         self._routes = routes
         self._burst = burst
-        self._leash = leash
+        self._lifeline = lifeline
         self._signals = Signals()
         self._stopping = False
 
@@ -173,19 +173,19 @@ class Forwarder:
         return sent
 
     def _obey(self, numbers: Sequence[int]) -> None:
-        if self._leash is None:  # otherwise the holder of the leash is signalled too, and says when to end
+        if self._lifeline is None:  # otherwise the holder of the lifeline is signalled too, and says when to end
             self._stopping |= any(number != signal.SIGHUP for number in numbers)
 
     def _wait(self) -> None:
         with selectors.DefaultSelector() as selector:
             selector.register(self._signals.fileno(), selectors.EVENT_READ)
-            if self._leash is not None:
-                selector.register(self._leash, selectors.EVENT_READ)
+            if self._lifeline is not None:
+                selector.register(self._lifeline, selectors.EVENT_READ)
             for route in self._routes:
                 if not route.problem and (fd := route.fileno()) is not None:
                     with contextlib.suppress(KeyError):
                         selector.register(fd, selectors.EVENT_READ)
             ready = selector.select(min(route.wait() for route in self._routes))
         self._signals.drain()
-        self._stopping |= any(key.fd == self._leash for key, _ in ready)
+        self._stopping |= any(key.fd == self._lifeline for key, _ in ready)
         self._obey(self._signals.take())

@@ -19,8 +19,8 @@ class Signals:
 
     def __init__(self, *others: int) -> None:
         self._numbers = (*_CAUGHT, *others)
-        self._bell, self._ringer = socket.socketpair()
-        self._bell.setblocking(False)
+        self._waker, self._ringer = socket.socketpair()
+        self._waker.setblocking(False)
         self._ringer.setblocking(False)
         self._pending: list[int] = []
         self._former: dict[int, Any] = {}
@@ -41,17 +41,17 @@ class Signals:
 
     def close(self) -> None:
         """Close the descriptors."""
-        self._bell.close()
+        self._waker.close()
         self._ringer.close()
 
     def fileno(self) -> int:
         """Readable when a signal came."""
-        return self._bell.fileno()
+        return self._waker.fileno()
 
     def drain(self) -> None:
         """Make the descriptor unreadable again."""
         with contextlib.suppress(BlockingIOError):
-            while self._bell.recv(4096):
+            while self._waker.recv(4096):
                 pass
 
     def take(self) -> list[int]:

@@ -21,12 +21,12 @@ from ..errors import SpoolerUnusable, TaskTimeout
 from ..message import Record, RefusalKind, Verdict
 from ..printable import counted, printable
 from . import report
-from .companion import Companion
 from .log import log_end
 from .patience import Patience
 from .pool import Death, Pool
 from .process import Spawner
 from .recorder import Recorder
+from .sidecar import Sidecar
 from .signals import Signals
 from .terminal import Terminal
 from .timelimit import limit
@@ -81,7 +81,7 @@ class Supervisor:
 
     :param app: ``module``, ``module:attr`` or ``path/to/file.py``.
     :param progress: called a few times a second while there is work.
-    :param companion: a process that is kept alive beside the workers.
+    :param sidecar: a process that is kept alive beside the workers.
     :raises SpoolerUnusable: if a spooler cannot be used.
     """
 
@@ -93,9 +93,9 @@ class Supervisor:
         *,
         clock: Clock = time.time,
         progress: Callable[[Stats], None] | None = None,
-        companion: Companion | None = None,
+        sidecar: Sidecar | None = None,
     ) -> None:
-        self._companion = companion
+        self._sidecar = sidecar
         self._app = app
         self._backends = backends
         self._options = options
@@ -169,8 +169,8 @@ class Supervisor:
         self._terminal.turn(self._pool.processes())
         self._renew_workers()
         self._heed_clock()
-        if self._companion is not None and not self._pool.stopping:
-            self._companion.turn(self._close_in_child)
+        if self._sidecar is not None and not self._pool.stopping:
+            self._sidecar.turn(self._close_in_child)
         self._take_back()
         self._more = self._refresh()
         self._fill()
@@ -209,7 +209,7 @@ class Supervisor:
             waits.append(_SLOW)
         if self._recorder and (wait := self._recorder.next_push()) is not None:
             waits.append(wait)
-        if self._companion and (wait := self._companion.wait()) is not None:
+        if self._sidecar and (wait := self._sidecar.wait()) is not None:
             waits.append(wait)
         if self._progress is not None and self._stats.done != self._shown:
             waits.append(self._next_progress - time.monotonic())
@@ -258,8 +258,8 @@ class Supervisor:
         self._terminal.take_back()
         patience = Patience(_LAST_WAIT, self._is_hurried)
         self._pool.close(patience)
-        if self._companion is not None:
-            self._companion.close(patience)
+        if self._sidecar is not None:
+            self._sidecar.close(patience)
         if self._recorder is not None:
             self._recorder.close(patience)
         for index in range(len(self._backends)):
@@ -291,8 +291,8 @@ class Supervisor:
             feed.close()
         for presence in self._presences:
             presence.hand_over()
-        if self._companion is not None:
-            self._companion.detach()
+        if self._sidecar is not None:
+            self._sidecar.detach()
         if self._recorder is not None:
             self._recorder.detach()
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
-from .. import codec, dispatch, points
+from .. import codec, dispatch, failpoints
 from ..backends.base import Backend, ClaimsAhead, Clock, HoldsDescriptors, Presence, Ticket
 from ..errors import AppError, ClaimLost, SpoolerUnusable
 from ..message import Claim, Outcome, Record, Refusal, RefusalKind, Release, Verdict
@@ -23,15 +23,15 @@ from ..retry import MAX_CRASHES
 from ..tasks import defines_tasks
 from . import connections, report
 from .app import load_app, own_files
-from .doorbell import Doorbell
 from .eventloop import EventLoop
 from .hardlimit import HardLimit
 from .orphan import keep_end
+from .process_state import ProcessState
 from .queue import Queue
-from .surroundings import Surroundings
 from .suspicion import Suspicion
 from .terminal import is_foreground
 from .timelimit import KILL_AFTER, limit
+from .waker import Waker
 from .watchdog import LATER
 
 __all__ = ["EX_LOST", "EX_UNUSABLE", "Limits", "Worker", "main"]
@@ -143,8 +143,8 @@ class Worker:
         self._succeeded = 0
         self._counting = threading.Lock()
         self._stopping = False
-        self._bell = Doorbell(queue.fileno())
-        self._loop = EventLoop(self._bell.ring, lambda: os._exit(EX_UNUSABLE))
+        self._waker = Waker(queue.fileno())
+        self._loop = EventLoop(self._waker.ring, lambda: os._exit(EX_UNUSABLE))
         self._status = 0
         self._last = 0  # the spooler of the last claim
         self._in_run = False
@@ -154,8 +154,8 @@ class Worker:
         self._repaired = 0.0  # when that was last done
         signal.signal(signal.SIGTERM, self._stop)
         # Created after all signal handlers are installed, because it restores the present ones.
-        pipes = (queue.fileno(), reports.fileno(), *self._bell.descriptors, *(ahead.descriptors if ahead else ()))
-        self._surroundings = Surroundings(pipes)
+        pipes = (queue.fileno(), reports.fileno(), *self._waker.descriptors, *(ahead.descriptors if ahead else ()))
+        self._process_state = ProcessState(pipes)
 
     def _stop(self, *_: object) -> None:
         """End the worker after its current task."""
@@ -195,7 +195,7 @@ class Worker:
         self._loop.expect(0)  # what the last one's end has put off is then flushed, or now, if it has ended by now
         self._flush()
         if not self._stopping:
-            self._bell.wait(or_ticket=True)
+            self._waker.wait(or_ticket=True)
         self._loop.come_back()
 
     def _wait_for_ends(self, most: int) -> None:
@@ -205,7 +205,7 @@ class Worker:
         self._flush()
         sign.running("", self._clock())  # the supervisor takes back what is claimed ahead, and waits, too
         if not self._loop.expect(most):
-            self._bell.wait()
+            self._waker.wait()
         sign.running("", 0.0)
         self._loop.come_back()
 
@@ -307,7 +307,7 @@ class Worker:
             self._reports.begin(index, claim.ref, started, timeout, dispatch.delay_after(options, claim))
             hard = self._hard_limit.start(timeout + KILL_AFTER + self._limits.ending)  # later than the supervisor's
         connections.close_old()
-        points.reach("run.begin")
+        failpoints.reach("run.begin")
         self._in_run = True
         try:
             # The task's objects are deleted in here, because their ``__del__`` is part of the run.
@@ -357,15 +357,15 @@ class Worker:
 
         :param shown: whether this is the one that the sign of life shows; a coroutine ends while it shows another.
         """
-        points.reach("run.end")
+        failpoints.reach("run.end")
         ended = self._clock()
         failed = outcome.verdict not in _FINE
         late = ended - started >= _REPAIR_AFTER or not 0.0 <= ended - self._repaired < _REPAIR_EVERY
-        if (failed or late or self._surroundings.differ()) and not self._in_run:
+        if (failed or late or self._process_state.differ()) and not self._in_run:
             self._repair(claim.id)
             self._repaired = ended
         try:
-            self._surroundings.restore()
+            self._process_state.restore()
         except OSError:
             os._exit(EX_LOST)
         label = codec.task_label(claim.envelope.vars)
@@ -394,7 +394,7 @@ class Worker:
             self._presences[index].running("", 0.0)
         if not self._reports.end(index, claim.ref, until, record):
             keep_end(self._backends[index], record, until)
-        points.reach("reported")
+        failpoints.reach("reported")
 
     def _repair(self, id: str) -> bool:
         """Restore what tasks seldom change, or let the worker be replaced. Return whether anything was restored.
@@ -404,13 +404,13 @@ class Worker:
         :param id: the task that ran last.
         """
         try:
-            self._surroundings.check_descriptors()
+            self._process_state.check_descriptors()
         except OSError:
             os._exit(EX_LOST)
         if any(holder.has_lost_descriptors() for holder in self._holders):
             os._exit(EX_LOST)
         try:
-            changed, lost = self._surroundings.repair(alone=not len(self._loop))
+            changed, lost = self._process_state.repair(alone=not len(self._loop))
         except OSError as error:
             self._reports.write(report.BROKEN, f"a task changed its user or root directory: {error}")
             os._exit(EX_UNUSABLE)
@@ -431,7 +431,7 @@ class Worker:
         if not self._stopping:
             self._stopping, self._status = True, EX_UNUSABLE
             self._reports.write(report.BROKEN, printable(reason))
-            self._bell.ring()
+            self._waker.ring()
 
     def _flush(self, *, wait: bool = True) -> None:
         for backend in self._backends:

@@ -33,6 +33,7 @@ from ...signing import Signer
 from ..base import UNSIGNED_PICKLE, Capabilities, Clock, Feed, Settings, Summary
 from .changing import Changing
 from .claims import Claims
+from .cluster import Cluster
 from .control import NatsControl
 from .depot import NatsDepot
 from .feed import NatsFeed
@@ -41,7 +42,6 @@ from .jetstream import JetStream, Publication
 from .listing import Listing
 from .names import new_token, rank_part, short
 from .overdue import Overdue
-from .place import Place
 from .stored import ROOM, Facts, Stored
 from .tasks import Tasks
 from .verdicts import Verdicts
@@ -82,7 +82,7 @@ class NatsBackend:
         clock: Clock = time.time,
     ) -> None:
         limit, age = settings.history_limit, settings.history_age
-        self._place = Place(address, patience=patience, history_limit=limit, history_age=age)
+        self._place = Cluster(address, patience=patience, history_limit=limit, history_age=age)
         self.name = self._place.name
         self._names = self._place.names
         self._signer = signer

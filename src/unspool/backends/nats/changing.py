@@ -8,9 +8,9 @@ from ...errors import TaskBusy
 from ..base import Clock
 from ..depot import MOVING
 from . import runs
+from .cluster import Cluster
 from .jetstream import Conflict, JetStream
 from .names import ARRIVING, LEAVING, NOW, rank_part
-from .place import Place
 from .runs import Run
 from .stored import HEADER, Facts, Stored
 from .tasks import Tasks
@@ -28,7 +28,7 @@ class _Changed(TaskBusy):
 class Changing:
     """Changes single tasks that are not running."""
 
-    def __init__(self, place: Place, tasks: Tasks, clock: Clock) -> None:
+    def __init__(self, place: Cluster, tasks: Tasks, clock: Clock) -> None:
         self._place = place
         self._tasks = tasks
         self._clock = clock

@@ -7,13 +7,13 @@ from ...errors import Damaged, SpoolerUnusable
 from ...message import Bury, Claim, Envelope, Refusal, RefusalKind
 from ..base import Clock
 from . import runs
+from .cluster import Cluster
 from .control import NatsControl
 from .jetstream import ApiError, Conflict, JetStream, condition
-from .lane import Broken, Lane, at_once
 from .names import LATER, NOW, is_token
-from .place import Place
 from .runs import Run
 from .stored import Facts, Stored
+from .sync_connection import Broken, SyncConnection, at_once
 from .tasks import Tasks
 from .verdicts import Held, Verdicts
 
@@ -30,7 +30,7 @@ class Claims:
 
     def __init__(
         self,
-        place: Place,
+        place: Cluster,
         tasks: Tasks,
         control: NatsControl,
         verdicts: Verdicts,
@@ -61,7 +61,7 @@ class Claims:
             kind = RefusalKind.EARLY if told else RefusalKind.UNUSABLE
             return Refusal(kind, self._clock() + _LOOK_AGAIN, str(error))
 
-    def _claim_first(self, lane: Lane, token: str) -> Claim | None:
+    def _claim_first(self, lane: SyncConnection, token: str) -> Claim | None:
         """Claim a task that was just sent and not begun, which is the usual case, in one round trip.
 
         The record is written before the task is read. Return None if the record must be withdrawn or another record

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 from ...errors import SpoolerUnusable
 from ..base import WorkerInfo, check_period
 from . import runs, signs
+from .cluster import Cluster
 from .jetstream import Conflict, JetStream
-from .place import Place
 from .runs import Process
 from .stored import Stored
 
@@ -43,7 +43,7 @@ class Switches(NamedTuple):
 class NatsControl:
     """Implements ``base.Control`` for a place."""
 
-    def __init__(self, place: Place, period: float) -> None:
+    def __init__(self, place: Cluster, period: float) -> None:
         self._place = place
         self._default_period = period
         self._presences: list[NatsPresence] = []

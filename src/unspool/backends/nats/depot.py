@@ -17,10 +17,10 @@ from ...errors import Damaged, SpoolerUnusable
 from ...message import Bury, Envelope, State
 from ..depot import Parcel
 from . import runs
+from .cluster import Cluster
 from .control import NatsControl
 from .jetstream import Conflict, JetStream
 from .names import ARRIVING, CORRUPT, DEAD, LATER, LEAVING, SOON, on_the_way, rank_part
-from .place import Place
 from .runs import Process, Run
 from .stored import HEADER, Facts, Passage, Stored
 from .tasks import Tasks
@@ -43,7 +43,7 @@ class NatsDepot:
 
     def __init__(
         self,
-        place: Place,
+        place: Cluster,
         tasks: Tasks,
         control: NatsControl,
         check: Callable[[Sequence[Envelope]], None],

@@ -16,12 +16,12 @@ from typing import Any, TypeVar
 from ...errors import SpoolerUnusable
 from ..base import Clock, Ticket
 from . import runs
+from .async_connection import Unreachable
+from .cluster import Cluster
+from .consumer import Consumer, Delivery
 from .control import NatsControl
 from .jetstream import JetStream
-from .link import Unreachable
 from .overdue import Overdue
-from .place import Place
-from .pump import Delivery, Pump
 from .runs import Run
 
 __all__ = ["NatsFeed"]
@@ -50,7 +50,7 @@ class NatsFeed:
 
     def __init__(
         self,
-        place: Place,
+        place: Cluster,
         control: NatsControl,
         overdue: Overdue,
         clock: Clock,
@@ -79,7 +79,7 @@ class NatsFeed:
         os.set_blocking(self._bell, False)
         os.set_blocking(self._ringer, False)
         self._stream: JetStream | None = None
-        self._pump = Pump(place, control, overdue, self._deliver, self._ring)
+        self._pump = Consumer(place, control, overdue, self._deliver, self._ring)
         self._next_look = clock() + self._period
         self._next_try, self._wait = 0.0, _BACK[0]
         self._connect()

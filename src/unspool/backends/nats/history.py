@@ -4,9 +4,9 @@ import json
 from collections.abc import Sequence
 
 from ...message import Record
+from .cluster import Cluster
 from .jetstream import JetStream, Publication, new_id
 from .names import is_piece
-from .place import Place
 from .stored import Stored
 
 __all__ = ["History"]
@@ -19,7 +19,7 @@ _MATCHES = 10
 class History:
     """The runs of a spooler."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Cluster) -> None:
         self._place = place
 
     def add(self, records: Sequence[Record]) -> None:

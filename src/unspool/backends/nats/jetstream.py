@@ -15,7 +15,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from ...errors import SpoolerUnusable
-from .link import Link, Unreachable
+from .async_connection import AsyncConnection, Unreachable
 from .stored import HEADER, Stored
 
 __all__ = [
@@ -113,7 +113,7 @@ class JetStream:
     :param shown: the servers, for messages: ``NATS at …``.
     """
 
-    def __init__(self, link: Link, shown: str) -> None:
+    def __init__(self, link: AsyncConnection, shown: str) -> None:
         self.link = link
         self._client = link.client
         self.shown = shown

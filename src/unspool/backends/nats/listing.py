@@ -15,9 +15,9 @@ from ...message import Entry, State
 from ..base import UNNUMBERED, Clock, Summary
 from ..depot import MOVING
 from . import runs
+from .cluster import Cluster
 from .jetstream import JetStream
 from .names import ARRIVING, CORRUPT, DEAD, LATER, LEAVING, NOW, SOON, is_piece, on_the_way
-from .place import Place
 from .runs import Run
 from .stored import Stored
 
@@ -30,7 +30,7 @@ _ASIDE = {State.DEAD: DEAD, State.CORRUPT: CORRUPT}
 class Listing:
     """The tasks of a spooler as entries."""
 
-    def __init__(self, place: Place, clock: Clock) -> None:
+    def __init__(self, place: Cluster, clock: Clock) -> None:
         self._place = place
         self._clock = clock
 

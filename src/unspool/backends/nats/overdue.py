@@ -19,9 +19,9 @@ from datetime import datetime
 
 from ...errors import SpoolerUnusable
 from ...printable import counted
+from .cluster import Cluster
 from .jetstream import ApiError, JetStream, client_errors
 from .names import LATER
-from .place import Place
 from .stored import Stored
 from .tasks import Tasks
 
@@ -35,7 +35,7 @@ _PAGES = 16  # pages read by a full look
 class Overdue:
     """Find and release the overdue tasks of a spooler. The methods run in the event loop."""
 
-    def __init__(self, place: Place, tasks: Tasks) -> None:
+    def __init__(self, place: Cluster, tasks: Tasks) -> None:
         self._place = place
         self._tasks = tasks
         self._next = 1

@@ -13,10 +13,10 @@ from datetime import UTC, datetime
 from ...message import Bury
 from ..base import Clock
 from . import ends, runs
+from .async_connection import Unreachable
+from .cluster import Cluster
 from .jetstream import ID, ApiError, Conflict, JetStream, Publication
-from .link import Unreachable
 from .names import CORRUPT, DEAD, LATER, NOW, SOON, rank_part
-from .place import Place
 from .runs import Run
 from .stored import HEADER, Facts, Stored
 
@@ -34,7 +34,7 @@ class Tasks:
     :param schedules: False where the server shall not keep deferred tasks back.
     """
 
-    def __init__(self, place: Place, clock: Clock, schedules: bool) -> None:
+    def __init__(self, place: Cluster, clock: Clock, schedules: bool) -> None:
         self._place = place
         self._names = place.names
         self._clock = clock

@@ -15,11 +15,11 @@ from ...errors import SpoolerUnusable
 from ...message import Ack, Bury, Claim, Disposition, Release, Retry
 from ..base import Clock
 from . import ends, runs
+from .async_connection import Unreachable
+from .cluster import Cluster
 from .jetstream import NO_STREAM, ApiError, JetStream
-from .lane import Broken, Lane
-from .link import Unreachable
-from .place import Place
 from .stored import Facts, Stored
+from .sync_connection import Broken, SyncConnection
 from .tasks import Tasks
 
 __all__ = ["Held", "Verdicts"]
@@ -41,13 +41,13 @@ class Held(NamedTuple):
 class Verdicts:
     """Settles the tasks of a place."""
 
-    def __init__(self, place: Place, tasks: Tasks, clock: Clock) -> None:
+    def __init__(self, place: Cluster, tasks: Tasks, clock: Clock) -> None:
         self._place = place
         self._names = place.names
         self._tasks = tasks
         self._clock = clock
         self._behind: set[Future[None]] = set()
-        self._told: list[tuple[Lane, int, Claim]] = []
+        self._told: list[tuple[SyncConnection, int, Claim]] = []
         self._claimer = 0
         self._lock = threading.Lock()
 
@@ -80,7 +80,7 @@ class Verdicts:
             return True
         return False
 
-    def hear(self, lane: Lane | None) -> None:
+    def hear(self, lane: SyncConnection | None) -> None:
         """Read the answers to the ends that were sent. Ends without an answer are sent again, patiently.
 
         :param lane: the lane that can be read now.

@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from ... import points, wire
+from ... import failpoints, wire
 from ...errors import Damaged, SpoolerUnusable, TaskBusy
 from ...imports import late
 from ...message import State
@@ -21,13 +21,13 @@ from ...printable import printable
 from ..base import Clock
 from ..depot import Parcel
 from . import lock
-from .aside import REASON_SUFFIX, Note, discard_reason, read_note, set_aside, write_reason
 from .attempts import DONE, RUNNING, Attempts, Count
-from .bell import Bell
+from .dead_letters import REASON_SUFFIX, Note, discard_reason, read_note, set_aside, write_reason
 from .file import open_private, read_whole, sync_file_system, write_whole
 from .layout import ASIDE, PREFIX, TMP, Directory, priority_of
 from .leaving import ARRIVING, LEAVING, LEFT, Leaving, label, left_part, under_way
 from .listing import Listing
+from .wakefile import Wakefile
 
 __all__ = ["SpoolDepot"]
 
@@ -58,7 +58,7 @@ class SpoolDepot:
         listing: Listing,
         attempts: Callable[[], Attempts],
         objection: Callable[[os.stat_result], str | None],
-        bell: Bell,
+        wakefile: Wakefile,
         max_size: int,
         clock: Clock,
     ) -> None:
@@ -66,7 +66,7 @@ class SpoolDepot:
         self._listing = listing
         self._attempts = attempts
         self._objection = objection
-        self._bell = bell
+        self._wakefile = wakefile
         self._max_size = max_size
         self._clock = clock
         self._locked: set[int] = set()
@@ -118,7 +118,7 @@ class SpoolDepot:
             for parcel in parcels:
                 fd, at, count = parcel.token
                 self._rename(at.inside, f"{part}/{at.name}")
-                points.reach("left.renamed")
+                failpoints.reach("left.renamed")
                 token = _Token(fd, at._replace(part=part, destination=destination), count)
                 noted.append(parcel._replace(destination=destination, token=token))
         self._sync([part])
@@ -130,7 +130,7 @@ class SpoolDepot:
             with self._unusable(), contextlib.suppress(FileNotFoundError):
                 there, name = self._directory.at(at.inside)
                 os.unlink(name, dir_fd=there)
-                points.reach("gone.removed")
+                failpoints.reach("gone.removed")
             if at.place:
                 discard_reason(self._directory, at.place, at.ref)
             elif self._attempts().outlive:
@@ -146,13 +146,13 @@ class SpoolDepot:
             drafts = {self._directory.drafts.name(parcel.key): parcel for parcel in parcels}
             for draft, parcel in drafts.items():
                 self._write(tmp, draft, parcel)
-                points.reach("accept.written")
+                failpoints.reach("accept.written")
             if drafts:
                 sync_file_system(tmp)
             for draft, parcel in drafts.items():
                 at, name = self._directory.place(ARRIVING, _arriving(parcel))
                 os.rename(draft, name, src_dir_fd=tmp, dst_dir_fd=at)
-                points.reach("accept.renamed")
+                failpoints.reach("accept.renamed")
         if parcels:
             self._sync([ARRIVING])
 
@@ -173,11 +173,11 @@ class SpoolDepot:
                 elif parcel.priority is not None:
                     dues.add(due)
                 self._rename(f"{ARRIVING}/{name}", ref)
-                points.reach("confirm.renamed")
+                failpoints.reach("confirm.renamed")
                 parts.add(ref.rpartition("/")[0])
         self._sync(parts)
         for due in dues:
-            self._bell.announce(due)
+            self._wakefile.announce(due)
 
     def _write(self, tmp: int, draft: str, parcel: Parcel) -> None:
         fd = open_private(self._directory, f"{TMP}/{draft}", _CREATE)
@@ -217,7 +217,7 @@ class SpoolDepot:
         except OSError:  # the name is too long, or the disk full: the task stays where it was
             self._let_go(parcel.token.fd)
             return None
-        points.reach("leave.renamed")
+        failpoints.reach("leave.renamed")
         return parcel
 
     def _take(self, at: Leaving, inside: str) -> Parcel | None:

@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterable, Iterator
 
 from ..base import Clock, Control, Ticket
 from . import lock
-from .bell import Bell
-from .earliest import Selection
+from .deferred_close import DeferredClose
 from .layout import BELL, PREFIX, PRIVATE, RUN, Directory, hint, is_bell, is_priority, is_task, priority_of, rank_of
-from .remains import Remains
+from .lookahead import Lookahead
 from .sweep import leftovers
-from .wake import Change, Wake
-from .window import Window
+from .top_n import Selection
+from .wakefile import Wakefile
+from .watcher import Change, Watcher
 
 __all__ = ["SpoolFeed"]
 
@@ -38,18 +38,18 @@ class SpoolFeed:
         directory: Directory,
         control: Control,
         clock: Clock,
-        bell: Bell,
-        window: Window | None = None,
-        remains: Remains | None = None,
+        wakefile: Wakefile,
+        window: Lookahead | None = None,
+        deferred_close: DeferredClose | None = None,
     ) -> None:
         self._directory = directory
         self._control = control
         self._clock = clock
-        self._bell = bell
-        self._window = window or Window()
-        self._remains = remains
+        self._wakefile = wakefile
+        self._lookahead = window or Lookahead()
+        self._deferred_close = deferred_close
         self._ended = False  # whether a worker may have passed on what it has removed
-        self._wake = Wake()
+        self._wake = Watcher()
         self._scan: Iterator[list[Ticket]] | None = None
         self._sweep: Iterator[None] | None = None
         self._next_scan = 0.0
@@ -74,60 +74,60 @@ class SpoolFeed:
 
     @property
     def idle(self) -> bool:
-        return not self._window.out and self._scan is None and (self._paused or not self._window.ready)
+        return not self._lookahead.out and self._scan is None and (self._paused or not self._lookahead.ready)
 
     @property
     def backlog(self) -> int:
-        return self._window.ready
+        return self._lookahead.ready
 
     def refresh(self) -> bool:
         now = self._clock()
-        if self._ended and self._remains is not None:  # not on the way to a task that has just come
-            self._ended = self._remains.close_some()
+        if self._ended and self._deferred_close is not None:  # not on the way to a task that has just come
+            self._ended = self._deferred_close.close_some()
         for change in self._wake.changes():
             self._note(change, now)
-        self._window.promote(now)
+        self._lookahead.promote(now)
         set_back = now < self._last_scan
-        if self._scan is None and (now >= self._next_scan or set_back or self._window.lacking):
+        if self._scan is None and (now >= self._next_scan or set_back or self._lookahead.lacking):
             self._begin_scan(now)
         if self._scan is not None:
             self._step(self._scan, now)
         return self._scan is not None
 
     def take(self, limit: int) -> list[Ticket]:
-        return [] if self._paused else self._window.take(limit)
+        return [] if self._paused else self._lookahead.take(limit)
 
     def peek(self) -> Ticket | None:
-        return None if self._paused else self._window.peek()
+        return None if self._paused else self._lookahead.peek()
 
     def give_back(self, tickets: Iterable[Ticket]) -> None:
-        self._window.give_back(tickets)
+        self._lookahead.give_back(tickets)
 
     def settled(self, ref: str, until: float | None) -> None:
-        self._window.settled(ref)
+        self._lookahead.settled(ref)
         self._ended = True
         self._busy.pop(ref, None)
         if until is not None:
-            self._window.defer(self._ticket(ref, until), until)
+            self._lookahead.defer(self._ticket(ref, until), until)
 
     def busy(self, ref: str) -> None:
-        self._window.settled(ref)
+        self._lookahead.settled(ref)
         self._busy[ref] = None
         if not self._locked(ref):  # released before the event arrived
             self._retry_busy(ref)
 
     def doubt(self) -> None:
-        for ref in self._window.handed_out():
+        for ref in self._lookahead.handed_out():
             self.busy(ref)
 
     def next_due(self) -> float | None:
-        times = [time for time in (self._window.next_due(), self._next_scan) if time is not None]
+        times = [time for time in (self._lookahead.next_due(), self._next_scan) if time is not None]
         return min(times)
 
     def close(self) -> None:
         self._wake.close()
-        if self._remains is not None:
-            self._remains.close()
+        if self._deferred_close is not None:
+            self._deferred_close.close()
 
     # --- events
 
@@ -137,7 +137,7 @@ class SpoolFeed:
         self._watch("")
         self._watch(PRIVATE, removals=True)
         self._watch(RUN, removals=True)
-        self._window.hold_back()
+        self._lookahead.hold_back()
         self._next_scan = 0.0
         self._look_at_switches()
 
@@ -160,7 +160,7 @@ class SpoolFeed:
             ref = f"{change.part}/{change.name}" if change.part else change.name
             if ref in self._busy:
                 self._retry_busy(ref)
-            elif ref in self._window:
+            elif ref in self._lookahead:
                 self._look_again(ref, now)
             else:
                 self._take_in(ref, change.name, now)
@@ -172,7 +172,7 @@ class SpoolFeed:
         for the task, such events would repeat forever.
         """
         path = self._directory.path(ref)
-        self._window.add(self._ticket(ref, _due(lambda **how: os.stat(path, **how), name, now)), now)
+        self._lookahead.add(self._ticket(ref, _due(lambda **how: os.stat(path, **how), name, now)), now)
 
     def _look_at_switches(self) -> None:
         self._paused = self._control.paused
@@ -189,14 +189,14 @@ class SpoolFeed:
         now = self._clock()
         for tickets in self._entries(part, now):
             for ticket in tickets:
-                self._window.add(ticket, now)
+                self._lookahead.add(ticket, now)
 
     def _look_again(self, ref: str, now: float) -> None:
         """A waiting file was touched: its time is the truth, also where that is earlier than we thought."""
         with contextlib.suppress(OSError):
             due = os.stat(self._directory.path(ref), follow_symlinks=False).st_mtime
-            self._window.forget_deferred(ref)
-            self._window.add(self._ticket(ref, due), now)
+            self._lookahead.forget_deferred(ref)
+            self._lookahead.add(self._ticket(ref, due), now)
 
     def _retry_busy(self, ref: str) -> None:
         """Whoever held it closed it. A look that opens for reading only makes no event that others would answer."""
@@ -226,17 +226,17 @@ class SpoolFeed:
         self._gone = False
         self._last_scan = now
         self._paused = self._control.paused
-        exact = self._window.forgetful
-        self._window.open_horizon()
+        exact = self._lookahead.forgetful
+        self._lookahead.open_horizon()
         self._busy = {ref: None for ref in self._busy if self._locked(ref)}
         self._scan = self._all_entries(now, exact)
 
     def _begin_anew(self) -> None:
         """Another directory has taken the place of the one that was watched."""
         self._directory.reopen()
-        former, self._wake = self._wake, Wake()
+        former, self._wake = self._wake, Watcher()
         former.close()  # afterwards, so that the new one has another number, and the change is noticed
-        self._window = Window()
+        self._lookahead = Lookahead()
         self._busy.clear()
         self._start()
 
@@ -245,11 +245,11 @@ class SpoolFeed:
         if tickets is not None:
             for ticket in tickets:
                 if ticket.ref not in self._busy:
-                    self._window.add(ticket, now)
+                    self._lookahead.add(ticket, now)
             return
         self._scan = None
         self._tidy()
-        self._window.lift_barrier()
+        self._lookahead.lift_barrier()
         self._next_scan = now + self._interval()
 
     def _tidy(self) -> None:
@@ -274,11 +274,11 @@ class SpoolFeed:
         each file is to tell what is ready.
         """
         rank, lead = rank_of(int(part) if part else None), f"{part}/" if part else ""
-        selection = Selection(self._window.latest(rank, now), self._window.room)
+        selection = Selection(self._lookahead.latest(rank, now), self._lookahead.room)
         with contextlib.suppress(OSError), os.scandir(self._directory.path(part)) as entries:
             while some := list(itertools.islice(entries, _STEP)):
                 if exact:  # then it is the window that drops what has no room
-                    selection.limit(self._window.latest(rank, now)[0])
+                    selection.limit(self._lookahead.latest(rank, now)[0])
                 found = selection.sift(some)
                 tasks = [one.name for one in found if one.name.startswith(PREFIX)]
                 if parts is not None and len(tasks) < len(found):
@@ -291,8 +291,8 @@ class SpoolFeed:
 
     def _chosen(self, rank: int, lead: str, selection: Selection) -> Iterator[list[Ticket]]:
         for earliest, narrow in (
-            (selection.come, self._window.narrow),
-            (selection.later, self._window.narrow_deferred),
+            (selection.come, self._lookahead.narrow),
+            (selection.later, self._lookahead.narrow_deferred),
         ):
             tickets = [Ticket(rank, hint(name), lead + name) for name in earliest.names()]
             yield from (tickets[at : at + _STEP] for at in range(0, len(tickets), _STEP))
@@ -302,9 +302,9 @@ class SpoolFeed:
     def _unknown(self, lead: str, names: list[str]) -> list[str]:
         """Return the tasks that the window does not hold."""
         if bells := [name for name in names if name.startswith(BELL) and is_bell(name)]:
-            self._bell.sweep(bells)
+            self._wakefile.sweep(bells)
             names = [name for name in names if name not in bells]
-        return [name for name in names if lead + name not in self._window]
+        return [name for name in names if lead + name not in self._lookahead]
 
     def _due(self, lead: str, name: str, now: float) -> float:
         """With a look at the file, unless its name says that it waits."""

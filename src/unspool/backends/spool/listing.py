@@ -16,13 +16,13 @@ from ...message import Entry, Envelope, State
 from ..base import Clock, Summary
 from ..depot import MOVING
 from . import lock
-from .aside import REASON_SUFFIX, bring_back, discard, read_note
 from .attempts import Attempts, read_count
+from .dead_letters import REASON_SUFFIX, bring_back, discard, read_note
 from .file import read_whole
 from .layout import ASIDE, Directory, hint, is_priority, is_task, priority_of, renamed
 from .leaving import Leaving, under_way
 from .pieces import is_piece
-from .survey import Survey, is_locked
+from .scan import Survey, is_locked
 from .trust import is_unfinished
 
 __all__ = ["Listing"]

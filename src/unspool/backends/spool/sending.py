@@ -34,15 +34,15 @@ import os
 import sys
 from collections.abc import Sequence
 
-from ... import points, wire
+from ... import failpoints, wire
 from ...errors import SpoolerUnusable
 from ...message import Envelope
 from ...signing import Signer
 from ..base import Clock
-from .bell import Bell
 from .file import sync_file_system, write_whole
 from .layout import TMP, Directory, Names
 from .trust import UNFINISHED, is_unfinished, to_sender
+from .wakefile import Wakefile
 
 __all__ = ["Sender"]
 
@@ -61,9 +61,11 @@ class Sender:
     :param durable: True syncs each task to the disk before its call returns.
     """
 
-    def __init__(self, directory: Directory, bell: Bell, signer: Signer | None, durable: bool, clock: Clock) -> None:
+    def __init__(
+        self, directory: Directory, wakefile: Wakefile, signer: Signer | None, durable: bool, clock: Clock
+    ) -> None:
         self._directory = directory
-        self._bell = bell
+        self._wakefile = wakefile
         self._signer = signer
         self._durable = durable
         self._clock = clock
@@ -114,7 +116,7 @@ class Sender:
             raise
         finally:
             os.close(file[0])
-        points.reach("send.kept")
+        failpoints.reach("send.kept")
         return True
 
     def _announce(self, envelopes: Sequence[Envelope], sent: Sequence[str]) -> None:
@@ -124,7 +126,7 @@ class Sender:
             if envelope.priority is not None:
                 dues.add(envelope.due)
         for due in dues:
-            self._bell.announce(due)
+            self._wakefile.announce(due)
 
     def _failure(self, error: OSError, sent: Sequence[str], wanted: int) -> SpoolerUnusable:
         text = str(error if isinstance(error, SpoolerUnusable) else self._directory.unusable(error))
@@ -148,7 +150,7 @@ class Sender:
                 for start in range(0, len(contents), _AT_ONCE):
                     some = contents[start : start + _AT_ONCE]
                     self._write_in_place(envelopes[start : start + _AT_ONCE], some, writer, sent)
-                points.reach("send.kept")
+                failpoints.reach("send.kept")
                 return
         self._send_by_drafts(envelopes, sent)
 
@@ -194,9 +196,9 @@ class Sender:
         try:
             if directory.gives:
                 directory.give(file[0])
-            points.reach("send.created")
+            failpoints.reach("send.created")
             write_whole(file[0], content)
-            points.reach("send.written")
+            failpoints.reach("send.written")
         except BaseException:
             _remove_unfinished(file)
             os.close(file[0])
@@ -219,7 +221,7 @@ class Sender:
         """Make a written file a task, and add its ref to ``sent``."""
         os.fchmod(file[0], self._directory.mode)
         sent.append(file[1])
-        points.reach("send.renamed")
+        failpoints.reach("send.renamed")
 
     def _send_by_drafts(self, envelopes: Sequence[Envelope], sent: list[str]) -> None:
         parts = ["" if envelope.priority is None else str(envelope.priority) for envelope in envelopes]
@@ -234,7 +236,7 @@ class Sender:
                 self._write(tmp, drafts.name(name), envelope, sync=self._durable and not batch)
             if batch and self._durable:
                 sync_file_system(tmp)
-                points.reach("send.synced")
+                failpoints.reach("send.synced")
             if not all(map(self._directory.is_current, set(parts))):
                 raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
             for part, name in zip(parts, written, strict=True):
@@ -242,7 +244,7 @@ class Sender:
                 os.rename(drafts.name(name), target, src_dir_fd=tmp, dst_dir_fd=at)
                 moved += 1
                 sent.append(f"{part}/{name}" if part else name)
-                points.reach("send.renamed")
+                failpoints.reach("send.renamed")
         except BaseException:
             for name in written[moved:]:
                 with contextlib.suppress(OSError):
@@ -252,21 +254,21 @@ class Sender:
             if self._durable:
                 for part in set(parts[:moved]):
                     self._directory.sync(part)
-        points.reach("send.kept")
+        failpoints.reach("send.kept")
 
     def _write(self, tmp: int, draft: str, envelope: Envelope, *, sync: bool) -> None:
         data = wire.dump(envelope.vars, envelope.body, self._signer)
         fd = self._directory.hand_over(os.open(draft, _CREATE, 0o600, dir_fd=tmp))
         try:
-            points.reach("send.created")
+            failpoints.reach("send.created")
             write_whole(fd, data)
             if envelope.due is not None:
                 due = int(envelope.due * 1e9)
                 os.utime(fd, ns=(due, due))
-            points.reach("send.written")
+            failpoints.reach("send.written")
             if sync:
                 os.fsync(fd)
-                points.reach("send.synced")
+                failpoints.reach("send.synced")
         finally:
             os.close(fd)
 

@@ -27,7 +27,7 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
-from ... import points, wire
+from ... import failpoints, wire
 from ...codec import is_pickled
 from ...errors import ClaimLost, Damaged, PayloadRefused, SpoolerUnusable, Unsigned
 from ...imports import late
@@ -50,20 +50,20 @@ from ...retry import MAX_CRASHES
 from ...signing import Signer
 from ..base import UNSIGNED_PICKLE, Capabilities, Clock, Feed, Summary
 from . import lock
-from .agenda import Agenda
-from .aside import set_aside
 from .attempts import DONE, RUNNING, WAITING, Attempts, Count, open_attempts
-from .bell import Bell
 from .control import SpoolControl
+from .dead_letters import set_aside
+from .deferred_close import DeferredClose
 from .depot import SpoolDepot
+from .due_list import DueList
 from .feed import SpoolFeed
 from .file import read_whole, write_whole
 from .layout import TMP, Directory, is_priority, priority_of, writer_of
 from .listing import Listing
 from .pieces import short
-from .remains import Remains
 from .sending import Sender
 from .trust import is_unfinished
+from .wakefile import Wakefile
 
 if TYPE_CHECKING:
     from .history import History
@@ -130,14 +130,14 @@ class SpoolBackend:
         self.control = SpoolControl(self._directory, period)
         self._history_bounds = history_limit, history_age
         self._listing = Listing(self._directory, lambda: self._attempts, max_size, clock)
-        self._bell = Bell(self._directory, clock)
-        self._sender = Sender(self._directory, self._bell, signer, durable, clock)
-        self._agenda = Agenda(self._directory, clock, lambda: [""])
+        self._wakefile = Wakefile(self._directory, clock)
+        self._sender = Sender(self._directory, self._wakefile, signer, durable, clock)
+        self._due_list = DueList(self._directory, clock, lambda: [""])
         self.depot = SpoolDepot(
-            self._directory, self._listing, lambda: self._attempts, self._objection, self._bell, max_size, clock
+            self._directory, self._listing, lambda: self._attempts, self._objection, self._wakefile, max_size, clock
         )
         self._claimed: set[int] = set()
-        self._remains: Remains | None = None
+        self._deferred_close: DeferredClose | None = None
         _opened.add(self)
 
     def has_lost_descriptors(self) -> bool:
@@ -161,12 +161,14 @@ class SpoolBackend:
     def feed(self) -> Feed:
         self._look_at_owner()
         _ = self._history  # imported before a fork, which shares it
-        self._remains = Remains()
-        return SpoolFeed(self._directory, self.control, self._clock, self._bell, remains=self._remains)
+        self._deferred_close = DeferredClose()
+        return SpoolFeed(
+            self._directory, self.control, self._clock, self._wakefile, deferred_close=self._deferred_close
+        )
 
     def outbox(self) -> Feed:
         self._look_at_owner()
-        return SpoolFeed(self._directory, self.control, lambda: self._clock() + self.ahead, self._bell)
+        return SpoolFeed(self._directory, self.control, lambda: self._clock() + self.ahead, self._wakefile)
 
     def _look_at_owner(self) -> None:
         owner = self._directory.owner
@@ -184,14 +186,14 @@ class SpoolBackend:
             at, name, fd = self._open(ref)
         except OSError as error:
             if error.errno in _EXHAUSTED:
-                if self._remains is not None and self._remains.pass_on():
+                if self._deferred_close is not None and self._deferred_close.pass_on():
                     return self.claim(ref)  # what was done with was in the way
                 raise self._directory.unusable(error) from error
             return self._refusal(error, ref)
         if fd <= 2:  # whatever this process prints would go into the task
             os.close(fd)
             raise SpoolerUnusable("this process has closed its standard descriptors")
-        points.reach("claim.opened")
+        failpoints.reach("claim.opened")
         try:
             claim = self._claim(fd, at, name, ref)
         except OSError as error:
@@ -226,7 +228,7 @@ class SpoolBackend:
     def _claim(self, fd: int, at: int, name: str, ref: str) -> Claim | Refusal:
         if not lock.acquire(fd):
             return Refusal(RefusalKind.BUSY)
-        points.reach("claim.locked")
+        failpoints.reach("claim.locked")
         found = os.fstat(fd)
         path = os.stat(name, dir_fd=at, follow_symlinks=False)
         if path.st_ino != found.st_ino or path.st_dev != found.st_dev:
@@ -241,7 +243,7 @@ class SpoolBackend:
         if found.st_mtime > now:
             return Refusal(RefusalKind.EARLY, found.st_mtime)
         count = (self._known_attempts or self._attempts).begin(fd, ref)
-        points.reach("claim.counted")
+        failpoints.reach("claim.counted")
         if count.phase == DONE:
             return self._remove_done(at, name, ref)
         try:
@@ -262,7 +264,7 @@ class SpoolBackend:
             with contextlib.suppress(OSError):
                 self._attempts.write(fd, ref, count.withdrawn())
             raise
-        points.reach("claim.read")
+        failpoints.reach("claim.read")
         return Claim(
             f"{self.name}/{ref}",
             ref,
@@ -284,11 +286,11 @@ class SpoolBackend:
                 until = self._postpone(claim.ref, token, done=isinstance(disposition, Ack))
         finally:
             self._claimed.discard(token.file)
-            if self._remains is not None and until is None and isinstance(disposition, Ack):
-                self._remains.add(token.file, token.inode)
+            if self._deferred_close is not None and until is None and isinstance(disposition, Ack):
+                self._deferred_close.add(token.file, token.inode)
             else:
                 self._close(token.file, stays=until is not None)
-        points.reach("settled")
+        failpoints.reach("settled")
         return until
 
     @staticmethod
@@ -323,25 +325,25 @@ class SpoolBackend:
         file, at, name, begun, _ = token
         match disposition:
             case Ack():
-                points.reach("ack.begin")
+                failpoints.reach("ack.begin")
                 os.unlink(name, dir_fd=at)
-                points.reach("ack.removed")
+                failpoints.reach("ack.removed")
                 if self._attempts.outlive:
                     self._attempts.clear(ref)
             case Retry(at=when):
-                points.reach("retry.begin")
+                failpoints.reach("retry.begin")
                 if disposition.begun:
                     waiting = begun._replace(phase=WAITING)
                 else:
                     waiting = begun.withdrawn()._replace(unhandled=begun.unhandled + 1)
                 self._attempts.write(file, ref, waiting)
-                points.reach("retry.counted")
+                failpoints.reach("retry.counted")
                 due = int(when * 1e9)
                 try:
                     os.utime(file, ns=(due, due))
                 except PermissionError:  # only a file's owner may set its times
                     self._replace(ref, token, waiting, due)
-                points.reach("retry.dated")
+                failpoints.reach("retry.dated")
                 return when
             case Release():
                 self._attempts.write(file, ref, begun.withdrawn())
@@ -401,14 +403,14 @@ class SpoolBackend:
             os.close(os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=at))
 
     @property
-    def bell(self) -> Bell:
+    def wakefile(self) -> Wakefile:
         """How uWSGI is led to the tasks with a priority."""
-        return self._bell
+        return self._wakefile
 
     @property
-    def agenda(self) -> Agenda:
+    def due_list(self) -> DueList:
         """The due tasks without a priority, as a process of uWSGI goes by them."""
-        return self._agenda
+        return self._due_list
 
     def jot(self, records: Sequence[Record]) -> None:
         """Add runs to the history cheaply, from any process."""
@@ -417,8 +419,8 @@ class SpoolBackend:
     def flush(self, *, wait: bool = True) -> None:
         if not wait:  # this backend never defers the end of a task
             return
-        if self._remains is not None:
-            self._remains.pass_on()
+        if self._deferred_close is not None:
+            self._deferred_close.pass_on()
         self._history.tidy()
 
     # --- people
@@ -447,7 +449,7 @@ class SpoolBackend:
     def retry(self, id: str) -> str:
         target = self._listing.retry(id)
         if is_priority(os.path.basename(os.path.dirname(target))):
-            self._bell.announce(None)
+            self._wakefile.announce(None)
         return target
 
     def remove(self, id: str) -> None:
@@ -542,8 +544,8 @@ class SpoolBackend:
             with contextlib.suppress(OSError):
                 os.close(fd)
         self._claimed.clear()
-        if self._remains is not None:
-            self._remains.close_inherited()
+        if self._deferred_close is not None:
+            self._deferred_close.close_inherited()
 
 
 _opened: weakref.WeakSet[SpoolBackend] = weakref.WeakSet()

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 
 from . import lock
-from .aside import REASON_SUFFIX, is_note, rename_hidden
+from .dead_letters import REASON_SUFFIX, is_note, rename_hidden
 from .layout import ASIDE, ATTEMPTS, TMP, Directory, is_priority
 from .leaving import carries
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
-from ..times import span
+from ..durations import span
 from .finding import FAIL, OK, WARN, Finding
 
 __all__ = ["application"]

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator
 from importlib import metadata, util
 
-from ...backends.spool.wake import Wake
+from ...backends.spool.watcher import Watcher
 from .finding import OK, WARN, Finding
 
 __all__ = ["kernel", "python"]
@@ -39,7 +39,7 @@ def kernel() -> Iterator[Finding]:
     """Check how supervisors learn of new tasks."""
     if sys.platform != "linux":
         return
-    wake = Wake()
+    wake = Watcher()
     works = wake.working
     wake.close()
     limits = {name: _number(f"/proc/sys/fs/inotify/{name}") for name in ("max_user_instances", "max_user_watches")}

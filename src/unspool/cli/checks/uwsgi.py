@@ -5,7 +5,7 @@ from typing import Any
 
 from ...backends.uwsgi import module, spoolers
 from ...errors import ConfigurationError
-from .. import program
+from .. import uwsgi_binary
 from .finding import FAIL, OK, WARN, Finding
 
 __all__ = ["uwsgi"]
@@ -17,17 +17,17 @@ def uwsgi() -> Iterator[Finding]:
     if inside is not None:
         yield _inside(inside)
         return
-    path = program.find()
+    path = uwsgi_binary.find()
     if path is None:
         yield Finding("uwsgi", OK, "not installed, and not needed")
         return
     try:
-        found = program.look_at(path)
+        found = uwsgi_binary.look_at(path)
     except ConfigurationError as error:
         yield Finding("uwsgi", OK, f"{error}; not needed by 'unspool run'")
         return
     if found.objection:
-        yield Finding("uwsgi", OK, f"{found.objection}; not needed by 'unspool run', else {program.INSTALL}")
+        yield Finding("uwsgi", OK, f"{found.objection}; not needed by 'unspool run', else {uwsgi_binary.INSTALL}")
     else:
         yield Finding("uwsgi", OK, f"{found.version} at {path}, with its spooler and Python {found.python}")
 

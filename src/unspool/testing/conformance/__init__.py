@@ -21,7 +21,7 @@ there end to end: the same table of verdicts for each of uWSGI's modes and for `
 from .claims import ClaimTests
 from .control import ControlTests
 from .feeds import FeedTests
-from .ground import Ground, Queue
+from .harness import Ground, Queue
 from .history import HistoryTests
 from .listing import ListingTests
 from .moving import MovingTests

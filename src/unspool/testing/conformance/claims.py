@@ -9,7 +9,7 @@ import pytest
 from ...backends.base import Ticket
 from ...message import Ack, Bury, Refusal, RefusalKind, Release, Retry, State
 from ..waiting import readable
-from .ground import PATIENCE, Ground, Queue
+from .harness import PATIENCE, Ground, Queue
 
 __all__ = ["ClaimTests"]
 

@@ -4,7 +4,7 @@ import pytest
 
 from ...backends.base import Backend
 from ...errors import OptionRefused
-from .ground import Ground
+from .harness import Ground
 
 __all__ = ["ControlTests"]
 

@@ -2,7 +2,7 @@
 
 from ... import codec
 from ...message import Ack, Message, Release, Retry, State
-from .ground import TICK, Ground, Queue
+from .harness import TICK, Ground, Queue
 
 __all__ = ["FeedTests"]
 

@@ -3,7 +3,7 @@
 from ...backends.base import Backend
 from ...message import Record, Verdict
 from ..clock import FakeClock
-from .ground import Ground
+from .harness import Ground
 
 __all__ = ["HistoryTests"]
 

@@ -7,7 +7,7 @@ import pytest
 from ...errors import TaskBusy
 from ...lookup import find_ended, find_task
 from ...message import Ack, Bury, Record, Refusal, RefusalKind, Retry, State
-from .ground import Ground, Queue
+from .harness import Ground, Queue
 
 __all__ = ["ListingTests"]
 

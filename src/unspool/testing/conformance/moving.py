@@ -15,7 +15,7 @@ from ...backends.memory import MemoryBackend
 from ...errors import TaskBusy
 from ...message import Ack, Bury, Claim, Message, Refusal, RefusalKind, Retry, State
 from ..clock import FakeClock
-from .ground import Ground, Queue
+from .harness import Ground, Queue
 
 __all__ = ["MovingTests"]
 

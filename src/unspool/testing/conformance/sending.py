@@ -6,7 +6,7 @@ from ... import codec
 from ...backends.base import REF_SIZE, Backend
 from ...message import Envelope, Message, Record, State
 from ..clock import FakeClock
-from .ground import TICK, Ground, Queue
+from .harness import TICK, Ground, Queue
 
 __all__ = ["SendingTests"]
 

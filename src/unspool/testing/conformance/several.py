@@ -8,7 +8,7 @@ import pytest
 from ...backends.base import Backend
 from ...errors import TaskBusy
 from ...message import Ack, Record, Refusal, RefusalKind, Retry, State
-from .ground import Ground, Queue
+from .harness import Ground, Queue
 
 __all__ = ["SeveralTests"]
 

@@ -10,7 +10,7 @@ from ...backends.base import Backend
 from ...message import Claim, Message, Refusal, RefusalKind, State
 from ...signing import Signer
 from ..clock import FakeClock
-from .ground import Ground
+from .harness import Ground
 
 __all__ = ["SigningTests"]
 

@@ -11,7 +11,7 @@ from ...results import ResultProcessed, ResultRescheduled, ResultSkipped, TaskRe
 from ...retry import MAX_CRASHES
 from ...spooler import Spooler
 from ...tasks import SpoolerTask
-from .ground import TICK, Ground, Queue
+from .harness import TICK, Ground, Queue
 
 __all__ = ["VerdictTests"]
 

@@ -3,8 +3,9 @@
 Working directory, umask, signal handlers and mask, alarm and locale are restored after each run without a log line,
 because setting them costs no more than reading them: 4 µs a run. User, resource limits, root directory, standard
 streams and the worker's own descriptors are checked after a failure, a refusal, or a run of some milliseconds, and
-after shorter runs every 20 ms, because tasks seldom change them and a check takes as long as a short task. All are restored to their
-state after the import of the application. Environment variables, threads and the state of modules are not restored.
+after shorter runs every 20 ms, because tasks seldom change them and a check takes as long as a short task. All are
+restored to their state after the import of the application. Environment variables, threads and the state of modules are
+not restored.
 """
 
 import errno
@@ -19,7 +20,7 @@ import sys
 import threading
 from collections.abc import Iterable
 
-__all__ = ["Surroundings"]
+__all__ = ["ProcessState"]
 
 # Those of the signal module turn each number into an enum, which costs ten times the call.
 _signal = importlib.import_module("_signal")
@@ -40,7 +41,7 @@ _FILE_SIZE = resource.RLIMIT_FSIZE
 _OPEN = getattr(os, "O_PATH", os.O_RDONLY) | os.O_CLOEXEC
 
 
-class Surroundings:
+class ProcessState:
     """The state of a process at the time of creation.
 
     :param descriptors: the descriptors that the worker needs.

@@ -19,7 +19,7 @@ from urllib.parse import ParseResult
 from .jetstream import TEMPORARY, ApiError, JetStream, Publication, message_of
 from .stored import Stored
 
-__all__ = ["Broken", "Lane", "at_once"]
+__all__ = ["Broken", "SyncConnection", "at_once"]
 
 T = TypeVar("T")
 
@@ -33,7 +33,7 @@ class Broken(Exception):
     """There is no answer to be had over this lane."""
 
 
-class Lane(JetStream):
+class SyncConnection(JetStream):
     """JetStream over a socket of its own. Not safe from several threads; its coroutines never wait for a loop.
 
     :param patient: the same over the link.

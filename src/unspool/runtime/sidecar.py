@@ -10,13 +10,13 @@ from collections.abc import Callable
 from .patience import Patience, end_child
 from .process import describe
 
-__all__ = ["Companion"]
+__all__ = ["Sidecar"]
 
 _log = logging.getLogger("unspool")
 _RESTART = 5.0  # seconds between two starts, which limits the work for a process that cannot start
 
 
-class Companion:
+class Sidecar:
     """The supervisor's end.
 
     :param live: what the process does, given a descriptor that becomes readable when it is to end.
@@ -25,7 +25,7 @@ class Companion:
     def __init__(self, live: Callable[[int], object]) -> None:
         self._live = live
         self._pid = 0
-        self._leash = -1
+        self._lifeline = -1
         self._next_start = 0.0
 
     def turn(self, close_others: Callable[[], None]) -> None:
@@ -48,9 +48,9 @@ class Companion:
 
     def detach(self) -> None:
         """In a fork of the supervisor: the process ends when the supervisor does, not with its children."""
-        if self._leash >= 0:
+        if self._lifeline >= 0:
             with contextlib.suppress(OSError):
-                os.close(self._leash)
+                os.close(self._lifeline)
 
     def close(self, patience: Patience) -> None:
         """End it, and wait until it has passed on its tasks. If it is killed, the next one continues."""
@@ -61,12 +61,12 @@ class Companion:
                 _log.warning("the process that forwards did not end in time and was killed")
 
     def _forget(self) -> None:
-        os.close(self._leash)
-        self._pid, self._leash = 0, -1
+        os.close(self._lifeline)
+        self._pid, self._lifeline = 0, -1
 
     def _start(self, close_others: Callable[[], None]) -> None:
         self._next_start = time.monotonic() + _RESTART
-        end, self._leash = os.pipe()
+        end, self._lifeline = os.pipe()
         self._pid = os.fork()
         if self._pid:
             os.close(end)

@@ -11,8 +11,8 @@ import pytest
 
 from unspool import codec
 from unspool.backends.spool import SpoolBackend
-from unspool.backends.spool.bell import Bell
 from unspool.backends.spool.layout import BELL, Directory, is_bell, is_task
+from unspool.backends.spool.wakefile import Wakefile
 from unspool.message import Ack, Claim, Message, Refusal, RefusalKind, State
 from unspool.testing import FakeClock, run_all
 
@@ -57,7 +57,7 @@ def test_nobody_rings_where_no_uwsgi_needs_it(backend: SpoolBackend) -> None:
 
 def test_it_rings_for_tasks_with_a_priority(backend: SpoolBackend, clock: FakeClock) -> None:
     """Once for all that are due now, at a full second for a deferred one, and never for one without a priority."""
-    backend.bell.want()
+    backend.wakefile.want()
     send(backend, None)
     assert bells(backend) == {}
     late = clock() + 10.5
@@ -73,33 +73,33 @@ def test_it_rings_for_tasks_with_a_priority(backend: SpoolBackend, clock: FakeCl
 def test_what_was_there_before_is_announced(backend: SpoolBackend) -> None:
     """Tasks that were sent before a uWSGI needed the bell are found when one does."""
     send(backend)
-    backend.bell.want()
+    backend.wakefile.want()
     assert list(bells(backend)) == [BELL]
 
 
 def test_it_stays_as_long_as_something_waits(backend: SpoolBackend, clock: FakeClock) -> None:
     """What is due comes in order; while a task is there, so is a bell, due when the task is; then there is none."""
-    backend.bell.want()
+    backend.wakefile.want()
     last, first = send(backend, 7), send(backend, 2)
-    offered = backend.bell.urgent(BELL)
+    offered = backend.wakefile.urgent(BELL)
     assert [next(offered), next(offered)] == [first, last]
     assert bells(backend)[BELL] <= clock()
-    other = Bell(Directory(backend.name), clock)
+    other = Wakefile(Directory(backend.name), clock)
     other.later(first, clock() + 20)
     other.later(last, clock() + 30)
     assert list(other.urgent(BELL)) == []
     assert bells(backend) == {BELL: clock() + 20}
     for ref in (first, last):
         os.unlink(f"{backend.name}/{ref}")
-    assert list(Bell(Directory(backend.name), clock).urgent(BELL)) == []
+    assert list(Wakefile(Directory(backend.name), clock).urgent(BELL)) == []
     assert bells(backend) == {}
 
 
 def test_a_task_that_somebody_else_runs_keeps_it_due(backend: SpoolBackend, clock: FakeClock) -> None:
     """Who runs it may die, and then the next process must come upon the bell at once."""
-    backend.bell.want()
+    backend.wakefile.want()
     ref = send(backend)
-    bell = Bell(Directory(backend.name), clock)
+    bell = Wakefile(Directory(backend.name), clock)
     bell.later(ref, None)
     assert list(bell.urgent(BELL)) == []
     assert bells(backend)[BELL] <= clock()
@@ -107,7 +107,7 @@ def test_a_task_that_somebody_else_runs_keeps_it_due(backend: SpoolBackend, cloc
 
 def test_to_everybody_else_it_is_no_task(backend: SpoolBackend) -> None:
     """Listings, counts and workers pass over it."""
-    backend.bell.want()
+    backend.wakefile.want()
     ref = send(backend)
     assert [entry.id for entry in backend.entries()] == [f"{backend.name}/{ref}"]
     assert backend.counts()[State.READY] == 1
@@ -118,7 +118,7 @@ def test_to_everybody_else_it_is_no_task(backend: SpoolBackend) -> None:
 
 def test_a_retried_task_is_announced(backend: SpoolBackend, clock: FakeClock) -> None:
     """One that was deferred and is made ready by hand."""
-    backend.bell.want()
+    backend.wakefile.want()
     ref = send(backend, due=clock() + 100)
     backend.retry(ref)
     assert min(bells(backend).values()) <= clock()
@@ -127,7 +127,7 @@ def test_a_retried_task_is_announced(backend: SpoolBackend, clock: FakeClock) ->
 def test_the_agenda_is_in_the_order_of_running(backend: SpoolBackend, clock: FakeClock) -> None:
     """First in, first out, whatever the order of the directory; nothing that is deferred, and nothing with a priority;
     what somebody else runs, or what was found to be deferred, is left out until its time."""
-    agenda = backend.agenda
+    agenda = backend.due_list
     refs = [send(backend, None) for _ in range(50)]
     send(backend, None, clock() + 5)
     send(backend, 1)
@@ -168,10 +168,10 @@ def test_a_lock_of_uwsgis_is_given_up(backend: SpoolBackend) -> None:
 
 def test_ringing_comes_to_an_end(backend: SpoolBackend, clock: FakeClock) -> None:
     """Also beside a bell of the same second that somebody with a clock a little ahead has made: it is due as early."""
-    backend.bell.want()
+    backend.wakefile.want()
     send(backend, due=clock() + 100)
     ahead = FakeClock(clock() + 0.0001)
-    Bell(Directory(backend.name), ahead).announce(None)
+    Wakefile(Directory(backend.name), ahead).announce(None)
     send(backend)
     assert len(bells(backend)) == 2
 
@@ -186,7 +186,7 @@ def scan(backend: SpoolBackend) -> None:
 
 def test_a_link_in_the_place_of_a_bell(backend: SpoolBackend) -> None:
     """One that leads nowhere keeps nobody from sending."""
-    backend.bell.want()
+    backend.wakefile.want()
     os.symlink("nowhere", f"{backend.name}/{BELL}")
     send(SpoolBackend(backend.name, durable=False))
     assert backend.counts()[State.READY] == 1
@@ -197,7 +197,7 @@ def test_nobody_rings_for_a_uwsgi_that_is_gone(backend: SpoolBackend) -> None:
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
-        SpoolBackend(backend.name, durable=False).bell.want()
+        SpoolBackend(backend.name, durable=False).wakefile.want()
         os.write(writer, b"!")
         signal.pause()
     os.read(reader, 1)
@@ -217,7 +217,7 @@ def test_nobody_rings_for_a_uwsgi_that_is_gone(backend: SpoolBackend) -> None:
 
 def test_what_nobody_has_rung_for_is_noticed(backend: SpoolBackend, clock: FakeClock) -> None:
     """uWSGI itself puts tasks with a priority there and rings for nobody; a look finds them."""
-    bell = backend.bell
+    bell = backend.wakefile
     bell.want()
     ref = send(backend)
     assert bell.overlooked()
@@ -227,15 +227,15 @@ def test_what_nobody_has_rung_for_is_noticed(backend: SpoolBackend, clock: FakeC
     assert not bell.overlooked()
     os.rename(f"{backend.name}/{ref}", f"{backend.name}/5/uwsgi_spoolfile_on_other_1_1_1_1_1")
     assert bell.overlooked()
-    backend.agenda.look()
-    assert backend.agenda.priorities == ["5"]
-    assert bell.overlooked(backend.agenda.priorities)
+    backend.due_list.look()
+    assert backend.due_list.priorities == ["5"]
+    assert bell.overlooked(backend.due_list.priorities)
     assert "5/uwsgi_spoolfile_on_other_1_1_1_1_1" in bell.urgent(BELL)
 
 
 def test_a_busy_task_is_tried_once_more(backend: SpoolBackend) -> None:
     """And not at each offer: most have been run by then. Found busy again, it is noted again."""
-    agenda = backend.agenda
+    agenda = backend.due_list
     agenda.later("busy", None)
     assert agenda.busy == ["busy"]
     agenda.tried("busy")
@@ -247,7 +247,7 @@ def test_a_busy_task_is_tried_once_more(backend: SpoolBackend) -> None:
 def test_a_full_disk_leaves_the_bell_that_was_there(backend: SpoolBackend, caplog: pytest.LogCaptureFixture) -> None:
     """uWSGI's process goes on with a line in the log, and no draft is left. The disk is full for this process: a limit
     of file sizes stands for it."""
-    backend.bell.want()
+    backend.wakefile.want()
     ref = send(backend)
     before = bells(backend)
     assert list(before) == [BELL]
@@ -255,7 +255,7 @@ def test_a_full_disk_leaves_the_bell_that_was_there(backend: SpoolBackend, caplo
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
     try:
-        assert next(backend.bell.urgent(BELL)) == ref
+        assert next(backend.wakefile.urgent(BELL)) == ref
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, ignored)

@@ -1,4 +1,4 @@
-"""The bell: how tasks with a priority are run by a uWSGI that does not look into their directories.
+"""The wakefile: how tasks with a priority are run by a uWSGI that does not look into their directories.
 
 A small file among the tasks without a priority, where uWSGI looks. Once rung, it is there as long as any task with a
 priority is: due now, or, if all are deferred, when the first of them is. So a spooler process that dies while it runs
@@ -19,11 +19,11 @@ from collections.abc import Iterable, Iterator
 from ... import wire
 from ..base import Clock
 from . import lock
-from .agenda import Agenda
+from .due_list import DueList
 from .file import open_private
 from .layout import BELL, RUN, TMP, Directory, is_bell, is_priority
 
-__all__ = ["Bell"]
+__all__ = ["Wakefile"]
 
 _MARK = f"{RUN}/bell"
 _CONTENT = wire.dump({"msg": b"unspool_bell"}, b"", None)  # never run, so never signed
@@ -32,13 +32,13 @@ _TICK = 0.02  # seconds in which two changes of a directory may bear the same ti
 _log = logging.getLogger("unspool")
 
 
-class Bell:
+class Wakefile:
     """The bell of a directory."""
 
     def __init__(self, directory: Directory, clock: Clock) -> None:
         self._directory = directory
         self._clock = clock
-        self._agenda = Agenda(directory, clock, self._parts)
+        self._due_list = DueList(directory, clock, self._parts)
         self._mark = -1
         self._seen: dict[str, float] = {}
         self._not_before = 0.0
@@ -90,7 +90,7 @@ class Bell:
         :param certain: or else one of another process's may be noticed ``_GLANCE`` later.
         """
         now = time.monotonic()
-        if (now < self._not_before and not certain) or (not self._agenda and not self._agenda.may_look):
+        if (now < self._not_before and not certain) or (not self._due_list and not self._due_list.may_look):
             return False
         self._not_before = now + _GLANCE
         root = self._directory.fd("")
@@ -107,30 +107,30 @@ class Bell:
 
         :param parts: these directories, if they have just been listed.
         """
-        return self._agenda.may_look and self._times(self._parts() if parts is None else parts) != self._seen
+        return self._due_list.may_look and self._times(self._parts() if parts is None else parts) != self._seen
 
     @property
     def more(self) -> bool:
         """Whether more than has been given out is known to be due."""
-        return bool(self._agenda)
+        return bool(self._due_list)
 
     def urgent(self, ref: str) -> Iterator[str]:
         """Yield the refs of due tasks with a priority, in the order of running.
 
         :param ref: what uWSGI has offered: a task, or a bell.
         """
-        if self._agenda.may_look or (is_bell(ref) and not self._agenda):
+        if self._due_list.may_look or (is_bell(ref) and not self._due_list):
             self._look(ref)
-        while (urgent := self._agenda.next()) is not None:
+        while (urgent := self._due_list.next()) is not None:
             yield urgent
-            if not self._agenda:
+            if not self._due_list:
                 self._look(ref)
 
     def later(self, ref: str, until: float | None) -> None:
         """Do not offer the task of ``ref`` before this time (unix seconds). None if another process runs it, which may
         die any moment.
         """
-        self._agenda.later(ref, until)
+        self._due_list.later(ref, until)
 
     # --- parts
 
@@ -190,12 +190,12 @@ class Bell:
         with contextlib.suppress(FileNotFoundError):
             os.rename(BELL, taken, src_dir_fd=root, dst_dir_fd=root)
         self._seen = self._times(self._parts())
-        self._agenda.look()
+        self._due_list.look()
         try:
-            if self._agenda or self._agenda.busy:
+            if self._due_list or self._due_list.busy:
                 self._ring(None)
-            elif self._agenda.next_due is not None:
-                self._ring(self._agenda.next_due)
+            elif self._due_list.next_due is not None:
+                self._ring(self._due_list.next_due)
         except OSError as error:
             _log.warning("no bell in %s for uWSGI: %s; tasks with a priority wait", self._directory.root, error)
             with contextlib.suppress(FileNotFoundError):

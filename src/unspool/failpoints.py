@@ -1,4 +1,4 @@
-"""Named points on the way of a task, where a test may wait, or kill.
+"""Failpoints: named points on the way of a task, at which a test can wait or kill.
 
 In production a point is a call of a function that does nothing: 0.05 µs. A test puts its own in the place of ``reach``,
 in its own process or in one that it starts; nothing in the environment does. ``NAMES`` is the whole of them, in the

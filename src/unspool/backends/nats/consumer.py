@@ -17,14 +17,14 @@ from typing import Any, NamedTuple
 from ...errors import SpoolerUnusable
 from ..base import UNNUMBERED
 from . import ends, runs
+from .cluster import Cluster
 from .control import NatsControl, Switches
 from .jetstream import ApiError, JetStream, client_errors
 from .names import CORRUPT, NOW, SOON, Names, is_token, new_token, rank_part
 from .overdue import Overdue
-from .place import Place
 from .stored import HEADER, Facts, Stored
 
-__all__ = ["Delivery", "Pump"]
+__all__ = ["Consumer", "Delivery"]
 
 _log = logging.getLogger("unspool")
 _STANDING = 10.0  # seconds that a request stands; it is lost silently when its server dies
@@ -56,7 +56,7 @@ class _Request:
         self.trouble = False
 
 
-class Pump:
+class Consumer:
     """Runs in the loop of a place's link.
 
     :param deliver: called with each task that arrives; ``tell``: with what else happened.
@@ -64,7 +64,7 @@ class Pump:
 
     def __init__(
         self,
-        place: Place,
+        place: Cluster,
         control: NatsControl,
         overdue: Overdue,
         deliver: Callable[[Delivery], None],

@@ -16,9 +16,9 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from ...message import State
 from ..base import Summary
 from . import lock
-from .aside import REASON_SUFFIX
-from .earliest import sift, time_text
+from .dead_letters import REASON_SUFFIX
 from .layout import ASIDE, BELL, PREFIX, Directory, hint, is_bell, is_priority, rank_of
+from .top_n import sift, time_text
 from .trust import is_unfinished
 
 __all__ = ["Survey", "is_locked"]

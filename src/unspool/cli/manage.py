@@ -10,7 +10,7 @@ from ..backends.base import Backend
 from ..errors import AmbiguousId, SpoolerUnusable, TaskBusy
 from ..message import Entry, State
 from ..printable import counted
-from . import output, spoolers, times
+from . import durations, output, spoolers
 
 __all__ = ["COMMANDS"]
 
@@ -59,7 +59,7 @@ def rm(ids: Sequence[str], *, json: bool, spooler: Sequence[str]) -> int:
 )
 @click.option(
     "--older-than",
-    type=times.to_timedelta,
+    type=durations.to_timedelta,
     metavar="DURATION",
     show_envvar=True,
     help="Only tasks that were last due at least so long ago: 90s, 12h, 1d.",
@@ -116,7 +116,7 @@ def resume(spooler: Sequence[str]) -> None:
 
 
 @click.command("set-period", context_settings={"ignore_unknown_options": True})  # -1 gets an answer that fits
-@click.argument("period", type=times.to_timedelta, metavar="SECONDS")
+@click.argument("period", type=durations.to_timedelta, metavar="SECONDS")
 @spoolers.spooler_option
 def set_period(period: timedelta, spooler: Sequence[str]) -> None:
     """Set how often spool directories are rescanned.

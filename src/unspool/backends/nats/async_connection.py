@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from ...errors import ConfigurationError, SpoolerUnusable
 
-__all__ = ["Link", "Unreachable"]
+__all__ = ["AsyncConnection", "Unreachable"]
 
 T = TypeVar("T")
 
@@ -29,7 +29,7 @@ _PING = 5  # seconds between signs of life of the connection; two that are misse
 _AGAIN = 0.25  # seconds between two rounds over the servers
 _CLOSE = 5.0
 
-_links: "weakref.WeakSet[Link]" = weakref.WeakSet()
+_links: "weakref.WeakSet[AsyncConnection]" = weakref.WeakSet()
 _abandoned: list[object] = []
 
 
@@ -37,7 +37,7 @@ class Unreachable(SpoolerUnusable):
     """No server answers, or none that may."""
 
 
-class Link:
+class AsyncConnection:
     """One process's connection; made by its first use.
 
     :param servers: URLs, without credentials.

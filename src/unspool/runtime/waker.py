@@ -7,10 +7,10 @@ import signal
 import threading
 from typing import Any
 
-__all__ = ["Doorbell"]
+__all__ = ["Waker"]
 
 
-class Doorbell:
+class Waker:
     """Rung by signals, and by other threads.
 
     :param fd: what has the tickets. Of several processes that wait for it, the kernel wakes one.

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unspool.backends.base import Ticket
-from unspool.backends.spool.window import Window
+from unspool.backends.spool.lookahead import Lookahead
 
 Operation = tuple[str, Any]
 operations = st.lists(
@@ -33,7 +33,7 @@ class Queue:
     """A directory as a window's owner sees it: a list of all that waits, and scans of it."""
 
     def __init__(self, limit: int, selective: bool) -> None:
-        self.window = Window(limit)
+        self.window = Lookahead(limit)
         self.selective = selective
         self.limit = limit
         self.now = 0.0
@@ -139,7 +139,7 @@ def test_order_over_the_whole_queue(steps: list[Operation], limit: int, selectiv
 
 def test_bounds() -> None:
     """Of a million tasks, at most twice the limit is held of either kind, and nothing is remembered of the rest."""
-    window = Window(100)
+    window = Lookahead(100)
     for number in range(20_000):
         window.add(ticket(number), 0.0)
         window.add(ticket(100_000 + number, due=10.0 + number), 0.0)
@@ -150,7 +150,7 @@ def test_bounds() -> None:
 
 def test_nothing_beyond_the_horizon() -> None:
     """After a cut, a later ticket is not taken in: others, dropped, would have gone before it. An earlier one is."""
-    window = Window(2)
+    window = Lookahead(2)
     for number in range(10, 15):
         window.add(ticket(number), 0.0)
     assert window.ready == 2
@@ -181,7 +181,7 @@ def test_far_ones_do_not_hide_that_nearer_ones_were_passed_over() -> None:
 
 def test_lacking_before_it_is_empty() -> None:
     """A scan is asked for while a third of the limit is left, so that workers need not wait for it."""
-    window = Window(10)
+    window = Lookahead(10)
     for number in range(21):
         window.add(ticket(number), 0.0)
     assert not window.lacking
@@ -193,7 +193,7 @@ def test_lacking_before_it_is_empty() -> None:
 
 def test_not_lacking_when_nothing_was_dropped() -> None:
     """An empty window that knows all of an empty queue asks for nothing."""
-    window = Window(10)
+    window = Lookahead(10)
     assert not window.lacking
     window.add(ticket(1), 0.0)
     window.take(1)
@@ -202,7 +202,7 @@ def test_not_lacking_when_nothing_was_dropped() -> None:
 
 def test_a_known_ticket_is_not_taken_twice() -> None:
     """Neither while it waits nor while it is handed out; once it has ended, it may come again."""
-    window = Window()
+    window = Lookahead()
     for _ in range(2):
         window.add(ticket(1), 0.0)
     assert window.take(5) == [ticket(1)]
@@ -215,7 +215,7 @@ def test_a_known_ticket_is_not_taken_twice() -> None:
 
 def test_deferred_until_due() -> None:
     """Not given before its time, and then in order with the others."""
-    window = Window()
+    window = Lookahead()
     window.add(ticket(1, due=10.0), 0.0)
     window.add(ticket(2, due=5.0), 0.0)
     assert (window.ready, window.next_due()) == (0, 5.0)
@@ -229,7 +229,7 @@ def test_deferred_until_due() -> None:
 
 def test_put_off() -> None:
     """A ticket that has ended may be looked at again at a later time, and then has that for its due time."""
-    window = Window()
+    window = Lookahead()
     window.add(ticket(1), 0.0)
     (taken,) = window.take(1)
     window.defer(taken, 7.0)
@@ -243,7 +243,7 @@ def test_put_off() -> None:
 
 def test_give_back_only_what_is_out() -> None:
     """What has ended meanwhile does not come back."""
-    window = Window()
+    window = Lookahead()
     for number in range(3):
         window.add(ticket(number), 0.0)
     taken = window.take(3)
@@ -256,7 +256,7 @@ def test_give_back_only_what_is_out() -> None:
 @pytest.mark.parametrize("due", [3.0, 20.0])
 def test_a_deferred_ticket_may_change_its_time(due: float) -> None:
     """Forgotten and taken in anew, it is there once, at the new time; a ready one and one handed out stay."""
-    window = Window()
+    window = Lookahead()
     window.add(ticket(1, due=10.0), 0.0)
     window.add(ticket(2), 0.0)
     window.forget_deferred(ticket(1).ref)
@@ -270,7 +270,7 @@ def test_a_deferred_ticket_may_change_its_time(due: float) -> None:
 
 def test_a_forgotten_ticket_comes_at_its_new_time_and_once() -> None:
     """What is taken in anew, earlier or later, no longer comes at the time that was known before."""
-    window = Window()
+    window = Lookahead()
     for ref, before, after in [("earlier", 20.0, 10.0), ("later", 20.0, 30.0), ("same", 20.0, 20.0)]:
         window.add(Ticket(0, before, ref), 0.0)
         window.forget_deferred(ref)
@@ -288,7 +288,7 @@ def test_a_forgotten_ticket_comes_at_its_new_time_and_once() -> None:
 def test_forgetting_costs_no_look_at_all_the_others() -> None:
     """Tens of thousands that were each touched, as after a restart with many in back-off, are taken in anew in little
     time and memory, and none is dropped for those forgotten."""
-    window = Window(limit=20_000)
+    window = Lookahead(limit=20_000)
     for round in range(3):
         for number in range(20_000):
             window.forget_deferred(str(number))

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unspool.backends.spool.earliest import Earliest, Selection, time_text
+from unspool.backends.spool.top_n import Earliest, Selection, time_text
 
 NOW = 1_800_000_000.0
 

@@ -11,7 +11,7 @@ import os
 import sys
 from typing import NamedTuple
 
-__all__ = ["Change", "Wake"]
+__all__ = ["Change", "Watcher"]
 
 _WRITING = 1  # milliseconds
 _USED_UP = "the inotify watches of this user are used up; raise fs.inotify.max_user_watches with sysctl"
@@ -27,7 +27,7 @@ class Change(NamedTuple):
     lost: bool = False
 
 
-class Wake:
+class Watcher:
     """Watches parts of a directory; without inotify, it never has anything to say and ``working`` is False."""
 
     def __init__(self) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from ..base import Clock, Ticket
 from .layout import Directory, hint, is_priority, is_task, priority_of, rank_of
 
-__all__ = ["Agenda"]
+__all__ = ["DueList"]
 
 _LIMIT = 50_000  # tasks that are noted at a time
 _SHARE = 20  # of the time, at most one part in so many goes into looking
@@ -24,7 +24,7 @@ _BUSY = 1.0  # seconds for which a process leaves a task alone that another proc
 _SLACK = 1.0  # seconds by which a name may be ahead of its task, as after the clock was set back; a claim finds out
 
 
-class Agenda:
+class DueList:
     """The due tasks of some parts of a directory.
 
     :param parts: which parts, asked at each look.

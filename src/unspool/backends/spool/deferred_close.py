@@ -16,13 +16,13 @@ import threading
 
 from ...imports import late
 
-__all__ = ["Remains"]
+__all__ = ["DeferredClose"]
 
 _BATCH = 64  # the kernel takes 253 in one message
 _SHARE = 16  # and no more than one in so many of the descriptors that a process may have: the others are its tasks'
 
 
-class Remains:
+class DeferredClose:
     """The way. Made by the supervisor before it forks; on other systems than Linux each closes its own."""
 
     def __init__(self) -> None:

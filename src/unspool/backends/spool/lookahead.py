@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 from ..base import Ticket
 
-__all__ = ["Window"]
+__all__ = ["Lookahead"]
 
 
 _FIRST = 3  # the first scan keeps one in so many of the limit
@@ -20,7 +20,7 @@ _NOTHING = Ticket(-1, 0.0, "")  # before all tickets
 _EVERYTHING = Ticket(1 << 62, 0.0, "")  # after all tickets
 
 
-class Window:
+class Lookahead:
     """Tickets that are ready, deferred or handed out.
 
     :param limit: how many ready and how many deferred ones are kept.

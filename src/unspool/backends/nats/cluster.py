@@ -16,13 +16,13 @@ from urllib.parse import unquote
 from ...address import Address
 from ...errors import OptionRefused
 from . import streams
+from .async_connection import AsyncConnection
 from .jetstream import NO_STREAM, ApiError, JetStream, Publication
-from .lane import Broken, Lane, at_once
-from .link import Link
 from .names import Names, is_token
 from .reserve import Reserve
+from .sync_connection import Broken, SyncConnection, at_once
 
-__all__ = ["Place"]
+__all__ = ["Cluster"]
 
 T = TypeVar("T")
 Work = Callable[[JetStream], Coroutine[Any, Any, T]]
@@ -30,7 +30,7 @@ Work = Callable[[JetStream], Coroutine[Any, Any, T]]
 _LEASE = 30.0
 _LANE_AGAIN = 2.0  # seconds after a lane that broke before another is opened
 _YES = ("1", "true", "yes", "on")
-_places: "weakref.WeakSet[Place]" = weakref.WeakSet()
+_places: "weakref.WeakSet[Cluster]" = weakref.WeakSet()
 
 
 class Way(NamedTuple):
@@ -73,7 +73,7 @@ class Way(NamedTuple):
         return cls(tuple(hosts), _login(logins, given["credentials"]), int(replicas) or None, lease)
 
 
-class Place:
+class Cluster:
     """A spooler in a cluster.
 
     :param address: its URL's parts.
@@ -104,7 +104,7 @@ class Place:
         self._lock = threading.Lock()
         self._stream: JetStream | None = None
         self._ready = False
-        self._lane: Lane | None = None
+        self._sync: SyncConnection | None = None
         self._lane_taken = threading.Lock()
         self._next_lane = 0.0
         self.ranks: set[str] = set()
@@ -125,7 +125,7 @@ class Place:
         patience = self.patience if patience is None else patience
         with self._lock:
             if self._stream is None or self._stream.link.pid != os.getpid():
-                link = Link(self._way.servers, self._shown, self._way.login, patience)
+                link = AsyncConnection(self._way.servers, self._shown, self._way.login, patience)
                 self._stream = JetStream(link, self._shown)
                 link.call(self._stream.begin(), patience)
                 self._ready = False
@@ -162,7 +162,7 @@ class Place:
         return stream.link.start(work(stream))
 
     @contextlib.contextmanager
-    def lane(self) -> Iterator[Lane]:
+    def lane(self) -> Iterator[SyncConnection]:
         """Yield the fast path to the streams, for the caller alone.
 
         :raises Broken: if there is none now; the caller then takes the usual path.
@@ -175,8 +175,8 @@ class Place:
         finally:
             self._lane_taken.release()
 
-    def _opened_lane(self, stream: JetStream) -> Lane:
-        server, lane = stream.link.client.connected_url, self._lane
+    def _opened_lane(self, stream: JetStream) -> SyncConnection:
+        server, lane = stream.link.client.connected_url, self._sync
         if server is None or "user_credentials" in self._way.login:
             raise Broken("the link is broken, or signs what the server sends")
         if lane is None or lane.closed or lane.server is not server:
@@ -185,7 +185,7 @@ class Place:
             if time.monotonic() < self._next_lane:
                 raise Broken("it was tried a moment ago")
             self._next_lane = time.monotonic() + _LANE_AGAIN
-            self._lane = lane = Lane(stream, server, self._way.login)
+            self._sync = lane = SyncConnection(stream, server, self._way.login)
         return lane
 
     def quickly(self, work: Work[T]) -> T:
@@ -223,7 +223,7 @@ class Place:
         """End the connection; the next use opens another."""
         with self._lock:
             stream, self._stream = self._stream, None
-            lane, self._lane = self._lane, None
+            lane, self._sync = self._sync, None
         if lane is not None:
             lane.close()
         if stream is not None:
@@ -233,7 +233,7 @@ class Place:
 def _begin_in_child() -> None:
     for place in list(_places):
         place._lock = threading.Lock()  # another thread of the parent may have held it
-        place._stream = place._lane = None  # closing its socket there says nothing to the server
+        place._stream = place._sync = None  # closing its socket there says nothing to the server
         place._lane_taken = threading.Lock()
         place._next_lane = 0.0
 
