@@ -23,7 +23,7 @@ import json, sys, time
 from unspool.backends.spool import SpoolBackend
 from unspool.message import Envelope, Record
 backend = SpoolBackend(sys.argv[1], durable=False)
-sign = backend.control.enlist("supervisor")
+registration = backend.control.register("supervisor")
 backend.send([Envelope({"msg": b"task"}, b"", 1, None)])
 backend.history()
 backend.record([Record("one", "task", "processed", 1, time.time(), 1.0, 1)])
@@ -123,17 +123,17 @@ def test_a_journal_that_is_too_large(backend: SpoolBackend) -> None:
     ],
 )
 @pytest.mark.parametrize("name", ["worker-1-x", "supervisor-1-x", "other-1-x"])
-def test_forged_signs_of_life(backend: SpoolBackend, name: str, content: bytes) -> None:
+def test_forged_registrations(backend: SpoolBackend, name: str, content: bytes) -> None:
     """A locked file that no process of unspool's has written: it is no live process, and is left alone."""
     path = Path(backend.name, ".unspool", "run", name)
     path.write_bytes(content)
     held = os.open(path, os.O_RDWR)
     assert lock.acquire(held)
-    sign = backend.control.enlist("supervisor")
+    registration = backend.control.register("supervisor")
     assert [info.role for info in backend.control.live()] == ["supervisor"]
     assert path.exists()
     os.close(held)
-    sign.close()
+    registration.close()
 
 
 # --- names

@@ -52,9 +52,9 @@ def use(backend: SpoolBackend, priority: int | None) -> None:
     assert backend.control.paused
     backend.control.resume()
     assert not backend.control.paused
-    sign = backend.control.enlist("worker")
+    registration = backend.control.register("worker")
     assert len(backend.control.live()) == 1
-    sign.close()
+    registration.close()
     backend.record([Record("id", "task", "processed", 1, 1e9, 1.0, 1)])
 
 

@@ -54,7 +54,7 @@ def full(small: Server, place: Place, opened: Open) -> NatsBackend:
 
 
 def test_workers_that_start_make_room(full: NatsBackend, place: Place) -> None:
-    """All tasks are run by workers that start when there is no room for a sign of life or the record of a run; the
+    """All tasks are run by workers that start when there is no room for a registration or the record of a run; the
     reserve, which was used up, is there again when they have ended."""
     waiting = full.counts()[State.READY]
     assert waiting > 50

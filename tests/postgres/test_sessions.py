@@ -287,12 +287,12 @@ def test_ends_on_their_way_when_the_session_is_lost(backend: PostgresBackend) ->
     assert [entry.id.rpartition("/")[2] for entry in backend.entries()] == refs[2:]
 
 
-def test_a_sign_of_life_that_the_server_does_not_take_now(backend: PostgresBackend, database: str) -> None:
+def test_a_registration_that_the_server_does_not_take_now(backend: PostgresBackend, database: str) -> None:
     """A worker that has just been forked goes on, and shows it later."""
-    presence = backend.control.enlist("worker")
+    registration = backend.control.register("worker")
     with psycopg.connect(database, autocommit=True) as control, psycopg.connect(database) as locker:
         locker.execute("LOCK TABLE unspool.process IN ACCESS EXCLUSIVE MODE")
-        thread = threading.Thread(target=presence.running, args=("", 0.0))
+        thread = threading.Thread(target=registration.running, args=("", 0.0))
         thread.start()
         cancel = (
             "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query ~ 'process'"
@@ -304,7 +304,7 @@ def test_a_sign_of_life_that_the_server_does_not_take_now(backend: PostgresBacke
     assert [info.role for info in backend.control.live()] == []
     backend._session.key("worker")
     assert [info.role for info in backend.control.live()] == ["worker"]
-    presence.close()
+    registration.close()
 
 
 # --- settings

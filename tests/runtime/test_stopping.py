@@ -592,7 +592,10 @@ def test_a_disk_without_room_keeps_nobody_from_working(place: Place) -> None:
     with limited(resource.RLIMIT_FSIZE, 0):
         running = place.run()
         first = running.wait_for_verdict("processed")
-    assert any(line["message"].startswith(f"no sign of life in {place.spool}: File too large") for line in running.seen)
+    assert any(
+        line["message"].startswith(f"cannot register this supervisor in {place.spool}: File too large")
+        for line in running.seen
+    )
     running.signal(signal.SIGHUP)
     running.wait_for_message("reloaded")
     place.call("fine()")

@@ -63,7 +63,7 @@ def test_a_worker_whose_pipe_has_ended() -> None:
 
 
 def test_a_worker_that_does_not_tell_the_end_of_a_run() -> None:
-    """Its sign of life has shown a run, and shows it no more; with coroutines under way there may be a reason."""
+    """Its registration has shown a run, and shows it no more; with coroutines under way there may be a reason."""
     watchdog = Watchdog(5.0)
     assert look(watchdog, 0.0, frozenset({RUN})) is None
     assert look(watchdog, 1.0, frozenset({OTHER})) is None

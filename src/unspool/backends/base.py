@@ -24,7 +24,7 @@ __all__ = [
     "HoldsDescriptors",
     "Journals",
     "Migratable",
-    "Presence",
+    "Registration",
     "Settings",
     "Summary",
     "Ticket",
@@ -70,7 +70,7 @@ class Capabilities(NamedTuple):
     forks: bool
     """Whether worker processes see the same tasks (memory is one process's own)."""
     remote: bool = False
-    """Whether it is a server, which may be away for a while: signs of life and connections then renew themselves."""
+    """Whether it is a server, which may be away for a while: registrations and connections then renew themselves."""
     withholds: bool = False
     """Whether what a feed hands out is kept from other supervisors meanwhile, so that no more should be than is soon
     begun."""
@@ -132,8 +132,8 @@ class WorkerInfo(NamedTuple):
     """The machine that it is on; empty for this one."""
 
 
-class Presence(Protocol):
-    """A process's sign that it is alive; it vanishes with the process, however that ends."""
+class Registration(Protocol):
+    """The entry of a live process. It disappears when the process ends, even if the process is killed."""
 
     def running(self, ref: str, since: float) -> None:
         """Note the task that the process runs now; an empty ref for none. This costs no system call.
@@ -142,16 +142,16 @@ class Presence(Protocol):
         """
 
     def ref(self) -> str:
-        """Return the last note, also after the process's death, for the process that enlisted it."""
+        """Return the ref that was noted last. A supervisor can read it after its worker's death."""
 
     def since(self) -> float:
-        """Return the time that was noted with it."""
+        """Return the time that was noted with the ref."""
 
-    def hand_over(self) -> None:
-        """In the parent, after a fork: the child alone keeps the sign up; the parent can still read it."""
+    def detach(self) -> None:
+        """Leave the registration to the child. A parent calls this after a fork; it can still read the note."""
 
     def close(self) -> None:
-        """Take the sign away."""
+        """Remove the registration."""
 
 
 class Control(Protocol):
@@ -174,9 +174,11 @@ class Control(Protocol):
     def set_period(self, seconds: float) -> None:
         """Set ``period``, in running supervisors too, at once."""
 
-    def enlist(self, role: str) -> Presence:
-        """Return a sign of life for this process, or for the child that it is about to fork: ``supervisor`` or
-        ``worker``."""
+    def register(self, role: str) -> Registration:
+        """Register this process, or the child that it is about to fork.
+
+        :param role: ``supervisor``, ``worker`` or ``forwarder``.
+        """
 
     def live(self) -> list[WorkerInfo]:
         """Return the live processes of this queue."""

@@ -28,7 +28,7 @@ from ..message import (
     State,
 )
 from ..signing import Signer
-from .base import UNNUMBERED, Capabilities, Clock, Feed, Presence, Summary, Ticket, WorkerInfo, check_period
+from .base import UNNUMBERED, Capabilities, Clock, Feed, Registration, Summary, Ticket, WorkerInfo, check_period
 from .depot import MOVING, Parcel
 
 __all__ = ["MemoryBackend"]
@@ -386,7 +386,7 @@ class MemoryControl:
     def set_period(self, seconds: float) -> None:
         self.period = check_period(seconds)
 
-    def enlist(self, role: str) -> Presence:
+    def register(self, role: str) -> Registration:
         raise OptionRefused("a memory backend serves this process alone; it has no worker processes")
 
     def live(self) -> list[WorkerInfo]:

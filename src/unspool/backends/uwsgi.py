@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 from ..errors import ConfigurationError
 from ..message import Claim, Disposition, Entry, Envelope, Record, Refusal, State
-from .base import Backend, Capabilities, Control, Feed, Presence, Summary, WorkerInfo
+from .base import Backend, Capabilities, Control, Feed, Registration, Summary, WorkerInfo
 from .depot import Depot
 
 __all__ = ["UwsgiBackend", "frequency", "install", "module", "spoolers"]
@@ -189,8 +189,8 @@ class UwsgiBackend:
         self._elsewhere = "spooler-chdir" in options
         self.one_a_call = bool(options & {"spooler-harakiri", "spooler-max-tasks"})
         self._real = os.path.realpath(store.name)
-        self._presence: Presence | None = None
-        self._presence_of = 0
+        self._registration: Registration | None = None
+        self._registered_by = 0
         self.control = UwsgiControl(store.control, uwsgi, self._pids, self.wake)
 
     @property
@@ -229,11 +229,11 @@ class UwsgiBackend:
         self.control.keep_period()
 
     @property
-    def presence(self) -> Presence:
-        """The sign of life of this process, by which others see what it runs."""
-        if self._presence is None or self._presence_of != os.getpid():
-            self._presence, self._presence_of = self._store.control.enlist("worker"), os.getpid()
-        return self._presence
+    def registration(self) -> Registration:
+        """The registration of this process, by which others see what it runs."""
+        if self._registration is None or self._registered_by != os.getpid():
+            self._registration, self._registered_by = self._store.control.register("worker"), os.getpid()
+        return self._registration
 
     def ref(self, name: str) -> str | None:
         path = self._path(name)
@@ -399,8 +399,8 @@ class UwsgiControl:
         """Has uWSGI keep the period that was set last, also by a uWSGI before this one."""
         self._uwsgi.set_spooler_frequency(max(1, round(self._control.period)))
 
-    def enlist(self, role: str) -> Presence:
-        return self._control.enlist(role)
+    def register(self, role: str) -> Registration:
+        return self._control.register(role)
 
     def live(self) -> list[WorkerInfo]:
         seen = self._control.live()

@@ -49,7 +49,7 @@ class Route:
         self._ahead = source.ahead
         self._carrier = carrier
         self._feed: Feed = source.outbox()
-        self._presence = source.control.enlist("forwarder")
+        self._registration = source.control.register("forwarder")
         self._resume = True
         self._next_try = 0.0
         self._patience = _PATIENCE[0]
@@ -96,8 +96,8 @@ class Route:
     def close(self) -> None:
         """End it: what is under way is taken on by the next."""
         self._feed.close()
-        self._presence.hand_over()
-        self._presence.close()
+        self._registration.detach()
+        self._registration.close()
         self._backend.close()
 
     def _carry(self, tickets: Sequence[Ticket]) -> None:

@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .. import codec, dispatch
-from ..backends.base import Backend, Clock, Presence
+from ..backends.base import Backend, Clock, Registration
 from ..errors import ConfigurationError, NoHandler, SpoolerUnusable
 from ..functions import find_function
 from ..message import (
@@ -87,8 +87,8 @@ class Inside(Protocol):
         """Whether more than ``upcoming`` has given out is known to be due."""
 
     @property
-    def presence(self) -> Presence:
-        """The sign of life of this process."""
+    def registration(self) -> Registration:
+        """The registration of this process."""
 
     def later(self, ref: str, until: float | None) -> None:
         """Do not offer the task of ``ref`` before this time; None if another process runs it."""
@@ -140,7 +140,7 @@ class SpoolerHandler:
         The offered task runs in order, or at the end if it is not known to be due.
         """
         inside.let_go(ref)
-        presence: Presence | None = None  # made for the first run: a process that has none needs no sign
+        registration: Registration | None = None  # made for the first run; not needed without one
         woken = False
         tasks = self._upcoming(inside, ref)
         while not inside.backend.control.paused and (upcoming := next(tasks, None)) is not None:
@@ -151,13 +151,13 @@ class SpoolerHandler:
             if not woken and inside.more:  # which uWSGI's lock may have hidden from its other processes
                 inside.wake()
                 woken = True
-            presence = presence or inside.presence
-            presence.running(upcoming, self._clock())
+            registration = registration or inside.registration
+            registration.running(upcoming, self._clock())
             self._run(inside, claim)
             if inside.one_a_call:
                 break
-        if presence is not None:
-            presence.running("", 0.0)
+        if registration is not None:
+            registration.running("", 0.0)
         inside.backend.flush()
         return AGAIN
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .. import failure
-from ..backends.base import Backend, ClaimsAhead, Clock, Presence, Ticket
+from ..backends.base import Backend, ClaimsAhead, Clock, Registration, Ticket
 from ..errors import AppError
 from . import report
 from .queue import Queue
@@ -35,7 +35,7 @@ class Process:
 
     pid: int
     started: float
-    presences: Sequence[Presence]
+    registrations: Sequence[Registration]
     reports: report.Reader
     watchdog: Watchdog
     ahead: Queue | None = None
@@ -118,16 +118,16 @@ class Process:
 
     def start_of(self, index: int, ref: str) -> float | None:
         """Return the start time of a run whose end it has not reported."""
-        sign = self.presences[index]
-        return self.starts.get((index, ref)) or (sign.since() if sign.ref() == ref else None)
+        registration = self.registrations[index]
+        return self.starts.get((index, ref)) or (registration.since() if registration.ref() == ref else None)
 
     def runs(self) -> set[tuple[int, str]]:
         """Return the tasks that it runs, or was running when it died, by spooler and ref."""
         return self.begun | self.shown()
 
     def shown(self) -> set[tuple[int, str]]:
-        """Return the runs that its signs of life show."""
-        return {(index, ref) for index, sign in enumerate(self.presences) if (ref := sign.ref())}
+        """Return the runs that its registrations show."""
+        return {(index, ref) for index, registration in enumerate(self.registrations) if (ref := registration.ref())}
 
     def recall(self) -> list[tuple[int, Ticket]]:
         """Take back and return the tasks that it has claimed ahead and not begun."""
@@ -234,8 +234,8 @@ class Process:
         self.reports.close()
         if self.ahead is not None:
             self.ahead.close_reader()
-        for presence in self.presences:
-            presence.close()
+        for registration in self.registrations:
+            registration.close()
 
 
 class Spawner:
@@ -263,11 +263,11 @@ class Spawner:
 
         :raises OSError: if there is no room for one more process or descriptor.
         """
-        presences = [backend.control.enlist("worker") for backend in self._backends]
+        registrations = [backend.control.register("worker") for backend in self._backends]
         with contextlib.ExitStack() as undo:
-            for presence in presences:
-                undo.callback(presence.close)
-                undo.callback(presence.hand_over)
+            for registration in registrations:
+                undo.callback(registration.close)
+                undo.callback(registration.detach)
             reader, writer = os.pipe()
             undo.callback(os.close, reader)
             undo.callback(os.close, writer)
@@ -284,18 +284,18 @@ class Spawner:
             undo.pop_all()
         if pid == 0:
             os.setpgid(0, 0)
-            self._live(queue, ahead, presences, reader, writer, mask)
+            self._live(queue, ahead, registrations, reader, writer, mask)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         with contextlib.suppress(OSError):  # in both processes, because either may be first; or it is already dead
             os.setpgid(pid, pid)
         os.close(writer)
         if ahead is not None:
             ahead.close_writer()
-        for presence in presences:
-            presence.hand_over()
+        for registration in registrations:
+            registration.detach()
         watchdog = Watchdog(self._limits.ending)
         reports = report.Reader(reader, len(self._backends))
-        return Process(pid, self._clock(), presences, reports, watchdog, ahead, put_off=self._put_off)
+        return Process(pid, self._clock(), registrations, reports, watchdog, ahead, put_off=self._put_off)
 
     def _put_off(self, index: int, ref: str, seconds: float) -> None:
         self._backends[index].put_off(ref, self._clock() + seconds)
@@ -304,7 +304,7 @@ class Spawner:
         self,
         queue: Queue,
         ahead: Queue | None,
-        presences: Sequence[Presence],
+        registrations: Sequence[Registration],
         reader: int,
         writer: int,
         mask: Iterable[int],
@@ -323,7 +323,7 @@ class Spawner:
             os.close(reader)
             self._close_others()
             reports = report.Writer(writer)
-            status = main(self.app, self._backends, presences, queue, ahead, reports, self._limits, self._clock)
+            status = main(self.app, self._backends, registrations, queue, ahead, reports, self._limits, self._clock)
         except BaseException as error:  # noqa: BLE001  nothing may unwind into the supervisor's frames
             with contextlib.suppress(OSError):  # a task may have closed the pipe, or replaced it by a file of its own
                 if os.path.samestat(os.fstat(writer), pipe):

@@ -103,7 +103,7 @@ class Supervisor:
         self._progress = progress
         self._stats = Stats()
         self._feeds: list[Feed] = [backend.feed() for backend in backends]
-        self._presences = [backend.control.enlist("supervisor") for backend in backends]
+        self._registrations = [backend.control.register("supervisor") for backend in backends]
         self._selector = selectors.DefaultSelector()
         self._signals = Signals(signal.SIGTSTP)
         self._terminal = Terminal()
@@ -272,8 +272,8 @@ class Supervisor:
         try:
             with limit(max(patience.left(), _LEAVE)):
                 self._feeds[index].close()
-                self._presences[index].hand_over()
-                self._presences[index].close()
+                self._registrations[index].detach()
+                self._registrations[index].close()
         except TaskTimeout:
             _log.warning("spooler %s does not answer, and is not waited for", self._backends[index].name)
 
@@ -289,8 +289,8 @@ class Supervisor:
         self._pool.close_in_child()
         for feed in self._feeds:
             feed.close()
-        for presence in self._presences:
-            presence.hand_over()
+        for registration in self._registrations:
+            registration.detach()
         if self._sidecar is not None:
             self._sidecar.detach()
         if self._recorder is not None:
@@ -461,9 +461,9 @@ class Supervisor:
                 return
             _log.warning("spooler %s is back", name)  # the level of the message about its loss
             if not remote:
-                self._presences[index].hand_over()  # its file went with the old place
-                self._presences[index] = self._backends[index].control.enlist("supervisor")
-                self._pool.reload()  # the signs of life of the present workers went with the old place
+                self._registrations[index].detach()  # its file went with the old place
+                self._registrations[index] = self._backends[index].control.register("supervisor")
+                self._pool.reload()  # the registrations of the present workers went with the old place
 
     def _tell_of_pause(self, index: int, feed: Feed) -> None:
         if feed.paused != (index in self._paused):
@@ -522,14 +522,16 @@ class Supervisor:
             self._rate = (self._rate + (self._stats.done - done) / (now - then)) / 2
             self._rated = (self._stats.done, now)
         serving = [process for process in self._pool.processes() if not process.leaving]
-        idle = sum(not any(sign.ref() for sign in process.presences) for process in serving)
+        idle = sum(not process.shown() for process in serving)
         return idle + int(self._rate * _SOON)
 
     def _take_back(self, *, all: bool = False) -> None:
         """What workers have claimed ahead, where a run before it takes long."""
         now = self._clock()
         for process in self._pool.processes():
-            if process.ahead and (all or any(0 < sign.since() < now - _SLOW for sign in process.presences)):
+            if process.ahead and (
+                all or any(0 < registration.since() < now - _SLOW for registration in process.registrations)
+            ):
                 self._give_back(process.recall())
 
     def _give_back(self, tickets: Iterable[tuple[int, Ticket]]) -> None:

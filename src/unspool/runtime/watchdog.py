@@ -60,7 +60,7 @@ class Watchdog:
     ) -> str | None:
         """Return why the worker must be killed now; None if it must not.
 
-        :param shown: the runs that its signs of life show.
+        :param shown: the runs that its registrations show.
         :param begun: the runs whose beginning it has reported, and not yet the end.
         :param to_end: whether it is ending, or was told to end.
         :param away: whether a spooler is unreachable, for which it may be waiting.

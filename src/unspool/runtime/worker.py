@@ -15,7 +15,7 @@ from types import FrameType
 from typing import Any
 
 from .. import codec, dispatch, failpoints
-from ..backends.base import Backend, ClaimsAhead, Clock, HoldsDescriptors, Presence, Ticket
+from ..backends.base import Backend, ClaimsAhead, Clock, HoldsDescriptors, Registration, Ticket
 from ..errors import AppError, ClaimLost, SpoolerUnusable
 from ..message import Claim, Outcome, Record, Refusal, RefusalKind, Release, Verdict
 from ..printable import printable
@@ -71,7 +71,7 @@ class Limits:
 def main(
     app: str,
     backends: Sequence[Backend],
-    presences: Sequence[Presence],
+    registrations: Sequence[Registration],
     queue: Queue,
     ahead: Queue | None,
     reports: report.Writer,
@@ -79,8 +79,8 @@ def main(
     clock: Clock,
 ) -> int:
     """Run a worker process from its fork on, and return its exit status."""
-    for presence in presences:
-        presence.running("", 0.0)  # the sign now carries this process's id
+    for registration in registrations:
+        registration.running("", 0.0)  # the registration now carries this process's id
     supervisor = os.getppid()
 
     def interrupted(number: int, _frame: FrameType | None) -> None:
@@ -95,7 +95,7 @@ def main(
     except AppError as error:
         reports.write(report.FAILED, str(error), error.traceback)
         return 2
-    worker = Worker(backends, presences, queue, ahead, reports, limits, clock)
+    worker = Worker(backends, registrations, queue, ahead, reports, limits, clock)
     reports.write(report.READY, own_files(module), defines_tasks())
     status = worker.run()
     _end()
@@ -121,7 +121,7 @@ class Worker:
     def __init__(
         self,
         backends: Sequence[Backend],
-        presences: Sequence[Presence],
+        registrations: Sequence[Registration],
         queue: Queue,
         ahead: Queue | None,
         reports: report.Writer,
@@ -133,7 +133,7 @@ class Worker:
         self._claimed = 0.0  # when the last were claimed, by the timer
         self._claimed_by: list[ClaimsAhead] = []  # the backends that may have claims which are not begun
         self._backends = backends
-        self._presences = presences
+        self._registrations = registrations
         self._queue = queue
         self._reports = reports
         self._limits = limits
@@ -200,13 +200,13 @@ class Worker:
 
     def _wait_for_ends(self, most: int) -> None:
         """Wait until no more than ``most`` coroutines are left, or a signal came."""
-        sign = self._presences[0]
+        registration = self._registrations[0]
         self._loop.leave()
         self._flush()
-        sign.running("", self._clock())  # the supervisor takes back what is claimed ahead, and waits, too
+        registration.running("", self._clock())  # the supervisor takes back what is claimed ahead, and waits, too
         if not self._loop.expect(most):
             self._waker.wait()
-        sign.running("", 0.0)
+        registration.running("", 0.0)
         self._loop.come_back()
 
     def _drain(self) -> None:
@@ -252,12 +252,12 @@ class Worker:
         return self._next_of(ahead)
 
     def _execute(self, index: int, ticket: Ticket) -> None:
-        backend, presence = self._backends[index], self._presences[index]
+        backend, registration = self._backends[index], self._registrations[index]
         if index != self._last:  # otherwise ended tasks of that spooler would wait for the whole run
             self._backends[self._last].flush(wait=False)
             self._last = index
         started = self._clock()
-        presence.running(ticket.ref, started)
+        registration.running(ticket.ref, started)
         claim = self._claim(backend, ticket.ref)
         if isinstance(claim, Claim) and claim.crashes < MAX_CRASHES - 1:
             self._run(index, claim, dispatch.prepare(claim, started), started)  # the only reference to its objects
@@ -266,18 +266,18 @@ class Worker:
         if isinstance(claim, Claim) and suspect and len(self._loop):
             # At its next crash it is set aside, so it runs alone: others must not die with it, nor it with others.
             backend.settle(claim, Release())
-            presence.running("", 0.0)
+            registration.running("", 0.0)
             self._drain()
             started = self._clock()
-            presence.running(ticket.ref, started)
+            registration.running(ticket.ref, started)
             claim = self._claim(backend, ticket.ref)
         if isinstance(claim, Refusal) and claim.kind in _DOUBTFUL:
-            presence.running("", 0.0)
+            registration.running("", 0.0)
             if self._repair(ticket.ref):
-                presence.running(ticket.ref, started)
+                registration.running(ticket.ref, started)
                 claim = self._claim(backend, ticket.ref)
         if isinstance(claim, Refusal):
-            presence.running("", 0.0)  # before the report, which has the supervisor look
+            registration.running("", 0.0)  # before the report, which has the supervisor look
             if claim.kind is RefusalKind.UNUSABLE:
                 self._suspect()
             self._reports.write(report.REFUSED, index, ticket.ref, claim.kind, claim.until, claim.detail)
@@ -344,7 +344,7 @@ class Worker:
             if timeout is None:
                 self._reports.begin(index, claim.ref, started, None, None)
             self._loop.start(ended.coroutine, timeout, done)
-            self._presences[index].running("", 0.0)  # from here on it is among the runs whose beginning was reported
+            self._registrations[index].running("", 0.0)  # its start has been reported
 
     def _end_limit(self, index: int, claim: Claim, timeout: float | None, hard: Any) -> None:
         """End the time limit of a run that has returned. A server that does not answer may delay its end for long."""
@@ -355,7 +355,7 @@ class Worker:
     def _finish(self, index: int, claim: Claim, outcome: Outcome, started: float, *, shown: bool = True) -> None:
         """Settle and report a run.
 
-        :param shown: whether this is the one that the sign of life shows; a coroutine ends while it shows another.
+        :param shown: whether this is the one that the registration shows; a coroutine ends while it shows another.
         """
         failpoints.reach("run.end")
         ended = self._clock()
@@ -391,7 +391,7 @@ class Worker:
             else:
                 self._succeeded += 1
         if shown:  # before the report, or a kill in between would blame a finished task
-            self._presences[index].running("", 0.0)
+            self._registrations[index].running("", 0.0)
         if not self._reports.end(index, claim.ref, until, record):
             keep_end(self._backends[index], record, until)
         failpoints.reach("reported")

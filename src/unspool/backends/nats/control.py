@@ -1,8 +1,9 @@
 """The switches of a spooler and its live processes, as seen from every host.
 
-Pause and period are one message of the state stream. Processes of this host are known by their signs (see ``signs``),
-to the moment. For other hosts each supervisor repeats, three times a lease, that it and its workers live; the messages
-vanish by themselves when they are not repeated. A worker repeats its own as well, in case its supervisor has died.
+Pause and period are one message of the state stream. Processes of this host have registration files (see
+``registrations``), which are exact at each moment. For other hosts, each supervisor publishes a message for itself and
+for each of its workers, three times a lease. A message expires if it is not repeated. A worker also repeats its own
+message, in case its supervisor has died.
 """
 
 import asyncio
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 
 from ...errors import SpoolerUnusable
 from ..base import WorkerInfo, check_period
-from . import runs, signs
+from . import registrations, runs
 from .cluster import Cluster
 from .jetstream import Conflict, JetStream
 from .runs import Process
@@ -46,7 +47,7 @@ class NatsControl:
     def __init__(self, place: Cluster, period: float) -> None:
         self._place = place
         self._default_period = period
-        self._presences: list[NatsPresence] = []
+        self._registrations: list[NatsRegistration] = []
         self._owner = os.getpid()  # who made this; a fork of it speaks for itself alone
         self._beating: tuple[int, object] | None = None
 
@@ -100,16 +101,16 @@ class NatsControl:
 
     # --- processes
 
-    def enlist(self, role: str) -> "NatsPresence":
-        presence = NatsPresence(self, role)
+    def register(self, role: str) -> "NatsRegistration":
+        registration = NatsRegistration(self, role)
         self._owner = os.getpid()
-        self._presences.append(presence)
+        self._registrations.append(registration)
         if role == "supervisor" and self._place.is_open:  # otherwise the feed does this when it opens
             self._place.start(self.announce)
-        return presence
+        return registration
 
     def live(self) -> list[WorkerInfo]:
-        here = list(signs.processes(self._folder))
+        here = list(registrations.processes(self._folder))
         return here + [info for info in self._place.call(self._elsewhere) if info is not None]
 
     async def _elsewhere(self, stream: JetStream) -> list[WorkerInfo | None]:
@@ -118,7 +119,7 @@ class NatsControl:
         return [self._info(one) async for one in messages]
 
     def _info(self, stored: Stored) -> WorkerInfo | None:
-        """Return the status in the message of a live process, unless its sign of life is on this host."""
+        """Return the status in the message of a live process, unless its registration is on this host."""
         try:
             found: Any = json.loads(stored.data)
             process = Process(str(found["host"]), int(found["pid"]), str(found["began"]))
@@ -132,13 +133,13 @@ class NatsControl:
 
     @property
     def _folder(self) -> str:
-        return signs.folder(self._place.name)
+        return registrations.folder(self._place.name)
 
-    def vanished(self, presence: "NatsPresence") -> None:
-        """Note that a process is gone, as reported by the process that enlisted it."""
+    def vanished(self, registration: "NatsRegistration") -> None:
+        """Note that a process is gone, as reported by the process that registered it."""
         with contextlib.suppress(ValueError):
-            self._presences.remove(presence)
-        process = presence.process
+            self._registrations.remove(registration)
+        process = registration.process
         if process is not None:
             with contextlib.suppress(SpoolerUnusable):
                 self._place.start(lambda stream: self._unsay(stream, process))
@@ -177,10 +178,10 @@ class NatsControl:
     async def _beat(self, stream: JetStream) -> None:
         names, mine = self._place.names, runs.me()
         said: dict[Process, WorkerInfo] = {mine: WorkerInfo("", mine.pid, "", 0.0)}
-        for presence in list(self._presences):
-            process = presence.process
+        for registration in list(self._registrations):
+            process = registration.process
             if process is not None and not process.is_dead and (self._owner == mine.pid or process == mine):
-                said[process] = presence.info()
+                said[process] = registration.info()
         common = {"signs": self._folder, "name": socket.gethostname()}
         for process, info in said.items():
             data = json.dumps(info._asdict() | process._asdict() | common).encode()
@@ -188,39 +189,39 @@ class NatsControl:
             await self._place.reserve.publish(stream, names.state, names.live(process.key), data, headers)
 
 
-class NatsPresence:
-    """Implements ``base.Presence``."""
+class NatsRegistration:
+    """Implements ``base.Registration``."""
 
     def __init__(self, control: NatsControl, role: str) -> None:
         self._control = control
         self._role = role
-        self._sign = signs.Sign(control._folder, role)
+        self._file = registrations.RegistrationFile(control._folder, role)
         self._known: Process | None = None
 
     def running(self, ref: str, since: float) -> None:
-        self._sign.running(ref, since)
+        self._file.running(ref, since)
 
     def ref(self) -> str:
-        return self._sign.info(self._role).ref
+        return self._file.info(self._role).ref
 
     def since(self) -> float:
-        return self._sign.info(self._role).since
+        return self._file.info(self._role).since
 
     def info(self) -> WorkerInfo:
         """Return the last note."""
-        return self._sign.info(self._role)
+        return self._file.info(self._role)
 
     @property
     def process(self) -> Process | None:
-        """Whose sign it is, if that process has ever been seen alive."""
-        pid = self._sign.info(self._role).pid
+        """The process that the entry is about; None if that process was never seen alive."""
+        pid = self._file.info(self._role).pid
         if self._known is None or self._known.pid != pid:
             self._known = runs.process(pid) or self._known
         return self._known
 
-    def hand_over(self) -> None:
-        self._sign.hand_over()
+    def detach(self) -> None:
+        self._file.detach()
 
     def close(self) -> None:
-        self._sign.close()
+        self._file.close()
         self._control.vanished(self)

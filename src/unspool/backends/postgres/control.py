@@ -29,7 +29,7 @@ class PostgresControl:
         self._session = session
         self._names = names
         self.default_period = period
-        self._signs: weakref.WeakSet[PostgresPresence] = weakref.WeakSet()
+        self._registrations: weakref.WeakSet[PostgresRegistration] = weakref.WeakSet()
         self.ran: set[str] = set()
         """What children of this process were running when they ended."""
         self.claims: Claims | set[int] = set()
@@ -52,10 +52,10 @@ class PostgresControl:
     def set_period(self, seconds: float) -> None:
         self._switch(period=check_period(seconds))
 
-    def enlist(self, role: str) -> "PostgresPresence":
-        sign = PostgresPresence(self, self._session, role)
-        self._signs.add(sign)
-        return sign
+    def register(self, role: str) -> "PostgresRegistration":
+        registration = PostgresRegistration(self, self._session, role)
+        self._registrations.add(registration)
+        return registration
 
     def live(self) -> list[WorkerInfo]:
         values = self._names.values() | {"processes": PROCESSES}
@@ -69,8 +69,8 @@ class PostgresControl:
 
     def running_here(self) -> set[str]:
         """Return the tasks that the children of this process run, or have ended and not settled."""
-        shown = {ref for sign in self._signs if (ref := sign.ref())}
-        return shown.union(*(map(str, sign.claims.read()) for sign in self._signs))
+        shown = {ref for registration in self._registrations if (ref := registration.ref())}
+        return shown.union(*(map(str, registration.claims.read()) for registration in self._registrations))
 
     def _switches(self) -> tuple[bool, float]:
         with self._connector.lend() as connection:
@@ -84,8 +84,8 @@ class PostgresControl:
             connection.execute(statement("switch"), values, binary=True)
 
 
-class PostgresPresence:
-    """Implements ``base.Presence``. Others are shown by a lock of the process's session, and what it has claimed; what
+class PostgresRegistration:
+    """Implements ``base.Registration``. Others see the lock of the process's session and what it has claimed. What
     it notes itself is for its parent, in memory that the two share."""
 
     def __init__(self, control: PostgresControl, session: Session, role: str) -> None:
@@ -113,7 +113,7 @@ class PostgresPresence:
     def since(self) -> float:
         return float(_slot.unpack_from(self._map)[1])
 
-    def hand_over(self) -> None:
+    def detach(self) -> None:
         """Nothing: the child shows its own."""
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""The identity of a process across machines, for signs of life."""
+"""The identity of a process across machines, for registrations."""
 
 import functools
 import os

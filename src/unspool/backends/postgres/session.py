@@ -1,6 +1,6 @@
-"""The one connection with which a process serves a queue. Its claims, locks and signs of life end with it.
+"""The one connection with which a process serves a queue. Its claims, locks and registrations end with it.
 
-A session-level advisory lock shows who is alive. There is one for each process that shows a sign of life or reserves
+A session-level advisory lock shows who is alive. There is one for each process that is registered or reserves
 tasks, and one for each claim. The server releases them when the connection ends for any reason. A lost session is
 opened again under the same keys, unless another process has noted its end before.
 """
@@ -259,7 +259,7 @@ class Session:
         return self._keys.get(role) if self._pid == os.getpid() else None
 
     def drop(self, role: str) -> None:
-        """Take a sign of life away."""
+        """Remove a registration."""
         if self._pid != os.getpid():
             return
         key = self._keys.pop(role, None)
@@ -376,7 +376,7 @@ class Session:
         return connection
 
     def _take_up(self, connection: Connection, role: str, key: int) -> None:
-        """Show the sign of life from before the connection was lost. End the former session if the server has not
+        """Show the registration from before the connection was lost. End the former session if the server has not
         noticed the loss.
 
         :raises Away: if the server does not end the former session.

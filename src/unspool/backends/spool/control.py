@@ -67,13 +67,13 @@ class SpoolControl:
     def set_period(self, seconds: float) -> None:
         self._write(_PERIOD, f"{check_period(seconds)}")
 
-    def enlist(self, role: str) -> "SpoolPresence":
+    def register(self, role: str) -> "SpoolRegistration":
         self._sweep()
-        return SpoolPresence(self._directory, role)
+        return SpoolRegistration(self._directory, role)
 
     def live(self) -> list[WorkerInfo]:
         found = [info for _, info in self._processes() if info is not None]
-        # A worker's sign is made by its supervisor, and is still that one's until the worker has been forked.
+        # A supervisor registers a worker before the fork. Until then, the worker's entry has the supervisor's pid.
         above = {info.pid for info in found if info.role == _SUPERVISOR}
         return [info for info in found if info.role != _WORKER or info.pid not in above]
 
@@ -128,8 +128,8 @@ class SpoolControl:
             raise
 
 
-class SpoolPresence:
-    """Implements ``base.Presence``. Made before a fork, it is the child's: the lock is shared, and the parent may
+class SpoolRegistration:
+    """Implements ``base.Registration``. Made before a fork, it is the child's: the lock is shared, and the parent may
     read."""
 
     def __init__(self, directory: Directory, role: str) -> None:
@@ -139,9 +139,8 @@ class SpoolPresence:
         try:
             self._map = self._make()
         except OSError as error:  # a full disk must not keep anybody from working it off
-            _log.warning(
-                "no sign of life in %s: %s; status will not show this %s", directory.root, error.strerror or error, role
-            )
+            reason = error.strerror or error
+            _log.warning("cannot register this %s in %s: %s; status will not show it", role, directory.root, reason)
             self._map = mmap.mmap(-1, _SIZE)  # shared with the child all the same
         self.running("", 0.0)
 
@@ -167,7 +166,7 @@ class SpoolPresence:
             # Seen only now that it is locked and whole, or it would be swept, or misread.
             os.rename(draft, self._name, src_dir_fd=tmp, dst_dir_fd=run)
         except OSError:
-            self.hand_over()
+            self.detach()
             os.unlink(draft, dir_fd=tmp)
             raise
         return mapped
@@ -188,7 +187,7 @@ class SpoolPresence:
         info = _read_slot(_WORKER, self._map[:_SIZE])
         return info.since if info else 0.0
 
-    def hand_over(self) -> None:
+    def detach(self) -> None:
         """In the parent, after a fork: the child alone holds the lock now, the parent still reads."""
         if self._fd >= 0:
             os.close(self._fd)

@@ -219,7 +219,7 @@ class SpoolFeed:
     def _begin_scan(self, now: float) -> None:
         if self._directory.is_gone():
             there = os.path.isdir(self._directory.root)
-            if not there or not self._gone:  # once, even if another has its place: signs of life went with it
+            if not there or not self._gone:  # once, even if another has its place: registrations went with it
                 self._gone, self._next_scan = True, now if there else now + _POLL
                 return
             self._begin_anew()

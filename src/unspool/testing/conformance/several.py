@@ -108,42 +108,42 @@ class SeveralTests(Ground):
         queue.backend.record([record])
         assert other.history() == [record]
 
-    def test_presence(self, queue: Queue, other: Backend) -> None:
+    def test_registration(self, queue: Queue, other: Backend) -> None:
         """A process shows that it lives and what it runs, until it says that it is no more."""
         queue.send("task")
-        presence = queue.backend.control.enlist("worker")
-        presence.running("", 0.0)
+        registration = queue.backend.control.register("worker")
+        registration.running("", 0.0)
         (ticket,) = queue.take()
-        presence.running(ticket.ref, queue.clock())
+        registration.running(ticket.ref, queue.clock())
         claim = queue.backend.claim(ticket.ref)
         assert not isinstance(claim, Refusal)
         (info,) = other.control.live()
         assert (info.role, info.pid, info.ref, info.host) == ("worker", os.getpid(), ticket.ref, "")
         assert info.since == pytest.approx(queue.clock(), abs=0.001)
-        assert presence.ref() == ticket.ref
+        assert registration.ref() == ticket.ref
         queue.end(claim, Ack())
-        presence.running("", 0.0)
+        registration.running("", 0.0)
         (info,) = other.control.live()
         assert info.ref == ""
-        presence.close()
+        registration.close()
         assert other.control.live() == []
 
-    def test_presence_of_a_child(self, queue: Queue, other: Backend) -> None:
+    def test_registration_of_a_child(self, queue: Queue, other: Backend) -> None:
         """A sign that was handed to a child is the child's: its death ends it, and tells what it was running."""
         queue.send("task")
         (ticket,) = queue.take()
-        presence = queue.backend.control.enlist("worker")
+        registration = queue.backend.control.register("worker")
         hear, tell = os.pipe()
         pid = os.fork()
         if pid == 0:
             try:
-                presence.running(ticket.ref, 1.0)
+                registration.running(ticket.ref, 1.0)
                 queue.backend.claim(ticket.ref)
                 os.write(tell, b".")
                 signal.pause()
             finally:
                 os._exit(1)
-        presence.hand_over()
+        registration.detach()
         try:
             assert os.read(hear, 1) == b"."
             assert [(info.pid, info.ref) for info in other.control.live()] == [(pid, ticket.ref)]
@@ -154,5 +154,5 @@ class SeveralTests(Ground):
             os.close(tell)
         self.bury(pid)
         assert other.control.live() == []
-        assert presence.ref() == ticket.ref
-        presence.close()
+        assert registration.ref() == ticket.ref
+        registration.close()

@@ -1,4 +1,4 @@
--- Writes a sign of life. Removes those of dead processes that hold no task and have begun none that is held.
+-- Writes a registration. Removes those of dead processes that hold no task and have begun none that is held.
 WITH held AS MATERIALIZED (
     SELECT (classid::bigint << 32) | objid::bigint AS lock FROM pg_locks
     WHERE locktype = 'advisory' AND granted AND objsubid = 1

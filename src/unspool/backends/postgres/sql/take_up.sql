@@ -1,4 +1,4 @@
--- Shows a process's sign of life again after its connection was lost. Ends its older session if the server still
+-- Shows a process's registration again after its connection was lost. Ends its older session if the server still
 -- considers that alive.
 WITH locked AS MATERIALIZED (
     SELECT pg_try_advisory_lock(%(lock)s) AS done

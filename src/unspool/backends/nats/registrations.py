@@ -1,4 +1,4 @@
-"""Signs of life of this host's processes: small files that are locked as long as their process lives.
+"""Registrations of this host's processes: small files that are locked as long as their process lives.
 
 The content is mapped into memory and says what the process runs now, so noting that costs no system call, and it is
 there to read when the process has been killed. They lie in a directory of this user's own, one for each spooler.
@@ -17,14 +17,14 @@ from collections.abc import Iterator
 from ...errors import SpoolerUnusable
 from ..base import WorkerInfo
 
-__all__ = ["Sign", "folder", "processes"]
+__all__ = ["RegistrationFile", "folder", "processes"]
 
 _SIZE = 4096
 _slot = struct.Struct("<qdH")  # pid, since, length of the ref behind it
 
 
 def folder(spooler: str) -> str:
-    """Return the directory for a spooler's signs, made if need be.
+    """Return the directory for a spooler's registrations, made if need be.
 
     :raises SpoolerUnusable: if another user's directory is in its place.
     """
@@ -39,7 +39,7 @@ def folder(spooler: str) -> str:
     return path
 
 
-class Sign:
+class RegistrationFile:
     """A process's. Made before a fork it is the child's: the lock is shared, and the parent may read."""
 
     def __init__(self, path: str, role: str) -> None:
@@ -64,7 +64,7 @@ class Sign:
         """Return the last note."""
         return _read(role, self._map[:_SIZE])
 
-    def hand_over(self) -> None:
+    def detach(self) -> None:
         """In the parent, after a fork: the child alone holds the lock."""
         os.close(self._fd)
 
