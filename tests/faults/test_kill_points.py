@@ -4,7 +4,6 @@ The oracle is what tasks and producers append to a synced file outside of the sp
 compared with it.
 """
 
-import importlib
 import subprocess
 import sys
 from collections import Counter
@@ -12,19 +11,19 @@ from pathlib import Path
 
 import pytest
 
-from unspool import failpoints
+from unspool import points
 from unspool.backends.spool import SpoolBackend
 from unspool.message import State
 
 from ..runtime.conftest import PATIENCE, Place
 
-PRODUCER_POINTS = [name for name in failpoints.NAMES if name.startswith("send.")]
+PRODUCER_POINTS = [name for name in points.NAMES if name.startswith("send.")]
 _CARRIED = ("leave.", "accept.", "left.", "confirm.", "gone.", "carry.")
-CARRIER_POINTS = [name for name in failpoints.NAMES if name.startswith(_CARRIED)]  # see test_carrying
-WORKER_POINTS = [name for name in failpoints.NAMES if name not in PRODUCER_POINTS + CARRIER_POINTS]
+CARRIER_POINTS = [name for name in points.NAMES if name.startswith(_CARRIED)]  # see test_carrying
+WORKER_POINTS = [name for name in points.NAMES if name not in PRODUCER_POINTS + CARRIER_POINTS]
 
 APP = """
-    from unspool import failpoints
+    from unspool import points
     def _die(name):
         if name == os.environ["KILL_AT"] and (pid := os.getpid()):
             try:
@@ -32,7 +31,7 @@ APP = """
             except FileExistsError:
                 return  # once is enough
             os.kill(pid, signal.SIGKILL)
-    failpoints.reach = _die
+    points.reach = _die
     def run(name):
         note("start", name, os.getpid())
         first = sum(line.startswith("start " + name) for line in open(os.environ["ORACLE"])) == 1
@@ -116,10 +115,10 @@ def test_a_producer_killed_at(place: Place, durability: str, point: str, call: s
 
 def test_each_point_is_named_once() -> None:
     """The code has all the points that ``NAMES`` lists, and no others."""
-    source = "\n".join(path.read_text() for path in Path(failpoints.__file__).parent.rglob("*.py"))
+    source = "\n".join(path.read_text() for path in Path(points.__file__).parent.rglob("*.py"))
     import re
 
-    assert set(re.findall(r'points\.reach\("([a-z.]+)"\)', source)) == set(failpoints.NAMES)
+    assert set(re.findall(r'points\.reach\("([a-z.]+)"\)', source)) == set(points.NAMES)
 
 
 def overlapping(lines: list[str]) -> list[str]:
@@ -133,8 +132,3 @@ def overlapping(lines: list[str]) -> list[str]:
         elif holder.get(name) != pid:
             found.append(name)
     return found
-
-
-def test_the_former_name_is_the_same_module() -> None:
-    """A harness that was written for it sets the function that the code calls."""
-    assert importlib.import_module("unspool.points") is failpoints

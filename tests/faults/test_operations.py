@@ -151,9 +151,9 @@ def test_drafts_of_the_living_are_kept(place: Place) -> None:
     place.env["UNSPOOL_DURABILITY"] = "full"
     code = (
         "import os, signal, sys\n"
-        "from unspool import Spooler, failpoints\n"
+        "from unspool import Spooler, points\n"
         "end = getattr(signal, sys.argv[1])\n"
-        "failpoints.reach = lambda name: name == 'send.written' and os.kill(os.getpid(), end)\n"
+        "points.reach = lambda name: name == 'send.written' and os.kill(os.getpid(), end)\n"
         "Spooler.send_message_raw('x')\n"
         "print('sent')\n"
     )
@@ -181,8 +181,7 @@ def test_a_supervisor_sweeps(place: Place) -> None:
     place.write_app("@Spooler.task\ndef mark(): return True")
     place.env |= {"KILL": "1", "UNSPOOL_DURABILITY": "full"}
     code = (
-        "import os, signal\nfrom unspool import failpoints\n"
-        "failpoints.reach = lambda _: os.kill(os.getpid(), signal.SIGKILL)"
+        "import os, signal\nfrom unspool import points\npoints.reach = lambda _: os.kill(os.getpid(), signal.SIGKILL)"
     )
     subprocess.run(
         [sys.executable, "-c", f"{code}\nfrom tasks import *\nmark()"], cwd=place.root, env=place.env, check=False

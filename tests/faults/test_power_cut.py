@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from unspool import failpoints
+from unspool import points
 from unspool.backends.spool import SpoolBackend
 from unspool.backends.spool.sweep import leftovers
 from unspool.message import Ack, Bury, Claim, Disposition, Envelope, Retry, State
@@ -40,7 +40,7 @@ def cut_at(disk: Ext4, point: str, work: Callable[[], object]) -> None:
     """
     pid = os.fork()
     if pid == 0:
-        failpoints.reach = lambda name: os.kill(os.getpid(), signal.SIGSTOP) if name == point else None
+        points.reach = lambda name: os.kill(os.getpid(), signal.SIGSTOP) if name == point else None
         work()
         os.kill(os.getpid(), signal.SIGSTOP)
         os._exit(0)
@@ -85,7 +85,7 @@ def claimed(disk: Ext4) -> list[Claim]:
 def test_while_sending(disk: Ext4, many: int) -> None:
     """At each point of a send, one after the other on one disk: what had been acknowledged before is whole, what was
     being sent is whole or absent, and once the call has returned, it is there."""
-    for point in [name for name in failpoints.NAMES if name.startswith("send.")] + [""]:
+    for point in [name for name in points.NAMES if name.startswith("send.")] + [""]:
         backend = open_backend(disk)
         send(backend)
         backend.close()
@@ -101,7 +101,7 @@ def test_while_sending(disk: Ext4, many: int) -> None:
 )
 def test_while_finishing(disk: Ext4, disposition: Disposition, prefix: str) -> None:
     """At each point of a settlement: the task has ended, or is there and whole, in one place."""
-    for point in ["claim.counted", *[name for name in failpoints.NAMES if name.startswith(f"{prefix}.")], "settled"]:
+    for point in ["claim.counted", *[name for name in points.NAMES if name.startswith(f"{prefix}.")], "settled"]:
         backend = open_backend(disk)
         (id,) = send(backend)
         backend.close()

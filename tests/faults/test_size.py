@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from unspool import Spooler, configure, dispatch, failpoints, raw_message, wire
+from unspool import Spooler, configure, dispatch, points, raw_message, wire
 from unspool.backends.spool import SpoolBackend
 from unspool.compat import uwsgi
 from unspool.errors import PayloadRefused
@@ -112,7 +112,7 @@ def test_a_file_that_grows_while_it_is_read(tmp_path: Path, monkeypatch: pytest.
             written += 10
 
     with monkeypatch.context() as patch:
-        patch.setattr(failpoints, "reach", grow)
+        patch.setattr(points, "reach", grow)
         for _ in range(3):
             clock.now = path.stat().st_mtime
             refusal = backend.claim(path.name)

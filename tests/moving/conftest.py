@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from unspool import Spooler, config, failpoints
+from unspool import Spooler, config, points
 from unspool.address import Address
 from unspool.backends.base import Backend
 from unspool.cli import main
@@ -91,7 +91,7 @@ class Ends:
                     os.kill(os.getpid(), signal.SIGKILL)
 
             try:
-                failpoints.reach = die
+                points.reach = die
                 main([self.names.get(word, word) for word in words])
             finally:
                 os._exit(1)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from unspool import Spooler, config, failpoints
+from unspool import Spooler, config, points
 from unspool.errors import ConfigurationError, PayloadRefused
 from unspool.message import Message, State
 
@@ -21,7 +21,7 @@ from ..postgres.conftest import migrate
 from ..postgres.server import Server, serving
 from .conftest import KEY, Ends, ran, work
 
-POINTS = [name for name in failpoints.NAMES if name.startswith(("carry.", "leave.", "left.", "gone."))]
+POINTS = [name for name in points.NAMES if name.startswith(("carry.", "leave.", "left.", "gone."))]
 
 
 @pytest.fixture

@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from unspool import failpoints
+from unspool import points
 from unspool.backends.nats.jetstream import JetStream
 from unspool.message import State
 
 from .conftest import Ends, fail, ran, work
 
-COMMON = [name for name in failpoints.NAMES if name.startswith("carry.")]
-LEAVING = [name for name in failpoints.NAMES if name.startswith(("leave.", "left.", "gone."))]
-ARRIVING = [name for name in failpoints.NAMES if name.startswith(("accept.", "confirm."))]
+COMMON = [name for name in points.NAMES if name.startswith("carry.")]
+LEAVING = [name for name in points.NAMES if name.startswith(("leave.", "left.", "gone."))]
+ARRIVING = [name for name in points.NAMES if name.startswith(("accept.", "confirm."))]
 CASES = [
     *(("spool", "pg", point) for point in COMMON + LEAVING),
     *(("pg", "spool", point) for point in COMMON + ARRIVING),

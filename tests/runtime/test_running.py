@@ -205,8 +205,8 @@ def test_a_time_limit_kills_what_cannot_be_interrupted(place: Place) -> None:
 def test_a_time_limit_does_not_include_the_settling_of_the_end(place: Place) -> None:
     """A backend that does not answer may delay it for long. Another worker shows when the limit has passed."""
     place.write_app("""
-        from unspool import failpoints as failpoints
-        failpoints.reach = lambda name: hold("settling") if name == "run.end" and quick.ran else None
+        from unspool import points
+        points.reach = lambda name: hold("settling") if name == "run.end" and quick.ran else None
 
         @Spooler.task(timeout=1)
         def quick(): quick.ran = True; return True

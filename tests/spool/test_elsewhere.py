@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from unspool import failpoints
+from unspool import points
 from unspool.backends.spool import SpoolBackend
 from unspool.backends.spool.layout import TMP, Directory, is_task
 from unspool.errors import SpoolerUnusable
@@ -189,7 +189,7 @@ def at(point: str, monkeypatch: pytest.MonkeyPatch, work: Callable[[], None]) ->
             done.append(name)
             work()
 
-    monkeypatch.setattr(failpoints, "reach", reach)
+    monkeypatch.setattr(points, "reach", reach)
 
 
 @pytest.mark.parametrize("removed", ["a priority", ".unspool", ".unspool/writers"])

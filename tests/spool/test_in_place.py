@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from unspool import failpoints, wire
+from unspool import points, wire
 from unspool.backends.spool import SpoolBackend
 from unspool.message import Claim, Envelope, Refusal, RefusalKind, State
 
@@ -17,10 +17,10 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere tasks
 ENVELOPE = Envelope({"msg": b"good"}, b"", None, None)
 DIES = """
 import os, sys
-from unspool import failpoints
+from unspool import points
 from unspool.backends.spool import SpoolBackend
 from unspool.message import Envelope
-failpoints.reach = lambda name: os._exit(0) if name == sys.argv[2] else None
+points.reach = lambda name: os._exit(0) if name == sys.argv[2] else None
 SpoolBackend(sys.argv[1], durable=False).send([Envelope({"msg": b"good"}, b"", None, None)])
 """
 
@@ -44,7 +44,7 @@ def seen_while_sending(backend: SpoolBackend, envelopes: list[Envelope], monkeyp
         if name == "send.written":
             found.extend(sorted(str(path.parent.relative_to(backend.name)) for path in tasks(backend)))
 
-    monkeypatch.setattr(failpoints, "reach", look)
+    monkeypatch.setattr(points, "reach", look)
     backend.send(envelopes)
     return found
 
@@ -62,7 +62,7 @@ def test_nobody_takes_it_for_a_task_while_it_is_written(backend: SpoolBackend, m
             assert other.counts() == dict.fromkeys(State, 0)
             assert other.find(str(path)) is None
 
-    monkeypatch.setattr(failpoints, "reach", look)
+    monkeypatch.setattr(points, "reach", look)
     (id,) = backend.send([ENVELOPE])
     assert [isinstance(answer, Refusal) and answer.kind for answer in answers] == [RefusalKind.EARLY] * 2
     assert stat.S_IMODE(os.stat(id).st_mode) == 0o600
@@ -124,7 +124,7 @@ def test_a_full_disk_leaves_nothing_behind(backend: SpoolBackend, monkeypatch: p
         if name == "send.created":
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(failpoints, "reach", fail)
+    monkeypatch.setattr(points, "reach", fail)
     for count in (1, 3):
         with pytest.raises(OSError, match="the disk is full"):
             backend.send([ENVELOPE] * count)
@@ -138,7 +138,7 @@ def test_of_several_none_is_seen_before_all_of_them_are_written(
     seen: list[int] = []
     other = SpoolBackend(backend.name)
     monkeypatch.setattr(
-        failpoints, "reach", lambda name: seen.append(other.counts()[State.READY]) if name == "send.written" else None
+        points, "reach", lambda name: seen.append(other.counts()[State.READY]) if name == "send.written" else None
     )
     ids = backend.send([ENVELOPE] * 40)
     assert seen == [0] * 32 + [32] * 8

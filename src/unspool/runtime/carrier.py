@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from .. import failpoints
+from .. import points
 from ..backends.depot import Depot, Parcel
 from ..errors import Damaged, Refused, SpoolerUnusable
 from ..message import State
@@ -81,7 +81,7 @@ class Carrier:
     def _go(self, parcels: Sequence[Parcel]) -> Batch:
         if not parcels:
             return Batch()
-        failpoints.reach("carry.begun")
+        points.reach("carry.begun")
         good: list[Parcel] = []
         bad: list[tuple[Parcel, str]] = []
         for parcel in parcels:
@@ -94,11 +94,11 @@ class Carrier:
         except SpoolerUnusable:
             self._source.stay(parcels)
             raise
-        failpoints.reach("carry.accepted")
+        points.reach("carry.accepted")
         for parcel, reason in bad:
             self._source.stay([parcel], reason if self._refuse else "")
         moved = self._source.left(accepted, self._name) if accepted else []
-        failpoints.reach("carry.noted")
+        points.reach("carry.noted")
         self._finish(moved)
         return Batch(moved, [Stayed(parcel.id, reason) for parcel, reason in bad])
 
@@ -121,9 +121,9 @@ class Carrier:
     def _finish(self, parcels: Sequence[Parcel]) -> None:
         if parcels:
             self._destination.confirm(parcels)
-            failpoints.reach("carry.confirmed")
+            points.reach("carry.confirmed")
             self._source.gone(parcels)
-            failpoints.reach("carry.done")
+            points.reach("carry.done")
 
     @contextlib.contextmanager
     def _letting_go(self) -> Iterator[None]:

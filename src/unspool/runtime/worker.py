@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
-from .. import codec, dispatch, failpoints
+from .. import codec, dispatch, points
 from ..backends.base import Backend, ClaimsAhead, Clock, HoldsDescriptors, Registration, Ticket
 from ..errors import AppError, ClaimLost, SpoolerUnusable
 from ..message import Claim, Outcome, Record, Refusal, RefusalKind, Release, Verdict
@@ -307,7 +307,7 @@ class Worker:
             self._reports.begin(index, claim.ref, started, timeout, dispatch.delay_after(options, claim))
             hard = self._hard_limit.start(timeout + KILL_AFTER + self._limits.ending)  # later than the supervisor's
         connections.close_old()
-        failpoints.reach("run.begin")
+        points.reach("run.begin")
         self._in_run = True
         try:
             # The task's objects are deleted in here, because their ``__del__`` is part of the run.
@@ -357,7 +357,7 @@ class Worker:
 
         :param shown: whether this is the one that the registration shows; a coroutine ends while it shows another.
         """
-        failpoints.reach("run.end")
+        points.reach("run.end")
         ended = self._clock()
         failed = outcome.verdict not in _FINE
         late = ended - started >= _REPAIR_AFTER or not 0.0 <= ended - self._repaired < _REPAIR_EVERY
@@ -394,7 +394,7 @@ class Worker:
             self._registrations[index].running("", 0.0)
         if not self._reports.end(index, claim.ref, until, record):
             keep_end(self._backends[index], record, until)
-        failpoints.reach("reported")
+        points.reach("reported")
 
     def _repair(self, id: str) -> bool:
         """Restore what tasks seldom change, or let the worker be replaced. Return whether anything was restored.

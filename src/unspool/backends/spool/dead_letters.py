@@ -6,7 +6,7 @@ import json
 import os
 from typing import Any, NamedTuple
 
-from ... import failpoints
+from ... import points
 from ...printable import printable
 from .attempts import Count
 from .file import open_private
@@ -48,13 +48,13 @@ def set_aside(
     part = _part(state, ref)
     directory.renew(TMP, part)
     target_at, target = directory.place(part, _free_name(directory, part, os.path.basename(ref)))
-    failpoints.reach("bury.begin")
+    points.reach("bury.begin")
     note = {"reason": reason[:_REASON_SIZE], "at": now, "attempts": count.attempts, "crashes": count.crashes}
     with contextlib.suppress(OSError):
         write_reason(directory, target_at, target, note)
-    failpoints.reach("bury.noted")
+    points.reach("bury.noted")
     os.rename(name, target, src_dir_fd=at, dst_dir_fd=target_at)
-    failpoints.reach("bury.moved")
+    points.reach("bury.moved")
 
 
 def read_note(directory: Directory, state: str, ref: str) -> Note | None:

@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from ... import failpoints, wire
+from ... import points, wire
 from ...errors import Damaged, SpoolerUnusable, TaskBusy
 from ...imports import late
 from ...message import State
@@ -118,7 +118,7 @@ class SpoolDepot:
             for parcel in parcels:
                 fd, at, count = parcel.token
                 self._rename(at.inside, f"{part}/{at.name}")
-                failpoints.reach("left.renamed")
+                points.reach("left.renamed")
                 token = _Token(fd, at._replace(part=part, destination=destination), count)
                 noted.append(parcel._replace(destination=destination, token=token))
         self._sync([part])
@@ -130,7 +130,7 @@ class SpoolDepot:
             with self._unusable(), contextlib.suppress(FileNotFoundError):
                 there, name = self._directory.at(at.inside)
                 os.unlink(name, dir_fd=there)
-                failpoints.reach("gone.removed")
+                points.reach("gone.removed")
             if at.place:
                 discard_reason(self._directory, at.place, at.ref)
             elif self._attempts().outlive:
@@ -146,13 +146,13 @@ class SpoolDepot:
             drafts = {self._directory.drafts.name(parcel.key): parcel for parcel in parcels}
             for draft, parcel in drafts.items():
                 self._write(tmp, draft, parcel)
-                failpoints.reach("accept.written")
+                points.reach("accept.written")
             if drafts:
                 sync_file_system(tmp)
             for draft, parcel in drafts.items():
                 at, name = self._directory.place(ARRIVING, _arriving(parcel))
                 os.rename(draft, name, src_dir_fd=tmp, dst_dir_fd=at)
-                failpoints.reach("accept.renamed")
+                points.reach("accept.renamed")
         if parcels:
             self._sync([ARRIVING])
 
@@ -173,7 +173,7 @@ class SpoolDepot:
                 elif parcel.priority is not None:
                     dues.add(due)
                 self._rename(f"{ARRIVING}/{name}", ref)
-                failpoints.reach("confirm.renamed")
+                points.reach("confirm.renamed")
                 parts.add(ref.rpartition("/")[0])
         self._sync(parts)
         for due in dues:
@@ -217,7 +217,7 @@ class SpoolDepot:
         except OSError:  # the name is too long, or the disk full: the task stays where it was
             self._let_go(parcel.token.fd)
             return None
-        failpoints.reach("leave.renamed")
+        points.reach("leave.renamed")
         return parcel
 
     def _take(self, at: Leaving, inside: str) -> Parcel | None:

@@ -34,7 +34,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from ... import failpoints, wire
+from ... import points, wire
 from ...errors import SpoolerUnusable
 from ...message import Envelope
 from ...signing import Signer
@@ -116,7 +116,7 @@ class Sender:
             raise
         finally:
             os.close(file[0])
-        failpoints.reach("send.kept")
+        points.reach("send.kept")
         return True
 
     def _announce(self, envelopes: Sequence[Envelope], sent: Sequence[str]) -> None:
@@ -150,7 +150,7 @@ class Sender:
                 for start in range(0, len(contents), _AT_ONCE):
                     some = contents[start : start + _AT_ONCE]
                     self._write_in_place(envelopes[start : start + _AT_ONCE], some, writer, sent)
-                failpoints.reach("send.kept")
+                points.reach("send.kept")
                 return
         self._send_by_drafts(envelopes, sent)
 
@@ -196,9 +196,9 @@ class Sender:
         try:
             if directory.gives:
                 directory.give(file[0])
-            failpoints.reach("send.created")
+            points.reach("send.created")
             write_whole(file[0], content)
-            failpoints.reach("send.written")
+            points.reach("send.written")
         except BaseException:
             _remove_unfinished(file)
             os.close(file[0])
@@ -221,7 +221,7 @@ class Sender:
         """Make a written file a task, and add its ref to ``sent``."""
         os.fchmod(file[0], self._directory.mode)
         sent.append(file[1])
-        failpoints.reach("send.renamed")
+        points.reach("send.renamed")
 
     def _send_by_drafts(self, envelopes: Sequence[Envelope], sent: list[str]) -> None:
         parts = ["" if envelope.priority is None else str(envelope.priority) for envelope in envelopes]
@@ -236,7 +236,7 @@ class Sender:
                 self._write(tmp, drafts.name(name), envelope, sync=self._durable and not batch)
             if batch and self._durable:
                 sync_file_system(tmp)
-                failpoints.reach("send.synced")
+                points.reach("send.synced")
             if not all(map(self._directory.is_current, set(parts))):
                 raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
             for part, name in zip(parts, written, strict=True):
@@ -244,7 +244,7 @@ class Sender:
                 os.rename(drafts.name(name), target, src_dir_fd=tmp, dst_dir_fd=at)
                 moved += 1
                 sent.append(f"{part}/{name}" if part else name)
-                failpoints.reach("send.renamed")
+                points.reach("send.renamed")
         except BaseException:
             for name in written[moved:]:
                 with contextlib.suppress(OSError):
@@ -254,21 +254,21 @@ class Sender:
             if self._durable:
                 for part in set(parts[:moved]):
                     self._directory.sync(part)
-        failpoints.reach("send.kept")
+        points.reach("send.kept")
 
     def _write(self, tmp: int, draft: str, envelope: Envelope, *, sync: bool) -> None:
         data = wire.dump(envelope.vars, envelope.body, self._signer)
         fd = self._directory.hand_over(os.open(draft, _CREATE, 0o600, dir_fd=tmp))
         try:
-            failpoints.reach("send.created")
+            points.reach("send.created")
             write_whole(fd, data)
             if envelope.due is not None:
                 due = int(envelope.due * 1e9)
                 os.utime(fd, ns=(due, due))
-            failpoints.reach("send.written")
+            points.reach("send.written")
             if sync:
                 os.fsync(fd)
-                failpoints.reach("send.synced")
+                points.reach("send.synced")
         finally:
             os.close(fd)
 

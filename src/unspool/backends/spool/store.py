@@ -27,7 +27,7 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
-from ... import failpoints, wire
+from ... import points, wire
 from ...codec import is_pickled
 from ...errors import ClaimLost, Damaged, PayloadRefused, SpoolerUnusable, Unsigned
 from ...imports import late
@@ -193,7 +193,7 @@ class SpoolBackend:
         if fd <= 2:  # whatever this process prints would go into the task
             os.close(fd)
             raise SpoolerUnusable("this process has closed its standard descriptors")
-        failpoints.reach("claim.opened")
+        points.reach("claim.opened")
         try:
             claim = self._claim(fd, at, name, ref)
         except OSError as error:
@@ -228,7 +228,7 @@ class SpoolBackend:
     def _claim(self, fd: int, at: int, name: str, ref: str) -> Claim | Refusal:
         if not lock.acquire(fd):
             return Refusal(RefusalKind.BUSY)
-        failpoints.reach("claim.locked")
+        points.reach("claim.locked")
         found = os.fstat(fd)
         path = os.stat(name, dir_fd=at, follow_symlinks=False)
         if path.st_ino != found.st_ino or path.st_dev != found.st_dev:
@@ -243,7 +243,7 @@ class SpoolBackend:
         if found.st_mtime > now:
             return Refusal(RefusalKind.EARLY, found.st_mtime)
         count = (self._known_attempts or self._attempts).begin(fd, ref)
-        failpoints.reach("claim.counted")
+        points.reach("claim.counted")
         if count.phase == DONE:
             return self._remove_done(at, name, ref)
         try:
@@ -264,7 +264,7 @@ class SpoolBackend:
             with contextlib.suppress(OSError):
                 self._attempts.write(fd, ref, count.withdrawn())
             raise
-        failpoints.reach("claim.read")
+        points.reach("claim.read")
         return Claim(
             f"{self.name}/{ref}",
             ref,
@@ -290,7 +290,7 @@ class SpoolBackend:
                 self._deferred_close.add(token.file, token.inode)
             else:
                 self._close(token.file, stays=until is not None)
-        failpoints.reach("settled")
+        points.reach("settled")
         return until
 
     @staticmethod
@@ -325,25 +325,25 @@ class SpoolBackend:
         file, at, name, begun, _ = token
         match disposition:
             case Ack():
-                failpoints.reach("ack.begin")
+                points.reach("ack.begin")
                 os.unlink(name, dir_fd=at)
-                failpoints.reach("ack.removed")
+                points.reach("ack.removed")
                 if self._attempts.outlive:
                     self._attempts.clear(ref)
             case Retry(at=when):
-                failpoints.reach("retry.begin")
+                points.reach("retry.begin")
                 if disposition.begun:
                     waiting = begun._replace(phase=WAITING)
                 else:
                     waiting = begun.withdrawn()._replace(unhandled=begun.unhandled + 1)
                 self._attempts.write(file, ref, waiting)
-                failpoints.reach("retry.counted")
+                points.reach("retry.counted")
                 due = int(when * 1e9)
                 try:
                     os.utime(file, ns=(due, due))
                 except PermissionError:  # only a file's owner may set its times
                     self._replace(ref, token, waiting, due)
-                failpoints.reach("retry.dated")
+                points.reach("retry.dated")
                 return when
             case Release():
                 self._attempts.write(file, ref, begun.withdrawn())
