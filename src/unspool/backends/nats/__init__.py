@@ -1,6 +1,6 @@
-"""NATS JetStream as a ground: four streams a spooler, and the server's own consumers to share the work out.
+"""The NATS JetStream backend. It uses four streams per spooler and shares work through the server's consumers.
 
-``docs/decisions/0008-nats.md`` argues it; ``docs/guide/nats.md`` tells what it keeps and what it does not.
+``docs/decisions/0008-nats.md`` explains the design. ``docs/guide/nats.md`` states what the backend guarantees.
 """
 
 from .backend import NatsBackend

@@ -1,8 +1,8 @@
-"""A connection to NATS, the event loop that serves it, and the thread which runs that loop.
+"""A connection to NATS, its event loop, and the thread that runs the loop.
 
-The core of unspool is synchronous and its processes fork. So the thread is stopped before each fork of this process and
-started again afterwards: a fork never copies a half-done state or a held lock. The child gets no part of the
-connection: what it inherits of it is closed under its hands, and it opens one of its own when it needs one.
+The core of unspool is synchronous and its processes fork. The thread is therefore stopped before each fork of this
+process and restarted afterwards, so a fork never copies a half-done state or a held lock. A child does not use the
+parent's connection: its inherited sockets are closed, and it opens a connection of its own when it needs one.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 _log = logging.getLogger("unspool")
 _CONNECT = 2.0  # seconds for one server to answer
-_PING = 5  # seconds between signs of life of the connection; two that are missed end it
+_PING = 5  # seconds between pings; two missed pings end the connection
 _AGAIN = 0.25  # seconds between two rounds over the servers
 _CLOSE = 5.0
 
@@ -34,17 +34,17 @@ _abandoned: list[object] = []
 
 
 class Unreachable(SpoolerUnusable):
-    """No server answers, or none that may."""
+    """No server answers, or none accepts the connection."""
 
 
 class AsyncConnection:
-    """One process's connection; made by its first use.
+    """The connection of one process, opened on first use.
 
     :param servers: URLs, without credentials.
     :param shown: the servers, for messages.
-    :param login: the client's options ``user``, ``password`` and the like.
-    :param patience: seconds in which they are tried.
-    :raises Unreachable: if none of them takes the connection.
+    :param login: the client's options, such as ``user`` and ``password``.
+    :param patience: seconds for which the servers are tried.
+    :raises Unreachable: if no server accepts the connection.
     """
 
     def __init__(self, servers: Sequence[str], shown: str, login: Mapping[str, str], patience: float) -> None:
@@ -52,7 +52,7 @@ class AsyncConnection:
             from nats.aio.client import Client
         except ImportError as error:
             raise ConfigurationError(
-                "spoolers on NATS need its client, which is not installed: pip install 'nats-py'"
+                "spoolers on NATS need the NATS client, which is not installed: pip install 'nats-py'"
             ) from error
         self.pid = os.getpid()
         self._shown = shown
@@ -70,16 +70,16 @@ class AsyncConnection:
             self._end()
             raise
 
-    # --- for the other threads
+    # --- called from other threads
 
     @property
     def connected(self) -> bool:
-        """Whether a server is at the other end just now, as far as is known."""
+        """Return whether the connection is believed to be up."""
         return self.client.is_connected
 
     @property
     def closed(self) -> bool:
-        """Whether this has ended for good."""
+        """Return whether the connection has ended permanently."""
         return self._loop.is_closed()
 
     def call(self, work: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
@@ -103,22 +103,22 @@ class AsyncConnection:
         self._loop.call_soon_threadsafe(call, *args)
 
     def on_change(self, listener: Callable[[], None]) -> None:
-        """Has ``listener`` called, in the loop's thread, whenever the connection breaks or is back."""
+        """Call ``listener`` in the loop's thread whenever the connection breaks or is restored."""
         self._listeners.append(listener)
 
     def forget(self, listener: Callable[[], None]) -> None:
-        """End that."""
+        """Stop calling ``listener``."""
         self._listeners.remove(listener)
 
     def close(self) -> None:
-        """End the connection. In a child of the process that made it, this is done already."""
+        """Close the connection. In a forked child of the process that opened it, do nothing."""
         if self.pid == os.getpid() and self._thread is not None:
-            # It is broken, or just being renewed, which closing cancels; the end of the loop ends it.
+            # The connection is broken or being renewed. Stopping the loop ends it.
             with contextlib.suppress(Unreachable, CancelledError):
                 self.call(self.client.close(), _CLOSE)
             self._end()
 
-    # --- in the loop's thread
+    # --- called in the loop's thread
 
     async def _connect(self, servers: list[str], patience: float, options: dict[str, Any]) -> None:
         work = self.client.connect(
@@ -142,7 +142,7 @@ class AsyncConnection:
             raise Unreachable(f"{self._shown} cannot be used: {error}") from error
 
     async def _on_error(self, error: Exception) -> None:
-        if self._error is None or not isinstance(error, OSError):  # what a server said tells more than how it hung up
+        if self._error is None or not isinstance(error, OSError):  # a server's error says more than a closed socket
             self._error = error
         _log.debug("%s: %s", self._shown, error)
 

@@ -48,21 +48,20 @@ from .verdicts import Verdicts
 
 __all__ = ["NatsBackend"]
 
-_AT_ONCE = 500  # publishes under way at a time
+_AT_ONCE = 500  # publishes in flight at a time
 
 
 class NatsBackend:
     """Tasks in a NATS cluster.
 
-    :param address: where, and how to get there.
-    :param signer: signs what is sent, and refuses what is not signed; without it, pickles are refused.
+    :param address: the servers, the spooler and the connection parameters.
+    :param signer: signs tasks, and refuses unsigned ones; without it, pickles are refused.
     :param trusting: True to accept pickles without a secret key, for servers that no other user can reach.
-    :param schedules: False where the server shall not keep deferred tasks back, so that feeds do.
-    :param hold: seconds before its due time from which on a feed keeps a task that was handed to it; one that is due
-        later than that it hands back until then.
-    :param look: seconds between two looks of a feed whether there is really nothing.
-    :param window: tasks that a feed holds ready, if there are so many and workers take them.
-    :raises OptionRefused: for a parameter of the URL that there is not.
+    :param schedules: False if feeds, not the server, hold deferred tasks back.
+    :param hold: seconds before its due time from which a feed keeps a task. A task due later is returned to the server.
+    :param look: seconds between two checks by a feed that the queue is empty.
+    :param window: the number of tasks that a feed holds ready while workers take them.
+    :raises OptionRefused: for an unknown parameter in the URL.
     """
 
     capabilities = Capabilities(feeds=True, forks=True, remote=True, withholds=True)
@@ -101,7 +100,7 @@ class NatsBackend:
         self._history = History(self._place)
 
     def exists(self) -> bool:
-        self._place.stream()  # which makes what is missing
+        self._place.stream()  # creates the streams if they are missing
         return True
 
     # --- producers
@@ -138,8 +137,8 @@ class NatsBackend:
         room = stream.link.client.max_payload - ROOM
         if len(data) > room:
             raise PayloadRefused(
-                f"a task of {len(data)} bytes is more than {stream.shown} takes, which is {room} with its headers; "
-                "raise max_payload there, or pass what is large by a path or a key"
+                f"the task has {len(data)} bytes, and {stream.shown} accepts at most {room} besides the headers; "
+                "raise max_payload there, or pass large data by a path or a key"
             )
 
     # --- workers
@@ -160,8 +159,9 @@ class NatsBackend:
         self._verdicts.flush(wait=wait)
 
     def _envelope(self, stored: Stored) -> Envelope:
-        """
-        :raises Damaged: if it is none, or too large; also if it is unsigned where a key is set.
+        """Return the envelope of a message.
+
+        :raises Damaged: if it is malformed or too large, or unsigned although a key is set.
         """
         if len(stored.data) > self._max_size + wire.HEADER_SIZE + wire.MAX_VARS:
             raise Damaged(
@@ -175,14 +175,14 @@ class NatsBackend:
         return envelope
 
     def put_off(self, ref: str, until: float) -> None:
-        with contextlib.suppress(SpoolerUnusable):  # then it runs again a little early
+        with contextlib.suppress(SpoolerUnusable):  # otherwise it may run again a little early
             self._place.call(lambda stream: self._tasks.put_off(stream, ref, until))
 
     def excuse(self, ref: str) -> None:
-        with contextlib.suppress(SpoolerUnusable):  # then it counts
+        with contextlib.suppress(SpoolerUnusable):  # otherwise the crash counts
             self._place.call(lambda stream: self._tasks.excuse(stream, ref))
 
-    # --- people
+    # --- inspection
 
     def entries(self, states: frozenset[State] = frozenset(State), limit: int | None = None) -> Iterator[Entry]:
         return self._listing.entries(states, limit)

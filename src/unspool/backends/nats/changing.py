@@ -1,4 +1,4 @@
-"""What a person does to a task: make it ready again, or delete it."""
+"""Changes of single tasks by a user: retry and remove."""
 
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -22,11 +22,11 @@ _Done = TypeVar("_Done")
 
 
 class _Changed(TaskBusy):
-    """The task changed between the look and the change, so another look may help."""
+    """The task changed between the read and the change, so another attempt may succeed."""
 
 
 class Changing:
-    """Changes single tasks that are not running."""
+    """Retry and remove tasks that are not running."""
 
     def __init__(self, place: Cluster, tasks: Tasks, clock: Clock) -> None:
         self._place = place
@@ -34,7 +34,7 @@ class Changing:
         self._clock = clock
 
     async def retry(self, stream: JetStream, id: str) -> str:
-        """Make a waiting or set-aside task ready now, reset its attempts, and return its id."""
+        """Make a waiting or dead task ready now, reset its attempts, and return its id."""
         return await self._patiently(lambda: self._retry(stream, id))
 
     async def remove(self, stream: JetStream, id: str) -> None:
@@ -43,9 +43,9 @@ class Changing:
 
     @staticmethod
     async def _patiently(change: Callable[[], Awaitable[_Done]]) -> _Done:
-        """Make a change, again if the task changes meanwhile, as when the end of its last run is just being written.
+        """Make a change. Repeat it if the task changes meanwhile, for example because its last run is just ending.
 
-        :raises TaskBusy: if it changes each time.
+        :raises TaskBusy: if the task changes each time.
         """
         for _ in range(_TRIES - 1):
             with contextlib.suppress(_Changed):
@@ -64,7 +64,7 @@ class Changing:
             rank = rank_part(priority)
             await self._place.ensure_rank(stream, rank)
             subject, replaces = names.task(NOW, rank, token), (names.task("*", rank, token), 0)
-            with contextlib.suppress(Conflict):  # a retry that was cut short has brought it back
+            with contextlib.suppress(Conflict):  # an interrupted retry has already restored it
                 headers = {HEADER: stored.replaced(fresh).dump()}
                 await stream.publish(names.tasks, subject, stored.data, headers, replaces=replaces, patience=patience)
             await self._tasks.end(stream, stored, run.seq if run else 0)
@@ -82,9 +82,9 @@ class Changing:
 
     @contextlib.asynccontextmanager
     async def _unbegun(self, stream: JetStream, id: str, stored: Stored, run: Run | None) -> AsyncIterator[None]:
-        """Prevent a task from being begun while the block runs.
+        """Prevent a task from starting while the block runs.
 
-        :raises TaskBusy: if it has just been begun.
+        :raises TaskBusy: if it has just started.
         """
         try:
             async with self._tasks.locked(stream, stored, run):
@@ -93,15 +93,15 @@ class Changing:
             raise _changed(id) from None
 
     async def _idle(self, stream: JetStream, id: str) -> tuple[Stored, Run | None, bool]:
-        """Return a task that is not running, the last record of a run of it, and whether it is set aside.
+        """Return a task that is not running, the last record of its runs, and whether it is a dead letter.
 
-        :raises LookupError: if there is no such task.
-        :raises TaskBusy: if it is running, or being moved.
+        :raises LookupError: if the task does not exist.
+        :raises TaskBusy: if it is running or being moved.
         """
         stored, run, aside = await self._found(stream, id)
         if self._place.names.passing(stored.subject) == LEAVING:
             raise TaskBusy(f"task {id} {MOVING}")
-        await self._tasks.drop_former(stream, stored)  # otherwise an earlier message of it could come back
+        await self._tasks.drop_former(stream, stored)  # otherwise an earlier message of it could reappear
         return stored, run, aside
 
     async def _found(self, stream: JetStream, id: str) -> tuple[Stored, Run | None, bool]:

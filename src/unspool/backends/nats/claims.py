@@ -1,4 +1,4 @@
-"""Tasks claimed for execution: a record of the run, written on the condition that no other process has written one."""
+"""Claims of tasks. A claim is a record of the run, written on the condition that no other process has written one."""
 
 import contextlib
 from collections.abc import Callable
@@ -23,9 +23,9 @@ _LOOK_AGAIN = 2.0
 
 
 class Claims:
-    """Claims the tasks of a place.
+    """Claim the tasks of a cluster's spooler.
 
-    :param read: the envelope of a message; raises ``Damaged``.
+    :param read: returns the envelope of a message, or raises ``Damaged``.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Claims:
         self._clock = clock
 
     def claim(self, ref: str) -> Claim | Refusal:
-        """Claim a task and count the attempt, or return the reason for a refusal."""
+        """Claim a task and count the attempt. Return a refusal if it cannot be claimed."""
         if not is_token(ref):
             return Refusal(RefusalKind.GONE)
         self._verdicts.begin()
@@ -62,10 +62,10 @@ class Claims:
             return Refusal(kind, self._clock() + _LOOK_AGAIN, str(error))
 
     def _claim_first(self, lane: SyncConnection, token: str) -> Claim | None:
-        """Claim a task that was just sent and not begun, which is the usual case, in one round trip.
+        """Claim a newly sent task, which is the usual case, in one round trip.
 
         The record is written before the task is read. Return None if the record must be withdrawn or another record
-        exists: then more must be read first.
+        exists. The caller must then read more before it claims.
         """
         names = self._names
         if runs.is_noted(names, token):
@@ -100,14 +100,14 @@ class Claims:
     def _is_early(self, stored: Stored) -> bool:
         """Return whether a task is not due yet.
 
-        A task that was sent to run at once is never early, even if its sender's clock is ahead. A task that the server
-        holds back is.
+        A task sent to run at once is never early, even if its sender's clock is ahead. A task that the server still
+        holds back is always early.
         """
         kind, _, _ = self._names.place(stored.subject)
         return kind == LATER or (kind != NOW and stored.facts.due > self._clock())
 
     def _made(self, stored: Stored, facts: Facts, envelope: Envelope, record: int) -> Claim:
-        """Return the claim that a record makes."""
+        """Return the claim for a written record."""
         _, _, token = self._names.place(stored.subject)
         runs.note(self._names, token, record)
         id = f"{self._place.name}/{token}"
@@ -116,7 +116,7 @@ class Claims:
 
     async def _claim(self, stream: JetStream, token: str) -> Claim | Refusal:
         await self._control.announce(stream)
-        for _ in range(2):  # the first record found may be one of ours that is being withdrawn
+        for _ in range(2):  # the first record found may be a record of this process that is being withdrawn
             with contextlib.suppress(Conflict):
                 return await self._begin(stream, token)
         return Refusal(RefusalKind.BUSY)
@@ -124,20 +124,20 @@ class Claims:
     async def _begin(self, stream: JetStream, token: str) -> Claim | Refusal:
         """Read a task, write the record of its run, and check that the task is unchanged.
 
-        Between the read and the record, another worker may have run the task to its end and deleted its own record.
+        Between the read and the write, another worker may have finished the task and deleted its own record.
 
-        :raises Conflict: if another process has just begun or changed it.
+        :raises Conflict: if another process has just started or changed the task.
         """
         names, patience = self._names, self._place.patience
         stored, run = await self._tasks.look(stream, token)
         if stored is None or names.passing(stored.subject):
             return Refusal(RefusalKind.GONE)
         if run is not None and not run.is_of(stored) and await self._tasks.drop_former(stream, stored):
-            raise Conflict  # the record may be of another message, which is the task now
+            raise Conflict  # the record may belong to another, later message of the task
         if run is not None and run.is_of(stored):
             if await runs.is_held(stream, names, run, patience):
                 return Refusal(RefusalKind.BUSY)
-            if run.process != runs.me():  # otherwise it is a claim that this process gave up, so it never ran
+            if run.process != runs.me():  # otherwise this process gave up the claim, so the task never ran
                 counted = await self._tasks.count_crash(stream, stored, run)
                 if counted is None:
                     return Refusal(RefusalKind.BUSY)
@@ -149,7 +149,8 @@ class Claims:
         record = await self._tasks.begin(stream, Run(token, 0, stored.seq, facts.attempts + 1, runs.me()), run)
         claim: Claim | Refusal | None = None
         try:
-            await self._tasks.drop_former(stream, stored)  # first: the server could deliver one of them until then
+            # Before the check, because the server could deliver one of them until then.
+            await self._tasks.drop_former(stream, stored)
             last = await stream.last(names.tasks, names.task("*", "*", token), patience=patience)
             if last is None or last.seq != stored.seq:
                 raise Conflict

@@ -1,6 +1,6 @@
-"""Where a spooler is, and the way there: the servers, the streams' names, and this process's connection.
+"""A spooler's NATS cluster: the servers, the names of the streams, and this process's connection.
 
-The connection is opened by the first use in each process, for connections do not survive a fork; see ``link``.
+Each process opens its connection on first use, because connections do not survive a fork; see ``async_connection``.
 """
 
 import contextlib
@@ -28,18 +28,18 @@ T = TypeVar("T")
 Work = Callable[[JetStream], Coroutine[Any, Any, T]]
 
 _LEASE = 30.0
-_LANE_AGAIN = 2.0  # seconds after a lane that broke before another is opened
+_LANE_AGAIN = 2.0  # seconds after a broken fast path before another is opened
 _YES = ("1", "true", "yes", "on")
 _places: "weakref.WeakSet[Cluster]" = weakref.WeakSet()
 
 
 class Way(NamedTuple):
-    """How to get to a cluster, from a spooler's URL.
+    """The connection parameters in a spooler's URL.
 
     :param servers: URLs of the servers, without credentials.
     :param login: the client's ``user`` and ``password``, ``token`` or ``user_credentials``.
-    :param replicas: copies of each message; None for 3 in a cluster and 1 without.
-    :param lease: seconds after which another host's supervisor or worker that is not heard of counts as dead.
+    :param replicas: copies of each message; None for 3 in a cluster and 1 otherwise.
+    :param lease: seconds of silence after which a process on another host counts as dead.
     """
 
     servers: tuple[str, ...]
@@ -51,14 +51,16 @@ class Way(NamedTuple):
     def of(cls, address: Address) -> "Way":
         """Return the connection parameters in the URL of an address.
 
-        :raises OptionRefused: if it says what there is not, in words that show no password.
+        :raises OptionRefused: for an invalid parameter. The message contains no password.
         """
         servers, _, query = address.url.partition("://")[2].partition("?")
         given = dict.fromkeys(("replicas", "lease", "credentials", "tls"), "")
         for part in filter(None, query.split("&")):
             name, _, value = part.partition("=")
             if name not in given:
-                raise OptionRefused(f"{address.name} has a parameter {name!r}; there are {', '.join(given)}, spooler")
+                raise OptionRefused(
+                    f"unknown parameter {name!r} in {address.name}; valid parameters: {', '.join(given)}, spooler"
+                )
             given[name] = unquote(value)
         logins, hosts = set(), []
         for server in servers.split(","):
@@ -67,19 +69,22 @@ class Way(NamedTuple):
             logins.add(login)
         logins.discard("")
         if len(logins) > 1:
-            raise OptionRefused(f"the servers of {address.name} are given different users; one user serves for all")
+            raise OptionRefused(
+                f"the servers of {address.name} have different users; give the same user for each server"
+            )
         replicas = _number(address, "replicas", given["replicas"] or "0", 0, 5)
         lease = _number(address, "lease", given["lease"] or str(_LEASE), 1, 3600)
         return cls(tuple(hosts), _login(logins, given["credentials"]), int(replicas) or None, lease)
 
 
 class Cluster:
-    """A spooler in a cluster.
+    """The spooler of one address in a NATS cluster.
 
-    :param address: its URL's parts.
-    :param patience: seconds in which an operation is tried before it fails.
-    :param history_limit: how many runs the history keeps; ``history_age``: for how many seconds.
-    :raises OptionRefused: for a parameter of the URL that there is not.
+    :param address: the parts of its URL.
+    :param patience: seconds for which an operation is tried before it fails.
+    :param history_limit: the number of runs that the history keeps.
+    :param history_age: seconds for which the history keeps a run.
+    :raises OptionRefused: for an unknown parameter in the URL.
     """
 
     def __init__(
@@ -97,7 +102,7 @@ class Cluster:
         self.patience = patience
         self.reserve = Reserve(self.names, patience)
         self.schedules = False
-        """Whether the server keeps deferred tasks back; known once connected."""
+        """Whether the server holds deferred tasks back. Known after the first connection."""
         self.keeps_history = history_limit > 0
         self._shown = f"NATS at {address.name.partition('://')[2].rpartition('/')[0]}"
         self._settings = streams.Settings(self._way.replicas, self.lease, history_limit, history_age)
@@ -108,19 +113,19 @@ class Cluster:
         self._lane_taken = threading.Lock()
         self._next_lane = 0.0
         self.ranks: set[str] = set()
-        """Those whose consumers are known to be there."""
+        """The priorities whose consumers are known to exist."""
         _places.add(self)
 
     def token(self, id: str) -> str | None:
-        """Return the token in an id, whole or not; None if it cannot be of this spooler."""
+        """Return the token in an id or in a part of an id. Return None if the id belongs to another spooler."""
         place, slash, token = id.rpartition("/")
         return None if (slash and place != self.name) or not is_token(token) else token
 
     def stream(self, patience: float | None = None) -> JetStream:
-        """Return the way to the streams, opened if need be.
+        """Return the JetStream connection, opened if necessary.
 
-        :param patience: seconds in which that is tried, if not the usual ones.
-        :raises SpoolerUnusable: if there is none.
+        :param patience: seconds for which the servers are tried; None for the default.
+        :raises SpoolerUnusable: if no server accepts the connection.
         """
         patience = self.patience if patience is None else patience
         with self._lock:
@@ -141,34 +146,35 @@ class Cluster:
 
     @property
     def is_open(self) -> bool:
-        """Whether this process has a connection."""
+        """Return whether this process has a connection."""
         return self._ready and self._stream is not None and self._stream.link.pid == os.getpid()
 
     def call(self, work: Work[T]) -> T:
         """Run ``work`` in the event loop, wait for its result, and return it.
 
-        :raises SpoolerUnusable: if that cannot be.
+        :raises SpoolerUnusable: if no server can be used.
         """
         stream = self.stream()
         try:
             return stream.link.call(work(stream))
         except ApiError as error:
-            self._ready = self._ready and error.code != NO_STREAM  # a stream that was deleted is made again
+            self._ready = self._ready and error.code != NO_STREAM  # a deleted stream is created again on the next use
             raise
 
     def start(self, work: Work[T]) -> "Future[T]":
-        """Begin something there."""
+        """Start ``work`` in the event loop and return its future."""
         stream = self.stream()
         return stream.link.start(work(stream))
 
     @contextlib.contextmanager
     def lane(self) -> Iterator[SyncConnection]:
-        """Yield the fast path to the streams, for the caller alone.
+        """Yield the fast path to the streams for exclusive use.
 
-        :raises Broken: if there is none now; the caller then takes the usual path.
+        :raises Broken: if it is unavailable. The caller then uses the asyncio connection.
         """
         stream = self.stream()
-        if not self._lane_taken.acquire(blocking=False):  # another thread has it, or this one, below a signal's handler
+        # Held by another thread, or by this one below a signal handler.
+        if not self._lane_taken.acquire(blocking=False):
             raise Broken("it is in use")
         try:
             yield self._opened_lane(stream)
@@ -189,10 +195,10 @@ class Cluster:
         return lane
 
     def quickly(self, work: Work[T]) -> T:
-        """Call ``work`` on the fast path if that is free, and otherwise on the usual one. For requests that wait for
-        answers only.
+        """Call ``work`` on the fast path if it is free, and otherwise on the asyncio connection.
 
-        A request that the fast path did not answer is repeated on the usual one, so repetition must be harmless.
+        Use it only for requests that wait for answers. A request without an answer on the fast path is repeated, so
+        repetition must be harmless.
         """
         try:
             with self.lane() as lane:
@@ -201,16 +207,16 @@ class Cluster:
             return self.call(work)
 
     def publish_all(self, messages: Sequence[Publication]) -> None:
-        """Store messages; a quorum has all of them then."""
+        """Store messages. They are stored by a quorum when this returns."""
         self.quickly(lambda stream: stream.publish_all(messages, patience=self.patience))
 
     def ensure_ranks(self, ranks: Collection[str]) -> None:
-        """Call ``ensure_rank`` for several ranks from another thread."""
+        """Call ``ensure_rank`` for several priorities from another thread."""
         for rank in set(ranks) - self.ranks:
             self.call(lambda stream, rank=rank: self.ensure_rank(stream, rank))  # type: ignore[misc]
 
     async def ensure_rank(self, stream: JetStream, rank: str) -> None:
-        """Ensure that a consumer delivers the tasks of this rank, and that feeds know it."""
+        """Ensure that a consumer delivers the tasks of this priority and that feeds know it."""
         if rank in self.ranks:
             return
         name = self.names.consumer(rank)
@@ -220,7 +226,7 @@ class Cluster:
         self.ranks.add(rank)
 
     def close(self) -> None:
-        """End the connection; the next use opens another."""
+        """Close the connection. The next use opens another."""
         with self._lock:
             stream, self._stream = self._stream, None
             lane, self._sync = self._sync, None
@@ -233,7 +239,7 @@ class Cluster:
 def _begin_in_child() -> None:
     for place in list(_places):
         place._lock = threading.Lock()  # another thread of the parent may have held it
-        place._stream = place._sync = None  # closing its socket there says nothing to the server
+        place._stream = place._sync = None  # closing the child's copy of the socket sends nothing to the server
         place._lane_taken = threading.Lock()
         place._next_lane = 0.0
 

@@ -1,10 +1,11 @@
-"""A feed's side in the event loop: asks the consumers for tasks, keeps deliveries alive, receives switches.
+"""The part of a feed that runs in the event loop: it requests tasks, extends deliveries and receives switches.
 
-There is a consumer for each priority. The pump fills the room that the feed has in the order of the priorities; where
-there is nothing more, it leaves a request with each consumer, which the server answers when something arrives. So an
-arrival costs no delay, and nothing is asked while nothing happens.
+There is a consumer for each priority. The loop fills the feed's room in the order of the priorities. When the queue is
+empty, it leaves a request with each consumer, which the server answers when a task arrives. An arrival therefore costs
+no delay, and an idle feed sends no requests.
 
-A delivery belongs to the feed while the feed confirms it three times a lease. After that the server delivers it again.
+A delivery belongs to the feed while the feed confirms it three times per lease. Without a confirmation, the server
+delivers it again when the lease ends.
 """
 
 import asyncio
@@ -27,27 +28,27 @@ from .stored import HEADER, Facts, Stored
 __all__ = ["Consumer", "Delivery"]
 
 _log = logging.getLogger("unspool")
-_STANDING = 10.0  # seconds that a request stands; it is lost silently when its server dies
+_STANDING = 10.0  # seconds until a request expires; a request is lost silently when its server dies
 _MARGIN = 1.0
-_URGENT = 64  # tasks by which a feed that is full may be overfilled with more urgent ones
+_URGENT = 64  # more urgent tasks by which a full feed may be overfilled
 _TROUBLE = 0.5  # seconds before a consumer that did not answer is asked again
 
 
 class Delivery(NamedTuple):
-    """A task that was handed to this feed."""
+    """A task that was delivered to this feed."""
 
     rank: int
     due: float
     seq: int
     token: str
     reply: str
-    """Where to say what becomes of it."""
+    """The subject that acknowledges or extends the delivery."""
     at_once: bool = False
-    """Whether it was sent to be run at once."""
+    """Whether the task was sent to run at once."""
 
 
 class _Request:
-    """One that is out to a consumer."""
+    """A pending request to a consumer."""
 
     def __init__(self, inbox: str, batch: int) -> None:
         self.inbox = inbox
@@ -57,9 +58,10 @@ class _Request:
 
 
 class Consumer:
-    """Runs in the loop of a place's link.
+    """Request tasks in the event loop of a cluster's connection.
 
-    :param deliver: called with each task that arrives; ``tell``: with what else happened.
+    :param deliver: called with each task that arrives.
+    :param tell: called after any other event.
     """
 
     def __init__(
@@ -77,9 +79,9 @@ class Consumer:
         self._tell = tell
         self.switches = Switches()
         self.progress: dict[str, None] = {}
-        """The replies of all deliveries that are ours."""
+        """The reply subjects of all deliveries that this feed holds."""
         self.want = 0
-        """How many tasks the feed has room for; set by ``ask``. Below 0 it is overfilled."""
+        """The number of tasks that the feed has room for, set by ``ask``. It is negative if the feed is overfilled."""
         self._ranks: list[str] = []
         self._open: dict[str, _Request] = {}
         self._sweeps: dict[str, asyncio.Event] = {}
@@ -88,12 +90,12 @@ class Consumer:
         self._subs: list[Any] = []
         self._number = 0
         self._swept = False
-        """Whether messages are deleted that the server may have brought back when it was started."""
+        """Whether void messages that a restarted server may have restored are deleted."""
 
     # --- life
 
     async def start(self, stream: JetStream) -> None:
-        """Begins."""
+        """Subscribe, and start requesting tasks."""
         self._stream = stream
         client = stream.link.client
         self._inbox = client.new_inbox()
@@ -111,26 +113,26 @@ class Consumer:
     async def stop(self) -> None:
         """Stop. Tasks that arrive until the server has processed this are still delivered.
 
-        Otherwise they would be assigned to this feed, without its knowledge, until the lease ends.
+        Otherwise the server would assign them to this feed until the lease ends.
         """
         for task in self._tasks:
             task.cancel()
         if self._stream.link.connected:
-            with contextlib.suppress(client_errors()):  # if it breaks now, the server forgets our requests by itself
+            with contextlib.suppress(client_errors()):  # if the connection breaks now, the server forgets the requests
                 for sub in self._subs:
                     await sub.drain()
 
     async def return_all(self, unbegun: Collection[Delivery]) -> None:
-        """Gives deliveries back at once, and waits until the server has taken them in.
+        """Return deliveries to the server, and wait until the server has processed them.
 
-        It takes in what concerns one consumer in order, so it is asked to answer the last only.
+        The server processes requests to one consumer in order, so only the last one asks for an answer.
         """
         last = {delivery.rank: delivery.reply for delivery in unbegun}
         for delivery in unbegun:
             if delivery.reply != last[delivery.rank]:
                 await self.back(delivery.reply, 0.0)
         client = self._stream.link.client
-        with contextlib.suppress(client_errors()):  # then they come again after the lease
+        with contextlib.suppress(client_errors()):  # otherwise they are delivered again after the lease
             await asyncio.gather(*(client.request(reply, b"-NAK", timeout=_MARGIN) for reply in last.values()))
 
     async def look(self) -> None:
@@ -159,13 +161,13 @@ class Consumer:
                 raise
 
     def ask(self, want: int) -> None:
-        """The feed has room for so many more. Called in the loop."""
+        """Set the number of tasks that the feed has room for. Call it in the loop."""
         if want != self.want:
             self.want = want
             self._moved.set()
 
     def connection_changed(self) -> None:
-        """It broke, or is back: the server has forgotten our requests."""
+        """Handle a broken or restored connection. The server has forgotten the requests."""
         for request in self._open.values():
             request.ended.set()
         self._open.clear()
@@ -178,7 +180,7 @@ class Consumer:
         self._tell()
 
     async def _return(self) -> None:
-        with contextlib.suppress(SpoolerUnusable):  # the next full look does it
+        with contextlib.suppress(SpoolerUnusable):  # the next full scan repeats it
             await self.look()
         self._moved.set()
 
@@ -236,16 +238,17 @@ class Consumer:
                 del self._open[rank]
 
     async def sweep(self) -> bool:
-        """Return whether there is anything to wait for; False only if all messages stored before have been handed out.
+        """Return whether tasks may remain; False only if all messages stored before the call have been handed out.
 
-        A consumer receives a new message a moment after its sender gets the answer. So the stream itself is asked first
-        for messages after the last one handed out. Then the consumers are asked; their answers come after all messages
-        that they sent.
+        A consumer receives a new message a moment after its sender gets the answer. The stream itself is therefore
+        asked first for messages after the last one handed out. Then the consumers are asked; their answers come after
+        all messages that they sent.
         """
         self._know(self._place.ranks)
         self.switches = await self._control.look(self._stream)
         known, self._arrived = list(self._ranks), False
-        ranks = known if self.want > 0 else known[:-1] if self.want > -_URGENT else []  # the others are not asked for
+        # No request is made for the others.
+        ranks = known if self.want > 0 else known[:-1] if self.want > -_URGENT else []
         before = self._number
         if any(await asyncio.gather(*(self._beyond(rank) for rank in ranks))):
             return True
@@ -266,7 +269,7 @@ class Consumer:
         return self._arrived or known != self._ranks
 
     async def _beyond(self, rank: str) -> bool:
-        """Return whether a rank has a message that was not handed out yet."""
+        """Return whether a priority has a message that was not handed out yet."""
         names, patience = self._place.names, self._place.patience
         consumer = f"{names.tasks}.{names.consumer(rank)}"
         info = await self._stream.api(f"CONSUMER.INFO.{consumer}", patience=patience)
@@ -319,7 +322,7 @@ class Consumer:
     async def _refuse(self, seq: int, rank: str) -> None:
         """Set aside a message whose subject cannot name a task, so that no worker could claim it."""
         names, patience = self._place.names, self._place.patience
-        with contextlib.suppress(SpoolerUnusable):  # it is handed out again
+        with contextlib.suppress(SpoolerUnusable):  # it is delivered again
             stored = await self._stream.get(names.tasks, seq, patience=patience)
             if stored is not None:
                 now = stored.time
@@ -340,10 +343,10 @@ class Consumer:
             self._ranks = sorted(ranks.union(self._ranks), key=_rank)
             self._moved.set()
 
-    # --- what becomes of it
+    # --- deliveries
 
     async def _keep(self) -> None:
-        """Says of all that is ours that it is."""
+        """Extend all deliveries that this feed holds."""
         client = self._stream.link.client
         while True:
             await asyncio.sleep(self._place.lease / 3)
@@ -356,11 +359,11 @@ class Consumer:
                     await client.publish(reply, b"+WPI")
 
     async def back(self, reply: str, delay: float) -> None:
-        """Gives a delivery back to the server, to be handed out again after so many seconds."""
+        """Return a delivery to the server, which delivers it again after ``delay`` seconds."""
         self.progress.pop(reply, None)
         nanoseconds = int(min(max(delay, 0.0), 365 * 86400.0) * 1e9)
         data = b'-NAK {"delay": %d}' % nanoseconds if nanoseconds else b"-NAK"
-        with contextlib.suppress(client_errors()):  # then it comes again after the lease
+        with contextlib.suppress(client_errors()):  # otherwise it is delivered again after the lease
             await self._stream.link.client.publish(reply, data)
 
 

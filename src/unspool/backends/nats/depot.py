@@ -1,7 +1,7 @@
-"""The queue as a source and a destination of tasks that are moved between queues.
+"""Transfer of tasks from and to a NATS queue.
 
-A task on its way is a message under a subject that no consumer delivers. Each step rewrites it on the condition that it
-is still the last message of its task. So its sequence number is the fence here too, and a carrier that was cut off and
+A task in transfer is a message under a subject that no consumer delivers. Each step rewrites it on the condition that
+it is still the last message of its task. Its sequence number is therefore the fence, and a carrier that was cut off and
 returns late changes nothing. The header names the carrier.
 """
 
@@ -30,15 +30,15 @@ __all__ = ["NatsDepot"]
 T = TypeVar("T")
 
 _AT_ONCE = 50
-_MOST = 1 << 25  # bytes of tasks held at once, but for those that are read together
+_MOST = 1 << 25  # maximum bytes of tasks held at once, not counting the last batch
 _KINDS = {State.READY: "", State.DEAD: DEAD, State.CORRUPT: CORRUPT}
 
 
 class NatsDepot:
-    """Implements ``depot.Depot`` for a place.
+    """Implement ``depot.Depot`` for NATS.
 
-    :param check: raises ``PayloadRefused`` for envelopes that this queue does not take.
-    :param fits: raises the same for wire forms that are too large.
+    :param check: raises ``PayloadRefused`` for envelopes that this queue does not accept.
+    :param fits: raises ``PayloadRefused`` for wire forms that are too large.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class NatsDepot:
                 if run.process != runs.me():
                     counted = await self._tasks.count_crash(stream, stored, run)
                     return await self._leave(stream, token) if counted else None
-            if kind == LATER:  # otherwise the server could release it beside the leaving one after a kill
+            if kind == LATER:  # otherwise the server could release it beside the staged copy after a kill
                 with contextlib.suppress(Conflict):
                     await self._tasks.put(stream, rank_part(priority), token, stored.facts, stored.data, stored, SOON)
                     return await self._leave(stream, token)
@@ -113,28 +113,28 @@ class NatsDepot:
         return parcels
 
     async def _take(self, stream: JetStream, stored: Stored) -> Parcel | None:
-        """Take over a task that no process carries."""
+        """Take over the transfer of a task whose carrier has ended."""
         names, patience, facts = self._names, self._place.patience, stored.facts
         kind, _, token = names.place(stored.subject)
         run = await self._tasks.run_of(stream, token)
         if run is not None and run.voids(stored):
-            return None  # it has left, and a server has brought it back
+            return None  # the transfer is complete, and a server has restored the message
         passage = facts.passage or Passage(os.urandom(16).hex())
         process = Process.of(passage.carrier)
         if process and await runs.is_held(stream, names, Run(token, 0, stored.seq, 0, process), patience):
             return None
         parcel = await self._write(stream, stored, kind, facts, passage)
-        if parcel is not None:  # the previous carrier may have been killed before the task had left its place
+        if parcel is not None:  # the previous carrier may have been killed before the original message was deleted
             await self._tasks.drop_former(stream, parcel.token)
         return parcel
 
     async def _write(
         self, stream: JetStream, stored: Stored, kind: str, facts: Facts, passage: Passage
     ) -> Parcel | None:
-        """Note how far a task has come, and that this process carries it; None if it is not what it was."""
+        """Record the progress of a transfer and that this process carries it. Return None if the task has changed."""
         noted = facts._replace(passage=passage._replace(carrier=runs.me().key))
         _, priority, token = self._names.place(stored.subject)
-        runs.note(self._names, token, 0)  # before anybody may look
+        runs.note(self._names, token, 0)  # before another process can read the record
         try:
             seq = await self._tasks.turn(stream, stored, kind, noted)
         except BaseException:
@@ -165,7 +165,7 @@ class NatsDepot:
         for token in mine:
             runs.forget(self._names, token, 0)
         if mine:
-            with contextlib.suppress(SpoolerUnusable):  # then they are free when this process ends
+            with contextlib.suppress(SpoolerUnusable):  # otherwise they are released when this process ends
                 self._place.call(lambda stream: _each(self._free(stream, stored) for stored in mine.values()))
 
     async def _free(self, stream: JetStream, stored: Stored) -> None:
@@ -233,13 +233,14 @@ class NatsDepot:
         former, stale = await asyncio.gather(
             *(stream.last(one, names.task("*", "*", token), patience=patience) for one in (name, other))
         )
-        if stale is not None and names.passing(stale.subject):  # it went back, and was set aside or retried there
+        # It was moved back, and became a dead letter or was retried there.
+        if stale is not None and names.passing(stale.subject):
             await stream.delete(other, stale.seq, patience=patience)
         if former is not None and not names.passing(former.subject):
-            return  # it is confirmed
+            return  # it is already committed
         last = former.seq if former and names.place(former.subject)[1] == parcel.priority else 0
         headers = {HEADER: Facts(parcel.due, parcel.attempts, parcel.crashes, parcel.reason).dump()}
-        with contextlib.suppress(Conflict):  # another process has just offered it
+        with contextlib.suppress(Conflict):  # another process has just staged it
             replaces = (names.task("*", rank, token), last)
             await stream.publish(name, subject, parcel.data, headers, replaces=replaces, patience=patience)
             if former is not None:
@@ -252,7 +253,7 @@ class NatsDepot:
         for rank in {rank_part(one.priority) for one in parcels}:
             await self._place.ensure_rank(stream, rank)
         found = await _each(self._accepted(stream, parcel) for parcel in parcels)
-        # what is begun in order on one connection is stored in order
+        # Requests started in order on one connection are stored in order.
         await _each(self._confirm(stream, stored) for stored in found if stored is not None)
 
     async def _accepted(self, stream: JetStream, parcel: Parcel) -> Stored | None:
@@ -263,7 +264,7 @@ class NatsDepot:
     async def _confirm(self, stream: JetStream, stored: Stored) -> None:
         kind, _, _ = self._names.place(stored.subject)
         if not self._names.passing(stored.subject):
-            await self._tasks.drop_former(stream, stored)  # an earlier confirmation was cut short
+            await self._tasks.drop_former(stream, stored)  # an earlier commit was interrupted
         elif kind == ARRIVING:
             await self._tasks.anew(stream, stored, stored.facts)
         else:
@@ -271,7 +272,7 @@ class NatsDepot:
 
 
 def _token(parcel: Parcel) -> str:
-    """Return the token of a moved task; no task that was sent here has it."""
+    """Return the token of a moved task. No task sent to this queue has the same token."""
     return f"moved-{parcel.key}"
 
 

@@ -1,16 +1,15 @@
-"""The records of ends: up to which version the messages of a task are void.
+"""End records, which state up to which version the messages of a task are void.
 
-A NATS server does not keep deletions for certain. It removes blocks of its files with the deletions that are written
-there, and drops deletions when it compacts a block. If it is killed then, it brings back the messages that they had
-deleted. So the messages of a task have versions, and the end of a version is a record of its own, written before the
-message is deleted. Whatever a server brings back, a message whose version is not above the record is void. This remains
-true, so a record that a server brings back does no harm either.
+A NATS server may lose deletions: it removes blocks of its files together with the deletions written there, and drops
+deletions when it compacts a block. If it is killed at that time, the deleted messages reappear. The messages of a task
+therefore have versions. The end of a version is a separate record, written before the message is deleted. A message is
+void if its version is not above the record. This rule holds forever, so an old record that reappears is harmless too.
 
-A claim requires that there is no record about its task. So a message that is back is noticed when it is claimed, and
-claims cost nothing more. The record of an end requires that the last record is the one which its writer knows, because
-it would hide the record of a run that another process has begun since.
+A claim requires that no record about its task exists. A message that reappeared is therefore noticed when it is
+claimed, and claims need no extra request. An end record requires that the last record is the one its writer knows,
+because it would hide the record of a run that another process has started since.
 
-A record vanishes by itself. By then the server has usually compacted the block in which the message was.
+The server deletes an end record after some time. By then it has usually compacted the block of the message.
 """
 
 import asyncio
@@ -30,7 +29,7 @@ _AT_ONCE = 50
 
 
 def publication(names: Names, stored: Stored, record: int) -> tuple[str, bytes, Mapping[str, str]]:
-    """Return the record which says that this message and all earlier ones of its task are void.
+    """Return the record that makes this message and all earlier ones of its task void.
 
     :param record: the number of the record of the run that has ended.
     """
@@ -45,11 +44,11 @@ def _dump(version: int) -> bytes:
 async def end(
     stream: JetStream, names: Names, stored: Stored, after: int | None, patience: float, *, version: int = 0
 ) -> bool:
-    """Write the record of a message's end, and delete the message.
+    """Write the end record of a message, and delete the message.
 
-    Return False if another process had the task, or the message was not there.
+    Return False if another process had the task, or if the message did not exist.
 
-    :param after: the number of the last record about the task; None if no process can have begun a later version.
+    :param after: the number of the last record about the task; None if no process can have started a later version.
     :param version: the version that has ended, if it is a later one.
     """
     kind, _, _ = names.place(stored.subject)
@@ -70,7 +69,7 @@ async def end(
 async def _write(
     stream: JetStream, names: Names, stored: Stored, after: int | None, patience: float, version: int
 ) -> bool:
-    """Write the record of a message's end. Return False if another process had the task.
+    """Write the end record of a message. Return False if another process had the task.
 
     :raises ApiError: if the storage is full.
     """
@@ -85,8 +84,8 @@ async def _write(
         except Conflict:
             run = await _last_record(stream, names, names.records(token), patience)
             if run is None or run.process != runs.me() or aside or not run.is_of(stored):
-                return False  # another process has the task, or a later version is begun
-            after = run.seq  # something was noted about our own run
+                return False  # another process has the task, or a later version has started
+            after = run.seq  # this process has updated the record of its own run
     return False
 
 
@@ -98,20 +97,20 @@ async def _last_record(stream: JetStream, names: Names, subject: str, patience: 
 async def last(
     stream: JetStream, names: Names, name: str, token: str, run: Run | None, patience: float
 ) -> Stored | None:
-    """Return the last message of a task in a stream, and delete void ones that a server has brought back.
+    """Return the last message of a task in a stream. Delete void messages that a server has restored.
 
     :param run: the last record about the task, read before.
     """
     while (stored := await stream.last(name, names.task("*", "*", token), patience=patience)) is not None:
         if run is None or not run.voids(stored):
             break
-        # With a new record, because this deletion may be lost as well.
+        # The new record is needed because this deletion may be lost as well.
         await end(stream, names, stored, run.seq, patience, version=run.ended)
     return stored
 
 
 async def drop_void(stream: JetStream, names: Names, patience: float) -> None:
-    """Delete all messages that are void and that a server has brought back."""
+    """Delete all void messages that a server has restored."""
     found = stream.subjects(names.state, names.ended("*"), patience=patience)
     ended = {subject.rpartition(".")[2] async for subject in found}
     for name in (names.tasks, names.aside) if ended else ():

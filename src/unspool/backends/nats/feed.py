@@ -1,7 +1,7 @@
-"""What a supervisor was handed: tasks in order, those that are early, those that are out, those that others run.
+"""The tasks that NATS has delivered to a supervisor: ready, early, handed to workers, or running elsewhere.
 
-The pump runs in the thread of the connection and puts what arrives into an inbox; everything else here is the
-supervisor's own thread. The two meet in the inbox, and in a descriptor that wakes the supervisor.
+``Consumer`` runs in the thread of the connection and puts arrivals into an inbox. Everything else runs in the
+supervisor's thread. The two share the inbox and a pipe that wakes the supervisor.
 """
 
 import contextlib
@@ -30,22 +30,22 @@ T = TypeVar("T")
 
 _log = logging.getLogger("unspool")
 _WINDOW = 16
-_MOST = 512  # tasks held ready, however many are asked for
-_EARLY = 10_000  # tasks that wait here for their time; the server keeps what is beyond
-_LOOK = 0.05  # seconds between two looks whether there is really nothing
-_STUCK = 1.0  # seconds after which unclaimed tasks are given back, because others may have idle workers
-_BACK = (0.25, 5.0)  # seconds between attempts to reach servers that are away, at first and at most
+_MOST = 512  # maximum number of tasks held ready
+_EARLY = 10_000  # maximum number of early tasks held; the server keeps the others
+_LOOK = 0.05  # seconds between two checks that the queue is empty
+_STUCK = 1.0  # seconds after which unclaimed tasks are returned, because others may have idle workers
+_BACK = (0.25, 5.0)  # seconds between attempts to reach servers that are away: first and maximum
 _ATTEMPT = 2.0
-_MOMENT = 0.1  # seconds in which half of what is held may be taken; if it is sooner, more is held
-_BUSY = 1.0  # seconds between two looks whether others still run what we were handed
+_MOMENT = 0.1  # if half of the held tasks are taken in less than these seconds, more are held
+_BUSY = 1.0  # seconds between two checks whether delivered tasks still run elsewhere
 
 
 class NatsFeed:
-    """Implements ``base.Feed`` for a place.
+    """Implement ``base.Feed`` for NATS.
 
-    :param hold: seconds before its due time from which on a task is kept here.
-    :param look: seconds between two looks at an empty queue.
-    :param window: tasks that are held ready at least, while workers take them; among these the order is exact.
+    :param hold: seconds before its due time from which a task is kept here.
+    :param look: seconds between two checks of an empty queue.
+    :param window: the minimum number of tasks held ready while workers take them. Among these the order is exact.
     """
 
     def __init__(
@@ -85,16 +85,16 @@ class NatsFeed:
         self._connect()
 
     def _connect(self) -> None:
-        """Open the connection for the first time. From then on it renews itself.
+        """Open the connection for the first time. It reconnects by itself afterwards.
 
-        :raises SpoolerUnusable: if the servers are there, and cannot be used.
+        :raises SpoolerUnusable: if a server answers but cannot be used.
         """
         try:
             stream = self._place.stream(_ATTEMPT)
             stream.link.call(self._pump.start(stream))
         except Unreachable as error:
             if self._wait == _BACK[0]:
-                _log.warning("%s; trying on", error)
+                _log.warning("%s; trying again", error)
             self._next_try, self._wait = time.monotonic() + self._wait, min(self._wait * 2, _BACK[1])
             return
         stream.link.on_change(self._pump.connection_changed)
@@ -106,11 +106,12 @@ class NatsFeed:
 
     def _deliver(self, delivery: Delivery) -> None:
         self._inbox.append(delivery)
-        if len(self._inbox) == 1:  # otherwise the bell has rung already
+        if len(self._inbox) == 1:  # otherwise the pipe is already readable
             self._ring()
 
     def _ring(self) -> None:
-        with contextlib.suppress(BlockingIOError, OSError):  # a full pipe wakes too; a closed one has no reader
+        # A full pipe also wakes the supervisor; a closed one has no reader.
+        with contextlib.suppress(BlockingIOError, OSError):
             os.write(self._ringer, b".")
 
     # --- base.Feed
@@ -170,8 +171,8 @@ class NatsFeed:
         return taken
 
     def _pace(self) -> int:
-        """Return how many tasks to hold: so many as workers take in a moment, or each of the few would be asked for
-        alone."""
+        """Return how many tasks to hold: as many as workers take in a moment, so that tasks are not requested one by
+        one."""
         if 2 * len(self._ready) > self._wanted:
             return self._wanted
         now = time.monotonic()
@@ -262,7 +263,7 @@ class NatsFeed:
                 self._pump.progress.pop(delivery.reply, None)
                 return
             self._pump.progress.pop(former.reply, None)
-        if delivery.at_once and delivery.due > now:  # the sender's clock is ahead of ours
+        if delivery.at_once and delivery.due > now:  # the sender's clock is ahead of this one
             delivery = delivery._replace(due=now)
         wait = delivery.due - now
         if wait > 0 and (wait > self._hold or len(self._early) >= _EARLY):
@@ -276,16 +277,16 @@ class NatsFeed:
             heapq.heappush(self._ready, delivery)
 
     def _first(self) -> Delivery | None:
-        """Return the first that may be handed out."""
+        """Return the first task that may be handed out."""
         while self._ready:
             delivery = self._ready[0]
             if self._held.get(delivery.token) is delivery and delivery.token not in self._out:
                 return delivery
-            heapq.heappop(self._ready)  # there is a later message of this task
+            heapq.heappop(self._ready)  # a later message of this task has arrived
         return None
 
     def _return(self, ref: str, due: float = 0.0) -> None:
-        """What was out is held again, unless a later message of it has arrived."""
+        """Hold a task again that was handed to a worker, unless a later message of it has arrived."""
         self._busy.discard(ref)
         delivery = self._out.pop(ref, None)
         if delivery is None or ref in self._held:
@@ -295,7 +296,7 @@ class NatsFeed:
             self._keep(delivery, self._clock())
 
     def _offer_again(self, ref: str) -> None:
-        """A task is no longer out: what is held of it may be handed out."""
+        """Offer the held message of a task that is no longer handed out."""
         delivery = self._held.get(ref)
         if delivery is not None and delivery.due <= self._clock():
             heapq.heappush(self._ready, delivery)
@@ -306,7 +307,8 @@ class NatsFeed:
             self._stream.link.soon(self._pump.ask, room)
 
     def _let_go(self) -> None:
-        """All workers are busy: others may have what waits here."""
+        """Return the ready tasks to the server, because all workers are busy and other supervisors may have idle
+        ones."""
         self._wanted = 0
         for delivery in self._ready:
             if self._held.get(delivery.token) is delivery:
@@ -338,7 +340,7 @@ class NatsFeed:
             self._stream.link.start(work)
 
     def _sweep(self) -> bool:
-        """Where there seems to be nothing, makes sure."""
+        """Check with the server when the queue seems empty. Return whether tasks were found."""
         now = time.monotonic()
         if self._first() is not None and self._look:
             return False
@@ -353,7 +355,7 @@ class NatsFeed:
         return found
 
     def _look_at_busy(self) -> None:
-        """Offer tasks again that are no longer running, and forget those that no longer exist."""
+        """Offer tasks again that are no longer running elsewhere, and forget those that no longer exist."""
         self._next_busy = time.monotonic() + (_BUSY if self._look else 0.0)
         with contextlib.suppress(SpoolerUnusable):
             for ref, due in self._call(self._released(list(self._busy))).items():
@@ -363,7 +365,7 @@ class NatsFeed:
                     self._return(ref, due)
 
     async def _released(self, refs: list[str]) -> dict[str, float | None]:
-        """Return when these tasks, if not running, may run again; None for a message that was not handed to this
+        """Return when each of these tasks, if not running, may run again. The value is None for a message of another
         feed."""
         stream, names, patience = self._place.stream(), self._place.names, self._place.patience
         found: dict[str, float | None] = {}

@@ -1,4 +1,4 @@
-"""What ran: a stream of records, whose limits keep it bounded."""
+"""The history of runs: a stream of records, bounded by its limits."""
 
 import json
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ class History:
         self._place = place
 
     def add(self, records: Sequence[Record]) -> None:
-        """Keep these."""
+        """Store these records."""
         names = self._place.names
         if self._place.keeps_history:
             for at in range(0, len(records), _AT_ONCE):
@@ -64,4 +64,4 @@ def _record(stored: Stored) -> Record | None:
     try:
         return Record.of(json.loads(stored.data))
     except (ValueError, RecursionError):
-        return None  # not ours
+        return None  # not a record of unspool

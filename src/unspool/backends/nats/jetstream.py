@@ -1,7 +1,7 @@
-"""The few JetStream requests that this backend needs, each repeated until it is answered or its time is up.
+"""The JetStream requests of this backend. Each is repeated until it is answered or its time is up.
 
 A repeated publish carries the same message id, so the server stores it once. A repeated deletion of a sequence number
-finds it gone. No other request writes.
+finds the message deleted. No other request writes.
 """
 
 import asyncio
@@ -38,22 +38,22 @@ _PAGE = 256
 _PAGE_BYTES = 4 << 20
 
 ID = "Nats-Msg-Id"
-"""The header with the id of a message, under which it is stored once."""
+"""The header with the message id. The server stores a message with a given id once."""
 _NOT_FOUND = 10037
 NO_STREAM = 10059
 _NO_SEQUENCE = 10043
 _NOT_DELETED = 10057
 _WRONG_SEQUENCE = (10071, 10164)
-_FULL = (10023, 10047, 10002)  # the server's limit of storage, and the account's
+_FULL = (10023, 10047, 10002)  # the storage limits of the server and of the account
 TEMPORARY = (10008, 10009, 10118)
-"""The codes of errors that pass: no leader, leader unknown, system temporarily unavailable."""
+"""The codes of temporary errors: no leader, leader unknown, system temporarily unavailable."""
 
 
 class ApiError(SpoolerUnusable):
-    """What JetStream answers when it will not.
+    """An error that JetStream answered.
 
-    :param code: its number for the error.
-    :param repeated: whether an earlier request of the same may have been carried out without an answer.
+    :param code: the error code of JetStream.
+    :param repeated: whether an earlier, unanswered attempt of the request may have succeeded.
     """
 
     def __init__(self, text: str, code: int, repeated: bool) -> None:
@@ -70,8 +70,8 @@ class ApiError(SpoolerUnusable):
 
     @property
     def nothing_there(self) -> bool:
-        """There is no such message."""
-        gone = self.code == _NOT_DELETED and "no message found" in str(self)  # one before the stream's first
+        """Return whether the error means that the message does not exist."""
+        gone = self.code == _NOT_DELETED and "no message found" in str(self)  # a message before the first of the stream
         return gone or self.code in (_NOT_FOUND, _NO_SEQUENCE)
 
     @property
@@ -81,12 +81,12 @@ class ApiError(SpoolerUnusable):
 
     @property
     def is_conflict(self) -> bool:
-        """Of a publication with a condition: the last message is another."""
+        """Return whether a conditional publish failed because the last message is another."""
         return self.code in _WRONG_SEQUENCE
 
 
 class Publication(NamedTuple):
-    """A message to be stored, once: one of its headers is an id."""
+    """A message to store. One of its headers is the message id, so it is stored once."""
 
     subject: str
     data: bytes
@@ -94,23 +94,23 @@ class Publication(NamedTuple):
 
 
 def new_id() -> dict[str, str]:
-    """Return the header by which a message is known as the same."""
+    """Return a header with a new message id."""
     return {ID: os.urandom(12).hex()}
 
 
 class Conflict(Exception):
-    """What was to be replaced is no longer what it was."""
+    """The message to replace is no longer the last one."""
 
 
 def condition(subject: str, seq: int) -> dict[str, str]:
-    """Return the headers of a message that is stored only if the last of a subject, wildcards allowed, is this one."""
+    """Return headers that make a publish fail unless ``seq`` is the last message of a subject (wildcards allowed)."""
     return {"Nats-Expected-Last-Subject-Sequence": str(seq), "Nats-Expected-Last-Subject-Sequence-Subject": subject}
 
 
 class JetStream:
-    """Requests over one link. All methods run in its loop.
+    """Requests over one connection. All methods run in its loop.
 
-    :param shown: the servers, for messages: ``NATS at …``.
+    :param shown: the servers, for messages, as ``NATS at …``.
     """
 
     def __init__(self, link: AsyncConnection, shown: str) -> None:
@@ -124,7 +124,7 @@ class JetStream:
         self._answers: dict[str, asyncio.Future[Any]] = {}
 
     async def begin(self) -> None:
-        """Prepare to receive answers with one subscription for all. The client's own requests cost twice as much."""
+        """Subscribe once for all answers. The client's own requests cost twice as much."""
         self._inbox = self._client.new_inbox()
         await self._client.subscribe(f"{self._inbox}.*", cb=self._on_answer)
 
@@ -144,11 +144,11 @@ class JetStream:
             del self._answers[reply]
 
     async def api(self, verb: str, request: Mapping[str, Any] | None = None, *, patience: float) -> dict[str, Any]:
-        """Ask the API.
+        """Send a request to the JetStream API and return its answer.
 
-        :param patience: seconds in which it is asked again if there is no answer.
+        :param patience: seconds for which the request is repeated if there is no answer.
         :raises ApiError: if the answer is an error.
-        :raises Unreachable: if there is none.
+        :raises Unreachable: if there is no answer.
         """
         data = json.dumps(request).encode() if request else b""
         return await self._ask(f"$JS.API.{verb}", data, None, patience)
@@ -163,9 +163,10 @@ class JetStream:
         patience: float,
         replaces: tuple[str, int] | None = None,
     ) -> int:
-        """Store a message once in the stream of its subject, and return its sequence number. A quorum has it by then.
+        """Store a message once in the stream of its subject, and return its sequence number. A quorum has stored it by
+        then.
 
-        :param replaces: a subject, wildcards allowed, and the sequence number of the last message there (0 for none).
+        :param replaces: a subject, wildcards allowed, and the sequence number of its last message (0 for none).
         :raises Conflict: if the last message has another number.
         """
         sent = {**new_id(), **(condition(*replaces) if replaces else {}), **(headers or {})}
@@ -174,8 +175,8 @@ class JetStream:
         except ApiError as error:
             if not error.is_conflict:
                 raise
-            # It may be ours that is there: an earlier request was carried out, and the server, which compares sequence
-            # numbers before message ids, refuses the repeated one.
+            # The last message may be ours. The server compares sequence numbers before message ids, so it refuses a
+            # repeated publish whose first attempt succeeded.
             stored = await self.last(stream, subject, patience=patience) if error.repeated else None
             if stored is None or stored.id != sent[ID]:
                 raise Conflict from None
@@ -184,7 +185,7 @@ class JetStream:
     async def publish_all(self, messages: Sequence[Publication], *, patience: float) -> None:
         """Store messages concurrently. If one fails, wait for the others before raising.
 
-        :raises SpoolerUnusable: ``sent`` has the ids of the messages that are stored.
+        :raises SpoolerUnusable: ``sent`` contains the ids of the stored messages.
         """
         works = (self._ask(subject, data, headers, patience) for subject, data, headers in messages)
         results = await asyncio.gather(*works, return_exceptions=True)
@@ -200,11 +201,11 @@ class JetStream:
         return await self._get(stream, {"last_by_subj": subject}, patience)
 
     async def get(self, stream: str, seq: int, *, patience: float) -> Stored | None:
-        """Return the message of this number."""
+        """Return the message with this number."""
         return await self._get(stream, {"seq": seq}, patience)
 
     async def next(self, stream: str, subject: str, start: int, *, patience: float) -> Stored | None:
-        """Return the first message of a subject, wildcards allowed, from a number on, from the stream's leader."""
+        """Return the first message of a subject, wildcards allowed, at or after a number, from the stream's leader."""
         return await self._get(stream, {"seq": start, "next_by_subj": subject}, patience)
 
     @staticmethod
@@ -213,12 +214,12 @@ class JetStream:
         return f"$JS.API.STREAM.MSG.DELETE.{stream}", b'{"seq": %d, "no_erase": true}' % seq
 
     async def delete(self, stream: str, seq: int, *, patience: float) -> bool:
-        """Delete a message; False if it is not there."""
+        """Delete a message. Return False if it does not exist."""
         try:
             await self._ask(*self.deletion(stream, seq), None, patience)
         except ApiError as error:
             if error.nothing_there:
-                return error.repeated  # then an earlier request has deleted it, whose answer was lost
+                return error.repeated  # then an earlier attempt deleted it and its answer was lost
             raise
         return True
 
@@ -228,11 +229,12 @@ class JetStream:
             await self._client.publish(*self.deletion(stream, seq))
 
     async def info(self, stream: str, *, patience: float, count: str = "") -> dict[str, Any] | None:
-        """Return a stream's settings and state, or None if there is no such stream.
+        """Return a stream's settings and state, or None if the stream does not exist.
 
-        :param count: a subject with wildcards: ``total`` then tells how many such subjects there are.
+        :param count: a subject with wildcards; ``total`` is then the number of matching subjects.
         """
-        request = {"subjects_filter": count, "offset": 1 << 40} if count else None  # beyond the end: their number alone
+        # An offset past the end returns the count alone.
+        request = {"subjects_filter": count, "offset": 1 << 40} if count else None
         try:
             return await self.api(f"STREAM.INFO.{stream}", request, patience=patience)
         except ApiError as error:
@@ -279,7 +281,7 @@ class JetStream:
             start = page[-1].seq + 1
 
     async def page(self, stream: str, subject: str, start: int, *, patience: float) -> list[Stored]:
-        """Some of these messages from a sequence number on; none if there are no more."""
+        """Return some of these messages from a sequence number on. The list is empty if there are no more."""
         loop = asyncio.get_running_loop()
         end = loop.time() + patience
         while True:
@@ -335,7 +337,8 @@ class JetStream:
 
         loop = asyncio.get_running_loop()
         end = loop.time() + patience
-        nobody = {"error": {"err_code": TEMPORARY[0]}}  # what has no content is the client's server: nobody listens
+        # An empty answer comes from the client's server and means that no responder listens.
+        nobody = {"error": {"err_code": TEMPORARY[0]}}
         for number in range(1_000_000):
             left = end - loop.time()
             if number and left <= 0:
@@ -343,7 +346,7 @@ class JetStream:
             try:
                 message = await self._request(subject, data, headers, min(_ANSWER, max(left, 0.1)))
                 answer: dict[str, Any] = json.loads(message.data) if message.data else nobody
-            except errors.MaxPayloadError:  # the limit is lower now than when the task was sent
+            except errors.MaxPayloadError:  # the limit was lowered after the task was sent
                 text = f"{self.shown} takes {self._client.max_payload} bytes, and a message has more: raise max_payload"
                 raise ApiError(text, 0, number > 0) from None
             except (errors.Error, TimeoutError):
@@ -360,11 +363,11 @@ class JetStream:
     def _unreachable(self) -> Unreachable:
         if not self._client.is_connected:
             return Unreachable(f"{self.shown} cannot be reached")
-        return Unreachable(f"JetStream of {self.shown} does not answer; is it on, and has it a leader?")
+        return Unreachable(f"JetStream of {self.shown} does not answer; check that it is enabled and has a leader")
 
 
 def message_of(answer: Mapping[str, Any]) -> Stored:
-    """Return the message that was asked for."""
+    """Return the message in an answer."""
     message = answer["message"]
     lines = base64.b64decode(message.get("hdrs", "")).decode("utf-8", "replace").split("\r\n")
     headers = {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
@@ -374,7 +377,7 @@ def message_of(answer: Mapping[str, Any]) -> Stored:
 
 
 def _unix(text: str) -> float:
-    """Unix seconds of an RFC 3339 time with nanoseconds."""
+    """Return the Unix time of an RFC 3339 time with nanoseconds."""
     head, _, rest = text.partition(".")
     digits = rest.rstrip("Z")[:6] if rest else ""
     whole = datetime.fromisoformat(head.rstrip("Z") + "+00:00").timestamp()
@@ -382,7 +385,7 @@ def _unix(text: str) -> float:
 
 
 def client_errors() -> type[Exception]:
-    """Return the exception type of the client."""
+    """Return the base class of the client's exceptions."""
     from nats import errors
 
     return errors.Error

@@ -1,7 +1,7 @@
-"""Looking at tasks without consuming them: reads of the streams, which no consumer notices.
+"""Listings of tasks, which read the streams without consuming them.
 
-Single tasks are read from the stream's leader, so they are what they are now. Whole listings come in pages from any of
-the replicas, which may lag behind by moments.
+Single tasks are read from the stream's leader, so they are current. Listings are read in pages from any replica, which
+may lag behind by moments.
 """
 
 import heapq
@@ -34,10 +34,10 @@ class Listing:
         self._place = place
         self._clock = clock
 
-    # --- one of them
+    # --- single tasks
 
     def find(self, id: str) -> tuple[Entry, Stored] | None:
-        """Return a task and its message."""
+        """Return a task and its message, or None if it does not exist."""
         token = self._place.token(id)
         return None if token is None else self._place.call(lambda stream: self._find(stream, token))
 
@@ -69,10 +69,11 @@ class Listing:
                         return list(found)
         return list(found)
 
-    # --- all of them
+    # --- listings
 
     def entries(self, states: frozenset[State], limit: int | None) -> Iterator[Entry]:
-        """Running ones first, then ready in the order of running, then deferred by due time, then those set aside."""
+        """Yield running tasks, then ready ones in order of execution, then deferred ones by due time, then dead
+        letters."""
         left = limit
         for entry in self._entries(states):
             if left is not None:
@@ -102,7 +103,7 @@ class Listing:
                 yield from sorted(aside, key=_order)
 
     def _ready(self, rank: str, known: "_Known") -> Iterator[Entry]:
-        """Of one rank. Those that never waited lie in the order of their due times; the others are few."""
+        """Yield the ready tasks of one priority. Tasks that never waited are stored by due time; the others are few."""
         found = (entry for kind in (SOON, LEAVING) for entry in self._waiting(kind, rank, known))
         waited = [entry for entry in found if entry.state is State.READY]
         return heapq.merge(sorted(waited, key=_order), self._waiting(NOW, rank, known), key=_order)
@@ -129,7 +130,7 @@ class Listing:
         return sorted(ranks, key=lambda rank: int(rank) if rank.isdigit() else UNNUMBERED)
 
     def _runs(self) -> "_Known":
-        """Return the records of runs that count, by token, each with its task and whether it is still run."""
+        """Return the valid records of runs by token, each with its task and whether the task is still running."""
         return self._place.call(self._known)
 
     async def _known(self, stream: JetStream) -> "_Known":
@@ -180,8 +181,8 @@ class Listing:
         facts = stored.facts
         if run is not None and run.is_of(stored):  # otherwise the record belongs to an earlier message of the task
             facts = facts._replace(attempts=run.attempts, due=facts.due if held else max(facts.due, run.until))
-        # A task that was sent to run at once is not early, even if its sender's clock is ahead. A task that the server
-        # holds back is early, even past its due time, because it cannot run before the server delivers it.
+        # A task sent to run at once is not early, even if its sender's clock is ahead. A task that the server holds
+        # back is early even past its due time, because it cannot run before the server delivers it.
         early = kind == LATER or (facts.due > self._clock() and (kind != NOW or facts.due > stored.facts.due))
         state = State.RUNNING if held else State.DEFERRED if early else State.READY
         aside = kind.removeprefix(f"{LEAVING}-")

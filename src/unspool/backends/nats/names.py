@@ -1,22 +1,22 @@
-"""What things are called: streams, subjects, consumers, and the ids of tasks.
+"""The names of streams, subjects and consumers, and the ids of tasks.
 
 ::
 
     unspool.<spooler>.now.<rank>.<token>     a task that may run           stream unspool-tasks-<spooler>
-    unspool.<spooler>.soon.<rank>.<token>    one with a due time, let out by the server a moment before
-    unspool.<spooler>.later.<rank>.<token>   one that the server keeps until then
-    unspool.<spooler>.dead.<rank>.<token>    set aside                     stream unspool-aside-<spooler>
+    unspool.<spooler>.soon.<rank>.<token>    a task that the server releases a moment before it is due
+    unspool.<spooler>.later.<rank>.<token>   a task that the server holds back until then
+    unspool.<spooler>.dead.<rank>.<token>    a dead letter                 stream unspool-aside-<spooler>
     unspool.<spooler>.corrupt.<rank>.<token>
-    unspool.<spooler>.leaving.<rank>.<token> on its way to another queue: in the stream where it was, and what was set
-                                             aside as leaving-dead and leaving-corrupt
-    unspool.<spooler>.arriving.<rank>.<token>  on its way from another, and not here yet; the same
-    unspool.<spooler>.arriving-dead.none.reserve  no task: room for workers if the storage is full
-    unspool.<spooler>.run.<token>            who runs it                   stream unspool-state-<spooler>
+    unspool.<spooler>.leaving.<rank>.<token> a task moving to another queue, in its former stream; dead letters are
+                                             leaving-dead and leaving-corrupt
+    unspool.<spooler>.arriving.<rank>.<token>  a task moving from another queue and not committed yet; likewise
+    unspool.<spooler>.arriving-dead.none.reserve  not a task; see ``reserve``
+    unspool.<spooler>.run.<token>            the record of its run         stream unspool-state-<spooler>
     unspool.<spooler>.ended.<token>          which of its messages are void
-    unspool.<spooler>.live.<process>         a process that is alive
+    unspool.<spooler>.live.<process>         a live process
     unspool.<spooler>.switches               pause and period
     unspool.<spooler>.history.<digest>       one run                       stream unspool-history-<spooler>
-    unspool.<spooler>.notice                 not kept: a priority has got its consumer
+    unspool.<spooler>.notice                 not stored: a priority has a new consumer
 
 A rank is a priority, or ``none``. A token identifies a task permanently: the task keeps it when it is rewritten.
 """
@@ -56,17 +56,17 @@ _RANDOM = re.compile(r"[0-9a-f]{14}-([0-9a-f]{16})")
 
 
 def is_token(text: str) -> bool:
-    """Return whether this can name a task; anything else may hold wildcards."""
+    """Return whether this can be a token. Other text may contain wildcards."""
     return _TOKEN.fullmatch(text) is not None
 
 
 def new_token(now: float) -> str:
-    """Return a name that no other task has; later ones sort after earlier ones."""
+    """Return a unique token. Later tokens sort after earlier ones."""
     return f"{int(now * 1e6):014x}-{os.urandom(8).hex()}"
 
 
 def short(token: str) -> str:
-    """Return the part of a token that is unique: its random digits."""
+    """Return the unique part of a token: its random digits."""
     made = _RANDOM.fullmatch(token)
     return made[1] if made else token
 
@@ -82,8 +82,7 @@ def rank_part(priority: int | None) -> str:
 
 
 def on_the_way(direction: str, kind: str) -> str:
-    """Return the kind of a task that is carried: ``LEAVING`` or ``ARRIVING``, and what it is else if it was set
-    aside."""
+    """Return the kind of a task in transfer: ``LEAVING`` or ``ARRIVING``, with its own kind if it is a dead letter."""
     return f"{direction}-{kind}" if kind in (DEAD, CORRUPT) else direction
 
 
@@ -96,7 +95,7 @@ class Names:
     def __init__(self, spooler: str) -> None:
         if not _SPOOLER.fullmatch(spooler):
             raise ConfigurationError(
-                f"a spooler on NATS cannot be named {spooler!r}; its name has up to 64 letters, digits, '-' and '_'"
+                f"a spooler on NATS cannot be named {spooler!r}; use up to 64 letters, digits, '-' and '_'"
             )
         self.root = f"unspool.{spooler}"
         self.tasks = f"unspool-tasks-{spooler}"
@@ -108,15 +107,15 @@ class Names:
         self.reserve = self.task(on_the_way(ARRIVING, DEAD), "none", "reserve")
 
     def task(self, kind: str, rank: str, token: str) -> str:
-        """Return the subject of a task; ``*`` for parts that do not matter."""
+        """Return the subject of a task. Parts may be ``*``."""
         return f"{self.root}.{kind}.{rank}.{token}"
 
     def run(self, token: str) -> str:
-        """Return the subject that tells who runs a task."""
+        """Return the subject of the record of a task's run."""
         return f"{self.root}.run.{token}"
 
     def ended(self, token: str) -> str:
-        """Return the subject that tells which messages of a task are void."""
+        """Return the subject of the end record of a task."""
         return f"{self.root}.ended.{token}"
 
     def records(self, token: str) -> str:
@@ -128,16 +127,16 @@ class Names:
         return f"{self.root}.live.{process}"
 
     def record(self, id: str) -> str:
-        """Return the subject of the runs of a task; ids may hold anything, so it is a digest."""
+        """Return the subject of a task's runs. It is a digest, because ids may contain any character."""
         return f"{self.root}.history.{hashlib.sha256(printable(id).encode()).hexdigest()[:20]}"
 
     def place(self, subject: str) -> tuple[str, int | None, str]:
-        """Kind, priority and token of a task's subject."""
+        """Return the kind, priority and token in the subject of a task."""
         kind, rank, token = subject[len(self.root) + 1 :].split(".", 2)
         return kind, int(rank) if rank.isascii() and rank.isdigit() else None, token
 
     def passing(self, subject: str) -> str:
-        """``LEAVING`` or ``ARRIVING`` for the subject of a task that is carried; empty for others."""
+        """Return ``LEAVING`` or ``ARRIVING`` for the subject of a task in transfer, and an empty string for others."""
         direction, _, _ = self.place(subject)[0].partition("-")
         return direction if direction in (LEAVING, ARRIVING) else ""
 
@@ -147,5 +146,5 @@ class Names:
 
     @staticmethod
     def consumer(rank: str) -> str:
-        """Return the consumer that hands out the tasks of a rank."""
+        """Return the consumer that delivers the tasks of a priority."""
         return f"rank-{rank}"

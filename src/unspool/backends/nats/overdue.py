@@ -1,12 +1,12 @@
-"""Deferred tasks that the server has not released at their time.
+"""Deferred tasks that the server has not released on time.
 
-The server releases a deferred task by publishing it. If that fails, as when the storage is full, the server does not
-try again before it restarts or another server leads the stream. So supervisors regularly read a few of the deferred
-tasks, and all of them once a full storage has room again. They release the tasks that are overdue.
+The server releases a deferred task by publishing it. If that fails, for example because the storage is full, the server
+tries again only after a restart or a change of leader. Supervisors therefore read a few of the deferred tasks
+regularly, and all of them once a full storage has room again. They release the overdue tasks.
 
 The server does not check whether a supervisor has released a task, so both could release it, and a fast worker could
 run the task twice. A server that releases thousands of tasks at one time, or that has just started, may be some seconds
-late. So a task counts as overdue one lease after its time, by the server's clock, and no task is released within one
+late. A task therefore counts as overdue one lease after its time, by the server's clock. No task is released within one
 lease after a reconnection.
 """
 

@@ -1,8 +1,8 @@
 """A reserve of storage for workers when the storage of the servers is full.
 
 Before a task can end and free its space, a worker writes a registration and the record of its run. To make room for
-these, the stream of tasks that were set aside contains one large message that is not a task. A worker that finds no
-room deletes this message and writes again. A supervisor restores it at its next full look.
+these, the stream of dead letters contains one large message that is not a task. A worker that finds no room deletes
+this message and writes again. A supervisor restores it at its next full scan.
 """
 
 import logging

@@ -1,10 +1,10 @@
-"""The records of which process runs which task, one for each running task.
+"""The records of running tasks. Each record states which process runs which task.
 
 A record is written before the run and deleted after it, so a record whose process is dead shows a crash. It is valid
-for the message of the task whose sequence number it names: every verdict replaces or deletes the message, and makes a
-record that was left behind void.
+for the message whose sequence number it names. Each verdict replaces or deletes that message, which voids a record that
+was left behind.
 
-On its own host, the death of a process is seen at once. On another host it counts as alive while it reports: see
+The death of a process on the same host is seen at once. A process on another host counts as alive while it reports; see
 ``live``.
 """
 
@@ -20,12 +20,12 @@ from .stored import Stored
 
 __all__ = ["Process", "Run", "drop_void", "forget", "host", "is_held", "is_noted", "me", "note", "process"]
 
-_DIGITS = 10  # no process has a number so long
+_DIGITS = 10  # no process id has this many digits
 _claimed: dict[tuple[str, str], int] = {}  # the tasks that this process runs, with the numbers of their records
 
 
 class Process(NamedTuple):
-    """A process of any host, distinguished by its start time from an earlier one with the same number."""
+    """A process on any host. Its start time distinguishes it from an earlier process with the same id."""
 
     host: str
     pid: int
@@ -33,23 +33,23 @@ class Process(NamedTuple):
 
     @classmethod
     def of(cls, key: str) -> "Process | None":
-        """Return the process of such a key."""
+        """Return the process of a key, or None if the key is invalid."""
         host, pid, began = [*key.rsplit("-", 2), "", ""][:3]
         return cls(host, int(pid), began) if pid.isascii() and pid.isdigit() and len(pid) < _DIGITS else None
 
     @property
     def key(self) -> str:
-        """Return the process as a part of a subject."""
+        """Return the process as part of a subject."""
         return f"{self.host}-{self.pid}-{self.began}"
 
     @property
     def is_local(self) -> bool:
-        """Whether it is of this host (and of this container, which has numbers of its own)."""
+        """Return whether the process is on this host. Each container has its own process ids and counts as a host."""
         return self.host == host()
 
     @property
     def is_dead(self) -> bool:
-        """Of a local process: whether it is gone."""
+        """Return whether a local process has ended."""
         try:
             os.kill(self.pid, 0)
         except ProcessLookupError:
@@ -60,12 +60,13 @@ class Process(NamedTuple):
 
 
 class Run(NamedTuple):
-    """A record: the task's message that is run, the attempt that this is, and by whom.
+    """The record of a run: the task's message, the attempt, and the process.
 
     ``message`` is 0 for the task's first message, whose number the worker did not know yet. ``until`` is when the task
-    may run again if this run ends without a verdict; 0 for at once. ``excused`` says that such an end is no crash.
+    may run again if this run ends without a verdict; 0 means at once. ``excused`` means that such an end is not a
+    crash.
 
-    ``ended`` is the last version of the task's messages that is void. A record that says this is of no message: see
+    ``ended`` is the last void version of the task's messages. A record with ``ended`` belongs to no message; see
     ``ends``.
     """
 
@@ -80,7 +81,7 @@ class Run(NamedTuple):
 
     @classmethod
     def of(cls, stored: Stored) -> "Run | None":
-        """Return the record in a message; None if it is none."""
+        """Return the record in a message, or None if the message is not a record."""
         try:
             found: Any = json.loads(stored.data)
             if "ended" in found:
@@ -94,14 +95,14 @@ class Run(NamedTuple):
             return None
 
     def is_of(self, stored: Stored) -> bool:
-        """Return whether the record is of this message.
+        """Return whether the record belongs to this message.
 
-        Otherwise it is void: the task was rewritten since, or had ended.
+        Otherwise the record is void: the task was rewritten since, or had ended.
         """
         return self.message == stored.seq or (self.message == 0 and not stored.facts.anew)
 
     def voids(self, stored: Stored) -> bool:
-        """Return whether the record says that this message of the task is void."""
+        """Return whether the record voids this message of the task."""
         return stored.facts.version <= self.ended
 
     def dump(self) -> bytes:
@@ -118,25 +119,25 @@ class Run(NamedTuple):
 async def is_held(stream: JetStream, names: Names, run: Run, patience: float) -> bool:
     """Return whether the process of a run still runs it."""
     if run.process == me():
-        return is_noted(names, run.token)  # otherwise a claim given up while the server was away
+        return is_noted(names, run.token)  # otherwise the claim was given up while the server was away
     if run.process.is_local:
         return not run.process.is_dead
     return await stream.last(names.state, names.live(run.process.key), patience=patience) is not None
 
 
 async def drop_void(stream: JetStream, names: Names, patience: float) -> None:
-    """Delete void records: their runs have ended, and a kill or a broken connection prevented the deletion."""
+    """Delete void records, whose deletion a kill or a broken connection prevented."""
     async for record in stream.read(names.state, names.run("*"), patience=patience):
         run = Run.of(record)
         if run is None or run.excused or await is_held(stream, names, run, patience):
-            continue  # those of carriers are excused, and vanish by themselves
+            continue  # records of carriers are excused, and the server deletes them
         stored = await stream.last(names.tasks, names.task("*", "*", run.token), patience=patience)
         if stored is None or not run.is_of(stored):
             await stream.delete(names.state, run.seq, patience=patience)
 
 
 def note(names: Names, token: str, record: int) -> None:
-    """This process runs the task from now on, by the record of this number; 0 while it is not written yet."""
+    """Note that this process runs a task. ``record`` is the number of its record, or 0 before it is written."""
     _claimed[names.root, token] = record
 
 
@@ -146,7 +147,7 @@ def is_noted(names: Names, token: str) -> bool:
 
 
 def forget(names: Names, token: str, record: int) -> None:
-    """It no longer does so by this record."""
+    """Note that this process no longer runs a task by this record."""
     if _claimed.get((names.root, token)) == record:
         del _claimed[names.root, token]
 
@@ -156,14 +157,14 @@ _host: str | None = None
 
 
 def process(pid: int) -> Process | None:
-    """Return a live process of this host."""
+    """Return a live process of this host, or None."""
     since = began(pid)
     return Process(host(), pid, since) if since else None
 
 
 def me() -> Process:
-    """This process."""
-    global _me  # noqa: PLW0603  known once a process
+    """Return this process."""
+    global _me  # noqa: PLW0603  computed once per process
     if _me is None or _me.pid != os.getpid():
         _me = Process(host(), os.getpid(), began(os.getpid()))
     return _me
@@ -178,7 +179,7 @@ def host() -> str:
                 boot = file.read().strip().replace("-", "")
             space = "".join(filter(str.isdigit, os.readlink("/proc/self/ns/pid")))
             _host = f"{boot}-{space}"
-        except OSError:  # no Linux
+        except OSError:  # not Linux
             _host = "".join(one if one.isalnum() else "-" for one in socket.gethostname()) or "host"
     return _host
 

@@ -15,13 +15,13 @@ __all__ = ["HEADER", "ROOM", "Facts", "Passage", "Stored"]
 
 HEADER = "Unspool"
 ROOM = 4096
-"""Bytes of a message that are left for headers, so that a task which may be sent may also be set aside."""
+"""Bytes reserved for headers, so that any task that can be sent can also become a dead letter."""
 _REASON = 1000
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 class Passage(NamedTuple):
-    """Of a task that leaves: its key, the destination that has accepted it, and the process that carries it."""
+    """The state of a task in transfer: its key, the destination that has staged it, and the process that carries it."""
 
     key: str
     destination: str = ""
@@ -29,7 +29,7 @@ class Passage(NamedTuple):
 
     @classmethod
     def of(cls, found: Any) -> "Passage | None":
-        """Return the passage in a header."""
+        """Return the state in a header, or None if it is invalid."""
         try:
             key, destination, carrier = map(str, found)
         except (TypeError, ValueError):
@@ -40,13 +40,13 @@ class Passage(NamedTuple):
 class Facts(NamedTuple):
     """The metadata of a task.
 
-    :param due: unix seconds.
-    :param attempts: runs that ended, or were begun and lost.
+    :param due: Unix time.
+    :param attempts: runs that ended, or were started and lost.
     :param crashes: runs that ended with their worker.
-    :param reason: the reason for which it was set aside.
-    :param version: the number of messages of this task that this one follows, each of which it replaces.
-    :param passage: the stage of a move to another queue.
-    :param unhandled: claims by programs that have no handler for it.
+    :param reason: the reason why the task is a dead letter.
+    :param version: the number of earlier messages of this task, each of which the next one replaces.
+    :param passage: the state of a transfer to another queue.
+    :param unhandled: claims by programs that have no handler for the task.
     """
 
     due: float
@@ -59,11 +59,11 @@ class Facts(NamedTuple):
 
     @property
     def anew(self) -> bool:
-        """Whether the message replaces another one of the same task."""
+        """Return whether the message replaces another message of the same task."""
         return self.version > 0
 
     def dump(self) -> str:
-        """One line of ASCII."""
+        """Return the metadata as one line of ASCII."""
         facts: dict[str, Any] = {"due": self.due, "attempts": self.attempts, "crashes": self.crashes}
         if self.version:
             facts["version"] = self.version
@@ -80,7 +80,7 @@ class Facts(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """A message in a stream. ``seq`` is its number there, which no other will ever have."""
+    """A message in a stream. ``seq`` is its sequence number, which is never reused."""
 
     subject: str
     seq: int
@@ -88,7 +88,7 @@ class Stored(NamedTuple):
     header: str
     data: bytes
     id: str = ""
-    """The id under which it was published, where a single message was asked for."""
+    """The message id, if a single message was requested."""
 
     def replaced(self, facts: Facts) -> Facts:
         """Return the metadata of a message that replaces this one."""
@@ -96,16 +96,16 @@ class Stored(NamedTuple):
 
     @property
     def facts(self) -> Facts:
-        """Return the metadata in its header.
+        """Return the metadata in the header.
 
-        If the header is not ours, return those of a task that was just sent.
+        If the header is invalid, return the metadata of a newly sent task.
         """
         try:
             found: Any = json.loads(self.header)
             due = float(found["due"])
             if math.isfinite(due):
                 reason = printable(str(found.get("reason", "")))
-                version = _count(found.get("version", found.get("anew") is True))  # ``anew`` is of an earlier unspool
+                version = _count(found.get("version", found.get("anew") is True))  # written by an earlier version
                 attempts, crashes = _count(found["attempts"]), _count(found["crashes"])
                 unhandled = _count(found.get("unhandled", 0))
                 return Facts(due, attempts, crashes, reason, version, Passage.of(found.get("passage")), unhandled)

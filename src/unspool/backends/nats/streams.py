@@ -17,18 +17,19 @@ __all__ = ["Settings", "consumer", "ensure", "has_schedules"]
 _log = logging.getLogger("unspool")
 _SECOND = 10**9
 _MAXIMUM_REPLICAS = 3
-_SCHEDULES = 2  # the API level from which on a server keeps a message until a time: 2.12
-_TTL = 1  # and from which on a message may have a life of its own: 2.11
+_SCHEDULES = 2  # the API level of servers that can hold a message back until a time (2.12)
+_TTL = 1  # the API level of servers that support a time to live per message (2.11)
 _NO_CLUSTER = 10074
 _EXISTS = 10058
 
 
 class Settings:
-    """What the streams are made with.
+    """The settings of the streams.
 
-    :param replicas: copies of each message; None for 3 in a cluster and 1 without.
-    :param lease: seconds after which a supervisor that is not heard of loses what it was handed.
-    :param history_limit: runs that the history keeps; ``history_age``: for how many seconds.
+    :param replicas: copies of each message; None for 3 in a cluster and 1 otherwise.
+    :param lease: seconds of silence after which a supervisor loses its deliveries.
+    :param history_limit: the number of runs that the history keeps.
+    :param history_age: seconds for which the history keeps a run.
     """
 
     def __init__(self, replicas: int | None, lease: float, history_limit: int, history_age: float) -> None:
@@ -39,25 +40,26 @@ class Settings:
 
 
 def has_schedules(info: Mapping[str, Any]) -> bool:
-    """Return whether the stream keeps messages until a time."""
+    """Return whether the server holds messages of the stream back until a time."""
     return bool(info["config"].get("allow_msg_schedules"))
 
 
 async def ensure(
     stream: JetStream, names: Names, settings: Settings, patience: float
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Create missing streams. Return the configuration of the stream of tasks and of the stream of tasks set aside.
+    """Create missing streams. Return the configuration of the stream of tasks and of the stream of dead letters.
 
     :raises SpoolerUnusable: if JetStream is off, the server is too old, or a stream has an unsuitable configuration.
     """
     server = stream.link.client._server_info
     if not server.get("jetstream"):
         raise SpoolerUnusable(
-            f"{stream.shown} has JetStream off; turn it on: 'nats-server -js', or 'jetstream {{}}' in its configuration"
+            f"JetStream is off in {stream.shown}; enable it with 'nats-server -js', or with 'jetstream {{}}' in its "
+            "configuration"
         )
     level = int(server.get("api_lvl", 0))
     if level < _TTL:
-        raise SpoolerUnusable(f"{stream.shown} runs NATS {server.get('version')}; this needs 2.11 or newer")
+        raise SpoolerUnusable(f"{stream.shown} runs NATS {server.get('version')}; unspool needs 2.11 or newer")
     replicas = settings.replicas or (_MAXIMUM_REPLICAS if server.get("cluster") else 1)
     wanted = _configs(names, settings, replicas, schedules=level >= _SCHEDULES)
     found = await asyncio.gather(*(_ensure(stream, config, patience) for config in wanted))
@@ -65,10 +67,10 @@ async def ensure(
 
 
 def consumer(names: Names, rank: str, lease: float) -> dict[str, Any]:
-    """Return the settings of the consumer for one rank.
+    """Return the settings of the consumer for one priority.
 
-    It hands out headers only, for the supervisor needs no more. What it has handed out is not limited: feeds hold
-    little, and what waits for its time must not keep others from being handed out.
+    It delivers headers only, because a supervisor needs nothing else. The number of unacknowledged deliveries is
+    unlimited: feeds hold few, and deferred deliveries must not block others.
     """
     return {
         "durable_name": names.consumer(rank),
@@ -139,15 +141,15 @@ async def _ensure(stream: JetStream, config: dict[str, Any], patience: float) ->
 def _drops(config: Mapping[str, Any]) -> bool:
     """Return whether the server drops the former message of a subject.
 
-    The server does not store this deletion. After a kill it finds the former message again if the later one has been
-    deleted, and a task that has ended comes back. So unspool deletes the former message of a task itself, which the
-    server does store.
+    The server does not store this deletion. After a kill, the former message reappears if the later one has been
+    deleted, and a task that has ended comes back. unspool therefore deletes former messages itself, which the server
+    does store.
     """
     return bool(config.get("max_msgs_per_subject") == 1)
 
 
 def _changes(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that differ in a stream of an earlier version."""
+    """Return the settings to change in a stream of an earlier version."""
     changes: dict[str, Any] = {}
     if _drops(found) and not _drops(wanted):
         changes["max_msgs_per_subject"] = -1
@@ -196,17 +198,16 @@ def _check(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> None:
         "deny_delete": False,
     }
     if "max_age" not in wanted:
-        # With a limit the oldest would be dropped; a stream that keeps messages until a time cannot refuse the newest.
+        # A limit would make the server drop the oldest message. A stream that holds messages back cannot refuse the
+        # newest.
         must |= {"max_age": 0, "max_msgs": -1, "max_bytes": -1}
     if wanted.get("allow_msg_ttl"):
         must["allow_msg_ttl"] = True
-    wrong = [
-        f"{key} {found[key]!r} in place of {value!r}" for key, value in must.items() if found.get(key, value) != value
-    ]
+    wrong = [f"{key} is {found[key]!r}, not {value!r}" for key, value in must.items() if found.get(key, value) != value]
     missing = set(wanted["subjects"]) - set(found.get("subjects") or [])
     wrong += [f"no subject {subject}" for subject in sorted(missing)]
     if wrong:
         raise SpoolerUnusable(
-            f"stream {wanted['name']} is not as it must be: {', '.join(wrong)}; change it with 'nats stream edit', "
-            "or let unspool make it anew under another spooler's name"
+            f"stream {wanted['name']} has unsuitable settings: {', '.join(wrong)}; change them with 'nats stream "
+            "edit', or use another spooler name, for which unspool creates a new stream"
         )

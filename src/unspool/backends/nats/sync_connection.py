@@ -1,8 +1,8 @@
-"""A second connection of a process, for what is asked so often that an event loop costs more than the answer.
+"""A second, synchronous connection of a process, for frequent requests. An event loop would cost more than they do.
 
-It is a plain socket, written and read by the thread that asks. It tries nothing twice: whatever goes wrong is
-``Broken``, and the caller asks again over the link, which has the patience. What is published carries the same id then,
-so the server keeps it once.
+It is a plain socket that the calling thread writes and reads. It repeats nothing: each failure raises ``Broken``, and
+the caller repeats the request on the asyncio connection. A repeated publish carries the same message id, so the server
+stores it once.
 """
 
 import contextlib
@@ -23,23 +23,23 @@ __all__ = ["Broken", "SyncConnection", "at_once"]
 
 T = TypeVar("T")
 
-_ANSWER = 2.0  # seconds for an answer, after which the link is asked
+_ANSWER = 2.0  # seconds to wait for an answer before the asyncio connection is used
 _CHUNK = 1 << 16
-_FULL = 1 << 20  # bytes that are gathered before they are written
+_FULL = 1 << 20  # bytes buffered before they are written
 _timeval = struct.Struct("@ll")
 
 
 class Broken(Exception):
-    """There is no answer to be had over this lane."""
+    """This connection cannot answer."""
 
 
 class SyncConnection(JetStream):
-    """JetStream over a socket of its own. Not safe from several threads; its coroutines never wait for a loop.
+    """JetStream over a separate socket. It is not thread-safe, and its coroutines never wait for a loop.
 
-    :param patient: the same over the link.
-    :param server: where the link is connected.
+    :param patient: JetStream over the asyncio connection.
+    :param server: the server that the asyncio connection uses.
     :param login: ``user`` and ``password``, or ``token``.
-    :raises Broken: if the server does not take the connection.
+    :raises Broken: if the server does not accept the connection.
     """
 
     def __init__(self, patient: JetStream, server: ParseResult, login: Mapping[str, str]) -> None:
@@ -53,7 +53,7 @@ class SyncConnection(JetStream):
         self._replies: dict[int, bytes] = {}
         try:
             self._socket = self._connect(server, login)
-        except OSError as error:  # of ssl as well
+        except OSError as error:  # includes the errors of ssl
             raise Broken(str(error)) from error
 
     def _connect(self, server: ParseResult, login: Mapping[str, str]) -> socket.socket:
@@ -62,14 +62,14 @@ class SyncConnection(JetStream):
         try:
             found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             line = b""
-            while not line.endswith(b"\n"):  # it says no more until it is spoken to
+            while not line.endswith(b"\n"):  # the server sends nothing else before it receives a command
                 line += (part := found.recv(_CHUNK))
                 if not part:
                     raise ConnectionResetError("the server hung up")
             info = json.loads(line.partition(b" ")[2])
             if server.scheme == "tls" or info.get("tls_required"):
                 found = ssl.create_default_context().wrap_socket(found, server_hostname=host)
-            # One system call for each read, not two: the kernel minds the time.
+            # Kernel timeouts need one system call per read, where Python's timeouts need two.
             found.settimeout(None)
             seconds = _timeval.pack(int(_ANSWER), 0)
             found.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, seconds)
@@ -86,17 +86,17 @@ class SyncConnection(JetStream):
 
     @property
     def closed(self) -> bool:
-        """Whether this has ended for good."""
+        """Return whether the connection has ended permanently."""
         return self._socket.fileno() < 0
 
     def close(self) -> None:
-        """End it."""
+        """Close the connection."""
         self._socket.close()
 
-    # --- questions and answers
+    # --- requests and answers
 
     def send(self, subject: str, data: bytes, headers: Mapping[str, str] | None = None, *, asks: bool = True) -> int:
-        """Has a message go out with the next flush; the number of its answer, if it asks for one."""
+        """Send a message with the next flush. Return the number of its answer if ``asks`` is True."""
         self._number += 1
         reply = f"{self._inbox}.{self._number} " if asks else ""
         if headers:
@@ -112,9 +112,9 @@ class SyncConnection(JetStream):
         return self._number
 
     def flush(self) -> None:
-        """Write what is to go out.
+        """Write the buffered requests.
 
-        :raises Broken: if that cannot be.
+        :raises Broken: if the connection fails.
         """
         if self._out:
             with self._whole():
@@ -123,10 +123,10 @@ class SyncConnection(JetStream):
         self._flushed = self._number
 
     def answer(self, number: int) -> dict[str, Any]:
-        """Wait for the answer to what was sent.
+        """Wait for the answer to a request and return it.
 
-        :raises Broken: if there is none in time, or none that will do.
-        :raises ApiError: if it is an error.
+        :raises Broken: if there is no usable answer in time.
+        :raises ApiError: if the answer is an error.
         """
         if number > self._flushed:
             self.flush()
@@ -146,7 +146,8 @@ class SyncConnection(JetStream):
 
     @contextlib.contextmanager
     def _whole(self) -> Iterator[None]:
-        """Close the lane if a request gets no answer, because a later answer could be taken for the missing one."""
+        """Close the connection if a request gets no answer, because a later answer could be taken for the missing
+        one."""
         try:
             yield
         except (OSError, ValueError) as error:
@@ -202,7 +203,7 @@ class SyncConnection(JetStream):
         for number in [self.send(*message) for message in messages]:
             try:
                 self.answer(number)
-            except ApiError as error:  # the other answers are read too, because nothing else reads them
+            except ApiError as error:  # the other answers are read too, so that they do not accumulate
                 failure = failure or error
         if failure is not None:
             raise failure
@@ -213,7 +214,7 @@ class SyncConnection(JetStream):
 
 
 def at_once(work: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine that waits for nothing but a lane."""
+    """Run a coroutine that waits only for a ``SyncConnection``, and return its result."""
     try:
         work.send(None)
     except StopIteration as end:

@@ -1,7 +1,7 @@
-"""Single tasks in the stream: read, rewritten, set aside. All of it runs in the event loop.
+"""Operations on single tasks in a stream: read, rewrite, move to the dead letters. They run in the event loop.
 
-Each change of a task requires that its message is still the one that was read. The sequence number of that message is
-the fence between processes that believe they have the task.
+Each change requires that the task's message is still the one that was read. The sequence number of that message is the
+fence between processes that believe they have the task.
 """
 
 import asyncio
@@ -22,16 +22,16 @@ from .stored import HEADER, Facts, Stored
 
 __all__ = ["Tasks"]
 
-_LEAD = 1.0  # seconds before its due time that the server lets a task go: it has a grain of that, we have none
-_LAST = 253_000_000_000.0  # the last second that the server's time format can name, more or less
+_LEAD = 1.0  # seconds before the due time at which the server releases a task, because its timer is this coarse
+_LAST = 253_000_000_000.0  # approximately the last second that the server's time format can represent
 _LOCK = {"Nats-TTL": "120s"}  # longer than a worker takes from reading a task to writing the record of its run
 _TRY_ON = 1.0  # seconds between two attempts to withdraw a record
 
 
 class Tasks:
-    """The tasks of a place.
+    """Read and rewrite the tasks of a spooler.
 
-    :param schedules: False where the server shall not keep deferred tasks back.
+    :param schedules: False if the server must not hold deferred tasks back.
     """
 
     def __init__(self, place: Cluster, clock: Clock, schedules: bool) -> None:
@@ -42,21 +42,21 @@ class Tasks:
         self._publish = place.reserve.publish
 
     def new(self, rank: str, token: str, facts: Facts, data: bytes, *, fresh: bool) -> Publication:
-        """Return a new task as a message.
+        """Return the message of a new task.
 
-        :param fresh: whether it is due because it is just sent.
+        :param fresh: True if the task is due when it is sent.
         """
-        # What was just sent lies in the order of its due times, which listings rely on.
+        # Newly sent tasks are stored in the order of their due times, which listings rely on.
         subject, headers = self._form(NOW if fresh else self._kind(facts.due), rank, token, facts)
         return Publication(subject, data, {ID: token, **headers})
 
     async def put(
         self, stream: JetStream, rank: str, token: str, facts: Facts, data: bytes, former: Stored, kind: str = ""
     ) -> int:
-        """Write a task in place of ``former``, and return its number.
+        """Write a task in place of ``former``, and return its sequence number.
 
-        :param kind: ``SOON`` to have it released at once, whatever its due time.
-        :raises Conflict: if ``former`` is not the last message of the task any more.
+        :param kind: ``SOON`` to release it at once, whatever its due time.
+        :raises Conflict: if ``former`` is no longer the last message of the task.
         """
         subject, headers = self._form(kind or self._kind(facts.due), rank, token, former.replaced(facts))
         replaces = (self._names.task("*", rank, token), former.seq)
@@ -68,7 +68,7 @@ class Tasks:
         return LATER if self._place.schedules and self._schedules and due - self._clock() > _LEAD else SOON
 
     def _form(self, kind: str, rank: str, token: str, facts: Facts) -> tuple[str, dict[str, str]]:
-        """Subject and headers."""
+        """Return the subject and the headers of a task."""
         headers = {HEADER: facts.dump()}
         if kind == LATER:
             wait = facts.due - self._clock()
@@ -78,9 +78,9 @@ class Tasks:
         return self._names.task(kind, rank, token), headers
 
     async def turn(self, stream: JetStream, stored: Stored, kind: str, facts: Facts) -> int:
-        """Rewrite a task as one of another kind in the same stream.
+        """Rewrite a task under another kind in the same stream.
 
-        Return its new number; 0 if it has changed meanwhile.
+        Return its new sequence number, or 0 if it changed concurrently.
         """
         names, patience = self._names, self._place.patience
         _, priority, token = names.place(stored.subject)
@@ -110,12 +110,12 @@ class Tasks:
     async def drop_former(self, stream: JetStream, stored: Stored) -> bool:
         """Delete earlier messages of a task, and return whether there were any.
 
-        If one of them is of a later version, a server has brought this message back, or has released it although it
-        had been replaced. Then this message is deleted.
+        If an earlier message has a later version, a server has restored this message, or has released it although it
+        had been replaced. In that case this message is deleted.
 
         An earlier message exists if a process died after it rewrote the task, or if the server died after it released a
-        deferred task. A task that was sent to run at once and was never rewritten has none. A task that is under
-        ``now`` and was rewritten had been set aside before, and was retried.
+        deferred task. A task that was sent to run at once and was never rewritten has none. A rewritten task under
+        ``now`` was a dead letter before and was retried.
         """
         names, patience, found = self._names, self._place.patience, False
         kind, _, token = names.place(stored.subject)
@@ -132,8 +132,7 @@ class Tasks:
         return found
 
     async def _drop_aside(self, stream: JetStream, stored: Stored) -> bool:
-        """Delete the copy of a task that is set aside if it is older than this message, and return whether it
-        existed."""
+        """Delete the dead-letter copy of a task if it is older than this message. Return whether it existed."""
         names, patience = self._names, self._place.patience
         _, _, token = names.place(stored.subject)
         aside = await stream.last(names.aside, names.task("*", "*", token), patience=patience)
@@ -144,16 +143,16 @@ class Tasks:
     # --- records of runs
 
     async def look(self, stream: JetStream, token: str) -> tuple[Stored | None, Run | None]:
-        """Return a task and the last record about it, which tells who runs it or which of its messages are void.
+        """Return a task and the last record about it: a record of its run or an end record.
 
-        The record is read first: if it is not of this message, it belongs to an earlier message and is void. If the
-        message were read first, the record could belong to a later message, and to a run that is going on.
+        The record is read first: if it does not belong to this message, it belongs to an earlier message and is void.
+        If the message were read first, the record could belong to a later message, and to a run in progress.
         """
         run = await self.run_of(stream, token)
         return await self.last(stream, self._names.tasks, token, run), run
 
     async def last(self, stream: JetStream, name: str, token: str, run: Run | None) -> Stored | None:
-        """Return a task's last message in a stream unless it is void by the last record about the task."""
+        """Return a task's last message in a stream, or None if its last record voids it."""
         return await ends.last(stream, self._names, name, token, run, self._place.patience)
 
     async def run_of(self, stream: JetStream, token: str) -> Run | None:
@@ -162,7 +161,7 @@ class Tasks:
         return Run.of(record) if record else None
 
     async def end(self, stream: JetStream, stored: Stored, after: int | None) -> bool:
-        """Delete a message for ever, and return whether it was there. See ``ends.end``."""
+        """Delete a message permanently, and return whether it existed. See ``ends.end``."""
         return await ends.end(stream, self._names, stored, after, self._place.patience)
 
     async def begin(self, stream: JetStream, run: Run, former: Run | None, *, vanishes: bool = False) -> int:
@@ -186,7 +185,8 @@ class Tasks:
             raise
 
     async def withdraw(self, stream: JetStream, token: str) -> None:
-        """Delete a record of this process for a task that it does not run, so that others need not wait for it."""
+        """Delete a record of this process for a task that it does not run, so that other processes need not wait for
+        it."""
         names = self._names
         while True:
             with contextlib.suppress(Unreachable):
@@ -197,13 +197,12 @@ class Tasks:
             await asyncio.sleep(_TRY_ON)
 
     async def lock(self, stream: JetStream, stored: Stored, run: Run | None) -> int:
-        """Prevent workers from beginning a task that they have already read. Return the number of the record that does
-        this.
+        """Prevent workers from starting a task that they have already read. Return the number of the lock's record.
 
-        The record has the form of a run's record. If this process is killed, it does not count as a crash.
+                The record has the form of a run's record. If this process is killed, that does not count as a crash.
 
         :param run: the last record about this task.
-        :raises Conflict: if another process has just begun it.
+        :raises Conflict: if another process has just started it.
         """
         _, _, token = self._names.place(stored.subject)
         record = Run(token, 0, stored.seq, stored.facts.attempts, runs.me(), excused=True)
@@ -218,7 +217,7 @@ class Tasks:
         except ApiError as error:
             if not error.is_full:
                 raise
-            record = 0  # the storage is full: removing tasks must still work, and no worker can write a record either
+            record = 0  # removing tasks must still work on a full storage, and no worker can write a record then either
         try:
             yield
         finally:
@@ -227,26 +226,26 @@ class Tasks:
                 await stream.drop(self._names.state, record)
 
     async def put_off(self, stream: JetStream, token: str, until: float) -> None:
-        """Note when a task that runs may run again if its worker dies."""
+        """Record when a running task may run again if its worker dies."""
         await self._note(stream, token, lambda run: run._replace(until=until))
 
     async def excuse(self, stream: JetStream, token: str) -> None:
-        """Note that it is no crash of a task that runs if its worker dies."""
+        """Record that the death of its worker is not a crash of a running task."""
         await self._note(stream, token, lambda run: run._replace(excused=True))
 
     async def _note(self, stream: JetStream, token: str, change: Callable[[Run], Run]) -> None:
         names = self._names
         stored, run = await self.look(stream, token)
         if stored is not None and run is not None and run.is_of(stored):
-            with contextlib.suppress(Conflict):  # it has just ended
+            with contextlib.suppress(Conflict):  # the run has just ended
                 noted, replaces = change(run).dump(), (names.records(token), run.seq)
                 await self._publish(stream, names.state, names.run(token), noted, replaces=replaces)
 
     async def count_crash(self, stream: JetStream, stored: Stored, run: Run) -> Stored | None:
         """Record that the last run ended with its worker. Return the task in its new state.
 
-        Return None if another process has recorded it, or if the worker had already set the task aside and only the
-        deletion was missing.
+        Return None if another process has recorded it, or if the worker had already moved the task to the dead letters
+        and only the deletion was missing.
         """
         names, facts = self._names, stored.facts
         aside = await stream.last(names.aside, names.task("*", "*", run.token), patience=self._place.patience)
@@ -262,7 +261,7 @@ class Tasks:
         return stored._replace(subject=subject, seq=seq, header=stored.replaced(counted).dump()) if seq else None
 
     async def anew(self, stream: JetStream, stored: Stored, facts: Facts) -> int:
-        """Rewrite a task. Return its new number; 0 if it has changed meanwhile."""
+        """Rewrite a task. Return its new sequence number, or 0 if it changed concurrently."""
         _, priority, token = self._names.place(stored.subject)
         try:
             return await self.put(stream, rank_part(priority), token, facts, stored.data, stored)
@@ -270,9 +269,9 @@ class Tasks:
             return 0
 
     async def set_aside(self, stream: JetStream, stored: Stored, facts: Facts, bury: Bury, record: int | None) -> bool:
-        """Move a task to the stream of its kind. It is there before it is gone here.
+        """Move a task to the dead letters. The copy is stored before the original is deleted.
 
-        :param record: the number of the record by which this process has the task; None if no process can begin it.
+        :param record: the number of the record by which this process has the task; None if no process can start it.
         """
         names, patience = self._names, self._place.patience
         _, priority, token = names.place(stored.subject)
@@ -283,5 +282,5 @@ class Tasks:
         headers = {HEADER: stored.replaced(facts._replace(reason=bury.reason)).dump()}
         seq = await self._publish(stream, names.aside, subject, stored.data, headers)
         copy = stored._replace(subject=subject, seq=seq, header=headers[HEADER])
-        await self.drop_former(stream, copy)  # left by a call that was interrupted
+        await self.drop_former(stream, copy)  # left by an interrupted call
         return await self.end(stream, stored, record)

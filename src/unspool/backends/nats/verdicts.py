@@ -1,7 +1,7 @@
-"""The verdicts on tasks that were run, sent to the servers until they are confirmed.
+"""The verdicts on tasks that were run, sent until the servers confirm them.
 
-The end of a task is sent by the lane together with the next claim, or when the worker waits, and its answer is read
-there. Other verdicts, and those that the lane did not answer, are sent the usual way.
+The end of a task is sent on the fast path together with the next claim, or when the worker waits. Its answer is read
+there. Other verdicts, and ends without an answer, are sent on the asyncio connection.
 """
 
 import asyncio
@@ -25,13 +25,13 @@ from .tasks import Tasks
 __all__ = ["Held", "Verdicts"]
 
 _log = logging.getLogger("unspool")
-_SETTLE = 5.0  # seconds that a worker waits for a verdict to be carried out; after that it is done in the background
+_SETTLE = 5.0  # seconds that a worker waits for a verdict; after that it is carried out in the background
 _BEHIND = 100  # verdicts that may be unconfirmed while the worker continues
 _TRY_ON = 1.0
 
 
 class Held(NamedTuple):
-    """What a claim carries: the message that is run, and the number of the record."""
+    """The content of a claim: the message that is run, its metadata, and the number of the run's record."""
 
     stored: Stored
     facts: Facts
@@ -39,7 +39,7 @@ class Held(NamedTuple):
 
 
 class Verdicts:
-    """Settles the tasks of a place."""
+    """Settle the tasks of a spooler."""
 
     def __init__(self, place: Cluster, tasks: Tasks, clock: Clock) -> None:
         self._place = place
@@ -52,11 +52,11 @@ class Verdicts:
         self._lock = threading.Lock()
 
     def begin(self) -> None:
-        """Note that this thread claims, so it reads the answers."""
+        """Note that the calling thread claims tasks. It also reads the answers."""
         self._claimer = threading.get_ident()
 
     def settle(self, claim: Claim, disposition: Disposition) -> float | None:
-        """Carry out a disposition now or later. Return when to look at the task again; None if it left the queue."""
+        """Carry out a disposition now or later. Return when to check the task again, or None if it left the queue."""
         if isinstance(disposition, Ack) and threading.get_ident() == self._claimer and self._tell(claim):
             return None
         work = self._settle_behind(claim, disposition)
@@ -71,7 +71,7 @@ class Verdicts:
         return None
 
     def _tell(self, claim: Claim) -> bool:
-        """Send a task's end with the next claim or flush, which read the answer. Return whether that is possible."""
+        """Send a task's end with the next claim or flush, which reads the answer. Return whether that is possible."""
         with contextlib.suppress(Broken, SpoolerUnusable), self._place.lane() as lane:
             stored: Stored = claim.token.stored
             number = lane.send(*ends.publication(self._names, stored, claim.token.record))
@@ -81,9 +81,9 @@ class Verdicts:
         return False
 
     def hear(self, lane: SyncConnection | None) -> None:
-        """Read the answers to the ends that were sent. Ends without an answer are sent again, patiently.
+        """Read the answers to the ends that were sent. Ends without an answer are sent again in the background.
 
-        :param lane: the lane that can be read now.
+        :param lane: the connection that can be read now.
         """
         while self._told:
             asked, number, claim = self._told[0]
@@ -108,9 +108,9 @@ class Verdicts:
         return work
 
     async def _settle(self, stream: JetStream, claim: Claim, disposition: Disposition, *, repeated: bool) -> None:
-        """Goes on until it is done: what has ended must not run again for want of an answer.
+        """Repeat until it is done, because an ended task must not run again for want of an answer.
 
-        :param repeated: whether it may have been done already.
+        :param repeated: whether an earlier attempt may have succeeded.
         """
         token: Held = claim.token
         facts = token.facts._replace(attempts=claim.attempts)
@@ -127,19 +127,21 @@ class Verdicts:
                 except Unreachable as error:
                     complaint = error
                 if not complained:
-                    _log.warning("the end of task %s cannot be told: %s; trying on", claim.id, complaint)
+                    _log.warning("the end of task %s cannot be sent: %s; trying again", claim.id, complaint)
                 complained = True
                 await asyncio.sleep(_TRY_ON)
         finally:
             runs.forget(self._names, claim.ref, token.record)
-        if not done and not complained and not repeated:  # otherwise it may have been done without an answer
+        # Otherwise an earlier attempt may have succeeded without an answer.
+        if not done and not complained and not repeated:
             self._taken_over(claim)
-        await stream.drop(self._names.state, token.record)  # without its message it is void
+        await stream.drop(self._names.state, token.record)  # without its message the record is void
 
     @staticmethod
     def _taken_over(claim: Claim) -> None:
         _log.warning(
-            "task %s was taken over or removed while this process was cut off: its end here does not count", claim.id
+            "task %s was taken over or removed while this process was cut off, so the end of its run here is ignored",
+            claim.id,
         )
 
     async def _carry_out(
@@ -162,10 +164,10 @@ class Verdicts:
         with self._lock:
             self._behind.discard(work)
         if not work.cancelled() and (error := work.exception()) is not None:
-            _log.error("the end of a task cannot be told to %s: %s", self._place.name, error)
+            _log.error("the end of a task cannot be sent to %s: %s", self._place.name, error)
 
     def flush(self, *, wait: bool) -> None:
-        """Carry out what was settled. Return when that is done, or at once without ``wait``."""
+        """Carry out all verdicts. Return when they are confirmed, or at once if ``wait`` is False."""
         if not wait:
             with contextlib.suppress(SpoolerUnusable):  # the next call raises it again
                 self.hear(None)
