@@ -246,5 +246,5 @@ def test_a_task_that_is_marked_as_done(backend: SpoolBackend, caplog: pytest.Log
             assert backend.depot.leave([id]) == []
     assert not os.path.exists(id)
     assert [record.getMessage() for record in caplog.records] == [
-        f"task {id} is removed: it is marked as done, and could not be removed then"
+        f"removed task {id}, which is marked as done and could not be removed when it finished"
     ]

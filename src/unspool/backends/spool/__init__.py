@@ -1,4 +1,4 @@
-"""The spool directory: tasks as files in uWSGI's format. See ``layout`` for the places and ``store`` for the
+"""The spool directory backend: tasks as files in uWSGI's format. See ``layout`` for paths and ``store`` for
 protocols."""
 
 from .store import SpoolBackend

@@ -37,7 +37,8 @@ _kept = re.compile(rb"([0-9]{1,9}) ([0-9]{1,9}) ([rwd])(?: ([0-9]{1,9}))?").full
 
 
 class Count(NamedTuple):
-    """The count of a task: runs begun, runs that ended with their worker, the phase, and claims without a handler."""
+    """The counts of a task: runs started, runs that ended with their worker, the phase, and claims without a
+    handler."""
 
     attempts: int = 0
     crashes: int = 0
@@ -45,7 +46,7 @@ class Count(NamedTuple):
     unhandled: int = 0
 
     def begun(self) -> "Count":
-        """This count after one more run has begun."""
+        """Return this count after one more run has started."""
         return Count(self.attempts + 1, self.crashes + (self.phase == RUNNING), RUNNING, self.unhandled)
 
     def withdrawn(self) -> "Count":
@@ -53,13 +54,13 @@ class Count(NamedTuple):
         return self._replace(attempts=self.attempts - 1, phase=WAITING)
 
     def dump(self) -> bytes:
-        """Return the form that is kept."""
+        """Return the stored form."""
         kept = b"%d %d %s" % (self.attempts, self.crashes, self.phase.encode())
         return b"%s %d" % (kept, self.unhandled) if self.unhandled else kept
 
     @classmethod
     def load(cls, data: bytes) -> "Count":
-        """Return a count from its kept form; anything else counts as none."""
+        """Return the count in a stored form; an invalid form counts as zero."""
         found = _kept(data.strip())
         return cls() if found is None else cls(int(found[1]), int(found[2]), found[3].decode(), int(found[4] or 0))
 
@@ -68,13 +69,14 @@ _FIRST = Count().begun()
 
 
 class Attempts(Protocol):
-    """The storage of counts. ``file`` is the task's: an open descriptor, or its path if it must not be opened."""
+    """The storage of counts. ``file`` is an open descriptor of the task's file, or its path if it must not be
+    opened."""
 
     outlive: bool
-    """Whether a count stays when its file is removed, and so must be cleared."""
+    """Whether a count outlives its file and must therefore be cleared."""
 
     def begin(self, file: int | str, ref: str) -> Count:
-        """Count a run before it begins; a task that was done stays so."""
+        """Count a run before it starts, and return the count. The count of a finished task stays unchanged."""
 
     def write(self, file: int | str, ref: str, count: Count) -> None:
         """Replace the count."""
@@ -83,32 +85,32 @@ class Attempts(Protocol):
         """Return the count of a file, by path, without opening it."""
 
     def clear(self, ref: str) -> None:
-        """Delete the count, for a task that starts again from zero or has left."""
+        """Delete the count of a task that starts again from zero or has left."""
 
 
 def open_attempts(directory: Directory) -> Attempts:
-    """Return the keeper that the directory's file system allows."""
+    """Return the storage that the directory's file system supports."""
     try:
         os.setxattr(directory.fd(TMP), _NAME, b"")
     except AttributeError:
         return _Sidecars(directory)
     except OSError as error:
-        if error.errno not in _FULL:  # this file system has attributes, but no room now
+        if error.errno not in _FULL:  # a full file system with attribute support
             return _Sidecars(directory)
     return _Attributes(directory)
 
 
 def read_count(directory: Directory, ref: str) -> Count:
-    """Return the count of a file, wherever it is kept.
+    """Return the count of a file from either storage.
 
-    For those who only look: nothing is made, and no lock is dropped.
+    It is for readers: it creates no file and drops no lock.
     """
     try:
         return Count.load(os.getxattr(directory.path(ref), _NAME, follow_symlinks=False))
     except AttributeError:
         return _read_side(directory, ref)
     except OSError as error:
-        if error.errno == errno.ENODATA:  # where there are attributes, it is kept nowhere else
+        if error.errno == errno.ENODATA:  # if attributes are supported, no other storage is used
             return Count()
         return _read_side(directory, ref)
 
@@ -137,8 +139,7 @@ class _Attributes:
         except FileExistsError:
             count = Count.load(os.getxattr(file, _NAME))
         except OSError as error:
-            # On a full disk running is what makes room, and the count of a first run is the least of what could be
-            # lost.
+            # On a full disk, only running tasks makes room, so the count of a first run may be lost.
             if error.errno in _FULL:
                 return _FIRST
             raise

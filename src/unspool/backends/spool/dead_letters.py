@@ -1,4 +1,4 @@
-"""Setting tasks aside, with the reason in a file beside each, and bringing them back."""
+"""Dead letters in a spool directory. A note beside each holds the reason."""
 
 import contextlib
 import errno
@@ -27,11 +27,11 @@ __all__ = [
 
 REASON_SUFFIX = ".reason"
 _REASON_SIZE = 2000
-_LONGEST = 200  # bytes that are kept of a name that must be changed
+_LONGEST = 200  # bytes kept of a name that must be changed
 
 
 class Note(NamedTuple):
-    """The note beside a task that was set aside: the reason and the counts."""
+    """The note beside a dead letter: the reason and the counts."""
 
     reason: str
     attempts: int
@@ -41,9 +41,9 @@ class Note(NamedTuple):
 def set_aside(
     directory: Directory, state: str, at: int, name: str, ref: str, reason: str, count: Count, now: float
 ) -> None:
-    """Move a locked task (``name`` in the directory ``at``) to those of ``state``, after writing why.
+    """Move a locked task (``name`` in the directory ``at``) to the dead letters of ``state``, after writing its note.
 
-    A reason that cannot be written, as on a full disk, does not keep the task in the way.
+    A note that cannot be written, for example on a full disk, does not prevent the move.
     """
     part = _part(state, ref)
     directory.renew(TMP, part)
@@ -58,7 +58,7 @@ def set_aside(
 
 
 def read_note(directory: Directory, state: str, ref: str) -> Note | None:
-    """Return the note beside a task that was set aside; None if there is none, or the file is not a note."""
+    """Return the note beside a dead letter, or None if it is missing or invalid."""
     try:
         with open(open_private(directory, f"{ASIDE[state]}/{ref}{REASON_SUFFIX}"), "rb") as file:
             note = json.loads(file.read(1 << 16))
@@ -71,7 +71,7 @@ def read_note(directory: Directory, state: str, ref: str) -> Note | None:
 
 
 def bring_back(directory: Directory, state: str, ref: str, target_ref: str, now: float) -> None:
-    """Move a task that was set aside back among those that wait, due now."""
+    """Move a dead letter back to the waiting tasks, due now."""
     at, name = directory.at(f"{ASIDE[state]}/{ref}")
     part, _, base = target_ref.rpartition("/")
     target_at, target = directory.place(part, base) if part else (directory.fd(""), base)
@@ -81,14 +81,14 @@ def bring_back(directory: Directory, state: str, ref: str, target_ref: str, now:
 
 
 def discard(directory: Directory, state: str, ref: str) -> None:
-    """Delete a task that was set aside, and its note."""
+    """Delete a dead letter and its note."""
     at, name = directory.at(f"{ASIDE[state]}/{ref}")
     os.unlink(name, dir_fd=at)
     discard_reason(directory, state, ref)
 
 
 def discard_reason(directory: Directory, state: str, ref: str) -> None:
-    """Delete the note of a task that has left from where it was set aside."""
+    """Delete the note of a task that is no longer a dead letter."""
     inside = f"{ASIDE[state]}/{ref}{REASON_SUFFIX}"
     with contextlib.suppress(OSError):
         if is_note(directory, inside):
@@ -96,8 +96,7 @@ def discard_reason(directory: Directory, state: str, ref: str) -> None:
 
 
 def is_note(directory: Directory, inside: str) -> bool:
-    """Return whether this file is a note, and not a task whose name looks like that of a note. A task never begins like
-    a note.
+    """Return whether this file is a note, and not a task with the name of a note. The first byte differs.
 
     :raises OSError: if it cannot be opened.
     """
@@ -106,7 +105,7 @@ def is_note(directory: Directory, inside: str) -> bool:
 
 
 def rename_hidden(directory: Directory, part: str, name: str) -> None:
-    """Rename a task whose name looks like that of a note, so that it is listed."""
+    """Rename a task that has the name of a note, so that it is listed."""
     os.rename(directory.path(f"{part}/{name}"), directory.path(f"{part}/{_free_name(directory, part, name)}"))
 
 
@@ -123,8 +122,8 @@ def _part(state: str, ref: str) -> str:
 def _free_name(directory: Directory, part: str, name: str) -> str:
     """Return ``name``, or a shortened form with a number.
 
-    The result replaces no other task and no note of another task, is not the name of a note, and leaves room for the
-    name of its own note.
+    The result replaces no task and no note of another task, is not the name of a note, and leaves room for the name of
+    its own note.
     """
     candidate, number = name, 1
     start = os.fsdecode(os.fsencode(name)[:_LONGEST])
@@ -145,7 +144,7 @@ def _is_free(directory: Directory, inside: str) -> bool:
     else:
         return False
     try:
-        return is_note(directory, f"{inside}{REASON_SUFFIX}")  # the note of a task that is gone; it is replaced
+        return is_note(directory, f"{inside}{REASON_SUFFIX}")  # the note of a task that no longer exists is replaced
     except OSError as error:
         return error.errno == errno.ENOENT
 

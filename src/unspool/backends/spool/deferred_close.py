@@ -1,11 +1,11 @@
-"""Files that were removed, on their way from a worker to its supervisor, which closes them.
+"""Descriptors of removed files, which a worker passes to its supervisor to be closed there.
 
-The kernel frees a removed file when it is closed for the last time, which takes it 25 µs: a third of what a worker
-spends on a task that does nothing. A descriptor that another process has too is closed in less than one. So a worker
-passes on what it is done with, many in one message, and whoever is slower than the other one closes more of them: where
-the socket is full, or nobody is there to read from it, the worker closes its files itself.
+The kernel frees a removed file when its last descriptor is closed. That takes 25 µs, a third of what a worker spends on
+a task that does nothing. Closing a descriptor that another process also has takes less than 1 µs. A worker therefore
+passes its descriptors on, many in one message, and the slower of the two processes closes more of them. If the socket
+is full or has no reader, the worker closes the files itself.
 
-A descriptor that is kept here is still locked, which means nothing: its file has no name any more.
+A descriptor kept here is still locked. The lock has no effect, because the file has no name any more.
 """
 
 import array
@@ -18,20 +18,21 @@ from ...imports import late
 
 __all__ = ["DeferredClose"]
 
-_BATCH = 64  # the kernel takes 253 in one message
-_SHARE = 16  # and no more than one in so many of the descriptors that a process may have: the others are its tasks'
+_BATCH = 64  # the kernel allows 253 in one message
+_SHARE = 16  # at most this fraction of the descriptors that a process may have; tasks need the others
 
 
 class DeferredClose:
-    """The way. Made by the supervisor before it forks; on other systems than Linux each closes its own."""
+    """Pass descriptors from workers to the supervisor, which creates this before it forks. Outside Linux, workers close
+    them."""
 
     def __init__(self) -> None:
         with late:
-            import socket  # not for producers
+            import socket  # producers do not need it
 
         self._socket = socket
         self._maker = os.getpid()
-        self._lock = threading.Lock()  # a worker settles in two threads
+        self._lock = threading.Lock()  # a worker settles tasks in two threads
         self._kept: list[tuple[int, int]] = []
         self._batch = 0
         self._ends: tuple[socket.socket, socket.socket] | None = None
@@ -42,7 +43,7 @@ class DeferredClose:
             end.setblocking(False)
 
     def add(self, fd: int, inode: int) -> None:
-        """In a worker: takes over the descriptor of a file that it has removed."""
+        """Take over the descriptor of a removed file. Called in a worker."""
         if not self._batch:
             self._batch = _batch()
         with self._lock:
@@ -52,7 +53,7 @@ class DeferredClose:
             self.pass_on()
 
     def pass_on(self) -> bool:
-        """In a worker: has no descriptor any more when it returns. False if there was none."""
+        """Pass on or close all kept descriptors. Return False if there were none. Called in a worker."""
         with self._lock:
             kept, self._kept = self._kept, []
         fds = [fd for fd, inode in kept if _is_still(fd, inode)]
@@ -65,7 +66,7 @@ class DeferredClose:
         return bool(fds)
 
     def close_some(self) -> bool:
-        """In the supervisor: closes what one message brought; False if there was none."""
+        """Close the descriptors of one message. Return False if there was no message. Called in the supervisor."""
         if self._ends is None:
             return False
         fds = array.array("i")
@@ -80,7 +81,7 @@ class DeferredClose:
         return bool(said)
 
     def close_inherited(self) -> None:
-        """In a forked child: what its parent keeps is the parent's to pass on."""
+        """Close the descriptors that a forked child inherited, because the parent passes them on."""
         self._lock = threading.Lock()
         for fd, _ in self._kept:
             with contextlib.suppress(OSError):
@@ -88,7 +89,7 @@ class DeferredClose:
         self._kept.clear()
 
     def close(self) -> None:
-        """In the supervisor, at its end; in a child, which goes on sending, what the supervisor alone needs."""
+        """Close the socket. A child closes only the supervisor's end and can still send."""
         if self._ends is not None:
             self._ends[1].close()
             if os.getpid() == self._maker:
@@ -105,8 +106,7 @@ def _batch() -> int:
 
 
 def _is_still(fd: int, inode: int) -> bool:
-    """Return whether this is what it was: a task may have closed descriptors that are not its own, and opened
-    others."""
+    """Return whether the descriptor still refers to this inode. A task may have closed it and opened another file."""
     try:
         return os.fstat(fd).st_ino == inode
     except OSError:

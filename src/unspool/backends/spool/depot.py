@@ -1,10 +1,11 @@
-"""The directory as a source and a destination of tasks that are moved between queues.
+"""Transfer of tasks from and to a spool directory.
 
-Leaving. The task's lock is taken, then its file is moved to where no worker or uWSGI looks. The lock is kept until the
-file is gone, so that no other process carries it. Its name is its key: it is unique, and survives the carrier.
+Leaving: the task is locked, then its file is moved to a directory where neither workers nor uWSGI look. The lock is
+kept until the file is deleted, so that no other process carries it. The key is made of the task's unique name, and
+survives the carrier.
 
-Arriving. The file is written completely and synced where no worker looks, under a name made of its key, so that a
-second write replaces the first. On confirmation, it is renamed into place, which happens once.
+Arriving: the file is written completely and synced in a directory where workers do not look. Its name is made of the
+key, so a second write replaces the first. The commit renames it into place, which happens once.
 """
 
 import contextlib
@@ -32,14 +33,14 @@ from .wakefile import Wakefile
 __all__ = ["SpoolDepot"]
 
 _log = logging.getLogger("unspool")
-_MOST = 1 << 25  # bytes of tasks held at once, but for one that is larger
-_WRITING = 5.0  # seconds in which an incomplete file may be one that another program is still writing
+_MOST = 1 << 25  # maximum bytes of tasks held at once, unless a single task is larger
+_WRITING = 5.0  # seconds for which another program may still be writing an incomplete file
 _OPEN = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
 
 
 class _Token(NamedTuple):
-    """The locked descriptor of a task, where its file is, and its counts."""
+    """The locked descriptor of a task, the location of its file, and its counts."""
 
     fd: int
     at: Leaving
@@ -47,9 +48,9 @@ class _Token(NamedTuple):
 
 
 class SpoolDepot:
-    """Implements ``depot.Depot`` for a directory.
+    """Implement ``depot.Depot`` for a spool directory.
 
-    :param objection: why a file is not one to be run, and so not one to be carried; None if it is.
+    :param objection: returns the reason why a file must be neither run nor carried, or None.
     """
 
     def __init__(
@@ -92,7 +93,7 @@ class SpoolDepot:
         return [parcel for one in under_way(self._directory) if (parcel := self._take(one, one.inside)) is not None]
 
     def release(self) -> None:
-        """Also in a forked child: a lock lives as long as any copy of its descriptor."""
+        """Release all locks, also in a forked child, because a lock lives as long as any copy of its descriptor."""
         for fd in self._locked:
             with contextlib.suppress(OSError):
                 os.close(fd)
@@ -164,11 +165,11 @@ class SpoolDepot:
                 try:
                     due = os.stat(name, dir_fd=at, follow_symlinks=False).st_mtime
                 except FileNotFoundError:
-                    continue  # it has been
+                    continue  # it is already committed
                 ref = _final(parcel, due)
                 if parcel.state in ASIDE:
                     ref = f"{ASIDE[parcel.state]}/{ref}"
-                    with contextlib.suppress(FileNotFoundError):  # moved by one who died at this point
+                    with contextlib.suppress(FileNotFoundError):  # moved by a process that died at this point
                         self._rename(f"{ARRIVING}/{name}{REASON_SUFFIX}", f"{ref}{REASON_SUFFIX}")
                 elif parcel.priority is not None:
                     dues.add(due)
@@ -212,16 +213,16 @@ class SpoolDepot:
             return None
         try:
             if os.path.lexists(self._directory.path(f"{LEAVING}/{name}")):
-                raise FileExistsError  # a copy of this one, under its name
+                raise FileExistsError  # a copy of this task has the same name
             self._rename(where, f"{LEAVING}/{name}")
-        except OSError:  # the name is too long, or the disk full: the task stays where it was
+        except OSError:  # the name is too long or the disk is full; the task stays
             self._let_go(parcel.token.fd)
             return None
         points.reach("leave.renamed")
         return parcel
 
     def _take(self, at: Leaving, inside: str) -> Parcel | None:
-        """Return the task in a file, locked; None if another process has it, or it must not be carried."""
+        """Return the task in a file, locked. Return None if another process has it, or it must not be carried."""
         try:
             there, name = self._directory.at(inside)
             fd = os.open(name, _OPEN, dir_fd=there)
@@ -258,7 +259,9 @@ class SpoolDepot:
             if count.phase == DONE:
                 os.unlink(name, dir_fd=there)
                 id = self._directory.path(at.ref)
-                _log.warning("task %s is removed: it is marked as done, and could not be removed then", printable(id))
+                _log.warning(
+                    "removed task %s, which is marked as done and could not be removed when it finished", printable(id)
+                )
                 return None
         key = _key(at.ref)
         state = State(at.place) if at.place else State.READY
@@ -293,21 +296,21 @@ class SpoolDepot:
 
 
 def _key(ref: str) -> str:
-    """Return the key of a task on its way, made of its unique name."""
+    """Return the key of a task in transfer, made of its unique name."""
     with late:
-        import hashlib  # which only carriers need
+        import hashlib  # only carriers need it
 
     return hashlib.blake2b(os.fsencode(os.path.basename(ref)), digest_size=16).hexdigest()
 
 
 def _arriving(parcel: Parcel) -> str:
-    """Return the name of an accepted task's file."""
+    """Return the name of a staged task's file."""
     ref = parcel.key if parcel.priority is None else f"{parcel.priority}/{parcel.key}"
     return label(parcel.state if parcel.state in ASIDE else "", ref)
 
 
 def _final(parcel: Parcel, due: float) -> str:
-    """Return the name of a task after it is confirmed."""
+    """Return the name of a committed task's file."""
     seconds, rest = divmod(int(due * 1_000_000), 1_000_000)
     name = f"{PREFIX}{parcel.key}_{seconds}_{rest:06d}"
     return name if parcel.priority is None else f"{parcel.priority}/{name}"

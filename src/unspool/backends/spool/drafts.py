@@ -4,16 +4,18 @@ Each process has a number, which is part of the name of each file that it has no
 ``.unspool/tmp``, and of tasks that it writes in place. The number consists of the inode of ``.unspool/writers`` and of
 one byte in that file. The process keeps this byte locked for as long as it lives.
 
-A writer is dead if the file with this inode is available and no process holds the lock on the byte. A living writer is
-never taken for dead:
+A writer is dead if the file with this inode is available and no process holds the lock on the byte. A live writer never
+counts as dead:
 
-1. It holds the lock from before it creates the file until the file has its final name and mode, because the send keeps
-   a reference to its ``Drafts``, and the descriptor is closed with the last reference.
-2. It also holds its ``writers`` file open. An inode number is not given to a second file of the same file system while
-   the first one is open. So a process that has a file of this number open has the same file, and sees the lock.
-3. A process that has another ``writers`` file, because the first one was removed, has no proof. It leaves the file
-   alone.
-4. A process that has lost the descriptor, and with it the lock, gets another number before its next send (``lost``).
+  1. It holds the lock from before it creates the file until the file has its final name and mode, because the send
+     keeps a reference to its ``Drafts``, and the descriptor is closed with the last reference.
+  2. It also holds its ``writers`` file open. An inode number is not given to a second file of the same file system
+     while the first one is open. A process that has a file of this number open therefore has the same file, and sees
+     the lock.
+  3. A process that has another ``writers`` file, because the first one was removed, has no proof. It leaves the file
+     alone.
+  4. A process that has lost the descriptor, and with it the lock, gets another number before its next send
+     (``lost``).
 
 This holds across containers, host names, reused process ids and restarts. It costs a process one lock. On a file system
 without locks, no unfinished file is removed.
@@ -35,7 +37,7 @@ _FILE = "writers"
 _OPEN = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 _BYTES = 1 << 32  # bytes that can be locked; the higher bits of a number hold the inode
 _LOOKS = 256
-_TRIES = 16  # attempts to lock a random byte; a collision is improbable even once
+_TRIES = 16  # attempts to lock a random byte; even one collision is improbable
 _number_of = re.compile(r".*\.([0-9a-f]{1,24})", re.ASCII | re.DOTALL).fullmatch
 
 
@@ -118,7 +120,7 @@ class Drafts:
             if self._closing is not None:
                 self._closing()  # the descriptor of the parent process
             number, self._lost = 0, False
-            with contextlib.suppress(OSError):  # writing the draft meets the same error, and raises it
+            with contextlib.suppress(OSError):  # writing the draft meets the same error and raises it
                 self._fd = self._hand_over(os.open(_FILE, _OPEN, 0o600, dir_fd=self._place()))
                 found = os.fstat(self._fd)
                 self._device, self._inode = found.st_dev, found.st_ino

@@ -1,7 +1,7 @@
-"""What a process of uWSGI has noted of due tasks, in the order of running.
+"""The due tasks that a uWSGI process has found, in the order of execution.
 
-uWSGI offers tasks in the order of the directory, which is none, so the handler goes by this list. It is made by reading
-names, which hold a lower bound of the due time; a process that claims a task finds the exact time, and passes it to
+uWSGI offers tasks in the arbitrary order of the directory, so the handler uses this list instead. A look reads names
+only, which contain a lower bound of the due time. A process that claims a task reads the exact time and passes it to
 ``later``.
 """
 
@@ -17,17 +17,18 @@ from .layout import Directory, hint, is_priority, is_task, priority_of, rank_of
 
 __all__ = ["DueList"]
 
-_LIMIT = 50_000  # tasks that are noted at a time
-_SHARE = 20  # of the time, at most one part in so many goes into looking
-_FREE = 0.002  # seconds of looking that do not count: a small directory is looked at whenever there is reason to
+_LIMIT = 50_000  # maximum number of tasks in the list
+_SHARE = 20  # looks take at most 1/20 of the time
+_FREE = 0.002  # seconds of a look that do not count, so that a small directory can be read whenever needed
 _BUSY = 1.0  # seconds for which a process leaves a task alone that another process runs
-_SLACK = 1.0  # seconds by which a name may be ahead of its task, as after the clock was set back; a claim finds out
+# Seconds by which a name may be ahead of its task, for example after the clock was set back; the claim corrects it.
+_SLACK = 1.0
 
 
 class DueList:
     """The due tasks of some parts of a directory.
 
-    :param parts: which parts, asked at each look.
+    :param parts: returns the parts to read; called at each look.
     """
 
     def __init__(self, directory: Directory, clock: Clock, parts: Callable[[], Iterable[str]]) -> None:
@@ -39,35 +40,36 @@ class DueList:
         self._busy: set[str] = set()
         self._not_before = 0.0
         self.next_due: float | None = None
-        """When the first of those that the last look found deferred is due (unix seconds)."""
+        """The due time of the first deferred task that the last look found (Unix time)."""
         self.priorities: list[str] = []
-        """The directories of priorities that the last look found in these parts."""
+        """The priority directories that the last look found in these parts."""
 
     def __bool__(self) -> bool:
         return bool(self._due)
 
     def next(self) -> str | None:
-        """Return the ref of the next task, which is then no longer noted; None if none is."""
+        """Remove and return the ref of the next task, or None if the list is empty."""
         return self._due.popleft() if self._due else None
 
     @property
     def may_look(self) -> bool:
-        """Whether enough time has passed since the last look, which may have been long."""
+        """Return whether another look is allowed. A long look delays the next one."""
         return time.monotonic() >= self._not_before
 
     @property
     def busy(self) -> list[str]:
-        """The tasks that somebody else had when they were last tried; who has one may die any moment, or only have
-        looked at it."""
+        """Return the tasks that another process held when they were last tried. That process may end at any moment."""
         return list(self._busy)
 
     def tried(self, ref: str) -> None:
-        """A busy one is tried once more; whoever finds it busy again says so to ``later``. Most have been run by then,
-        and must not be tried at each offer until the next look."""
+        """Take a task off the busy list when it is tried once more. If it is still busy, call ``later``.
+
+        Most busy tasks have been run by then, and must not be tried at each offer until the next look.
+        """
         self._busy.discard(ref)
 
     def look(self) -> None:
-        """Note what is due now, in place of what was noted before."""
+        """Read the directory and replace the list with the tasks that are due now."""
         started, now = time.monotonic(), self._clock()
         later: dict[str, float] = {}
         self.next_due = None
@@ -80,14 +82,14 @@ class DueList:
         self._not_before = ended + _SHARE * max(0.0, ended - started - _FREE)
 
     def later(self, ref: str, until: float | None) -> None:
-        """Do not note a task before this time (unix seconds); None if another process runs it."""
+        """Do not list a task before this time (Unix time); None if another process runs it."""
         if len(self._later) < _LIMIT:
             self._later[ref] = self._clock() + _BUSY if until is None else until
             if until is None:
                 self._busy.add(ref)
 
     def _is_due(self, ticket: Ticket, now: float, later: dict[str, float]) -> bool:
-        """Return whether a task is due. If not, note when it will be."""
+        """Return whether a task is due. If it is not, note its due time."""
         known = ticket.ref in self._later
         if ticket.due <= now if known else ticket.due <= now + _SLACK:
             return True

@@ -1,10 +1,10 @@
-"""What is due in a spool directory: kernel events and scans, kept in a bounded window.
+"""The due tasks of a spool directory, found by kernel events and scans and kept in a bounded lookahead.
 
-Events say what arrives; scans are the truth. A scan runs at the start, when events were lost, when the window has
-dropped tickets and runs low, and once a period. It goes in steps, so that the supervisor is never away for long, and it
-reads names only: a name carries a lower bound of the due time, and the worker's claim finds out the rest. Only when a
-scan has dropped tickets that turned out to be deferred does the next one look at each file's time, or it would hand out
-the same ones again and again.
+Events report arrivals, but only scans are complete. A scan runs at the start, after lost events, when the lookahead has
+dropped tickets and runs low, and once per period. A scan runs in steps, so that the supervisor is never blocked for
+long. It reads names only: a name contains a lower bound of the due time, and the worker's claim reads the rest. If a
+scan has dropped tickets that turned out to be deferred, the next scan reads each file's mtime. Otherwise it would hand
+out the same tickets again and again.
 """
 
 import contextlib
@@ -24,14 +24,14 @@ from .watcher import Change, Watcher
 
 __all__ = ["SpoolFeed"]
 
-_STEP = 2_000  # directory entries read between two looks at anything else
-_SWEPT = 500  # files looked at after each scan, whether they were left behind
-_SETTLE = 0.1  # seconds in which the directory's removal may finish
-_POLL = 1.0  # seconds between scans where the kernel tells nothing, and between looks for a removed directory
+_STEP = 2_000  # directory entries read before other work is checked
+_SWEPT = 500  # files checked for leftovers after each scan
+_SETTLE = 0.1  # seconds to wait for the removal of the directory to finish
+_POLL = 1.0  # seconds between scans without kernel events, and between checks for a removed directory
 
 
 class SpoolFeed:
-    """Implements ``base.Feed`` for a directory."""
+    """Implement ``base.Feed`` for a spool directory."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class SpoolFeed:
         self._wakefile = wakefile
         self._lookahead = window or Lookahead()
         self._deferred_close = deferred_close
-        self._ended = False  # whether a worker may have passed on what it has removed
+        self._ended = False  # whether a worker may have passed on descriptors of removed files
         self._wake = Watcher()
         self._scan: Iterator[list[Ticket]] | None = None
         self._sweep: Iterator[None] | None = None
@@ -82,7 +82,7 @@ class SpoolFeed:
 
     def refresh(self) -> bool:
         now = self._clock()
-        if self._ended and self._deferred_close is not None:  # not on the way to a task that has just come
+        if self._ended and self._deferred_close is not None:  # not in the same step in which a new task arrives
             self._ended = self._deferred_close.close_some()
         for change in self._wake.changes():
             self._note(change, now)
@@ -113,7 +113,7 @@ class SpoolFeed:
     def busy(self, ref: str) -> None:
         self._lookahead.settled(ref)
         self._busy[ref] = None
-        if not self._locked(ref):  # released before the event arrived
+        if not self._locked(ref):  # it was released before the event arrived
             self._retry_busy(ref)
 
     def doubt(self) -> None:
@@ -132,7 +132,7 @@ class SpoolFeed:
     # --- events
 
     def _start(self) -> None:
-        """Watch before the first scan, so that nothing falls between the two."""
+        """Start the watches before the first scan, so that no arrival is missed between the two."""
         self._directory.fd(RUN)
         self._watch("")
         self._watch(PRIVATE, removals=True)
@@ -166,10 +166,10 @@ class SpoolFeed:
                 self._take_in(ref, change.name, now)
 
     def _take_in(self, ref: str, name: str, now: float) -> None:
-        """Take in a file that the window does not hold. Its name is not enough here.
+        """Add a file that the lookahead does not hold. Its mtime is read as well as its name.
 
-        A worker that finds a task not yet due closes its file again, which is an event too. If the window has no room
-        for the task, such events would repeat forever.
+        A worker that finds a task not yet due closes its file, which is an event too. If the lookahead has no room for
+        the task, such events would repeat forever.
         """
         path = self._directory.path(ref)
         self._lookahead.add(self._ticket(ref, _due(lambda **how: os.stat(path, **how), name, now)), now)
@@ -179,12 +179,12 @@ class SpoolFeed:
         self._next_scan = min(self._next_scan, self._clock() + self._interval())
 
     def _interval(self) -> float:
-        """Return the seconds between scans: many where the kernel tells what happens."""
+        """Return the seconds between scans. The interval is long while kernel events work."""
         period = self._control.period
         return period if self._wake.working else min(period, _POLL)
 
     def _watch_priority(self, part: str) -> None:
-        """A new priority: what was moved in before the watch began is read once."""
+        """Watch a new priority directory, and read once what arrived before the watch began."""
         self._watch(part)
         now = self._clock()
         for tickets in self._entries(part, now):
@@ -192,14 +192,14 @@ class SpoolFeed:
                 self._lookahead.add(ticket, now)
 
     def _look_again(self, ref: str, now: float) -> None:
-        """A waiting file was touched: its time is the truth, also where that is earlier than we thought."""
+        """Read the mtime of a waiting file that was touched. It is the due time, even if it is earlier than known."""
         with contextlib.suppress(OSError):
             due = os.stat(self._directory.path(ref), follow_symlinks=False).st_mtime
             self._lookahead.forget_deferred(ref)
             self._lookahead.add(self._ticket(ref, due), now)
 
     def _retry_busy(self, ref: str) -> None:
-        """Whoever held it closed it. A look that opens for reading only makes no event that others would answer."""
+        """Check a busy task whose file was closed. Opening it for reading only causes no event for other processes."""
         if not self._locked(ref):
             self._busy.pop(ref, None)
             self._look_again(ref, self._clock())
@@ -219,7 +219,8 @@ class SpoolFeed:
     def _begin_scan(self, now: float) -> None:
         if self._directory.is_gone():
             there = os.path.isdir(self._directory.root)
-            if not there or not self._gone:  # once, even if another has its place: registrations went with it
+            # Only once, even if another directory replaces it, because its registrations are gone.
+            if not there or not self._gone:
                 self._gone, self._next_scan = True, now if there else now + _POLL
                 return
             self._begin_anew()
@@ -232,10 +233,10 @@ class SpoolFeed:
         self._scan = self._all_entries(now, exact)
 
     def _begin_anew(self) -> None:
-        """Another directory has taken the place of the one that was watched."""
+        """Start again on a directory that has replaced the watched one."""
         self._directory.reopen()
         former, self._wake = self._wake, Watcher()
-        former.close()  # afterwards, so that the new one has another number, and the change is noticed
+        former.close()  # closed last, so that the new descriptor has another number and the change is noticed
         self._lookahead = Lookahead()
         self._busy.clear()
         self._start()
@@ -268,16 +269,16 @@ class SpoolFeed:
     def _entries(
         self, part: str, now: float, exact: bool = False, parts: list[str] | None = None
     ) -> Iterator[list[Ticket]]:
-        """Yield the tickets of a directory, for each step one list; to ``parts`` the priorities in it are added.
+        """Yield the tickets of a directory, one list for each step. Add its priority directories to ``parts``.
 
-        They are made at the end, of the earliest names only; at once of a name that tells no time, and where a look at
-        each file is to tell what is ready.
+        Tickets are created at the end, for the earliest names only. They are created at once for names without a time,
+        and in an exact scan.
         """
         rank, lead = rank_of(int(part) if part else None), f"{part}/" if part else ""
         selection = Selection(self._lookahead.latest(rank, now), self._lookahead.room)
         with contextlib.suppress(OSError), os.scandir(self._directory.path(part)) as entries:
             while some := list(itertools.islice(entries, _STEP)):
-                if exact:  # then it is the window that drops what has no room
+                if exact:  # in an exact scan, the lookahead drops the tickets that have no room
                     selection.limit(self._lookahead.latest(rank, now)[0])
                 found = selection.sift(some)
                 tasks = [one.name for one in found if one.name.startswith(PREFIX)]
@@ -300,14 +301,14 @@ class SpoolFeed:
                 narrow(tickets[-1])
 
     def _unknown(self, lead: str, names: list[str]) -> list[str]:
-        """Return the tasks that the window does not hold."""
+        """Return the tasks that the lookahead does not hold."""
         if bells := [name for name in names if name.startswith(BELL) and is_bell(name)]:
             self._wakefile.sweep(bells)
             names = [name for name in names if name not in bells]
         return [name for name in names if lead + name not in self._lookahead]
 
     def _due(self, lead: str, name: str, now: float) -> float:
-        """With a look at the file, unless its name says that it waits."""
+        """Return the due time of a file. Its mtime is read unless its name already says that it waits."""
         path = self._directory.path(lead + name)
         return at if (at := hint(name)) > now else _due(lambda **how: os.stat(path, **how), name, now)
 
@@ -317,7 +318,7 @@ class SpoolFeed:
 
 
 def _due(look: Callable[..., os.stat_result], name: str, now: float) -> float:
-    """Return a file's time if it is in the future; otherwise the more precise time in its name."""
+    """Return a file's mtime if it is in the future; otherwise the more precise time in its name."""
     with contextlib.suppress(OSError):
         due = look(follow_symlinks=False).st_mtime
         return due if due > now else hint(name)

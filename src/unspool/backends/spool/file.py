@@ -10,7 +10,7 @@ from .layout import Directory
 
 __all__ = ["open_private", "read_whole", "sync_file_system", "write_whole"]
 
-_FIRST_READ = 1 << 17  # all of most tasks; of a larger one enough to see whether it is one
+_FIRST_READ = 1 << 17  # all of most tasks; enough of a larger file to recognize a task
 _OVERHEAD = HEADER_SIZE + MAX_VARS
 _MODIFIER = b"\x11"
 _PRIVATE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -55,19 +55,19 @@ def open_private(directory: Directory, inside: str, flags: int = os.O_RDONLY) ->
 
 
 def write_whole(fd: int, data: bytes) -> None:
-    """Write all of ``data``: a disk that fills up takes a part first, and raises for the rest."""
+    """Write all of ``data``. On a disk that fills up, the first write is short and the next one raises."""
     written = os.write(fd, data)
     while written < len(data):
         written += os.write(fd, data[written:])
 
 
 def sync_file_system(fd: int) -> None:
-    """One sync for all that was written: 150 µs a task in batches of 100, where one fsync costs 1 to 2 ms.
+    """Sync the whole file system once: 150 µs per task in batches of 100, where one fsync costs 1 to 2 ms.
 
     It reports write errors of the file system since Linux 5.8 (syncfs(2)).
     """
     with late:
-        import ctypes  # 10 ms that only a durable batch needs
+        import ctypes  # takes 10 ms, which only a durable batch needs
 
     libc = ctypes.CDLL(None, use_errno=True)
     if not hasattr(libc, "syncfs"):

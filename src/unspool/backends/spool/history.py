@@ -1,7 +1,7 @@
-"""What ran: one row a run, in SQLite, bounded in number and age.
+"""The history of runs: one row per run in SQLite, bounded in number and age.
 
-Supervisors' recorders write it in batches, so it never delays a task. It is a convenience and not the truth: if it is
-lost or damaged, it is set aside and a new one begins, and no task is touched.
+Supervisors' recorders write it in batches, so it never delays a task. No task depends on it. A damaged database is
+renamed, and a new one is created.
 
 The database has a rollback journal, so SQLite maps no file into memory. In WAL mode SQLite maps ``-shm``, and allocates
 it with one byte for each 4 KiB. Where blocks are smaller, or are copied when they are written, a page of the map has
@@ -34,7 +34,7 @@ CREATE INDEX IF NOT EXISTS runs_of_a_task ON runs (id);
 _COLUMNS = ["number", "id", "task", "verdict", "attempt", "started", "duration", "pid", "error"]
 _INSERT = "INSERT INTO runs (id, task, verdict, attempt, started, duration, pid, error) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _SELECT = "SELECT id, task, verdict, attempt, started, duration, pid, error FROM runs"
-_LATEST = f"{_SELECT} ORDER BY started + duration DESC, number DESC LIMIT ?"  # a journal's rows may be put in late
+_LATEST = f"{_SELECT} ORDER BY started + duration DESC, number DESC LIMIT ?"  # rows of a journal may be inserted late
 _LATEST_OF = f"{_SELECT} WHERE id = ? ORDER BY started + duration DESC, number DESC LIMIT ?"
 _IDS = "SELECT DISTINCT id FROM runs WHERE instr(id, ?)"
 _MATCHES = 10
@@ -48,8 +48,8 @@ _log = logging.getLogger("unspool")
 class History:
     """The runs of a spool directory.
 
-    :param limit: rows kept; 0 keeps no history at all.
-    :param age: seconds they are kept.
+    :param limit: the number of rows kept; 0 disables the history.
+    :param age: seconds for which rows are kept.
     """
 
     def __init__(self, directory: Directory, limit: int, age: float, clock: Clock) -> None:
@@ -63,9 +63,9 @@ class History:
         self._journal = Journal(directory, self._put)
 
     def add(self, records: Sequence[Record]) -> None:
-        """Add rows, at the latest ``_TRIM_EVERY`` rows later dropping what is too many or too old.
+        """Add rows. Rows beyond the limits are deleted at most ``_TRIM_EVERY`` rows later.
 
-        :raises SpoolerUnusable: if it cannot; a damaged database is set aside first and a new one tried.
+        :raises SpoolerUnusable: if it cannot be written. A damaged database is first replaced by a new one.
         """
         if not self._limit:
             return
@@ -89,7 +89,7 @@ class History:
             self._add(records)
 
     def jot(self, records: Sequence[Record]) -> None:
-        """Add rows cheaply, from a process that is not the writer."""
+        """Add rows to this process's journal, which is cheap, from a process that is not the writer."""
         if self._limit:
             self._journal.append(records)
 
@@ -98,14 +98,15 @@ class History:
         self._journal.ingest_some()
 
     def latest(self, id: str | None, limit: int) -> list[Record]:
-        """Return the newest rows first."""
+        """Return the newest rows, newest first."""
         id = None if id is None else _text(id)
         jotted = [record for record in self._journal.records() if id is None or _text(record.id) == id]
         rows = self._rows(id, limit)
         if not jotted:
             return rows
         newest = sorted(jotted, key=_ended, reverse=True)[:limit]
-        both = dict.fromkeys([*map(_storable, newest), *rows])  # what is just being moved over is in both
+        # A row that is just being moved to the database is in both.
+        both = dict.fromkeys([*map(_storable, newest), *rows])
         return sorted(both, key=_ended, reverse=True)[:limit]
 
     def matching(self, piece: str) -> list[str]:
@@ -129,7 +130,7 @@ class History:
                 reader.text_factory = _decoded
                 return reader.execute(query, values).fetchall()
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_ERROR:  # else it has no table yet
+            if error.sqlite_errorcode != sqlite3.SQLITE_ERROR:  # otherwise it has no table yet
                 _log.warning("history of %s cannot be read: %s", self._directory.root, error)
         except sqlite3.DatabaseError:
             pass  # damaged; the writer sets it aside
@@ -139,7 +140,7 @@ class History:
         if self._directory.opened and self._directory.is_gone():
             self.close()
             if not os.path.isdir(self._directory.root):
-                raise sqlite3.OperationalError("the spooler was removed")  # history alone must not bring it back
+                raise sqlite3.OperationalError("the spooler was removed")  # the history alone must not recreate it
             self._directory.reopen()
         path = self._directory.path(HISTORY)
         if (reason := self._objection(path)) is not None:
@@ -153,7 +154,7 @@ class History:
             try:
                 with writer:
                     writer.executemany(_INSERT, records)
-            except _BAD_ROW:  # one that no database takes as it is must not cost the others
+            except _BAD_ROW:  # a row that no database accepts must not cost the others
                 self._add_singly(writer, map(_storable, records))
             self._untrimmed += len(records)
             if self._untrimmed >= _TRIM_EVERY:
@@ -171,7 +172,7 @@ class History:
     def _trim(self, writer: sqlite3.Connection) -> None:
         writer.execute("DELETE FROM runs WHERE number <= (SELECT max(number) FROM runs) - ?", [self._limit])
         horizon = self._clock() - self._age
-        writer.execute(  # rows are nearly in the order of time: look only as far as they are old
+        writer.execute(  # rows are nearly in the order of time, so only the old ones are read
             "DELETE FROM runs WHERE number < coalesce("
             "(SELECT number FROM runs WHERE started >= ? ORDER BY number LIMIT 1), (SELECT max(number) + 1 FROM runs))",
             [horizon],
@@ -181,7 +182,8 @@ class History:
         self._directory.fd(PRIVATE)
         with contextlib.suppress(FileExistsError):
             flags = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            os.close(self._directory.hand_over(os.open(path, flags, 0o600)))  # SQLite gives its other files the same
+            # SQLite gives its other files the same mode.
+            os.close(self._directory.hand_over(os.open(path, flags, 0o600)))
         connection = _connect(path)
         try:
             connection.execute("PRAGMA journal_mode = TRUNCATE")
@@ -197,8 +199,8 @@ class History:
         return connection
 
     def _objection(self, path: str) -> str | None:
-        """Return why SQLite must not open the database or its journal, or None. SQLite would block on a FIFO, and
-        follow links.
+        """Return why SQLite must not open the database or its journal, or None. SQLite would block on a FIFO and follow
+        links.
 
         The files are not opened here, because closing them drops the locks that SQLite has on them in this process.
         """
@@ -210,7 +212,7 @@ class History:
         return None
 
     def close(self) -> None:
-        """End the writer's connection."""
+        """Close the writer's connection."""
         if self._writer is not None:
             with contextlib.suppress(sqlite3.Error):
                 self._writer.close()
@@ -224,9 +226,10 @@ class History:
 
 
 def _connect(path: str) -> sqlite3.Connection:
-    """Open a database that exists. A reader also needs to write: it rolls back what a killed writer left unfinished.
+    """Open an existing database. A reader also needs to write, because it rolls back what a killed writer left
+    unfinished.
 
-    The exclusive mode only matters for a database that an earlier version left in WAL mode: it is not mapped.
+    The exclusive mode matters only for a database that an earlier version left in WAL mode: it is then not mapped.
     """
     connection = sqlite3.connect(f"file:{_quote(path)}?mode=rw", uri=True, timeout=_BUSY)
     connection.execute("PRAGMA locking_mode = EXCLUSIVE")
@@ -251,7 +254,7 @@ def _storable(record: Record) -> Record:
 
 
 def _decoded(value: bytes) -> str:
-    """Return a text that SQLite has stored, which need not be valid UTF-8."""
+    """Return a text that SQLite has stored, which may be invalid UTF-8."""
     return value.decode("utf-8", "backslashreplace")
 
 

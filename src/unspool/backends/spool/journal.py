@@ -1,9 +1,9 @@
-"""Runs that are recorded by processes without a recorder: those of uWSGI.
+"""Journals of runs, written by processes without a recorder, such as those of uWSGI.
 
 A transaction for each run would delay tasks, so each process appends a line to a file of its own. When that file is
 long, the process begins another one, and moves the long ones into the database when it is idle, a few at a time. If it
 is never idle and there are many, it moves them between two tasks. The process keeps its file locked while it writes to
-it. An unlocked file was left over, and the next process moves it into the database. Readers also read the files.
+it. The next process moves an unlocked file, which was left over, into the database. Readers also read the files.
 """
 
 import contextlib
@@ -23,8 +23,8 @@ from .layout import PRIVATE, TMP, Directory
 __all__ = ["Journal"]
 
 _PREFIX = "journal-"
-_LONG = 1 << 18  # bytes: some 1,200 runs, which take 10 ms to be put into the database
-_MANY = 32  # journals that a process lets wait
+_LONG = 1 << 18  # bytes: about 1,200 runs, which take 10 ms to insert into the database
+_MANY = 32  # number of full journals after which a process inserts some between two tasks
 _MOMENT = 0.01  # seconds
 _MOST = 1 << 28  # bytes; no process writes that many to one journal
 _CREATE = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -33,7 +33,7 @@ Add = Callable[[Sequence[Record]], None]
 
 
 class Journal:
-    """The journals of a spool directory, and this process's own.
+    """The journals of a spool directory.
 
     :param add: puts records into the database.
     """
@@ -52,7 +52,7 @@ class Journal:
 
         :raises OSError: if it cannot be written.
         """
-        if self._pid != os.getpid():  # a fork shares the file of its parent, and its lock
+        if self._pid != os.getpid():  # a forked child shares its parent's file and lock
             self._waiting = deque(self._names())
             self._begin()
         elif self._size > _LONG:
@@ -66,20 +66,19 @@ class Journal:
             lines = lines[written:]
 
     def ingest_some(self) -> None:
-        """Put those that have waited longest into the database, for a moment. What cannot be put there stays, for the
-        next process."""
+        """Put the oldest journals into the database, for a moment. Journals that fail are left for the next process."""
         if self._pid == os.getpid():
             deadline = time.monotonic() + _MOMENT
             while self._waiting and time.monotonic() < deadline:
                 self._ingest(self._waiting.popleft())
 
     def ingest_leftovers(self) -> None:
-        """Put what dead processes left into the database."""
+        """Put the journals of dead processes into the database."""
         for name in self._names():
             self._ingest(name)
 
     def records(self) -> Iterator[Record]:
-        """All that is in journals, the oldest file first."""
+        """Yield the records in all journals, the oldest file first."""
         for name in self._names():
             with contextlib.suppress(OSError), open(self._open(name), "rb") as file:
                 yield from _parse(file.read().splitlines())
@@ -91,7 +90,8 @@ class Journal:
         self._fd = self._directory.hand_over(os.open(name, _CREATE, 0o600, dir_fd=tmp))
         self._size = 0
         lock.acquire(self._fd)
-        os.rename(name, name, src_dir_fd=tmp, dst_dir_fd=private)  # once no process takes it for left over
+        # The file is locked now, so no process takes it for a leftover.
+        os.rename(name, name, src_dir_fd=tmp, dst_dir_fd=private)
         self._pid = os.getpid()
 
     def _end(self) -> None:
@@ -100,10 +100,10 @@ class Journal:
         os.close(self._fd)
 
     def _ingest(self, name: str) -> None:
-        with contextlib.suppress(OSError, sqlite3.Error):  # it is gone; another process has the database just now
+        with contextlib.suppress(OSError, sqlite3.Error):  # the journal is gone, or another process holds the database
             fd = self._open(name, os.O_RDWR)
             with open(fd, "rb") as file:
-                if lock.acquire(fd) and os.fstat(fd).st_nlink:  # else another process has just put it there
+                if lock.acquire(fd) and os.fstat(fd).st_nlink:  # otherwise another process has just inserted it
                     self._add(_parse(file.read().splitlines()))
                     os.unlink(name, dir_fd=self._directory.fd(PRIVATE))
 

@@ -1,4 +1,4 @@
-"""Names and places in a spool directory, and who may own them. The only module that makes up a path.
+"""The paths of a spool directory, and who may own them. No other module builds a path.
 
 ::
 
@@ -6,16 +6,16 @@
       uwsgi_spoolfile_on_…       a task; its ref is this name
       5/uwsgi_spoolfile_on_…     a task of priority 5; its ref is ``5/<name>``
       .unspool/
-        tmp/                     being written
-        writers                  whose drafts those are; see ``drafts``
-        dead/  corrupt/          set aside, in the same tree, ``<name>.reason`` beside each
+        tmp/                     unfinished files
+        writers                  the owners of unfinished files; see ``drafts``
+        dead/  corrupt/          dead letters, in the same tree, with ``<name>.reason`` beside each
         run/                     live processes, the pause flag, the period
-        attempts/                only where the file system has no extended attributes
-        history.sqlite3          and its rollback journal, history.sqlite3-journal
+        attempts/                counts, if the file system has no extended attributes
+        history.sqlite3          the history, beside its rollback journal
 
-A name is uWSGI's: ``uwsgi_spoolfile_on_<host>_<pid>_<counter>_<random>_<seconds>_<microseconds>``. unspool puts the
-*due* time at its end, so that one reading of the directory gives an order without looking at each file. The file's
-mtime is the truth; the name is a lower bound of it.
+A name has uWSGI's form: ``uwsgi_spoolfile_on_<host>_<pid>_<counter>_<random>_<seconds>_<microseconds>``. unspool puts the
+*due* time at its end, so that one reading of the directory gives an order without looking at each file. The due
+time is the file's mtime; the name contains a lower bound of it.
 """
 
 import contextlib
@@ -72,7 +72,7 @@ is_priority = re.compile(r"[0-9]{1,9}", re.ASCII).fullmatch
 
 
 def is_bell(name: str) -> bool:
-    """Return whether this is no task but one of the bells for uWSGI; see ``bell``."""
+    """Return whether this is a wakefile of uWSGI and not a task; see ``wakefile``."""
     return name.startswith(BELL) and (len(name) == len(BELL) or name[len(BELL)] == "_")
 
 
@@ -82,15 +82,15 @@ def is_task(name: str) -> bool:
 
 
 def priority_of(ref: str) -> int | None:
-    """Return the priority that a ref's directory says."""
+    """Return the priority in a ref's directory, or None."""
     head, slash, _ = ref.rpartition("/")
     return int(head) if slash else None
 
 
 def spooler_of(path: str) -> str:
-    """Return the spooler that a task's absolute path is in, as far as the path tells; nothing need exist there.
+    """Return the spooler that contains a task's absolute path. The path need not exist.
 
-    A directory with a number for a name is a priority, unless it is a spooler itself.
+    A directory whose name is a number is a priority, unless it is a spooler itself.
     """
     head, private, _ = path.partition(f"/{PRIVATE}/")
     if private:
@@ -102,12 +102,12 @@ def spooler_of(path: str) -> str:
 
 
 def rank_of(priority: int | None) -> int:
-    """Where a priority sorts: no number comes after all numbers."""
+    """Return the sort key of a priority. Tasks without a priority come last."""
     return UNNUMBERED if priority is None else priority
 
 
 def hint(name: str) -> float:
-    """Return the time at the end of a name: a lower bound of the due time; 0 where the name has none."""
+    """Return the time at the end of a name: a lower bound of the due time, or 0 if the name has no time."""
     parts = name.rsplit("_", 2)
     try:
         return int(parts[1]) + int(parts[2]) / 1_000_000
@@ -116,7 +116,7 @@ def hint(name: str) -> float:
 
 
 def writer_of(name: str) -> int:
-    """Return the number of the process that made a name for a task that it wrote in place; 0 where there is none."""
+    """Return the number of the process that wrote a task in place, from the task's name; 0 if the name has none."""
     parts = name.rsplit("_", 3)
     return int(parts[1]) if len(parts) == 4 and _is_number(parts[1]) else 0
 
@@ -129,7 +129,7 @@ def renamed(ref: str, due: float) -> str:
 
 
 class Names:
-    """Makes names that no other thread, process or host makes, with strictly rising times within a process."""
+    """Create names that are unique across threads, processes and hosts. Within a process, their times rise strictly."""
 
     def __init__(self) -> None:
         self._renew()
@@ -144,12 +144,12 @@ class Names:
         self._random = int.from_bytes(os.urandom(4), "little")
 
     def next(self, now: float, due: float | None, writer: int | None = None) -> str:
-        """Return a new name for a task that is sent now and due then (unix seconds).
+        """Return a new name for a task that is sent now and due at ``due`` (Unix time).
 
-        :param writer: the number of its writer, which is then part of it; see ``drafts``.
+        :param writer: the number of its writer, which becomes part of the name; see ``drafts``.
         """
         if os.getpid() != self._pid:
-            self._renew()  # in a fork, where the lock may have been copied locked
+            self._renew()  # after a fork, where the lock may have been copied while it was locked
         microseconds = int((now if due is None else due) * 1_000_000)
         if due is None:
             with self._lock:  # two tasks of the same microsecond, or a clock set back, keep their order
@@ -159,7 +159,7 @@ class Names:
         seconds, rest = (
             microseconds // 1_000_000,
             microseconds % 1_000_000,
-        )  # with ``%``, a third faster than ``divmod``
+        )  # ``%`` is a third faster than ``divmod``
         return "%s%d_%d_%d_%06d" % (self._start, next(self._counter), writer or self._random, seconds, rest)  # noqa: UP031
 
 
@@ -203,14 +203,15 @@ class Directory:
         self._lock = threading.Lock()
         self._owner: trust.Owner | None = None
         self.trusted = -1
-        """The user whose private files need no closer look: this one, where the directory is its own. Else -1."""
+        """The user whose private files need no closer check: this user, if it owns the directory. Otherwise -1."""
         self.mode = 0o600
-        """The mode of new files. In a directory that a group shares, the group may read and write them."""
+        """The mode of new files. If a group shares the directory, the group may read and write them."""
         self.file_mode = stat.S_IFREG | self.mode
-        """The same with the type of a file, as ``stat`` returns it."""
+        """The mode with the type of a file, as ``stat`` returns it."""
         self.gives = False
-        """Whether new files must be given another owner or group; see ``give``."""
-        # Run when no thread uses it any more, as after a change of settings; never while one may hold a number.
+        """Whether new files must get another owner or group; see ``give``."""
+        # It runs when no thread uses the directory any more, for example after a change of settings, and never while a
+        # thread may hold a descriptor number.
         weakref.finalize(self, _close_all, self._parts, self._removed).atexit = False
 
     def _new_drafts(self) -> Drafts:
@@ -218,19 +219,19 @@ class Directory:
 
     @property
     def owner(self) -> trust.Owner:
-        """Its owner, read when it was opened."""
+        """Return the owner of the directory, read when it was opened."""
         self.fd("")
         return self._owner or trust.Owner(os.geteuid(), os.getegid(), 0o700)
 
     @property
     def opened(self) -> bool:
-        """Whether it has been opened, here or in the process that this one was forked from."""
+        """Return whether it has been opened, here or in the process from which this one was forked."""
         return self._owner is not None
 
     def fd(self, part: str) -> int:
-        """Return a descriptor of the root (an empty part), or of a directory in it, which is made if it is missing.
+        """Return a descriptor of the root (an empty part) or of a directory in it, which is created if it is missing.
 
-        :raises SpoolerUnusable: if there cannot be one, or others may write to it.
+        :raises SpoolerUnusable: if it cannot be opened, or other users may write to it.
         """
         found = self._parts.get(part)
         if found is None:
@@ -239,9 +240,9 @@ class Directory:
         return found.fd
 
     def at(self, ref: str) -> tuple[int, str]:
-        """Where a ref is: a descriptor, and a name to use with it.
+        """Return a descriptor and the name of a ref relative to it.
 
-        :raises FileNotFoundError: if its directory does not exist; it is not made.
+        :raises FileNotFoundError: if its directory does not exist. It is not created.
         """
         part, slash, name = ref.rpartition("/")
         if not slash:
@@ -253,10 +254,10 @@ class Directory:
         return self.place(part, name)
 
     def place(self, part: str, name: str) -> tuple[int, str]:
-        """Return the place of a file in a directory, which is created if it is missing.
+        """Return a descriptor and the name of a file in a directory, which is created if it is missing.
 
-        Threads may be using any descriptor, so none is closed to make room: beyond some dozens of priorities, the path
-        is walked instead.
+        No descriptor is closed to make room, because threads may be using any of them. Beyond some dozens of
+        priorities, the path is resolved each time instead.
         """
         if part not in self._parts and len(self._parts) >= _MAX_DESCRIPTORS:
             root = self.fd("")
@@ -283,13 +284,13 @@ class Directory:
             os.close(fd)
 
     def objection(self, found: os.stat_result) -> str | None:
-        """Return why a file with a task's name is never run, or None if it may be."""
+        """Return why a file with a task's name must not be run, or None."""
         return trust.to_file(found, self.owner, signed=self.signed)
 
     def hand_over(self, fd: int) -> int:
         """Call ``give`` if necessary, and return the descriptor.
 
-        :raises OSError: if the owner or mode cannot be set; then the descriptor is closed.
+        :raises OSError: if the owner or mode cannot be set. The descriptor is then closed.
         """
         if self.gives:
             try:
@@ -300,10 +301,10 @@ class Directory:
         return fd
 
     def give(self, fd: int) -> None:
-        """Set the owner and group of a file or directory that this process has made.
+        """Set the owner and group of a file or directory that this process has created.
 
-        A file made by root gets the directory's owner, because that user's programs could not use it otherwise. In a
-        directory that a group shares, the file gets the group, which may read and write it.
+        A file created by root gets the directory's owner, because that user's programs could not use it otherwise. If a
+        group shares the directory, the file gets the group, which may read and write it.
         """
         owner, found, user = self.owner, os.fstat(fd), os.geteuid()
         folder = stat.S_ISDIR(found.st_mode)
@@ -318,7 +319,7 @@ class Directory:
             os.fchmod(fd, owner.mode & stat.S_ISGID | 0o770 if folder else self.mode)
 
     def part_objection(self, ref: str) -> str | None:
-        """Return why nothing is run in the directory that a ref names, or None if it may be."""
+        """Return why nothing in a ref's directory may be run, or None."""
         part, slash, _ = ref.rpartition("/")
         if not slash:
             return None
@@ -363,12 +364,13 @@ class Directory:
             self.reopen()
 
     def begin_anew(self) -> None:
-        """In a fork, where another thread's lock was copied locked, and drafts are a new process's."""
+        """Replace the lock and the drafts in a forked child. Another thread's lock may have been copied while it was
+        locked."""
         self._lock = threading.Lock()
         self.drafts = self._new_drafts()
 
     def reopen(self) -> None:
-        """Close the descriptors that are not current any more, so that the next use opens them again."""
+        """Close the descriptors that are no longer current, so that the next use opens them again."""
         with self._lock:
             moved = not self.is_current()
             stale = [part for part in self._parts if moved or not self.is_current(part)]
@@ -377,7 +379,7 @@ class Directory:
                 self.drafts = self._new_drafts()
 
     def close(self) -> None:
-        """Close all descriptors, which no other thread may be using now. The next use opens them again."""
+        """Close all descriptors. No other thread may be using them. The next use opens them again."""
         with self._lock:
             _close_all(self._parts, self._removed)
             self._parts.clear()
@@ -446,7 +448,8 @@ class Directory:
             made = self._make(name, at)
             deeper = os.open(name, _OPEN_DIRECTORY, dir_fd=at)
             if made and name == PRIVATE:
-                for other in (TMP, RUN, *ASIDE.values()):  # while there is room: running must not need any
+                # Created while there is room, because running tasks must not need any.
+                for other in (TMP, RUN, *ASIDE.values()):
                     self._make(os.path.basename(other), deeper)
             if opened >= 0:
                 os.close(opened)
@@ -459,7 +462,7 @@ class Directory:
     def _make(self, name: str, at: int) -> bool:
         """Create a directory inside another one, unless it exists."""
         made = name
-        if self.gives:  # it has another name until its owner and mode are set
+        if self.gives:  # the directory has a temporary name until its owner and mode are set
             with contextlib.suppress(FileNotFoundError):
                 os.stat(name, dir_fd=at, follow_symlinks=False)
                 return False
@@ -482,7 +485,7 @@ class Directory:
         return True
 
     def unusable(self, error: OSError, part: str = "") -> SpoolerUnusable:
-        """Return a ``SpoolerUnusable`` for a system error that occurred while a part was opened. It says what to do."""
+        """Return a ``SpoolerUnusable`` for a system error while a part was opened. The message says what to do."""
         what = f"its directory {part}" if part else "it"
         advice = {
             errno.ENOTDIR: self._not_a_directory(part),
@@ -493,13 +496,13 @@ class Directory:
             errno.EMFILE: "this process has too many open files",
             errno.ENFILE: "this system has too many open files",
             errno.EBADF: "this process has closed descriptors that were not its own",
-            errno.ELOOP: "a part of it is a symbolic link, which is not followed",
+            errno.ELOOP: "a part of its path is a symbolic link, which is not followed",
             errno.EIO: "the disk reports an error",
         }.get(error.errno or 0, error.strerror or str(error))
         return SpoolerUnusable(error.errno, f"spooler {self.root} cannot be used: {advice}")
 
     def _not_a_directory(self, part: str) -> str:
-        """Return what is in the place of a part, or of a directory above it, and what to do about it."""
+        """Return what exists instead of a part, or of a directory above it, and what to do about it."""
         names = part.split("/") if part else []
         for count in range(1, len(names) + 1):
             above = "/".join(names[:count])

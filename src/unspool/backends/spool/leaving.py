@@ -1,10 +1,10 @@
-"""Tasks that are leaving a directory, or arriving in one: files apart from those that are run.
+"""Tasks in transfer from or to a spool directory, in files that no worker runs.
 
 ::
 
-    .unspool/leaving/<label>          no worker runs it here any more
-    .unspool/left/<where>/<label>     that destination has accepted it
-    .unspool/arriving/<label>         accepted here, and not yet confirmed; its name is made when it is
+    .unspool/leaving/<label>          no worker runs it any more
+    .unspool/left/<where>/<label>     the destination <where> has staged it
+    .unspool/arriving/<label>         staged here, and not committed yet
 
 A label is ``<place>+<priority>+<name>``, where the place is ``waiting``, ``dead`` or ``corrupt``.
 """
@@ -23,12 +23,13 @@ _WAITING = "waiting"
 
 
 class Leaving(NamedTuple):
-    """A task under way.
+    """A task in transfer.
 
-    :param part: the directory that its file is in, and ``name``: what it is called there.
-    :param place: where it was: ``dead``, ``corrupt``, or empty where it waited.
-    :param ref: what it was called there.
-    :param destination: where it was accepted; empty if that is not known yet.
+    :param part: the directory of its file.
+    :param name: the name of its file.
+    :param place: its former state: ``dead``, ``corrupt``, or empty if it waited.
+    :param ref: its former ref.
+    :param destination: the destination that has staged it; empty if not known yet.
     """
 
     part: str
@@ -39,23 +40,23 @@ class Leaving(NamedTuple):
 
     @property
     def inside(self) -> str:
-        """Its path within the directory."""
+        """Return its path within the directory."""
         return f"{self.part}/{self.name}"
 
 
 def label(place: str, ref: str) -> str:
-    """Return the name of a task's file under way."""
+    """Return the file name of a task in transfer."""
     priority, _, name = ref.rpartition("/")
     return f"{place or _WAITING}+{priority}+{name}"
 
 
 def left_part(destination: str) -> str:
-    """Return the directory of what that destination has accepted."""
+    """Return the directory of the tasks that a destination has staged."""
     return f"{LEFT}/{destination.replace('%', '%25').replace('/', '%2F')}"
 
 
 def under_way(directory: Directory) -> Iterator[Leaving]:
-    """All that is leaving a directory."""
+    """Yield all tasks that are leaving a directory."""
     yield from _in(directory, LEAVING, "")
     with contextlib.suppress(OSError), os.scandir(directory.path(LEFT)) as found:
         for one in sorted(found, key=lambda one: one.name):
@@ -64,7 +65,7 @@ def under_way(directory: Directory) -> Iterator[Leaving]:
 
 
 def carries(directory: Directory) -> bool:
-    """Return whether anything is under way, whose reason or count may lie where no task is just now."""
+    """Return whether any task is in transfer, so that a reason or count may exist without its task."""
     if next(under_way(directory), None) is not None:
         return True
     try:

@@ -1,6 +1,6 @@
-"""Looking at a spool directory, and changing single tasks: what ``ls``, ``show``, ``retry`` and ``rm`` stand on.
+"""Listings of a spool directory, and changes of single tasks: the basis of ``ls``, ``show``, ``retry`` and ``rm``.
 
-Looking takes no lock and decodes nothing. Changing takes the task's lock, as a worker would.
+Listing takes no lock and decodes nothing. A change takes the task's lock, as a worker does.
 """
 
 import contextlib
@@ -40,10 +40,11 @@ class Listing:
         self._max_size = max_size
         self._clock = clock
 
-    # --- all of them
+    # --- listings
 
     def entries(self, states: frozenset[State], limit: int | None) -> Iterator[Entry]:
-        """Running ones first, then ready in the order of running, then deferred by due time, then those set aside."""
+        """Return running tasks, then ready ones in order of execution, then deferred ones by due time, then dead
+        letters."""
         return itertools.islice(self._entries(states, limit), limit)
 
     def summary(self) -> Summary:
@@ -65,7 +66,7 @@ class Listing:
             if state in states:
                 for ref in refs():
                     entry = self._entry(ref, state)
-                    if entry is not None and entry.state is state:  # still what it was seen to be
+                    if entry is not None and entry.state is state:  # its state may have changed since the scan
                         yield entry
         for place in ASIDE:
             if State(place) in states:
@@ -74,7 +75,7 @@ class Listing:
             moved for moved in filter(None, map(self._moved, under_way(self._directory))) if moved.state in states
         )
 
-    # --- one of them
+    # --- single tasks
 
     def find(self, id: str) -> Entry | None:
         """Return the task of an id: a path, absolute or relative to the working or the spool directory."""
@@ -94,7 +95,7 @@ class Listing:
         return moved, self._envelope(leaving.inside, whole=True) if body else None
 
     def matching(self, piece: str) -> list[str]:
-        """Return the ids of a few tasks whose names contain this piece. Names are read once."""
+        """Return the ids of a few tasks whose names contain this piece. Each name is read once."""
         survey = Survey(self._directory, self._clock())
         found = survey.named(lambda name: piece in name and is_piece(piece, name))
         moved = (
@@ -104,7 +105,7 @@ class Listing:
         return list(itertools.islice(ids, _MATCHES))
 
     def origin(self, id: str) -> str:
-        """Return the id that the task has, or had, where it runs: not where it was set aside."""
+        """Return the id that a task has, or had, as a waiting task."""
         try:
             _, ref = self.locate(id)
         except LookupError:
@@ -112,14 +113,14 @@ class Listing:
         return self._directory.path(ref) if ref else id
 
     def retry(self, id: str) -> str:
-        """Make the task ready now, its attempts afresh. One whose name says a later time gets another name.
+        """Make a task ready now and reset its attempts. It is renamed if its name contains a later time.
 
         :raises LookupError, TaskBusy: as ``base.Backend.retry``.
         """
         place, ref = self.locate(id)
         self._require_file(place, ref, regular=True)
         now = self._clock()
-        # Scans trust a name never to be later than its task; and nothing that waits may be replaced.
+        # Scans rely on a name's time never being later than its task's, and no waiting task may be replaced.
         taken = place and os.path.lexists(self._directory.path(ref))
         target = self._free(ref, now) if taken or hint(ref) > now else ref
         if place:
@@ -158,9 +159,9 @@ class Listing:
             self._attempts().clear(ref)
 
     def locate(self, id: str) -> tuple[str, str]:
-        """Where a task is: set aside as what, or empty; and its ref there.
+        """Return the state of a dead letter, or an empty string for a waiting task, and the task's ref.
 
-        :raises LookupError: if it is not there.
+        :raises LookupError: if it does not exist.
         :raises TaskBusy: if it is being moved to another spooler.
         """
         for place, ref in self._places(id):
@@ -171,10 +172,10 @@ class Listing:
         raise LookupError(f"no task {id} in spooler {self._directory.root}")
 
     def _require_file(self, place: str, ref: str, *, regular: bool) -> None:
-        """Check that the file of a task's name is a file.
+        """Check that a task's name belongs to a file.
 
-        :param regular: whether links and FIFOs are refused too, or only directories.
-        :raises LookupError: if it is something else.
+        :param regular: whether to refuse links and FIFOs as well as directories.
+        :raises LookupError: if it is refused.
         """
         path = self._directory.path(_inside(place, ref))
         with self._present(ref):
@@ -194,7 +195,7 @@ class Listing:
 
     @contextlib.contextmanager
     def _held(self, ref: str) -> Iterator[None]:
-        """Hold the task's lock, if its file can be locked. A link or FIFO is never run, and has no lock."""
+        """Hold the task's lock if its file can be locked. Links and FIFOs are never run and have no lock."""
         path = self._directory.path(ref)
         with self._present(ref):
             found = os.stat(path, follow_symlinks=False)
@@ -211,11 +212,11 @@ class Listing:
                 os.close(fd)
 
     def _places(self, id: str) -> Iterator[tuple[str, str]]:
-        """Where a task of this id may be: where it waits, then where it may have been set aside."""
+        """Yield the possible locations of a task with this id: as a waiting task, then as a dead letter."""
         ref = self._ref(id)
         if ref is None:
             return
-        aside = {} if ref.endswith(REASON_SUFFIX) else ASIDE  # there it is the note beside a task
+        aside = {} if ref.endswith(REASON_SUFFIX) else ASIDE  # a dead letter's note has this name
         for place, prefix in ASIDE.items():
             if ref.startswith(f"{prefix}/"):
                 within = ref[len(prefix) + 1 :]
@@ -229,7 +230,7 @@ class Listing:
             yield place, ref
 
     def _ref(self, id: str) -> str | None:
-        """Return the path of an id within the directory; None if it leads elsewhere, or no file can have this path."""
+        """Return the path of an id within the directory. Return None if it leads elsewhere or cannot be a path."""
         if not _is_path(id):
             return None
         root = self._directory.root
@@ -241,7 +242,7 @@ class Listing:
         return None
 
     def _entry(self, ref: str, state: State | None) -> Entry | None:
-        """Return an entry of a waiting task; with a given state, its lock is not looked at again."""
+        """Return the entry of a waiting task. If ``state`` is given, its lock is not checked again."""
         path = self._directory.path(ref)
         try:
             found = os.stat(path, follow_symlinks=False)
@@ -305,7 +306,7 @@ class Listing:
         return next((one for one in under_way(self._directory) if (one.place, one.ref) in wanted), None)
 
     def _moved(self, leaving: Leaving) -> Entry | None:
-        """Return an entry of a task that is leaving, under the id and in the state that it had."""
+        """Return the entry of a leaving task, under its former id and state."""
         try:
             found = os.stat(self._directory.path(leaving.inside), follow_symlinks=False)
         except OSError:
@@ -334,9 +335,8 @@ class Listing:
         return (task_label(envelope.vars), "") if envelope is not None else ("?", "")
 
     def _envelope(self, inside: str, *, whole: bool, strict: bool = False) -> Envelope | None:
-        """Return the content of a file; without ``whole`` only its variables. Opening and closing it drops no lock of
-        ours.
-        """
+        """Return the content of a file, or only its variables without ``whole``. Closing it drops no lock of this
+        process."""
         try:
             fd = os.open(self._directory.path(inside), _READ)
         except OSError:
@@ -359,7 +359,7 @@ class Listing:
 
 
 def _inside(place: str, ref: str) -> str:
-    """Return the path within the directory of a task that waits, or was set aside."""
+    """Return the path of a waiting task or a dead letter within the directory."""
     return f"{ASIDE[place]}/{ref}" if place else ref
 
 

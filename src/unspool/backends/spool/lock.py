@@ -1,9 +1,9 @@
-"""Locks that die with their process, and exclude uWSGI.
+"""Locks that end with their process and exclude uWSGI.
 
-Open file description locks (``F_OFD_SETLK``): they exclude uWSGI's POSIX locks, and unlike those they are not dropped
-when some other descriptor of the file is closed. A fork shares them, so a forked child must close the descriptor (see
-``store``). ``flock`` would not exclude uWSGI. Looking (``held``) needs no lock and no writable descriptor, so it makes
-no ``IN_CLOSE_WRITE`` event.
+They are open file description locks (``F_OFD_SETLK``). They exclude uWSGI's POSIX locks, but are not dropped when some
+other descriptor of the file is closed. A fork shares them, so a forked child must close the descriptor (see ``store``).
+``flock`` would not exclude uWSGI. Checking a lock (``held``) needs neither a lock nor a writable descriptor, so it
+causes no ``IN_CLOSE_WRITE`` event.
 """
 
 import errno
@@ -16,7 +16,7 @@ from typing import NamedTuple
 __all__ = ["Held", "acquire", "held", "held_inodes", "release", "share"]
 
 if sys.platform == "darwin":
-    _GET, _SET = 92, 90  # <sys/fcntl.h>: F_OFD_GETLK, F_OFD_SETLK; the fcntl module lacks them there
+    _GET, _SET = 92, 90  # F_OFD_GETLK and F_OFD_SETLK of <sys/fcntl.h>, which the fcntl module lacks there
     _layout = struct.Struct("qqihh")
 
     def _flock(kind: int, start: int = 0, length: int = 0) -> bytes:
@@ -39,12 +39,13 @@ _READ, _WRITE, _UNLOCK = _flock(fcntl.F_RDLCK), _flock(fcntl.F_WRLCK), _flock(fc
 
 
 def acquire(fd: int, byte: int | None = None) -> bool:
-    """Lock the whole file, or one byte, which need not exist, without waiting; False if another process has it."""
+    """Lock the whole file, or one byte (which need not exist), without waiting. Return False if another process holds
+    it."""
     return _lock(fd, _WRITE if byte is None else _flock(fcntl.F_WRLCK, byte, 1))
 
 
 def share(fd: int) -> bool:
-    """Take a shared lock on the whole file without waiting; False if another process has an exclusive one."""
+    """Take a shared lock on the whole file without waiting. Return False if another process holds an exclusive lock."""
     return _lock(fd, _READ)
 
 
@@ -59,7 +60,7 @@ def _lock(fd: int, kind: bytes) -> bool:
 
 
 def release(fd: int) -> None:
-    """Unlocks, also for children that share the descriptor."""
+    """Release the lock, also for children that share the descriptor."""
     fcntl.fcntl(fd, _SET, _UNLOCK)
 
 
@@ -70,17 +71,17 @@ def held(fd: int, byte: int | None = None) -> bool:
 
 
 class Held(NamedTuple):
-    """The inode numbers of files with a lock on this system, and whether those are all."""
+    """The inode numbers of locked files on this system. ``whole`` is False if some may be missing."""
 
     inodes: frozenset[int]
     whole: bool
 
 
 def held_inodes() -> Held | None:
-    """Return what the kernel's table of locks tells, or None where there is none.
+    """Return the inodes in the kernel's table of locks, or None if there is no table.
 
-    One reading instead of an open for each file. Numbers of other file systems are among them, so a match says *maybe*.
-    A table of more than a page is told in pieces, and not whole where others lock and unlock in between.
+    Reading the table replaces opening each file. It contains inodes of other file systems, so a match is not certain.
+    The kernel returns a table of more than a page in pieces, which may miss locks that change in between.
     """
     try:
         with open("/proc/locks", "rb", buffering=0) as locks:

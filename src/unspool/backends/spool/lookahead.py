@@ -1,9 +1,9 @@
-"""Which tasks are known: a bounded window on a queue that may hold a million. No I/O.
+"""A bounded lookahead on a queue that may hold a million tasks. No I/O.
 
-Ready tickets are kept in a heap by priority and due time, deferred ones in a heap by due time. When either holds more
-than twice its limit, the later half is dropped and a horizon remembered: beyond it the window knows nothing, so nothing
-beyond it is given out until a new scan has moved the horizon. So order holds across all of the queue, and memory does
-not grow with it.
+Ready tickets are kept in a heap by priority and due time, deferred ones in a heap by due time. When a heap holds more
+than twice its limit, the later half is dropped and the last kept ticket becomes the horizon. Tickets beyond the horizon
+are unknown, so none is handed out until a new scan has moved the horizon. The order therefore holds for the whole
+queue, and memory does not grow with it.
 """
 
 import heapq
@@ -15,22 +15,22 @@ from ..base import Ticket
 __all__ = ["Lookahead"]
 
 
-_FIRST = 3  # the first scan keeps one in so many of the limit
-_NOTHING = Ticket(-1, 0.0, "")  # before all tickets
-_EVERYTHING = Ticket(1 << 62, 0.0, "")  # after all tickets
+_FIRST = 3  # the first scan keeps this fraction of the limit
+_NOTHING = Ticket(-1, 0.0, "")  # sorts before all tickets
+_EVERYTHING = Ticket(1 << 62, 0.0, "")  # sorts after all tickets
 
 
 class Lookahead:
     """Tickets that are ready, deferred or handed out.
 
-    :param limit: how many ready and how many deferred ones are kept.
+    :param limit: the number of ready tickets, and of deferred tickets, to keep.
     """
 
     def __init__(self, limit: int = 50_000) -> None:
         self._limit = limit
-        self._kept = limit  # of each kind, after a cut
+        self._kept = limit  # kept of each kind after a cut
         self._ready: list[Ticket] = []
-        self._deferred: list[tuple[float, Ticket]] = []  # also ones forgotten since, which ``_until`` does not have
+        self._deferred: list[tuple[float, Ticket]] = []  # includes forgotten tickets, which ``_until`` lacks
         self._until: dict[str, float] = {}
         self._held: set[str] = set()
         self._out: set[str] = set()
@@ -40,7 +40,7 @@ class Lookahead:
 
     @property
     def lacking(self) -> bool:
-        """Whether tickets were dropped, and so few are left of their kind that a scan should look for them."""
+        """Return whether tickets were dropped and few of their kind are left, so that a scan is needed."""
         few = self._limit // 3
         return (self._horizon is not None and (len(self._ready) <= few or self._ready[0] > self._horizon)) or (
             self._deferred_horizon is not None and len(self._until) <= few
@@ -48,17 +48,17 @@ class Lookahead:
 
     @property
     def room(self) -> int:
-        """How many of each kind a scan should bring; up to twice as many are taken in."""
+        """Return how many tickets of each kind a scan should add. Up to twice as many are accepted."""
         return self._kept
 
     @property
     def ready(self) -> int:
-        """How many are ready."""
+        """Return the number of ready tickets."""
         return len(self._ready)
 
     @property
     def out(self) -> int:
-        """How many are handed out."""
+        """Return the number of tickets that are handed out."""
         return len(self._out)
 
     def handed_out(self) -> list[str]:
@@ -69,7 +69,7 @@ class Lookahead:
         return ref in self._held or ref in self._out
 
     def add(self, ticket: Ticket, now: float) -> None:
-        """Take in a ticket, unless it is known or beyond the horizon."""
+        """Add a ticket, unless it is known or beyond the horizon."""
         if ticket.ref in self._held or ticket.ref in self._out:
             return
         if ticket.due > now:
@@ -81,7 +81,7 @@ class Lookahead:
                 self._cut_ready()
 
     def take(self, limit: int) -> list[Ticket]:
-        """Return the first ready tickets, now handed out."""
+        """Return the first ready tickets and mark them as handed out."""
         taken: list[Ticket] = []
         ready, held, out = self._ready, self._held, self._out
         last = self._last_known
@@ -93,16 +93,16 @@ class Lookahead:
         return taken
 
     def peek(self) -> Ticket | None:
-        """Return the ticket that ``take`` would give first."""
+        """Return the ticket that ``take`` would return first."""
         return self._ready[0] if self._ready and self._ready[0] <= self._last_known else None
 
     @property
     def _last_known(self) -> Ticket:
-        """Beyond this ticket there may be others that are not known."""
+        """Return the last ticket before which all tickets are known."""
         return min(self._barrier or _EVERYTHING, self._horizon or _EVERYTHING)
 
     def give_back(self, tickets: Iterable[Ticket]) -> None:
-        """Handed-out tickets that were not begun are ready again."""
+        """Make tickets ready again that were handed out and not started."""
         for ticket in tickets:
             if ticket.ref in self._out:
                 self._out.discard(ticket.ref)
@@ -110,63 +110,63 @@ class Lookahead:
                 heapq.heappush(self._ready, ticket)
 
     def settled(self, ref: str) -> None:
-        """A handed-out ticket has ended."""
+        """Forget a ticket that was handed out and has ended."""
         self._out.discard(ref)
 
     def defer(self, ticket: Ticket, until: float) -> None:
-        """A ticket is to be looked at again then, and not before."""
+        """Defer a ticket until a time."""
         if ticket.ref not in self:
             self._defer(ticket, until)
 
     def promote(self, now: float) -> None:
-        """Make ready what has become due."""
+        """Make the tickets ready that have become due."""
         while (due := self.next_due()) is not None and due <= now:
             until, ticket = heapq.heappop(self._deferred)
             self.forget_deferred(ticket.ref)
             self.add(ticket._replace(due=until), now)
 
     def forget_deferred(self, ref: str) -> None:
-        """Forget a waiting ticket, so that it can be taken in again."""
+        """Forget a deferred ticket, so that it can be added again."""
         if self._until.pop(ref, None) is not None:
             self._held.discard(ref)
 
     def next_due(self) -> float | None:
-        """Return when the first deferred ticket becomes due."""
+        """Return when the first deferred ticket becomes due, or None."""
         while self._deferred and not self._is_deferred(self._deferred[0]):
             heapq.heappop(self._deferred)
         return self._deferred[0][0] if self._deferred else None
 
     @property
     def forgetful(self) -> bool:
-        """Whether deferred tickets were dropped: a scan that goes by names alone would take them for ready again."""
+        """Return whether deferred tickets were dropped. A scan that reads only names would then report them as
+        ready."""
         return self._deferred_horizon is not None
 
     def hold_back(self) -> None:
-        """Before the first scan: nothing is known, so nothing is given out until its end. That should come soon, so
-        this scan keeps fewer."""
+        """Hand out nothing until the end of the first scan. To end early, this scan keeps fewer tickets."""
         self._barrier = _NOTHING
         self._kept = max(self._limit // _FIRST, 1)
 
     def open_horizon(self) -> None:
-        """Before a scan: all that it finds may come in, but what lies beyond the horizon is held back until its end."""
+        """Accept all tickets that a scan finds. Tickets beyond the former horizon are held back until the scan ends."""
         if self._horizon is not None:
             self._barrier = self._horizon
         self._horizon = self._deferred_horizon = None
 
     def lift_barrier(self) -> None:
-        """After a scan: what the window holds is in order."""
+        """End a scan: the tickets are complete and in order."""
         self._barrier = None
         self._kept = self._limit
 
     def narrow(self, last: Ticket) -> None:
-        """A scan has passed over ready tickets after this one, which have no room here."""
+        """Note that a scan skipped ready tickets after this one for lack of room."""
         if self._horizon is None or last < self._horizon:
             self._horizon = last
             if self._ready and max(self._ready) > last:
                 self._keep(sorted(ticket for ticket in self._ready if ticket <= last))
 
     def narrow_deferred(self, last: Ticket) -> None:
-        """The same with deferred ones."""
+        """Note that a scan skipped deferred tickets after this one for lack of room."""
         if self._deferred_horizon is None or last.due < self._deferred_horizon:
             self._deferred_horizon = last.due
             for until, ticket in filter(self._is_deferred, set(self._deferred)):
@@ -174,7 +174,8 @@ class Lookahead:
                     self.forget_deferred(ticket.ref)
 
     def latest(self, rank: int, now: float) -> tuple[float, float, float]:
-        """Of a rank, tickets are taken in that are due up to the first, and those between the second and third."""
+        """Return three times. A scan of this rank accepts due times up to the first, and from the second to the
+        third."""
         ready, deferred = now, math.inf
         if self._horizon is not None and self._horizon.rank <= rank:
             ready = min(self._horizon.due, now) if self._horizon.rank == rank else -math.inf
@@ -202,7 +203,7 @@ class Lookahead:
         self._deferred = kept[: self._kept]
 
     def _cut_ready(self) -> None:
-        kept = sorted(self._ready)[: self._kept]  # in order, and so a heap
+        kept = sorted(self._ready)[: self._kept]  # a sorted list is a heap
         self._horizon = kept[-1]
         self._keep(kept)
 

@@ -1,8 +1,8 @@
-"""All tasks of a directory at one moment: counted, or by state and in order, with only part of a million in memory.
+"""All tasks of a directory at one moment: counted, or by state and in order, holding only part of a million in memory.
 
 Nothing is locked. Whether a task is running is read from the kernel's table of locks, so that a million files need not
 be opened. A file is checked itself only if that table contains its inode. If the table is long, the kernel may have
-reported it with gaps. Then some files are checked in any case, so that the result is exact for small numbers.
+returned it with gaps. Some files are then checked in any case, so that the result is exact for small numbers.
 """
 
 import contextlib
@@ -23,8 +23,9 @@ from .trust import is_unfinished
 
 __all__ = ["Survey", "is_locked"]
 
-_FEW, _MOST = 5_000, 100_000  # held at least, which costs little; and at most, which saves reading all again too often
-_ASKED = 1_000  # the total number of checks for locks that the table does not contain
+# Names held: a minimum that costs little, and a maximum that avoids reading everything again too often.
+_FEW, _MOST = 5_000, 100_000
+_ASKED = 1_000  # maximum number of checks for locks that the table does not contain
 _STEP = 2_000  # directory entries read at a time
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -32,7 +33,7 @@ T = TypeVar("T", bound=tuple[Any, ...])
 
 
 class _Name(NamedTuple):
-    """A name; sorts in the order of running as far as names tell."""
+    """A name. Names sort in the order of execution, as far as names tell it."""
 
     rank: int
     due: float
@@ -41,10 +42,10 @@ class _Name(NamedTuple):
 
 
 class _Some(NamedTuple):
-    """Some files with tasks' names, all of one priority or of none.
+    """A batch of files with tasks' names, all of one priority or without one.
 
-    :param lead: what is before a name in a ref.
-    :param refused: whether nothing in there is run.
+    :param lead: the part of a ref before the name.
+    :param refused: whether nothing in this directory may be run.
     """
 
     rank: int
@@ -57,7 +58,7 @@ class _Some(NamedTuple):
         return [_Name(rank, hint(one.name), lead + one.name, one.inode()) for one in self.files]
 
     def until(self, end: _Name | None, now: float) -> "_Some":
-        """Return the tasks that may be due now and not after ``end``, by their names."""
+        """Return the tasks that, by their names, may be due now and are not after ``end``."""
         last = now
         if end is not None and self.rank >= end.rank:
             last = min(end.due, now) if self.rank == end.rank else -math.inf
@@ -65,9 +66,9 @@ class _Some(NamedTuple):
 
 
 class Survey:
-    """What the directory holds. Refs are given of what waits, and within its place of what was set aside.
+    """The contents of a directory. Waiting tasks are returned as refs, dead letters as refs within their directory.
 
-    :param now: unix seconds.
+    :param now: Unix time.
     """
 
     def __init__(self, directory: Directory, now: float) -> None:
@@ -99,8 +100,10 @@ class Survey:
         return [name.ref for name in sorted(found)]
 
     def ready(self, limit: int | None) -> Iterator[str]:
-        """In the order of running, looking at no more files than are asked for: a name's time is never after its
-        file's."""
+        """Yield ready tasks in the order of execution. No more files are read than requested.
+
+        A name's time is never later than its file's.
+        """
         later: list[tuple[int, float, float, str]] = []
         for name in _in_order(self._begun, limit):
             while later and later[0][:2] <= (name.rank, name.due):
@@ -113,7 +116,7 @@ class Survey:
             yield heapq.heappop(later)[-1]
 
     def deferred(self, limit: int | None) -> Iterator[str]:
-        """By due time."""
+        """Return the deferred tasks by due time."""
         return (ref for _, _, ref in _in_order(self._deferred, limit))
 
     def refused(self, limit: int | None) -> Iterator[str]:
@@ -121,11 +124,11 @@ class Survey:
         return (name.ref for name in _in_order(self._refused, limit))
 
     def aside(self, place: str, limit: int | None) -> Iterator[str]:
-        """Return the tasks that were set aside as ``dead`` or ``corrupt``."""
+        """Return the dead letters of state ``dead`` or ``corrupt``."""
         return (name.ref for name in _in_order(lambda _: (some.named() for some in self._all(ASIDE[place])), limit))
 
     def named(self, is_wanted: Callable[[str], bool]) -> Iterator[tuple[str, str]]:
-        """Yield the place (empty for waiting tasks) and the ref of each file whose name is wanted.
+        """Yield the state (empty for waiting tasks) and the ref of each file whose name is wanted.
 
         No file is read.
         """
@@ -139,7 +142,7 @@ class Survey:
             yield [name for name in some.until(first.end, self._now).named() if name.due <= self._now]
 
     def _deferred(self, _: object) -> Iterator[list[tuple[float, int, str]]]:
-        """A file is looked at only if its name does not already say that it is later."""
+        """Yield the deferred tasks. A file is checked only if its name does not already say that it is deferred."""
         for some in self._all():
             found = []
             for one in some.files:
@@ -155,7 +158,7 @@ class Survey:
             yield some._replace(files=[one for one in some.files if self._state(some, one) is State.CORRUPT]).named()
 
     def _state(self, some: _Some, one: os.DirEntry[str]) -> State | None:
-        """Return the state of one that waits; None if it has gone, or is not yet written."""
+        """Return the state of a waiting task. Return None if it no longer exists or is not written yet."""
         try:
             found = one.stat(follow_symlinks=False)
         except OSError:
@@ -166,7 +169,7 @@ class Survey:
             return State.CORRUPT
         if self._runs(some.lead + one.name, one.inode()):
             return State.RUNNING
-        # A copy that lost its time is not due before the time in its name.
+        # A copy that lost its mtime is not due before the time in its name.
         return State.DEFERRED if max(found.st_mtime, hint(one.name)) > self._now else State.READY
 
     def _runs(self, ref: str, inode: int) -> bool:
@@ -179,14 +182,14 @@ class Survey:
         return self._asks >= 0
 
     def _all(self, lead: str = "") -> Iterator[_Some]:
-        """Yield the files with a task's name that wait, or are in a part of the directory."""
+        """Yield the files with a task's name that wait, or that are in a part of the directory."""
         parts: list[str] = []
         yield from self._in(lead, "", parts)
         for part in parts:
             yield from self._in(lead, part)
 
     def _in(self, lead: str, part: str, parts: list[str] | None = None) -> Iterator[_Some]:
-        """Yield the tasks of one priority, or of none. The priorities that are found are added to ``parts``."""
+        """Yield the tasks of one priority, or without one. Priorities found are added to ``parts``."""
         rank, before = rank_of(int(part) if part else None), f"{part}/" if part else ""
         refused = not lead and self._is_refused(before)
         with contextlib.suppress(OSError), os.scandir(self._directory.path(f"{lead}/{part}")) as entries:
@@ -242,9 +245,9 @@ def _in_order(read: Callable[["_First[T]"], Iterable[list[T]]], limit: int | Non
 
 
 class _First(Generic[T]):
-    """The first ones after another, of more than are held.
+    """The first items after a given one, of more than are held.
 
-    :param after: None for the first of all.
+    :param after: None to begin with the first item.
     """
 
     def __init__(self, after: T | None, most: int) -> None:
@@ -252,22 +255,22 @@ class _First(Generic[T]):
         self._most = most
         self._kept: list[T] = []
         self.end: T | None = None
-        """Of what is not before this one, nothing is wanted. None where nothing is known yet."""
+        """Items from this one on are not wanted. None if unknown."""
 
     @property
     def beyond(self) -> bool:
-        """Whether there are others behind those that are kept."""
+        """Return whether there are items after those kept."""
         return self.end is not None
 
     def add(self, found: Iterable[T]) -> None:
-        """Take in those that are wanted."""
+        """Add the items that are wanted."""
         after, end = self._after, self.end
         self._kept += [one for one in found if (end is None or one < end) and (after is None or one > after)]
         if len(self._kept) > 2 * self._most:
             self._cut()
 
     def kept(self) -> list[T]:
-        """Return the first ones, in order."""
+        """Return the kept items in order."""
         if len(self._kept) > self._most:
             self._cut()
         return sorted(self._kept)

@@ -1,30 +1,30 @@
-"""Enqueue: how tasks get into the directory, each completely or not at all.
+"""Enqueue: tasks are written into the directory completely or not at all.
 
 With a draft. A task is written under a unique name in ``.unspool/tmp``, synced, renamed into place, and the directory
-is synced. So a task is always complete under its final name: uWSGI, which runs or deletes incomplete files, never finds
-one, and a power cut leaves the task complete or absent. A failed fsync is never repeated, because the kernel has
-already discarded the data: the file is given up and the caller gets an error. A batch is written, then synced by one
-``syncfs``, then renamed.
+is synced. A task is therefore always complete under its final name: uWSGI, which runs or deletes incomplete files,
+never finds one, and a power cut leaves the task complete or absent. A failed fsync is never repeated, because the
+kernel has already discarded the data: the file is given up and the caller gets an error. A batch is written, then
+synced by one ``syncfs``, then renamed.
 
-In place. A rename takes half of the time of a task that is not synced. So a small task (at most one page) that is due
-at once is written under its final name instead, with mode 01000, and becomes a task by ``fchmod``. A file with that
-mode is not a task. uWSGI checks ``access`` first; as root it has access, but it ignores a file without a header, and
-the header becomes visible together with the rest because a page is written at once. Workers remove such a file if its
+In place. A rename takes half of the time of a task that is not synced. A small task (at most one page) that is due at
+once is therefore written under its final name, with mode 01000, and becomes a task by ``fchmod``. A file with that mode
+is not a task. uWSGI checks ``access`` first; as root it has access, but it ignores a file without a header, and the
+header becomes visible together with the rest because a page is written at once. Workers remove such a file if its
 sender is dead.
 
 No acknowledged task is removed without a verdict:
 
-1. A task is acknowledged only after its ``rename`` or ``fchmod`` has succeeded. The ``rename`` needs the complete
-   draft. Before the ``fchmod``, the file is looked up by the path that is returned as the task's id; those of a batch,
-   by the open directory, whose path is looked up once. So a task is sent again if its file was removed meanwhile, or if
-   the path no longer leads to the directory it was written into.
-2. Until then its file is a draft, or has mode 01000. Workers remove these if the sender is dead, and a living sender is
-   never taken for dead (see ``drafts``). A dead sender acknowledges nothing.
-3. From then on the file is a task. Workers remove it under its lock, for a verdict; ``unspool rm``, ``purge`` and
-   ``move`` remove it on request.
+  1. A task is acknowledged only after its ``rename`` or ``fchmod`` has succeeded. The ``rename`` needs the complete
+     draft. Before the ``fchmod``, the file is looked up by the path that is returned as the task's id; the files of a
+     batch are looked up in the open directory, whose path is looked up once. A task is therefore sent again if its
+     file was removed meanwhile, or if the path no longer leads to the directory it was written into.
+  2. Until then its file is a draft, or has mode 01000. Workers remove these if the sender is dead, and a live sender
+     never counts as dead (see ``drafts``). A dead sender acknowledges nothing.
+  3. From then on the file is a task. Workers remove it under its lock, for a verdict; ``unspool rm``, ``purge`` and
+     ``move`` remove it on request.
 
 A send that fails part-way reports which of its tasks are in the queue (``SpoolerUnusable.sent``). They are not removed,
-because a worker may have begun them. For the same reason, a send that starts over because a directory was removed or
+because a worker may have started them. For the same reason, a send that starts over because a directory was removed or
 moved sends only the remaining tasks.
 """
 
@@ -48,17 +48,17 @@ __all__ = ["Sender"]
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _PAGE = 4096
-_AT_ONCE = 32  # files that are open at once
+_AT_ONCE = 32  # files open at once
 _ELSEWHERE = (errno.ENOENT, errno.ENOTDIR, errno.EBADF, errno.EXDEV, errno.ESTALE)  # removed, moved, or closed
 _HAS_STICKY = sys.platform == "linux"  # elsewhere, only root may make such files
 _File = tuple[int, str, int, str]
-"""A task that is being written in place: its descriptor, its ref, and where its name is."""
+"""A task that is being written in place: its descriptor and ref, and the directory and name of its file."""
 
 
 class Sender:
-    """Puts envelopes into a directory.
+    """Write envelopes into a directory.
 
-    :param durable: True syncs each task to the disk before its call returns.
+    :param durable: True to sync each task to the disk before its call returns.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Sender:
     def send(self, envelopes: Sequence[Envelope]) -> list[str]:
         """Send all envelopes, and return their refs.
 
-        :raises SpoolerUnusable: if not all could be sent; it has the ids of those that were.
+        :raises SpoolerUnusable: if not all could be sent. It has the ids of the tasks that were sent.
         """
         sent: list[str] = []
         try:
@@ -120,7 +120,7 @@ class Sender:
         return True
 
     def _announce(self, envelopes: Sequence[Envelope], sent: Sequence[str]) -> None:
-        """Ring the bell for uWSGI, once for each due time of the tasks with a priority that are in the queue."""
+        """Create the wakefile for uWSGI, once for each due time of the sent tasks with a priority."""
         dues: set[float | None] = set()
         for envelope, _ in zip(envelopes, sent):  # noqa: B905  perhaps only the first ones were sent
             if envelope.priority is not None:
@@ -206,7 +206,7 @@ class Sender:
         return file
 
     def _look_for(self, files: Sequence[_File]) -> None:
-        """Look whether the path leads to all files. As for one file, in less time.
+        """Check that the path leads to all files. This takes less time than checking each path.
 
         :raises FileNotFoundError: if it does not.
         """
@@ -274,7 +274,7 @@ class Sender:
 
 
 def _remove_unfinished(file: _File) -> None:
-    """Remove a file that this send has begun, unless it has become a task."""
+    """Remove a file that this send created, unless it has become a task."""
     _, _, at, name = file
     with contextlib.suppress(OSError):
         if is_unfinished(os.stat(name, dir_fd=at, follow_symlinks=False)):
@@ -282,7 +282,7 @@ def _remove_unfinished(file: _File) -> None:
 
 
 def _close_all(files: list[_File]) -> None:
-    """Close all files, even if closing one of them raises. The error is raised at the end."""
+    """Close all files, even if closing one of them raises. The error is raised afterwards."""
     while files:
         fd = files.pop()[0]
         try:

@@ -8,13 +8,13 @@ granted. Then the file's type, links, owner, due time, attempts and content are 
 file releases the lock. The lock ends with the process, so crash recovery needs nothing else.
 
 The attempt is counted before the content is read, because reading takes as much memory as the task is large. A process
-without that much memory dies, and the count remains: the fourth claim reads only the variables, and the task is set
-aside because it killed its worker three times. If the task is damaged or cannot be read, the attempt is subtracted
-again.
+without that much memory dies, and the count remains: the fourth claim reads only the variables, and the task becomes a
+dead letter because it killed its worker three times. If the task is damaged or cannot be read, the attempt is
+subtracted again.
 
-Settle. A finished task is removed with ``unlink`` under the lock. Nothing is synced: a power cut may bring a finished
-task back, since delivery is at least once. For a retry, the count is written before ``utime``, so that a crash in
-between loses the back-off and not an attempt. To set a task aside, the reason is written before ``rename``.
+Settle. A finished task is removed with ``unlink`` under the lock. Nothing is synced: a power cut may restore a finished
+task, since delivery is at least once. For a retry, the count is written before ``utime``, so that a crash in between
+loses the back-off and not an attempt. For a dead letter, the note is written before ``rename``.
 """
 
 import contextlib
@@ -73,16 +73,16 @@ __all__ = ["SpoolBackend"]
 _log = logging.getLogger("unspool")
 
 _WRITING = 5.0  # seconds in which an incomplete file may be one that another program is still writing
-_SOON = 0.01  # seconds in which a sender completes its task, after which an event follows
-_LOOK_AGAIN = 60.0  # seconds after which a file that cannot be used now is looked at again
-_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EBADF)  # the process's trouble, not the task's
+_SOON = 0.01  # seconds within which a sender completes its task; an event follows
+_LOOK_AGAIN = 60.0  # seconds after which a file that cannot be used now is checked again
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EBADF)  # errors of the process, not of the task
 _CLAIM = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _BLOCK = 1 << 20
-_QUIET = getattr(os, "O_NOATIME", 0)  # the note that a file was read costs as much as reading it
+_QUIET = getattr(os, "O_NOATIME", 0)  # updating the access time costs as much as reading the file
 
 
 class _Held(NamedTuple):
-    """A claim's token: the locked descriptor, and where its name is."""
+    """A claim's token: the locked descriptor, and the directory and name of its file."""
 
     file: int
     at: int
@@ -94,12 +94,12 @@ class _Held(NamedTuple):
 class SpoolBackend:
     """Tasks as files in a directory, in uWSGI's format.
 
-    :param root: the absolute path of the directory; created on first use.
+    :param root: the absolute path of the directory, which is created on first use.
     :param durable: True to sync each task to the disk before its call returns.
     :param period: seconds between full scans of the directory, unless ``set_period`` changes them.
     :param history_limit: the number of runs that the history keeps.
     :param history_age: seconds for which the history keeps them.
-    :param max_size: the maximum size of a task's body in bytes; a larger task is set aside unread.
+    :param max_size: the maximum size of a task's body in bytes. A larger task becomes a dead letter unread.
     :param signer: signs the tasks that are sent, and refuses unsigned ones; None if no secret key is set.
     :param pickles: False to refuse pickles, if tasks are forwarded to a server that would refuse them.
     """
@@ -153,14 +153,16 @@ class SpoolBackend:
 
     def send(self, envelopes: Sequence[Envelope]) -> list[str]:
         if not self._pickles and any(map(is_pickled, envelopes)):
-            raise PayloadRefused(f"spooler {self.name}, which is forwarded, takes no such payload: {UNSIGNED_PICKLE}")
+            raise PayloadRefused(
+                f"spooler {self.name}, which is forwarded, does not accept this payload: {UNSIGNED_PICKLE}"
+            )
         return [f"{self.name}/{ref}" for ref in self._sender.send(envelopes)]
 
     # --- workers
 
     def feed(self) -> Feed:
         self._look_at_owner()
-        _ = self._history  # imported before a fork, which shares it
+        _ = self._history  # imported before the fork, so that children share it
         self._deferred_close = DeferredClose()
         return SpoolFeed(
             self._directory, self.control, self._clock, self._wakefile, deferred_close=self._deferred_close
@@ -187,10 +189,10 @@ class SpoolBackend:
         except OSError as error:
             if error.errno in _EXHAUSTED:
                 if self._deferred_close is not None and self._deferred_close.pass_on():
-                    return self.claim(ref)  # what was done with was in the way
+                    return self.claim(ref)  # the deferred descriptors took the room
                 raise self._directory.unusable(error) from error
             return self._refusal(error, ref)
-        if fd <= 2:  # whatever this process prints would go into the task
+        if fd <= 2:  # the output of this process would be written into the task
             os.close(fd)
             raise SpoolerUnusable("this process has closed its standard descriptors")
         points.reach("claim.opened")
@@ -198,7 +200,7 @@ class SpoolBackend:
             claim = self._claim(fd, at, name, ref)
         except OSError as error:
             claim = self._refusal(error, ref)
-        except MemoryError:  # counted as a crash, as being killed for lack of memory is; a new worker may have more
+        except MemoryError:  # counts as a crash, like a kill for lack of memory; a new worker may have more
             os.close(fd)
             id = printable(f"{self.name}/{ref}")
             reason = f"task {id} does not fit into the memory of process {os.getpid()}"
@@ -216,12 +218,12 @@ class SpoolBackend:
         at, name = self._directory.at(ref)
         try:
             return at, name, os.open(name, _CLAIM | _QUIET, dir_fd=at)
-        except PermissionError:  # quiet is for the file's owner alone
+        except PermissionError:  # O_NOATIME is allowed only for the file's owner
             return at, name, os.open(name, _CLAIM, dir_fd=at)
         except FileNotFoundError:
             if self._directory.is_current(ref.rpartition("/")[0]):
                 raise
-            self._directory.reopen()  # another directory has taken its place
+            self._directory.reopen()  # another directory has replaced it
         at, name = self._directory.at(ref)
         return at, name, os.open(name, _CLAIM, dir_fd=at)
 
@@ -250,7 +252,7 @@ class SpoolBackend:
             if count.crashes < MAX_CRASHES:
                 data = read_whole(fd, found.st_size, self._max_size)
                 envelope = wire.load(data, self._signer, priority=priority_of(ref), due=found.st_mtime)
-            else:  # it is not read as a whole, which may be what kills its workers
+            else:  # not read completely, because that may be what kills its workers
                 envelope = wire.load_vars(os.read(fd, wire.HEADER_SIZE + wire.MAX_VARS))
         except Damaged as error:
             former = count.withdrawn()
@@ -260,7 +262,7 @@ class SpoolBackend:
                 return Refusal(RefusalKind.EARLY, found.st_mtime + _WRITING)
             self._bury(ref, at, name, Bury(str(error), corrupt=True), former)
             return Refusal(RefusalKind.CORRUPT, None, str(error))
-        except OSError:  # a disk that cannot be read has killed no worker
+        except OSError:  # an unreadable disk is not a crash of a worker
             with contextlib.suppress(OSError):
                 self._attempts.write(fd, ref, count.withdrawn())
             raise
@@ -318,7 +320,7 @@ class SpoolBackend:
     def _close(fd: int, *, stays: bool) -> None:
         if stays:
             with contextlib.suppress(OSError):
-                lock.release(fd)  # a child that the task left behind may share the descriptor
+                lock.release(fd)  # a child that the task left running may share the descriptor
         os.close(fd)
 
     def _carry_out(self, ref: str, token: _Held, disposition: Disposition) -> float | None:
@@ -341,7 +343,7 @@ class SpoolBackend:
                 due = int(when * 1e9)
                 try:
                     os.utime(file, ns=(due, due))
-                except PermissionError:  # only a file's owner may set its times
+                except PermissionError:  # only a file's owner may set its mtime
                     self._replace(ref, token, waiting, due)
                 points.reach("retry.dated")
                 return when
@@ -377,7 +379,7 @@ class SpoolBackend:
             os.close(copy)
 
     def _postpone(self, ref: str, token: _Held, *, done: bool) -> float:
-        """Postpone a task whose disposition failed, as on a failing disk. A finished task never runs again."""
+        """Postpone a task whose disposition failed, for example on a failing disk. A finished task never runs again."""
         until = self._clock() + _LOOK_AGAIN
         with contextlib.suppress(OSError):
             self._attempts.write(token.file, ref, token.begun._replace(phase=DONE if done else WAITING))
@@ -385,35 +387,36 @@ class SpoolBackend:
         return until
 
     def put_off(self, ref: str, until: float) -> None:
-        # By path, which drops no lock. The file's time is valid for the next process that gets the lock.
+        # Set the mtime by path, which drops no lock. The next process that gets the lock uses it.
         with contextlib.suppress(OSError):
             os.utime(self._directory.path(ref), (until, until), follow_symlinks=False)
 
     def excuse(self, ref: str) -> None:
-        # By path, beside the worker that runs it: whichever of them writes last, a run that has ended stays ended.
+        # Mark the run by path, while its worker may still write. Whichever writes last, an ended run stays ended.
         with contextlib.suppress(OSError):
             count = self._attempts.read(ref)
             if count.phase == RUNNING:
                 self._attempts.write(self._directory.path(ref), ref, count._replace(phase=WAITING))
 
     def let_go(self, ref: str) -> None:
-        """Gives up the lock that uWSGI has on a file in this process: POSIX locks end when any descriptor is closed."""
+        """Release uWSGI's lock on a file in this process. A POSIX lock ends when any descriptor of the file is
+        closed."""
         with contextlib.suppress(OSError):
             at, name = self._directory.at(ref)
             os.close(os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=at))
 
     @property
     def wakefile(self) -> Wakefile:
-        """How uWSGI is led to the tasks with a priority."""
+        """Return the wakefile, which leads uWSGI to the tasks with a priority."""
         return self._wakefile
 
     @property
     def due_list(self) -> DueList:
-        """The due tasks without a priority, as a process of uWSGI goes by them."""
+        """Return the due tasks without a priority, in the order in which a uWSGI process runs them."""
         return self._due_list
 
     def jot(self, records: Sequence[Record]) -> None:
-        """Add runs to the history cheaply, from any process."""
+        """Add runs to this process's journal, which is cheap, from any process."""
         self._history.jot(records)
 
     def flush(self, *, wait: bool = True) -> None:
@@ -423,7 +426,7 @@ class SpoolBackend:
             self._deferred_close.pass_on()
         self._history.tidy()
 
-    # --- people
+    # --- inspection
 
     def entries(self, states: frozenset[State] = frozenset(State), limit: int | None = None) -> Iterator[Entry]:
         return self._listing.entries(states, limit)
@@ -471,13 +474,14 @@ class SpoolBackend:
 
     @cached_property
     def _history(self) -> "History":
-        with late:  # SQLite, which most senders never need
+        with late:  # imports SQLite, which most senders never need
             from .history import History
 
         return History(self._directory, *self._history_bounds, self._clock)
 
     def _objection(self, found: os.stat_result) -> str | None:
-        """Return why a file is not run. Another user's directory may have replaced ours since the feed looked."""
+        """Return why a file must not be run, or None. Another user's directory may have replaced it since the feed's
+        scan."""
         if self._signer is None and self._directory.owner.stranger:
             return self._stranger()
         return self._directory.objection(found)
@@ -518,7 +522,7 @@ class SpoolBackend:
     def _unfinished(self, at: int, name: str, found: os.stat_result) -> Refusal:
         """Refuse a file that is not a task yet. Its sender is about to complete it, or has died."""
         if not self._directory.drafts.is_dead(writer_of(name), found.st_dev):
-            now = self._clock()  # soon, and ever less often where the sender is stopped in the midst of it
+            now = self._clock()  # soon at first, and less often if the sender is stopped while it writes
             return Refusal(RefusalKind.EARLY, now + min(max(_SOON, now - found.st_ctime), _LOOK_AGAIN))
         with contextlib.suppress(OSError):
             os.unlink(name, dir_fd=at)
@@ -532,12 +536,13 @@ class SpoolBackend:
                 RefusalKind.UNUSABLE, self._clock() + _LOOK_AGAIN, f"done, but cannot be removed: {error.strerror}"
             )
         id = printable(f"{self.name}/{ref}")
-        _log.warning("task %s is removed: it is marked as done, and could not be removed then", id)
+        _log.warning("removed task %s, which is marked as done and could not be removed when it finished", id)
         self._attempts.clear(ref)
         return Refusal(RefusalKind.GONE)
 
     def close_inherited(self) -> None:
-        """In a forked child: a task's lock lives as long as any copy of its descriptor."""
+        """Close the inherited descriptors in a forked child, because a lock lives as long as any copy of its
+        descriptor."""
         self._directory.begin_anew()
         self.depot.release()
         for fd in self._claimed:

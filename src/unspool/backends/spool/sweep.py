@@ -1,4 +1,4 @@
-"""Removing what killed processes left behind, where that is certain: drafts, reasons and counts without their task."""
+"""Removal of files that killed processes left behind: drafts, notes and counts without their task."""
 
 import contextlib
 import os
@@ -17,7 +17,7 @@ _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def leftovers(directory: Directory) -> Iterator[None]:
-    """Check one file at each step, and remove it if it was left behind. The caller decides on the pace."""
+    """Check one file at each step, and remove it if it was left behind. The caller sets the pace."""
     for part, name in _files(directory, TMP):
         with contextlib.suppress(OSError):
             device = os.stat(directory.path(f"{part}/{name}"), follow_symlinks=False).st_dev
@@ -58,9 +58,9 @@ def _files(directory: Directory, part: str) -> Iterator[tuple[str, str]]:
 
 
 def _is_orphan(directory: Directory, part: str, task: str, state: str) -> bool:
-    """Return whether the task of a reason is neither beside it nor about to be moved there.
+    """Return whether the task of a note is neither beside it nor about to be moved there.
 
-    Within the queue, that move happens under the task's lock. From another queue, it happens within the hour.
+    Within the queue, that move happens under the task's lock. From another queue, it happens within an hour.
     """
     with contextlib.suppress(OSError):
         if os.stat(directory.path(f"{part}/{task}{REASON_SUFFIX}")).st_mtime > time.time() - _HOUR:
@@ -86,7 +86,7 @@ def _remove(directory: Directory, path: str) -> None:
 def _opened(directory: Directory, part: str) -> Iterator[int]:
     """Open a part without following links, and yield its descriptor.
 
-    :raises OSError: if a link is on the way, or the part does not exist.
+    :raises OSError: if a link is on the path, or the part does not exist.
     """
     fd = os.dup(directory.fd(""))
     try:

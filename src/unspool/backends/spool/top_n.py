@@ -1,7 +1,7 @@
-"""The earliest of a million names, found in one reading. No I/O.
+"""The earliest names of a directory, found in one reading. No I/O.
 
-A name ends in a time, and of times of ten digits the texts sort as the times do. So nearly all names are told by one or
-two comparisons of texts to be beyond what is wanted, and no object is made for them.
+A name ends in a time, and texts of ten-digit times sort as the times do. One or two comparisons of texts are enough to
+discard nearly all names that are not wanted, and no object is created for them.
 """
 
 import math
@@ -11,12 +11,12 @@ from typing import Protocol, TypeVar
 __all__ = ["Earliest", "Selection", "sift", "time_text"]
 
 _SIZE = len("_1700000000_000000")
-_TEXT_FROM, _TEXT_TO = 1e9, 9.999e9  # seconds that have ten digits
-_BEFORE, _AFTER, _BEYOND = "_", "_:", "~"  # texts that sort before all times, right after them, and after all names
+_TEXT_FROM, _TEXT_TO = 1e9, 9.999e9  # times with ten digits
+_BEFORE, _AFTER, _BEYOND = "_", "_:", "~"  # texts that sort before all times, directly after them, and after all names
 
 
 class Named(Protocol):
-    """What a reading of a directory gives."""
+    """An entry of a directory."""
 
     @property
     def name(self) -> str: ...
@@ -26,10 +26,10 @@ Entry = TypeVar("Entry", bound=Named)
 
 
 class Earliest:
-    """Of names that are timed, the earliest so many.
+    """The earliest of the names that contain a time.
 
-    :param most: how many are wanted; up to twice as many are kept.
-    :param last: the text of the latest time that is wanted.
+    :param most: the number of names wanted. Up to twice as many are kept.
+    :param last: the text of the latest wanted time.
     """
 
     def __init__(self, most: int, last: str) -> None:
@@ -40,11 +40,11 @@ class Earliest:
 
     @property
     def cut(self) -> bool:
-        """Whether names were dropped, all of them after the last of ``names``."""
+        """Return whether names were dropped. All of them come after the last of ``names``."""
         return self._end != _BEYOND
 
     def add(self, names: Iterable[str]) -> None:
-        """Take in names that are not later than ``last``."""
+        """Add names that are not later than ``last``."""
         self._names += names
         if len(self._names) > 2 * self._most:
             self._names.sort(key=_order)
@@ -53,15 +53,15 @@ class Earliest:
             self.last = self._end[:_SIZE]
 
     def names(self) -> list[str]:
-        """Return the earliest, in order."""
+        """Return the earliest names, in order."""
         return sorted((name for name in self._names if _order(name) <= self._end), key=_order)
 
 
 class Selection:
-    """Of the names of one priority, the earliest of those whose time has come, and of those whose time is to come.
+    """The earliest names of one priority whose time has come, and the earliest whose time is in the future.
 
-    :param latest: the latest time of the former, the time it is now, and the latest time of the latter (unix seconds).
-    :param most: how many of each are wanted.
+    :param latest: the latest wanted past time, the current time, and the latest wanted future time (Unix time).
+    :param most: the number of names wanted of each kind.
     """
 
     def __init__(self, latest: tuple[float, float, float], most: int) -> None:
@@ -70,7 +70,7 @@ class Selection:
         self.later = Earliest(most, max(last_later, self._now))
 
     def limit(self, last: float) -> None:
-        """Names whose time has come are wanted up to this time (unix seconds)."""
+        """Set the latest wanted past time (Unix time)."""
         self.come.last = time_text(last)
 
     def sift(self, entries: Iterable[Entry]) -> list[Entry]:
@@ -78,9 +78,9 @@ class Selection:
         return sift(entries, self.come.last, self._now, self.later.last)
 
     def add(self, names: Iterable[str], exact: bool) -> list[str]:
-        """Take in names that ``sift`` has let through; those that it does not take, for they are not timed.
+        """Add names that ``sift`` has returned. Return the names that were not added.
 
-        :param exact: whether not to take those either whose time has come.
+        :param exact: whether to return the names whose time has come instead of adding them.
         """
         come: list[str] = []
         later: list[str] = []
@@ -99,7 +99,9 @@ class Selection:
 
 
 def sift(entries: Iterable[Entry], last: str, now: str, last_later: str) -> list[Entry]:
-    """All but those with a time after ``last`` that has come, or after ``last_later`` that is to come.
+    """Return the entries whose past time is not after ``last`` or whose future time is not after ``last_later``.
+
+    Entries without a time in their name are returned too.
 
     :param last, now, last_later: texts of times.
     """
@@ -112,8 +114,7 @@ def sift(entries: Iterable[Entry], last: str, now: str, last_later: str) -> list
 
 
 def time_text(time: float) -> str:
-    """Return a time (unix seconds) as names have it at their ends, to compare with those texts; never an earlier
-    one."""
+    """Return a time (Unix time) in the form of names' ends, for comparison. It is never earlier than the time."""
     if time == -math.inf:
         return _BEFORE
     if not _TEXT_FROM <= time < _TEXT_TO:
@@ -123,5 +124,5 @@ def time_text(time: float) -> str:
 
 
 def _order(name: str) -> str:
-    """By time, and where that is the same, by name."""
+    """Return a sort key: the time, then the name."""
     return name[-_SIZE:] + name

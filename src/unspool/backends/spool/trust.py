@@ -13,7 +13,7 @@ from typing import NamedTuple
 __all__ = ["UNFINISHED", "Owner", "is_unfinished", "to_file", "to_part", "to_place", "to_sender"]
 
 UNFINISHED = stat.S_ISVTX
-"""The mode of a file that is being written in place; see ``sending``. Nobody gives it to a file by ``chmod``."""
+"""The mode of a file that is being written in place; see ``sending``. Other programs do not use this mode."""
 
 _KINDS = {stat.S_IFLNK: "a symbolic link", stat.S_IFDIR: "a directory", stat.S_IFIFO: "a FIFO"}
 
@@ -26,7 +26,7 @@ class Owner(NamedTuple):
     mode: int
 
     def allows(self, uid: int) -> bool:
-        """Return whether what belongs to this user may lie in the directory."""
+        """Return whether files of this user are allowed in the directory."""
         return uid in (self.uid, 0) or uid == os.geteuid()
 
     def shares(self, found: os.stat_result) -> bool:
@@ -42,7 +42,7 @@ class Owner(NamedTuple):
 
     @property
     def shared(self) -> bool:
-        """Whether its group may write there."""
+        """Return whether the directory's group may write to it."""
         return bool(self.mode & stat.S_IWGRP)
 
 
@@ -52,7 +52,7 @@ def is_unfinished(found: os.stat_result) -> bool:
 
 
 def to_file(found: os.stat_result, owner: Owner, *, signed: bool) -> str | None:
-    """Return why a file with a task's name must not be run; None if it may be run.
+    """Return why a file with a task's name must not be run, or None.
 
     :param signed: whether a secret key is set, so that a signed task of another user in the group is trusted.
     """
@@ -63,14 +63,14 @@ def to_file(found: os.stat_result, owner: Owner, *, signed: bool) -> str | None:
     if not owner.allows(found.st_uid) and not (signed and owner.shares(found)):
         return f"a file of user {found.st_uid}, who is neither this one nor the directory's owner"
     if is_unfinished(found):
-        return "not yet written by its sender"
+        return "not completely written by its sender"
     if found.st_mode & stat.S_IWOTH:
         return "a file that everybody may write to; chmod o-w it if you trust it"
     return None
 
 
 def to_part(found: os.stat_result, owner: Owner) -> str | None:
-    """Return why a directory in the spooler, such as a priority's, must not be used; None if it may be."""
+    """Return why a directory in the spooler, such as a priority's, must not be used, or None."""
     if not stat.S_ISDIR(found.st_mode):
         return f"{_KINDS.get(stat.S_IFMT(found.st_mode), 'a file')}, not a directory"
     if not owner.allows(found.st_uid) and not owner.shares(found):
@@ -81,7 +81,7 @@ def to_part(found: os.stat_result, owner: Owner) -> str | None:
 
 
 def to_sender(owner: Owner, *, signed: bool) -> str | None:
-    """Return why no worker would run a task of this process; None if one may."""
+    """Return why no worker would run a task sent by this process, or None."""
     if signed or os.geteuid() in (0, owner.uid) or owner.uid == 0:
         return None
     return (
@@ -91,9 +91,9 @@ def to_sender(owner: Owner, *, signed: bool) -> str | None:
 
 
 def to_place(path: str) -> str | None:
-    """Return why the directories above a spooler must not be trusted; None if they may be.
+    """Return why the directories above a spooler must not be trusted, or None.
 
-    It keeps no worker from starting: what such a person puts there belongs to him, and is not run.
+    This does not prevent workers from starting: another user's directory or task is not run.
     """
     above = os.path.dirname(os.path.realpath(path))
     while True:

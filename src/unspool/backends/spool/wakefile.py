@@ -1,12 +1,13 @@
-"""The wakefile: how tasks with a priority are run by a uWSGI that does not look into their directories.
+"""The wakefile: how uWSGI, which does not scan the directories of priorities, runs tasks with a priority.
 
-A small file among the tasks without a priority, where uWSGI looks. Once rung, it is there as long as any task with a
-priority is: due now, or, if all are deferred, when the first of them is. So a spooler process that dies while it runs
-such a task leaves it, and the next one comes upon it; and a task that is put off needs no ringing.
+The wakefile is a small file among the tasks without a priority, where uWSGI finds it. It exists as long as any task
+with a priority waits. It is due now or, if all those tasks are deferred, when the first of them is due. If a spooler
+process dies while it runs such a task, the wakefile remains and the next process finds it. A postponed task needs no
+new wakefile.
 
-Whoever looks at the priorities takes the bell away first: what arrives afterwards rings anew. A mark in
-``.unspool/run`` says that a uWSGI needs it, and is locked as long as that lives; otherwise nobody rings. To everybody
-but uWSGI the bell is no task.
+A process removes the wakefile before it scans the priorities, so later arrivals create a new one. A marker file in
+``.unspool/run`` says that a uWSGI needs the wakefile. The uWSGI process keeps the marker locked; without this lock, no
+process creates a wakefile. Only uWSGI treats the wakefile as a task.
 """
 
 import contextlib
@@ -27,13 +28,13 @@ __all__ = ["Wakefile"]
 
 _MARK = f"{RUN}/bell"
 _CONTENT = wire.dump({"msg": b"unspool_bell"}, b"", None)  # never run, so never signed
-_GLANCE = 0.002  # seconds in which a process that runs one task after the other does not look for a bell again
-_TICK = 0.02  # seconds in which two changes of a directory may bear the same time
+_GLANCE = 0.002  # seconds for which a process that runs tasks continuously does not check the wakefile again
+_TICK = 0.02  # seconds in which two changes of a directory may have the same mtime
 _log = logging.getLogger("unspool")
 
 
 class Wakefile:
-    """The bell of a directory."""
+    """The wakefile of a directory."""
 
     def __init__(self, directory: Directory, clock: Clock) -> None:
         self._directory = directory
@@ -43,35 +44,40 @@ class Wakefile:
         self._seen: dict[str, float] = {}
         self._not_before = 0.0
 
-    # --- for processes that have made a task with a priority ready, or deferred it
+    # --- called after a task with a priority was made ready or deferred
 
     def announce(self, due: float | None) -> None:
-        """Ring for a task that is due at a time (unix seconds) or now, if there is a uWSGI that needs it.
+        """Create the wakefile for a task that is due at a time (Unix time) or now, if a uWSGI needs it.
 
-        The task is safe by now, so a bell that cannot be made is no error: the next one serves for it, too.
+        The task is already stored, so a wakefile that cannot be created is not an error. The next one covers the task
+        too.
         """
         self._not_before = 0.0
         try:
             if self._is_wanted():
                 self._ring(due)
         except OSError as error:
-            _log.warning("no bell in %s for uWSGI: %s; tasks with a priority wait", self._directory.root, error)
+            _log.warning(
+                "cannot create the wakefile in %s: %s; uWSGI does not run tasks with a priority",
+                self._directory.root,
+                error,
+            )
 
-    # --- unspool run
+    # --- called by unspool run
 
     def sweep(self, names: Iterable[str]) -> None:
-        """Take these bells away, if they were rung for a uWSGI that is there no more."""
+        """Remove these wakefiles if the uWSGI that needed them has ended."""
         with contextlib.suppress(OSError):
             if not self._is_wanted():
                 for name in names:
                     os.unlink(name, dir_fd=self._directory.fd(""))
 
-    # --- uWSGI
+    # --- called by uWSGI
 
     def want(self) -> None:
-        """Make all senders ring as long as this process, or a fork of it, is alive.
+        """Make senders create the wakefile while this process, or a fork of it, is alive.
 
-        Ring for the tasks that exist.
+        Also create it for the tasks that exist already.
         """
         if self._mark < 0:
             self._directory.fd(RUN)
@@ -81,43 +87,43 @@ class Wakefile:
             self._ring(None)
 
     def is_bell(self, ref: str) -> bool:
-        """Return whether this is no task but a bell."""
+        """Return whether this is a wakefile and not a task."""
         return is_bell(ref)
 
     def rung(self, *, certain: bool = False) -> bool:
-        """Return whether there is a bell for now, so that tasks with a priority should be run before others.
+        """Return whether a wakefile is due, so that tasks with a priority should run before others.
 
-        :param certain: or else one of another process's may be noticed ``_GLANCE`` later.
+        :param certain: False to allow noticing another process's wakefile ``_GLANCE`` later.
         """
         now = time.monotonic()
         if (now < self._not_before and not certain) or (not self._due_list and not self._due_list.may_look):
             return False
         self._not_before = now + _GLANCE
         root = self._directory.fd("")
-        if not os.access(BELL, os.F_OK, dir_fd=root):  # cheaper than an exception, and most often so
+        if not os.access(BELL, os.F_OK, dir_fd=root):  # this is the usual case, and is cheaper than an exception
             return False
         with contextlib.suppress(OSError):
             return os.stat(BELL, dir_fd=root).st_mtime <= self._clock()
         return False
 
     def overlooked(self, parts: Iterable[str] | None = None) -> bool:
-        """Return whether a directory of a priority has changed since the last look.
+        """Return whether the directory of a priority has changed since the last scan.
 
-        This finds tasks that uWSGI itself has put there, which does not ring.
+        This finds tasks that uWSGI itself wrote there, without a wakefile.
 
-        :param parts: these directories, if they have just been listed.
+        :param parts: the priority directories, if they have just been listed.
         """
         return self._due_list.may_look and self._times(self._parts() if parts is None else parts) != self._seen
 
     @property
     def more(self) -> bool:
-        """Whether more than has been given out is known to be due."""
+        """Return whether more due tasks are known than were handed out."""
         return bool(self._due_list)
 
     def urgent(self, ref: str) -> Iterator[str]:
-        """Yield the refs of due tasks with a priority, in the order of running.
+        """Yield the refs of due tasks with a priority, in the order of execution.
 
-        :param ref: what uWSGI has offered: a task, or a bell.
+        :param ref: what uWSGI has offered: a task or a wakefile.
         """
         if self._due_list.may_look or (is_bell(ref) and not self._due_list):
             self._look(ref)
@@ -127,9 +133,8 @@ class Wakefile:
                 self._look(ref)
 
     def later(self, ref: str, until: float | None) -> None:
-        """Do not offer the task of ``ref`` before this time (unix seconds). None if another process runs it, which may
-        die any moment.
-        """
+        """Do not offer a task before this time (Unix time). Pass None if another process runs it, which may die at any
+        moment."""
         self._due_list.later(ref, until)
 
     # --- parts
@@ -146,7 +151,8 @@ class Wakefile:
     def _ring(self, due: float | None) -> None:
         now = self._clock()
         when = now if due is None or due <= now else float(math.ceil(due))  # uWSGI compares whole seconds
-        # One for later is never changed, or two who ring would undo each other's; but another is put beside it.
+        # An existing wakefile for later is never changed, because two senders could undo each other's change. Another
+        # one is created beside it.
         for name in (BELL, f"{BELL}_{int(when)}"):
             while (there := self._due_of(name)) is None:
                 if self._make(name, when):
@@ -161,7 +167,7 @@ class Wakefile:
             return None
 
     def _make(self, name: str, when: float) -> bool:
-        """Create the bell, and return whether this process created it: another one may have been faster."""
+        """Create the wakefile. Return False if another process created it first."""
         self._directory.renew(TMP)
         root, tmp = self._directory.fd(""), self._directory.fd(TMP)
         draft = self._directory.drafts.name(f"{name}-{os.urandom(4).hex()}")
@@ -181,12 +187,13 @@ class Wakefile:
         return True
 
     def _look(self, ref: str) -> None:
-        """Remove the bell, list the waiting tasks, and ring for them.
+        """Remove the wakefile, list the waiting tasks, and create a new wakefile for them.
 
-        A bell that cannot be made, as on a full disk, is replaced by the one that was there.
+        If the new one cannot be created, for example on a full disk, the old one is restored.
         """
         root = self._directory.fd("")
-        taken = f"{BELL}_taken_by_{os.getpid()}"  # still a bell, if this process dies before it rings
+        # Still a wakefile, in case this process dies before it creates a new one.
+        taken = f"{BELL}_taken_by_{os.getpid()}"
         with contextlib.suppress(FileNotFoundError):
             os.rename(BELL, taken, src_dir_fd=root, dst_dir_fd=root)
         self._seen = self._times(self._parts())
@@ -197,7 +204,11 @@ class Wakefile:
             elif self._due_list.next_due is not None:
                 self._ring(self._due_list.next_due)
         except OSError as error:
-            _log.warning("no bell in %s for uWSGI: %s; tasks with a priority wait", self._directory.root, error)
+            _log.warning(
+                "cannot create the wakefile in %s: %s; uWSGI does not run tasks with a priority",
+                self._directory.root,
+                error,
+            )
             with contextlib.suppress(FileNotFoundError):
                 os.rename(taken, BELL, src_dir_fd=root, dst_dir_fd=root)
             return

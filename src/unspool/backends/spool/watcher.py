@@ -19,7 +19,7 @@ _log = logging.getLogger("unspool")
 
 
 class Change(NamedTuple):
-    """What happened: a name in a part (an empty one is the root), or with no name, something that needs a full look."""
+    """A change: a name in a part (empty for the root), or without a name, an event that requires a full scan."""
 
     part: str
     name: str
@@ -28,7 +28,7 @@ class Change(NamedTuple):
 
 
 class Watcher:
-    """Watches parts of a directory; without inotify, it never has anything to say and ``working`` is False."""
+    """Watch parts of a directory. Without inotify, it reports no changes and ``working`` is False."""
 
     def __init__(self) -> None:
         self._parts: dict[int, str] = {}
@@ -36,12 +36,12 @@ class Watcher:
         if sys.platform != "linux":
             return
         try:
-            import inotify_simple  # 10 ms, and only supervisors watch
+            import inotify_simple  # takes 10 ms, and only supervisors watch
 
             self._notify = inotify_simple.INotify(nonblocking=True)
             flags = inotify_simple.flags
         except OSError as error:
-            _log.warning("no inotify: %s; the spooler is looked at once a second instead", error.strerror)
+            _log.warning("no inotify: %s; the spooler is scanned once a second instead", error.strerror)
             return
         self._mask = (
             flags.MOVED_TO | flags.CLOSE_WRITE | flags.CREATE | flags.DELETE_SELF | flags.MOVE_SELF
@@ -54,7 +54,7 @@ class Watcher:
 
     @property
     def working(self) -> bool:
-        """Whether changes are reported."""
+        """Return whether changes are reported."""
         return self._notify is not None
 
     def fileno(self) -> int | None:
@@ -74,11 +74,11 @@ class Watcher:
             if error.errno in (errno.ENOENT, errno.ENOTDIR):
                 return
             reason = _USED_UP if error.errno == errno.ENOSPC else error.strerror
-            _log.warning("cannot watch %s: %s; the spooler is looked at once a second instead", path, reason)
+            _log.warning("cannot watch %s: %s; the spooler is scanned once a second instead", path, reason)
             self.close()
 
     def changes(self) -> list[Change]:
-        """Return what happened since the last call; waits no longer than it takes to write a file that was just
+        """Return the changes since the last call. Wait at most as long as it takes to write a file that was just
         created."""
         if self._notify is None:
             return []
@@ -93,7 +93,7 @@ class Watcher:
                 found.append(Change(self._parts.get(watch, ""), "", lost=True))
             elif mask & self._directory_flag:
                 found.append(Change(self._parts.get(watch, ""), name, directory=True))
-            elif not mask & self._created:  # a file that is only created is still being written
+            elif not mask & self._created:  # a file that was only created is still being written
                 found.append(Change(self._parts.get(watch, ""), os.fsdecode(name)))
         return found
 

@@ -47,7 +47,7 @@ def kernel() -> Iterator[Finding]:
     if works:
         yield Finding("inotify", OK, f"works ({text})" if text else "works")
     else:
-        yield Finding("inotify", WARN, f"refused ({text}): directories are looked at once a second instead",
+        yield Finding("inotify", WARN, f"refused ({text}): directories are scanned once a second instead",
                       "raise fs.inotify.max_user_instances with sysctl, or end what uses them up")  # fmt: skip
 
 
