@@ -112,7 +112,7 @@ def test_an_upgrade_with_tasks_in_it(empty: str) -> None:
         old.execute(row, [0, 0, 0, "", data, MANY])
         old.execute(row, [3600, 1, 1, "", data, 3])
         old.execute(row, [0, 2, 3, "it failed", data, 2])
-        assert "bring it up to date with 'unspool migrate'" in unspool("ls", url=empty, status=3)
+        assert "upgrade it with 'unspool migrate'" in unspool("ls", url=empty, status=3)
         stop = threading.Event()
         worked: list[int] = []
         worker = threading.Thread(target=_work_as_version_1, args=(empty, stop, worked))
@@ -177,7 +177,7 @@ def test_too_old_and_too_new(empty: str) -> None:
     """A schema that this version cannot use is refused by name and number; one that is newer and can be used is."""
     migrate(empty)
     backend = look_at(queue_in(empty))
-    for number, oldest, problem in [(sql.CURRENT - 1, 0, "bring it up to date"), (99, 99, "install a newer unspool")]:
+    for number, oldest, problem in [(sql.CURRENT - 1, 0, "upgrade it with"), (99, 99, "install a newer unspool")]:
         _set_version(empty, number, oldest)
         with pytest.raises(SpoolerUnusable, match=problem) as caught:
             backend.counts()

@@ -1,4 +1,4 @@
-"""PostgreSQL as a ground: tasks in a table, claims as session locks, wake-ups by NOTIFY."""
+"""The PostgreSQL backend: tasks in a table, claims as session locks, wake-ups by NOTIFY."""
 
 from .backend import PostgresBackend
 

@@ -1,7 +1,7 @@
-"""Supervisors without a session: whether they may come back to their tasks, and which of their workers are alive.
+"""Supervisors without a session: whether they may return to their tasks, and which of their workers are alive.
 
-A supervisor may come back unless its process has ended on this machine or it has been away for too long. A worker may
-have lost its session too, so its process is checked. Only a process on the worker's machine can do that.
+A supervisor may return unless its process has ended on this machine or it has been away for too long. A worker may have
+lost its session too, so its process is checked. Only a process on the worker's machine can do that.
 """
 
 from collections.abc import Iterable
@@ -15,8 +15,7 @@ GRACE = 15.0  # seconds for which the tasks of a supervisor without a session ar
 
 
 def judge(rows: Iterable[Any]) -> dict[str, list[int]]:
-    """Return the supervisors that will not come back (``dead``), and the workers that are alive without them
-    (``living``).
+    """Return the supervisors that cannot return (``dead``) and the workers that are alive without them (``living``).
 
     :param rows: a supervisor, whether its time is over, its machine and process number, and the machine and process
         number of one of its workers.

@@ -60,7 +60,7 @@ from .within import keep_within
 __all__ = ["PostgresBackend"]
 
 _log = logging.getLogger("unspool")
-_AWAY = 0.5  # seconds that a worker waits before it tries another task while the server is away
+_AWAY = 0.5  # seconds that a worker waits before it tries another task while the server is unreachable
 _CLAIMS = b"%d" % CLAIMS
 _double = struct.Struct("!d").unpack
 
@@ -68,12 +68,12 @@ _PUT_BACK = {"delay": None, "aside": None, "uncounted": 0, "unhandled": 0, "cras
 
 
 class PostgresBackend:
-    """Implements ``base.Backend`` in the schema ``unspool`` of a database, which ``unspool migrate`` makes.
+    """Implement ``base.Backend`` in the schema ``unspool`` of a database, which ``unspool migrate`` creates.
 
-    :param address: which database, and which of its spoolers.
-    :param signer: signs what is sent, and refuses what is not signed; without it, pickles are refused.
+    :param address: the database and the spooler in it.
+    :param signer: signs tasks, and refuses unsigned ones; without it, pickles are refused.
     :param trusting: True to accept pickles without a secret key, for a server that no other user can reach.
-    :param clock: the time that tasks go by; the server's own if not given.
+    :param clock: the current time for tasks; None to use the server's clock.
     """
 
     capabilities = Capabilities(feeds=True, forks=True, remote=True, withholds=True, records=True)
@@ -104,11 +104,11 @@ class PostgresBackend:
         )
         self._feeds: weakref.WeakSet[PostgresFeed] = weakref.WeakSet()
         self._ends = Ends(self._session, self._names, self._history, self.control, self._now)
-        self._ahead: dict[str, Row] = {}  # claims that are not begun yet
-        self._ahead_of = 0  # the session that they are of
+        self._ahead: dict[str, Row] = {}  # prefetched claims that have not started
+        self._ahead_of = 0  # the session of the prefetched claims
 
     def _now(self) -> float | None:
-        """Return the time that statements are to take for now; None for the server's own."""
+        """Return the current time for statements; None to use the server's clock."""
         return self._clock() if self._clock else None
 
     def _local(self) -> float:
@@ -138,11 +138,10 @@ class PostgresBackend:
         return self._sent(row)
 
     def send_within(self, connection: Any, envelopes: Sequence[Envelope]) -> list[str]:
-        """Keep the tasks in the transaction that is open on a connection of the caller's: they are there when it
-        commits, and never were if it does not.
+        """Store the tasks in the open transaction of the caller's connection. They exist once it commits.
 
         :param connection: of psycopg (3 or 2), SQLAlchemy (also a Session) or Django, to this spooler's database.
-        :raises OptionRefused: if it is none of these.
+        :raises OptionRefused: if it is another kind of connection.
         :raises SpoolerUnusable: if the database has no schema ``unspool``.
         """
         return self._sent(keep_within(connection, self.name, self._to_send(envelopes))) if envelopes else []
@@ -187,7 +186,7 @@ class PostgresBackend:
         if row is None and number in self._session.tasks:
             return Refusal(RefusalKind.BUSY)
         claims, claim = self.control.claims, None
-        claims.add(number)  # first, so that the supervisor knows of every task that is begun
+        claims.add(number)  # added first, so that the supervisor knows each task that is started
         try:
             claim = self._claim(ref, number, row)
         finally:
@@ -279,7 +278,7 @@ class PostgresBackend:
         return Claim(self._names.id(number), ref, envelope, attempts, crashes, fence, unhandled)
 
     def _read(self, number: int, fence: int, *, whole: bool) -> bytes:
-        """Return the content of a large task; without ``whole`` only its variables.
+        """Return the content of a large task, or only its variables without ``whole``.
 
         :raises Damaged: if it is too large.
         :raises Transient: if the server cannot return it now.
@@ -300,8 +299,8 @@ class PostgresBackend:
     def _unread(self, number: int, fence: int, error: Exception) -> Refusal:
         """Put back a task that could not be read.
 
-        :raises SpoolerUnusable: if this process does not have enough memory. This counts as a crash, as being killed
-            for lack of memory does; a new worker may have more memory.
+        :raises SpoolerUnusable: if this process does not have enough memory. This counts as a crash, like a kill for
+            lack of memory. A new worker may have more memory.
         """
         crashed = isinstance(error, MemoryError) or "out of memory" in str(error)
         values = _PUT_BACK | {"uncounted": int(not crashed), "crashed": int(crashed), "id": number, "fence": fence}
@@ -324,7 +323,7 @@ class PostgresBackend:
 
     def settle(self, claim: Claim, disposition: Disposition, record: Record | None = None) -> float | None:
         if isinstance(disposition, Ack):
-            if self._ahead and threading.get_ident() == self._ends.claimer:  # others begin without a round trip
+            if self._ahead and threading.get_ident() == self._ends.claimer:  # other tasks start without a round trip
                 self._ends.post([(claim, record)])
             else:
                 self._ends.add((claim, record))
@@ -356,13 +355,13 @@ class PostgresBackend:
         values = {"id": self._names.number(ref), "spooler": self._names.spooler, "clock": self._now()}
         try:
             self._session.execute("put_off", values | {"delay": until - self._local()})
-        except SpoolerUnusable as error:  # then it runs again sooner
+        except SpoolerUnusable as error:  # otherwise it runs again sooner
             _log.warning("%s", error)
 
     def excuse(self, ref: str) -> None:
         try:
             self._session.execute("excuse", {"id": self._names.number(ref), "spooler": self._names.spooler})
-        except SpoolerUnusable as error:  # then it counts
+        except SpoolerUnusable as error:  # otherwise the crash counts
             _log.warning("%s", error)
 
     def flush(self, *, wait: bool = True) -> None:
@@ -371,7 +370,7 @@ class PostgresBackend:
     def _insist(self, name: str, values: Mapping[str, Any]) -> Any:
         return self._session.insist(lambda: self._session.execute(name, values))
 
-    # --- people
+    # --- inspection
 
     def migrate(self) -> tuple[int, int]:
         connection = self._connector.open(check=False)
@@ -398,7 +397,7 @@ class PostgresBackend:
         return id.rpartition("/")[2]
 
     def matching(self, piece: str, *, ended: bool = False) -> list[str]:
-        return []  # part of a number is another task's number; ``find`` and ``history`` take whole numbers
+        return []  # a part of a number is another task's number; ``find`` and ``history`` take whole numbers
 
     def read(self, id: str) -> tuple[Entry, Envelope | None] | None:
         return self._listing.read(id)

@@ -1,7 +1,7 @@
 """The tasks that a worker runs or has not settled yet, in memory shared with its supervisor.
 
-A worker that runs a task does not talk to the server. If its session is lost meanwhile, the lock of its claim is gone,
-and only this memory shows that the claim is held.
+A worker does not talk to the server while it runs a task. If its session is lost meanwhile, the lock of its claim is
+gone, and only this memory shows that the claim is held.
 """
 
 import mmap
@@ -9,7 +9,7 @@ import threading
 
 __all__ = ["Claims"]
 
-_MOST = 1 << 17  # claims of one worker; untouched memory takes no space
+_MOST = 1 << 17  # maximum number of claims of one worker; unused memory takes no space
 
 
 class Claims:

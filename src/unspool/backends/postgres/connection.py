@@ -1,7 +1,7 @@
-"""Connections: how they are opened, kept for each thread that sends, and left alone after a fork.
+"""Connections: opening them, keeping idle ones for senders, and leaving them alone after a fork.
 
-A connection belongs to the process that opened it. A child closes its copy of the socket, so that the server sees the
-end of the owner when that ends, and never touches the rest.
+A connection belongs to the process that opened it. A child only closes its copy of the socket, so that the server
+notices when the owner's connection ends.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from .timelimit import Connection
 __all__ = ["Connection", "Connector", "close_all"]
 
 _DEFAULTS: dict[str, Any] = {
-    # A server or a path to it that has died silently is noticed within half a minute, not after the kernel's two hours.
+    # A dead server or network path is noticed within half a minute, not after the kernel's two hours.
     "connect_timeout": 5,
     "keepalives_idle": 10,
     "keepalives_interval": 5,
@@ -34,21 +34,21 @@ _DEFAULTS: dict[str, Any] = {
 }
 _FIXED = {"client_encoding": "UTF8"}
 _SETTINGS = """
-    -- What statements rely on, and a database or a role may have otherwise.
+    -- The statements rely on these settings, which a database or a role may override.
     SET search_path = pg_catalog; SET row_security = on;
     SET default_transaction_isolation = 'read committed'; SET default_transaction_deferrable = off;
     SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'
 """
-_KEPT = 8  # idle connections of senders
+_KEPT = 8  # idle connections kept for senders
 _opened: "weakref.WeakSet[Connection]" = weakref.WeakSet()
-_parents: list[Connection] = []  # never touched again, and never collected: that would warn, or say good-bye for others
+_parents: list[Connection] = []  # kept forever, because collecting them would warn or end the parent's session
 
 
 class Connector:
-    """Opens connections to one database, and keeps idle ones for senders.
+    """Open connections to one database, and keep idle ones for senders.
 
     :param name: the spooler's name, for messages.
-    :param url: a libpq URI; it may have a password, so it is never shown.
+    :param url: a libpq URI. It may contain a password, so it is never shown.
     """
 
     def __init__(self, name: str, url: str) -> None:
@@ -60,11 +60,11 @@ class Connector:
         weakref.finalize(self, close_all, self._idle)
 
     def open(self, *, check: bool = True, **options: Any) -> Connection:
-        """Return a new connection, each statement a transaction of its own.
+        """Return a new connection in autocommit mode.
 
-        :param check: whether the schema must be one that this version can use.
+        :param check: whether to require a schema that this version can use.
         :raises Away: if the server cannot be reached.
-        :raises SpoolerUnusable: if it refuses us, or the schema is not there or not ours to use.
+        :raises SpoolerUnusable: if the server refuses the connection, or the schema is missing or unusable.
         """
         try:
             given = conninfo.conninfo_to_dict(self._url)
@@ -92,7 +92,7 @@ class Connector:
     def open_session(self) -> Connection:
         """Return a new connection that keeps its locks and receives notifications as long as it lives.
 
-        :raises Away, SpoolerUnusable: as ``open``; also if a proxy lends the server's processes out by transaction.
+        :raises Away, SpoolerUnusable: as ``open``; also if a proxy pools connections by transaction.
         """
         connection = self.open()
         try:
@@ -112,7 +112,7 @@ class Connector:
         return connection
 
     def _is_shared(self, connection: Connection) -> bool:
-        """Return whether another connection gets the process of this one, which is idle."""
+        """Return whether another connection gets the same server process as this idle one."""
         mine = connection.execute("SELECT pg_backend_pid()").fetchone()
         with self.open() as other, other.transaction():
             others = other.execute("SELECT pg_backend_pid()").fetchone()
@@ -120,9 +120,9 @@ class Connector:
 
     @contextlib.contextmanager
     def lend(self) -> Iterator[Connection]:
-        """A connection for some statements of this thread.
+        """Lend a connection to the calling thread for some statements.
 
-        :raises Away, SpoolerUnusable: as ``open``, and for what fails within.
+        :raises Away, SpoolerUnusable: as ``open``, and for errors within the block.
         """
         connection = self._kept() or self.open()
         try:
@@ -140,19 +140,20 @@ class Connector:
         self._keep(connection)
 
     def close(self) -> None:
-        """End the idle connections."""
+        """Close the idle connections."""
         with self._own():
             close_all(self._idle)
 
     def unusable(self, error: psycopg.Error, *, lost: bool = False) -> SpoolerUnusable:
         """Return the exception to raise for an error of the server or the connection.
 
-        :param lost: whether the connection went with it.
+        :param lost: whether the connection was lost with it.
         """
         text = first_line(error)
         if isinstance(error, psycopg.errors.InsufficientPrivilege):
-            return SpoolerUnusable(f"spooler {self.name} cannot be used: {text}; who needs which is in docs/guide/"
-                                   "postgresql.md")  # fmt: skip
+            return SpoolerUnusable(
+                f"spooler {self.name} cannot be used: {text}; docs/guide/postgresql.md lists the rights that are needed"
+            )
         match kind_of(error, lost=lost):
             case Kind.READ_ONLY:
                 return ReadOnly(
@@ -186,7 +187,7 @@ class Connector:
 
     @contextlib.contextmanager
     def _own(self) -> Iterator[None]:
-        """The list, after a fork a fresh one."""
+        """Hold the lock of the idle connections. After a fork, the list is emptied first."""
         if self._pid != os.getpid():
             self._pid, self._lock = os.getpid(), threading.Lock()
             close_all(self._idle)
@@ -195,13 +196,13 @@ class Connector:
 
     @staticmethod
     def _is_behind_a_proxy(connection: Connection) -> bool:
-        """Proxies hand out process numbers of their own."""
+        """Return whether a proxy is in between. Proxies report process ids of their own."""
         row = connection.execute("SELECT pg_backend_pid()").fetchone()
         return row is not None and row[0] != connection.info.backend_pid
 
 
 def _is_stale(connection: Connection) -> bool:
-    """Return whether the server has ended an idle connection, or said anything at all: nothing is expected."""
+    """Return whether the server has closed an idle connection or sent anything, which is not expected."""
     if connection.closed:
         return True
     poller = select.poll()

@@ -1,7 +1,7 @@
-"""The queue as a source and a destination of tasks that are moved between queues.
+"""Transfer of tasks from and to a queue in PostgreSQL.
 
-A task on its way is a row with a state that no other part of the system reads. While it leaves, its carrier holds its
-lock. Another carrier that takes it over raises its fence, so that a carrier that was cut off and returns late changes
+A task in transfer is a row with a state that no other part of the system reads. While it leaves, its carrier holds its
+lock. A carrier that takes over a transfer raises the fence, so a carrier that was cut off and returns late changes
 nothing.
 """
 
@@ -28,16 +28,17 @@ __all__ = ["PostgresDepot"]
 
 _STATES = {0: State.READY, 1: State.READY, 2: State.DEAD, 3: State.CORRUPT}
 _NUMBERS = {State.READY: 0, State.DEAD: 2, State.CORRUPT: 3}
-_MOST = 1000  # tasks taken by one statement
-_SAME = 1.0  # seconds; clocks that differ by less are taken for one
+_MOST = 1000  # maximum number of tasks taken by one statement
+_SAME = 1.0  # seconds; clocks that differ by less count as equal
 
 
 class PostgresDepot:
-    """Implements ``depot.Depot`` for a queue.
+    """Implement ``depot.Depot`` for PostgreSQL.
 
-    :param check: raises ``PayloadRefused`` for envelopes that this queue does not take.
-    :param now: the time that statements are to take for now; None for the server's own; ``local``: this program's.
-    :param changed: called when there is something new in the queue.
+    :param check: raises ``PayloadRefused`` for envelopes that this queue does not accept.
+    :param now: returns the current time for statements; None to use the server's clock.
+    :param local: returns the current time of this program.
+    :param changed: called after tasks were added to the queue.
     """
 
     def __init__(
@@ -69,13 +70,13 @@ class PostgresDepot:
         return self._taken(self._session.rows("leave", self._values(ids=numbers, **absent)))
 
     def departures(self) -> list[Parcel]:
-        self._session.patience = PATIENCE  # this is the first statement of a command, and nothing is claimed beside it
+        self._session.patience = PATIENCE  # the first statement of a command, before any claim
         return self._taken(self._session.rows("departures", self._values()))
 
     def release(self) -> None:
         numbers, self._carried = list(self._carried), set()
         self._drop(numbers)
-        with contextlib.suppress(Away):  # then they are free already
+        with contextlib.suppress(Away):  # otherwise they are free already
             self._session.execute("let_go", self._values(ids=numbers))
 
     def stay(self, parcels: Sequence[Parcel], corrupt: str = "") -> None:
@@ -96,7 +97,7 @@ class PostgresDepot:
         parcels = []
         for number, fence, key, state, data, rank, due, attempts, crashes, reason, destination, _, now in rows:
             self._carried.add(number)
-            self._session.tasks[number] = TASKS + number  # it has these locks also when it has to be opened again
+            self._session.tasks[number] = TASKS + number  # the session takes these locks again after it is reopened
             ahead = self._local() - now
             parcels.append(
                 Parcel(

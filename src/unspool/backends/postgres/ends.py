@@ -1,8 +1,8 @@
 """Runs that have ended and are not saved on the server yet.
 
-The claiming thread sends an end with its next claim, so that a task costs one round trip. Other ends do not wait for a
-claim, which may be a week away: a separate thread sends the end of a coroutine beside another run, and what is flushed
-without waiting. This thread lives as long as there are ends to send.
+The claiming thread sends an end with its next claim, so that a task costs one round trip. Other ends cannot wait for a
+claim, which may come a week later: a separate thread sends the end of a coroutine beside another run, and ends that are
+flushed without waiting. This thread lives as long as there are ends to send.
 """
 
 import logging
@@ -23,8 +23,8 @@ __all__ = ["Ends", "Run"]
 _log = logging.getLogger("unspool")
 _CLAIMS = b"%d" % CLAIMS
 _NOTHING = (None, None)
-_PUT_OFF = 100  # ends that are kept for the next statement
-_GATHER = 0.05  # seconds for which ends are gathered that do not wait for a claim
+_PUT_OFF = 100  # maximum number of ends kept for the next statement
+_GATHER = 0.05  # seconds for which ends are collected that cannot wait for a claim
 Run = tuple[Claim, Record | None]
 
 
@@ -133,7 +133,7 @@ class Ends:
     @staticmethod
     def refuse(claim: Claim) -> None:
         """Log that a claim was lost before its run ended."""
-        _log.error("task %s has ended here, but its claim was lost meanwhile; the result is refused", claim.id)
+        _log.error("task %s has ended here, but its claim was lost meanwhile, so its end is ignored", claim.id)
 
     def values(self, run: Run) -> list[bytes | None]:
         """Return the values of ``settle.sql``."""
@@ -188,7 +188,7 @@ class Ends:
     def _flush_in_a_moment(self) -> None:
         time.sleep(_GATHER)
         try:
-            with self._flushing:  # while the server is away, a second thread waits here, and no third is started
+            with self._flushing:  # while the server is unreachable, a second thread waits here, and no third is started
                 with self._lock:
                     self._scheduled = False
                 self._flush()

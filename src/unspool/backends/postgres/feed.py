@@ -1,8 +1,8 @@
 """The due tasks of a queue: announced by NOTIFY, fetched in batches.
 
 A notification is a hint; only a look at the table is certain. A look happens at the start, when the queue was changed,
-when a task becomes due, and once a period. While other supervisors hold tasks, their sessions are checked each second:
-one whose session has ended holds nothing any more.
+when a task becomes due, and once per period. While other supervisors hold tasks, their sessions are checked each
+second. A supervisor whose session has ended holds no tasks any more.
 """
 
 import logging
@@ -22,15 +22,15 @@ from .sqlstate import ReadOnly, Transient
 __all__ = ["PostgresFeed"]
 
 _log = logging.getLogger("unspool")
-_WATCH = 1.0  # seconds between checks of supervisors that hold tasks, and of our tasks that they run
-_DOUBT = (0.01, 0.5)  # seconds between looks at what a dead worker may have held, at first and at most
-_DOUBT_ENDS = 5.0  # seconds after which a task that is still locked is run by a live process
-_BACK = (0.1, 5.0)  # seconds between attempts to reach a server that is away
-_BACKLOG = 10_000  # the most ready tasks that are counted
+_WATCH = 1.0  # seconds between checks of supervisors that hold tasks, and of this supervisor's tasks that others run
+_DOUBT = (0.01, 0.5)  # seconds between checks of tasks that a dead worker may have held: first and maximum
+_DOUBT_ENDS = 5.0  # seconds after which a task that is still locked counts as run by a live process
+_BACK = (0.1, 5.0)  # seconds between attempts to reach an unreachable server
+_BACKLOG = 10_000  # maximum number of ready tasks that are counted
 
 
 class PostgresFeed:
-    """Implements ``base.Feed``; holds back what it hands out from other supervisors."""
+    """Implement ``base.Feed``. Tasks that it hands out are withheld from other supervisors."""
 
     def __init__(
         self, session: Session, names: Names, control: PostgresControl, history: History, clock: Clock | None
@@ -43,21 +43,21 @@ class PostgresFeed:
         self._clock = clock or time.time
         self._pid = os.getpid()
         self._out: set[str] = set()
-        self._back: dict[str, int] = {}  # not begun, and not yet given back: the fence of each claim made ahead, or 0
+        self._back: dict[str, int] = {}  # not started and not returned yet: the fence of each prefetched claim, or 0
         self._busy: set[str] = set()
-        self._doubted: dict[str, float] = {}  # until when, by the monotonic clock
-        self._vain: set[str] = set()  # the doubted tasks that no worker has begun
-        self._suspicious = False  # whether a task that was begun may have lost its worker
-        self._reconciled = 0  # the session in which our tasks on the server were last compared with those known here
+        self._doubted: dict[str, float] = {}  # the end of the doubt, by the monotonic clock
+        self._vain: set[str] = set()  # the doubted tasks that no worker has started
+        self._suspicious = False  # whether a started task may have lost its worker
+        self._reconciled = 0  # the session in which the tasks on the server were last compared with those known here
         self._absent: dict[int, float] = {}  # supervisors without a session, and since when, by the monotonic clock
         self._first: Ticket | None = None
-        self._ready = False  # whether there may be more to take
+        self._ready = False  # whether more tasks may be available
         self._changed = True
         self._looked = False
         self._paused = False
         self._others = True
         self._gone = False
-        self._next_due: float | None = 0.0  # by our own clock
+        self._next_due: float | None = 0.0  # by this program's clock
         self._next_look = 0.0
         self._next_doubt = self._next_watch = self._next_try = 0.0  # by the monotonic clock
         self._patience = _BACK[0]
@@ -72,7 +72,7 @@ class PostgresFeed:
         self._reconciled = session.number
 
     def changed(self) -> None:
-        """Something is different: the next ``refresh`` looks."""
+        """Note that the queue has changed, so that the next ``refresh`` looks at the table."""
         self._changed = True
 
     # --- base.Feed
@@ -110,7 +110,7 @@ class PostgresFeed:
             self._recover()
             now = self._clock()
             if self._looked and now >= self._next_look:
-                self._suspicious = True  # this look also finds a task of ours that an earlier one missed
+                self._suspicious = True  # this look also finds own tasks that an earlier one missed
             drained = self._ready and self._first is None and not self._out
             due = self._next_look if self._next_due is None else min(self._next_look, self._next_due)
             if self._changed or drained or now >= due:
@@ -137,7 +137,7 @@ class PostgresFeed:
         tickets = [Ticket(rank, due, str(number)) for rank, due, number in rows]
         refs = {ticket.ref for ticket in tickets}
         self._out |= refs
-        if self._doubted:  # an earlier claim of it was doubted
+        if self._doubted:  # an earlier claim of the task was doubted
             self._vain -= refs
             self._doubted = {ref: ends for ref, ends in self._doubted.items() if ref not in refs}
         return tickets
@@ -155,7 +155,7 @@ class PostgresFeed:
         self._busy.discard(ref)
         self._history.ended(1)
         if until is not None:
-            self._doubt([ref])  # it may still be ours, if its worker could not reach the server
+            self._doubt([ref])  # the task may still be owned, if its worker could not reach the server
             self._vain.add(ref)
             self._next_due = until if self._next_due is None else min(self._next_due, until)
 
@@ -164,7 +164,7 @@ class PostgresFeed:
         self._busy.add(ref)
 
     def doubt(self) -> None:
-        self._suspicious = True  # what it has ended, and could not settle any more, is not among those handed out
+        self._suspicious = True  # ended runs that the worker could not settle are no longer handed out
         self._doubt(self._out - self._control.running_here())
 
     def next_due(self) -> float | None:
@@ -179,7 +179,7 @@ class PostgresFeed:
 
     def close(self) -> None:
         if self._pid != os.getpid():
-            return  # a child's copy
+            return  # the copy of a forked child
         try:
             self._give_back()
             self._give(dict.fromkeys(self._out, 0))  # some of these may be running
@@ -190,9 +190,9 @@ class PostgresFeed:
     # --- parts
 
     def _is_woken(self) -> bool:
-        """Return whether the server has just announced something new while nothing was to be done.
+        """Return whether the server has just announced something new while there was nothing to do.
 
-        If that is a task, it is taken at once and the look comes afterwards, which saves a round trip before it runs.
+        A new task is taken at once and the look follows, which saves a round trip before the task runs.
         """
         if self._out or self._changed or not self._looked:
             return False
@@ -200,7 +200,7 @@ class PostgresFeed:
         return self._changed
 
     def _look(self, now: float) -> None:
-        """Ask for all that has to be known, after what has become due meanwhile was made ready."""
+        """Make due tasks ready, then read the state of the queue."""
         self._changed, self._looked = False, True
         if self._next_due is not None and now >= self._next_due:
             self._session.execute("promote", self._values())
@@ -216,13 +216,14 @@ class PostgresFeed:
 
     def _give_back(self) -> None:
         if self._back:
-            if self._give(self._back) < len(self._back):  # a worker has begun the rest, or its claim's answer was lost
+            # A worker has started the rest, or the answer to its claim was lost.
+            if self._give(self._back) < len(self._back):
                 self._suspicious, self._next_doubt = True, 0.0
             self._back = {}
             self._changed = True
 
     def _give(self, fences: Mapping[str, int]) -> int:
-        """Let others have these tasks, and return how many of them this supervisor had."""
+        """Return these tasks to the queue. Return how many of them this supervisor owned."""
         values = self._values(ids=_numbers(fences), fences=list(fences.values()))
         row = self._session.execute("give_back", values)
         return row[0] if row else 0
@@ -235,9 +236,10 @@ class PostgresFeed:
     def _recover(self) -> None:
         """Free the tasks that no worker runs any more."""
         now = time.monotonic()
-        self._session.key("feed")  # opens the session if it must be renewed
+        self._session.key("feed")  # reopens a lost session
         renewed = self._session.number != self._reconciled
-        if renewed:  # other processes may have lost theirs too, so the tasks that they and our workers hold are checked
+        # Other processes may have lost their sessions too, so their tasks and those of our workers are checked.
+        if renewed:
             self._absent.clear()
             self._suspicious, self._next_doubt = True, 0.0
         doubting = (self._suspicious or bool(self._doubted)) and now >= self._next_doubt
@@ -278,7 +280,7 @@ class PostgresFeed:
             self._changed = True
 
     def _absent_ones(self, now: float) -> dict[str, list[int]]:
-        """Return the supervisors that will not come back to their tasks, and those of their workers that are alive."""
+        """Return the supervisors that cannot return to their tasks, and their workers that are alive."""
         rows = self._session.rows("absent", self._values())
         self._absent = {key: self._absent.get(key, now) for key, *_ in rows}
         returning = (None, "feed", "absent")
@@ -291,7 +293,7 @@ class PostgresFeed:
         return values | {"claims": CLAIMS, "processes": PROCESSES} | self._names.values() | more
 
     def _lose(self, error: SpoolerUnusable) -> None:
-        """The server is away, or has no use for us just now: says so once, and tries again after a while."""
+        """Note that the server is unreachable or refuses requests, log it once, and try again later."""
         if not self._gone:
             _log.error("%s", error.strerror or error)
         self._gone, self._changed, self._first = True, True, None

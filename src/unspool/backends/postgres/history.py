@@ -11,16 +11,16 @@ from .sql import statement
 
 __all__ = ["History", "storable"]
 
-_TRIM_EVERY = 5_000  # rows between two trimmings, each of which takes up to twice as many
+_TRIM_EVERY = 5_000  # rows between two trimmings; a trimming deletes up to twice as many
 _NO_TEXTS = (None,) * 7
 _FIELDS = ("tasks", "verdicts", "attempts", "starts", "durations", "pids", "errors")
 
 
 class History:
-    """Implements the history of ``base.Backend``.
+    """Implement the history of ``base.Backend``.
 
-    :param limit: rows kept; 0 keeps no history at all.
-    :param age: seconds they are kept.
+    :param limit: the number of rows kept; 0 disables the history.
+    :param age: seconds for which rows are kept.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class History:
         self._untrimmed = 0
 
     def columns(self, records: Sequence[Record]) -> dict[str, list[Any]]:
-        """Records as the arrays that a statement takes, with ``run_ids``."""
+        """Return records as the arrays that a statement takes, with ``run_ids``."""
         kept = records if self._limit else []
         kept = [record._replace(task=storable(record.task), error=storable(record.error)) for record in kept]
         ids, *fields = zip(*kept, strict=True) if kept else [()] * (1 + len(_FIELDS))
@@ -42,7 +42,7 @@ class History:
         return {"run_ids": [self._names.number(id) for id in ids], **found}
 
     def texts(self, record: Record | None) -> Sequence[bytes | None]:
-        """Return a record's fields but the id, as text for the server; nulls if nothing is to be kept."""
+        """Return a record's fields except the id, as text for the server; nulls if there is no history."""
         if record is None or not self._limit:
             return _NO_TEXTS
         _, task, verdict, attempt, started, duration, pid, error = record
@@ -52,8 +52,8 @@ class History:
         )  # fmt: skip
 
     def one(self, record: Record | None) -> dict[str, Any]:
-        """Return a single record's fields, under the names of ``Record``; the verdict is None if nothing is to be
-        kept."""
+        """Return a single record's fields, under the names of ``Record``. The verdict is None if there is no
+        history."""
         if record is None or not self._limit:
             return dict.fromkeys(Record._fields[1:])
         found = record._asdict() | {"task": storable(record.task), "error": storable(record.error)}
@@ -63,7 +63,7 @@ class History:
     def add(self, records: Sequence[Record]) -> None:
         """Add rows.
 
-        :raises SpoolerUnusable: if it cannot.
+        :raises SpoolerUnusable: if the server cannot store them.
         """
         if not self._limit or not records:
             return
@@ -75,18 +75,18 @@ class History:
         self.trim()
 
     def ended(self, runs: int) -> None:
-        """Take note that so many rows were added."""
+        """Note that rows were added."""
         self._untrimmed += runs
 
     @property
     def long(self) -> bool:
-        """Whether it is time to trim."""
+        """Return whether it is time to trim."""
         return self._untrimmed >= _TRIM_EVERY
 
     def trim(self) -> None:
-        """Delete the runs that exceed the limits, if it is time to.
+        """Delete the runs that exceed the limits, if it is time to trim.
 
-        :raises SpoolerUnusable: if it cannot.
+        :raises SpoolerUnusable: if the server cannot delete them.
         """
         if not self.long:
             return
@@ -96,12 +96,12 @@ class History:
             connection.execute(statement("trim"), values, binary=True)
 
     def latest(self, id: str | None, limit: int) -> list[Record]:
-        """Return the newest rows first."""
+        """Return the newest rows, newest first."""
         values = {"spooler": self._names.spooler, "limit": limit, "id": self._inner(id or "")}
         with self._connector.lend() as connection:
             rows = connection.execute(statement("history" if id is None else "history_of"), values, binary=True)
             found = [Record(self._outer(row[0]), *row[1:]) for row in rows]
-        # Crashes are written by another process than the rest, and perhaps a moment later.
+        # Another process writes crashes, perhaps a moment later than the other runs.
         return sorted(found, key=lambda record: record.started + record.duration, reverse=True)
 
     def _inner(self, id: str) -> str:

@@ -1,7 +1,7 @@
-"""Looking at a queue, and changing single tasks: what ``ls``, ``show``, ``retry`` and ``rm`` stand on.
+"""Listings of a queue, and changes of single tasks: the basis of ``ls``, ``show``, ``retry`` and ``rm``.
 
-Whether a task runs is read from the server's table of locks. Changing takes the lock of the task's row, for which a
-worker that would claim it waits.
+Whether a task runs is read from the server's table of locks. A change locks the task's row, so a worker that would
+claim the task waits.
 """
 
 from array import array
@@ -36,12 +36,12 @@ class Listing:
         self._now = now
 
     def entries(self, states: frozenset[State], limit: int | None) -> Iterator[Entry]:
-        """Yield the running tasks first, then the ready ones in the order of running, then the deferred ones by due
-        time, then those that are set aside.
+        """Yield running tasks, then ready ones in order of execution, then deferred ones by due time, then dead
+        letters.
 
-        No transaction is open while the caller has an entry. Its lock on the table would make another session wait that
-        locks the table, for which all others would wait, also the caller's own statements. So the numbers of the tasks
-        are read first; tasks that have left these states since then are skipped.
+        No transaction is open while the caller handles an entry. Its lock on the table would block a session that locks
+        the table, and that session would block all others, including the caller's own statements. The numbers of the
+        tasks are therefore read first. Tasks that have left these states since then are skipped.
         """
         values = self._values(states=[_NUMBERS[state] for state in states], limit=limit)
         if limit is not None and limit <= _STEP:
@@ -53,12 +53,12 @@ class Listing:
 
     def _some(self, values: dict[str, Any]) -> list[Entry]:
         with self._connector.lend() as connection:
-            # Prepared, it could get a plan that is not for the given tasks alone.
+            # A prepared statement could get a plan that is not for the given tasks alone.
             rows = connection.execute(statement("entries"), values, prepare=False, binary=True).fetchall()
         return [self._entry(row)[0] for row in rows]
 
     def _numbers(self, values: dict[str, Any]) -> "array[int]":
-        """Return the numbers of tasks in the order in which they are listed. A million of them takes 8 MB."""
+        """Return the numbers of tasks in the order of the listing. A million of them takes 8 MB."""
         numbers = array("q")
         with (
             self._connector.lend() as connection,
@@ -79,16 +79,16 @@ class Listing:
         return Summary(counts, oldest)
 
     def find(self, id: str) -> Entry | None:
-        """Return the task of this id."""
+        """Return the task with this id, or None."""
         found = self._one(id, whole=False)
         return found and found[0]
 
     def read(self, id: str) -> tuple[Entry, Envelope | None] | None:
-        """Return a task with its envelope, if that is whole."""
+        """Return a task with its envelope, or with None if the envelope is damaged."""
         return self._one(id, whole=True)
 
     def retry(self, id: str) -> str:
-        """Make the task ready now, its attempts afresh.
+        """Make a task ready now and reset its attempts.
 
         :raises LookupError, TaskBusy: as ``base.Backend.retry``.
         """
@@ -104,7 +104,7 @@ class Listing:
     def _change(self, id: str, verb: str) -> int:
         try:
             return self._changed(id, verb, {"dead": [], "living": []})
-        except TaskBusy:  # unless the process that began it is gone, which is expensive to find out
+        except TaskBusy:  # the process that started it may have ended, which is expensive to check
             with self._connector.lend() as connection:
                 values = self._values(ids=[self._names.number(id)], grace=GRACE)
                 absent = judge(connection.execute(statement("miss"), values).fetchall())
@@ -115,7 +115,7 @@ class Listing:
     def _changed(self, id: str, verb: str, absent: dict[str, list[int]]) -> int:
         """Change the task, and return its number.
 
-        :param absent: the supervisors that will not come back, and the workers that are alive without theirs.
+        :param absent: the supervisors that cannot return, and the workers that are alive without theirs.
         """
         number = self._names.number(id)
         values = self._values(id=number, **absent)

@@ -1,4 +1,4 @@
-"""What a queue and its tasks are called, in the database and outside."""
+"""The names of a queue and its tasks, inside and outside the database."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ _CHANNEL_SIZE = 63  # the maximum length of a name; queues with the same truncat
 
 
 class Names:
-    """Of one spooler: tasks are numbers inside, and ``<name>/<number>`` outside."""
+    """The names of one spooler. Tasks are numbers inside the database, and ``<name>/<number>`` outside."""
 
     def __init__(self, address: Address) -> None:
         self.spooler = address.spooler
@@ -27,8 +27,7 @@ class Names:
         return f"{self.name}/{number}"
 
     def number(self, id: str) -> int | None:
-        """Return the number in an id, a ref, or what is left of an id without the server; None if it is none of this
-        queue."""
+        """Return the number in an id, a ref, or the end of an id. Return None if it does not belong to this queue."""
         lead, _, digits = id.rpartition("/")
         if lead not in ("", self.spooler, self.name) or not (digits.isascii() and digits.isdigit()):
             return None

@@ -1,8 +1,8 @@
-"""The schema ``unspool``: its version, whether this program can use it, and how it is brought up to date.
+"""The schema ``unspool``: its version, whether this program can use it, and how it is upgraded.
 
 The table ``unspool.version`` has one row: ``number``, the version of the schema, and ``oldest``, the oldest version
-that a program must know to work with it. So programs of before an upgrade go on until they are replaced, unless a
-version says that they cannot.
+that a program must know to work with it. Programs from before an upgrade continue to work until they are replaced,
+unless a version excludes them.
 """
 
 from typing import TYPE_CHECKING
@@ -21,24 +21,24 @@ CREATE SCHEMA IF NOT EXISTS unspool;
 CREATE TABLE IF NOT EXISTS unspool.version (number integer NOT NULL, oldest integer NOT NULL);
 """
 _OLDEST = {1: 1, 2: 1, 3: 1, 4: 1}
-"""For each version the oldest one that a program must know to work with it."""
+"""For each version, the oldest version that a program must know to work with it."""
 
 
 def check(connection: "Connection", name: str) -> None:
-    """Whether this program can work with the schema.
+    """Check that this program can work with the schema.
 
-    :raises SpoolerUnusable: if not, naming the command that helps.
+    :raises SpoolerUnusable: if it cannot. The message names the command that helps.
     """
     found = version(connection)
     if found is None:
         raise SpoolerUnusable(
-            f"spooler {name} cannot be used: its database has no schema 'unspool'; make it with 'unspool migrate'"
+            f"spooler {name} cannot be used: its database has no schema 'unspool'; create it with 'unspool migrate'"
         )
     number, oldest = found
     if number < CURRENT:
         raise SpoolerUnusable(
             f"spooler {name} cannot be used: the schema 'unspool' is of version {number}, and this program needs "
-            f"{CURRENT}; bring it up to date with 'unspool migrate'"
+            f"{CURRENT}; upgrade it with 'unspool migrate'"
         )
     if oldest > CURRENT:
         raise SpoolerUnusable(
@@ -49,7 +49,7 @@ def check(connection: "Connection", name: str) -> None:
 
 
 def version(connection: "Connection") -> tuple[int, int] | None:
-    """Return the schema's version and the oldest that a program must know; None if there is no schema."""
+    """Return the schema's version and the oldest version that a program must know, or None if there is no schema."""
     row = connection.execute("SELECT to_regclass('unspool.version') IS NOT NULL").fetchone()
     if row is None or not row[0]:
         return None
@@ -58,18 +58,18 @@ def version(connection: "Connection") -> tuple[int, int] | None:
 
 
 def migrate(connection: "Connection") -> tuple[int, int]:
-    """Create or update the schema in one transaction. Return the versions before (0: none) and after.
+    """Create or update the schema in one transaction. Return the versions before (0 if missing) and after.
 
-    It waits a minute for another migration, and 5 seconds for a lock that tasks in flight hold: what they need is never
-    kept from them for more than a moment.
+    It waits up to a minute for another migration, and up to 5 seconds for a lock that running tasks hold, so that tasks
+    are never blocked for more than a moment.
 
-    :raises psycopg.Error, SpoolerUnusable: if it cannot; then nothing is changed.
+    :raises psycopg.Error, SpoolerUnusable: if it fails. Nothing is changed then.
     """
     with connection.transaction():
         connection.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
         encoding = connection.execute("SHOW server_encoding").fetchone()
         if encoding is not None and encoding[0] != "UTF8":
-            raise SpoolerUnusable(f"the database is in {encoding[0]}; unspool needs one in UTF8")
+            raise SpoolerUnusable(f"the database has the encoding {encoding[0]}; unspool needs UTF8")
         found = version(connection)
         before = found[0] if found else 0
         if before >= CURRENT:

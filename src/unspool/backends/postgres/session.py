@@ -1,8 +1,8 @@
-"""The one connection with which a process serves a queue. Its claims, locks and registrations end with it.
+"""The session with which a process serves a queue. Its claims, locks and registrations end with it.
 
-A session-level advisory lock shows who is alive. There is one for each process that is registered or reserves
-tasks, and one for each claim. The server releases them when the connection ends for any reason. A lost session is
-opened again under the same keys, unless another process has noted its end before.
+A session-level advisory lock shows that a process is alive. There is one for each registered process and for each
+process that reserves tasks, and one for each claim. The server releases them when the connection ends for any reason. A
+lost session is reopened under the same keys, unless another process has noted its end before.
 """
 
 import contextlib
@@ -29,21 +29,21 @@ from .sqlstate import Away, Transient
 __all__ = ["CLAIMS", "PROCESSES", "TASKS", "Row", "Session"]
 
 TASKS = 0x2E59 << 44
-"""Added to a task's number for the key of its carrier's lock, to differ from the keys of other programs."""
+"""The key of a carrier's lock is this number plus the task's number. It avoids the keys of other programs."""
 PROCESSES = 0x2E5A << 44
-"""Added to a process's number for the key of its lock."""
+"""The key of a process's lock is this number plus the process's number."""
 CLAIMS = 0x2E5B << 44
-"""Added to a claim's fence for the key of its lock."""
+"""The key of a claim's lock is this number plus the claim's fence."""
 
 _MANNERS = """
-    -- A session waits for a lock as long as it takes, and lives as long as its process, whatever a database, role or
-    -- pool has for others.
+    -- A session waits for locks without limit and lives as long as its process, whatever the settings of the database,
+    -- role or pool.
     SET statement_timeout = 0; SET lock_timeout = 0;
     SET idle_session_timeout = 0; SET idle_in_transaction_session_timeout = 0;
-    -- What a power cut of the server takes with it is a claim or an end of the last moment, and the task runs again:
-    -- that is not worth a sync for each.
+    -- A power cut of the server may lose the claims and ends of the last moment, and those tasks run again. A sync for
+    -- each would cost more.
     SET synchronous_commit = off;
-    -- Plans are made once, perhaps while the table is empty, and must still be right with a million rows in it.
+    -- Plans are made once, perhaps while the table is empty, and must still be good with a million rows.
     SET plan_cache_mode = force_generic_plan;
     SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; SET jit = off
 """
@@ -53,37 +53,37 @@ _NEXT, _BEGIN, _SETTLE = "next", "begin", "settle"
 T = TypeVar("T")
 Row = Sequence[bytes | None]
 _log = logging.getLogger("unspool")
-_PATIENCE = (0.05, 5.0)  # seconds between attempts to reach a server that is away, at first and at most
+_PATIENCE = (0.05, 5.0)  # seconds between attempts to reach an unreachable server: first and maximum
 
 
 class Session:
-    """A session that is opened on first use, and again after it was lost or the process was forked."""
+    """A session that is opened on first use, and reopened after it was lost or the process was forked."""
 
     def __init__(self, connector: Connector, names: Names) -> None:
         self._connector = connector
         self._names = names
         self._listener: Callable[[], None] | None = None
         self.owner: int | None = None
-        """The key of the feed of this process or of its supervisor. It owns the tasks that are begun here."""
+        """The key of the feed of this process or of its supervisor. It owns the tasks that are started here."""
         self.patience: float | None = None
-        """The time limit of its statements after it is opened next; None to wait as long as it takes, as workers do."""
+        """The time limit of statements after the next opening; None to wait without limit, as workers do."""
         self._opened_ones: list[Connection] = []
         weakref.finalize(self, close_all, self._opened_ones)
         self._begin_anew()
 
     def _begin_anew(self) -> None:
-        """All that belongs to the process."""
+        """Reset the state of the process."""
         self._pid = os.getpid()
         self._connection: Connection | None = None
         self._lock = threading.RLock()
         self._prepared: set[str] = set()
-        self._posted: list[Any] = []  # the ``about`` of each posted statement without an answer
+        self._posted: list[Any] = []  # the ``about`` of each unanswered posted statement
         self._answers: list[tuple[Any, list[Row] | SpoolerUnusable]] = []
         self._keys: dict[str, int | None] = {}
         self.tasks: dict[int, int] = {}
         """The tasks whose locks this session holds, or held when it was lost, and the keys of these locks."""
         self.number = 0
-        """How many times it was opened."""
+        """The number of times it was opened."""
         self._end = select.poll()
 
     # --- use
@@ -99,7 +99,10 @@ class Session:
             return self._run(connection, name, values).fetchone()
 
     def rows(self, name: str, values: Mapping[str, Any]) -> list[Any]:
-        """Run ``<name>.sql``, and return all its rows. Raises as ``execute``."""
+        """Run ``<name>.sql``, and return all its rows.
+
+        :raises Transient, SpoolerUnusable: as ``execute``.
+        """
         with self._held() as connection:
             return self._run(connection, name, values).fetchall()
 
@@ -108,8 +111,8 @@ class Session:
         prepare = connection.prepare_threshold is not None
         return connection.execute(statement(name), values, prepare=prepare, binary=True)
 
-    # What follows goes past psycopg's conversions, which cost a worker more than all the rest. Values are in text, as
-    # the server reads it; rows are in its binary form.
+    # The following methods bypass psycopg's conversions, which cost a worker more than all the rest. Values are text,
+    # as the server reads it; rows are in its binary form.
 
     def next(self, values: Row) -> Row:
         """Run ``next.sql``, and return its row.
@@ -118,7 +121,8 @@ class Session:
         """
         with self._held() as connection:
             name = self._prepare(connection, _NEXT)
-            result = _checked(connection.pgconn.exec_prepared(name, cast(list[bytes], values), None, 1))  # None is null
+            # None means null.
+            result = _checked(connection.pgconn.exec_prepared(name, cast(list[bytes], values), None, 1))
             return _rows(result)[0]
 
     def post(self, values: Row, about: object) -> None:
@@ -165,12 +169,11 @@ class Session:
 
     @property
     def awaits_answers(self) -> bool:
-        """Return whether ``answers`` has something to return or to wait for."""
+        """Return whether ``answers`` has results to return or to wait for."""
         return bool(self._posted or self._answers)
 
     def has_ended(self) -> bool:
-        """Return whether the server has ended the session since it was opened last, as far as this machine knows by
-        now."""
+        """Return whether the server is known to have ended the session since it was last opened."""
         with self._lock:
             return not self._open or bool(self._end.poll(0))
 
@@ -183,7 +186,7 @@ class Session:
         return prepared
 
     def _send(self, connection: Connection, name: str, values: Row, about: object) -> None:
-        """Each statement is a transaction, also where several are on their way."""
+        """Send a prepared statement. Each one is a transaction, even if several are in flight."""
         prepared, pgconn = self._prepare(connection, name), connection.pgconn
         if pgconn.pipeline_status == pq.PipelineStatus.OFF:
             pgconn.enter_pipeline_mode()
@@ -197,7 +200,7 @@ class Session:
     def _collect(self, connection: Connection) -> None:
         """Read the answers to all posted statements.
 
-        :raises psycopg.Error: if the connection is lost, or must be given up.
+        :raises psycopg.Error: if the connection is lost or unusable.
         """
         problem: psycopg.Error | None = None
         while self._posted:
@@ -229,14 +232,14 @@ class Session:
                 return call()
             except Transient as error:
                 if wait == _PATIENCE[0]:
-                    _log.warning("%s; trying again until that has passed", error)
+                    _log.warning("%s; trying again until it succeeds", error)
                 time.sleep(wait)
                 wait = min(wait * 2, _PATIENCE[1])
 
     # --- keys
 
     def show(self, role: str) -> None:
-        """Show this process as alive in a role, as soon as the server can be reached and as long as the session exists.
+        """Register this process as alive in a role, as soon as the server can be reached, while the session exists.
 
         :raises SpoolerUnusable: if the server refuses this process for a permanent reason.
         """
@@ -255,11 +258,11 @@ class Session:
             return self._keys.get(role) or self._register(connection, role)
 
     def known_key(self, role: str) -> int | None:
-        """Return the key if there is one."""
+        """Return the key if it is known, or None."""
         return self._keys.get(role) if self._pid == os.getpid() else None
 
     def drop(self, role: str) -> None:
-        """Remove a registration."""
+        """Remove the registration of a role."""
         if self._pid != os.getpid():
             return
         key = self._keys.pop(role, None)
@@ -283,20 +286,20 @@ class Session:
     # --- notifications
 
     def listen(self, listener: Callable[[], None]) -> None:
-        """Has ``listener`` called, while something is read from this session, when the queue was changed."""
+        """Call ``listener`` after the queue has changed, while this session is being read."""
         self._listener = listener
         with self._held() as connection:
             self._listen(connection)
 
     def fileno(self) -> int | None:
-        """Return the descriptor that becomes readable when the server sends something."""
+        """Return the descriptor that becomes readable when the server sends something, or None."""
         with self._lock:
             if self._connection is None or self._connection.closed or self._pid != os.getpid():
                 return None
             return self._connection.fileno()
 
     def hear(self) -> None:
-        """Take in what the server has said.
+        """Process what the server has sent.
 
         :raises Away: if the connection is lost.
         """
@@ -313,7 +316,7 @@ class Session:
                 raise self._connector.unusable(error, lost=True) from error
 
     def close(self) -> None:
-        """End the session, and with it what it held; the next use opens another."""
+        """End the session and release its locks. The next use opens another."""
         with self._lock:
             if self._pid == os.getpid():
                 for role in list(self._keys):
@@ -358,7 +361,7 @@ class Session:
                 connection.execute(_NEWER_MANNERS)
             for role, key in list(self._keys.items()):
                 self._take_up(connection, role, key) if key else self._register(connection, role)
-            if self.tasks:  # they run on in this process
+            if self.tasks:  # they continue to run in this process
                 locks = list(self.tasks.values())
                 connection.execute("SELECT pg_try_advisory_lock(lock) FROM unnest(%s::int8[]) AS lock", [locks])
             if self._listener is not None:
@@ -376,8 +379,7 @@ class Session:
         return connection
 
     def _take_up(self, connection: Connection, role: str, key: int) -> None:
-        """Show the registration from before the connection was lost. End the former session if the server has not
-        noticed the loss.
+        """Take up the registration from before the connection was lost. End the former session if it still exists.
 
         :raises Away: if the server does not end the former session.
         """
@@ -387,7 +389,7 @@ class Session:
             if row is not None and row[0]:
                 return
             select.select([], [], [], 0.02)
-        # Under another key, its tasks would belong to a dead process.
+        # Under another key, the tasks would belong to a dead process.
         raise Away(f"spooler {self._connector.name} cannot be reached: a former session of this process has not ended")
 
     def _listen(self, connection: Connection) -> None:
@@ -409,7 +411,7 @@ class Session:
 
 
 def _result(connection: Connection) -> pq.abc.PGresult | None:
-    """Return the next result, or None where one statement's end. Other threads run while it waits.
+    """Return the next result, or None at the end of a statement. Other threads run while it waits.
 
     :raises psycopg.Error: if the connection is lost.
     """
@@ -435,9 +437,9 @@ def _rows(result: pq.abc.PGresult) -> list[Row]:
 
 
 def _checked(result: pq.abc.PGresult) -> pq.abc.PGresult:
-    """Return the result, if it is one.
+    """Return the result if it is not an error.
 
-    :raises psycopg.Error: if it is an error's.
+    :raises psycopg.Error: if it is an error.
     """
     if result.status not in (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK):
         raise error_from_result(result)

@@ -36,7 +36,7 @@ _KINDS = {
     "25006": Kind.READ_ONLY,
     "25P03": Kind.AWAY,  # idle_in_transaction_session_timeout, which ends the session
     "25P04": Kind.AWAY,  # transaction_timeout, which ends the session
-    "26000": Kind.AWAY,  # a prepared statement is missing: this is not the session that was opened
+    "26000": Kind.AWAY,  # a missing prepared statement: another session than the one opened
     "40": Kind.RETRY,  # serialization failures and deadlocks
     "53": Kind.RETRY,  # no disk space, memory or connections
     "55006": Kind.RETRY,  # object in use

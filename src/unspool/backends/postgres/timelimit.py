@@ -17,8 +17,8 @@ __all__ = ["PATIENCE", "Connection"]
 
 PATIENCE = 60.0
 """Seconds within which the server must answer a statement of a sender or a command."""
-_LOOK = 0.1  # seconds between looks at the time
-_CANCEL = 5.0  # seconds within which it cancels one
+_LOOK = 0.1  # seconds between checks of the time
+_CANCEL = 5.0  # seconds to wait for a cancellation
 
 
 class _NoAnswer(Exception):
@@ -62,10 +62,10 @@ class Connection(psycopg.Connection[Any]):
 def _wait(gen: Generator[Any, Any, Any], fileno: int, seconds: float, *, begun: bool = False) -> Any:
     """Run a generator of psycopg to its end, and return its result.
 
-    :param begun: whether it has run up to a wait before.
+    :param begun: whether it has already run up to a wait.
     :raises _NoAnswer: if it waits for longer than these seconds.
     """
-    # psycopg's own loop in C does not come back before the server answers, in all versions that are supported.
+    # psycopg's own loop in C does not return before the server answers, in all supported versions.
     return waiting.wait_poll(_limited(gen, seconds, begun), fileno, _LOOK)
 
 

@@ -1,6 +1,6 @@
 """Enqueue in the caller's transaction, on the caller's own connection.
 
-The statement runs through a plain cursor that is made here, so that settings of the connection do not affect how
+The statement runs through a plain cursor that is created here, so that settings of the connection do not affect how
 parameters are passed or what a row looks like. If this raises, no task was sent: one statement stores all tasks, and
 nothing after it can fail.
 """
@@ -23,20 +23,21 @@ _NO_SCHEMA = ("42P01", "3F000")  # undefined_table, invalid_schema_name
 
 
 def keep_within(connection: Any, name: str, values: Mapping[str, Any]) -> Any:
-    """Run the statement that sends on a connection of psycopg, SQLAlchemy or Django, and return its row.
+    """Run the send statement on a connection of psycopg, SQLAlchemy or Django, and return its row.
 
-    :param name: the spooler's, for messages.
-    :raises OptionRefused: if the connection is none of these.
+    :param name: the spooler's name, for messages.
+    :raises OptionRefused: if it is another kind of connection.
     :raises SpoolerUnusable: if its database has no schema ``unspool``.
     """
     try:
         return _run(connection, name, values)
-    except Exception as error:  # each library has errors of its own; those that are not about the schema are its user's
+    # Each library has its own errors; errors that are not about the schema are raised unchanged.
+    except Exception as error:
         code = _code(error)
         if code not in _NO_SCHEMA:
             raise
         raise SpoolerUnusable(
-            f"spooler {name} cannot be used: the connection's database has no schema 'unspool' of this version; make "
+            f"spooler {name} cannot be used: the connection's database has no schema 'unspool' of this version; create "
             "it with 'unspool migrate', or check that it is the spooler's database"
         ) from error
 
@@ -46,9 +47,9 @@ def _run(connection: Any, name: str, values: Mapping[str, Any]) -> Any:
     if any(module.startswith("sqlalchemy.ext.asyncio") for module in modules):
         raise _refused(connection, name, "call its run_sync, and send on the connection or session that this passes")
     session = getattr(connection, "connection", None)
-    if hasattr(connection, "get_bind") and callable(session):  # a Session of SQLAlchemy's, or what scopes one
+    if hasattr(connection, "get_bind") and callable(session):  # a Session or scoped_session of SQLAlchemy
         connection = session()
-    if hasattr(connection, "exec_driver_sql"):  # its Connection: what goes past that would not begin its transaction
+    if hasattr(connection, "exec_driver_sql"):  # a Connection of SQLAlchemy, which must begin its transaction itself
         if connection.dialect.name != "postgresql":
             raise _refused(connection, name)
         # A server-side cursor cannot run an INSERT.
@@ -90,7 +91,7 @@ def _refused(connection: Any, name: str, way_out: str = "") -> OptionRefused:
 
 
 def _code(error: BaseException) -> str | None:
-    """Return the server's code of an error, which may be wrapped by the caller's library."""
+    """Return the SQLSTATE of an error, which the caller's library may have wrapped."""
     inner: BaseException | None = error
     while inner is not None:
         code = getattr(inner, "sqlstate", None) or getattr(inner, "pgcode", None)

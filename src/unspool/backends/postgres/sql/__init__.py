@@ -1,4 +1,4 @@
-"""The statements, a file each, named for what it does."""
+"""The SQL statements. Each file contains one statement and is named for what it does."""
 
 from functools import cache
 from importlib import resources
@@ -6,7 +6,7 @@ from importlib import resources
 __all__ = ["CURRENT", "statement", "step"]
 
 CURRENT = 4
-"""The version of the schema that these statements are for."""
+"""The version of the schema that these statements require."""
 
 
 @cache

@@ -1,4 +1,5 @@
--- Other supervisors that have begun tasks and have no session now, each with its workers that have begun tasks.
+-- Returns other supervisors that have started tasks and have no session now, each with its workers that have started
+-- tasks.
 WITH held AS MATERIALIZED (
     SELECT (classid::bigint << 32) | objid::bigint AS lock FROM pg_locks
     WHERE locktype = 'advisory' AND granted AND objsubid = 1

@@ -1,7 +1,7 @@
--- Keeps tasks from another queue, each once, where nothing takes notice of them yet.
+-- Stages tasks from another queue, each once, in a state that nothing else reads.
 INSERT INTO unspool.task (spooler, rank, due, state, attempts, crashes, reason, data, parcel)
 SELECT %(spooler)s, g.rank,
-    -- as for what is sent: where the clock that a due time is meant by differs by a second, it is carried over
+    -- As for sent tasks, a due time is converted if the sender's clock differs by a second.
     g.due + CASE WHEN abs(now - %(local)s) < 1 THEN 0 ELSE now - %(local)s END,
     g.state + 8, g.attempts, g.crashes, g.reason, g.data, g.key
 FROM unnest(%(ranks)s::int4[], %(dues)s::float8[], %(states)s::int4[], %(attempts)s::int4[], %(crashes)s::int4[],

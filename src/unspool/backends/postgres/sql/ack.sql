@@ -1,4 +1,4 @@
--- Done: out of the queue, into the history.
+-- Deletes finished tasks and adds their runs to the history.
 WITH done AS (
     DELETE FROM unspool.task USING unnest(%(ids)s::int8[], %(fences)s::int4[]) AS d (id, fence)
     WHERE task.id = d.id AND task.fence = d.fence AND task.begun IS NOT NULL

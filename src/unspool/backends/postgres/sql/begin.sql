@@ -1,7 +1,7 @@
--- Claims several tasks ahead of their runs, as next.sql claims one. Their fences are odd. Tasks that must be claimed
+-- Prefetches several tasks, as next.sql claims one. Their fences are odd. Tasks that must be claimed
 -- alone are left out. Parameters:
---   $1 the time, null for the server's; $2 the key of a claim's lock, less its fence;
---   $3 the tasks, $4 of which queue, $5 by which worker, $6 of which supervisor (null if of none)
+--   $1 the time, null for the server's; $2 the key of a claim's lock, without its fence;
+--   $3 the tasks, $4 their queue, $5 the worker, $6 its supervisor (or null)
 WITH time AS (
     SELECT coalesce($1::float8, extract(epoch FROM statement_timestamp())::float8) AS now
 )

@@ -1,4 +1,4 @@
--- Makes what was accepted tasks of the queue, and wakes supervisors.
+-- Commits staged tasks to the queue, and wakes supervisors.
 WITH time AS (
     SELECT coalesce(%(clock)s::float8, extract(epoch FROM statement_timestamp())::float8) AS now
 ), here AS (

@@ -1,4 +1,4 @@
--- Takes over what is leaving and is carried by nobody: whose lock is free.
+-- Takes over leaving tasks whose lock is free, so that no process carries them.
 WITH sure AS (
     SELECT set_config('synchronous_commit', 'on', true)
 ), free AS MATERIALIZED (

@@ -1,4 +1,5 @@
--- A process reports its own end. If it has left tasks, its row stays for the processes that free them.
+-- Removes the registration of a process that ends. If it has left tasks, its row stays for the processes that free
+-- them.
 WITH gone AS (
     DELETE FROM unspool.process WHERE key = %(key)s AND NOT EXISTS (SELECT FROM unspool.task WHERE owner = %(key)s)
 ), ended AS (

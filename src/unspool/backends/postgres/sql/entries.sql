@@ -1,5 +1,5 @@
--- Tasks as a listing shows them, in the order of running, with as much of each as its variables take: all of it if whole,
--- none if bare. Each part is in the order of an index, so that the first ones are found at once, however many there are.
+-- Returns tasks for a listing in the order of execution, with the part of the data that holds the variables: all of it
+-- if whole, none if bare. Each part is in the order of an index, so that the first rows are found at once.
 WITH held AS MATERIALIZED (
     SELECT (classid::bigint << 32) | objid::bigint AS lock FROM pg_locks
     WHERE locktype = 'advisory' AND granted AND objsubid = 1

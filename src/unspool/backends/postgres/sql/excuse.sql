@@ -1,5 +1,4 @@
--- The worker of a run is ended on purpose. If the run ends with the worker, that is no crash. A negative worker number
--- says this.
+-- Marks a run whose worker is ended on purpose, so that this is not a crash. The mark is a negative worker number.
 UPDATE unspool.task SET worker = -abs(worker)
 WHERE id = %(id)s AND spooler = %(spooler)s AND begun IS NOT NULL
 RETURNING id

@@ -1,5 +1,5 @@
--- Lets others have tasks that were taken and not begun. A claim that a worker has made ahead ends only by its own fence,
--- because another worker may have begun the task.
+-- Returns tasks to the queue that were taken and not started. A prefetched claim ends only by its own fence, because
+-- another worker may have started the task.
 WITH time AS (
     SELECT coalesce(%(clock)s::float8, extract(epoch FROM statement_timestamp())::float8) AS now
 ), given AS (

@@ -1,5 +1,5 @@
--- Whether a task whose row this transaction has locked can be changed: no worker runs it, and no supervisor may come
--- back to it.
+-- Returns whether a task whose row this transaction has locked can be changed: no worker runs it, and no supervisor may
+-- return to it.
 WITH held AS MATERIALIZED (
     SELECT (classid::bigint << 32) | objid::bigint AS lock FROM pg_locks
     WHERE locktype = 'advisory' AND granted AND objsubid = 1

@@ -1,6 +1,6 @@
--- Takes tasks that no worker runs out of the queue, to be moved elsewhere. A task whose worker and supervisor died
--- counts as free even if it has not been freed yet. A task that was begun since the look has another fence, and is
--- left alone.
+-- Takes tasks that no worker runs out of the queue, to move them elsewhere. A task whose worker and supervisor died
+-- counts as free even if it has not been freed yet. A task that was started since the look has another fence, and
+-- stays.
 WITH sure AS (
     SELECT set_config('synchronous_commit', 'on', true)
 ), held AS MATERIALIZED (

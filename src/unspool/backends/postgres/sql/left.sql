@@ -1,4 +1,4 @@
--- Notes where tasks have been accepted; those that somebody else has taken over meanwhile are left alone.
+-- Records the destination that has staged these tasks. Tasks that another carrier has taken over are left alone.
 WITH sure AS (
     SELECT set_config('synchronous_commit', 'on', true)
 )

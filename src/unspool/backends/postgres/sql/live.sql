@@ -1,4 +1,4 @@
--- The processes that live, and what each runs: the latest, of several.
+-- Returns the live processes and the task that each has started last.
 WITH held AS MATERIALIZED (
     SELECT (classid::bigint << 32) | objid::bigint AS lock FROM pg_locks
     WHERE locktype = 'advisory' AND granted AND objsubid = 1

@@ -1,5 +1,5 @@
--- What a supervisor has to know: the time, the switches, what comes first, when something becomes due, whether others
--- hold tasks.
+-- Returns what a supervisor needs: the time, the switches, the first task, the next due time, whether others hold
+-- tasks.
 SELECT
     coalesce(%(clock)s::float8, extract(epoch FROM statement_timestamp())::float8),
     coalesce((SELECT paused FROM unspool.spooler WHERE name = %(spooler)s), false),

@@ -1,5 +1,5 @@
--- The supervisors that have begun these tasks and have no session now: whether the time to come back is over for each,
--- and their workers. The time at which they are first missed is stored, because a command does not wait.
+-- Returns the supervisors that have started these tasks and have no session now: whether the time to return is over for
+-- each, and their workers. The time at which they are first missed is stored, because a command does not wait.
 WITH held AS MATERIALIZED (
     SELECT (classid::bigint << 32) | objid::bigint AS lock FROM pg_locks
     WHERE locktype = 'advisory' AND granted AND objsubid = 1

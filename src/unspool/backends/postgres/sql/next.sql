@@ -1,8 +1,8 @@
 -- Settles the run that ended last, if there is one, and claims the next task, if there is one. The claim's lock lives as
 -- long as the session. Both are one statement, because a round trip costs as much as either. Parameters:
---   $1 the time, null for the server's; $2 the key of a claim's lock, less its fence;
---   $3 the task to begin, $4 of which queue, $5 by which worker, $6 of which supervisor (null if of none);
---   $7 the task that is done, $8 its fence; its run: $9 task, $10 verdict (null for no history), $11 attempt,
+--   $1 the time, null for the server's; $2 the key of a claim's lock, without its fence;
+--   $3 the task to start, $4 its queue, $5 the worker, $6 its supervisor (or null);
+--   $7 the finished task, $8 its fence; its run: $9 task, $10 verdict (null for no history), $11 attempt,
 --   $12 started, $13 duration, $14 pid, $15 error
 WITH time AS (
     SELECT coalesce($1::float8, extract(epoch FROM statement_timestamp())::float8) AS now

@@ -1,4 +1,4 @@
--- What was not yet due, and is now.
+-- Makes deferred tasks ready that have become due.
 WITH time AS (
     SELECT coalesce(%(clock)s::float8, extract(epoch FROM statement_timestamp())::float8) AS now
 ), promoted AS (

@@ -1,5 +1,5 @@
--- Ends a run but not its task: the task runs again later, is put back, or is set aside. Refused if the claim was lost.
--- Due times are converted from the worker's clock.
+-- Ends a run but not its task: the task runs again later, is put back, or becomes a dead letter. It has no effect if
+-- the claim was lost. Due times are converted from the worker's clock.
 WITH time AS (
     SELECT coalesce(%(clock)s::float8, extract(epoch FROM statement_timestamp())::float8) AS now
 ), put AS (

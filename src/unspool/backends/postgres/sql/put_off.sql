@@ -1,4 +1,4 @@
--- Has a task that runs just now wait, should its run end without a verdict. A settlement sets the due time anew.
+-- Sets when a running task may run again if its run ends without a verdict. A settlement replaces the due time.
 WITH time AS (
     SELECT coalesce(%(clock)s::float8, extract(epoch FROM statement_timestamp())::float8) AS now
 )

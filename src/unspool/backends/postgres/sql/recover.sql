@@ -1,12 +1,13 @@
 -- Frees the tasks that no worker runs any more: the doubtful tasks of one supervisor, and those of dead supervisors.
--- A task is running if a session holds its claim's lock, if a worker of this supervisor says so although its session may
--- have been lost, or if the process of a dead supervisor's worker is alive. A task that was begun and is not running
--- ended with its worker. A task that was begun or settled since the look has another fence or owner, and is left alone.
+-- A task is running if a session holds its claim's lock, if a worker of this supervisor reports it although its session
+-- may have been lost, or if the process of a dead supervisor's worker is alive. A task that was started and is not
+-- running ended with its worker. A task that was started or settled since the look has another fence or owner, and is
+-- left alone.
 --
--- A supervisor also frees its own tasks that were not begun and that it does not know: it took them, and the answer was
--- lost. Tasks that other supervisors have begun are left to them until they are dead, because they may come back.
+-- A supervisor also frees its own tasks that were not started and that it does not know: it took them, and the answer
+-- was lost. Tasks that other supervisors have started are left to them until they are dead, because they may return.
 --
--- Of the tasks that a worker had claimed ahead (their fences are odd), one may have run. Its supervisor knows which one.
+-- One of the tasks that a worker has prefetched (their fences are odd) may have run. Its supervisor knows which one.
 -- If no process knows, no task loses an attempt, and each is claimed alone the next time: its fence is -1.
 WITH held AS MATERIALIZED (
     SELECT (classid::bigint << 32) | objid::bigint AS lock FROM pg_locks

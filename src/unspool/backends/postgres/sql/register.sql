@@ -1,4 +1,5 @@
--- Writes a registration. Removes those of dead processes that hold no task and have begun none that is held.
+-- Registers a process. Removes the registrations of dead processes that hold no task and have started none that is
+-- held.
 WITH held AS MATERIALIZED (
     SELECT (classid::bigint << 32) | objid::bigint AS lock FROM pg_locks
     WHERE locktype = 'advisory' AND granted AND objsubid = 1

@@ -1,9 +1,9 @@
--- Keeps one task, and wakes supervisors when the transaction commits. The same as send.sql, whose arrays cost a single
--- task as much again.
+-- Stores one task, and wakes supervisors when the transaction commits. The arrays of send.sql would double the cost of
+-- a single task.
 WITH time AS (
     SELECT coalesce(%(clock)s::float8, extract(epoch FROM statement_timestamp())::float8) AS now
 ), given AS (
-    -- A due time is meant by the sender's clock; where that differs from ours by a second, it is carried over.
+    -- A due time is by the sender's clock. It is converted if that clock differs from the server's by a second.
     SELECT now, coalesce(
         %(due)s::float8 + CASE WHEN abs(now - %(local)s::float8) < 1 THEN 0 ELSE now - %(local)s::float8 END, now) AS due
     FROM time

@@ -1,5 +1,5 @@
--- Settles a run that ended: the first half of next.sql, for whoever has claimed the next task ahead. Its parameters:
---   $1 the key of a claim's lock, less its fence; $2 of which queue; $3 the task that is done, $4 its fence;
+-- Settles a run that ended: the first half of next.sql, for a worker with prefetched tasks. Parameters:
+--   $1 the key of a claim's lock, without its fence; $2 the queue; $3 the finished task, $4 its fence;
 --   its run: $5 task, $6 verdict (null for no history), $7 attempt, $8 started, $9 duration, $10 pid, $11 error
 WITH done AS (
     DELETE FROM unspool.task WHERE id = $3::int8 AND fence = $4::int4 AND begun IS NOT NULL

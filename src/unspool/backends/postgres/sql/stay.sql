@@ -1,5 +1,5 @@
--- Puts tasks that were leaving back as they were, or sets those that waited aside. They keep their keys: the other
--- queue may have accepted them, of which the answer was lost.
+-- Aborts the transfer of tasks: they return to their former state, or become dead letters if they are corrupt. They
+-- keep their keys, because the other queue may have staged them although its answer was lost.
 WITH sure AS (
     SELECT set_config('synchronous_commit', 'on', true)
 ), back AS (

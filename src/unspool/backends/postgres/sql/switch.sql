@@ -1,4 +1,4 @@
--- Pauses, resumes or sets the period of a queue; what is null stays.
+-- Pauses, resumes or sets the period of a queue. A null parameter changes nothing.
 WITH changed AS (
     INSERT INTO unspool.spooler AS s (name, paused, period)
     VALUES (%(spooler)s, coalesce(%(paused)s::boolean, false), %(period)s::float8)

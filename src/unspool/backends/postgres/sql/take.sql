@@ -1,4 +1,4 @@
--- Holds the first due tasks for one supervisor; none of a queue that is paused.
+-- Reserves the first due tasks for one supervisor, or none if the queue is paused.
 WITH due AS MATERIALIZED (
     SELECT id FROM unspool.task
     WHERE spooler = %(spooler)s AND state = 0 AND owner IS NULL

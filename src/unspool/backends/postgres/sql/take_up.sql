@@ -1,5 +1,5 @@
--- Shows a process's registration again after its connection was lost. Ends its older session if the server still
--- considers that alive.
+-- Restores a process's registration after its connection was lost. Ends its older session if the server still considers
+-- that alive.
 WITH locked AS MATERIALIZED (
     SELECT pg_try_advisory_lock(%(lock)s) AS done
 ), ended AS (

@@ -1,4 +1,4 @@
--- History is bounded, in number and age. Rows are nearly in the order of time, so the oldest by number are looked at,
+-- Deletes old runs, by number and age. Rows are nearly in the order of time, so only the oldest by number are read,
 -- some thousands at a time.
 DELETE FROM unspool.run USING (
     SELECT number FROM unspool.run WHERE spooler = %(spooler)s ORDER BY number LIMIT 10000

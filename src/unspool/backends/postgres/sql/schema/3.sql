@@ -1,3 +1,3 @@
--- Version 3: what is set aside is found, and counted, without a look at all that waits.
+-- Version 3: an index to find and count dead letters without reading the waiting tasks.
 
 CREATE INDEX task_aside ON unspool.task (spooler, state, rank, due, id) WHERE state BETWEEN 2 AND 3;

@@ -1,3 +1,3 @@
--- Version 4: looks by programs that have no handler for a task are counted by themselves, and not as attempts.
+-- Version 4: claims by programs that have no handler for a task are counted separately, and not as attempts.
 
 ALTER TABLE unspool.task ADD COLUMN unhandled integer NOT NULL DEFAULT 0;
