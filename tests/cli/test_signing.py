@@ -87,12 +87,12 @@ def test_doctor(shell: Shell) -> None:
     """It tells whether there are keys and from where, never a key; a file that is kept with the code is no place."""
     assert "ok   secret_key: none: tasks are not signed" in shell("doctor")
     told = shell("doctor", UNSPOOL_SECRET_KEY=f"{NEW},{OLD}")
-    assert "ok   secret_key: 2 keys, the first signs; unsigned tasks are set aside (from UNSPOOL_SECRET_KEY)" in told
+    assert "ok   secret_key: 2 keys, the first signs; unsigned tasks become corrupt (from UNSPOOL_SECRET_KEY)" in told
     file = shell.root / "keys"
     file.write_text(NEW)
     file.chmod(0o600)
     told += shell("doctor", UNSPOOL_SECRET_KEY_FILE=str(file))
-    assert f"ok   secret_key: 1 key, the first signs; unsigned tasks are set aside (from {file})" in told
+    assert f"ok   secret_key: 1 key, the first signs; unsigned tasks become corrupt (from {file})" in told
     file.chmod(0o666)
     assert f"-> chmod go-w {file}" in shell("doctor", status=1, UNSPOOL_SECRET_KEY_FILE=str(file))
     (shell.root / "pyproject.toml").write_text(f'[tool.unspool]\nsecret_key = "{NEW}"\n')

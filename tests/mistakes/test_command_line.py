@@ -24,7 +24,7 @@ MISTAKES = [
     ),
     (
         ["enqueue", "app:add", "1", "--at", "tomorrow"],
-        "Invalid value for '--at': 'tomorrow' is no ISO 8601 time; write it like 2030-01-31T08:00.",
+        "Invalid value for '--at': 'tomorrow' is not an ISO 8601 time; write it like 2030-01-31T08:00.",
     ),
     (["enqueue", "app:add", "1", "--in", "5m", "--at", "2030-01-31"], "Give --in or --at, not both."),
     (["set-period", "often"], "'often' is not a duration; write it like 90s, 5m, 1h30m or 2d."),

@@ -101,7 +101,7 @@ def test_what_is_seen(forwarding: Ends) -> None:
     (row,) = json.loads(forwarding.command("status", "--json")[1])["spoolers"]
     assert (row["forward"], row["ready"], row["workers"]) == (forwarding.pg, 1, 0)
     assert forwarding.pg in forwarding.command("status")[1]
-    assert "nobody forwards them" in forwarding.command("doctor")[1]
+    assert "no forwarder to" in forwarding.command("doctor")[1]
     assert len(forwarding.command("ls")[1].splitlines()) == 1
 
 

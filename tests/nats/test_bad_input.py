@@ -327,7 +327,7 @@ def test_wrong_parameters(parameters: str, complaint: str) -> None:
 
 def test_two_users_in_one_url() -> None:
     """Different users for the servers of one URL are refused, without naming their passwords."""
-    with pytest.raises(OptionRefused, match="one user serves for all") as caught:
+    with pytest.raises(OptionRefused, match="have different users") as caught:
         Where(address.parse("nats://a:secret1@h1,b:secret2@h2?spooler=mail"))
     assert "secret" not in str(caught.value)
 

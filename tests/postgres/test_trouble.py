@@ -68,7 +68,7 @@ def test_migrate(empty: str) -> None:
     for words in (["status"], ["ls"], ["enqueue", "app:f"], ["run", "app", "--require-ready"]):
         assert "'unspool migrate'" in unspool(*words, url=empty, status=3)
     assert f"is now of version {sql.CURRENT}" in unspool("migrate", url=empty)
-    assert f"is of version {sql.CURRENT}" in unspool("migrate", url=empty)
+    assert f"has version {sql.CURRENT}" in unspool("migrate", url=empty)
     assert unspool("ls", url=empty) == ""
     with psycopg.connect(empty) as connection:
         names = connection.execute("SELECT nspname FROM pg_namespace WHERE nspname !~ '^(pg_|information)'").fetchall()

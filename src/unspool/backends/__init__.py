@@ -1,1 +1,1 @@
-"""Where tasks are kept. Each member implements ``base.Backend`` and knows nothing of the others."""
+"""The storage backends. Each one implements ``base.Backend`` and is independent of the others."""

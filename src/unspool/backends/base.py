@@ -1,7 +1,7 @@
-"""The seam: what a place that keeps tasks must do. Argued in ``docs/decisions/0001-the-backend-seam.md``.
+"""The interface of a backend. ``docs/decisions/0001-the-backend-seam.md`` explains it.
 
-A ``Backend`` serves producers, workers and people; a ``Feed`` serves the one supervisor that asks what is due. All
-times are unix seconds, from the clock that the backend was made with.
+A ``Backend`` serves producers, workers and commands. A ``Feed`` serves the supervisor, which asks for due tasks. All
+times are Unix times from the clock that was passed to the backend.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -36,26 +36,26 @@ __all__ = [
 Clock = Callable[[], float]
 
 REF_SIZE = 480
-"""The most bytes that a ref may take."""
+"""The maximum size of a ref in bytes."""
 
 LEAST_PIECE = 5
 """The minimum length of an abbreviated id. A shorter one could soon match another task after this one has ended."""
 
 UNNUMBERED = 10**9
-"""The rank of tasks without a priority: after all numbers."""
+"""The rank of tasks without a priority: after all priorities."""
 
 
 UNSIGNED_PICKLE = (
-    "it is pickled, which is code to whoever runs it, and no secret key is set that would tell who sent it: set "
+    "it is pickled, so the worker would run code from it, and no secret key is set to verify its sender: set "
     'UNSPOOL_SECRET_KEY for senders and workers, or give the task serializer="json"'
 )
-"""Why a server's queue, to which others may write too, takes no pickle without a signature."""
+"""Why a queue on a server, where others may write too, refuses an unsigned pickle."""
 
 
 def check_period(seconds: object) -> float:
-    """Return the period, if it is one.
+    """Return the period if it is valid.
 
-    :raises OptionRefused: unless it is a number of seconds above 0, and such as uWSGI can take.
+    :raises OptionRefused: unless it is a number of seconds above 0 that uWSGI accepts.
     """
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds <= 1e9:
         raise OptionRefused(f"{seconds!r} is not a number of seconds above 0 and up to 1000000000")
@@ -66,36 +66,35 @@ class Capabilities(NamedTuple):
     """The differences between backends that a caller must know in advance."""
 
     feeds: bool
-    """Whether a supervisor can ask it for work (uWSGI pushes instead)."""
+    """Whether a supervisor can ask it for work. (uWSGI pushes tasks instead.)"""
     forks: bool
-    """Whether worker processes see the same tasks (memory is one process's own)."""
+    """Whether worker processes see the same tasks. (Memory belongs to one process.)"""
     remote: bool = False
-    """Whether it is a server, which may be away for a while: registrations and connections then renew themselves."""
+    """Whether it is a server, which may be unreachable at times. Registrations and connections renew themselves."""
     withholds: bool = False
-    """Whether what a feed hands out is kept from other supervisors meanwhile, so that no more should be than is soon
-    begun."""
+    """Whether tasks handed out by a feed are withheld from other supervisors. Take no more than can start soon."""
     records: bool = False
-    """Whether ``settle`` writes the record that it is given; if not, the supervisor's recorder does."""
+    """Whether ``settle`` writes the record that it receives. Otherwise the supervisor's recorder writes it."""
 
 
 class Settings(Protocol):
-    """What of ``config.Settings`` a backend needs to know."""
+    """The part of ``config.Settings`` that backends use."""
 
     @property
     def durability(self) -> str:
-        """``full`` if what was sent must survive a power cut, else ``relaxed``."""
+        """``full`` if sent tasks must survive a power cut, otherwise ``relaxed``."""
 
     @property
     def period(self) -> float:
-        """Seconds between full looks at a queue, unless ``Control.set_period`` says otherwise."""
+        """Seconds between full scans of a queue, unless ``Control.set_period`` changes them."""
 
     @property
     def history_limit(self) -> int:
-        """How many runs are kept; 0 for none."""
+        """The number of runs kept; 0 for none."""
 
     @property
     def history_age(self) -> float:
-        """For how many seconds they are kept."""
+        """Seconds for which runs are kept."""
 
     @property
     def max_task_size(self) -> float:
@@ -109,7 +108,7 @@ class Ticket(NamedTuple):
     due: float
     ref: str
     token: int = 0
-    """The token of the claim that a worker has made ahead of the run; 0 if there is none."""
+    """The token of a prefetched claim; 0 if there is none."""
 
 
 class Summary(NamedTuple):
@@ -122,14 +121,14 @@ class Summary(NamedTuple):
 
 
 class WorkerInfo(NamedTuple):
-    """A live process of the queue: what it is, and what it is running just now (empty if nothing), since when."""
+    """A live process of the queue: its role and id, its current task (empty if none), and when that started."""
 
     role: str
     pid: int
     ref: str
     since: float
     host: str = ""
-    """The machine that it is on; empty for this one."""
+    """The machine of the process; empty for this machine."""
 
 
 class Registration(Protocol):
@@ -155,24 +154,25 @@ class Registration(Protocol):
 
 
 class Control(Protocol):
-    """The switches of a queue, seen by all its supervisors at once."""
+    """The switches of a queue, which take effect in all its supervisors at once."""
 
     @property
     def paused(self) -> bool:
         """Return whether no task may be started."""
 
     def pause(self) -> None:
-        """Let running tasks end, and start no more."""
+        """Start no more tasks. Running tasks continue."""
 
     def resume(self) -> None:
         """End a pause."""
 
     @property
     def period(self) -> float:
-        """Seconds between full looks at the queue; kernel events make them a safety net only."""
+        """Return the seconds between full scans. Where the kernel or server reports changes, scans are only a safety
+        net."""
 
     def set_period(self, seconds: float) -> None:
-        """Set ``period``, in running supervisors too, at once."""
+        """Set ``period``. Running supervisors use it at once."""
 
     def register(self, role: str) -> Registration:
         """Register this process, or the child that it is about to fork.
@@ -185,35 +185,34 @@ class Control(Protocol):
 
 
 class Feed(Protocol):
-    """Which tasks are due, in order, and when to look again: a bounded window, never the whole queue."""
+    """The due tasks in order, and when to check again: a bounded lookahead, never the whole queue."""
 
     def fileno(self) -> int | None:
         """Return a descriptor that becomes readable when ``refresh`` has something to do, or None."""
 
     def refresh(self) -> bool:
-        """Take in what is new, in small steps; True if it should be called again at once."""
+        """Process changes in small steps. Return True if it should be called again at once."""
 
     def take(self, limit: int) -> list[Ticket]:
-        """Up to ``limit`` due tickets in order; they count as handed out until ``give_back`` or ``settled``."""
+        """Return up to ``limit`` due tickets in order. They count as handed out until ``give_back`` or ``settled``."""
 
     def peek(self) -> Ticket | None:
-        """Return the ticket that ``take`` would give first."""
+        """Return the ticket that ``take`` would return first."""
 
     def give_back(self, tickets: Iterable[Ticket]) -> None:
-        """Let others have these, which were not begun. A claim that was made ahead ends only if the ticket has its
-        token: of two tickets of one task, the other one may have been begun.
-        """
+        """Return tickets that were not started. A prefetched claim ends only if the ticket has its token, because the
+        task of another ticket with the same ref may have started."""
 
     def settled(self, ref: str, until: float | None) -> None:
-        """Note that the task of ``ref`` has ended or, with ``until``, must be looked at again at that time."""
+        """Note that a task has ended or, with ``until``, must be checked again at that time."""
 
     def busy(self, ref: str) -> None:
-        """Note that another process has the task. The feed looks again when that process releases it."""
+        """Note that another process has the task. The feed checks again when that process releases it."""
 
     def doubt(self) -> None:
         """Note that a worker died.
 
-        Tasks that were handed out are looked for, and made ready unless a process has them.
+        All tasks that were handed out are checked again and made ready unless a process holds them.
         """
 
     def next_due(self) -> float | None:
@@ -221,30 +220,30 @@ class Feed(Protocol):
 
     @property
     def paused(self) -> bool:
-        """Whether ``take`` gives nothing because the queue is paused."""
+        """Return whether ``take`` returns nothing because the queue is paused."""
 
     @property
     def gone(self) -> bool:
-        """Whether the place itself is away just now; ``refresh`` notices when it is back."""
+        """Return whether the queue itself is unreachable. ``refresh`` notices when it is back."""
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is ready, handed out, or still being looked for."""
+        """Return whether no task is ready, handed out, or still being looked for."""
 
     @property
     def backlog(self) -> int:
-        """How many ready tasks the window holds."""
+        """Return the number of ready tasks in the lookahead."""
 
     def close(self) -> None:
-        """Let go of descriptors and watches."""
+        """Release descriptors and watches."""
 
 
 @runtime_checkable
 class Transactional(Protocol):
-    """A backend that can send within the caller's own database transaction."""
+    """A backend that can send within the caller's database transaction."""
 
     def send_within(self, connection: Any, envelopes: Sequence[Envelope]) -> list[str]:
-        """Keep the tasks if and when the transaction on this connection commits; return their ids.
+        """Store the tasks when the transaction on this connection commits. Return their ids.
 
         :raises OptionRefused: if it cannot use such a connection.
         :raises SpoolerUnusable: if its database is not prepared.
@@ -261,22 +260,22 @@ class HoldsDescriptors(Protocol):
 
 @runtime_checkable
 class ClaimsAhead(Protocol):
-    """A backend whose workers may claim several tasks at once, when a single claim costs a round trip.
+    """A backend whose workers may prefetch several tasks in one request, when a single claim costs a round trip.
 
-    The caller must let ``Feed.give_back`` return the tasks that a worker does not begin: at once when the worker dies,
-    and soon when a run before them takes long. A claim that is given back must not be begun, so the worker calls
+    The caller must let ``Feed.give_back`` return the tasks that a worker does not start: at once when the worker dies,
+    and soon when a run before them takes long. A claim that was given back must not be started, so the worker calls
     ``forget`` before it takes further tickets.
     """
 
     def claim_ahead(self, refs: Sequence[str]) -> Mapping[str, int]:
-        """Claim these tickets; ``claim`` then returns or refuses each.
+        """Claim these tickets. ``claim`` then returns or refuses each.
 
-        :returns: the token of each claim, by ref, which its ticket needs when it is given back.
+        :returns: the token of each claim by ref. The ticket needs it when it is given back.
         :raises SpoolerUnusable: as ``claim``.
         """
 
     def forget(self) -> None:
-        """Forget the claims of ``claim_ahead`` that were not begun: their tickets have been taken back."""
+        """Forget the claims of ``claim_ahead`` that were not started. Their tickets have been taken back."""
 
 
 @runtime_checkable
@@ -292,56 +291,60 @@ class Journals(Protocol):
 
 @runtime_checkable
 class Migratable(Protocol):
-    """A backend whose place a person has to prepare, once and after upgrades."""
+    """A backend whose storage a user has to prepare, once and after upgrades."""
 
     def migrate(self) -> tuple[int, int]:
-        """Prepare the place, and return the versions before (0 for none) and after. May be repeated, also during use.
+        """Prepare the storage. Return the versions before (0 for none) and after. It may be repeated, also during use.
 
-        :raises SpoolerUnusable: if it cannot; then nothing is changed.
+        :raises SpoolerUnusable: if it fails. Nothing is changed then.
         """
 
 
 class Backend(Protocol):
-    """A place that keeps tasks."""
+    """A queue: storage for the tasks of one spooler."""
 
     @property
     def name(self) -> str:
-        """The spooler's name: on a directory its absolute path, on a server its URL without user and password. A task's
-        id is this, a slash, and the task's own part."""
+        """Return the spooler's name: the absolute path of a directory, or a server's URL without user and password.
+
+        A task's id consists of this name, a slash, and the task's own part.
+        """
 
     @property
     def capabilities(self) -> Capabilities:
-        """What it can do."""
+        """Return what the backend supports."""
 
     @property
     def control(self) -> Control:
-        """Its switches."""
+        """Return the switches of the queue."""
 
     def exists(self) -> bool:
-        """Look whether the place is there; if it is not, the first send makes it.
+        """Return whether the queue exists. If it does not, the first send creates it.
 
-        :raises SpoolerUnusable: if it is there and cannot be used, or can only be made by a person.
+        :raises SpoolerUnusable: if it exists and cannot be used, or only a user can create it.
         """
 
     def send(self, envelopes: Sequence[Envelope]) -> list[str]:
-        """Keep the tasks and return their ids, in order. When it returns, they are kept for good.
+        """Store the tasks and return their ids in order. The tasks are stored permanently when this returns.
 
-        :raises SpoolerUnusable: if it cannot; then the tasks that are not yet visible are gone without a trace.
+        :raises SpoolerUnusable: if not all could be stored. Its ``sent`` has the ids of the stored tasks; the others
+            are not stored.
         """
 
     def feed(self) -> Feed:
-        """Return the supervisor's view of what is due."""
+        """Return the supervisor's view of the due tasks."""
 
     def claim(self, ref: str) -> Claim | Refusal:
-        """Claim a task and count the attempt, or return the reason for a refusal.
+        """Claim a task and count the attempt. Return a refusal if it cannot be claimed.
 
-        A task with ``MAX_CRASHES`` crashes may be returned without its body: it is set aside, and not run.
+        A task with ``MAX_CRASHES`` crashes may be returned without its body, because it becomes a dead letter and is
+        not run.
 
-        :raises SpoolerUnusable: if this process cannot claim any task, as when it may open no more files.
+        :raises SpoolerUnusable: if this process cannot claim any task, for example because it has too many open files.
         """
 
     def settle(self, claim: Claim, disposition: Disposition, record: Record | None = None) -> float | None:
-        """Carry out a disposition. Return when to look at the task again, or None if it has left the queue.
+        """Carry out a disposition. Return when to check the task again, or None if it has left the queue.
 
         The backend retries a disposition that cannot be carried out; the task does not run again at once for that
         reason. In the claiming thread, a disposition may be deferred until ``flush`` or the next call. Another thread
@@ -350,37 +353,44 @@ class Backend(Protocol):
 
         :param record: the record of this run, for a backend that writes history in ``settle``
             (``Capabilities.records``).
-        :raises ClaimLost: if this process has destroyed its own hold on the task; then nothing was done.
+        :raises ClaimLost: if this process has destroyed its own hold on the task. Nothing is done then.
         """
 
     def put_off(self, ref: str, until: float) -> None:
-        """Has a task that runs just now wait until then, should that run end without a verdict: it overran its time
-        limit, and its worker is about to be killed. What the run itself still says replaces this."""
+        """Set when a running task may run again if its run ends without a verdict.
+
+        It is called when the task exceeds its time limit and its worker is about to be killed. A verdict of the run
+        replaces it.
+        """
 
     def excuse(self, ref: str) -> None:
-        """The task's worker is about to be ended, perhaps by force: should this run end with it, that is no crash of
-        the task's. Called by the supervisor while the task runs."""
+        """Note that the end of a running task's worker is not a crash.
+
+        The supervisor calls this before it stops the worker. If the worker dies during this run, no crash is counted.
+        """
 
     def flush(self, *, wait: bool = True) -> None:
-        """Carry out the dispositions that ``settle`` has deferred. The worker calls this before it waits, and at its
-        end.
+        """Carry out the dispositions that ``settle`` has deferred. The worker calls this before it waits and when it
+        ends.
 
         :param wait: whether to return only after they are carried out. If False, they are carried out within a moment,
             independently of the calling thread. The worker passes False before a run on another spooler.
         """
 
     def entries(self, states: frozenset[State] = frozenset(State), limit: int | None = None) -> Iterator[Entry]:
-        """Return the tasks in these states, in the order in which they would run; then those set aside. They may be
-        changed while this is read: each is then seen at most once."""
+        """Return the tasks in these states in the order of execution, then dead letters.
+
+        Tasks may change during the iteration. Each is then returned at most once.
+        """
 
     def counts(self) -> dict[State, int]:
-        """Return how many tasks are in each state."""
+        """Return the number of tasks in each state."""
 
     def summary(self) -> Summary:
-        """Return the counts and the due time of the ready task that has waited longest, from one reading."""
+        """Return the counts and the earliest due time of a ready task, from one reading."""
 
     def find(self, id: str) -> Entry | None:
-        """Return the task of this id, wherever it now stands. Takes no lock and decodes nothing."""
+        """Return the task with this id in whatever state. It takes no lock and decodes nothing."""
 
     def short(self, id: str) -> str:
         """Return the part of a task's id that identifies it, for people and URLs.
@@ -401,24 +411,24 @@ class Backend(Protocol):
         """Return a task with its envelope, which is None if it cannot be read."""
 
     def retry(self, id: str) -> str:
-        """Make a waiting or set-aside task ready now, with its attempts afresh; return its id.
+        """Make a waiting task or a dead letter ready now, reset its attempts, and return its id.
 
-        :raises LookupError: if there is no such task.
+        :raises LookupError: if the task does not exist.
         :raises TaskBusy: if it is running.
         """
 
     def remove(self, id: str) -> None:
         """Delete a task that is not running.
 
-        :raises LookupError: if there is no such task.
+        :raises LookupError: if the task does not exist.
         :raises TaskBusy: if it is running.
         """
 
     def record(self, records: Sequence[Record]) -> None:
-        """Add to the history, which is bounded in size and age. Called by one process at a time, in batches."""
+        """Add runs to the history, which is bounded in size and age. Called by one process at a time, in batches."""
 
     def history(self, *, id: str | None = None, limit: int = 100) -> list[Record]:
         """Return the latest runs, newest first; of one task if ``id`` is given."""
 
     def close(self) -> None:
-        """Close descriptors and connections. They are opened again when they are used."""
+        """Close descriptors and connections. The next use opens them again."""

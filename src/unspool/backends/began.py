@@ -1,4 +1,4 @@
-"""The start time of a process, which distinguishes it from an earlier process with the same number."""
+"""The start time of a process, which distinguishes it from an earlier process with the same id."""
 
 import os
 

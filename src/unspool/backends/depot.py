@@ -1,16 +1,17 @@
-"""How tasks leave a queue and arrive in another one: the basis of ``move`` and ``forward`` on every backend.
+"""The transfer of tasks between queues: the basis of ``move`` and ``forward`` on every backend.
 
-A task goes in five steps, and each is kept for good before the next begins::
+A transfer has five steps. Each is stored permanently before the next begins::
 
-    leave     at the source no worker runs it any more; it is still listed there
-    accept    at the destination it is there, and is not run yet
-    left      the source has noted that, and which destination it is
-    confirm   the destination runs it like any other
-    gone      the source has forgotten it
+    leave     prepare: at the source, no worker runs the task any more; it is still listed there
+    accept    stage: the destination has stored the task, and does not run it yet
+    left      the source has recorded that, and the destination
+    confirm   commit: the destination runs the task like any other
+    gone      the source has deleted the task
 
-Each may be repeated without harm, and the source alone knows how far a task has come. So whoever carries tasks may be
-killed at any point: the next one asks the source for what is under way (``departures``) and goes on. The destination
-need remember nothing of what it has run: before ``left`` it runs nothing, and after ``left`` nothing is accepted again.
+``stay`` aborts a transfer before ``left``. Each step may be repeated without harm, and only the source records the
+progress. The process that carries tasks may therefore be killed at any point: the next one asks the source for tasks in
+transfer (``departures``) and continues. The destination keeps no record of the tasks that it has run: before ``left``
+it runs none of them, and after ``left`` none is staged again.
 """
 
 from collections.abc import Iterable, Sequence
@@ -22,22 +23,23 @@ from .base import Feed
 __all__ = ["MOVING", "Depot", "Movable", "Outbox", "Parcel"]
 
 MOVING = "is being moved; 'unspool move' or 'unspool forward' again takes it on"
-"""What a listing says of a task that has begun to leave."""
+"""The reason in a listing for a task in transfer."""
 
 
 class Parcel(NamedTuple):
-    """A task on its way, with all that goes along with it.
+    """A task in transfer.
 
-    :param key: what it is known by at the destination until it is confirmed: at most 64 letters, digits, ``-`` and
-        ``_``. The source has chosen it, for this task alone, and does not change it any more.
-    :param id: what it was called at the source.
-    :param state: ``READY`` whenever it waits, ``DEAD`` or ``CORRUPT``.
-    :param data: the wire form, whole or not.
-    :param due: unix seconds.
-    :param attempts: runs begun; ``crashes``: those that ended with their worker.
-    :param reason: why it was set aside.
-    :param destination: where it has been accepted, once the source has noted that.
-    :param token: the source's own.
+    :param key: its key at the destination until it is committed: at most 64 letters, digits, ``-`` and ``_``. The
+        source chooses it for this task alone and does not change it.
+    :param id: its id at the source.
+    :param state: ``READY`` if it waits, ``DEAD`` or ``CORRUPT``.
+    :param data: the wire form, which may be damaged.
+    :param due: Unix time.
+    :param attempts: runs that were started.
+    :param crashes: runs that ended with their worker.
+    :param reason: the reason why it is a dead letter.
+    :param destination: the destination that has staged it, once the source has recorded that.
+    :param token: private to the source.
     """
 
     key: str
@@ -54,70 +56,75 @@ class Parcel(NamedTuple):
 
 
 class Depot(Protocol):
-    """A queue as a source and as a destination. What is synced is synced whatever the setting of durability says."""
+    """A queue as a source and as a destination of transfers.
+
+    All steps are synced to disk, whatever the setting of durability.
+    """
 
     # --- the source
 
     def leave(self, ids: Iterable[str]) -> list[Parcel]:
-        """Take tasks that are not running, for the life of this process. Those that are running, or not there, are left
-        out; so are the last ones, where all would be too many bytes to be held at once.
+        """Prepare tasks that are not running. This process carries them.
 
-        :raises SpoolerUnusable: if the place cannot be used.
+        Running and missing tasks are omitted. Further tasks are omitted if all together would be too large to hold at
+        once.
+
+        :raises SpoolerUnusable: if the queue cannot be used.
         """
 
     def departures(self) -> list[Parcel]:
-        """Take the tasks that have begun to leave and have no live carrier.
+        """Take over the tasks in transfer whose carrier has ended.
 
-        :raises SpoolerUnusable: if the place cannot be used.
+        :raises SpoolerUnusable: if the queue cannot be used.
         """
 
     def release(self) -> None:
-        """Let go of all that this process carries, so that ``departures`` finds it."""
+        """Release all tasks that this process carries, so that ``departures`` finds them."""
 
     def stay(self, parcels: Sequence[Parcel], corrupt: str = "") -> None:
-        """Put tasks that have not ``left`` back, as they were.
+        """Abort the transfer of tasks that have not ``left``, and restore them.
 
-        :param corrupt: why they are set aside as corrupt instead.
+        :param corrupt: a reason to make them corrupt instead; empty to restore them.
         """
 
     def left(self, parcels: Sequence[Parcel], destination: str) -> list[Parcel]:
-        """Note that they are accepted there; return those that are still this process's to carry."""
+        """Record that the destination has staged the tasks. Return those that this process still carries."""
 
     def gone(self, parcels: Sequence[Parcel]) -> None:
-        """Forget the tasks that have ``left`` and are confirmed."""
+        """Delete tasks that have ``left`` and are committed at the destination."""
 
     # --- the destination
 
     def accept(self, parcels: Sequence[Parcel]) -> None:
-        """Store tasks, each once however often it is offered. They are neither run nor listed yet.
+        """Stage tasks, each once however often it is offered. They are neither run nor listed yet.
 
-        :raises PayloadRefused: if it does not take one of them; then those before it may have been kept.
-        :raises SpoolerUnusable: if it cannot; then some of them may have been kept.
+        :raises PayloadRefused: if a task is not accepted. The tasks before it may be staged.
+        :raises SpoolerUnusable: if it fails. Some tasks may be staged.
         """
 
     def confirm(self, parcels: Sequence[Parcel]) -> None:
-        """Make what was accepted tasks of this queue, in order. What is so already is left as it is.
+        """Commit staged tasks to this queue, in order. Tasks that are already committed stay unchanged.
 
-        :raises SpoolerUnusable: if it cannot; then those before it may have become so.
+        :raises SpoolerUnusable: if it fails. Some tasks may be committed.
         """
 
 
 @runtime_checkable
 class Movable(Protocol):
-    """A backend whose tasks can be carried to another, and another's to it."""
+    """A backend whose tasks can be moved to and from other backends."""
 
     @property
     def depot(self) -> Depot:
-        """Its side of that."""
+        """Return its end of a transfer."""
 
 
 @runtime_checkable
 class Outbox(Protocol):
-    """A backend that can be asked for all that waits, to be sent on."""
+    """A backend that can list all waiting tasks, to forward them."""
 
     @property
     def ahead(self) -> float:
-        """Seconds by which the clock of an outbox is ahead, so that all that waits is due."""
+        """Seconds by which the clock of an outbox is ahead, so that all waiting tasks are due."""
 
     def outbox(self) -> Feed:
-        """Return the waiting tasks, due or not, in order."""
+        """Return a feed of the waiting tasks, due or not, in order."""

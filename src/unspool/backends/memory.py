@@ -1,7 +1,7 @@
 """Tasks in this process's memory: the reference model, and a backend for tests.
 
-It keeps nothing beyond the process and serves one process only. It does what the spool directory does, as simply as can
-be said, and a state machine in the tests holds the one against the other.
+Nothing outlives the process, and no other process sees the tasks. It behaves like the spool directory, with the
+simplest possible code. A state machine in the tests compares the two.
 """
 
 import itertools
@@ -46,7 +46,7 @@ class _Task:
     running: bool = False
     aside: State | None = None
     reason: str = ""
-    key: str = ""  # while it is leaving or arriving
+    key: str = ""  # while the task is in transfer
     arriving: bool = False
     destination: str = ""
 
@@ -59,10 +59,10 @@ class _Task:
 
 
 class MemoryBackend:
-    """Implements ``base.Backend`` in a dict.
+    """Implement ``base.Backend`` in a dict.
 
-    :param name: any name; ids are ``memory:<name>/<number>``.
-    :param signer: signs what is sent, and refuses what is not signed; None for neither.
+    :param name: any name. Ids are ``memory:<name>/<number>``.
+    :param signer: signs tasks, and refuses unsigned ones; None for neither.
     """
 
     capabilities = Capabilities(feeds=True, forks=False)
@@ -139,7 +139,7 @@ class MemoryBackend:
         return None
 
     def crash(self, claim: Claim) -> None:
-        """What the kernel does on a directory when the worker of a claim dies."""
+        """Simulate the death of the worker that holds a claim."""
         task = self._tasks[claim.ref]
         task.running = False
         task.crashes += 1
@@ -149,10 +149,10 @@ class MemoryBackend:
             task.due = until
 
     def excuse(self, ref: str) -> None:
-        """Its runs end with their process, and so does all else."""
+        """Do nothing, because a run ends only with this process."""
 
     def flush(self, *, wait: bool = True) -> None:
-        """Nothing is put off."""
+        """Do nothing, because no disposition is deferred."""
 
     def entries(self, states: frozenset[State] = frozenset(State), limit: int | None = None) -> Iterator[Entry]:
         order = [State.RUNNING, State.READY, State.DEFERRED, State.DEAD, State.CORRUPT]
@@ -215,7 +215,7 @@ class MemoryBackend:
         return found[:limit]
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing, because no resource is held."""
 
     def _idle(self, id: str) -> _Task:
         if id not in self._tasks or self._tasks[id].arriving:
@@ -240,7 +240,7 @@ class MemoryBackend:
 
 
 class MemoryDepot:
-    """Implements ``depot.Depot`` with marks on the tasks. No other process can move them."""
+    """Implement ``depot.Depot`` with marks on the tasks. No other process can move them."""
 
     def __init__(self, name: str, tasks: dict[str, _Task], numbers: Iterator[int]) -> None:
         self._name = name
@@ -260,7 +260,7 @@ class MemoryDepot:
         return [self._parcel(id, task) for id, task in self._tasks.items() if task.leaving]
 
     def release(self) -> None:
-        """Nothing is held."""
+        """Do nothing, because no other process can take over."""
 
     def stay(self, parcels: Sequence[Parcel], corrupt: str = "") -> None:
         for parcel in parcels:
@@ -302,7 +302,7 @@ class MemoryDepot:
 
 
 class MemoryFeed:
-    """Implements ``base.Feed`` by looking at everything each time."""
+    """Implement ``base.Feed`` by reading all tasks each time."""
 
     def __init__(self, tasks: dict[str, _Task], control: "MemoryControl", clock: Clock) -> None:
         self._tasks = tasks
@@ -357,7 +357,7 @@ class MemoryFeed:
         return len(self._due())
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing, because no resource is held."""
 
     def _due(self) -> list[Ticket]:
         now = self._clock()
@@ -371,7 +371,7 @@ class MemoryFeed:
 
 @dataclass
 class MemoryControl:
-    """Implements ``base.Control`` with two variables."""
+    """Implement ``base.Control`` with two variables."""
 
     period: float = 300.0
     paused: bool = False
@@ -387,7 +387,7 @@ class MemoryControl:
         self.period = check_period(seconds)
 
     def register(self, role: str) -> Registration:
-        raise OptionRefused("a memory backend serves this process alone; it has no worker processes")
+        raise OptionRefused("a memory backend serves only its own process and has no worker processes")
 
     def live(self) -> list[WorkerInfo]:
         return list(self._live)

@@ -1,13 +1,12 @@
-"""Real uWSGI, from within: the only importer of the ``uwsgi`` module.
+"""The backend inside a real uWSGI. No other module imports the ``uwsgi`` module.
 
-A spooler inside uWSGI is a spool directory whose tasks uWSGI's own spooler processes take. Sending is the directory's,
-and then the spoolers are woken, also those that are busy: uWSGI itself wakes only idle ones, and a busy one would then
-wait out its frequency.
+A spooler inside uWSGI is a spool directory whose tasks uWSGI's own spooler processes take. After a send, all of these
+processes are woken. uWSGI itself wakes only idle ones, and a busy one would then wait for its next period.
 
-uWSGI offers tasks in no order. It looks into the directories of priorities only with ``spooler-ordered``, and a cheap
-one not even then. So an offered task is only a sign that there is work, and the task that comes next is run instead
-(see ``spool/due_list``). For tasks with a priority, a wakefile is put where uWSGI looks (see ``spool/wakefile``). A
-call runs tasks until none is due, or one task if uWSGI limits the time of a call (harakiri) or the number of tasks.
+uWSGI offers tasks in no order. It scans the directories of priorities only with ``spooler-ordered``, and never in cheap
+mode. An offered task is therefore only a sign that there is work, and the task that comes next is run instead (see
+``spool/due_list``). For tasks with a priority, a wakefile is created where uWSGI scans (see ``spool/wakefile``). A call
+runs tasks until none is due, or one task if uWSGI limits the time of a call (harakiri) or the number of tasks.
 """
 
 import contextlib
@@ -27,31 +26,31 @@ from .depot import Depot
 __all__ = ["UwsgiBackend", "frequency", "install", "module", "spoolers"]
 
 Handler = Callable[[dict[Any, Any]], Any]
-_FREQUENCY = 30.0  # seconds: uWSGI's own default
-_GLANCE = 0.002  # seconds in which a process that runs one task after the other does not look for a pause again
+_FREQUENCY = 30.0  # seconds, the default of uWSGI
+_GLANCE = 0.002  # seconds for which a process that runs tasks continuously does not check for a pause again
 
 
 class Bell(Protocol):
-    """What leads uWSGI to the tasks with a priority."""
+    """The wakefile, which leads uWSGI to the tasks with a priority."""
 
     def want(self) -> None:
-        """Has everybody ring from now on."""
+        """Make all senders create the wakefile from now on."""
 
     def is_bell(self, ref: str) -> bool:
-        """Return whether this is no task but a bell."""
+        """Return whether this is a wakefile and not a task."""
 
     def rung(self, *, certain: bool = False) -> bool:
-        """Return whether there is a bell for now; unless it must be ``certain``, one may be noticed a moment later."""
+        """Return whether a wakefile is due. Unless ``certain``, a new one may be noticed a moment later."""
 
     def overlooked(self, parts: Iterable[str] | None = None) -> bool:
-        """Return whether a task with a priority may have been sent without ringing.
+        """Return whether a task with a priority may have been sent without a wakefile.
 
-        :param parts: the directories that ``Agenda.priorities`` has just listed, if it has.
+        :param parts: the directories that ``Agenda.priorities`` has just listed, if any.
         """
 
     @property
     def more(self) -> bool:
-        """Whether more than has been given out is known to be due."""
+        """Return whether more due tasks are known than were handed out."""
 
     def urgent(self, ref: str) -> Iterator[str]:
         """Return the refs of due tasks with a priority, in order."""
@@ -64,64 +63,64 @@ class Agenda(Protocol):
     """The due tasks without a priority, in order."""
 
     def __bool__(self) -> bool:
-        """Return whether any is noted."""
+        """Return whether the list is not empty."""
 
     def next(self) -> str | None:
-        """Return the ref of the next one, which is then no longer noted."""
+        """Remove and return the ref of the next task, or None."""
 
     @property
     def priorities(self) -> list[str]:
-        """The directories of priorities that the last look found."""
+        """Return the priority directories that the last look found."""
 
     @property
     def busy(self) -> list[str]:
-        """Return the tasks that another process had when they were tried."""
+        """Return the tasks that another process held when they were last tried."""
 
     def tried(self, ref: str) -> None:
-        """Note that a busy task is tried once more. A process that finds it busy again calls ``later``."""
+        """Take a task off the busy list when it is tried once more. If it is still busy, call ``later``."""
 
     @property
     def may_look(self) -> bool:
-        """Whether it is time to."""
+        """Return whether another look is allowed."""
 
     def look(self) -> None:
-        """Note what is due now."""
+        """Replace the list with the tasks that are due now."""
 
     def later(self, ref: str, until: float | None) -> None:
-        """Do not note the task of ``ref`` before this time; None if another process runs it."""
+        """Do not list a task before this time; None if another process runs it."""
 
 
 class Store(Backend, Protocol):
-    """What is needed of the directory."""
+    """The methods of the spool directory that are used here."""
 
     @property
     def wakefile(self) -> Bell:
-        """Its bell."""
+        """Return the wakefile."""
 
     @property
     def due_list(self) -> Agenda:
-        """Its tasks without a priority."""
+        """Return the due tasks without a priority."""
 
     @property
     def depot(self) -> Depot:
-        """Its side of a move."""
+        """Return its end of a transfer."""
 
     def let_go(self, ref: str) -> None:
-        """Gives up the lock that uWSGI has on a file in this process."""
+        """Release uWSGI's lock on a file in this process."""
 
     def jot(self, records: Sequence[Record]) -> None:
-        """Add one run to the history, from any process, for little."""
+        """Add runs to this process's journal, which is cheap, from any process."""
 
 
 def module() -> ModuleType | None:
-    """Return the module that uWSGI itself puts there; a package of that name on the path has no options."""
+    """Return the module that uWSGI provides, or None. A package named ``uwsgi`` on the path is ignored; it has no
+    options."""
     found = sys.modules.get("uwsgi")
     return found if hasattr(found, "opt") else None
 
 
 def frequency() -> float | None:
-    """Return the seconds between two looks of uWSGI's spoolers at their directories, as configured; None outside
-    uWSGI."""
+    """Return the configured seconds between two scans by uWSGI's spoolers, or None outside uWSGI."""
     found = module()
     if found is None:
         return None
@@ -133,14 +132,14 @@ def frequency() -> float | None:
 
 
 def spoolers() -> list[str]:
-    """Return the real paths of uWSGI's spool directories, in its order; empty outside uWSGI."""
+    """Return the real paths of uWSGI's spool directories, in its order. The list is empty outside uWSGI."""
     return list(dict.fromkeys(_text(path) for path in getattr(module(), "spoolers", ())))
 
 
 def install(handler: Handler, keep: Callable[[Handler], None]) -> None:
-    """Make ``handler`` the one that uWSGI's spoolers call, also if the program sets another one later.
+    """Make uWSGI's spoolers call ``handler``, even if the program sets another handler later.
 
-    :param keep: gets each other handler, the one that is there now and any that is set from now on.
+    :param keep: called with each other handler: the present one and any that is set later.
     """
     found = module()
     if found is None:
@@ -148,7 +147,7 @@ def install(handler: Handler, keep: Callable[[Handler], None]) -> None:
     _fill_low_descriptors()
 
     class Module(ModuleType):
-        """The uwsgi module, whose attribute ``spooler`` stays what it is; uWSGI reads it from the module's dict."""
+        """The uwsgi module with a fixed attribute ``spooler``, which uWSGI reads from the module's dict."""
 
         def __setattr__(self, name: str, value: Any) -> None:
             if name != "spooler":
@@ -164,8 +163,11 @@ def install(handler: Handler, keep: Callable[[Handler], None]) -> None:
 
 
 def _fill_low_descriptors() -> None:
-    """A spooler process begins with descriptor 0 closed, if it is not the first one, and after the imports of
-    ``spooler-import`` uWSGI puts /dev/null there, over whatever has been opened in the meantime."""
+    """Open descriptors until the standard ones are taken.
+
+    A spooler process other than the first starts with descriptor 0 closed. After the imports of ``spooler-import``
+    uWSGI opens /dev/null as descriptor 0, over any file that was opened in the meantime.
+    """
     while True:
         fd = os.open(os.devnull, os.O_RDWR)
         if fd > 2:
@@ -174,7 +176,7 @@ def _fill_low_descriptors() -> None:
 
 
 class UwsgiBackend:
-    """A spool directory inside the uWSGI that drains it.
+    """A spool directory inside the uWSGI that runs its tasks.
 
     :param store: the directory.
     :param uwsgi: the ``uwsgi`` module.
@@ -199,7 +201,7 @@ class UwsgiBackend:
 
     @property
     def backend(self) -> Backend:
-        """Return the backend in the form that the handler needs."""
+        """Return the backend for use by the handler."""
         return self
 
     # --- producers
@@ -214,8 +216,8 @@ class UwsgiBackend:
     def send(self, envelopes: Sequence[Envelope]) -> list[str]:
         if not self._uwsgi.masterpid() and self._pids():
             raise ConfigurationError(
-                "this uWSGI has no master process, so its spoolers are not started again when they die, and outlive "
-                "uWSGI when it does; start it with --master"
+                "this uWSGI has no master process, so its spoolers are not restarted when they die, and outlive "
+                "uWSGI when it ends; start it with --master"
             )
         try:
             return self._store.send(envelopes)
@@ -230,7 +232,7 @@ class UwsgiBackend:
 
     @property
     def registration(self) -> Registration:
-        """The registration of this process, by which others see what it runs."""
+        """Return the registration of this process, which shows others its current task."""
         if self._registration is None or self._registered_by != os.getpid():
             self._registration, self._registered_by = self._store.control.register("worker"), os.getpid()
         return self._registration
@@ -252,7 +254,7 @@ class UwsgiBackend:
         rung = wakefile.is_bell(ref) or wakefile.rung()
         if rung:
             yield from wakefile.urgent(ref)
-        known = not plain or not plain.may_look  # in a large directory since the last look, which took long
+        known = not plain or not plain.may_look  # true in a large directory, whose last look took long
         if not plain and plain.may_look:
             plain.look()
         if not rung and wakefile.overlooked(plain.priorities if known else None):
@@ -263,10 +265,10 @@ class UwsgiBackend:
                 yield from wakefile.urgent(ref)
             if not plain and plain.may_look:
                 plain.look()
-        for name in plain.busy:  # another process of uWSGI's may have looked at one just then, and left it
+        for name in plain.busy:  # another process of uWSGI may have tried the task at that moment without running it
             plain.tried(name)
             yield name
-        if wakefile.rung(certain=True):  # or it would wait for uWSGI's next look
+        if wakefile.rung(certain=True):  # otherwise it would wait for uWSGI's next scan
             yield from wakefile.urgent(ref)
 
     @property
@@ -283,23 +285,25 @@ class UwsgiBackend:
                 os.kill(pid, signal.SIGUSR1)
 
     def _pids(self) -> list[int]:
-        """Return the live processes of this spooler; uWSGI tells one for each place in its list of spoolers."""
+        """Return the live processes of this spooler. uWSGI lists one process for each entry in its list of spoolers."""
         pairs = zip(self._uwsgi.spoolers, self._uwsgi.spooler_pids(), strict=False)
         return [pid for spooler, pid in pairs if pid > 0 and _text(spooler) == self._real]
 
     def _path(self, name: str) -> str | None:
-        """uWSGI names a task relative to the directory that it is in, where this process is, unless it was told to be
-        elsewhere."""
+        """Return the path of a task that uWSGI names relative to its directory.
+
+        That directory is the working directory, unless uWSGI has the option ``spooler-chdir``.
+        """
         if not self._elsewhere:
             return f"{os.getcwd()}/{name}"
-        for fd in os.listdir("/proc/self/fd"):  # it has the file open
+        for fd in os.listdir("/proc/self/fd"):  # the process has the file open
             with contextlib.suppress(OSError):
                 path = os.readlink(f"/proc/self/fd/{fd}")
                 if path.endswith(f"/{name}"):
                     return path
         return None
 
-    # --- the directory's own
+    # --- delegated to the directory
 
     def feed(self) -> Feed:
         return self._store.feed()
@@ -357,7 +361,7 @@ class UwsgiBackend:
 
 
 class UwsgiControl:
-    """Implements ``base.Control``: the directory's switches, uWSGI's processes and frequency."""
+    """Implement ``base.Control`` with the directory's switches and uWSGI's processes and frequency."""
 
     def __init__(
         self, control: Control, uwsgi: ModuleType, pids: Callable[[], list[int]], wake: Callable[[], None]
@@ -374,7 +378,7 @@ class UwsgiControl:
         if now < self._not_before:
             return False
         paused = self._control.paused
-        if not paused:  # else who is woken up by the end of the pause might not see it
+        if not paused:  # a process woken by the end of a pause must not rely on an old value
             self._not_before = now + _GLANCE
         return paused
 
@@ -393,10 +397,10 @@ class UwsgiControl:
     def set_period(self, seconds: float) -> None:
         self._control.set_period(seconds)
         self.keep_period()
-        self._wake()  # or they would wait out the former one
+        self._wake()  # otherwise they would wait for the former period
 
     def keep_period(self) -> None:
-        """Has uWSGI keep the period that was set last, also by a uWSGI before this one."""
+        """Apply the stored period to uWSGI, including one set under an earlier uWSGI."""
         self._uwsgi.set_spooler_frequency(max(1, round(self._control.period)))
 
     def register(self, role: str) -> Registration:

@@ -1,7 +1,7 @@
 """The command line: ``unspool``, also as ``python -m unspool``.
 
-Statuses: 0 fine; 1 a task that was asked about is not there, or is running; 2 bad usage, settings or app; 3 a spooler
-cannot be used. A mistake of the user's is answered by one line on stderr, never by a traceback.
+Exit statuses: 0 for success; 1 if a requested task does not exist or is running; 2 for bad usage, settings or
+application; 3 if a spooler cannot be used. A user's mistake is reported in one line on stderr, never with a traceback.
 """
 
 import os
@@ -16,23 +16,23 @@ from . import doctor, enqueue, forward, inspect, manage, migrate, move, output, 
 
 __all__ = ["main"]
 
-_INTERRUPTED, _PIPE_CLOSED = 130, 141  # as a shell reports a command that SIGINT or SIGPIPE has ended
+_INTERRUPTED, _PIPE_CLOSED = 130, 141  # the statuses that a shell reports for SIGINT and SIGPIPE
 
 
 class _PipeClosed(Exception):
-    """Whoever read our output has gone, as ``head`` does: no error, and nothing more to do."""
+    """The reader of the output has ended, as ``head`` does. This is not an error."""
 
 
 class _Group(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands)  # in the order in which they are met, not of the alphabet
+        return list(self.commands)  # in the order of use, not of the alphabet
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             result = super().invoke(ctx)
             sys.stdout.flush()
         except BrokenPipeError as error:
-            raise _PipeClosed from error  # click itself would end with 1, which is "not there" here
+            raise _PipeClosed from error  # click itself would exit with 1, which means "not found" here
         return result
 
 
@@ -46,10 +46,10 @@ class _Group(click.Group):
 def commands(ctx: click.Context) -> None:
     """Run Python functions later, in other processes.
 
-    Spoolers come from --spooler, else from UNSPOOL_SPOOLERS (comma-separated), else from [tool.unspool] in
+    Spoolers come from --spooler, otherwise from UNSPOOL_SPOOLERS (comma-separated), otherwise from [tool.unspool] in
     pyproject.toml. Every option can also be set in the environment; each command's --help names the variables.
 
-    Exit status: 0 fine, 1 no such task (or it is running), 2 bad usage or app, 3 spooler not usable.
+    Exit status: 0 success, 1 no such task (or it is running), 2 bad usage or app, 3 spooler not usable.
     """
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help(), err=True)
@@ -64,7 +64,7 @@ for _module in (run, forward, uwsgi, enqueue, inspect, manage, move, doctor, mig
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit status.
 
-    :param argv: the arguments; those of the process if not given.
+    :param argv: the arguments; None for those of the process.
     """
     if not hasattr(os, "fork"):
         return _complain("this system has no fork(); unspool runs on Linux and macOS, and in WSL on Windows", 2)
@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         status = commands.main(None if argv is None else list(argv), prog_name="unspool", standalone_mode=False)
     except _PipeClosed:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still buffered goes nowhere, quietly
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # discards what is still buffered
         return _PIPE_CLOSED
     except (KeyboardInterrupt, click.Abort):
         return _INTERRUPTED
@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(error, 2)
     except (errors.TaskBusy, errors.AmbiguousId) as error:
         return _complain(error, 1)
-    except OSError as error:  # SpoolerUnusable is one, and says more
+    except OSError as error:  # includes SpoolerUnusable
         return _complain(error, 3)
     return status if isinstance(status, int) else 0
 
@@ -112,7 +112,7 @@ def _complain(problem: object, status: int) -> int:
 
 
 def _where_from(error: click.UsageError) -> str:
-    """Return what helps to find the mistake: the variable that may have brought the value, and the command's help."""
+    """Return hints for finding the mistake: the variable that may have set the value, and the command's help."""
     if error.ctx is None:
         return ""
     hints = [f"see '{error.ctx.command_path} --help'"]

@@ -1,4 +1,4 @@
-"""``unspool doctor``: looks at all that has to be right, and says what to do about what is not."""
+"""``unspool doctor``: checks the installation, and says what to do about each problem."""
 
 import sys
 from collections.abc import Sequence
@@ -25,11 +25,11 @@ __all__ = ["COMMANDS"]
 @spoolers.spooler_option
 @click.pass_context
 def doctor(ctx: click.Context, app: str | None, json: bool, traceback: bool, spooler: Sequence[str]) -> int:
-    """Check all that has to be right.
+    """Check the installation, the configuration and the spoolers.
 
-    Looks at Python, configuration, spoolers, file systems, kernel and uWSGI, and imports APP if it is given. Each line
-    is ok, warn or fail, and says what to do. Status 2 if the configuration or app fails, else 3 if a spooler does, else
-    1 if there is a warning.
+    Checks Python, configuration, spoolers, file systems, kernel and uWSGI, and imports APP if it is given. Each line is
+    ok, warn or fail, and says what to do. Exit status: 2 if the configuration or app fails, otherwise 3 if a spooler
+    fails, otherwise 1 if there is a warning.
     """
     from . import checks
 
@@ -78,7 +78,7 @@ def _variables(ctx: click.Context) -> set[str]:
 
 
 def _paths(given: Sequence[str]) -> tuple[list[str], str]:
-    """Return the spoolers to look at, or what to set if there is none."""
+    """Return the spoolers to check, or what to set if there is none."""
     try:
         if given:
             return [backend.name for backend in spoolers.backends(given)], ""
@@ -88,5 +88,5 @@ def _paths(given: Sequence[str]) -> tuple[list[str], str]:
     except NoSpooler as error:
         return [], str(error).partition("; ")[2]
     except ConfigurationError:
-        return list(given), ""  # which the check of the configuration or of the spooler reports
+        return list(given), ""  # reported by the check of the configuration or of the spooler
     return [], ""

@@ -1,4 +1,4 @@
-"""Times and durations as people write and read them."""
+"""Times and durations in the form that users write and read."""
 
 import time
 from datetime import datetime, timedelta
@@ -12,9 +12,9 @@ __all__ = ["clock", "moment", "relative", "span", "to_datetime", "to_timedelta"]
 
 
 def to_timedelta(text: str) -> timedelta:
-    """Return a duration: ``90s``, ``5m``, ``1h30m``, ``1.5d``; a bare number is seconds.
+    """Return the duration in a text such as ``90s``, ``5m``, ``1h30m`` or ``1.5d``. A bare number is seconds.
 
-    :raises click.BadParameter: for anything else.
+    :raises click.BadParameter: if the text is not a duration.
     """
     try:
         return timedelta(seconds=duration(text))
@@ -25,27 +25,26 @@ def to_timedelta(text: str) -> timedelta:
 
 
 def to_datetime(text: str) -> datetime:
-    """Return a time in ISO 8601: with an offset or ``Z`` as it says, else local.
+    """Return the time in an ISO 8601 text. A time without an offset or ``Z`` is local.
 
-    :raises click.BadParameter: for anything else.
+    :raises click.BadParameter: if the text is not such a time.
     """
     try:
         return datetime.fromisoformat(text.strip())
     except ValueError:
-        raise click.BadParameter(f"{text!r} is no ISO 8601 time; write it like 2030-01-31T08:00.") from None
+        raise click.BadParameter(f"{text!r} is not an ISO 8601 time; write it like 2030-01-31T08:00.") from None
 
 
 def moment(seconds: float, timespec: str = "seconds") -> str:
-    """Unix seconds as local time with its offset."""
+    """Return a Unix time as local time with its offset."""
     try:
         return datetime.fromtimestamp(seconds).astimezone().isoformat(timespec=timespec)
-    except (OverflowError, ValueError, OSError):  # a file can carry a time that no calendar has
+    except (OverflowError, ValueError, OSError):  # a file's mtime may be outside the calendar
         return f"{seconds:.0f} s since 1970"
 
 
 def clock(seconds: float, now: float) -> str:
-    """Return unix seconds as local time for a terminal: without the year, and on the day of ``now`` without the
-    date."""
+    """Return a Unix time as local time for a terminal: without the year, and on the day of ``now`` without the date."""
     try:
         then, today = datetime.fromtimestamp(seconds), datetime.fromtimestamp(now).date()
     except (OverflowError, ValueError, OSError):
@@ -54,7 +53,7 @@ def clock(seconds: float, now: float) -> str:
 
 
 def relative(seconds: float, now: float | None = None) -> str:
-    """Unix seconds as seen from now: ``in 4m``, ``12s ago``, ``now``."""
+    """Return a Unix time relative to now: ``in 4m``, ``12s ago``, ``now``."""
     ahead = seconds - (time.time() if now is None else now)
     if abs(ahead) < 1:
         return "now"
@@ -62,14 +61,14 @@ def relative(seconds: float, now: float | None = None) -> str:
 
 
 def span(seconds: float) -> str:
-    """Return a duration, as exact as is of use: ``0.4 ms``, ``12.3 s``, ``4m10s``."""
+    """Return a duration in a suitable precision: ``0.4 ms``, ``12.3 s``, ``4m10s``."""
     if seconds < 1:
         return f"{seconds * 1000:.1f} ms"
     return f"{seconds:.1f} s" if seconds < 60 else _rough(seconds)
 
 
 def _rough(seconds: float) -> str:
-    """Return the two largest units."""
+    """Return a duration in its two largest units."""
     left = int(seconds)
     parts: list[tuple[int, str]] = []
     for unit, size in UNITS.items():

@@ -1,4 +1,4 @@
-"""``unspool enqueue``: sends one task, without importing anybody's code unless asked."""
+"""``unspool enqueue``: sends one task. It imports no application unless ``--app`` is given."""
 
 import json
 import re
@@ -23,7 +23,7 @@ _keyword = re.compile(r"([^\W\d]\w*)=(.*)", re.DOTALL)
 _number = re.compile(r"-[0-9.]", re.ASCII)
 
 
-@click.command(context_settings={"ignore_unknown_options": True})  # or -5 could not be an argument
+@click.command(context_settings={"ignore_unknown_options": True})  # otherwise -5 could not be an argument
 @click.argument("function", required=False)
 @click.argument("arguments", nargs=-1, metavar="[JSON | NAME=JSON]...")
 @click.option("--args", metavar="JSON", show_envvar=True, help="All positional arguments as a JSON array.")
@@ -130,8 +130,10 @@ COMMANDS = [enqueue]
 
 
 def _serializer(spooler: str | None) -> str:
-    """All arguments were JSON. On a server they stay that, and need no secret key; in a directory uwsgiconf may read
-    them."""
+    """Return the serializer for arguments given as JSON.
+
+    On a server they stay JSON and need no secret key. In a directory they are pickled, because uwsgiconf may read them.
+    """
     backend = config.backend(spooler)
     return "json" if backend.capabilities.remote or config.destination(backend.name) else "pickle"
 

@@ -1,4 +1,4 @@
-"""``unspool forward``: sends on what waits in directories."""
+"""``unspool forward``: sends waiting tasks from directories to servers."""
 
 from collections.abc import Sequence
 
@@ -20,8 +20,9 @@ __all__ = ["COMMANDS"]
 def forward(*, spooler: Sequence[str], burst: bool, require_ready: bool, log_format: str, log_level: str) -> None:
     """Send tasks on from directories to servers.
 
-    Where to is the setting 'forward' (UNSPOOL_FORWARD): a URL, or NAME=URL for several spoolers. Runs in the foreground
-    and may be stopped at any time; while a server is away, tasks wait in their directory. TERM or INT stops.
+    The destination is the setting 'forward' (UNSPOOL_FORWARD): a URL, or NAME=URL for several spoolers. The command
+    runs in the foreground and may be stopped at any time with TERM or INT. While a server is away, tasks wait in their
+    directory.
     """
     from . import logs
 

@@ -16,7 +16,7 @@ from .show import entry_json, run_json, show
 
 __all__ = ["COMMANDS"]
 
-_SCREENFUL = 500  # tasks listed on a terminal unless --limit says otherwise: all must be known to be aligned
+_SCREENFUL = 500  # tasks listed on a terminal without --limit; alignment requires reading all of them
 _FINE = (Verdict.PROCESSED, Verdict.SKIPPED)
 
 
@@ -38,9 +38,9 @@ _FINE = (Verdict.PROCESSED, Verdict.SKIPPED)
 @output.json_option
 @spoolers.spooler_option  # fmt: skip
 def ls(state: Sequence[str], limit: int | None, json: bool, spooler: Sequence[str]) -> None:
-    """List tasks, in the order of running.
+    """List tasks in the order of execution.
 
-    First those that run, then the ready, deferred, dead and corrupt ones. Piped, a task is a line of tab-separated id,
+    Running tasks come first, then ready, deferred, dead and corrupt ones. Piped, a task is a line of tab-separated id,
     state, task, priority, due time, attempts and reason.
     """
     chosen = spoolers.usable(spooler)
@@ -73,7 +73,7 @@ def ls(state: Sequence[str], limit: int | None, json: bool, spooler: Sequence[st
     show_default=True,
     metavar="N",
     show_envvar=True,
-    # UNSPOOL_HISTORY_LIMIT is the setting of how many runs are kept
+    # UNSPOOL_HISTORY_LIMIT is the setting for the number of runs kept.
     envvar="UNSPOOL_HISTORY_ROWS",
     allow_from_autoenv=False,
     help="At most so many.",
@@ -117,8 +117,7 @@ def history(id: str | None, limit: int, failed: bool, json: bool, spooler: Seque
 def status(workers: bool, json: bool, spooler: Sequence[str]) -> None:
     """Count tasks and workers by spooler.
 
-    Where a spooler is forwarded its tasks are those that are still here, its workers the forwarders, and where to is
-    shown.
+    For a forwarded spooler, the counts are of the tasks still here and of the forwarders, and the destination is shown.
     """
     chosen = spoolers.usable(spooler)
     if workers:
@@ -172,7 +171,7 @@ def _plain_row(entry: Entry) -> Sequence[str]:
 
 
 def _runs(backend: Backend, id: str | None, limit: int, failed: bool) -> list[Record]:
-    """Return the newest runs; of those that failed, which history does not index, as many as it takes."""
+    """Return the newest runs. Failed runs are not indexed, so ever more runs are read until there are enough."""
     if not failed:
         return backend.history(id=id, limit=limit)
     depth = limit

@@ -1,4 +1,4 @@
-"""Log lines of ``unspool run`` on stderr: text for people, or one JSON object a line."""
+"""Log lines of ``unspool run`` on stderr: text for people, or one JSON object per line."""
 
 import json
 import logging
@@ -32,7 +32,7 @@ def start(
         handler.addFilter(lambda record: record.levelno > logging.INFO or not hasattr(record, "unspool"))
     logger.handlers = [handler]
     logger.setLevel(level.upper())
-    logger.propagate = False  # an application that configures logging of its own would repeat each line
+    logger.propagate = False  # otherwise an application that configures logging would repeat each line
 
 
 class _Handler(logging.StreamHandler[Any]):
@@ -49,7 +49,7 @@ class _Handler(logging.StreamHandler[Any]):
 
 
 class _TextFormatter(logging.Formatter):
-    """Time, level, pid, and the message; or of a run spooler, task, id, verdict, duration and reason."""
+    """Format the time, level, pid and message. A run's message has spooler, task, id, verdict, duration and reason."""
 
     def __init__(self, tracebacks: bool) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ _second = (0, "", "")
 
 
 def _time(created: float) -> str:
-    """Local time in ISO 8601 with milliseconds; all but these is made once a second, for there may be thousands."""
+    """Return local time in ISO 8601 with milliseconds. The rest of the text is computed once per second."""
     global _second  # noqa: PLW0603  the last second's text
     second = int(created)
     if second != _second[0]:

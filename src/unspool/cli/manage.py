@@ -1,4 +1,4 @@
-"""``unspool retry``, ``rm``, ``purge``, ``pause``, ``resume`` and ``set-period``: what a person does to a queue."""
+"""``unspool retry``, ``rm``, ``purge``, ``pause``, ``resume`` and ``set-period``: commands that change a queue."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -40,9 +40,9 @@ def retry(ids: Sequence[str], *, all_dead: bool, all_corrupt: bool, json: bool, 
 @output.json_option
 @spoolers.spooler_option
 def rm(ids: Sequence[str], *, json: bool, spooler: Sequence[str]) -> int:
-    """Delete tasks for good.
+    """Delete tasks permanently.
 
-    Prints the id of each that is gone. Running tasks are left alone, with status 1.
+    Prints the id of each deleted task. Running tasks are left alone, with status 1.
     """
     changes = _Changes(_remove)
     return changes.report(changes.each(ids, spooler), json=json)
@@ -68,7 +68,7 @@ def rm(ids: Sequence[str], *, json: bool, spooler: Sequence[str]) -> int:
 @output.json_option
 @spoolers.spooler_option  # fmt: skip
 def purge(state: Sequence[str], older_than: timedelta | None, *, yes: bool, json: bool, spooler: Sequence[str]) -> int:
-    """Delete all tasks in a state for good.
+    """Delete all tasks in a state permanently.
 
     Prints the id of each deleted task, and then their number.
     """
@@ -86,7 +86,7 @@ def purge(state: Sequence[str], older_than: timedelta | None, *, yes: bool, json
         ):
             output.note("nothing was deleted")
             return 1
-        doomed = listed  # no more than was agreed to
+        doomed = listed  # exactly the tasks that the user agreed to delete
     changes = _Changes(_remove)
     status = changes.report(changes.all(doomed), json=json)
     if not json:
@@ -99,7 +99,7 @@ def purge(state: Sequence[str], older_than: timedelta | None, *, yes: bool, json
 def pause(spooler: Sequence[str]) -> None:
     """Stop starting tasks until 'unspool resume'.
 
-    This applies to all workers of these spoolers, also to those that are started later. Tasks that are running go on.
+    This applies to all workers of these spoolers, including those started later. Running tasks continue.
     """
     for backend in spoolers.existing(spooler):
         backend.control.pause()
@@ -115,7 +115,7 @@ def resume(spooler: Sequence[str]) -> None:
         output.line(f"resumed {output.clean(backend.name)}")
 
 
-@click.command("set-period", context_settings={"ignore_unknown_options": True})  # -1 gets an answer that fits
+@click.command("set-period", context_settings={"ignore_unknown_options": True})  # so that -1 gets a specific error
 @click.argument("period", type=durations.to_timedelta, metavar="SECONDS")
 @spoolers.spooler_option
 def set_period(period: timedelta, spooler: Sequence[str]) -> None:
@@ -136,7 +136,7 @@ COMMANDS = [retry, rm, purge, pause, resume, set_period]
 class _Changes:
     """A change to each of several tasks. A task that cannot be changed does not stop the others.
 
-    :param change: changes the task of an id, and returns the id that it has afterwards, or had last.
+    :param change: changes the task with an id, and returns its new or last id.
     """
 
     def __init__(self, change: Callable[[Backend, str], str]) -> None:
@@ -175,7 +175,7 @@ class _Changes:
             if not listed or backend.find(id) is not None:
                 self._complain(error)
         except SpoolerUnusable as error:
-            if backend.capabilities.remote:  # a directory may lack only one priority
+            if backend.capabilities.remote:  # on a directory, the error may concern only one priority
                 raise
             self._complain(f"task {id} cannot be changed: {error}")
         except OSError as error:

@@ -1,4 +1,4 @@
-"""``unspool migrate``: makes and upgrades what a spooler on PostgreSQL needs in its database."""
+"""``unspool migrate``: creates or upgrades the schema of a spooler on PostgreSQL."""
 
 from collections.abc import Sequence
 
@@ -13,10 +13,10 @@ __all__ = ["COMMANDS"]
 @click.command()
 @spoolers.spooler_option
 def migrate(spooler: Sequence[str]) -> None:
-    """Make the schema in PostgreSQL, or bring it up to date.
+    """Create or upgrade the schema in PostgreSQL.
 
-    To be run once, and after each upgrade of unspool; again does no harm, and workers may go on meanwhile. The role
-    must own the schema 'unspool', or be allowed to create one. Directories need nothing.
+    Run it once, and after each upgrade of unspool. It may be repeated, and workers may run meanwhile. The role must own
+    the schema 'unspool', or be allowed to create it. Directories need no schema.
     """
     for backend in spoolers.backends(spooler):
         name = output.clean(backend.name)
@@ -24,8 +24,8 @@ def migrate(spooler: Sequence[str]) -> None:
             output.line(f"{name} needs no schema")
             continue
         before, after = backend.migrate()
-        done = f"is of version {after}" if before == after else f"is now of version {after}"
-        output.line(f"the schema of {name} {done}" + (f", and was of {before}" if 0 < before < after else ""))
+        done = f"has version {after}" if before == after else f"now has version {after}"
+        output.line(f"the schema of {name} {done}" + (f", and had {before}" if 0 < before < after else ""))
 
 
 COMMANDS = [migrate]

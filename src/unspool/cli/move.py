@@ -1,4 +1,4 @@
-"""``unspool move``: carries a queue to another place."""
+"""``unspool move``: moves the tasks of a queue to another one."""
 
 import sys
 import time
@@ -18,8 +18,8 @@ __all__ = ["COMMANDS"]
 
 _STATES = tuple(str(state) for state in State if state is not State.RUNNING)
 _BATCH = 200  # tasks carried together, each a locked file or row
-_BYTES = 1 << 24  # of them together, but for one that is larger
-_EVERY = 0.2  # seconds between two looks of the progress line
+_BYTES = 1 << 24  # maximum bytes carried together, unless a single task is larger
+_EVERY = 0.2  # seconds between two updates of the progress line
 
 
 @click.command()
@@ -41,14 +41,14 @@ _EVERY = 0.2  # seconds between two looks of the progress line
 )
 @output.json_option
 def move(source: str, destination: str, *, state: Sequence[str], dry_run: bool, sign_unsigned: bool, json: bool) -> int:
-    """Carry the tasks of one spooler to another.
+    """Move the tasks of one spooler to another.
 
     SRC and DST are directories or URLs, or the base names of configured ones. Priorities, due times, attempts and
-    reasons go along. Senders and workers may go on at both ends: each task is run at one of them. If this is stopped,
+    reasons are kept. Senders and workers may continue at both ends: each task runs at one of them. If this is stopped,
     run it again.
 
-    Tasks that are running stay, and those that are damaged or not signed as they must be; each is said. Status 1 if any
-    did.
+    Running tasks stay, and so do tasks that are damaged or not signed as required. Each is reported. Status 1 if any
+    task stayed.
     """
     here, there = spoolers.backends([source])[0], spoolers.backends([destination])[0]
     carrier = config.carrier(here, there, vouch=sign_unsigned)
@@ -89,10 +89,10 @@ def _carried(here: Backend, carrier: Carrier, states: frozenset[State]) -> Itera
 
 
 def _again(here: Backend, carrier: Carrier, id: str) -> Batch:
-    """A task that did not go along: it may have ended meanwhile, or begun, or been one too many."""
+    """Retry a task that was not carried. It may have ended or started meanwhile, or exceeded the batch's size."""
     entry = here.find(id)
     if entry is None or entry.state is State.RUNNING:
-        return Batch()  # those that run are told of at the end
+        return Batch()  # running tasks are reported at the end
     batch = carrier.carry([id])
     if not batch.moved and not batch.stayed and (entry := here.find(id)) is not None:
         return Batch((), [Stayed(id, entry.reason or "cannot be taken just now")])
@@ -136,20 +136,20 @@ def _tell(
 
 
 class _Line:
-    """How far it is, on a terminal's stderr, rewritten in place."""
+    """A progress line on a terminal's stderr, rewritten in place."""
 
     def __init__(self) -> None:
         self._next = 0.0
         self._shown = False
 
     def show(self, moved: int) -> None:
-        """Says how many have been moved."""
+        """Show the number of moved tasks."""
         if time.monotonic() >= self._next and output.is_terminal(sys.stderr):
             self._next, self._shown = time.monotonic() + _EVERY, True
             sys.stderr.write(f"\r{moved:,} moved\x1b[K")
             sys.stderr.flush()
 
     def clear(self) -> None:
-        """Take the line away."""
+        """Clear the line."""
         if self._shown:
             sys.stderr.write("\r\x1b[K")

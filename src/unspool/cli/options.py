@@ -1,4 +1,4 @@
-"""Options that several commands have alike."""
+"""Options shared by several commands."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -56,17 +56,17 @@ log_format = click.option(
     default="text",
     show_default=True,
     show_envvar=True,
-    help="Lines for people, or one JSON object a line.",
+    help="Lines for people, or one JSON object per line.",
 )
 
 
 def log_level(what: str) -> Callable[[Any], Any]:
-    """Return the option, with a word on what each level shows."""
+    """Return the option, with a description of what each level shows."""
     return click.option(
         "--log-level",
         type=click.Choice(["debug", "info", "warning", "error"], case_sensitive=False),
         default="info",
         show_default=True,
         show_envvar=True,
-        help=f"The least that is logged: {what}.",
+        help=f"The lowest level that is logged: {what}.",
     )

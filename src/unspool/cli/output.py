@@ -1,6 +1,6 @@
-"""What commands print: aligned and coloured on a terminal, tab-separated lines without headings when piped, or JSON.
+"""The output of commands: aligned and coloured on a terminal, tab-separated lines without headings when piped, or JSON.
 
-Names, messages and reasons come from files that anybody may have written, so control characters are shown, not sent.
+Names, messages and reasons come from files that any user may have written, so control characters are escaped.
 """
 
 import codecs
@@ -79,12 +79,12 @@ def clean(text: str) -> str:
 
 
 def is_terminal(stream: TextIO | None = None) -> bool:
-    """Return whether a person sees the output as it is."""
+    """Return whether the output goes to a terminal."""
     return (stream or sys.stdout).isatty()
 
 
 def line(text: str = "", style: str = "") -> None:
-    """One line of output."""
+    """Write one line of output."""
     if style and is_terminal():
         _print([(text, style)])
     else:
@@ -92,7 +92,7 @@ def line(text: str = "", style: str = "") -> None:
 
 
 def note(text: str) -> None:
-    """A remark beside the output, for a person: on stderr."""
+    """Write a remark for the user to stderr."""
     sys.stderr.write(f"unspool: {printable(text)}\n")
 
 
@@ -102,7 +102,7 @@ def lines(text: str) -> None:
 
 
 def error(problem: object) -> None:
-    """What went wrong, in one line on stderr."""
+    """Write an error to stderr, in one line."""
     with contextlib.suppress(OSError):
         sys.stderr.write(f"unspool: error: {printable(' '.join(str(problem).split()))}\n")
 
@@ -148,7 +148,7 @@ def heading(text: str) -> None:
 
 
 def finding(level: str, subject: str, text: str, advice: str) -> None:
-    """One finding: a level, and what to do about it on a line of its own."""
+    """Write one finding: its level and text, and what to do about it on a separate line."""
     content = f"{clean(subject)}: {clean(text)}"
     if is_terminal():
         _print([(f"{level:<5}", _STYLES[level]), (content, "")])
@@ -159,13 +159,13 @@ def finding(level: str, subject: str, text: str, advice: str) -> None:
 
 
 def write_json(value: Any) -> None:
-    """One value, indented for people on a terminal."""
+    """Write one value, indented on a terminal."""
     json.dump(value, sys.stdout, indent=2 if is_terminal() else None)
     sys.stdout.write("\n")
 
 
 def write_json_array(items: Iterable[Any]) -> None:
-    """An array, one item a line, written as they come."""
+    """Write an array, one item per line, as the items arrive."""
     separator = "["
     try:
         for item in items:
@@ -193,7 +193,7 @@ def _print(parts: Sequence[tuple[str, str]]) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    global _console  # noqa: PLW0603  made once, and only on a terminal
+    global _console  # noqa: PLW0603  created once, and only on a terminal
     if _console is None:
         _console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
     text = Text()

@@ -1,4 +1,4 @@
-"""The progress line of ``unspool run``: rewritten in place on a terminal's stderr, and out of the way of log lines."""
+"""The progress line of ``unspool run``: rewritten in place on a terminal's stderr, and cleared for log lines."""
 
 import os
 import sys
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 __all__ = ["ProgressLine"]
 
-_WINDOW = 2.0  # seconds over which the rate is taken
+_WINDOW = 2.0  # seconds over which the rate is measured
 
 
 class ProgressLine:
-    """Call it with the supervisor's ``Stats``."""
+    """Show the supervisor's ``Stats``, with which it is called."""
 
     def __init__(self) -> None:
         self._past: deque[tuple[float, int]] = deque([(time.monotonic(), 0)])
@@ -38,13 +38,13 @@ class ProgressLine:
         self._show()
 
     def clear(self) -> None:
-        """Take the line away."""
+        """Clear the line."""
         if self._shown:
             self._shown = False
             self._write("\r\x1b[K")
 
     def restore(self) -> None:
-        """Show it again as it was."""
+        """Show the line again."""
         if self._text:
             self._show()
 

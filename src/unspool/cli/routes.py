@@ -1,4 +1,4 @@
-"""Which spoolers are forwarded, and by what."""
+"""The forwarded spoolers and their destinations."""
 
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 __all__ = ["Pair", "forwarded", "forwarder"]
 
 Pair = tuple[Backend, Backend]
-"""A directory, and where its tasks go."""
+"""A directory, and the destination of its tasks."""
 
 
 def forwarded(chosen: Iterable[Backend]) -> list[Pair]:
-    """Of these spoolers those whose tasks are sent on, each with where to."""
+    """Return the forwarded spoolers among these, each with its destination."""
     found = ((backend, config.destination(backend.name)) for backend in chosen)
     return [(backend, config.backend(name)) for backend, name in found if name is not None]
 

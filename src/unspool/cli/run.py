@@ -81,10 +81,10 @@ def run(
 
     APP is a module, module:attr or path/to/file.py.
 
-    Log lines go to stderr. TERM or INT lets what runs end, then stops; again, or QUIT, stops at once; HUP begins fresh
-    workers. Tasks that were stopped run again later: nothing is lost.
+    Log lines go to stderr. TERM or INT lets running tasks end, then stops. A second signal, or QUIT, stops at once. HUP
+    starts new workers. Tasks that were stopped run again later: nothing is lost.
 
-    Of a directory that is forwarded (see the command forward) the tasks are sent on, and run where they are sent to.
+    The tasks of a directory that is forwarded (see the command forward) are sent on, and run at their destination.
     """
     from ..runtime.sidecar import Sidecar
     from ..runtime.supervisor import Options, Supervisor
@@ -101,7 +101,7 @@ def run(
     if require_ready:
         for backend in serving:
             backend.exists()
-    if not config.spooler_names():  # tasks that send tasks then find a spooler, too
+    if not config.spooler_names():  # so that tasks that send tasks also find a spooler
         config.configure(spoolers=[backend.name for backend in chosen])
     shown = progress if progress is not None else is_terminal(sys.stderr) and log_format == "text"
     line = ProgressLine() if shown else None

@@ -14,9 +14,9 @@ from . import durations, output, spoolers
 
 __all__ = ["entry_json", "run_json", "show"]
 
-_RUNS = 10  # runs that `show` prints
-_TRACEBACKS = 3  # different tracebacks that it prints in full
-_DEEPEST = 100  # levels of a JSON body that is shown
+_RUNS = 10  # maximum number of runs printed
+_TRACEBACKS = 3  # maximum number of different tracebacks printed in full
+_DEEPEST = 100  # maximum depth of a JSON body that is shown
 
 
 @click.command()
@@ -24,7 +24,7 @@ _DEEPEST = 100  # levels of a JSON body that is shown
 @output.json_option
 @spoolers.spooler_option
 def show(id: str, json: bool, spooler: Sequence[str]) -> None:
-    """Show one task, the call it stands for, and how its runs ended.
+    """Show one task, its call, and how its runs ended.
 
     JSON arguments are shown unchanged, pickled ones as an outline: nothing is unpickled.
 
@@ -96,7 +96,7 @@ def _details(backend: Backend, entry: Entry, envelope: Envelope | None) -> dict[
 
 
 def _is_deep(value: Any) -> bool:
-    """Return whether a value is nested deeper than that of any task, and might exceed Python's recursion limit."""
+    """Return whether a value is nested so deep that it might exceed Python's recursion limit."""
     level = [value]
     for _ in range(_DEEPEST):
         level = [part for whole in level if isinstance(whole, list | dict) for part in _parts(whole)]
@@ -150,7 +150,7 @@ def _show_run(run: Record, *, whole: bool) -> None:
 
 
 def _advise(backend: Backend, entry: Entry) -> None:
-    """Print what can be done about a task that was set aside."""
+    """Print what can be done about a dead letter."""
     if output.is_terminal() and entry.state in (State.DEAD, State.CORRUPT):
         short = backend.short(entry.id)
         output.note(f"'unspool retry {short}' runs it again, 'unspool rm {short}' deletes it")

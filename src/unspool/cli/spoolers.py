@@ -1,4 +1,4 @@
-"""Which spoolers a command is about: those of ``--spooler``, else the configured ones; and which of them has a task."""
+"""The spoolers of a command: those of ``--spooler`` or the configured ones, and the search for a task in them."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -18,13 +18,13 @@ __all__ = ["SPOOLER", "Choices", "NotThere", "backends", "existing", "find", "fi
 
 
 class NotThere(click.ClickException):
-    """Something asked about is not there: status 1."""
+    """A task or spooler does not exist; exit status 1."""
 
     exit_code = 1
 
 
 class _SpoolerType(click.ParamType):  # type: ignore[type-arg]  # generic only from click 8.4 on
-    """A spool directory or a URL; in the environment several are separated by commas, as in UNSPOOL_SPOOLERS."""
+    """A spool directory or a URL. In the environment, several are separated by commas, as in UNSPOOL_SPOOLERS."""
 
     name = "SPOOLER"
 
@@ -36,7 +36,7 @@ class _SpoolerType(click.ParamType):  # type: ignore[type-arg]  # generic only f
         if not text or "\0" in text:
             self.fail("name a directory, or give a URL.", param, ctx)
         try:
-            return config.spooler_name(text)  # without its password, which no message may then show
+            return config.spooler_name(text)  # without its password, which no message may show
         except OptionRefused as error:
             self.fail(str(error), param, ctx)
 
@@ -45,7 +45,7 @@ SPOOLER = _SpoolerType()
 
 
 class Choices(click.Choice):  # type: ignore[type-arg]  # generic only from click 8.2 on
-    """Several of some words; in the environment they are separated by commas, as spoolers are, or by spaces."""
+    """Several choices. In the environment, they are separated by commas, as spoolers are, or by spaces."""
 
     def split_envvar_value(self, rv: str) -> Sequence[str]:
         return rv.replace(",", " ").split()
@@ -79,21 +79,21 @@ def backends(given: Sequence[str]) -> list[Backend]:
 
 
 def usable(given: Sequence[str]) -> list[Backend]:
-    """Return the same, each looked at first. One that has not been made yet is empty, which is said on stderr.
+    """Return the spoolers of a command, after checking each. A note says which do not exist yet and are empty.
 
-    :raises SpoolerUnusable: if one is there but cannot be used.
+    :raises SpoolerUnusable: if one exists but cannot be used.
     """
     found = backends(given)
     for backend in found:
         if not backend.exists():
-            note(f"spooler {backend.name} does not exist yet; it is made when it is first used")
+            note(f"spooler {backend.name} does not exist yet; its first use creates it")
     return found
 
 
 def existing(given: Sequence[str]) -> list[Backend]:
     """Return the spoolers whose switches a command sets: configured ones, or ones that exist.
 
-    :raises NotThere: if one is not, and so most likely a mistyped name.
+    :raises NotThere: for any other, which is most likely a mistyped name.
     """
     found = backends(given)
     for backend in found:
@@ -124,7 +124,7 @@ def missing(id: str, given: Sequence[str]) -> str:
         last = max((run for one in ids for run in backend.history(id=one, limit=1)), key=lambda run: run.started)
         ended = durations.moment(last.started + last.duration)
         return f"no task {id} now: it was {last.verdict} at {ended}; see unspool history {id}"
-    return f"no task {id}" + (": what is there is not a task of these spoolers" if os.path.lexists(id) else "")
+    return f"no task {id}" + (": the file is not a task of these spoolers" if os.path.lexists(id) else "")
 
 
 def _candidates(id: str, given: Sequence[str]) -> Iterable[Backend]:

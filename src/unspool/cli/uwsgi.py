@@ -97,7 +97,7 @@ def uwsgi(
     directories = [backend.name for backend in spoolers.backends(spooler)]
     for directory in directories:
         if is_url(directory):
-            raise ConfigurationError(f"spooler {directory} is no directory, and uWSGI's spooler runs directories only")
+            raise ConfigurationError(f"spooler {directory} is not a directory; uWSGI's spooler needs directories")
     section = Section()
     section.set(strict=True, master=True, die_on_term=True, processes=0)
     section.set(pythonpath=[glob.escape(folder) for folder in folders], spooler_import=name)
@@ -126,12 +126,12 @@ COMMANDS = [uwsgi]
 
 
 def _module(app: str) -> tuple[str, list[str]]:
-    """Return the module to import, and from where; of directories the last is looked at first."""
+    """Return the module to import and the directories to import it from. The last directory has precedence."""
     here = os.getcwd()
     spec = app.partition(":")[0]
     if not spec.endswith(".py"):
         return spec, [here]
-    # not as a file: uWSGI would make up a name for its module, and no other worker would know that
+    # Not imported as a file: uWSGI would invent a module name, which no other worker would know.
     name = os.path.basename(spec).removesuffix(".py")
     if not name.isidentifier() or name in sys.stdlib_module_names:
         raise AppError(f"{spec} cannot be imported inside uWSGI as {name!r}; give the file another name")
@@ -142,7 +142,7 @@ def _module(app: str) -> tuple[str, list[str]]:
 def _program(binary: str | None, section: Section) -> str:
     path = uwsgi_binary.find(binary)
     if path is None:
-        missing = f"there is no uwsgi_binary {binary!r}" if binary else "there is no uWSGI on this machine"
+        missing = f"there is no program {binary!r}" if binary else "there is no uWSGI on this machine"
         raise ConfigurationError(f"{missing}; {uwsgi_binary.INSTALL}")
     found = uwsgi_binary.look_at(path)
     if found.objection:
@@ -154,7 +154,7 @@ def _program(binary: str | None, section: Section) -> str:
 
 
 def _make_sure_of(directory: str) -> None:
-    """uWSGI's spoolers are begun again and again, for ever, in a directory that they cannot use."""
+    """Check that a spooler can use a directory. uWSGI would restart it forever otherwise."""
     from ..backends.spool.layout import Directory
 
     Directory(directory).fd("")
@@ -163,7 +163,7 @@ def _make_sure_of(directory: str) -> None:
 
 
 def _import(app: str) -> None:
-    """uWSGI goes on without an application that it cannot import."""
+    """Check that the application can be imported. uWSGI would start without it otherwise."""
     from . import checks
 
     for finding in checks.application(app):
@@ -174,6 +174,6 @@ def _import(app: str) -> None:
 def _become(path: str, section: Section) -> None:
     sys.stdout.flush()
     try:
-        os.execv(path, [path, *section.as_arguments()])  # noqa: S606  the uwsgi_binary that was looked at
+        os.execv(path, [path, *section.as_arguments()])  # noqa: S606  the program that was checked
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be started: {error.strerror}") from error

@@ -1,4 +1,4 @@
-"""The uWSGI program: where it is, and what it can do."""
+"""The uWSGI program: its path and its features."""
 
 import os
 import re
@@ -21,10 +21,10 @@ _option = re.compile(r"^\s+(?:-.\|)?--([a-z0-9-]+)", re.MULTILINE)
 class Program:
     """A uWSGI that can be started.
 
-    :param path: of its file.
-    :param version: its own.
-    :param python: that of the Python in it; empty if there is none.
-    :param options: the names of all options that it knows.
+    :param path: the path of the program.
+    :param version: its version.
+    :param python: the version of its Python; empty if it has none.
+    :param options: the names of all its options.
     """
 
     path: str
@@ -34,7 +34,7 @@ class Program:
 
     @property
     def objection(self) -> str:
-        """Why it cannot run the tasks of this Python's programs; empty if it can."""
+        """Return why it cannot run the tasks of this Python's programs, or an empty string."""
         if "spooler" not in self.options:
             return f"uWSGI {self.version} at {self.path} was built without its spooler"
         if "spooler-import" not in self.options or not self.python:
@@ -46,9 +46,9 @@ class Program:
 
 
 def find(named: str | None = None) -> str | None:
-    """Return the program's path: beside this Python, as in a virtual environment, else on ``PATH``.
+    """Return the program's path: beside this Python, as in a virtual environment, otherwise on ``PATH``.
 
-    :param named: another name or path to look for instead.
+    :param named: another name or path to search for.
     """
     if named is not None:
         return shutil.which(os.path.expanduser(named))
@@ -62,7 +62,7 @@ def find(named: str | None = None) -> str | None:
 
 
 def look_at(path: str) -> Program:
-    """Ask a program about itself.
+    """Return the version and options of a program.
 
     :raises ConfigurationError: if it does not answer as uWSGI does.
     """

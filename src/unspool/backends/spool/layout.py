@@ -13,8 +13,8 @@
         attempts/                counts, if the file system has no extended attributes
         history.sqlite3          the history, beside its rollback journal
 
-A name has uWSGI's form: ``uwsgi_spoolfile_on_<host>_<pid>_<counter>_<random>_<seconds>_<microseconds>``. unspool puts the
-*due* time at its end, so that one reading of the directory gives an order without looking at each file. The due
+A name has uWSGI's form: ``uwsgi_spoolfile_on_<host>_<pid>_<counter>_<random>_<seconds>_<microseconds>``. unspool puts
+the *due* time at its end, so that one reading of the directory gives an order without looking at each file. The due
 time is the file's mtime; the name contains a lower bound of it.
 """
 

@@ -43,10 +43,12 @@ def configuration() -> Iterator[Finding]:
 
 def _secret_key(keys: int, origin: str) -> Finding:
     if not keys:
-        return Finding("secret_key", OK, "none: tasks are not signed, and whoever may write to a spooler may run code")
-    text = f"{counted(keys, 'key')}, the first signs; unsigned tasks are set aside (from {origin})"
+        return Finding(
+            "secret_key", OK, "none: tasks are not signed, so any user who can write to a spooler can run code"
+        )
+    text = f"{counted(keys, 'key')}, the first signs; unsigned tasks become corrupt (from {origin})"
     if os.path.basename(origin) == "pyproject.toml":
-        return Finding("secret_key", WARN, text, "a file that is kept with the code is no place for a secret; use "
+        return Finding("secret_key", WARN, text, "do not keep a secret in a file beside the code; use "
                        "UNSPOOL_SECRET_KEY, or secret_key_file")  # fmt: skip
     with contextlib.suppress(OSError):
         if os.stat(origin).st_mode & 0o022:

@@ -111,9 +111,9 @@ def _tasks(path: str) -> Iterator[Finding]:
     role = "forwarder" if forwarded else "worker"
     workers = [info for info in config.backend(path).control.live() if info.role == role]
     if counts[State.READY] and not workers and forwarded:
-        yield Finding(f"{path} tasks", WARN, f"{text}; nobody forwards them to {forwarded}", "unspool forward")
+        yield Finding(f"{path} tasks", WARN, f"{text}; no forwarder to {forwarded} is running", "unspool forward")
     elif counts[State.READY] and not workers:
-        yield Finding(f"{path} tasks", WARN, f"{text}; no worker of unspool's is running", "unspool run APP")
+        yield Finding(f"{path} tasks", WARN, f"{text}; no unspool worker is running", "unspool run APP")
     else:
         yield Finding(f"{path} tasks", OK, f"{text}; {counted(len(workers), role)}")
     if counts[State.DEAD] or counts[State.CORRUPT]:
@@ -134,7 +134,7 @@ def _file_system(subject: str, place: str) -> Iterator[Finding]:
         yield Finding(f"{subject} disk", WARN, f"{text}; {_VOLATILE[kind]}", "put it on a disk, or a mounted volume")
     elif kind in _REMOTE or kind.startswith("fuse"):
         yield Finding(f"{subject} disk", WARN, f"{text}; locks and events may not reach other machines",
-                      "let the workers of one machine alone use it, or put it on a local disk")  # fmt: skip
+                      "run workers on one machine only, or put it on a local disk")  # fmt: skip
     elif kind not in _JOURNALLED:
         yield Finding(f"{subject} disk", WARN, f"{text}; it is not known to keep a journal",
                       "after a power cut, check the file system before starting workers")  # fmt: skip

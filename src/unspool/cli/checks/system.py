@@ -36,7 +36,7 @@ def _uwsgiconf() -> Iterator[Finding]:
 
 
 def kernel() -> Iterator[Finding]:
-    """Check how supervisors learn of new tasks."""
+    """Check whether supervisors receive change events from the kernel."""
     if sys.platform != "linux":
         return
     wake = Watcher()
