@@ -67,7 +67,7 @@ def test_migrate(empty: str) -> None:
     """It is made once, and again nothing happens; before, each command names the command."""
     for words in (["status"], ["ls"], ["enqueue", "app:f"], ["run", "app", "--require-ready"]):
         assert "'unspool migrate'" in unspool(*words, url=empty, status=3)
-    assert f"is now of version {sql.CURRENT}" in unspool("migrate", url=empty)
+    assert f"now has version {sql.CURRENT}" in unspool("migrate", url=empty)
     assert f"has version {sql.CURRENT}" in unspool("migrate", url=empty)
     assert unspool("ls", url=empty) == ""
     with psycopg.connect(empty) as connection:
@@ -119,7 +119,7 @@ def test_an_upgrade_with_tasks_in_it(empty: str) -> None:
         worker.start()
         try:
             _until(lambda: len(worked) > 20)
-            assert f"is now of version {sql.CURRENT}" in unspool("migrate", url=empty)
+            assert f"now has version {sql.CURRENT}" in unspool("migrate", url=empty)
             before = len(worked)
             _until(lambda: len(worked) > before + 20)
         finally:
