@@ -1,7 +1,7 @@
-"""For programs that leave uWSGI: what they imported from uWSGI, under the same names, without uWSGI.
+"""Replacements for programs that leave uWSGI: what they imported from uWSGI, under the same names, without uWSGI.
 
-``unspool.compat.uwsgidecorators`` stands for ``uwsgidecorators``, ``unspool.compat.uwsgi`` for those parts of the
-``uwsgi`` module that are about its spooler. Both also work inside uWSGI, so a program can change its imports first.
+``unspool.compat.uwsgidecorators`` replaces ``uwsgidecorators``. ``unspool.compat.uwsgi`` replaces the parts of the
+``uwsgi`` module that concern its spooler. Both also work inside uWSGI, so a program can change its imports first.
 """
 
 from .uwsgi import SPOOL_IGNORE, SPOOL_OK, SPOOL_RETRY, spool, spooler_handler

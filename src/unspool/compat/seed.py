@@ -1,4 +1,4 @@
-"""What ``uwsgiconf.runtime.spooler`` has; the same objects as in ``unspool``."""
+"""The names of ``uwsgiconf.runtime.spooler``; they are the same objects as in ``unspool``."""
 
 from unspool import (
     ResultProcessed,

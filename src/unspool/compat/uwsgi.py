@@ -1,4 +1,4 @@
-"""What a program uses of the ``uwsgi`` module for its spooler, without uWSGI: ``spool``, its handler, the codes.
+"""The spooler part of the ``uwsgi`` module, without uWSGI: ``spool``, the handler and the codes.
 
 ::
 
@@ -8,8 +8,8 @@
         print(env[b"to"])
         return uwsgi.SPOOL_OK
 
-    uwsgi.spooler = handle                        # as it was; ``@uwsgi.spooler_handler`` does the same
-    uwsgi.spool({b"to": b"ann"})                  # as it was
+    uwsgi.spooler = handle                        # unchanged; ``@uwsgi.spooler_handler`` does the same
+    uwsgi.spool({b"to": b"ann"})                  # unchanged
 """
 
 import os
@@ -26,8 +26,9 @@ from .variables import pack, send
 __all__ = ["SPOOL_IGNORE", "SPOOL_OK", "SPOOL_RETRY", "send_to_spooler", "spool", "spooler_handler"]
 
 SPOOL_OK, SPOOL_RETRY, SPOOL_IGNORE = -2, -1, 0
-"""What a handler returns: done; again, after a growing delay, as if it had raised; not mine, which ends the task as
-skipped, where uWSGI would offer it again at every scan."""
+"""The codes that a handler returns. ``SPOOL_OK``: the task is done. ``SPOOL_RETRY``: run it again after a growing
+delay, as if it had raised. ``SPOOL_IGNORE``: the task ends as skipped, where uWSGI would offer it again at every
+scan."""
 
 Handler = TypeVar("Handler", bound=Callable[[dict[Any, Any]], Any])
 
@@ -52,11 +53,12 @@ send_to_spooler = spool
 
 
 def spooler_handler(function: Handler) -> Handler:
-    """Decorator. Registers what the program gave uWSGI as ``uwsgi.spooler``; the function stays what it is.
+    """Register a handler, as assigning it to ``uwsgi.spooler`` does. Return the function unchanged.
 
-    It gets the messages of :func:`spool` and, of those that uWSGI left behind, all that are neither uwsgiconf's nor
-    uwsgidecorators': a dict as from uWSGI, whose keys are ``'spooler_task_name'``, the message's own as bytes, and
-    ``'body'`` if there is one; all values are bytes. It returns one of the codes. The last one registered counts.
+    The handler receives the messages of :func:`spool` and those left by uWSGI that belong neither to uwsgiconf nor to
+    uwsgidecorators. A message is a dict as from uWSGI: ``'spooler_task_name'``, the message's own keys as bytes, and
+    ``'body'`` if there is one. All values are bytes. The handler returns one of the codes. The last registered handler
+    is used.
     """
     config.enter_uwsgi()
 

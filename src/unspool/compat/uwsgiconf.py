@@ -5,7 +5,7 @@
     import unspool.compat.uwsgiconf                  # first
     from uwsgiconf.runtime.spooler import Spooler    # unspool's
 
-Where uwsgiconf is not installed, ``uwsgiconf.runtime.spooler`` is unspool's without this.
+If uwsgiconf is not installed, ``uwsgiconf.runtime.spooler`` is unspool's module without this import.
 """
 
 import sys

@@ -4,11 +4,12 @@
 
     from unspool.compat.uwsgidecorators import spool      # was: from uwsgidecorators import spool
 
-A call sends what uwsgidecorators sends, so uWSGI's spooler can run it, too; and what uwsgidecorators sent is run here.
-Only arguments beyond the 65535 bytes of uWSGI's variables, which it cuts, travel in a way that is unspool's alone.
+A call sends the same message as uwsgidecorators, so uWSGI's spooler can run it too, and tasks sent by uwsgidecorators
+run here. Only arguments beyond the 65535 bytes of uWSGI's variables, which uWSGI truncates, are sent in a form of
+unspool.
 
-What differs: a task that raises, or asks for ``SPOOL_RETRY``, runs again after a growing delay, and is dead after 20
-attempts. One of ``spoolforever`` has no such limit.
+One thing differs: a task that raises, or returns ``SPOOL_RETRY``, runs again after a growing delay, and is dead after
+20 attempts. A task of ``spoolforever`` has no such limit.
 """
 
 import functools
@@ -40,7 +41,7 @@ _pickle = codec.SERIALIZERS["pickle"].dump
 
 
 class SpoolFunction:
-    """A function whose call sends a task. Made by the decorators.
+    """A function whose call sends a task. The decorators create it.
 
     ``f`` is the original function. ``spool`` is equivalent to a call, also on the original, as in uwsgidecorators.
     """
@@ -49,20 +50,20 @@ class SpoolFunction:
         config.enter_uwsgi()
         self.f = f
         self.pass_arguments = pass_arguments
-        self._name = full_name(f)  # two modules may have functions of one name
+        self._name = full_name(f)  # two modules may have functions with the same name
         self._returns = returns
         self._register(options)
         f.spool = self.__call__  # type: ignore[attr-defined]
 
     def __call__(self, *args: Any, **kwargs: Any) -> bytes:
-        """Spools a call and returns the path of its file, as uWSGI does.
+        """Spool a call, and return the path of its file, as uWSGI does.
 
-        With ``pass_arguments`` the arguments are the function's, but for the keyword arguments ``spooler`` (a
-        directory), ``priority`` (0 or more, smaller runs first) and ``at`` (unix seconds). Without it they are the
-        message: a dict, keyword arguments, or both; values are str, bytes or numbers, and ``body`` may be large.
+        With ``pass_arguments``, the arguments are the function's, except the keyword arguments ``spooler`` (a
+        directory), ``priority`` (0 or more, smaller runs first) and ``at`` (Unix time). Without it, they are the
+        message: a dict, keyword arguments, or both. Values are str, bytes or numbers, and ``body`` may be large.
 
-        :raises OptionRefused, PayloadRefused, NoSpooler: then nothing was sent.
-        :raises SpoolerUnusable: then nothing was sent, unless its ``sent`` has the task's id.
+        :raises OptionRefused, PayloadRefused, NoSpooler: if nothing was sent.
+        :raises SpoolerUnusable: if nothing was sent, unless its ``sent`` has the task's id.
         """
         given: dict[Any, Any] = {"ud_spool_func": self.f.__name__, "unspool_task": self._name}
         if self._returns != "own":
@@ -108,7 +109,7 @@ def spool(f: Callable[..., Any], pass_arguments: bool = False) -> SpoolFunction:
 @overload
 def spool(f: None = None, pass_arguments: bool = False) -> _Decorate: ...
 def spool(f: Callable[..., Any] | None = None, pass_arguments: bool = False) -> SpoolFunction | _Decorate:
-    """Decorator. A call spools; the task is done unless it raises.
+    """Decorate a function so that a call spools a task. The task is done unless it raises.
 
     :param pass_arguments: True if the function takes the call's arguments, and not the message as a dict.
     """
@@ -120,7 +121,7 @@ def spoolraw(f: Callable[..., Any], pass_arguments: bool = False) -> SpoolFuncti
 @overload
 def spoolraw(f: None = None, pass_arguments: bool = False) -> _Decorate: ...
 def spoolraw(f: Callable[..., Any] | None = None, pass_arguments: bool = False) -> SpoolFunction | _Decorate:
-    """Decorator. A call spools; the function returns ``SPOOL_OK``, ``SPOOL_RETRY`` or ``SPOOL_IGNORE``.
+    """Decorate a function so that a call spools a task. It returns ``SPOOL_OK``, ``SPOOL_RETRY`` or ``SPOOL_IGNORE``.
 
     :param pass_arguments: as for :func:`spool`.
     """
@@ -134,9 +135,9 @@ def spoolforever(f: None = None, pass_arguments: bool = False, *, period: float 
 def spoolforever(
     f: Callable[..., Any] | None = None, pass_arguments: bool = False, *, period: float = 30.0
 ) -> SpoolFunction | _Decorate:
-    """Decorator. A call spools a task that runs again and again, whatever it returns or raises.
+    """Decorate a function so that a call spools a task that runs again and again, whatever it returns or raises.
 
-    It ends when it is removed, or after it has killed its worker three times.
+    The task ends when it is removed, or after it has killed its worker three times.
 
     :param pass_arguments: as for :func:`spool`.
     :param period: seconds from the end of a run to the next, in place of uWSGI's ``spooler-frequency``.
@@ -148,7 +149,7 @@ def spoolforever(
 
 def __getattr__(name: str) -> Any:
     if name in _NOT_OFFERED:
-        # Not an AttributeError: ``from ... import`` would put a text of its own in its place.
+        # Not an AttributeError, for which ``from ... import`` would show its own message.
         raise ImportError(
             f"unspool.compat.uwsgidecorators has no {name}: only spool, spoolraw and spoolforever work without uWSGI",
             name=__name__,

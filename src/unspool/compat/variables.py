@@ -1,4 +1,4 @@
-"""uWSGI's variables: from what a program gives ``uwsgi.spool()`` to an envelope that is sent."""
+"""uWSGI's variables: conversion of what a program passes to ``uwsgi.spool()`` into an envelope."""
 
 import os
 from collections.abc import Mapping
@@ -13,16 +13,16 @@ from ..wire import MAX_VARS, SEAL
 
 __all__ = ["fits", "pack", "send"]
 
-_SEAL = 512  # bytes of the variables that are left for it; it takes less, signature and name of the queue included
+_SEAL = 512  # bytes of the variables reserved for the seal, which includes the signature and the name of the queue
 
 
 def pack(given: Mapping[Any, Any]) -> Envelope:
     """Return the envelope of a program's variables.
 
-    :param given: keys and values are str or bytes, values also numbers. ``body`` is the body; ``priority`` (0 or more),
-        ``at`` (unix seconds) and ``spooler`` (a directory) mean what they mean to uWSGI, which reads them as well.
-    :raises OptionRefused: if one of these cannot be understood.
-    :raises PayloadRefused: for a key or value of another type, and for a key that is a part of unspool's seal.
+    :param given: keys and values are str or bytes, values also numbers. ``body`` is the body. ``priority`` (0 or more),
+        ``at`` (Unix time) and ``spooler`` (a directory) have the same meaning as in uWSGI, which reads them as well.
+    :raises OptionRefused: if one of these is invalid.
+    :raises PayloadRefused: for a key or value of another type, and for a key that is part of unspool's seal.
     """
     vars = {_text(key): _bytes(key, value) for key, value in given.items()}
     if not SEAL.isdisjoint(vars):

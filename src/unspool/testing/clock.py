@@ -8,12 +8,12 @@ _AHEAD = 60.0
 
 
 class FakeClock:
-    """Gives the same time (unix seconds) until it is advanced.
+    """A clock that returns the same Unix time until it is advanced.
 
-    It starts a minute ahead of the real time, for a directory's files carry times of the kernel's own clock: what is
-    sent for at once must not seem to lie in the future.
+    It starts a minute ahead of the real time, because files in a directory carry times of the kernel's clock. A task
+    that is sent to run at once must not appear to be in the future.
 
-    :param now: where it starts instead.
+    :param now: the start time; None for the default.
     """
 
     def __init__(self, now: float | None = None) -> None:
@@ -23,7 +23,7 @@ class FakeClock:
         return self.now
 
     def advance(self, seconds: float) -> float:
-        """Move on, and return the new time.
+        """Advance the clock, and return the new time.
 
         :raises ValueError: for a negative number.
         """
@@ -34,7 +34,7 @@ class FakeClock:
 
 
 class ShiftedClock:
-    """A clock that returns the real time (unix seconds) plus the seconds that it was advanced by."""
+    """A clock that returns the real Unix time plus the seconds by which it was advanced."""
 
     def __init__(self) -> None:
         self._ahead = 0.0

@@ -1,4 +1,4 @@
-"""The pytest plugin: a spooler of its own for each test that asks for one, and what was spooled to it.
+"""The pytest plugin: a separate spooler for each test that requests one, with the tasks sent to it.
 
 .. code-block:: python
 
@@ -13,8 +13,8 @@
         (run,) = unspool_spooler.run()
         assert run.verdict == "processed"
 
-Nothing to set up: pytest finds the plugin by unspool's entry point. While the fixture is in use, all that is sent goes
-to temporary directories: what is for the default spooler, and what is for any other, by name, path or URL.
+No setup is needed: pytest finds the plugin by unspool's entry point. While the fixture is in use, all tasks are sent to
+temporary directories, both those for the default spooler and those for any other, by name, path or URL.
 """
 
 from collections.abc import Iterator

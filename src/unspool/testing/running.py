@@ -1,4 +1,4 @@
-"""Running what is spooled here and now, in this process: a worker for tests."""
+"""Running tasks in this process: a worker for tests."""
 
 import time
 from collections.abc import Awaitable
@@ -91,7 +91,7 @@ def _run(backend: Backend, claim: Claim, clock: Clock) -> tuple[Run, Outcome]:
                 result, exception = None, error
                 ending = dispatch.raised(error)
             outcome = dispatch.conclude(call.options, claim, ending, clock())
-    except BaseException:  # the test is being ended
+    except BaseException:  # the test is being stopped
         backend.settle(claim, Release())
         raise
     label = codec.task_label(claim.envelope.vars)
@@ -99,9 +99,9 @@ def _run(backend: Backend, claim: Claim, clock: Clock) -> tuple[Run, Outcome]:
 
 
 def _awaited(awaitable: Awaitable[Any]) -> Any:
-    """Return the result, from an event loop in a thread of its own: as in a worker, and the test may have a loop
-    running."""
-    import asyncio  # 30 ms, in every pytest run, that only coroutines need
+    """Return the result from an event loop in a separate thread, as in a worker, because the test may run a loop
+    itself."""
+    import asyncio  # takes 30 ms in every pytest run, and only coroutines need it
     from concurrent.futures import ThreadPoolExecutor
 
     async def wait() -> Any:

@@ -20,11 +20,11 @@ _WAITING = frozenset({State.READY, State.DEFERRED})
 
 
 class Spooled(NamedTuple):
-    """A task that waits.
+    """A waiting task.
 
     For a function call, ``task`` is ``module:qualname``, and ``args`` and ``kwargs`` are set. For any other message,
-    ``task`` is its text, and ``payload`` is set. ``due`` is in unix seconds. ``spooler`` is the name of the spooler
-    that the program sent to.
+    ``task`` is its text, and ``payload`` is set. ``due`` is a Unix time. ``spooler`` is the name of the spooler that
+    the program sent to.
     """
 
     id: str

@@ -1,4 +1,4 @@
-"""Waiting for a descriptor. ``select`` takes no number above 1023, and a run of many tests holds more."""
+"""Waiting for a descriptor. ``select`` accepts no number above 1023, and a run of many tests uses more."""
 
 import select
 
@@ -6,7 +6,7 @@ __all__ = ["readable"]
 
 
 def readable(fd: int | None, seconds: float) -> bool:
-    """Return whether it becomes readable, or its other end is closed, within so many seconds; None never does."""
+    """Return whether a descriptor becomes readable, or its other end is closed, within some seconds; False for None."""
     poller = select.poll()
     if fd is not None:
         poller.register(fd, select.POLLIN)

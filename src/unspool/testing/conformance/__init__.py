@@ -1,4 +1,4 @@
-"""What any backend must do, as tests: subclass :class:`BackendConformance` under a name that pytest collects.
+"""The tests that every backend must pass. Subclass :class:`BackendConformance` under a name that pytest collects.
 
 ::
 
@@ -7,15 +7,15 @@
             return MyBackend(str(place / "queue"), clock=clock, signer=signer)
 
         def damage(self, backend, id):
-            ...  # alter a byte of what is stored
+            ...  # alter a byte of the stored task
 
-The docstring of each test is a sentence of the contract. Two kinds of backend are let off at the door, by their
-capabilities: one without feeds from what is about handing out and running, one whose tasks no other process sees from
-what is about several processes.
+The docstring of each test states one rule of the contract. The capabilities of a backend decide which tests are
+skipped: a backend without feeds skips the tests of handing out and running, and a backend whose tasks no other process
+sees skips the tests of several processes.
 
-Of unspool's own, ``memory`` and ``spool`` pass it in ``tests/conformance``; ``uwsgi`` in ``tests/uwsgi``, where pytest
-runs it within a mule of a real uWSGI, given the directory's feed. What only uWSGI can do, call the handler, is covered
-there end to end: the same table of verdicts for each of uWSGI's modes and for ``unspool run``.
+``memory`` and ``spool`` pass the suite in ``tests/conformance``. ``uwsgi`` passes it in ``tests/uwsgi``, where pytest
+runs in a mule of a real uWSGI with the directory's feed. Calls of the handler, which only uWSGI makes, are tested there
+end to end: the same table of verdicts for each of uWSGI's modes and for ``unspool run``.
 """
 
 from .claims import ClaimTests
@@ -45,4 +45,4 @@ class BackendConformance(
     SigningTests,
     VerdictTests,
 ):
-    """The whole suite. What to supply is in :class:`Ground`."""
+    """The whole suite. :class:`Ground` lists what a subclass must supply."""

@@ -1,4 +1,4 @@
-"""Claims and their ends: one at a time, counted beforehand, settled as decided."""
+"""Claims and their ends: one at a time, counted before the run, settled as decided."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ class ClaimTests(Ground):
     """``Backend.claim`` and ``Backend.settle``."""
 
     def test_what_a_claim_tells(self, queue: Queue) -> None:
-        """A claim carries the id, the envelope, and this run among the attempts."""
+        """A claim has the id, the envelope, and the number of attempts including this run."""
         id = queue.send("task", priority=4)
         claim = queue.begin()
         assert claim.id == id
@@ -28,7 +28,7 @@ class ClaimTests(Ground):
         assert queue.state(id) is State.RUNNING
 
     def test_busy(self, queue: Queue) -> None:
-        """What is claimed cannot be claimed again."""
+        """A claimed task cannot be claimed again."""
         queue.send("task")
         claim = queue.begin()
         refusal = queue.backend.claim(claim.ref)
@@ -37,7 +37,7 @@ class ClaimTests(Ground):
 
     @pytest.mark.parametrize("disposition", [Ack(), Bury("no good"), Bury("no good", corrupt=True)])
     def test_gone(self, queue: Queue, disposition: Ack | Bury) -> None:
-        """What ended or was set aside is gone for a worker that was handed its ref before."""
+        """A task that ended or became a dead letter is gone for a worker that received its ref earlier."""
         queue.send("task")
         claim = queue.begin()
         queue.end(claim, disposition)
@@ -46,7 +46,7 @@ class ClaimTests(Ground):
         assert refusal.kind is RefusalKind.GONE
 
     def test_gone_by_hand(self, queue: Queue) -> None:
-        """So is what a person removed after it was handed out."""
+        """A task that a user removed after it was handed out is gone."""
         id = queue.send("task")
         (ticket,) = queue.take()
         queue.backend.remove(id)
@@ -70,7 +70,7 @@ class ClaimTests(Ground):
         assert entry.attempts == 1
 
     def test_damaged_is_set_aside(self, queue: Queue) -> None:
-        """A task whose bytes were altered never runs: it is set aside with a reason, and the others go on."""
+        """A damaged task never runs: it becomes corrupt with a reason, and the others continue."""
         damaged = queue.send("damaged", payload="x" * 100)
         queue.send("whole")
         self.damage(queue.backend, damaged)
@@ -86,7 +86,7 @@ class ClaimTests(Ground):
         assert queue.order(1) == ["whole"]
 
     def test_attempts_are_counted_before_the_run(self, queue: Queue) -> None:
-        """The count is kept when a task begins, so that it survives whatever the task does to its worker."""
+        """The attempt is stored when a task starts, so that it survives whatever the task does to its worker."""
         id = queue.send("task")
         queue.begin()
         entry = queue.backend.find(id)
@@ -94,7 +94,7 @@ class ClaimTests(Ground):
         assert (entry.state, entry.attempts) == (State.RUNNING, 1)
 
     def test_crash(self, queue: Queue) -> None:
-        """The task of a killed worker can be claimed at once, its attempt and the crash counted."""
+        """The task of a killed worker can be claimed at once. Its attempt and the crash are counted."""
         id = queue.send("task")
         for crashes in range(1, 3):
             queue.crash(queue.take()[0].ref)
@@ -104,14 +104,14 @@ class ClaimTests(Ground):
             queue.end(claim, Retry(queue.clock()))
 
     def test_ack(self, queue: Queue) -> None:
-        """Done is gone."""
+        """A finished task is deleted."""
         id = queue.send("task")
         assert queue.end(queue.begin(), Ack()) is None
         assert queue.state(id) is None
         assert sum(queue.backend.counts().values()) == 0
 
     def test_again(self, queue: Queue) -> None:
-        """What failed waits, under its id and priority, until the time that was decided."""
+        """A failed task waits, under its id and priority, until the time that was decided."""
         id = queue.send("task", priority=7)
         at = queue.clock() + 30
         until = queue.end(queue.begin(), Retry(at))
@@ -125,7 +125,7 @@ class ClaimTests(Ground):
         assert (claim.id, claim.attempts, claim.crashes) == (id, 2, 0)
 
     def test_release(self, queue: Queue) -> None:
-        """What was not begun is as it was: ready, and the attempt not counted."""
+        """A task that was released is ready, and the attempt is not counted."""
         id = queue.send("task")
         queue.end(queue.begin(), Release())
         entry = queue.backend.find(id)
@@ -134,7 +134,7 @@ class ClaimTests(Ground):
         assert queue.begin().attempts == 1
 
     def test_release_keeps_earlier_attempts(self, queue: Queue) -> None:
-        """Only the attempt of the claim is taken back, and it is no crash."""
+        """Only the attempt of the claim is subtracted, and it is not a crash."""
         queue.send("task")
         queue.end(queue.begin(), Retry(queue.clock()))
         queue.end(queue.begin(), Release())
@@ -143,7 +143,7 @@ class ClaimTests(Ground):
 
     @pytest.mark.parametrize(("corrupt", "state"), [(False, State.DEAD), (True, State.CORRUPT)])
     def test_bury(self, queue: Queue, corrupt: bool, state: State) -> None:
-        """What is set aside is listed with its reason and attempts, and never given again."""
+        """A dead letter is listed with its reason and attempts, and never handed out again."""
         id = queue.send("task", priority=2)
         queue.send("other")
         assert queue.end(queue.begin(), Bury("the reason", corrupt)) is None
@@ -155,7 +155,7 @@ class ClaimTests(Ground):
         assert queue.gives_nothing()
 
     def test_bury_what_never_ran(self, queue: Queue) -> None:
-        """Set aside without a run, a task keeps the count of the runs that it had."""
+        """A task that becomes a dead letter without a run keeps the count of its earlier runs."""
         id = queue.send("task")
         queue.end(queue.begin(), Retry(queue.clock()))
         queue.end(queue.begin(), Bury("unreadable", corrupt=True, begun=False))
@@ -164,7 +164,7 @@ class ClaimTests(Ground):
         assert (entry.state, entry.attempts) == (State.CORRUPT, 1)
 
     def test_claims_are_independent(self, queue: Queue) -> None:
-        """Several may be held at once and settled in any order, each with its own end."""
+        """Several claims may be held at once and settled in any order, each with its own end."""
         ids = [queue.send(f"task {number}") for number in range(4)]
         claims = [queue.begin() for _ in ids]
         queue.end(claims[2], Ack())
@@ -174,7 +174,7 @@ class ClaimTests(Ground):
         assert states == [State.DEAD, State.RUNNING, None, State.DEFERRED]
 
     def test_flush(self, queue: Queue) -> None:
-        """After ``flush`` nothing that was settled is left to be done; it may be called at any time."""
+        """After ``flush``, no settlement is left to do. It may be called at any time."""
         queue.backend.flush()
         queue.send("task")
         queue.end(queue.begin(), Ack())
@@ -182,7 +182,7 @@ class ClaimTests(Ground):
         assert sum(queue.backend.counts().values()) == 0
 
     def test_put_off_while_it_runs(self, queue: Queue) -> None:
-        """A task that was put off while it ran is not begun before that time when its worker is killed; then it is."""
+        """A task that was put off while it ran does not start before that time when its worker is killed."""
         id, ticket = self._kill_in_mid_task(queue, lambda ref: queue.backend.put_off(ref, queue.clock() + 30))
         until = queue.clock() + 30
         assert queue.state(id) is State.DEFERRED
@@ -196,14 +196,15 @@ class ClaimTests(Ground):
         assert (claim.attempts, claim.crashes) == (2, 1)
 
     def test_excused_while_it_runs(self, queue: Queue) -> None:
-        """A task that was excused while it ran and whose worker was then killed has an attempt more, and no crash."""
+        """A task that was excused while it ran and whose worker was then killed has one more attempt, and no crash."""
         id, _ = self._kill_in_mid_task(queue, queue.backend.excuse)
         assert queue.state(id) is State.READY
         claim = queue.begin()
         assert (claim.attempts, claim.crashes) == (2, 0)
 
     def _kill_in_mid_task(self, queue: Queue, before: Callable[[str], None]) -> tuple[str, Ticket]:
-        """A task whose worker was killed after ``before`` was called with its ref, and found not to run any more."""
+        """Return a task whose worker was killed after ``before`` was called with its ref, and which is no longer
+        running."""
         if not queue.backend.capabilities.forks:
             pytest.skip("no worker of this backend can be killed")
         id = queue.send("task")

@@ -10,10 +10,10 @@ __all__ = ["ControlTests"]
 
 
 class ControlTests(Ground):
-    """``Control``, as far as one process sees it."""
+    """``Control``, as one process sees it."""
 
     def test_pause(self, backend: Backend) -> None:
-        """A queue is paused until it is resumed; saying either twice is no error."""
+        """A queue is paused until it is resumed. Repeating either is not an error."""
         assert not backend.control.paused
         for _ in range(2):
             backend.control.pause()
@@ -23,7 +23,7 @@ class ControlTests(Ground):
             assert not backend.control.paused
 
     def test_period(self, backend: Backend) -> None:
-        """The period is a number of seconds above 0, and what it was set to last."""
+        """The period is a number of seconds above 0, and keeps the value that was set last."""
         assert backend.control.period > 0
         for seconds in (7, 0.25):
             backend.control.set_period(seconds)
@@ -31,12 +31,12 @@ class ControlTests(Ground):
 
     @pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf"), "5", None, True])
     def test_refuses_what_is_no_period(self, backend: Backend, value: float) -> None:
-        """Anything else is refused and changes nothing."""
+        """Any other value is refused and changes nothing."""
         backend.control.set_period(7)
         with pytest.raises(OptionRefused):
             backend.control.set_period(value)
         assert backend.control.period == 7
 
     def test_nobody_lives_here_yet(self, backend: Backend) -> None:
-        """A queue that nobody serves has no live processes."""
+        """A queue without workers has no live processes."""
         assert backend.control.live() == []

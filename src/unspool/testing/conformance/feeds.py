@@ -1,4 +1,4 @@
-"""Feeds: what is due, in order, each ticket once, and when to look again."""
+"""Feeds: due tasks in order, each ticket once, and when to check again."""
 
 from ... import codec
 from ...message import Ack, Message, Release, Retry, State
@@ -17,21 +17,21 @@ class FeedTests(Ground):
         assert queue.order(5) == ["zero", "two", "ten", "most", "none"]
 
     def test_first_in_first_out(self, queue: Queue) -> None:
-        """Of the same priority, the first that was sent runs first."""
+        """Of two tasks with the same priority, the one sent first runs first."""
         labels = [f"task {number}" for number in range(30)]
         for label in labels:
             queue.send(label, priority=3)
         assert queue.order(30) == labels
 
     def test_batches_keep_their_order(self, queue: Queue) -> None:
-        """Nor does sending many at the same moment change the order."""
+        """Sending many tasks at the same moment keeps their order."""
         labels = [f"task {number}" for number in range(30)]
         queue.backend.send([codec.encode(Message(label)) for label in labels])
         queue.clock.advance(TICK)
         assert queue.order(30) == labels
 
     def test_deferred_ones_run_in_the_order_of_their_due_times(self, queue: Queue) -> None:
-        """What counts is when a task is due, not when it was sent."""
+        """The due time decides the order, not the time of sending."""
         start = queue.clock()
         for label, seconds in [("third", 30.0), ("first", 10.0), ("second", 20.0)]:
             queue.send(label, due=start + seconds)
@@ -41,7 +41,7 @@ class FeedTests(Ground):
         assert queue.order(4) == ["first", "second", "fourth", "third"]
 
     def test_a_later_task_of_higher_priority_overtakes(self, queue: Queue) -> None:
-        """All that has not been handed out yet gives way."""
+        """An urgent task overtakes all tasks that have not been handed out yet."""
         queue.send("first")
         queue.send("second")
         assert queue.order(1) == ["first"]
@@ -49,7 +49,7 @@ class FeedTests(Ground):
         assert queue.order(2) == ["urgent", "second"]
 
     def test_never_early(self, queue: Queue) -> None:
-        """A deferred task is not handed out before its time, and is then."""
+        """A deferred task is not handed out before its time, and is handed out then."""
         queue.send("later", due=queue.clock() + 100)
         assert queue.gives_nothing()
         queue.clock.advance(90)
@@ -58,7 +58,7 @@ class FeedTests(Ground):
         assert queue.order(1) == ["later"]
 
     def test_says_when_to_look_again(self, queue: Queue) -> None:
-        """``next_due`` is not after the first due time; whoever sleeps until then is not late."""
+        """``next_due`` is not after the first due time, so a caller that sleeps until then is not late."""
         due = queue.clock() + 100
         queue.send("later", due=due)
         queue.look()
@@ -67,7 +67,7 @@ class FeedTests(Ground):
         assert following <= due
 
     def test_hands_out_once(self, queue: Queue) -> None:
-        """A ticket that is handed out is not given again, and not more are than were asked for."""
+        """A ticket is handed out once, and no more tickets than requested are."""
         for number in range(5):
             queue.send(f"task {number}")
         first = queue.take(2)
@@ -76,14 +76,14 @@ class FeedTests(Ground):
         assert queue.gives_nothing()
 
     def test_gives_back(self, queue: Queue) -> None:
-        """What was taken and not begun is given again, in its old place."""
+        """Tickets that were taken and not started are handed out again, in their former order."""
         for number in range(4):
             queue.send(f"task {number}")
         queue.feed.give_back(queue.take(2))
         assert queue.order(4) == ["task 0", "task 1", "task 2", "task 3"]
 
     def test_peek(self, queue: Queue) -> None:
-        """``peek`` shows what ``take`` would give, and takes nothing."""
+        """``peek`` returns the ticket that ``take`` would return, and takes none."""
         queue.look()
         assert queue.feed.peek() is None
         queue.send("low", priority=9)
@@ -94,14 +94,14 @@ class FeedTests(Ground):
         assert [shown] == queue.take()
 
     def test_tickets_sort_in_the_order_of_running(self, queue: Queue) -> None:
-        """So a supervisor of several queues can choose between their first tickets."""
+        """Tickets sort in the order of execution, so a supervisor of several queues can choose between them."""
         for label, priority in [("none", None), ("five", 5), ("zero", 0), ("five again", 5)]:
             queue.send(label, priority=priority)
         tickets = queue.take(4)
         assert tickets == sorted(tickets)
 
     def test_backlog_and_idle(self, queue: Queue) -> None:
-        """A feed is idle when nothing is ready, handed out or being looked for; what is deferred does not count."""
+        """A feed is idle if no task is ready, handed out or being looked for. Deferred tasks do not count."""
         queue.send("later", due=queue.clock() + 100)
         queue.look()
         assert queue.feed.idle
@@ -120,13 +120,13 @@ class FeedTests(Ground):
         assert queue.feed.idle
 
     def test_settled_for_good(self, queue: Queue) -> None:
-        """A task that ended is not given again."""
+        """A task that ended is not handed out again."""
         queue.send("task")
         queue.end(queue.begin(), Ack())
         assert queue.gives_nothing()
 
     def test_settled_until(self, queue: Queue) -> None:
-        """One that runs again is given at its time and not before."""
+        """A task that runs again is handed out at its time and not before."""
         queue.send("task")
         until = queue.end(queue.begin(), Retry(queue.clock() + 50))
         assert until is not None
@@ -136,13 +136,13 @@ class FeedTests(Ground):
         assert queue.order(1) == ["task"]
 
     def test_released_is_given_again(self, queue: Queue) -> None:
-        """One that was put back is given again at once."""
+        """A task that was put back is handed out again at once."""
         queue.send("task")
         queue.end(queue.begin(), Release())
         assert queue.order(1) == ["task"]
 
     def test_doubt_finds_what_a_dead_worker_held(self, queue: Queue) -> None:
-        """After a worker's death, what it ran and what it had only been handed are both given again."""
+        """After a worker's death, its running task and its other tickets are handed out again."""
         queue.send("running")
         queue.send("handed out")
         running, _ = queue.take(2)
@@ -150,7 +150,7 @@ class FeedTests(Ground):
         assert sorted(queue.order(2)) == ["handed out", "running"]
 
     def test_a_new_feed_sees_all(self, queue: Queue) -> None:
-        """A supervisor that starts finds what is there, in order, but for what somebody runs."""
+        """A new feed finds the existing tasks in order, except those that are running."""
         queue.send("low", priority=9)
         queue.send("high", priority=1)
         queue.send("later", due=queue.clock() + 50)
@@ -162,7 +162,7 @@ class FeedTests(Ground):
         assert queue.order(1) == ["later"]
 
     def test_paused(self, queue: Queue) -> None:
-        """While the queue is paused nothing is handed out, and all of it after."""
+        """While the queue is paused, no task is handed out. All are handed out afterwards."""
         queue.send("task")
         queue.look()
         assert not queue.feed.paused
@@ -176,7 +176,7 @@ class FeedTests(Ground):
         assert not queue.feed.paused
 
     def test_retried_by_hand_is_given(self, queue: Queue) -> None:
-        """A task that a person makes ready is handed out: one that waited for its time, and one that was set aside."""
+        """A task that a user makes ready is handed out, whether it was deferred or a dead letter."""
         waiting = queue.send("waiting", due=queue.clock() + 1000)
         queue.look()
         queue.backend.retry(waiting)
@@ -185,6 +185,6 @@ class FeedTests(Ground):
         assert queue.labels(State.RUNNING) == ["waiting"]
 
     def test_is_there(self, queue: Queue) -> None:
-        """The place is not gone when it is there."""
+        """A queue that exists is not gone."""
         queue.look()
         assert not queue.feed.gone

@@ -1,4 +1,4 @@
-"""What the suite stands on: what a backend's own tests supply, and the moves that the tests are made of."""
+"""The base of the suite: what a backend's own tests supply, and the steps that the tests consist of."""
 
 import os
 import signal
@@ -19,29 +19,30 @@ from ..waiting import readable
 __all__ = ["PATIENCE", "TICK", "Ground", "Queue"]
 
 TICK = 0.001
-"""Seconds by which the clock moves with each task that is sent, so that first in, first out has one answer."""
+"""Seconds by which the clock moves with each sent task, so that first in, first out has one result."""
 
-_POLL = 1.0  # seconds by which the clock moves where a feed learns of changes only by looking again
-PATIENCE = 50  # looks of a tenth of a second at a feed that is told of changes from outside
+_POLL = 1.0  # seconds by which the clock moves if a feed notices changes only by polling
+PATIENCE = 50  # looks of a tenth of a second at a feed that other processes notify of changes
 
 
 class Ground(ABC):
-    """What to supply; every test class of the suite is an heir."""
+    """The base of each test class: what a backend's tests must supply."""
 
     @abstractmethod
     def make_backend(self, clock: Clock, place: Path, signer: Signer | None = None) -> Backend:
-        """A backend with this clock, whose tasks are signed and verified by ``signer`` if there is one.
+        """Return a backend with this clock. ``signer``, if given, signs and verifies its tasks.
 
-        :param place: a directory of the test's own, empty at first. Called again with the same one, where the backend's
-            ``Capabilities.forks`` is true, it returns another object for the same queue, as another process would.
+        :param place: a directory for this test, empty at first. If it is called again with the same directory and the
+            backend's ``Capabilities.forks`` is true, it returns another object for the same queue, as another process
+            would.
         """
 
     @abstractmethod
     def damage(self, backend: Backend, id: str) -> None:
-        """Alters a byte of what is stored of a waiting task, behind the backend's back."""
+        """Alter a byte of a stored waiting task without using the backend."""
 
     def crash(self, backend: Backend, ref: str) -> None:
-        """Lets a worker claim the task and be killed while it runs. Returns when it is dead."""
+        """Claim the task in a child process and kill the child while it runs. Return when it is dead."""
         pid = os.fork()
         if pid == 0:
             try:
@@ -52,26 +53,27 @@ class Ground(ABC):
         self.bury(pid)
 
     def bury(self, pid: int) -> None:  # noqa: B027  most grounds have nothing to wait for
-        """Wait until the ground has noticed that a process has ended or closed its backend. Kernels notice at once."""
+        """Wait until the backend has noticed that a process has ended or closed its backend. A kernel notices at
+        once."""
 
     def tell(self, feed: Feed) -> None:  # noqa: B027  the same
-        """Waits until a feed has been told of all that was done before; a kernel has told at once."""
+        """Wait until a feed has received all earlier changes. A kernel delivers them at once."""
 
     @pytest.fixture
     def clock(self) -> FakeClock:
-        """The time of the test."""
+        """Return the clock of the test."""
         return FakeClock()
 
     @pytest.fixture
     def backend(self, clock: FakeClock, tmp_path: Path) -> Iterator[Backend]:
-        """The backend under test, empty."""
+        """Yield the empty backend under test."""
         backend = self.make_backend(clock, tmp_path)
         yield backend
         backend.close()
 
     @pytest.fixture
     def queue(self, backend: Backend, clock: FakeClock) -> Iterator["Queue"]:
-        """The same with a feed."""
+        """Yield the backend under test with a feed."""
         if not backend.capabilities.feeds:
             pytest.skip("this backend has no feeds")
         queue = Queue(backend, clock, lambda ref: self.crash(backend, ref), self.tell)
@@ -80,7 +82,7 @@ class Ground(ABC):
 
     @pytest.fixture
     def other(self, queue: "Queue", clock: FakeClock, tmp_path: Path) -> Iterator[Backend]:
-        """Another process's view of the queue."""
+        """Yield another process's view of the queue."""
         if not queue.backend.capabilities.forks:
             pytest.skip("no other process sees this backend's tasks")
         backend = self.make_backend(clock, tmp_path)
@@ -89,7 +91,7 @@ class Ground(ABC):
 
 
 class Queue:
-    """A backend and its feed, with what a supervisor and a worker do to them."""
+    """A backend and its feed, with the operations of a supervisor and a worker."""
 
     def __init__(
         self, backend: Backend, clock: FakeClock, crash: Callable[[str], None], tell: Callable[[Feed], None]
@@ -101,12 +103,12 @@ class Queue:
         self._crash = crash
 
     def send(self, label: str, *, priority: int | None = None, due: float | None = None, payload: Any = None) -> str:
-        """Sends a task that listings will call ``label``."""
+        """Send a task that listings show as ``label``, and return its id."""
         self.clock.advance(TICK)
         return self.backend.send([codec.encode(Message(label, payload, None, priority, due))])[0]
 
     def look(self) -> None:
-        """Lets the feed take in what is new."""
+        """Let the feed process changes."""
         if self.feed.fileno() is None:
             self.clock.advance(_POLL)
         self._tell(self.feed)
@@ -114,7 +116,7 @@ class Queue:
             pass
 
     def take(self, count: int = 1) -> list[Ticket]:
-        """The next tickets; fails unless there are so many."""
+        """Return the next tickets. Fail unless there are ``count``."""
         taken: list[Ticket] = []
         for _ in range(PATIENCE):
             self.look()
@@ -127,12 +129,12 @@ class Queue:
         return taken
 
     def gives_nothing(self) -> bool:
-        """Whether the feed, up to date, has nothing to run."""
+        """Return whether the feed, up to date, has no task to run."""
         self.look()
         return not self.feed.take(1)
 
     def begin(self) -> Claim:
-        """Claims the next task that can be, as a worker would."""
+        """Claim the next available task, as a worker does."""
         while True:
             (ticket,) = self.take()
             claim = self.backend.claim(ticket.ref)
@@ -141,38 +143,38 @@ class Queue:
             self.refused(ticket, claim)
 
     def refused(self, ticket: Ticket, refusal: Refusal) -> None:
-        """Lets the feed know that a ticket could not be claimed."""
+        """Tell the feed that a ticket could not be claimed."""
         if refusal.kind is RefusalKind.BUSY:
             self.feed.busy(ticket.ref)
         else:
             self.feed.settled(ticket.ref, refusal.until)
 
     def end(self, claim: Claim, disposition: Disposition) -> float | None:
-        """Settles a claim and lets the feed know; when it is to be looked at again."""
+        """Settle a claim, tell the feed, and return when to check the task again."""
         until = self.backend.settle(claim, disposition)
         self.backend.flush()
         self.feed.settled(claim.ref, until)
         return until
 
     def crash(self, ref: str) -> None:
-        """A worker dies while it runs a ticket that was taken; the supervisor notices."""
+        """Kill a worker while it runs a ticket, and let the supervisor notice."""
         self._crash(ref)
         self.feed.doubt()
         self.look()
 
     def order(self, count: int) -> list[str]:
-        """The labels of the next tasks, in the order in which they are begun; they stay claimed."""
+        """Return the labels of the next tasks in the order in which they start. They stay claimed."""
         return [codec.task_label(self.begin().envelope.vars) for _ in range(count)]
 
     def labels(self, *states: State) -> list[str]:
-        """The labels that a listing of these states (all, if none is given) shows, in its order."""
+        """Return the labels in a listing of these states (all if none is given), in its order."""
         return [entry.task for entry in self.backend.entries(frozenset(states or State))]
 
     def state(self, id: str) -> State | None:
-        """Where a task stands; None if it is gone."""
+        """Return the state of a task, or None if it is gone."""
         entry = self.backend.find(id)
         return entry.state if entry else None
 
     def close(self) -> None:
-        """Ends the feed."""
+        """Close the feed."""
         self.feed.close()

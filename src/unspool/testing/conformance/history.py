@@ -1,4 +1,4 @@
-"""What ran."""
+"""The history of runs."""
 
 from ...backends.base import Backend
 from ...message import Record, Verdict
@@ -19,26 +19,26 @@ class HistoryTests(Ground):
     """``Backend.record`` and ``Backend.history``."""
 
     def test_no_history(self, backend: Backend) -> None:
-        """Where nothing ran there is no history."""
+        """A new queue has no history."""
         assert backend.history() == []
         backend.record([])
         assert backend.history(id="any") == []
 
     def test_newest_first(self, backend: Backend, clock: FakeClock) -> None:
-        """Records come back as they were given, the newest first, over all batches."""
+        """Records are returned unchanged, newest first, across all batches."""
         first, second = _records(clock, "a", "b"), _records(clock, "c")
         backend.record(first)
         backend.record(second)
         assert backend.history() == [*second, *reversed(first)]
 
     def test_limited_history(self, backend: Backend, clock: FakeClock) -> None:
-        """No more than asked for, and the newest of them."""
+        """No more than ``limit`` records are returned, and they are the newest."""
         records = _records(clock, *"abcdef")
         backend.record(records)
         assert backend.history(limit=2) == [records[5], records[4]]
 
     def test_of_one_task(self, backend: Backend, clock: FakeClock) -> None:
-        """All runs of one task, by its id."""
+        """All runs of one task are returned by its id."""
         records = _records(clock, "a", "b", "a")
         backend.record(records)
         assert backend.history(id="a") == [records[2], records[0]]

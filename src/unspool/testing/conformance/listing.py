@@ -1,4 +1,4 @@
-"""Looking at tasks, and what a person may do to one."""
+"""Listings of tasks, and changes of single tasks."""
 
 import re
 
@@ -13,7 +13,7 @@ __all__ = ["ListingTests"]
 
 
 def one_of_each(queue: Queue) -> dict[State, str]:
-    """Tasks in all states, by their ids when they were sent."""
+    """Return tasks in all states, by their ids when they were sent."""
     ids = {}
     for state, bury in [(State.DEAD, Bury("gave up")), (State.CORRUPT, Bury("torn", corrupt=True))]:
         ids[state] = queue.send(str(state))
@@ -29,12 +29,12 @@ class ListingTests(Ground):
     """``Backend.entries``, ``counts``, ``find``, ``read``, ``retry`` and ``remove``."""
 
     def test_states(self, queue: Queue) -> None:
-        """Each task is found in the state that it is in, whichever id it was sent under."""
+        """Each task is found in its state, under the id that it was sent with."""
         ids = one_of_each(queue)
         assert {state: queue.state(id) for state, id in ids.items()} == {state: state for state in State}
 
     def test_counts_agree_with_entries(self, queue: Queue) -> None:
-        """Counting and listing never disagree."""
+        """Counts and listings agree."""
         one_of_each(queue)
         queue.send("one more", priority=1)
         entries = list(queue.backend.entries())
@@ -65,7 +65,7 @@ class ListingTests(Ground):
         assert queue.backend.summary().oldest == pytest.approx(entry.due, abs=0.001)
 
     def test_entries_of_chosen_states(self, queue: Queue) -> None:
-        """A listing shows what was asked for and nothing else."""
+        """A listing shows the requested states and no others."""
         one_of_each(queue)
         for state in State:
             assert queue.labels(state) == [str(state)]
@@ -73,7 +73,8 @@ class ListingTests(Ground):
         assert list(queue.backend.entries(frozenset())) == []
 
     def test_order(self, queue: Queue) -> None:
-        """Running ones, then ready ones as they would run, then deferred ones by due time, then those set aside."""
+        """Running tasks come first, then ready ones in order of execution, then deferred ones by due time, then dead
+        letters."""
         start = queue.clock()
         one_of_each(queue)
         queue.send("ready 5", priority=5)
@@ -89,7 +90,7 @@ class ListingTests(Ground):
         ]
 
     def test_order_after_a_failure(self, queue: Queue) -> None:
-        """A task that failed has its place by the time at which it was due again."""
+        """A failed task is listed by its new due time."""
         queue.send("failed")
         queue.end(queue.begin(), Retry(queue.clock() + 10))
         queue.send("before")
@@ -98,7 +99,7 @@ class ListingTests(Ground):
         assert queue.labels(State.READY) == ["before", "failed", "after"]
 
     def test_limited_listing(self, queue: Queue) -> None:
-        """A limited listing is the beginning of the whole one."""
+        """A limited listing is the beginning of the complete one."""
         one_of_each(queue)
         whole = queue.labels()
         for limit in range(len(whole) + 2):
@@ -116,7 +117,7 @@ class ListingTests(Ground):
         assert queue.backend.find(id) == entry
 
     def test_listed_ids_are_understood(self, queue: Queue) -> None:
-        """The id that a listing shows finds that task, also where it differs from the one it was sent under."""
+        """The id in a listing finds its task, even if it differs from the id that the task was sent with."""
         one_of_each(queue)
         for entry in queue.backend.entries():
             assert queue.backend.find(entry.id) == entry
@@ -138,7 +139,7 @@ class ListingTests(Ground):
         assert find_ended(short, [backend]) == (backend, [renewed])
 
     def test_find_what_is_not_there(self, queue: Queue) -> None:
-        """What ended, and what never was, is None."""
+        """Tasks that have ended and tasks that never existed are None."""
         id = queue.send("task")
         queue.end(queue.begin(), Ack())
         assert queue.backend.find(id) is None
@@ -147,7 +148,7 @@ class ListingTests(Ground):
         assert queue.backend.read("no such thing") is None
 
     def test_read(self, queue: Queue) -> None:
-        """Reading gives the envelope as well, in every state, and never disturbs a run."""
+        """Reading returns the envelope too, in every state, and does not disturb a run."""
         ids = one_of_each(queue)
         for state, id in ids.items():
             found = queue.backend.read(id)
@@ -161,7 +162,7 @@ class ListingTests(Ground):
         assert (running.state, running.attempts) == (State.RUNNING, 1)
 
     def test_reading_leaves_the_claim_alone(self, queue: Queue) -> None:
-        """After every kind of look at it, a claimed task is still claimed."""
+        """A claimed task stays claimed after any kind of reading."""
         id = queue.send("task")
         claim = queue.begin()
         queue.backend.read(id)
@@ -173,7 +174,7 @@ class ListingTests(Ground):
         assert refusal.kind is RefusalKind.BUSY
 
     def test_read_damaged(self, queue: Queue) -> None:
-        """Where the bytes are damaged there is an entry and no envelope."""
+        """A damaged task has an entry and no envelope."""
         id = queue.send("task", payload="x" * 100)
         self.damage(queue.backend, id)
         found = queue.backend.read(id)
@@ -182,7 +183,7 @@ class ListingTests(Ground):
 
     @pytest.mark.parametrize("state", [State.READY, State.DEFERRED, State.DEAD, State.CORRUPT])
     def test_retry_makes_ready(self, queue: Queue, state: State) -> None:
-        """A waiting or set-aside task is made ready now, under the id that is returned, without a reason."""
+        """A waiting task or a dead letter becomes ready now, under the id that is returned, without a reason."""
         id = queue.backend.retry(one_of_each(queue)[state])
         entry = queue.backend.find(id)
         assert entry is not None
@@ -192,14 +193,14 @@ class ListingTests(Ground):
         assert queue.backend.counts()[State.READY] == (1 if state is State.READY else 2)
 
     def test_retry_by_the_listed_id(self, queue: Queue) -> None:
-        """The id that a listing shows of a set-aside task does as well."""
+        """The id that a listing shows for a dead letter can be retried too."""
         one_of_each(queue)
         (entry,) = queue.backend.entries(frozenset({State.DEAD}))
         assert queue.state(queue.backend.retry(entry.id)) is State.READY
         assert queue.labels(State.DEAD) == []
 
     def test_retry_counts_afresh(self, queue: Queue) -> None:
-        """Neither attempts nor crashes of before count any more."""
+        """Earlier attempts and crashes no longer count."""
         id = queue.send("task")
         queue.crash(queue.take()[0].ref)
         queue.end(queue.begin(), Retry(queue.clock() + 100))
@@ -209,7 +210,7 @@ class ListingTests(Ground):
         assert (claim.attempts, claim.crashes) == (1, 0)
 
     def test_a_retried_task_runs(self, queue: Queue) -> None:
-        """After a retry a set-aside task is handed out and can end well."""
+        """After a retry, a dead letter is handed out and can be processed."""
         id = queue.send("task")
         queue.end(queue.begin(), Bury("gave up"))
         id = queue.backend.retry(id)
@@ -218,14 +219,14 @@ class ListingTests(Ground):
 
     @pytest.mark.parametrize("state", [State.READY, State.DEFERRED, State.DEAD, State.CORRUPT])
     def test_remove(self, queue: Queue, state: State) -> None:
-        """A task that is not running is deleted, wherever it stands; the others stay."""
+        """A task that is not running is deleted in any state. The others stay."""
         ids = one_of_each(queue)
         queue.backend.remove(ids[state])
         assert queue.state(ids[state]) is None
         assert queue.backend.counts() == dict.fromkeys(State, 1) | {state: 0}
 
     def test_changes_while_listing(self, queue: Queue) -> None:
-        """Tasks may be removed or retried while a listing that tells of them is read: each is seen once."""
+        """Tasks may be removed or retried while a listing is read. Each is seen once."""
         one_of_each(queue)
         for number in range(5):
             queue.send(f"ready {number}")
@@ -240,7 +241,7 @@ class ListingTests(Ground):
         assert sorted(queue.labels(State.READY)) == ["corrupt", "dead", "deferred"]
 
     def test_running_ones_are_left_alone(self, queue: Queue) -> None:
-        """A running task can be neither retried nor removed, and runs on."""
+        """A running task can be neither retried nor removed, and continues."""
         id = queue.send("task")
         claim = queue.begin()
         with pytest.raises(TaskBusy):
@@ -268,7 +269,7 @@ class ListingTests(Ground):
         assert queue.labels() == ["task"]
 
     def test_nothing_to_retry_or_remove(self, queue: Queue) -> None:
-        """A task that is not there is a LookupError."""
+        """A task that does not exist raises LookupError."""
         id = queue.send("task")
         queue.end(queue.begin(), Ack())
         for missing in (id, "no such thing"):

@@ -1,4 +1,4 @@
-"""Tasks carried from queue to queue: each is in one of them, wherever whoever carries them is killed."""
+"""Transfers between queues: each task is in exactly one of them, at whatever point the carrier is killed."""
 
 import os
 import signal
@@ -24,14 +24,14 @@ _MINUTE = 60.0
 
 
 def depot_of(backend: Backend) -> Depot:
-    """The backend's depot."""
+    """Return the backend's depot."""
     if not isinstance(backend, Movable):
         pytest.skip("this backend's tasks cannot be carried to another")
     return backend.depot
 
 
 def begins_nothing(queue: Queue) -> bool:
-    """Whether nothing can be begun: a feed may still hand out what has left since, which then is gone."""
+    """Return whether no task can start. A feed may still hand out a task that has left; it is then gone."""
     while True:
         queue.look()
         tickets = queue.feed.take(10)
@@ -45,7 +45,7 @@ def begins_nothing(queue: Queue) -> bool:
 
 
 def carry(source: Depot, destination: Depot, ids: Sequence[str], upto: str = "gone") -> None:
-    """Carries tasks, as far as the named step; with no ids, what somebody else has begun to carry."""
+    """Carry tasks up to the named step. Without ids, carry the tasks that another process has begun to carry."""
     parcels = source.leave(ids) if ids else source.departures()
     steps = _STEPS[1 : _STEPS.index(upto) + 1]
     known = [parcel for parcel in parcels if parcel.destination]
@@ -65,24 +65,24 @@ class MovingTests(Ground):
 
     @pytest.fixture
     def here(self, queue: Queue) -> Depot:
-        """The depot of the backend under test."""
+        """Return the depot of the backend under test."""
         return depot_of(queue.backend)
 
     @pytest.fixture
     def there(self, queue: Queue, clock: FakeClock) -> MemoryBackend:
-        """Another queue."""
+        """Return another queue."""
         return MemoryBackend("there", clock=clock)
 
     @pytest.fixture
     def elsewhere(self, queue: Queue, clock: FakeClock, tmp_path: Path) -> Iterator[Backend]:
-        """Another process's view of the queue; of a backend that no other process sees, the same."""
+        """Yield another process's view of the queue, or the same backend if no other process sees it."""
         backend = self.make_backend(clock, tmp_path) if queue.backend.capabilities.forks else queue.backend
         yield backend
         if backend is not queue.backend:
             backend.close()
 
     def killed(self, backend: Backend, work: Callable[[], Any]) -> None:
-        """Has another process do something and be killed then; of a backend that no other sees, this one does it."""
+        """Let another process do some work and kill it. If no other process sees the backend, do the work here."""
         if not backend.capabilities.forks:
             work()
             return
@@ -97,7 +97,7 @@ class MovingTests(Ground):
         self.bury(pid)
 
     def test_carried_away(self, queue: Queue, here: Depot, there: MemoryBackend) -> None:
-        """A task that was carried is in the other queue, with all that is known of it, and no longer in this one."""
+        """A task that was moved is in the other queue with all its metadata, and no longer in this one."""
         due = queue.clock() + 500
         ids = [queue.send("later", priority=3, due=due, payload="p" * 200), queue.send("now")]
         carry(here, there.depot, ids)
@@ -109,7 +109,7 @@ class MovingTests(Ground):
         assert later.due == pytest.approx(due, abs=0.01)
 
     def test_bytes_are_the_same(self, queue: Queue, here: Depot, there: MemoryBackend) -> None:
-        """What is carried is the wire form, byte for byte, on the way here and on the way away."""
+        """The wire form is transferred byte for byte, in both directions."""
         sent = codec.encode(Message("task", {"to": "ann"}, None, 4, None))
         (id,) = there.send([sent])
         carry(there.depot, here, [id])
@@ -118,7 +118,7 @@ class MovingTests(Ground):
         assert parcel.data == wire.dump(sent.vars, sent.body, None)
 
     def test_counts_go_along(self, queue: Queue, here: Depot, there: MemoryBackend) -> None:
-        """Attempts and crashes count on in the other queue, and back in this one."""
+        """Attempts and crashes continue to count in the other queue, and back in this one."""
         queue.send("task", priority=1)
         queue.crash(queue.take()[0].ref)
         queue.end(queue.begin(), Retry(queue.clock() + 50))
@@ -134,7 +134,7 @@ class MovingTests(Ground):
         assert (claim.attempts, claim.crashes) == (3, 1)
 
     def test_a_crash_without_a_witness(self, queue: Queue, here: Depot, there: MemoryBackend) -> None:
-        """A task whose worker was killed can be carried, with no supervisor alive, and the crash counts."""
+        """A task whose worker was killed can be moved while no supervisor is alive, and the crash counts."""
         id = queue.send("task")
         ref = queue.take()[0].ref
         queue.feed.close()
@@ -148,7 +148,8 @@ class MovingTests(Ground):
 
     @pytest.mark.parametrize(("corrupt", "state"), [(False, State.DEAD), (True, State.CORRUPT)])
     def test_set_aside(self, queue: Queue, here: Depot, there: MemoryBackend, corrupt: bool, state: State) -> None:
-        """What was set aside stays so, with its reason, priority and attempts, both ways; it can be retried then."""
+        """A dead letter stays one, with its reason, priority and attempts, in both directions. It can then be
+        retried."""
         queue.send("task", priority=2)
         queue.end(queue.begin(), Bury("the reason", corrupt))
         (entry,) = queue.backend.entries()
@@ -164,14 +165,14 @@ class MovingTests(Ground):
         assert queue.begin().attempts == 1
 
     def test_what_runs_stays(self, queue: Queue, here: Depot) -> None:
-        """A task that is running, or not there, does not leave, and runs on."""
+        """A running or missing task does not leave, and continues."""
         id = queue.send("task")
         claim = queue.begin()
         assert here.leave([id, "no such thing"]) == []
         assert queue.end(claim, Ack()) is None
 
     def test_what_was_handed_out_leaves(self, queue: Queue, here: Depot, there: MemoryBackend) -> None:
-        """A task that was handed out and not begun leaves; whoever was handed it finds it gone."""
+        """A task that was handed out and not started leaves. The worker that receives it finds it gone."""
         id = queue.send("task")
         (ticket,) = queue.take()
         carry(here, there.depot, [id])
@@ -180,7 +181,7 @@ class MovingTests(Ground):
         assert refusal.kind is RefusalKind.GONE
 
     def test_under_way(self, queue: Queue, here: Depot) -> None:
-        """What has begun to leave is listed as what it was, is not run, and cannot be changed by hand."""
+        """A task in transfer is listed in its former state, is not run, and cannot be changed by a user."""
         id = queue.send("task")
         assert len(here.leave([id])) == 1
         entry = queue.backend.find(id)
@@ -196,7 +197,7 @@ class MovingTests(Ground):
         assert here.leave([id]) == []
 
     def test_put_back(self, queue: Queue, here: Depot) -> None:
-        """What does not leave after all is as it was before, and runs."""
+        """A task whose transfer is aborted is as it was before, and runs."""
         due = queue.clock() + 30
         id = queue.send("task", priority=5, due=due)
         before = queue.backend.find(id)
@@ -206,14 +207,14 @@ class MovingTests(Ground):
         assert queue.order(1) == ["task"]
 
     def test_put_aside(self, queue: Queue, here: Depot) -> None:
-        """What must not leave, for it is damaged or unsigned, can be set aside with the reason."""
+        """A task that must not leave, because it is damaged or unsigned, can become corrupt with the reason."""
         id = queue.send("task")
         here.stay(here.leave([id]), "the reason")
         (entry,) = queue.backend.entries()
         assert (entry.state, entry.reason, entry.attempts) == (State.CORRUPT, "the reason", 0)
 
     def test_damage_is_carried_as_it_is(self, queue: Queue, here: Depot, there: MemoryBackend) -> None:
-        """The bytes of a damaged task are given as they are: it is for the carrier to leave it where it was."""
+        """The bytes of a damaged task are returned unchanged. The carrier decides to leave it."""
         id = queue.send("task", payload="x" * 100)
         self.damage(queue.backend, id)
         queue.clock.advance(_MINUTE)
@@ -222,7 +223,7 @@ class MovingTests(Ground):
         assert parcel.data != there_bytes("task", "x" * 100)
 
     def test_accepted_is_not_yet_here(self, queue: Queue, here: Depot) -> None:
-        """What was accepted is neither listed nor run before it is confirmed."""
+        """A staged task is neither listed nor run before the commit."""
         here.accept([parcel("one")])
         assert queue.labels() == []
         assert sum(queue.backend.counts().values()) == 0
@@ -231,7 +232,7 @@ class MovingTests(Ground):
         assert queue.order(1) == ["one"]
 
     def test_offered_again(self, queue: Queue, here: Depot) -> None:
-        """A task is kept once, however often it is accepted and confirmed; also after it has run."""
+        """A task is stored once, however often it is staged and committed, even after it has run."""
         here.accept([parcel("one")])
         here.accept([parcel("one"), parcel("two")])
         here.confirm([parcel("one")])
@@ -243,7 +244,7 @@ class MovingTests(Ground):
         assert len(queue.labels()) == 2
 
     def test_confirmed_wakes(self, queue: Queue, here: Depot) -> None:
-        """A feed is told of what arrives, and gives it in order among the others."""
+        """A feed is notified of arriving tasks, and hands them out in order among the others."""
         queue.look()
         queue.send("other")
         here.accept([parcel("first")._replace(due=queue.clock() - 10), parcel("urgent")._replace(priority=0)])
@@ -252,7 +253,7 @@ class MovingTests(Ground):
 
     @pytest.mark.parametrize("upto", _STEPS)
     def test_killed_on_the_way_here(self, queue: Queue, here: Depot, clock: FakeClock, upto: str) -> None:
-        """After any step, carrying what is under way once more brings each task here exactly once."""
+        """After a kill at any step, repeating the transfer brings each task here exactly once."""
         there = MemoryBackend("there", clock=clock)
         ids = there.send([codec.encode(Message(f"task {number}")) for number in range(3)])
         carry(there.depot, here, ids, upto)
@@ -265,7 +266,7 @@ class MovingTests(Ground):
     def test_killed_on_the_way_away(
         self, queue: Queue, here: Depot, elsewhere: Backend, clock: FakeClock, tmp_path: Path, upto: str
     ) -> None:
-        """The same in the other direction: whoever comes next finds all that is under way, and only that."""
+        """After a kill at any step, the next process finds all tasks in transfer, and only those."""
         there = MemoryBackend("there", clock=clock)
         ids = [queue.send(f"task {number}", priority=number) for number in range(3)]
         stays = queue.send("stays")
@@ -288,7 +289,7 @@ class MovingTests(Ground):
         assert depot_of(elsewhere).departures() == []
 
     def test_keys_stay(self, queue: Queue, here: Depot, elsewhere: Backend) -> None:
-        """Whoever carries on where another was killed knows a task by the same key."""
+        """A process that continues a transfer sees a task under the same key."""
         id = queue.send("task")
         keys = []
 
@@ -304,7 +305,7 @@ class MovingTests(Ground):
         assert keys[0] == keys[1]
 
     def test_one_carries(self, queue: Queue, here: Depot, elsewhere: Backend) -> None:
-        """What one process carries no other takes up."""
+        """No other process takes over a task that a live process carries."""
         if not queue.backend.capabilities.forks:
             pytest.skip("there is no other process")
         id = queue.send("task")
@@ -317,12 +318,12 @@ class MovingTests(Ground):
 
 
 def parcel(label: str) -> Parcel:
-    """A task from elsewhere, due long ago."""
+    """Return a task from elsewhere, due long ago."""
     due = 1_000_000.0 + sum(label.encode())
     return Parcel(f"key-of-{label}", "elsewhere/1", State.READY, there_bytes(label), None, due)
 
 
 def there_bytes(label: str, payload: Any = None) -> bytes:
-    """The wire form of a task."""
+    """Return the wire form of a task."""
     envelope = codec.encode(Message(label, payload))
     return wire.dump(envelope.vars, envelope.body, None)

@@ -1,4 +1,4 @@
-"""Sending: what is acknowledged is kept, whole and in order."""
+"""Sending: acknowledged tasks are stored completely and in order."""
 
 import threading
 
@@ -15,14 +15,14 @@ class SendingTests(Ground):
     """``Backend.send``."""
 
     def test_ids_come_in_order(self, backend: Backend) -> None:
-        """A batch gives one id a task, in order, all different, and each finds its own task."""
+        """A batch returns one id per task, in order and all different, and each finds its own task."""
         ids = backend.send([codec.encode(Message(f"task {number}")) for number in range(20)])
         entries = [backend.find(id) for id in ids]
         assert len(set(ids)) == 20
         assert [entry and entry.task for entry in entries] == [f"task {number}" for number in range(20)]
 
     def test_nothing_to_send(self, backend: Backend) -> None:
-        """Sending nothing gives no ids and leaves no trace."""
+        """Sending no tasks returns no ids and changes nothing."""
         assert backend.send([]) == []
         assert sum(backend.counts().values()) == 0
 
@@ -41,7 +41,7 @@ class SendingTests(Ground):
         assert queue.labels(State.DEFERRED) == ["later"]
 
     def test_bytes_arrive_unchanged(self, queue: Queue) -> None:
-        """Variables and body come back as they were sent: empty, binary, or with a name that is not ASCII."""
+        """Variables and body are returned as they were sent: empty, binary, or with a name that is not ASCII."""
         vars = {"msg": b"bytes", "empty": b"", "binary": bytes(range(256)), "clé": "é".encode()}
         queue.backend.send([Envelope(vars, bytes(range(256)) * 3, None, None)])
         envelope = queue.begin().envelope
@@ -50,7 +50,7 @@ class SendingTests(Ground):
         assert envelope.sealed
 
     def test_any_size(self, queue: Queue) -> None:
-        """Neither a message beyond the 64 KiB of the variables nor a body of megabytes is too large."""
+        """A message beyond the 64 KiB of the variables is not too large, and neither is a body of megabytes."""
         text, payload = "m" * 100_000, b"p" * 3_000_000
         queue.backend.send([codec.encode(Message(text, payload))])
         message = codec.decode(queue.begin().envelope)
@@ -58,13 +58,13 @@ class SendingTests(Ground):
         assert message.payload == payload
 
     def test_refs_are_short(self, queue: Queue) -> None:
-        """A ref fits into what processes tell each other about it."""
+        """A ref fits into the records that processes exchange."""
         queue.send("task", priority=999_999_999)
         (ticket,) = queue.take()
         assert 0 < len(ticket.ref.encode()) <= REF_SIZE
 
     def test_after_close(self, backend: Backend) -> None:
-        """Closing lets go of what is held for speed and of nothing else: what is asked afterwards is answered."""
+        """A closed backend can be used again. Closing only releases resources."""
         backend.close()
         (id,) = backend.send([codec.encode(Message("task"))])
         backend.record([Record(id, "task", "processed", 1, 1.0, 1.0, 1)])
@@ -73,7 +73,7 @@ class SendingTests(Ground):
         assert backend.find(id) is not None
 
     def test_many_threads(self, backend: Backend, clock: FakeClock) -> None:
-        """Threads may send at once; none of their tasks is lost or shares an id."""
+        """Threads may send concurrently. No task is lost, and no two share an id."""
         ids: list[str] = []
 
         def send() -> None:

@@ -1,4 +1,4 @@
-"""Several processes at one queue: they see the same, and never the same task twice."""
+"""Several processes on one queue: they see the same tasks, and never run the same task twice."""
 
 import os
 import signal
@@ -14,10 +14,10 @@ __all__ = ["SeveralTests"]
 
 
 class SeveralTests(Ground):
-    """What a second backend object on the same queue sees, as another process would have."""
+    """A second backend object on the same queue, as in another process."""
 
     def test_tasks_are_shared(self, queue: Queue, other: Backend) -> None:
-        """What one sends the other finds, runs and ends."""
+        """A task that one process sends can be found, run and ended by another."""
         id = queue.send("task", priority=1)
         entry = other.find(id)
         assert entry == queue.backend.find(id)
@@ -30,7 +30,7 @@ class SeveralTests(Ground):
         assert queue.state(id) is None
 
     def test_a_claim_excludes_the_others(self, queue: Queue, other: Backend) -> None:
-        """What one runs the others cannot claim, retry or remove."""
+        """A task that one process runs cannot be claimed, retried or removed by another."""
         id = queue.send("task")
         claim = queue.begin()
         refusal = other.claim(claim.ref)
@@ -42,7 +42,7 @@ class SeveralTests(Ground):
             other.remove(id)
 
     def test_busy_is_given_again_when_it_is_let_go(self, queue: Queue, other: Backend) -> None:
-        """A feed that met another's task gives it once the other has let go of it, and not before."""
+        """A feed that found a task busy hands it out once the other process has released it, and not before."""
         queue.send("task")
         (ticket,) = queue.take()
         claim = other.claim(ticket.ref)
@@ -54,7 +54,7 @@ class SeveralTests(Ground):
         assert queue.order(1) == ["task"]
 
     def test_doubt_leaves_others_alone(self, queue: Queue, other: Backend) -> None:
-        """After a worker's death what another process runs is not given again before that ends."""
+        """After a worker's death, a task that another process runs is not handed out before its run ends."""
         queue.send("lost")
         queue.send("running")
         lost, running = queue.take(2)
@@ -68,7 +68,7 @@ class SeveralTests(Ground):
         assert queue.gives_nothing()
 
     def test_counts_survive(self, queue: Queue, other: Backend) -> None:
-        """Attempts, crashes and due times are the queue's, not the process's."""
+        """Attempts, crashes and due times belong to the queue, not to the process."""
         id = queue.send("task")
         queue.crash(queue.take()[0].ref)
         queue.end(queue.begin(), Retry(queue.clock() + 5))
@@ -103,7 +103,7 @@ class SeveralTests(Ground):
         assert following <= queue.clock() + 20
 
     def test_history_is_shared(self, queue: Queue, other: Backend) -> None:
-        """What one records the others read."""
+        """A record written by one process is read by the others."""
         record = Record("id", "task", "processed", 1, queue.clock(), 0.1, 42)
         queue.backend.record([record])
         assert other.history() == [record]

@@ -1,4 +1,4 @@
-"""Signed tasks: with a secret key, what its holders sent is run, and nothing else is even decoded."""
+"""Signed tasks: with a secret key, only tasks signed with a known key are decoded and run."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,17 +16,17 @@ __all__ = ["SigningTests"]
 
 _QUEUE = "mail"
 _NEW, _OLD = "new " * 10, "old " * 10
-_MINUTE = 60.0  # after which no ground takes a task for one that is still being written
+_MINUTE = 60.0  # after which no backend treats a task as still being written
 
 Having = Callable[..., Backend]
 
 
 class SigningTests(Ground):
-    """A backend that was made with a signer. ``having(*keys)`` is another process's view of the queue, with these."""
+    """A backend with a signer. ``having(*keys)`` returns another process's view of the queue with these keys."""
 
     @pytest.fixture
     def having(self, backend: Backend, clock: FakeClock, tmp_path: Path) -> Iterator[Having]:
-        """Makes views of one queue by processes that have different keys."""
+        """Yield a function that returns views of one queue by processes with different keys."""
         if not (backend.capabilities.forks and backend.capabilities.feeds):
             pytest.skip("no other process sees this backend's tasks, or hands them out")
         made: list[Backend] = []
@@ -40,7 +40,7 @@ class SigningTests(Ground):
             one.close()
 
     def _claim(self, backend: Backend, clock: FakeClock) -> Claim | Refusal:
-        """What a worker that has this backend gets of the only task."""
+        """Return the claim or refusal of the only task for a worker with this backend."""
         clock.advance(_MINUTE)
         feed = backend.feed()
         while feed.refresh():
@@ -51,7 +51,7 @@ class SigningTests(Ground):
         return answer
 
     def test_signed(self, having: Having, clock: FakeClock) -> None:
-        """Who has the key gets the envelope as it was sent."""
+        """A worker with the key gets the envelope as it was sent."""
         sent = codec.encode(Message("task", {"to": "ann"}, priority=5))
         having(_NEW).send([sent])
         claim = self._claim(having(_NEW), clock)
@@ -59,12 +59,12 @@ class SigningTests(Ground):
         assert (claim.envelope.vars, claim.envelope.body, claim.envelope.sealed) == (sent.vars, sent.body, True)
 
     def test_rotation(self, having: Having, clock: FakeClock) -> None:
-        """The first key signs, all verify: so what was signed with the old one is still run."""
+        """The first key signs and all keys verify, so a task signed with the old key still runs."""
         having(_OLD).send([codec.encode(Message("task"))])
         assert isinstance(self._claim(having(_NEW, _OLD), clock), Claim)
 
     def test_without_a_key(self, having: Having, clock: FakeClock) -> None:
-        """A worker that has no key yet runs what is signed already."""
+        """A worker without a key runs signed tasks."""
         having(_NEW).send([codec.encode(Message("task"))])
         assert isinstance(self._claim(having(), clock), Claim)
 
@@ -74,7 +74,7 @@ class SigningTests(Ground):
         ids=["unsigned", "another key", "another key first"],
     )
     def test_not_ours(self, having: Having, clock: FakeClock, sender: tuple[str, ...], reason: str) -> None:
-        """What no key of the worker's has signed is set aside, and a listing says why. No attempt is counted."""
+        """A task that no key of the worker has signed becomes corrupt with a reason. No attempt is counted."""
         (id,) = having(*sender).send([codec.encode(Message("task"))])
         worker = having(_NEW)
         refusal = self._claim(worker, clock)
@@ -87,14 +87,14 @@ class SigningTests(Ground):
         assert reason in refusal.detail
 
     def test_another_queue(self, having: Having, clock: FakeClock) -> None:
-        """A task that was signed for one queue is none in another."""
+        """A task signed for one queue is refused in another."""
         having(_NEW, queue="bulk").send([codec.encode(Message("task"))])
         refusal = self._claim(having(_NEW), clock)
         assert isinstance(refusal, Refusal)
         assert refusal.detail == "signed for the queue 'bulk', and this is 'mail'"
 
     def test_brought_back(self, having: Having, clock: FakeClock) -> None:
-        """A task that was set aside for its signature runs when its key has been added."""
+        """A task refused for its signature runs after its key has been added and it is retried."""
         (id,) = having(_OLD).send([codec.encode(Message("task"))])
         assert isinstance(self._claim(having(_NEW), clock), Refusal)
         worker = having(_NEW, _OLD)

@@ -1,4 +1,4 @@
-"""The table of verdicts, from a task's return to where the task then stands."""
+"""The table of verdicts, from a task's result to the state of the task."""
 
 from typing import Any
 
@@ -32,7 +32,7 @@ _RESULTS: dict[str, Any] = {
 
 @Spooler.task(max_attempts=3, retry_delay=_DELAY, retry_backoff=2, retry_jitter=0)
 def conformance_task(what: str) -> Any:
-    """Returns one of the results above, or raises."""
+    """Return one of the results above, or raise."""
     if what not in _RESULTS:
         raise ValueError(what)
     return _RESULTS[what]
@@ -46,12 +46,12 @@ def conformance_odd() -> None:
 
 @Spooler.task(max_attempts=2, retry_delay=_DELAY, retry_jitter=0, release_skipped=True)
 def conformance_release(what: str) -> Any:
-    """The same, leaving what it skips to others."""
+    """Return one of the results above. A skipped task is left to other handlers."""
     return _RESULTS[what]
 
 
 class ConformanceTask(SpoolerTask):
-    """A task type: processed where its payload says so."""
+    """A task type that is processed if its payload says so."""
 
     type_id = "unspool_conformance"
 
@@ -60,7 +60,7 @@ class ConformanceTask(SpoolerTask):
 
 
 def _run(queue: Queue) -> tuple[Outcome, Claim]:
-    """What a worker does with the next task."""
+    """Run the next task as a worker does."""
     claim = queue.begin()
     call = dispatch.prepare(claim, queue.clock(), lambda: 0.0)
     if isinstance(call, Outcome):
@@ -81,7 +81,7 @@ def _send(queue: Queue, message: Message) -> str:
 
 
 def _run_until_dead(queue: Queue) -> tuple[Outcome, int]:
-    """Runs the only task whenever it is due; its last outcome and how often it ran."""
+    """Run the only task whenever it is due. Return its last outcome and the number of runs."""
     for runs in range(1, 100):
         outcome, _ = _run(queue)
         if not isinstance(outcome.disposition, Retry):
@@ -95,7 +95,7 @@ class VerdictTests(Ground):
 
     @pytest.mark.parametrize("what", ["true", "false", "text", "result", "processed", "processed though"])
     def test_processed(self, queue: Queue, what: str) -> None:
-        """``True``, any other value but ``None``, and ``ResultProcessed``: done, and gone."""
+        """``True``, any other value except ``None``, and ``ResultProcessed`` end a task, which is deleted."""
         id = _send(queue, conformance_task.message(what))
         outcome, _ = _run(queue)
         assert (outcome.verdict, outcome.disposition) == (Verdict.PROCESSED, Ack())
@@ -103,7 +103,7 @@ class VerdictTests(Ground):
 
     @pytest.mark.parametrize("what", ["none", "skipped"])
     def test_skipped(self, queue: Queue, what: str) -> None:
-        """``None`` and ``ResultSkipped``: ignored, gone, and not run again."""
+        """``None`` and ``ResultSkipped`` end a task, which is deleted and does not run again."""
         id = _send(queue, conformance_task.message(what))
         outcome, _ = _run(queue)
         assert (outcome.verdict, outcome.disposition) == (Verdict.SKIPPED, Ack())
@@ -111,7 +111,7 @@ class VerdictTests(Ground):
 
     @pytest.mark.parametrize("what", ["raises", "rescheduled", "rescheduled for"])
     def test_rescheduled(self, queue: Queue, what: str) -> None:
-        """An exception and ``ResultRescheduled``: again after the back-off, and the reason is told."""
+        """An exception and ``ResultRescheduled`` run a task again after the back-off, and record the reason."""
         id = _send(queue, conformance_task.message(what))
         outcome, _ = _run(queue)
         assert outcome.verdict is Verdict.RESCHEDULED
@@ -120,7 +120,7 @@ class VerdictTests(Ground):
         assert queue.state(id) is State.DEFERRED
 
     def test_dead_after_its_attempts(self, queue: Queue) -> None:
-        """When its attempts are used up a failing task is set aside with the error, and the back-off has grown."""
+        """A failing task without attempts left becomes a dead letter with the error, after growing delays."""
         id = _send(queue, conformance_task.message("raises"))
         start = queue.clock()
         outcome, runs = _run_until_dead(queue)
@@ -152,7 +152,7 @@ class VerdictTests(Ground):
         assert queue.backend.history() == [record]
 
     def test_left_for_another_handler(self, queue: Queue) -> None:
-        """With ``release_skipped`` what is skipped is offered again after a back-off, and is dead in the end."""
+        """With ``release_skipped``, a skipped task is offered again after a back-off, and is dead in the end."""
         id = _send(queue, conformance_release.message("none"))
         outcome, _ = _run(queue)
         assert (outcome.verdict, outcome.disposition) == (Verdict.SKIPPED, Retry(queue.clock() + _DELAY))
@@ -164,7 +164,7 @@ class VerdictTests(Ground):
     @pytest.mark.parametrize("text", ["ucfg_unspool_conformance", "unspool_conformance"])
     @pytest.mark.parametrize(("payload", "verdict"), [(True, Verdict.PROCESSED), (None, Verdict.SKIPPED)])
     def test_task_types(self, queue: Queue, text: str, payload: Any, verdict: Verdict) -> None:
-        """A message with or without the prefix goes to the heir of that type."""
+        """A message with or without the prefix goes to the subclass of that type."""
         _send(queue, Message(text, payload))
         assert _run(queue)[0].verdict is verdict
 
@@ -181,7 +181,8 @@ class VerdictTests(Ground):
         ],
     )
     def test_without_a_handler(self, queue: Queue, message: Message, missing: str) -> None:
-        """A task that this program does not know is kept for a deploy to catch up, then dead with the missing name."""
+        """A task that this program does not know is kept until a deploy adds its handler, then dead with the missing
+        name."""
         id = _send(queue, message)
         outcome, _ = _run(queue)
         assert outcome.verdict is Verdict.RESCHEDULED
@@ -214,7 +215,7 @@ class VerdictTests(Ground):
         queue.end(claim, Ack())
 
     def test_payload_of_an_unknown_class(self, queue: Queue) -> None:
-        """So is one whose payload needs a module that is not there: it is not damaged."""
+        """A payload that needs a missing module is not damaged: the task is kept until a deploy adds the module."""
         id = queue.backend.send([Envelope({"msg": b"task"}, b"cnowhere_at_all\nMissing\n.", None, None)])[0]
         outcome, _ = _run(queue)
         assert outcome.verdict is Verdict.RESCHEDULED
@@ -233,7 +234,7 @@ class VerdictTests(Ground):
         ids=["pickle", "json", "codec", "no dict", "no call"],
     )
     def test_undecodable(self, queue: Queue, envelope: Envelope) -> None:
-        """What cannot be decoded is set aside as corrupt with the reason, and does not keep the others waiting."""
+        """A task that cannot be decoded becomes corrupt with the reason, and does not block the others."""
         id = queue.backend.send([envelope])[0]
         _send(queue, conformance_task.message("true"))
         outcome, _ = _run(queue)
@@ -245,7 +246,7 @@ class VerdictTests(Ground):
         assert _run(queue)[0].verdict is Verdict.PROCESSED
 
     def test_kills_its_worker(self, queue: Queue) -> None:
-        """A task that takes its worker with it a few times is set aside without another run."""
+        """A task that repeatedly kills its worker becomes a dead letter without another run."""
         id = _send(queue, conformance_task.message("true"))
         for _ in range(MAX_CRASHES):
             queue.crash(queue.take()[0].ref)
