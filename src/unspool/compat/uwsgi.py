@@ -37,7 +37,7 @@ def spool(message: Mapping[Any, Any] | None = None, /, **variables: Any) -> byte
     """Send a message to the function that is registered with :func:`spooler_handler`, and return its file's path.
 
     :param message: keys and values are str or bytes, values also numbers. ``body`` may be large, the others have at
-        most 65535 bytes. ``priority`` (0 or more, smaller runs first), ``at`` (unix seconds) and ``spooler`` (a
+        most 65535 bytes. ``priority`` (0 or more, smaller runs first), ``at`` (Unix time) and ``spooler`` (a
         directory) have the same meaning as in uWSGI.
     :param variables: further keys and values, as keyword arguments.
     :raises OptionRefused, PayloadRefused, NoSpooler: if nothing was sent.

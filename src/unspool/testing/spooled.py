@@ -93,7 +93,7 @@ class TemporarySpooler:
         return runs
 
     def advance(self, seconds: float | timedelta) -> float:
-        """Advance the time for spoolers and for tasks that are sent, and return the new time (unix seconds).
+        """Advance the time for spoolers and for tasks that are sent, and return the new time (Unix time).
 
         ``time.time()`` in the program itself does not change.
 

@@ -320,7 +320,7 @@ class Consumer:
         self._deliver(Delivery(_rank(rank), facts.due, seq, token, message.reply, kind == NOW))
 
     async def _refuse(self, seq: int, rank: str) -> None:
-        """Set aside a message whose subject cannot name a task, so that no worker could claim it."""
+        """Move a message whose subject names no task, and that no worker could claim, to the dead letters."""
         names, patience = self._place.names, self._place.patience
         with contextlib.suppress(SpoolerUnusable):  # it is delivered again
             stored = await self._stream.get(names.tasks, seq, patience=patience)

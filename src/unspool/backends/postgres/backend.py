@@ -262,7 +262,7 @@ class PostgresBackend:
         try:
             if data is None:
                 data = self._read(number, fence, whole=crashes < MAX_CRASHES)
-            if crashes >= MAX_CRASHES:  # the task is only set aside
+            if crashes >= MAX_CRASHES:  # the task only becomes a dead letter
                 return Claim(self._names.id(number), ref, wire.load_vars(data), attempts, crashes, fence)
             envelope = wire.load(data, self._signer, priority=priority, due=due)
             if not self._pickles and codec.is_pickled(envelope):
