@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from ...errors import SpoolerUnusable
 from ..base import WorkerInfo, check_period
+from ..slot import Slot
 from . import registrations, runs
 from .cluster import Cluster
 from .jetstream import Conflict, JetStream
@@ -25,7 +26,7 @@ __all__ = ["NatsControl", "Switches"]
 
 
 class Switches(NamedTuple):
-    """Pause and period; the latter is None where it was never set."""
+    """Pause and period. The period is None if it was never set."""
 
     paused: bool = False
     period: float | None = None
@@ -42,13 +43,13 @@ class Switches(NamedTuple):
 
 
 class NatsControl:
-    """Implements ``base.Control`` for a place."""
+    """Implements ``base.Control`` for a spooler."""
 
     def __init__(self, place: Cluster, period: float) -> None:
         self._place = place
         self._default_period = period
         self._registrations: list[NatsRegistration] = []
-        self._owner = os.getpid()  # who made this; a fork of it speaks for itself alone
+        self._owner = os.getpid()  # a fork publishes only its own entry
         self._beating: tuple[int, object] | None = None
 
     # --- switches
@@ -72,11 +73,11 @@ class NatsControl:
         self._place.call(lambda stream: self._change(stream, period=period))
 
     def period_of(self, switches: Switches) -> float:
-        """Return the period, also where none was set."""
+        """Return the period of these switches, or the default if none was set."""
         return self._default_period if switches.period is None else switches.period
 
     def read(self) -> Switches:
-        """Return the switches as they are now."""
+        """Return the current switches."""
         return self._place.call(self.look)
 
     async def look(self, stream: JetStream) -> Switches:
@@ -119,7 +120,7 @@ class NatsControl:
         return [self._info(one) async for one in messages]
 
     def _info(self, stored: Stored) -> WorkerInfo | None:
-        """Return the status in the message of a live process, unless its registration is on this host."""
+        """Return the entry in a process's message; None if it is invalid or if this host has the registration file."""
         try:
             found: Any = json.loads(stored.data)
             process = Process(str(found["host"]), int(found["pid"]), str(found["began"]))
@@ -136,7 +137,7 @@ class NatsControl:
         return registrations.folder(self._place.name)
 
     def vanished(self, registration: "NatsRegistration") -> None:
-        """Note that a process is gone, as reported by the process that registered it."""
+        """Remove the message of a process whose registration was closed."""
         with contextlib.suppress(ValueError):
             self._registrations.remove(registration)
         process = registration.process
@@ -151,14 +152,14 @@ class NatsControl:
             if stored is not None:
                 await stream.delete(names.state, stored.seq, patience=self._place.patience)
 
-    # --- saying that we live
+    # --- messages to other hosts
 
     def is_announced(self, stream: JetStream) -> bool:
-        """Return whether other hosts know already."""
+        """Return whether the messages of this process are published on this connection."""
         return self._beating == (os.getpid(), stream.link)
 
     async def announce(self, stream: JetStream) -> None:
-        """Sees to it that other hosts know, before this process takes a task and as long as it lives."""
+        """Publish the messages of this process, and repeat them while it lives. Call this before it takes a task."""
         if not self.is_announced(stream):
             self._beating = (os.getpid(), stream.link)
             try:
@@ -177,46 +178,35 @@ class NatsControl:
 
     async def _beat(self, stream: JetStream) -> None:
         names, mine = self._place.names, runs.me()
-        said: dict[Process, WorkerInfo] = {mine: WorkerInfo("", mine.pid, "", 0.0)}
+        entries: dict[Process, WorkerInfo] = {mine: WorkerInfo("", mine.pid, "", 0.0)}
         for registration in list(self._registrations):
-            process = registration.process
-            if process is not None and not process.is_dead and (self._owner == mine.pid or process == mine):
-                said[process] = registration.info()
-        common = {"signs": self._folder, "name": socket.gethostname()}
-        for process, info in said.items():
+            process, info = registration.process, registration.read()
+            if process is None or info is None or process.is_dead:
+                continue
+            if self._owner == mine.pid or process == mine:
+                entries[process] = info
+        common = {"signs": self._folder, "name": socket.gethostname()}  # other hosts can run an older version
+        for process, info in entries.items():
             data = json.dumps(info._asdict() | process._asdict() | common).encode()
             headers = {"Nats-TTL": f"{max(int(self._place.lease), 1)}s"}
             await self._place.reserve.publish(stream, names.state, names.live(process.key), data, headers)
 
 
-class NatsRegistration:
+class NatsRegistration(Slot):
     """Implements ``base.Registration``."""
 
     def __init__(self, control: NatsControl, role: str) -> None:
         self._control = control
-        self._role = role
         self._file = registrations.RegistrationFile(control._folder, role)
+        super().__init__(role, self._file.memory)
         self._known: Process | None = None
-
-    def running(self, ref: str, since: float) -> None:
-        self._file.running(ref, since)
-
-    def ref(self) -> str:
-        return self._file.info(self._role).ref
-
-    def since(self) -> float:
-        return self._file.info(self._role).since
-
-    def info(self) -> WorkerInfo:
-        """Return the last note."""
-        return self._file.info(self._role)
 
     @property
     def process(self) -> Process | None:
         """The process that the entry is about; None if that process was never seen alive."""
-        pid = self._file.info(self._role).pid
-        if self._known is None or self._known.pid != pid:
-            self._known = runs.process(pid) or self._known
+        info = self.read()
+        if info is not None and (self._known is None or self._known.pid != info.pid):
+            self._known = runs.process(info.pid) or self._known
         return self._known
 
     def detach(self) -> None:

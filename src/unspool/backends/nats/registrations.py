@@ -1,7 +1,7 @@
-"""Registrations of this host's processes: small files that are locked as long as their process lives.
+"""Registrations of this host's processes: small files, each locked as long as its process lives.
 
-The content is mapped into memory and says what the process runs now, so noting that costs no system call, and it is
-there to read when the process has been killed. They lie in a directory of this user's own, one for each spooler.
+A file is mapped into memory as a ``slot`` with the task that the process runs now. Writing to it needs no I/O, and
+its contents outlive a killed process. Each spooler has its own directory of such files. Only this user can write to it.
 """
 
 import contextlib
@@ -10,23 +10,20 @@ import hashlib
 import mmap
 import os
 import stat
-import struct
 import tempfile
 from collections.abc import Iterator
 
 from ...errors import SpoolerUnusable
 from ..base import WorkerInfo
+from ..slot import SIZE, parse
 
 __all__ = ["RegistrationFile", "folder", "processes"]
 
-_SIZE = 4096
-_slot = struct.Struct("<qdH")  # pid, since, length of the ref behind it
-
 
 def folder(spooler: str) -> str:
-    """Return the directory for a spooler's registrations, made if need be.
+    """Return the directory of a spooler's registrations. It is created if it does not exist.
 
-    :raises SpoolerUnusable: if another user's directory is in its place.
+    :raises SpoolerUnusable: if the path is not a directory that this user alone can write to.
     """
     base = os.path.join(tempfile.gettempdir(), f"unspool-{os.getuid()}")
     path = os.path.join(base, hashlib.sha256(spooler.encode()).hexdigest()[:16])
@@ -40,42 +37,37 @@ def folder(spooler: str) -> str:
 
 
 class RegistrationFile:
-    """A process's. Made before a fork it is the child's: the lock is shared, and the parent may read."""
+    """The file of one process.
+
+    A supervisor creates a worker's file before it forks. The two then share the lock until the parent detaches.
+    """
 
     def __init__(self, path: str, role: str) -> None:
         self._path = os.path.join(path, f"{role}-{os.getpid()}-{os.urandom(6).hex()}")
         draft = os.path.join(path, f".{os.path.basename(self._path)}")
         self._fd = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._fd, fcntl.LOCK_EX)
-        os.write(self._fd, bytes(_SIZE))
-        apart = os.open(draft, os.O_RDWR | os.O_CLOEXEC)  # the mapping keeps a descriptor, which must not be the lock's
-        self._map = mmap.mmap(apart, _SIZE)
+        os.write(self._fd, bytes(SIZE))
+        # The mapping keeps a descriptor of its own. That one must not share the lock, so the file is opened again.
+        apart = os.open(draft, os.O_RDWR | os.O_CLOEXEC)
+        self.memory = mmap.mmap(apart, SIZE)
         os.close(apart)
-        self.running("", 0.0)
-        os.rename(draft, self._path)  # seen only now that it is locked and whole, or it would be swept
-
-    def running(self, ref: str, since: float) -> None:
-        """Note what this process runs; an empty ref for nothing."""
-        name = os.fsencode(ref)
-        self._map[_slot.size : _slot.size + len(name)] = name
-        _slot.pack_into(self._map, 0, os.getpid(), since, len(name))
-
-    def info(self, role: str) -> WorkerInfo:
-        """Return the last note."""
-        return _read(role, self._map[:_SIZE])
+        os.rename(draft, self._path)  # other processes see the file from here on; unlocked, it would be swept
 
     def detach(self) -> None:
-        """In the parent, after a fork: the child alone holds the lock."""
+        """Leave the lock to the child. The parent calls this after a fork, and can still read the slot."""
         os.close(self._fd)
 
     def close(self) -> None:
-        """Take the file away. The mapping ends with the object."""
+        """Remove the file. The mapping ends with the object."""
         with contextlib.suppress(OSError):
             os.unlink(self._path)
 
 
 def processes(path: str) -> Iterator[WorkerInfo]:
-    """Yield the live processes of a directory; what dead ones left is removed."""
+    """Yield the entries of the live processes of a directory, and remove the files of dead ones. Files with invalid
+    contents are skipped.
+    """
     for name in sorted(os.listdir(path)):
         role, dash, _ = name.partition("-")
         if name.startswith(".") or not dash:
@@ -86,13 +78,9 @@ def processes(path: str) -> Iterator[WorkerInfo]:
             try:
                 fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
-                yield _read(role, os.read(fd, _SIZE))
+                if (info := parse(role, os.read(fd, SIZE))) is not None:
+                    yield info
             else:
                 os.unlink(file)
             finally:
                 os.close(fd)
-
-
-def _read(role: str, data: bytes) -> WorkerInfo:
-    pid, since, length = _slot.unpack_from(data)
-    return WorkerInfo(role, pid, os.fsdecode(data[_slot.size : _slot.size + length]), since)

@@ -1,13 +1,13 @@
-"""The switches of a queue and its live processes, seen alike on every machine."""
+"""The switches and the live processes of a queue. Every machine sees the same."""
 
 import contextlib
 import mmap
 import os
-import struct
 import weakref
 
 from ...errors import SpoolerUnusable
 from ..base import WorkerInfo, check_period
+from ..slot import SIZE, Slot
 from .claims import Claims
 from .connection import Connector
 from .machine import HOST, host_of
@@ -16,9 +16,6 @@ from .session import PROCESSES, Session
 from .sql import statement
 
 __all__ = ["PostgresControl"]
-
-_SIZE = 4096
-_slot = struct.Struct("<qdH")  # pid, since, length of the ref behind it
 
 
 class PostgresControl:
@@ -31,9 +28,9 @@ class PostgresControl:
         self.default_period = period
         self._registrations: weakref.WeakSet[PostgresRegistration] = weakref.WeakSet()
         self.ran: set[str] = set()
-        """What children of this process were running when they ended."""
+        """The tasks that children of this process were running when they ended."""
         self.claims: Claims | set[int] = set()
-        """The tasks that this process has begun and not settled. A worker shares them with its supervisor."""
+        """The tasks that this process has begun and not settled. A worker shares this set with its supervisor."""
 
     @property
     def paused(self) -> bool:
@@ -68,7 +65,7 @@ class PostgresControl:
         ]
 
     def running_here(self) -> set[str]:
-        """Return the tasks that the children of this process run, or have ended and not settled."""
+        """Return the tasks that children of this process run, and those that they have ended but not settled."""
         shown = {ref for registration in self._registrations if (ref := registration.ref())}
         return shown.union(*(map(str, registration.claims.read()) for registration in self._registrations))
 
@@ -84,52 +81,44 @@ class PostgresControl:
             connection.execute(statement("switch"), values, binary=True)
 
 
-class PostgresRegistration:
-    """Implements ``base.Registration``. Others see the lock of the process's session and what it has claimed. What
-    it notes itself is for its parent, in memory that the two share."""
+class PostgresRegistration(Slot):
+    """Implements ``base.Registration``.
+
+    Other processes see the lock of this process's session and its claims. A supervisor sees its worker's slot too.
+    """
 
     def __init__(self, control: PostgresControl, session: Session, role: str) -> None:
+        super().__init__(role, mmap.mmap(-1, SIZE))
         self._control = control
         self._session = session
-        self._role = role
         self.claims = Claims()
-        self._map = mmap.mmap(-1, _SIZE)
-        self._shown = 0  # the process that shows it
-        _slot.pack_into(self._map, 0, os.getpid(), 0.0, 0)
-        if role != "worker":  # which is about to be forked
+        self._shown_by = 0  # the process whose session has the lock
+        if role != "worker":  # a worker is registered before the fork, and has a session after it
             self._show()
 
     def running(self, ref: str, since: float) -> None:
-        if self._shown != os.getpid():
+        if self._shown_by != os.getpid():
             self._show()
-        name = ref.encode()
-        self._map[_slot.size : _slot.size + len(name)] = name
-        _slot.pack_into(self._map, 0, os.getpid(), since, len(name))
-
-    def ref(self) -> str:
-        _, _, length = _slot.unpack_from(self._map)
-        return self._map[_slot.size : _slot.size + length].decode()
-
-    def since(self) -> float:
-        return float(_slot.unpack_from(self._map)[1])
+        super().running(ref, since)
 
     def detach(self) -> None:
-        """Nothing: the child shows its own."""
+        """Do nothing: the child has a session of its own."""
 
     def close(self) -> None:
-        if self._shown == os.getpid():
+        """Remove the entry. A worker's supervisor keeps the ref of the task that the worker ran."""
+        if self._shown_by == os.getpid():
             self._session.drop(self._role)
-            self._shown = 0
+            self._shown_by = 0
         elif ref := self.ref():
             self._control.ran.add(ref)
         self.claims.clear()
-        _slot.pack_into(self._map, 0, 0, 0.0, 0)
+        self.clear()
 
     def _show(self) -> None:
-        self._shown = os.getpid()
+        self._shown_by = os.getpid()
         if self._role == "worker":
             self._control.claims = self.claims
-            with contextlib.suppress(SpoolerUnusable):  # a claim raises it too
+            with contextlib.suppress(SpoolerUnusable):  # the next claim raises it too
                 self._session.show(self._role)
         else:
             self._session.show(self._role)

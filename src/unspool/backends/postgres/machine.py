@@ -1,4 +1,4 @@
-"""The identity of a process across machines, for registrations."""
+"""The identity of a process, unique across machines. Registrations contain it."""
 
 import functools
 import os
@@ -13,9 +13,7 @@ HOST = socket.gethostname()
 
 
 def me() -> str:
-    """Return the identity of this process without its number: its host, the scope of process numbers, and its start
-    time.
-    """
+    """Return the identity of this process without its pid: its host, the scope of its pid, and its start time."""
     return f"{_space()} {began(os.getpid())}"
 
 
@@ -37,9 +35,9 @@ def is_gone(process: str, pid: int) -> bool:
 
 @functools.cache
 def _space() -> str:
-    """Return an identifier of this boot of the machine and of the namespace of process numbers."""
+    """Return the scope of a pid: an identifier of this boot of the machine and of the pid namespace."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{HOST} {boot} {Path('/proc/self/ns/pid').stat().st_ino}"
-    except OSError:  # not Linux: no other process can find this one by its number
+    except OSError:  # not Linux: no other process can find this one by its pid
         return f"{HOST} {os.urandom(8).hex()}"

@@ -1,22 +1,21 @@
-"""The switches of a spool directory and its live processes: small files in ``.unspool/run``.
+"""The switches and the live processes of a spool directory: small files in ``.unspool/run``.
 
-A process's file is locked as long as it lives, so what is not locked is a leftover. Its content is mapped into memory
-and says what the process runs now: noting that costs no system call, and it is there to read when the process has been
-killed. The file's blocks are allocated beforehand, since writing to a mapped hole on a full disk would kill the writer.
-Where there is no room for that file, the process lives without one: it is not seen by others, but its supervisor still
-sees what it runs.
+Each live process keeps a locked file. An unlocked file is a leftover. The file is mapped into memory as a ``slot`` with
+the task that the process runs now. Writing to the slot needs no I/O, and its contents outlive a killed process. The
+file's blocks are allocated first, because a write to a mapped hole on a full disk kills the writer. If the disk has no
+room for the file, the process works without it: ``unspool status`` does not show the process, but its supervisor sees
+what it runs.
 """
 
 import contextlib
 import logging
-import math
 import mmap
 import os
-import struct
 from collections.abc import Iterator
 
 from ...errors import SpoolerUnusable
-from ..base import REF_SIZE, WorkerInfo, check_period
+from ..base import WorkerInfo, check_period
+from ..slot import SIZE, Slot, parse
 from . import lock
 from .file import open_private
 from .layout import RUN, TMP, Directory
@@ -26,10 +25,6 @@ __all__ = ["SpoolControl"]
 _log = logging.getLogger("unspool")
 _PAUSED, _PERIOD = "paused", "period"
 _SUPERVISOR, _WORKER = "supervisor", "worker"
-_ROLES = (_SUPERVISOR, _WORKER, "forwarder")
-_LAST_PID = (1 << 31) - 1
-_SIZE = 4096
-_slot = struct.Struct("<qdH")  # pid, since, length of the ref, which follows
 
 
 class SpoolControl:
@@ -38,7 +33,7 @@ class SpoolControl:
     def __init__(self, directory: Directory, period: float) -> None:
         self._directory = directory
         self._default_period = period
-        self._paused = directory.path(f"{RUN}/{_PAUSED}")  # looked at before each task
+        self._paused = directory.path(f"{RUN}/{_PAUSED}")  # built once, since it is checked before each task
 
     @property
     def paused(self) -> bool:
@@ -61,7 +56,7 @@ class SpoolControl:
         try:
             with open(open_private(self._directory, f"{RUN}/{_PERIOD}"), encoding="ascii") as file:
                 return check_period(float(file.read(40)))
-        except (OSError, ValueError):  # OptionRefused is a ValueError: an edited file may hold anything
+        except (OSError, ValueError):  # an edited file can hold anything; OptionRefused is a ValueError
             return self._default_period
 
     def set_period(self, seconds: float) -> None:
@@ -78,15 +73,15 @@ class SpoolControl:
         return [info for info in found if info.role != _WORKER or info.pid not in above]
 
     def _sweep(self) -> None:
-        """Remove what killed processes left behind."""
+        """Remove the files of killed processes."""
         for name, info in self._processes():
             if info is None:
                 with contextlib.suppress(OSError):
                     os.unlink(name, dir_fd=self._directory.fd(RUN))
 
     def _processes(self) -> Iterator[tuple[str, WorkerInfo | None]]:
-        """Yield the status files of processes, each with None if its process is dead. Files with invalid contents are
-        skipped.
+        """Yield the name and the entry of each process's file. The entry is None if the process is dead. A live file
+        with invalid contents is skipped.
         """
         try:
             names = sorted(os.listdir(self._directory.path(RUN)))
@@ -101,7 +96,7 @@ class SpoolControl:
                 try:
                     if not lock.held(fd):
                         yield name, None
-                    elif (info := _read_slot(role, os.read(fd, _SIZE))) is not None:
+                    elif (info := parse(role, os.read(fd, SIZE))) is not None:
                         yield name, info
                 finally:
                     os.close(fd)
@@ -128,21 +123,23 @@ class SpoolControl:
             raise
 
 
-class SpoolRegistration:
-    """Implements ``base.Registration``. Made before a fork, it is the child's: the lock is shared, and the parent may
-    read."""
+class SpoolRegistration(Slot):
+    """Implements ``base.Registration``.
+
+    A supervisor creates a worker's registration before it forks. The two then share the lock until the parent detaches.
+    """
 
     def __init__(self, directory: Directory, role: str) -> None:
         self._directory = directory
         self._name = f"{role}-{os.getpid()}-{os.urandom(4).hex()}"
         self._fd = -1
         try:
-            self._map = self._make()
-        except OSError as error:  # a full disk must not keep anybody from working it off
+            memory = self._make()
+        except OSError as error:  # workers must be able to empty a full disk
             reason = error.strerror or error
             _log.warning("cannot register this %s in %s: %s; status will not show it", role, directory.root, reason)
-            self._map = mmap.mmap(-1, _SIZE)  # shared with the child all the same
-        self.running("", 0.0)
+            memory = mmap.mmap(-1, SIZE)  # a supervisor still sees what its worker runs
+        super().__init__(role, memory)
 
     def _make(self) -> mmap.mmap:
         directory = self._directory
@@ -154,16 +151,16 @@ class SpoolRegistration:
         try:
             lock.acquire(self._fd)
             if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(self._fd, 0, _SIZE)
+                os.posix_fallocate(self._fd, 0, SIZE)
             else:
-                os.write(self._fd, bytes(_SIZE))
-            # The mapping keeps a descriptor of its own; opened apart, that one is no part of the lock.
+                os.write(self._fd, bytes(SIZE))
+            # The mapping keeps a descriptor of its own. That one must not share the lock, so the file is opened again.
             apart = os.open(draft, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=tmp)
             try:
-                mapped = mmap.mmap(apart, _SIZE)
+                mapped = mmap.mmap(apart, SIZE)
             finally:
                 os.close(apart)
-            # Seen only now that it is locked and whole, or it would be swept, or misread.
+            # Other processes see the file from here on. Unlocked, it would be swept; incomplete, it would be misread.
             os.rename(draft, self._name, src_dir_fd=tmp, dst_dir_fd=run)
         except OSError:
             self.detach()
@@ -171,43 +168,13 @@ class SpoolRegistration:
             raise
         return mapped
 
-    def running(self, ref: str, since: float) -> None:
-        size = 0
-        if ref:
-            name = ref.encode("utf-8", "surrogateescape")
-            size = len(name)
-            self._map[_slot.size : _slot.size + size] = name
-        _slot.pack_into(self._map, 0, os.getpid(), since, size)
-
-    def ref(self) -> str:
-        info = _read_slot(_WORKER, self._map[:_SIZE])
-        return info.ref if info else ""
-
-    def since(self) -> float:
-        info = _read_slot(_WORKER, self._map[:_SIZE])
-        return info.since if info else 0.0
-
     def detach(self) -> None:
-        """In the parent, after a fork: the child alone holds the lock now, the parent still reads."""
+        """Leave the lock to the child. The parent calls this after a fork, and can still read the slot."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
     def close(self) -> None:
-        """Take the file away. The mapping ends with the object."""
-        self._unlink()
-
-    def _unlink(self) -> None:
+        """Remove the file. The mapping ends with the object."""
         with contextlib.suppress(OSError):
             os.unlink(self._name, dir_fd=self._directory.fd(RUN))
-
-
-def _read_slot(role: str, data: bytes) -> WorkerInfo | None:
-    """Return the status that a process has written; None if the bytes are invalid."""
-    if len(data) < _slot.size:
-        return None
-    pid, since, length = _slot.unpack_from(data)
-    if role not in _ROLES or not 0 < pid <= _LAST_PID or not 0 <= since < math.inf:
-        return None
-    ref = data[_slot.size : _slot.size + min(length, REF_SIZE)]
-    return WorkerInfo(role, pid, ref.decode("utf-8", "surrogateescape"), since)
