@@ -98,7 +98,7 @@ def test_doctor(shell: Shell) -> None:
     (shell.root / "pyproject.toml").write_text(f'[tool.unspool]\nsecret_key = "{NEW}"\n')
     told += shell("doctor", status=1)
     assert "warn secret_key: 1 key" in told
-    assert "do not keep a secret for a secret" in told
+    assert "do not keep a secret in a file" in told
     assert NEW not in told
     assert "fail secret_key" not in told
     assert "fail configuration: secret_key from UNSPOOL_SECRET_KEY" in shell("doctor", status=2, UNSPOOL_SECRET_KEY="x")
