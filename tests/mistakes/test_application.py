@@ -143,7 +143,7 @@ def test_an_application_that_sends_when_it_is_imported(shell: Shell) -> None:
         f(2)
         """,
     )
-    found = f"sends a task when it is imported, at {path}:10, so each start of a worker sends one"
+    found = f"sends a task when it is imported, at {path}:10, and so at each start of a worker"
     guard = "send it under if __name__ == '__main__':"
     text = shell("doctor", "sends", status=1)
     assert f"warn app sends: sends {found}\n     -> {guard}\n" in text

@@ -49,7 +49,7 @@ def application(app: str) -> Iterator[Finding]:
         yield Finding(
             "app sends",
             WARN,
-            f"{app} sends a task when it is imported, at {answer['sent_at']}, so each start of a worker sends one",
+            f"{app} sends a task when it is imported, at {answer['sent_at']}, and so at each start of a worker",
             "send it under if __name__ == '__main__':",
         )
 
