@@ -373,7 +373,7 @@ class Worker:
             claim.id,
             label,
             outcome.verdict,
-            claim.attempts - (not outcome.begun),
+            claim.attempts - (failed and not outcome.begun),
             started,
             max(ended - started, 0.0),
             self._pid,
