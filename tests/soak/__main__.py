@@ -107,7 +107,7 @@ def _account(options: argparse.Namespace, hunt: Hunt) -> bool:
     hunt.cast.end()
     lines = oracle.read(Path(hunt.log))
     local = options.on in ("directory", "relaxed")
-    verdict = judge(lines, left, stored=AT_ONCE if local else SHORTLY)
+    verdict = judge(lines, left, AT_ONCE if local else SHORTLY, hunt.overruns())
     failed = account.failures(
         verdict, lines, tracebacks=hunt.tracebacks(), own_faults=hunt.own_faults(), drafts=hunt.drafts(),
         orphans=hunt.orphans, held=hunt.held, refuses=local,

@@ -29,6 +29,11 @@ _DRAIN = 300.0  # maximum seconds until the queues have drained
 _STILL = 90.0  # maximum seconds without progress; a task that cannot be claimed is deferred for a minute
 _STOP = 15.0  # seconds within which workers of a killed supervisor end: 7 past the time limits of their runs
 _TRACEBACK = "Traceback (most recent call last)"
+_OVERRUN = re.compile(  # as ``unspool run`` logs it, and as uWSGI's spooler does
+    r"([^\s/]+) (?:timeout|dead) in .*(?:TaskTimeout|time limit)|"
+    r"(?:timeout|dead) [0-9.]+ ms, .*TaskTimeout.*/([^\s/]+)\)$",
+    re.MULTILINE,
+)
 _OWN_FAULT = re.compile(r"[^\n]*\bSIG(?:BUS|SEGV|ABRT|FPE|ILL|SYS)\b[^\n]*")
 _OURS = 30.0  # a due time further ahead than this comes from a clock that was set
 
@@ -180,6 +185,10 @@ class Hunt:
     def own_faults(self) -> list[str]:
         """Return the lines in programs' logs about processes that were killed by a signal that no one has sent."""
         return [line for _, text in self._logs() for line in _OWN_FAULT.findall(text)]
+
+    def overruns(self) -> Counter[str]:
+        """Return how many runs of each task exceeded their time limit by programs' logs, by the last part of its id."""
+        return Counter(found[1] or found[2] for _, text in self._logs() for found in _OVERRUN.finditer(text))
 
     def _logs(self) -> Iterator[tuple[str, str]]:
         for name, part in self.target.parts.items():

@@ -5,9 +5,8 @@ explains only the runs that it can have affected.
 """
 
 import itertools
-import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -99,12 +98,22 @@ class _Faults:
         self.crashes = _pairs(at["crash", ""])
         self._full = _no_room(lines)
         self._overruns: dict[str, list[float]] = defaultdict(list)
+        self._late: Counter[str] = Counter()
 
     def add_runs(self, runs: Iterable[_Run]) -> None:
         """Add the runs that exceeded their time limit and were killed with their process."""
         for run in runs:
             if run.over is None and (limit := LIMITS.get(_kind(run.key))) is not None:
                 self._overruns[run.pid].append(run.start + limit)
+
+    def add_overruns(self, runs: Mapping[str, Sequence[_Run]], logged: Mapping[str, int]) -> None:
+        """Add the runs that overran their time limit by the log of their worker, and not by the task itself.
+
+        :param logged: the number of runs that the workers' logs say have overrun, by key.
+        """
+        for key, number in logged.items():
+            own = sum(run.error == "TaskTimeout" or run.over is None for run in runs.get(key, ()))
+            self._late[key] = max(number - own, 0)
 
     def moments(self, word: str, about: str) -> list[float]:
         """Return the times of these events."""
@@ -120,7 +129,8 @@ class _Faults:
             return "its process was killed"
         if any(at <= last for at in self._overruns[run.pid]):
             return "its process was killed for a time limit"
-        if run.over is not None and run.over - run.start > LIMITS.get(_kind(run.key), math.inf):
+        if run.end is not None and self._late[run.key]:
+            self._late[run.key] -= 1
             return "it overran its time limit after it had noted its end"
         if run.end is None and _meets(_pairs(self.moments("retry", run.key)), run.start, after):
             return "an operator's retry"
@@ -154,15 +164,20 @@ class _Faults:
         return _meets(_pairs(self.moments("cutoff", run.pid)), first, last) or _meets(self.crashes, first, last)
 
 
-def judge(lines: Sequence[Line], left: Left, stored: float = SHORTLY) -> Verdict:
+def judge(
+    lines: Sequence[Line], left: Left, stored: float = SHORTLY, overruns: Mapping[str, int] | None = None
+) -> Verdict:
     """Compare the tasks that were sent and run with those that are left.
 
     :param stored: ``SHORTLY``, or ``AT_ONCE`` for a directory.
+    :param overruns: the number of runs that the workers' logs say have overrun, by the last part of the task's id.
     """
     verdict, faults = Verdict(), _Faults(lines, stored)
     runs = _runs(lines)
     faults.add_runs(run for several in runs.values() for run in several)
     acknowledged = {line.rest[0]: line.rest[1] for line in lines if line.word == "ack"}
+    logged = {key: (overruns or {}).get(id.rpartition("/")[2], 0) for key, id in acknowledged.items()}
+    faults.add_overruns(runs, logged)
     removed, nameless = _removed(lines, acknowledged)
     removed |= left.taken
     ended = {key for key, several in runs.items() if any(run.end is not None for run in several)}

@@ -58,11 +58,14 @@ def test_an_unknown_id_that_was_removed_accounts_for_one_task_that_failed() -> N
 
 
 def test_a_run_may_overrun_its_limit_after_its_end() -> None:
-    """The end is noted by the task itself, before it returns."""
-    late = ["1 start k1:limit 7", "1.4 end k1:limit 7", "6 start k1:limit 7", "6.1 end k1:limit 7"]
-    assert _judge(*late).causes == {"it overran its time limit after it had noted its end": 1}
-    early = ["1 start k1:limit 7", "1.2 end k1:limit 7", "6 start k1:limit 7", "6.1 end k1:limit 7"]
-    assert len(_judge(*early).unexplained) == 1
+    """The task notes its end before it returns. The log of the worker then says that it overran."""
+    lines = ["1 start k1:limit 7", "1.2 end k1:limit 7", "6 start k1:limit 7", "6.1 end k1:limit 7"]
+    lines = ["0 ack k1:limit /mail/two", *lines]
+    assert len(_judge(*lines).unexplained) == 1
+    verdict = judge(_lines(*lines), NOTHING, overruns={"two": 1})
+    assert verdict.causes == {"it overran its time limit after it had noted its end": 1}
+    failed = ["2 start k1:limit 7", "2.3 fail k1:limit 7 TaskTimeout"]  # this is the overrun that was logged
+    assert len(judge(_lines(*lines[:3], *failed, *lines[3:]), NOTHING, overruns={"two": 1}).unexplained) == 1
 
 
 def test_what_is_left_is_waiting_aside_or_taken() -> None:
