@@ -260,8 +260,8 @@ def test_postponed_tasks_are_never_early_and_come_in_order(place: Place) -> None
     place.call("""
         from datetime import datetime
         now = time.time()
-        for ahead in (0.6, 0.2, 0.4):
-            late.using(postpone=datetime.fromtimestamp(now + ahead))(now + ahead)
+        dues = [now + ahead for ahead in (0.6, 0.2, 0.4)]
+        Spooler.send_many([late.using(postpone=datetime.fromtimestamp(due)).message(due) for due in dues])
     """)
     running = place.run()
     for _ in range(3):
