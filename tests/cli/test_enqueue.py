@@ -129,7 +129,7 @@ def test_at_takes_iso_times(shell: Shell) -> None:
         (["app:add", "--in", "soon"], "not a duration"),
         (["app:add", "--in", "99999999999d"], "longer than any task can wait"),
         (["app:add", "--in", "9s", "--at", "2030-01-01"], "not both"),
-        (["app:add", "--at", "tomorrow"], "no ISO 8601 time"),
+        (["app:add", "--at", "tomorrow"], "is not an ISO 8601 time"),
         (["app:add", "--at", "9999-01-01"], "further ahead"),
         (["app:add", "--message", "x"], "not both"),
         (["app:add", "--payload", "1"], "--payload goes with --message"),
