@@ -121,6 +121,10 @@ def test_ctrl_c_after_a_task_has_read(shell: Shell, session: Session) -> None:
     session.wait_for("name? ")
     session.type("ann\n")
     session.wait_for("processed")
+    deadline = time.monotonic() + PATIENCE
+    while os.tcgetpgrp(session.terminal) != session.process.pid:
+        assert time.monotonic() < deadline
+        os.sched_yield()
     session.type("\x03")
     assert session.end() == 0
 

@@ -327,7 +327,7 @@ def test_roles_as_the_guide_grants_them(server: Server, database: str) -> None:
 def test_a_database_in_another_encoding(server: Server) -> None:
     """Tracebacks may hold any character: the schema is not made where they would be refused."""
     server.execute("CREATE DATABASE latin ENCODING 'LATIN1' TEMPLATE template0")
-    assert "is in LATIN1" in unspool("migrate", url=server.url("latin"), status=3)
+    assert "has the encoding LATIN1" in unspool("migrate", url=server.url("latin"), status=3)
 
 
 def test_workers_are_listed(place_here: tuple[Place, str]) -> None:

@@ -321,7 +321,7 @@ class TestPlugin:
         """The example in the plugin's docstring works as it stands, in a pytest that has no configuration."""
         doc = plugin.__doc__
         assert doc is not None
-        example = doc.partition(".. code-block:: python\n")[2].partition("Nothing to set up")[0]
+        example = doc.partition(".. code-block:: python\n")[2].partition("No setup is needed")[0]
         pytester.makepyfile(
             myapp="""
             from unspool import Spooler
