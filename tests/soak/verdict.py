@@ -191,7 +191,7 @@ def judge(
             verdict.aside += 1
         elif key in removed:
             verdict.removed += 1
-        elif nameless and any(run.failed is not None for run in runs.get(key, ())):
+        elif nameless and key in runs:
             nameless -= 1
             verdict.removed += 1
         else:

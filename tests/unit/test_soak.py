@@ -54,6 +54,8 @@ def test_an_unknown_id_that_was_removed_accounts_for_one_task_that_failed() -> N
     other = ["1 ack k2:ok two", "3 start k2:ok 7", "4 fail k2:ok 7 ValueError"]
     assert _judge(*failed, removed).removed == 1
     assert _judge(*failed, removed, *other).lost == ["k2:ok"]
+    killed = "1 start k1:ok 7"
+    assert _judge(killed, removed).removed == 1
     assert _judge(removed).lost == [KEY]
 
 
