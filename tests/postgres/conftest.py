@@ -3,7 +3,6 @@
 import contextlib
 import os
 import re
-import signal
 import threading
 import time
 import uuid
@@ -78,24 +77,13 @@ def place_at(root: Path, address: Address) -> Iterator[Place]:
     try:
         yield here
     finally:
-        close_place(here)
+        here.close()
 
 
 def url_of(address: Address, port: int | None = None) -> str:
     """The URL of a queue, by way of a port."""
     url = address.url if port is None else re.sub(r":\d+/", f":{port}/", address.url, count=1)
     return f"{url}{'&' if '?' in url else '?'}spooler={address.spooler}"
-
-
-def close_place(here: Place) -> None:
-    """Ends what runs there, workers that a failed test left at a gate, too."""
-    for running in here.running:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(running.process.pid, signal.SIGKILL)
-        running.process.wait(PATIENCE)
-        running._reader.join(PATIENCE)
-        assert running.process.stderr is not None
-        running.process.stderr.close()
 
 
 def look_at(address: Address) -> PostgresBackend:

@@ -8,7 +8,6 @@ import pytest
 from ..runtime.conftest import Place
 from ..uwsgi.conftest import _require
 from ..uwsgi.instance import Instance
-from .conftest import close_place
 from .server import Server, serving
 
 TASKS = """
@@ -81,7 +80,7 @@ def worker(tmp_path: Path, restarted: Server) -> Iterator[Place]:
     here = Place(tmp_path)
     here.write_app(TASKS.format(port=restarted.port, age=None))
     yield here
-    close_place(here)
+    here.close()
 
 
 def test_tasks_go_on_after_a_restart_of_the_database(worker: Place, restarted: Server) -> None:

@@ -167,6 +167,17 @@ class Place:
         program = f"from tasks import *\n{textwrap.dedent(code)}"
         subprocess.run([sys.executable, "-c", program], cwd=self.root, env=self.env, check=True, timeout=PATIENCE)
 
+    def close(self) -> None:
+        """End all that runs here, workers that a failed test left at a gate too."""
+        for running in self.running:
+            for pid in session(running.process.pid):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            running.process.wait(PATIENCE)
+            running._reader.join(PATIENCE)
+            assert running.process.stderr is not None
+            running.process.stderr.close()
+
     def run(self, *options: str) -> Running:
         """Starts a supervisor; the test's end ends it."""
         running = Running(self, *options)
@@ -213,14 +224,7 @@ def place(tmp_path: Path) -> Iterator[Place]:
     """A place whose supervisors are ended when the test is."""
     here = Place(tmp_path)
     yield here
-    for running in here.running:
-        for pid in session(running.process.pid):  # workers that a failed test left at a gate, too
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        running.process.wait(PATIENCE)
-        running._reader.join(PATIENCE)
-        assert running.process.stderr is not None
-        running.process.stderr.close()
+    here.close()
 
 
 def session(leader: int) -> list[int]:

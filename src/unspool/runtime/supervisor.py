@@ -203,7 +203,7 @@ class Supervisor:
             now = self._clock()
             waits += [due - now for feed in self._feeds if (due := feed.next_due()) is not None]
             waits += [self._next_reload - time.monotonic()] if self._options.reload else []
-        if any(self._withholds) and self._waiting[0]:
+        if any(self._withholds) and len(self._pool.queue):  # not ``_waiting``: the last fill may have put some in
             waits.append(_STUCK)
         if any(process.ahead for process in self._pool.processes()):
             waits.append(_SLOW)
@@ -490,6 +490,8 @@ class Supervisor:
             self._waiting = (waiting, now)
         stuck = waiting > 0 and any(self._withholds) and now - self._waiting[1] >= _STUCK
         urgent = any(first.rank < self._last_rank for feed in self._feeds if (first := feed.peek()) is not None)
+        if stuck:  # the rate of earlier runs says no more what will soon be begun
+            self._rate, self._rated = 0.0, (self._stats.done, now)
         if waiting and (urgent or stuck or any(feed.paused for feed in self._feeds)):
             self._give_back(queue.recall())
             self._take_back(all=True)
