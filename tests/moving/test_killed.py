@@ -3,6 +3,7 @@
 import os
 import signal
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -53,6 +54,32 @@ def test_killed(ends: Ends, source: str, destination: str, point: str) -> None:
     dead = ends.backend(destination).entries(frozenset({State.DEAD}))
     found = sorted((entry.reason, entry.priority, entry.attempts) for entry in dead)
     assert found == [("ValueError: no luck with dead", None, 1), ("ValueError: no luck with urgently dead", 2, 1)]
+
+
+STAGED = ("accept.renamed", "carry.accepted", "carry.noted", "confirm.renamed")
+
+
+@pytest.mark.parametrize("how", ["renamed", "private part moved away"])
+@pytest.mark.parametrize(
+    ("source", "point"),
+    [("spool", "left.renamed"), *((end, name) for end in ("spool", "pg", "nats") for name in STAGED)],
+)
+def test_a_destination_that_is_replaced_after_the_kill(ends: Ends, source: str, point: str, how: str) -> None:
+    """Its staged tasks are staged again, in the directory that has its name now, so that none is lost."""
+    names = [f"task {number}" for number in range(5)]
+    work.using(spooler=ends.backend(source).name).enqueue_many([(name,) for name in names])
+    ends.kill(point, "move", source, "other", time=1 if point.startswith("carry.") else 3)
+    other = Path(ends.names["other"])
+    if how == "renamed":
+        other.rename(ends.root / "away")
+        other.mkdir(0o700)
+    else:
+        (other / ".unspool").rename(ends.root / "private")
+    assert ends.move(source, "other")["moved"]["ready"] == 5
+    ends.burst("other")
+    assert ran == dict.fromkeys(names, 1)
+    assert ends.counts(source) == {}
+    assert ends.counts("other") == {}
 
 
 def test_each_point_is_covered() -> None:

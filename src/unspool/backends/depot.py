@@ -11,7 +11,8 @@ A transfer has five steps. Each is stored permanently before the next begins::
 ``stay`` aborts a transfer before ``left``. Each step may be repeated without harm, and only the source records the
 progress. The process that carries tasks may therefore be killed at any point: the next one asks the source for tasks in
 transfer (``departures``) and continues. The destination keeps no record of the tasks that it has run: before ``left``
-it runs none of them, and after ``left`` none is staged again.
+it runs none of them, and after ``left`` none is staged again, unless another place has the name of the destination by
+then (``identity``).
 """
 
 from collections.abc import Iterable, Sequence
@@ -94,6 +95,16 @@ class Depot(Protocol):
         """Delete tasks that have ``left`` and are committed at the destination."""
 
     # --- the destination
+
+    @property
+    def identity(self) -> str:
+        """Return what distinguishes this place from a later one of the same name; empty if the name is enough.
+
+        The source records it with the name. If a directory was replaced after it had staged a task, the task is staged
+        again, in the new one.
+
+        :raises SpoolerUnusable: if the queue cannot be used.
+        """
 
     def accept(self, parcels: Sequence[Parcel]) -> None:
         """Stage tasks, each once however often it is offered. They are neither run nor listed yet.

@@ -278,6 +278,10 @@ class MemoryDepot:
         for parcel in parcels:
             self._tasks.pop(parcel.id, None)
 
+    @property
+    def identity(self) -> str:
+        return ""
+
     def accept(self, parcels: Sequence[Parcel]) -> None:
         for parcel in parcels:
             id = next((id for id, task in self._tasks.items() if task.arriving and task.key == parcel.key), None)

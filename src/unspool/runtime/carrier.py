@@ -4,6 +4,7 @@ Whoever carries them may be killed anywhere. The first thing that a carrier does
 """
 
 import contextlib
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -27,6 +28,14 @@ class Batch(NamedTuple):
 
     moved: Sequence[Parcel] = ()
     stayed: Sequence[Stayed] = ()
+
+
+_identity = re.compile(r"#[0-9a-f]{16}\Z")
+
+
+def _named(parcel: Parcel) -> str:
+    """Return the name of the destination that has staged a task, without its identity."""
+    return _identity.sub("", parcel.destination)
 
 
 class Carrier:
@@ -59,13 +68,15 @@ class Carrier:
         """
         with self._letting_go():
             parcels = self._source.departures()
-            elsewhere = [parcel for parcel in parcels if parcel.destination not in ("", self._name)]
-            known = [parcel for parcel in parcels if parcel.destination == self._name]
+            staged_here = (self._here(), self._name)  # an older version has recorded the name alone
+            known = [parcel for parcel in parcels if parcel.destination in staged_here]
             self._finish(known)
-            batch = self._go([parcel for parcel in parcels if not parcel.destination])
+            fresh = [parcel for parcel in parcels if self._is_for(parcel) and parcel.destination not in staged_here]
+            batch = self._go(fresh)
             stayed = [
-                Stayed(one.id, f"is on its way to {one.destination}, which has accepted it; carry on to there first")
-                for one in elsewhere
+                Stayed(one.id, f"is on its way to {_named(one)}, which has accepted it; carry on to there first")
+                for one in parcels
+                if not self._is_for(one)
             ]
             return Batch([*known, *batch.moved], [*stayed, *batch.stayed])
 
@@ -78,6 +89,15 @@ class Carrier:
         with self._letting_go():
             return self._go(self._source.leave(ids))
 
+    def _here(self) -> str:
+        """Return the destination as the source records it: its name, and its identity if it has one."""
+        identity = self._destination.identity
+        return f"{self._name}#{identity}" if identity else self._name
+
+    def _is_for(self, parcel: Parcel) -> bool:
+        """Return whether a task is to be staged here: no place has staged it, or only a former one of this name."""
+        return parcel.destination == "" or _named(parcel) == self._name
+
     def _go(self, parcels: Sequence[Parcel]) -> Batch:
         if not parcels:
             return Batch()
@@ -89,6 +109,7 @@ class Carrier:
                 good.append(parcel if parcel.state is State.CORRUPT else self._addressed(parcel))
             except Damaged as error:
                 bad.append((parcel, str(error)))
+        here = self._here()  # before: if the place is replaced meanwhile, the tasks are staged again
         try:
             accepted = self._offer(good, bad)
         except SpoolerUnusable:
@@ -97,7 +118,7 @@ class Carrier:
         points.reach("carry.accepted")
         for parcel, reason in bad:
             self._source.stay([parcel], reason if self._refuse else "")
-        moved = self._source.left(accepted, self._name) if accepted else []
+        moved = self._source.left(accepted, here) if accepted else []
         points.reach("carry.noted")
         self._finish(moved)
         return Batch(moved, [Stayed(parcel.id, reason) for parcel, reason in bad])

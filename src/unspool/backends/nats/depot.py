@@ -214,6 +214,10 @@ class NatsDepot:
 
     # --- the destination
 
+    @property
+    def identity(self) -> str:
+        return ""
+
     def accept(self, parcels: Sequence[Parcel]) -> None:
         for parcel in parcels:
             if parcel.state is not State.CORRUPT:

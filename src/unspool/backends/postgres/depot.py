@@ -131,6 +131,10 @@ class PostgresDepot:
 
     # --- the destination
 
+    @property
+    def identity(self) -> str:
+        return ""
+
     def accept(self, parcels: Sequence[Parcel]) -> None:
         for parcel in parcels:
             if parcel.state is not State.CORRUPT:

@@ -25,7 +25,7 @@ from . import lock
 from .attempts import DONE, RUNNING, Attempts, Count
 from .dead_letters import REASON_SUFFIX, Note, discard_reason, read_note, set_aside, write_reason
 from .file import open_private, read_whole, sync_file_system, write_whole
-from .layout import ASIDE, PREFIX, TMP, Directory, priority_of
+from .layout import ASIDE, IDENTITY, PREFIX, PRIVATE, TMP, Directory, priority_of
 from .leaving import ARRIVING, LEAVING, LEFT, Leaving, label, left_part, under_way
 from .listing import Listing
 from .wakefile import Wakefile
@@ -37,6 +37,7 @@ _MOST = 1 << 25  # maximum bytes of tasks held at once, unless a single task is 
 _WRITING = 5.0  # seconds for which another program may still be writing an incomplete file
 _OPEN = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+_IDENTITY_SIZE = 8
 
 
 class _Token(NamedTuple):
@@ -139,6 +140,36 @@ class SpoolDepot:
             self._let_go(fd)
 
     # --- the destination
+
+    @property
+    def identity(self) -> str:
+        with self._unusable():
+            self._directory.renew(PRIVATE, TMP)
+            for _ in range(2):
+                with (
+                    contextlib.suppress(FileNotFoundError),
+                    open(open_private(self._directory, IDENTITY), "rb") as file,
+                ):
+                    return file.read(_IDENTITY_SIZE).hex()
+                self._identify()
+        raise SpoolerUnusable(
+            f"spooler {self._directory.root} cannot be used: its {IDENTITY} is removed again and again"
+        )
+
+    def _identify(self) -> None:
+        """Create the file of the identity, completely or not at all, unless another process is faster."""
+        tmp, private = self._directory.fd(TMP), self._directory.fd(PRIVATE)
+        draft = self._directory.drafts.name(os.path.basename(IDENTITY))
+        fd = open_private(self._directory, f"{TMP}/{draft}", _CREATE)
+        try:
+            write_whole(fd, os.urandom(_IDENTITY_SIZE))
+            os.fsync(fd)
+            with contextlib.suppress(FileExistsError):
+                os.link(draft, os.path.basename(IDENTITY), src_dir_fd=tmp, dst_dir_fd=private)
+        finally:
+            os.close(fd)
+            os.unlink(draft, dir_fd=tmp)
+        self._directory.sync(PRIVATE)
 
     def accept(self, parcels: Sequence[Parcel]) -> None:
         with self._unusable():

@@ -12,6 +12,7 @@
         run/                     live processes, the pause flag, the period
         attempts/                counts, if the file system has no extended attributes
         history.sqlite3          the history, beside its rollback journal
+        identity                 distinguishes this directory from a later one, for tasks that are moved to it
 
 A name has uWSGI's form: ``uwsgi_spoolfile_on_<host>_<pid>_<counter>_<random>_<seconds>_<microseconds>``. unspool puts
 the *due* time at its end, so that one reading of the directory gives an order without looking at each file. The due
@@ -39,6 +40,7 @@ __all__ = [
     "ATTEMPTS",
     "BELL",
     "HISTORY",
+    "IDENTITY",
     "PREFIX",
     "PRIVATE",
     "RUN",
@@ -63,6 +65,7 @@ TMP = f"{PRIVATE}/tmp"  # noqa: S108  ours, in a private directory
 RUN = f"{PRIVATE}/run"
 ATTEMPTS = f"{PRIVATE}/attempts"
 HISTORY = f"{PRIVATE}/history.sqlite3"
+IDENTITY = f"{PRIVATE}/identity"
 ASIDE = {"dead": f"{PRIVATE}/dead", "corrupt": f"{PRIVATE}/corrupt"}
 
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
