@@ -220,7 +220,9 @@ class _Machine:
 
     def extend(self, items: Sequence[Any]) -> None:
         """Add to the list, set or similar object at the top."""
-        if isinstance(found := self.top(), _Node):
+        if isinstance(found := self.top(), _Map):
+            raise ValueError("a dict has only keys and values")
+        if isinstance(found, _Node):
             found.items.extend(items)
 
     def set(self, items: Sequence[Any]) -> None:

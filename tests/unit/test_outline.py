@@ -131,6 +131,7 @@ def _hostile() -> dict[str, bytes]:
         "a mark as a value": b"(0(.",
         "empty": b"",
         "names of nothing": b"c\n\n" * 30_000 + b".",
+        "a dict that is appended to": b"}q\x00K\x01a(K\x01K\x02eh\x00.",
     }
 
 
