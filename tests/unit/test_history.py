@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from unspool.backends.spool.history import History
-from unspool.backends.spool.layout import HISTORY, Directory
+from unspool.backends.spool.layout import HISTORY, TMP, Directory
+from unspool.backends.spool.sweep import leftovers
 from unspool.errors import SpoolerUnusable
 from unspool.message import Record
 from unspool.testing import FakeClock
@@ -102,6 +103,18 @@ def test_bounded_in_number(opened: Open, database: Path) -> None:
     again = opened(limit=50)  # a new writer begins with a trimming
     again.add(runs(7))
     assert rows(database) == 50
+
+
+def test_a_trim_that_fails_stores_no_row_twice(opened: Open, database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process may hold the database when it is time to trim. The rows before are stored, once."""
+    history = opened()
+
+    def locked(writer: sqlite3.Connection) -> None:
+        raise sqlite3.OperationalError("database is locked")
+
+    monkeypatch.setattr(history, "_trim", locked)
+    history.add(runs(1, 2))
+    assert rows(database) == 2
 
 
 def test_bounded_in_age(opened: Open, clock: FakeClock, database: Path) -> None:
@@ -415,6 +428,23 @@ def test_what_a_dead_process_jotted_down(opened: Open, database: Path, taken_by:
     assert set(journals(database)) == alive
     found = {record.attempt for record in history.latest(None, 10)}
     assert found == {0, 1, 2, 5} | ({6} if taken_by == "a supervisor's writer" else set())
+
+
+def test_a_process_that_is_killed_as_it_begins_a_journal(opened: Open, tmp_path: Path) -> None:
+    """Its draft has the number of the process, as all drafts have, so a sweep removes it."""
+    history = opened()
+    child = os.fork()
+    if child == 0:
+        os.rename = lambda *_, **__: os._exit(0)  # type: ignore[assignment]
+        history.jot(runs(1))
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    directory = Directory(str(tmp_path / "mail"))
+    drafts = Path(directory.path(TMP))
+    assert len(list(drafts.iterdir())) == 1
+    for _ in leftovers(directory):
+        pass
+    assert list(drafts.iterdir()) == []
 
 
 def test_texts_that_are_none(opened: Open) -> None:

@@ -150,15 +150,18 @@ class History:
         if self._writer is None:
             self._writer = self._open(path)
             self._opened = _identity(path)
-        with self._writer as writer:
-            try:
-                with writer:
-                    writer.executemany(_INSERT, records)
-            except _BAD_ROW:  # a row that no database accepts must not cost the others
+        writer = self._writer
+        try:
+            with writer:
+                writer.executemany(_INSERT, records)
+        except _BAD_ROW:  # a row that no database accepts must not cost the others
+            with writer:
                 self._add_singly(writer, map(_storable, records))
-            self._untrimmed += len(records)
-            if self._untrimmed >= _TRIM_EVERY:
-                self._untrimmed = 0
+        self._untrimmed += len(records)
+        if self._untrimmed >= _TRIM_EVERY:
+            self._untrimmed = 0
+            # The rows are stored. If this raised, the caller would write them again.
+            with contextlib.suppress(sqlite3.OperationalError), writer:
                 self._trim(writer)
 
     @staticmethod

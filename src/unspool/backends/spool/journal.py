@@ -87,11 +87,12 @@ class Journal:
         self._name = name = f"{_PREFIX}{time.time_ns():020d}-{os.urandom(4).hex()}"  # sorts by age
         self._directory.renew(PRIVATE, TMP)
         private, tmp = self._directory.fd(PRIVATE), self._directory.fd(TMP)
-        self._fd = self._directory.hand_over(os.open(name, _CREATE, 0o600, dir_fd=tmp))
+        draft = self._directory.drafts.name(name)
+        self._fd = self._directory.hand_over(os.open(draft, _CREATE, 0o600, dir_fd=tmp))
         self._size = 0
         lock.acquire(self._fd)
         # The file is locked now, so no process takes it for a leftover.
-        os.rename(name, name, src_dir_fd=tmp, dst_dir_fd=private)
+        os.rename(draft, name, src_dir_fd=tmp, dst_dir_fd=private)
         self._pid = os.getpid()
 
     def _end(self) -> None:
