@@ -1,5 +1,6 @@
 """People look at a directory and change single tasks while workers run, and leftovers are swept if that is certain."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 from unspool.backends.spool import SpoolBackend
 from unspool.backends.spool.sweep import leftovers
 from unspool.errors import TaskBusy
-from unspool.message import Envelope, State
+from unspool.message import Bury, Claim, Envelope, Retry, State
 
 from ..runtime.conftest import PATIENCE, Place
 from . import tracing
@@ -85,6 +86,26 @@ def test_all_operations_beside_workers(place: Place) -> None:
     assert running.stop() == 0
     done = sorted(map(int, place.lines()))
     assert sorted([*done, *removed]) == list(range(1000))
+
+
+def test_a_retry_beside_a_task_of_the_same_name(tmp_path: Path) -> None:
+    """A copied or restored task may have the name of a dead one. It keeps its own count of attempts."""
+    with contextlib.closing(SpoolBackend(str(tmp_path / "mail"), durable=False)) as backend:
+        (id,) = backend.send([Envelope({"msg": b"task"}, b"", None, None)])
+        copy = Path(id).read_bytes()
+        claim = backend.claim(os.path.basename(id))
+        assert isinstance(claim, Claim)
+        backend.settle(claim, Bury("gave up"))
+        Path(id).write_bytes(copy)
+        Path(id).chmod(0o600)
+        claim = backend.claim(os.path.basename(id))
+        assert isinstance(claim, Claim)
+        backend.settle(claim, Retry(0.0))
+        (dead,) = (entry.id for entry in backend.entries(frozenset({State.DEAD})))
+        assert backend.retry(dead) != id
+        claim = backend.claim(os.path.basename(id))
+        assert isinstance(claim, Claim)
+        assert claim.attempts == 2
 
 
 @pytest.mark.parametrize("change", ["retry", "remove"])

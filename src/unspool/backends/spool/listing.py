@@ -124,8 +124,9 @@ class Listing:
         taken = place and os.path.lexists(self._directory.path(ref))
         target = self._free(ref, now) if taken or hint(ref) > now else ref
         if place:
-            for former in (_inside(place, ref), ref):
-                self._attempts().clear(former)
+            self._attempts().clear(_inside(place, ref))
+            if not taken:  # otherwise the count is that of the other task
+                self._attempts().clear(ref)
             with self._present(ref):
                 bring_back(self._directory, place, ref, target, now)
         else:
