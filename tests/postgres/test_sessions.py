@@ -10,6 +10,7 @@ import psycopg
 import pytest
 
 from unspool.address import Address
+from unspool.backends.depot import Parcel
 from unspool.backends.postgres import PostgresBackend, listing
 from unspool.backends.postgres.claims import Claims
 from unspool.backends.postgres.feed import PostgresFeed
@@ -181,6 +182,27 @@ def test_a_worker_that_outlives_its_session_and_its_supervisor(
             assert (claim.attempts, claim.crashes) == (2, int(way == "dies"))
             backend.settle(claim, Ack())
         other.close()
+
+
+@pytest.mark.parametrize("way", ["dies", "excused"])
+def test_a_task_of_dead_processes_that_is_moved(place: Place, server: Server, address: Address, way: str) -> None:
+    """Its run counts as a crash, unless its worker was killed for another task's sake."""
+    place.write_app(HELD)
+    place.gate("long")
+    running = place.run()
+    place.call("held('long')")
+    place.wait_for_line("begun long")
+    with contextlib.closing(look_at(address)) as backend:
+        (worker,) = [info for info in backend.control.live() if info.role == "worker"]
+        (entry,) = backend.entries()
+        if way == "excused":
+            backend.excuse(worker.ref)
+        running.signal(signal.SIGKILL)
+        running.process.wait(PATIENCE)
+        os.kill(worker.pid, signal.SIGKILL)
+        left: list[Parcel] = []
+        wait_until(lambda: left or left.extend(backend.depot.leave([entry.id])))
+        assert [(one.attempts, one.crashes) for one in left] == [(1, int(way == "dies"))]
 
 
 def test_commands_wait_for_a_supervisor_that_may_come_back(

@@ -313,7 +313,7 @@ class PostgresBackend:
         return Refusal(RefusalKind.UNUSABLE, self._local() + _AWAY, str(error))
 
     def _refusal(self, number: int) -> Refusal:
-        row = self._session.execute("refusal", {"id": number, "spooler": self._names.spooler, "clock": self._now()})
+        row = self._insist("refusal", {"id": number, "spooler": self._names.spooler, "clock": self._now()})
         if row is None or row[0] >= 2:
             return Refusal(RefusalKind.GONE)
         _, begun, due, now = row

@@ -78,17 +78,12 @@ class History:
         """Note that rows were added."""
         self._untrimmed += runs
 
-    @property
-    def long(self) -> bool:
-        """Return whether it is time to trim."""
-        return self._untrimmed >= _TRIM_EVERY
-
     def trim(self) -> None:
         """Delete the runs that exceed the limits, if it is time to trim.
 
         :raises SpoolerUnusable: if the server cannot delete them.
         """
-        if not self.long:
+        if self._untrimmed < _TRIM_EVERY:
             return
         self._untrimmed = 0
         values = {"spooler": self._names.spooler, "limit": self._limit, "age": self._age, "clock": self._now()}

@@ -393,7 +393,7 @@ class Session:
         raise Away(f"spooler {self._connector.name} cannot be reached: a former session of this process has not ended")
 
     def _listen(self, connection: Connection) -> None:
-        connection.add_notify_handler(lambda _: self._listener() if self._listener else None)
+        connection.add_notify_handler(self._told)
         connection.execute(f'LISTEN "{self._names.channel}"')
 
     def _told(self, _note: Any) -> None:

@@ -16,7 +16,7 @@ WITH sure AS (
 ), taken AS (
     UPDATE unspool.task SET state = task.state + 4, fence = task.fence + 1, owner = NULL, begun = NULL, worker = NULL,
         attempts = attempts - (task.begun IS NOT NULL AND task.fence & 1 = 1)::int,
-        crashes = crashes + (task.begun IS NOT NULL AND task.fence & 1 = 0)::int,
+        crashes = crashes + (task.begun IS NOT NULL AND task.fence & 1 = 0 AND coalesce(task.worker > 0, false))::int,
         parcel = coalesce(parcel, gen_random_uuid()::text)
     FROM free
     WHERE task.id = free.id AND task.fence = free.fence AND task.begun IS NOT DISTINCT FROM free.begun AND task.state < 4
