@@ -104,6 +104,23 @@ def test_what_is_not_there_or_not_due(worker: NatsBackend) -> None:
     until(lambda: records(worker) == 0)
 
 
+def test_refused_claims_leave_no_answer_behind(worker: NatsBackend, url: str, opened: Open) -> None:
+    """The answers that a refused claim does not read are dropped, as the process may be refused for weeks."""
+    other = opened(url)
+    lane = lane_of(worker)
+    for _ in range(5):
+        (id,) = send(other)
+        found = claim(other, id)
+        assert isinstance(worker.claim(id.rpartition("/")[2]), Refusal)
+        other.settle(found, Ack())
+        other.flush()
+    (id,) = send(worker)
+    worker.settle(claim(worker, id), Ack())
+    worker.flush()
+    assert lane_of(worker) is lane
+    assert (lane._replies, lane._ignored) == ({}, set())
+
+
 def test_an_end_whose_answer_is_lost(worker: NatsBackend, caplog: pytest.LogCaptureFixture) -> None:
     """It is told again until it is heard; a record that could not be deleted is void, and is swept."""
     first, second = send(worker, Message("task"), Message("task"))

@@ -76,8 +76,8 @@ class Claims:
             written = lane.send(subject, record, condition(names.records(token), 0))
             asked = lane.ask_for_last(names.tasks, names.task("*", "*", token))
             self._verdicts.hear(lane)
+            stored = lane.last_of(asked)  # also if the record is refused, or its answer would stay in memory
             number = int(lane.answer(written)["seq"])
-            stored = lane.last_of(asked)
             waited = stored is not None and names.place(stored.subject)[0] != NOW
             if stored is not None and waited and at_once(self._tasks.drop_former(lane, stored)):
                 stored = None  # the server may have delivered it again just before

@@ -2,7 +2,7 @@
 
 There is a consumer for each priority. The loop fills the feed's room in the order of the priorities. When the queue is
 empty, it leaves a request with each consumer, which the server answers when a task arrives. An arrival therefore costs
-no delay, and an idle feed sends no requests.
+no delay, and an idle feed sends only a few requests every ten seconds.
 
 A delivery belongs to the feed while the feed confirms it three times per lease. Without a confirmation, the server
 delivers it again when the lease ends.
@@ -89,6 +89,7 @@ class Consumer:
         self._tasks: list[asyncio.Task[None]] = []
         self._subs: list[Any] = []
         self._number = 0
+        self._cleaning: asyncio.Task[None] | None = None
         self._swept = False
         """Whether void messages that a restarted server may have restored are deleted."""
 
@@ -115,7 +116,7 @@ class Consumer:
 
         Otherwise the server would assign them to this feed until the lease ends.
         """
-        for task in self._tasks:
+        for task in [*self._tasks, *([self._cleaning] if self._cleaning else [])]:
             task.cancel()
         if self._stream.link.connected:
             with contextlib.suppress(client_errors()):  # if the connection breaks now, the server forgets the requests
@@ -142,15 +143,21 @@ class Consumer:
         self._know({name.removeprefix("rank-") for name in found if name.startswith("rank-")})
         self.switches = await self._control.look(self._stream)
         self._moved.set()
-        if not self._swept:
-            self._swept = True
-            try:
-                await ends.drop_void(self._stream, names, self._place.patience)
-            except BaseException:
-                self._swept = False
-                raise
-        await runs.drop_void(self._stream, names, self._place.patience)
-        await self._overdue.look(self._stream)
+        if self._cleaning is None or self._cleaning.done():
+            self._cleaning = asyncio.get_running_loop().create_task(self._clean())
+
+    async def _clean(self) -> None:
+        """Delete what a restarted server has restored, and release what it could not.
+
+        This takes long where many tasks wait, and nothing waits for it: claims refuse void messages.
+        """
+        names, patience = self._place.names, self._place.patience
+        with contextlib.suppress(SpoolerUnusable):  # the next look repeats it
+            if not self._swept:
+                await ends.drop_void(self._stream, names, patience)
+                self._swept = True
+            await runs.drop_void(self._stream, names, patience)
+            await self._overdue.look(self._stream)
 
     async def _announce(self) -> None:
         """Announce this process to other hosts as soon as the storage has room."""

@@ -67,14 +67,16 @@ class Overdue:
         info = await stream.info(names.tasks, count=subject, patience=patience)
         if now < self._rest or info is None or not info.get("total"):
             return
-        if now >= self._whole:
-            self._next, self._whole, pages = 1, math.inf, 1 << 32
+        if whole := now >= self._whole:
+            self._next, pages = 1, 1 << 32
         latest = datetime.fromisoformat(info["ts"]).timestamp() - lease
         while pages > 0:
             page = await stream.page(names.tasks, subject, self._next, patience=patience)
             number += await self._let_out(stream, [stored for stored in page if stored.facts.due <= latest])
             self._next = page[-1].seq + 1 if page else 1
             pages = pages - 1 if page else 0
+        if whole:
+            self._whole = math.inf
         if number:
             _log.warning("%s kept %s back beyond their time; they may run now", stream.shown, counted(number, "task"))
 

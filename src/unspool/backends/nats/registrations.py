@@ -46,13 +46,20 @@ class RegistrationFile:
         self._path = os.path.join(path, f"{role}-{os.getpid()}-{os.urandom(6).hex()}")
         draft = os.path.join(path, f".{os.path.basename(self._path)}")
         self._fd = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._fd, fcntl.LOCK_EX)
-        os.write(self._fd, bytes(SIZE))
-        # The mapping keeps a descriptor of its own. That one must not share the lock, so the file is opened again.
-        apart = os.open(draft, os.O_RDWR | os.O_CLOEXEC)
-        self.memory = mmap.mmap(apart, SIZE)
-        os.close(apart)
-        os.rename(draft, self._path)  # other processes see the file from here on; unlocked, it would be swept
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX)
+            os.write(self._fd, bytes(SIZE))
+            # The mapping keeps a descriptor of its own. That one must not share the lock, so the file is opened again.
+            apart = os.open(draft, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                self.memory = mmap.mmap(apart, SIZE)
+            finally:
+                os.close(apart)
+            os.rename(draft, self._path)  # other processes see the file from here on; unlocked, it would be swept
+        except OSError:
+            os.close(self._fd)
+            os.unlink(draft)
+            raise
 
     def detach(self) -> None:
         """Leave the lock to the child. The parent calls this after a fork, and can still read the slot."""

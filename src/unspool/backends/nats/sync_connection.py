@@ -51,6 +51,7 @@ class SyncConnection(JetStream):
         self._out = bytearray()
         self._in = bytearray()
         self._replies: dict[int, bytes] = {}
+        self._ignored: set[int] = set()
         try:
             self._socket = self._connect(server, login)
         except OSError as error:  # includes the errors of ssl
@@ -144,6 +145,11 @@ class SyncConnection(JetStream):
             raise ApiError.of(self.shown, error, repeated=False)
         return answer
 
+    def ignore(self, number: int) -> None:
+        """Drop the answer to a request that has not been read, now or when it arrives."""
+        if self._replies.pop(number, None) is None:
+            self._ignored.add(number)
+
     @contextlib.contextmanager
     def _whole(self) -> Iterator[None]:
         """Close the connection if a request gets no answer, because a later answer could be taken for the missing
@@ -170,7 +176,10 @@ class SyncConnection(JetStream):
                     return
                 headers = int(words[-2]) if word == b"HMSG" else 0
                 number = int(words[0].rpartition(b".")[2])
-                self._replies[number] = bytes(self._in[start + headers : start + size])
+                if number in self._ignored:
+                    self._ignored.discard(number)
+                else:
+                    self._replies[number] = bytes(self._in[start + headers : start + size])
                 end = start + size
             elif word == b"PING":
                 self._socket.sendall(b"PONG\r\n")

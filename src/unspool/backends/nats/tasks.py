@@ -199,7 +199,7 @@ class Tasks:
     async def lock(self, stream: JetStream, stored: Stored, run: Run | None) -> int:
         """Prevent workers from starting a task that they have already read. Return the number of the lock's record.
 
-                The record has the form of a run's record. If this process is killed, that does not count as a crash.
+        The record has the form of a run's record. If this process is killed, that does not count as a crash.
 
         :param run: the last record about this task.
         :raises Conflict: if another process has just started it.

@@ -89,6 +89,7 @@ class Verdicts:
             asked, number, claim = self._told[0]
             try:
                 if asked is not lane:
+                    asked.ignore(number)
                     raise Broken("it has ended")
                 asked.answer(number)
             except (Broken, ApiError) as error:
