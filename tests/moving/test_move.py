@@ -83,6 +83,17 @@ def test_chosen_states(ends: Ends) -> None:
     assert (ends.counts("spool"), ends.counts("pg")) == ({State.READY: 1}, {State.DEAD: 1})
 
 
+def test_states_chosen_by_the_environment(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variable lists several states, separated by commas, as the variables of other commands do."""
+    there = ends.backend("spool").name
+    fail.using(spooler=there)("dead")
+    ends.burst("spool")
+    work.using(spooler=there)("ready")
+    monkeypatch.setenv("UNSPOOL_MOVE_STATE", "dead,corrupt")
+    ends.move("spool", "pg")
+    assert (ends.counts("spool"), ends.counts("pg")) == ({State.READY: 1}, {State.DEAD: 1})
+
+
 def test_what_is_said(ends: Ends) -> None:
     """One line for people."""
     work.using(spooler=ends.backend("spool").name)("one")

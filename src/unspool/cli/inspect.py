@@ -10,14 +10,13 @@ import click
 
 from .. import config
 from ..backends.base import Backend, WorkerInfo
-from ..message import Entry, Record, State, Verdict
+from ..message import SUCCEEDED, Entry, Record, State
 from . import durations, options, output, spoolers
 from .show import entry_json, run_json, show
 
 __all__ = ["COMMANDS"]
 
 _SCREENFUL = 500  # tasks listed on a terminal without --limit; alignment requires reading all of them
-_FINE = (Verdict.PROCESSED, Verdict.SKIPPED)
 
 
 @click.command()
@@ -36,7 +35,7 @@ _FINE = (Verdict.PROCESSED, Verdict.SKIPPED)
     help=f"At most so many. Default: all; on a terminal {_SCREENFUL}.",
 )
 @output.json_option
-@spoolers.spooler_option  # fmt: skip
+@spoolers.spooler_option
 def ls(state: Sequence[str], limit: int | None, json: bool, spooler: Sequence[str]) -> None:
     """List tasks in the order of execution.
 
@@ -80,7 +79,7 @@ def ls(state: Sequence[str], limit: int | None, json: bool, spooler: Sequence[st
 )
 @click.option("--failed", is_flag=True, show_envvar=True, help="Only runs that did not go well.")
 @output.json_option
-@spoolers.spooler_option  # fmt: skip
+@spoolers.spooler_option
 def history(id: str | None, limit: int, failed: bool, json: bool, spooler: Sequence[str]) -> None:
     """List past runs, of all tasks or one.
 
@@ -177,7 +176,7 @@ def _runs(backend: Backend, id: str | None, limit: int, failed: bool) -> list[Re
     depth = limit
     while True:
         runs = backend.history(id=id, limit=depth)
-        bad = [run for run in runs if run.verdict not in _FINE]
+        bad = [run for run in runs if run.verdict not in SUCCEEDED]
         if len(bad) >= limit or len(runs) < depth:
             return bad[:limit]
         depth *= 8

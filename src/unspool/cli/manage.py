@@ -14,8 +14,6 @@ from . import durations, output, spoolers
 
 __all__ = ["COMMANDS"]
 
-_REMOVABLE = tuple(str(state) for state in State if state is not State.RUNNING)
-
 
 @click.command()
 @click.argument("ids", nargs=-1, metavar="[ID]...")
@@ -51,7 +49,7 @@ def rm(ids: Sequence[str], *, json: bool, spooler: Sequence[str]) -> int:
 @click.command()
 @click.option(
     "--state",
-    type=spoolers.Choices(_REMOVABLE),
+    type=spoolers.Choices(spoolers.NOT_RUNNING),
     multiple=True,
     required=True,
     show_envvar=True,
@@ -66,7 +64,7 @@ def rm(ids: Sequence[str], *, json: bool, spooler: Sequence[str]) -> int:
 )
 @click.option("--yes", is_flag=True, show_envvar=True, help="Do not ask.")
 @output.json_option
-@spoolers.spooler_option  # fmt: skip
+@spoolers.spooler_option
 def purge(state: Sequence[str], older_than: timedelta | None, *, yes: bool, json: bool, spooler: Sequence[str]) -> int:
     """Delete all tasks in a state permanently.
 

@@ -16,7 +16,6 @@ from . import output, spoolers
 
 __all__ = ["COMMANDS"]
 
-_STATES = tuple(str(state) for state in State if state is not State.RUNNING)
 _BATCH = 200  # tasks carried together, each a locked file or row
 _BYTES = 1 << 24  # maximum bytes carried together, unless a single task is larger
 _EVERY = 0.2  # seconds between two updates of the progress line
@@ -27,7 +26,7 @@ _EVERY = 0.2  # seconds between two updates of the progress line
 @click.argument("destination", metavar="DST", type=spoolers.SPOOLER)
 @click.option(
     "--state",
-    type=click.Choice(_STATES),
+    type=spoolers.Choices(spoolers.NOT_RUNNING),
     multiple=True,
     show_envvar=True,
     help="Only tasks in this state; may be repeated.",
@@ -52,7 +51,7 @@ def move(source: str, destination: str, *, state: Sequence[str], dry_run: bool, 
     """
     here, there = spoolers.backends([source])[0], spoolers.backends([destination])[0]
     carrier = config.carrier(here, there, vouch=sign_unsigned)
-    states = frozenset(map(State, state or _STATES))
+    states = frozenset(map(State, state or spoolers.NOT_RUNNING))
     if not here.exists():
         raise spoolers.NotThere(f"spooler {here.name} does not exist")
     there.exists()
@@ -62,12 +61,16 @@ def move(source: str, destination: str, *, state: Sequence[str], dry_run: bool, 
     moved: Counter[State] = Counter()
     stayed: dict[str, Stayed] = {}
     line = _Line()
-    for batch in _carried(here, carrier, states):
-        now = time.time()  # tasks that were sent a moment ago are due
-        moved.update(State.DEFERRED if one.state is State.READY and one.due > now else one.state for one in batch.moved)
-        stayed |= {one.id: one for one in batch.stayed}
-        line.show(moved.total())
-    line.clear()
+    try:
+        for batch in _carried(here, carrier, states):
+            now = time.time()  # tasks that were sent a moment ago are due
+            moved.update(
+                State.DEFERRED if one.state is State.READY and one.due > now else one.state for one in batch.moved
+            )
+            stayed |= {one.id: one for one in batch.stayed}
+            line.show(moved.total())
+    finally:
+        line.clear()
     running = [Stayed(entry.id, "is running") for entry in here.entries(frozenset({State.RUNNING}))]
     return _tell(here, there, moved, [*stayed.values(), *running], json=json)
 
@@ -122,7 +125,7 @@ def _tell(
                 "source": here.name,
                 "destination": there.name,
                 "dry_run": dry,
-                "moved": {name: counts.get(name, 0) for name in _STATES},
+                "moved": {name: counts.get(name, 0) for name in spoolers.NOT_RUNNING},
                 "stayed": [one._asdict() for one in stayed],
             }
         )

@@ -9,7 +9,7 @@ import click
 from .. import address, config, lookup
 from ..backends.base import Backend
 from ..errors import NoSpooler, OptionRefused
-from ..message import Entry
+from ..message import Entry, State
 from . import durations
 from .output import note
 
@@ -50,6 +50,9 @@ class Choices(click.Choice):  # type: ignore[type-arg]  # generic only from clic
     def split_envvar_value(self, rv: str) -> Sequence[str]:
         return rv.replace(",", " ").split()
 
+
+NOT_RUNNING = tuple(str(state) for state in State if state is not State.RUNNING)
+"""The states that commands which change tasks may choose from."""
 
 spooler_option = click.option(
     "--spooler",
