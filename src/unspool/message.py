@@ -7,6 +7,7 @@ from json.encoder import encode_basestring_ascii as _quoted
 from typing import Any, NamedTuple
 
 __all__ = [
+    "SUCCEEDED",
     "Ack",
     "Bury",
     "Claim",
@@ -111,6 +112,10 @@ class Refusal(NamedTuple):
     kind: RefusalKind
     until: float | None = None
     detail: str = ""
+
+
+SUCCEEDED = (Verdict.PROCESSED, Verdict.SKIPPED)
+"""The verdicts of runs that have not failed."""
 
 
 class Ack(NamedTuple):

@@ -1,5 +1,7 @@
 """What the supervisor decides without a process. Its parts are private, because only its workers show the rest."""
 
+import errno
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +11,8 @@ import pytest
 from unspool.backends.spool import SpoolBackend
 from unspool.message import Envelope
 from unspool.runtime import supervisor as module
+from unspool.runtime.patience import Patience
+from unspool.runtime.sidecar import Sidecar
 from unspool.runtime.supervisor import Options, Supervisor
 
 
@@ -52,3 +56,42 @@ def test_a_ticket_that_no_worker_takes_is_given_back(
     monkeypatch.setattr(module.time, "monotonic", lambda: now)
     supervisor._fill()
     assert len(supervisor._pool.queue) == 0
+
+
+def test_a_worker_that_imports_is_not_idle(supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tickets for it would be given back and taken again until its import ends."""
+
+    class Worker:
+        ready, leaving, stopped = False, False, False
+
+        def shown(self) -> set[tuple[int, str]]:
+            return set()
+
+    worker = Worker()
+    monkeypatch.setattr(supervisor._pool, "processes", lambda: [worker])
+    now = time.monotonic()
+    assert supervisor._soon(now) == 0
+    worker.ready = True
+    assert supervisor._soon(now) == 1
+    worker.stopped = True
+    assert supervisor._soon(now) == 0
+
+
+def test_no_process_for_the_sidecar(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """The kernel refuses a process. The supervisor goes on, and tries again later."""
+
+    def refuse() -> int:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    before = len(os.listdir("/proc/self/fd"))
+    sidecar = Sidecar(lambda end: os.read(end, 1))
+    with monkeypatch.context() as refused:
+        refused.setattr(os, "fork", refuse)
+        sidecar.turn(lambda: None)
+        assert sidecar.wait()
+    assert "trying again" in caplog.text
+    assert len(os.listdir("/proc/self/fd")) == before
+    monkeypatch.setattr(sidecar, "_next_start", 0.0)
+    sidecar.turn(lambda: None)
+    assert sidecar.wait() is None
+    sidecar.close(Patience(10.0, lambda: False))

@@ -34,7 +34,6 @@ class Process:
     """A worker as its supervisor sees it."""
 
     pid: int
-    started: float
     registrations: Sequence[Registration]
     reports: report.Reader
     watchdog: Watchdog
@@ -59,10 +58,8 @@ class Process:
     """For how long each of them, if it has to be killed, waits for its next run."""
     put_off: Callable[[int, str, float], None] = lambda *_: None
     """Has the task of a spooler and ref wait so many seconds."""
-    begun: set[tuple[int, str]] = field(default_factory=set)
-    """The runs that it has begun and not ended, by its reports: those with a time limit, and coroutines."""
     starts: dict[tuple[int, str], float] = field(default_factory=dict)
-    """When each of these began."""
+    """When the runs began that it has not ended, by its reports: those with a time limit, and coroutines."""
     overrun: set[tuple[int, str]] = field(default_factory=set)
     """Those for which it was killed."""
     dismissed: bool = False
@@ -90,8 +87,7 @@ class Process:
                 run = (event[1], event[2])
                 self.useful = True
                 self.watchdog.told(run)
-                if self.begun:
-                    self.begun.discard(run)
+                if self.starts:
                     self.deadlines.pop(run, None)
                     self.delays.pop(run, None)
                     self.starts.pop(run, None)
@@ -99,7 +95,6 @@ class Process:
                 self.watchdog.told((event[1], event[2]))
             elif kind == report.BEGIN:
                 _, index, ref, started, timeout, delay = event
-                self.begun.add((index, ref))
                 self.starts[index, ref] = started
                 if timeout is not None:
                     self.deadlines[index, ref] = now + timeout + KILL_AFTER
@@ -123,7 +118,7 @@ class Process:
 
     def runs(self) -> set[tuple[int, str]]:
         """Return the tasks that it runs, or was running when it died, by spooler and ref."""
-        return self.begun | self.shown()
+        return self.starts.keys() | self.shown()
 
     def shown(self) -> set[tuple[int, str]]:
         """Return the runs that its registrations show."""
@@ -162,7 +157,7 @@ class Process:
         """
         self._kill_if_overrun(now)
         why = self.watchdog.look(
-            now, self.shown(), self.begun, to_end=to_end or self.leaving, away=away, closed=self.reports.ended
+            now, self.shown(), self.starts.keys(), to_end=to_end or self.leaving, away=away, closed=self.reports.ended
         )
         if why:
             self.condemn(why)
@@ -276,9 +271,8 @@ class Spawner:
                 ahead = Queue(_AHEAD_SIZE)
                 undo.callback(ahead.close_reader)
                 undo.callback(ahead.close_writer)
-            mask = signal.pthread_sigmask(
-                signal.SIG_BLOCK, [signal.SIGTERM]
-            )  # a child takes it, but not by our handler
+            # A child takes TERM, but not by our handler.
+            mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
             undo.callback(signal.pthread_sigmask, signal.SIG_SETMASK, mask)
             pid = os.fork()
             undo.pop_all()
@@ -295,7 +289,7 @@ class Spawner:
             registration.detach()
         watchdog = Watchdog(self._limits.ending)
         reports = report.Reader(reader, len(self._backends))
-        return Process(pid, self._clock(), registrations, reports, watchdog, ahead, put_off=self._put_off)
+        return Process(pid, registrations, reports, watchdog, ahead, put_off=self._put_off)
 
     def _put_off(self, index: int, ref: str, seconds: float) -> None:
         self._backends[index].put_off(ref, self._clock() + seconds)

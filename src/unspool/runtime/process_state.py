@@ -1,11 +1,10 @@
 """Restore process state that a task may have changed, for the tasks that run after it in the process.
 
 Working directory, umask, signal handlers and mask, alarm and locale are restored after each run without a log line,
-because setting them costs no more than reading them: 4 µs a run. User, resource limits, root directory, standard
-streams and the worker's own descriptors are checked after a failure, a refusal, or a run of some milliseconds, and
-after shorter runs every 20 ms, because tasks seldom change them and a check takes as long as a short task. All are
-restored to their state after the import of the application. Environment variables, threads and the state of modules are
-not restored.
+which takes 4 µs a run. User, resource limits, root directory, standard streams and the worker's own descriptors are
+checked after a failure, a refusal, or a run of some milliseconds, and after shorter runs every 20 ms, because tasks
+seldom change them and a check takes as long as a short task. All are restored to their state after the import of the
+application. Environment variables, threads and the state of modules are not restored.
 """
 
 import errno

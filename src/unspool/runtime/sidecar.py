@@ -40,7 +40,11 @@ class Sidecar:
                 _log.error("the process that forwards %s; a new one goes on", describe(code))
                 self._forget()
         if not self._pid and time.monotonic() >= self._next_start:
-            self._start(close_others)
+            self._next_start = time.monotonic() + _RESTART
+            try:
+                self._start(close_others)
+            except OSError as error:  # too many processes or open files: there may be room again soon
+                _log.error("no process that forwards: %s; trying again in %g s", error.strerror, _RESTART)
 
     def wait(self) -> float | None:
         """Return the seconds after which ``turn`` has something to do even if nothing happens; None if never."""
@@ -65,10 +69,15 @@ class Sidecar:
         self._pid, self._lifeline = 0, -1
 
     def _start(self, close_others: Callable[[], None]) -> None:
-        self._next_start = time.monotonic() + _RESTART
-        end, self._lifeline = os.pipe()
-        self._pid = os.fork()
-        if self._pid:
+        end, lifeline = os.pipe()
+        try:
+            pid = os.fork()
+        except OSError:
+            os.close(end)
+            os.close(lifeline)
+            raise
+        self._pid, self._lifeline = pid, lifeline
+        if pid:
             os.close(end)
             return
         status = 1

@@ -18,7 +18,7 @@ from typing import Any
 
 from ..backends.base import Backend, Clock, Feed, Ticket
 from ..errors import SpoolerUnusable, TaskTimeout
-from ..message import Record, RefusalKind, Verdict
+from ..message import SUCCEEDED, Record, RefusalKind, Verdict
 from ..printable import counted, printable
 from . import report
 from .log import log_end
@@ -408,7 +408,7 @@ class Supervisor:
     def _ended(self, index: int, record: Record, until: float | None) -> None:
         self._announce()
         self._stats.done += record.verdict != Verdict.CORRUPT  # a corrupt task is never run
-        if record.verdict not in (Verdict.PROCESSED, Verdict.SKIPPED):
+        if record.verdict not in SUCCEEDED:
             self._stats.failed += 1
             self._stats.dead += record.verdict in (Verdict.DEAD, Verdict.CORRUPT)
         log_end(self._backends[index].name, record, until)
@@ -497,13 +497,15 @@ class Supervisor:
             self._take_back(all=True)
             self._depth = max(self._depth // 2, 2 * len(self._pool))
             waiting = 0
+            self._waiting = (0, now)  # what is taken again may wait for as long again
         elif waiting < self._depth // 4:
             self._depth = min(self._depth * 2, queue.capacity)
         if not waiting:
             self._last_rank = -1
+        soon = self._soon(now) if any(self._withholds) else 0
         while (room := self._depth - waiting) > 0:
             share = max(1, room // len(self._feeds))
-            shares = [min(share, self._soon(now) - waiting) if withholds else share for withholds in self._withholds]
+            shares = [min(share, soon - waiting) if withholds else share for withholds in self._withholds]
             tickets = [
                 (index, ticket)
                 for index, feed in enumerate(self._feeds)
@@ -523,8 +525,8 @@ class Supervisor:
         if now - then >= _SOON:
             self._rate = (self._rate + (self._stats.done - done) / (now - then)) / 2
             self._rated = (self._stats.done, now)
-        serving = [process for process in self._pool.processes() if not process.leaving]
-        idle = sum(not process.shown() for process in serving)
+        processes = self._pool.processes()
+        idle = sum(one.ready and not (one.leaving or one.stopped or one.shown()) for one in processes)
         return idle + int(self._rate * _SOON)
 
     def _take_back(self, *, all: bool = False) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 from .. import codec, dispatch, points
 from ..backends.base import Backend, ClaimsAhead, Clock, HoldsDescriptors, Registration, Ticket
 from ..errors import AppError, ClaimLost, SpoolerUnusable
-from ..message import Claim, Outcome, Record, Refusal, RefusalKind, Release, Verdict
+from ..message import SUCCEEDED, Claim, Outcome, Record, Refusal, RefusalKind, Release, Verdict
 from ..printable import printable
 from ..retry import MAX_CRASHES
 from ..tasks import defines_tasks
@@ -49,7 +49,6 @@ _SOON = 0.01  # seconds within which these should be begun
 _REPAIR_AFTER = 0.005  # seconds that a run takes; a check then takes less than a hundredth of the time
 _REPAIR_EVERY = 0.02  # seconds between two checks if runs are shorter
 _DOUBTFUL = (RefusalKind.GONE, RefusalKind.UNUSABLE)  # refusals that may be caused by a changed worker
-_FINE = (Verdict.PROCESSED, Verdict.SKIPPED)
 _BEFORE_OTHERS = 1.0  # seconds until another worker tries what this one could not
 
 
@@ -359,7 +358,7 @@ class Worker:
         """
         points.reach("run.end")
         ended = self._clock()
-        failed = outcome.verdict not in _FINE
+        failed = outcome.verdict not in SUCCEEDED
         late = ended - started >= _REPAIR_AFTER or not 0.0 <= ended - self._repaired < _REPAIR_EVERY
         if (failed or late or self._process_state.differ()) and not self._in_run:
             self._repair(claim.id)
