@@ -8,7 +8,7 @@ import itertools
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from .. import wire
 from ..codec import task_label
@@ -379,7 +379,6 @@ class MemoryControl:
 
     period: float = 300.0
     paused: bool = False
-    _live: list[WorkerInfo] = field(default_factory=list)
 
     def pause(self) -> None:
         self.paused = True
@@ -394,4 +393,4 @@ class MemoryControl:
         raise OptionRefused("a memory backend serves only its own process and has no worker processes")
 
     def live(self) -> list[WorkerInfo]:
-        return list(self._live)
+        return []

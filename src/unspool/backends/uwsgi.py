@@ -30,7 +30,7 @@ _FREQUENCY = 30.0  # seconds, the default of uWSGI
 _GLANCE = 0.002  # seconds for which a process that runs tasks continuously does not check for a pause again
 
 
-class Bell(Protocol):
+class Wakefile(Protocol):
     """The wakefile, which leads uWSGI to the tasks with a priority."""
 
     def want(self) -> None:
@@ -45,7 +45,7 @@ class Bell(Protocol):
     def overlooked(self, parts: Iterable[str] | None = None) -> bool:
         """Return whether a task with a priority may have been sent without a wakefile.
 
-        :param parts: the directories that ``Agenda.priorities`` has just listed, if any.
+        :param parts: the directories that ``DueList.priorities`` has just listed, if any.
         """
 
     @property
@@ -59,7 +59,7 @@ class Bell(Protocol):
         """Do not offer the task of ``ref`` before this time; None if another process runs it."""
 
 
-class Agenda(Protocol):
+class DueList(Protocol):
     """The due tasks without a priority, in order."""
 
     def __bool__(self) -> bool:
@@ -94,11 +94,11 @@ class Store(Backend, Protocol):
     """The methods of the spool directory that are used here."""
 
     @property
-    def wakefile(self) -> Bell:
+    def wakefile(self) -> Wakefile:
         """Return the wakefile."""
 
     @property
-    def due_list(self) -> Agenda:
+    def due_list(self) -> DueList:
         """Return the due tasks without a priority."""
 
     @property

@@ -10,13 +10,13 @@ out the same tickets again and again.
 import contextlib
 import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 from ..base import Clock, Control, Ticket
-from . import lock
 from .deferred_close import DeferredClose
 from .layout import BELL, PREFIX, PRIVATE, RUN, Directory, hint, is_bell, is_priority, is_task, priority_of, rank_of
 from .lookahead import Lookahead
+from .scan import is_locked
 from .sweep import leftovers
 from .top_n import Selection
 from .wakefile import Wakefile
@@ -39,17 +39,17 @@ class SpoolFeed:
         control: Control,
         clock: Clock,
         wakefile: Wakefile,
-        window: Lookahead | None = None,
+        lookahead: Lookahead | None = None,
         deferred_close: DeferredClose | None = None,
     ) -> None:
         self._directory = directory
         self._control = control
         self._clock = clock
         self._wakefile = wakefile
-        self._lookahead = window or Lookahead()
+        self._lookahead = lookahead or Lookahead()
         self._deferred_close = deferred_close
         self._ended = False  # whether a worker may have passed on descriptors of removed files
-        self._wake = Watcher()
+        self._watcher = Watcher()
         self._scan: Iterator[list[Ticket]] | None = None
         self._sweep: Iterator[None] | None = None
         self._next_scan = 0.0
@@ -62,7 +62,7 @@ class SpoolFeed:
     # --- base.Feed
 
     def fileno(self) -> int | None:
-        return self._wake.fileno()
+        return self._watcher.fileno()
 
     @property
     def paused(self) -> bool:
@@ -84,7 +84,7 @@ class SpoolFeed:
         now = self._clock()
         if self._ended and self._deferred_close is not None:  # not in the same step in which a new task arrives
             self._ended = self._deferred_close.close_some()
-        for change in self._wake.changes():
+        for change in self._watcher.changes():
             self._note(change, now)
         self._lookahead.promote(now)
         set_back = now < self._last_scan
@@ -125,7 +125,7 @@ class SpoolFeed:
         return min(times)
 
     def close(self) -> None:
-        self._wake.close()
+        self._watcher.close()
         if self._deferred_close is not None:
             self._deferred_close.close()
 
@@ -143,9 +143,9 @@ class SpoolFeed:
 
     def _watch(self, part: str, *, removals: bool = False) -> None:
         """Watch a part. If the kernel refuses, no more events arrive, so the next scan comes soon."""
-        worked = self._wake.working
-        self._wake.watch(part, self._directory.path(part), removals=removals)
-        if worked and not self._wake.working:
+        worked = self._watcher.working
+        self._watcher.watch(part, self._directory.path(part), removals=removals)
+        if worked and not self._watcher.working:
             self._next_scan = min(self._next_scan, self._clock() + _POLL)
 
     def _note(self, change: Change, now: float) -> None:
@@ -171,8 +171,7 @@ class SpoolFeed:
         A worker that finds a task not yet due closes its file, which is an event too. If the lookahead has no room for
         the task, such events would repeat forever.
         """
-        path = self._directory.path(ref)
-        self._lookahead.add(self._ticket(ref, _due(lambda **how: os.stat(path, **how), name, now)), now)
+        self._lookahead.add(self._ticket(ref, _due(self._directory.path(ref), name, now)), now)
 
     def _look_at_switches(self) -> None:
         self._paused = self._control.paused
@@ -181,7 +180,7 @@ class SpoolFeed:
     def _interval(self) -> float:
         """Return the seconds between scans. The interval is long while kernel events work."""
         period = self._control.period
-        return period if self._wake.working else min(period, _POLL)
+        return period if self._watcher.working else min(period, _POLL)
 
     def _watch_priority(self, part: str) -> None:
         """Watch a new priority directory, and read once what arrived before the watch began."""
@@ -205,14 +204,7 @@ class SpoolFeed:
             self._look_again(ref, self._clock())
 
     def _locked(self, ref: str) -> bool:
-        try:
-            fd = os.open(self._directory.path(ref), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError:
-            return False
-        try:
-            return lock.held(fd)
-        finally:
-            os.close(fd)
+        return is_locked(self._directory.path(ref))
 
     # --- scans
 
@@ -235,7 +227,7 @@ class SpoolFeed:
     def _begin_anew(self) -> None:
         """Start again on a directory that has replaced the watched one."""
         self._directory.reopen()
-        former, self._wake = self._wake, Watcher()
+        former, self._watcher = self._watcher, Watcher()
         former.close()  # closed last, so that the new descriptor has another number and the change is noticed
         self._lookahead = Lookahead()
         self._busy.clear()
@@ -309,17 +301,16 @@ class SpoolFeed:
 
     def _due(self, lead: str, name: str, now: float) -> float:
         """Return the due time of a file. Its mtime is read unless its name already says that it waits."""
-        path = self._directory.path(lead + name)
-        return at if (at := hint(name)) > now else _due(lambda **how: os.stat(path, **how), name, now)
+        return at if (at := hint(name)) > now else _due(self._directory.path(lead + name), name, now)
 
     @staticmethod
     def _ticket(ref: str, due: float) -> Ticket:
         return Ticket(rank_of(priority_of(ref)), due, ref)
 
 
-def _due(look: Callable[..., os.stat_result], name: str, now: float) -> float:
+def _due(path: str, name: str, now: float) -> float:
     """Return a file's mtime if it is in the future; otherwise the more precise time in its name."""
     with contextlib.suppress(OSError):
-        due = look(follow_symlinks=False).st_mtime
+        due = os.stat(path, follow_symlinks=False).st_mtime
         return due if due > now else hint(name)
     return hint(name)

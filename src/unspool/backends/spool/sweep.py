@@ -5,10 +5,10 @@ import os
 import time
 from collections.abc import Iterator
 
-from . import lock
 from .dead_letters import REASON_SUFFIX, is_note, rename_hidden
 from .layout import ASIDE, ATTEMPTS, TMP, Directory, is_priority
 from .leaving import carries
+from .scan import is_locked
 
 __all__ = ["leftovers"]
 
@@ -66,13 +66,8 @@ def _is_orphan(directory: Directory, part: str, task: str, state: str) -> bool:
         if os.stat(directory.path(f"{part}/{task}{REASON_SUFFIX}")).st_mtime > time.time() - _HOUR:
             return False
     waiting = directory.path(f"{part}/{task}".removeprefix(f"{state}/"))
-    with contextlib.suppress(OSError):
-        fd = os.open(waiting, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            if lock.held(fd):
-                return False
-        finally:
-            os.close(fd)
+    if is_locked(waiting):
+        return False
     return not os.path.lexists(directory.path(f"{part}/{task}"))
 
 

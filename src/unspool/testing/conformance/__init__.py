@@ -13,9 +13,10 @@ The docstring of each test states one rule of the contract. The capabilities of 
 skipped: a backend without feeds skips the tests of handing out and running, and a backend whose tasks no other process
 sees skips the tests of several processes.
 
-``memory`` and ``spool`` pass the suite in ``tests/conformance``. ``uwsgi`` passes it in ``tests/uwsgi``, where pytest
-runs in a mule of a real uWSGI with the directory's feed. Calls of the handler, which only uWSGI makes, are tested there
-end to end: the same table of verdicts for each of uWSGI's modes and for ``unspool run``.
+``memory`` and ``spool`` pass the suite in ``tests/conformance``, ``postgres`` and ``nats`` in the folders of their
+tests. ``uwsgi`` passes it in ``tests/uwsgi``, where pytest runs in a mule of a real uWSGI with the directory's feed.
+Calls of the handler, which only uWSGI makes, are tested there end to end: the same table of verdicts for each of
+uWSGI's modes and for ``unspool run``.
 """
 
 from .claims import ClaimTests
