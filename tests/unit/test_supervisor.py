@@ -38,10 +38,31 @@ def supervisor(backend: Withholding) -> Iterator[Supervisor]:
     made._close()
 
 
+class Worker:
+    """A process that is ready."""
+
+    ready, leaving, stopped, busy, ahead = True, False, False, False, None
+
+    def shown(self) -> set[tuple[int, str]]:
+        return {(0, "long")} if self.busy else set()
+
+    def next_watch(self) -> None:
+        return None
+
+
+@pytest.fixture
+def worker(supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch) -> Worker:
+    """The only one, which takes no ticket."""
+    made = Worker()
+    monkeypatch.setattr(supervisor._pool, "processes", lambda: [made])
+    return made
+
+
 def test_a_ticket_that_no_worker_takes_is_given_back(
-    backend: Withholding, supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
+    backend: Withholding, supervisor: Supervisor, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The supervisor wakes for it although nothing else happens, and does not take it again at once."""
+    worker.busy = True
     supervisor._rate = 1000.0  # as after many short runs
     backend.send([Envelope({"msg": b"task"}, b"", None, None)])
     while supervisor._feeds[0].peek() is None:
@@ -58,23 +79,20 @@ def test_a_ticket_that_no_worker_takes_is_given_back(
     assert len(supervisor._pool.queue) == 0
 
 
-def test_a_worker_that_imports_is_not_idle(supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tickets for it would be given back and taken again until its import ends."""
-
-    class Worker:
-        ready, leaving, stopped = False, False, False
-
-        def shown(self) -> set[tuple[int, str]]:
-            return set()
-
-    worker = Worker()
-    monkeypatch.setattr(supervisor._pool, "processes", lambda: [worker])
-    now = time.monotonic()
-    assert supervisor._soon(now) == 0
-    worker.ready = True
-    assert supervisor._soon(now) == 1
-    worker.stopped = True
-    assert supervisor._soon(now) == 0
+def test_nothing_is_taken_before_a_worker_is_ready(
+    backend: Withholding, supervisor: Supervisor, worker: Worker
+) -> None:
+    """Other supervisors may have idle workers, while those of this one import, are stopped, or leave."""
+    backend.send([Envelope({"msg": b"task"}, b"", None, None)])
+    while supervisor._feeds[0].peek() is None:
+        supervisor._refresh()
+    for state in ("ready", "stopped", "leaving"):
+        setattr(worker, state, state != "ready")
+        supervisor._fill()
+        assert len(supervisor._pool.queue) == 0
+        setattr(worker, state, state == "ready")
+    supervisor._fill()
+    assert len(supervisor._pool.queue) == 1
 
 
 def test_no_process_for_the_sidecar(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

@@ -502,7 +502,10 @@ class Supervisor:
             self._depth = min(self._depth * 2, queue.capacity)
         if not waiting:
             self._last_rank = -1
-        soon = self._soon(now) if any(self._withholds) else 0
+        ready = [one for one in self._pool.processes() if one.ready and not (one.leaving or one.stopped)]
+        if not ready:  # otherwise the spoolers that withhold would get no share until then
+            return
+        soon = self._soon(now, sum(not one.shown() for one in ready)) if any(self._withholds) else 0
         while (room := self._depth - waiting) > 0:
             share = max(1, room // len(self._feeds))
             shares = [min(share, soon - waiting) if withholds else share for withholds in self._withholds]
@@ -518,15 +521,13 @@ class Supervisor:
             self._give_back(queue.put(tickets))
             waiting += len(tickets)
 
-    def _soon(self, now: float) -> int:
+    def _soon(self, now: float, idle: int) -> int:
         """Return how many tickets will soon be begun: one for each idle worker, and as many as lately ended in a
         moment."""
         done, then = self._rated
         if now - then >= _SOON:
             self._rate = (self._rate + (self._stats.done - done) / (now - then)) / 2
             self._rated = (self._stats.done, now)
-        processes = self._pool.processes()
-        idle = sum(one.ready and not (one.leaving or one.stopped or one.shown()) for one in processes)
         return idle + int(self._rate * _SOON)
 
     def _take_back(self, *, all: bool = False) -> None:
