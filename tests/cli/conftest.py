@@ -17,10 +17,11 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
 from unspool import config
-from unspool.cli import main
+from unspool.cli import commands, main
 from unspool.testing.waiting import readable
 
 SCRIPT = str(Path(sys.executable).with_name("unspool"))
@@ -243,6 +244,13 @@ class Shell:
         path = self.root / name
         os.mkfifo(path)
         return path
+
+
+def all_commands() -> dict[str, click.Command]:
+    """All commands by name."""
+    context = click.Context(commands)
+    found = ((name, commands.get_command(context, name)) for name in commands.list_commands(context))
+    return {name: command for name, command in found if command is not None}
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 import unspool
 from unspool import config
-from unspool.cli import commands, main
+from unspool.cli import main
 
-from .conftest import Shell
+from .conftest import Shell, all_commands
 
 
 def test_version(shell: Shell) -> None:
@@ -32,7 +32,7 @@ def test_version(shell: Shell) -> None:
 def test_help_names_every_variable(capsys: pytest.CaptureFixture[str]) -> None:
     """Each command's help names, for each option, the variable that sets it; no setting's variable is among them."""
     taken = {f"UNSPOOL_{name.upper()}" for name in config.Settings._fields}
-    for name, command in commands.commands.items():
+    for name, command in all_commands().items():
         assert main([name, "--help"]) == 0
         text = "".join(capsys.readouterr().out.split())
         for option in (param for param in command.params if param.param_type_name == "option"):

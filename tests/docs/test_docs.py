@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 import pytest
 
-from unspool.cli import commands
+from tests.cli.conftest import all_commands
 from unspool.config import Settings
 from unspool.options import TaskKeywords, TaskOptions
 from unspool.retry import RetryPolicy
@@ -21,8 +21,9 @@ from .page import MARK, ROOT, Page, pages
 PAGES = {page.name: page for page in pages()}
 EXECUTED = [name for name, page in PAGES.items() if page.script()[1]]
 GUIDE = PAGES["docs/guide/operating.md"]
+COMMANDS = all_commands()
 OPTIONS = {name: {option for param in command.params for option in (*param.opts, *param.secondary_opts)}
-           for name, command in commands.commands.items()}  # fmt: skip
+           for name, command in COMMANDS.items()}  # fmt: skip
 _command = re.compile(r"(?:^|[\s\"'/`])unspool ((?:[a-z]|--?[a-z])[a-z-]*)(.*)")
 _variable = re.compile(r"\bUNSPOOL_[A-Z][A-Z_]*[A-Z]\b")
 _test = re.compile(r"\btest_[a-z0-9_]+\b(?!\.py)")
@@ -138,16 +139,14 @@ def test_every_command_is_told_of() -> None:
         if name == "run":
             told = {option for row in GUIDE.rows() for option in re.findall(r"^`(--[a-z-]+)|, `(--[a-z-]+)", row[0])
                     for option in option if option}  # fmt: skip
-        assert told - {"--spooler"} == options - {"--spooler"} - {
-            param.name for param in commands.commands[name].params
-        }, name
+        assert told - {"--spooler"} == options - {"--spooler"} - {param.name for param in COMMANDS[name].params}, name
 
 
 @pytest.mark.parametrize("name", PAGES)
 def test_variables(name: str) -> None:
     """Each environment variable that is named exists."""
     known = {f"UNSPOOL_{name.upper()}" for name in Settings._fields}
-    for command_name, command in commands.commands.items():
+    for command_name, command in COMMANDS.items():
         context = click.Context(command, info_name=command_name, auto_envvar_prefix=f"UNSPOOL_{command_name.upper()}")
         for param in command.params:
             explicit = param.envvar if isinstance(param.envvar, str) else None

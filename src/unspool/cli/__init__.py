@@ -4,6 +4,7 @@ Exit statuses: 0 for success; 1 if a requested task does not exist or is running
 application; 3 if a spooler cannot be used. A user's mistake is reported in one line on stderr, never with a traceback.
 """
 
+import importlib
 import os
 import sys
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from typing import Any
 import click
 
 from .. import __version__, errors
-from . import doctor, enqueue, forward, inspect, manage, migrate, move, output, run, uwsgi
+from . import output
 
 __all__ = ["main"]
 
@@ -23,9 +24,37 @@ class _PipeClosed(Exception):
     """The reader of the output has ended, as ``head`` does. This is not an error."""
 
 
+_MODULES = {
+    "run": "run",
+    "forward": "forward",
+    "uwsgi": "uwsgi",
+    "enqueue": "enqueue",
+    "ls": "inspect",
+    "show": "inspect",
+    "history": "inspect",
+    "status": "inspect",
+    "retry": "manage",
+    "rm": "manage",
+    "purge": "manage",
+    "pause": "manage",
+    "resume": "manage",
+    "set-period": "manage",
+    "move": "move",
+    "doctor": "doctor",
+    "migrate": "migrate",
+}
+"""The module of each command, in the order of use. Only that of the chosen command is imported."""
+
+
 class _Group(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands)  # in the order of use, not of the alphabet
+        return list(_MODULES)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _MODULES:
+            return None
+        found: list[click.Command] = importlib.import_module(f".{_MODULES[cmd_name]}", __package__).COMMANDS
+        return next(command for command in found if command.name == cmd_name)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -54,11 +83,6 @@ def commands(ctx: click.Context) -> None:
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help(), err=True)
         ctx.exit(2)
-
-
-for _module in (run, forward, uwsgi, enqueue, inspect, manage, move, doctor, migrate):
-    for _command in _module.COMMANDS:
-        commands.add_command(_command)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -70,8 +70,9 @@ def _variables(ctx: click.Context) -> set[str]:
     group = ctx.find_root().command
     assert isinstance(group, click.Group)  # noqa: S101  the command line's root
     found = set()
-    for name, command in group.commands.items():
-        for parameter in command.params:
+    for name in group.list_commands(ctx):
+        command = group.get_command(ctx, name)
+        for parameter in command.params if command else ():
             found.add(f"UNSPOOL_{name.upper().replace('-', '_')}_{(parameter.name or '').upper()}")
             found |= {parameter.envvar} if isinstance(parameter.envvar, str) else set(parameter.envvar or ())
     return found

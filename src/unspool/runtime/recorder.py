@@ -109,13 +109,19 @@ class Recorder:
             with contextlib.suppress(OSError):
                 os.close(fd)
 
-    def close(self, patience: Patience) -> None:
-        """Let it write its records, and wait for that. Unwritten records then go into a journal."""
+    def finish(self, patience: Patience) -> None:
+        """Pass on the last records. The process then writes them and ends."""
         self._next_start = float("inf")
         while self.full and self._writer >= 0 and (left := patience.left()):
             self.push()
             if self._writer >= 0:
                 select.select([], [self._writer], [], min(left, _GATHER))
+        if self._writer >= 0:
+            os.close(self._writer)
+            self._writer = -1
+
+    def close(self, patience: Patience) -> None:
+        """Wait for the end of the process after ``finish``. Records that are not written then go into a journal."""
         self._end(patience)
         self._take_back()
         kept: dict[int, list[Record]] = {}
@@ -177,9 +183,10 @@ class Recorder:
 
     def _end(self, patience: Patience) -> int | None:
         """Return the exit code of the process; None if it did not end in time, or was not running."""
-        if self._writer < 0:
+        if self._answers < 0:
             return None
-        os.close(self._writer)
+        if self._writer >= 0:
+            os.close(self._writer)
         code = end_child(self._pid, patience)
         self._take_answers()
         os.close(self._answers)

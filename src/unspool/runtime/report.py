@@ -42,7 +42,6 @@ _SHAPES: dict[str, set[tuple[type, ...]]] = {
     LEAVING: {(str,)},
     BEGIN: set(product((str,), (int,), (str,), _NUMBER, _OPTIONAL, _OPTIONAL)),
     OVER: {(str, int, str)},
-    END: set(product((str,), (int,), (str,), _OPTIONAL, (list,))),
     REFUSED: set(product((str,), (int,), (str,), (str,), _OPTIONAL, (str,))),
 }
 _RECORD = set(product((str,), (str,), (str,), (int,), _NUMBER, _NUMBER, (int,), (str,)))
@@ -193,6 +192,8 @@ class Reader:
         if type(event) is not list or not event or type(event[0]) is not str:
             return False
         kind = event[0]
+        if kind == END:  # first, because there is one for each run
+            return len(event) == 5 and self._is_end(*event)
         if tuple(map(type, event)) not in _SHAPES.get(kind, ()):
             return False
         if kind == READY:
@@ -201,18 +202,23 @@ class Reader:
             return True
         if not (0 <= event[1] < self._spoolers and _is_ref(event[2])):
             return False
-        if kind == END:
-            until, record = event[3:]
-            return (
-                tuple(map(type, record)) in _RECORD
-                and record[2] in _VERDICTS
-                and -_LARGEST <= record[4] <= _LARGEST
-                and -_LARGEST <= record[5] <= _LARGEST
-                and (until is None or -_LARGEST <= until <= _LARGEST)
-            )
         if kind == REFUSED:
             return event[3] in _KINDS and _are_finite(event[4:5])
         return _are_finite(event[3:])
+
+    def _is_end(self, _: str, index: Any, ref: Any, until: Any, record: Any) -> bool:
+        return (
+            type(index) is int
+            and 0 <= index < self._spoolers
+            and type(ref) is str
+            and _is_ref(ref)
+            and type(record) is list
+            and tuple(map(type, record)) in _RECORD
+            and record[2] in _VERDICTS
+            and -_LARGEST <= record[4] <= _LARGEST
+            and -_LARGEST <= record[5] <= _LARGEST
+            and (until is None or (type(until) in _NUMBER and -_LARGEST <= until <= _LARGEST))
+        )
 
     def close(self) -> None:
         """End the channel."""

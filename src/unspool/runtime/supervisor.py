@@ -261,9 +261,11 @@ class Supervisor:
         if self._sidecar is not None:
             self._sidecar.close(patience)
         if self._recorder is not None:
-            self._recorder.close(patience)
+            self._recorder.finish(patience)
         for index in range(len(self._backends)):
             self._let_go(index, patience)
+        if self._recorder is not None:
+            self._recorder.close(patience)
         self._signals.release()
         self._selector.close()
 
@@ -381,7 +383,7 @@ class Supervisor:
             if event[0] == report.END:
                 _, index, ref, until, record, line = event
                 self._feeds[index].settled(ref, until)
-                self._ended(index, Record(*record), until)
+                self._ended(index, Record._make(record), until)
                 if self._recorder is not None and not self._records[index]:
                     self._recorder.put_line(index, line)
             elif event[0] == report.REFUSED:

@@ -28,6 +28,7 @@ _STEP = 2_000  # directory entries read before other work is checked
 _SWEPT = 500  # files checked for leftovers after each scan
 _SETTLE = 0.1  # seconds to wait for the removal of the directory to finish
 _POLL = 1.0  # seconds between scans without kernel events, and between checks for a removed directory
+_TICKETS = 128  # handed-out tickets for each message of descriptors that is closed at once, which takes 2 ms
 
 
 class SpoolFeed:
@@ -82,8 +83,8 @@ class SpoolFeed:
 
     def refresh(self) -> bool:
         now = self._clock()
-        if self._ended and self._deferred_close is not None:  # not in the same step in which a new task arrives
-            self._ended = self._deferred_close.close_some()
+        if self._ended:  # not in the same step in which a new task arrives
+            self._ended = self._close_some()
         for change in self._watcher.changes():
             self._note(change, now)
         self._lookahead.promote(now)
@@ -202,6 +203,14 @@ class SpoolFeed:
         if not self._locked(ref):
             self._busy.pop(ref, None)
             self._look_again(ref, self._clock())
+
+    def _close_some(self) -> bool:
+        """Close descriptors that workers have passed on. Return whether there may be more.
+
+        While workers have tickets for the time that it takes, more are closed, so that few are left at the end.
+        """
+        messages = max(1, self._lookahead.out // _TICKETS)
+        return self._deferred_close is not None and all(self._deferred_close.close_some() for _ in range(messages))
 
     def _locked(self, ref: str) -> bool:
         return is_locked(self._directory.path(ref))
