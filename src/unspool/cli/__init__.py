@@ -51,10 +51,12 @@ class _Group(click.Group):
         return list(_MODULES)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _MODULES:
-            return None
-        found: list[click.Command] = importlib.import_module(f".{_MODULES[cmd_name]}", __package__).COMMANDS
-        return next(command for command in found if command.name == cmd_name)
+        # For an unknown name, click finds similar ones among all commands.
+        modules = [_MODULES[cmd_name]] if cmd_name in _MODULES else _MODULES.values()
+        for module in modules:
+            for command in importlib.import_module(f".{module}", __package__).COMMANDS:
+                self.add_command(command)
+        return self.commands.get(cmd_name)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
