@@ -10,7 +10,7 @@ import sys
 from typing import Any
 from zlib import crc32
 
-from unspool import codec, config, dispatch, wire
+from unspool import codec, dispatch, settings, wire
 from unspool.backends.spool import SpoolBackend
 from unspool.cli import main, output
 from unspool.errors import Damaged
@@ -172,7 +172,7 @@ def start(place: str) -> None:
     os.chdir(place)
     with open("file", "w", encoding="ascii"):
         pass
-    config.configure(spoolers=[os.path.join(place, "mail")], durability="relaxed")
+    settings.configure(spoolers=[os.path.join(place, "mail")], durability="relaxed")
     backend = SpoolBackend(os.path.join(place, "files"), durable=False, clock=lambda: _FUTURE)
     backend.send([])
     _opened[place] = backend

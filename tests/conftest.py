@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from unspool import config, spooler_task_types
+from unspool import settings, spooler_task_types
 from unspool.backends.spool import store
 from unspool.functions import registry
+from unspool.testing import override_settings
 
 pytest.register_assert_rewrite("tests.uwsgi.table")  # it asserts for several tests
 pytest_plugins = ["pytester", "tests.nats.fixtures"]
@@ -38,13 +39,12 @@ def only_own_tasks(request: pytest.FixtureRequest, own_registries: None) -> None
 @pytest.fixture(autouse=True)
 def own_settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No test sees the settings of the environment, nor those that another test made. Each begins where it is then."""
-    monkeypatch.setattr(config, "_start", None)
+    monkeypatch.setattr(settings, "_start", None)
     for name in list(os.environ):
         if name.startswith("UNSPOOL_") or name in {"COLUMNS", "LINES"}:  # readline, which pytest imports, sets both
             monkeypatch.delenv(name)
-    config.configure(**dict.fromkeys(config.Settings._fields))
-    yield
-    config.configure(**dict.fromkeys(config.Settings._fields))
+    with override_settings(**dict.fromkeys(settings.Settings._fields)):
+        yield
     for backend in list(store._opened):  # of thousands of tests; what they hold open exceeds what select() takes
         for fd in backend._claimed:
             with contextlib.suppress(OSError):  # closed by the test, as by a crash, and perhaps another file's by now

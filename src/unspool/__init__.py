@@ -1,14 +1,14 @@
 """unspool: run functions later, in other processes, with no broker to run and no task lost."""
 
-from .config import configure
-from .config import enter_uwsgi as _enter_uwsgi
 from .errors import UnspoolError
 from .functions import FunctionTask
 from .logger import keep_enabled as _keep_enabled
 from .message import Message
 from .results import ResultProcessed, ResultRescheduled, ResultSkipped, TaskResult
+from .settings import configure
 from .spooler import Spooler, raw_message
 from .tasks import SpoolerFunctionCallTask, SpoolerTask, spooler_task_types
+from .uwsgi import enter as _enter_uwsgi
 
 __version__ = "0.1.0.dev0"
 

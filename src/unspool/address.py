@@ -14,7 +14,23 @@ from typing import NamedTuple
 from .errors import OptionRefused
 from .imports import late
 
-__all__ = ["SCHEMES", "Address", "directory", "has_relative", "is_url", "parse", "parse_for", "place_of", "split"]
+__all__ = [
+    "SCHEMES",
+    "Address",
+    "basename",
+    "directory",
+    "has_relative",
+    "is_url",
+    "name_of",
+    "parse",
+    "parse_for",
+    "place_of",
+    "queue_of",
+    "real",
+    "recall",
+    "remember",
+    "split",
+]
 
 SCHEMES = {"postgresql": "postgresql", "postgres": "postgresql", "nats": "nats"}
 """The schemes of URLs, each with its usual form."""
@@ -40,6 +56,9 @@ class Address(NamedTuple):
     spooler: str
     name: str
     url: str
+
+
+_known: dict[str, Address] = {}  # by name: they alone have the passwords
 
 
 def is_url(text: str) -> bool:
@@ -129,6 +148,46 @@ def parse_for(text: str, spooler: str) -> Address:
 def place_of(id: str) -> str:
     """Return the spooler's name in the id of a task: what comes before the task's own part."""
     return id.rpartition("/")[0]
+
+
+def name_of(text: str) -> str:
+    """Return the name of the spooler at a path or URL. A password in the URL is remembered for opening the spooler.
+
+    :raises OptionRefused: for an invalid URL, or a path that begins with a quote, ``$`` or an unknown ``~user``.
+    """
+    if not is_url(text):
+        directory(text)
+        return text
+    found = parse(text)
+    if text == found.name and text in _known:  # a name has no password to be remembered
+        return text
+    return remember(found)
+
+
+def remember(address: Address) -> str:
+    """Remember an address with its password for ``recall``, and return its name."""
+    _known[address.name] = address
+    return address.name
+
+
+def recall(name: str) -> Address:
+    """Return the last address of this name that was remembered."""
+    return _known[name]
+
+
+def basename(name: str) -> str:
+    """Return the last part of a spooler's name."""
+    return name.rstrip("/").rpartition("/")[2]
+
+
+def real(name: str) -> str:
+    """Return the name of a spooler; of a directory the path without symbolic links."""
+    return name if is_url(name) else os.path.realpath(name)
+
+
+def queue_of(name: str) -> str:
+    """Return the name of the queue for which the tasks of a spooler are signed."""
+    return basename(real(name))
 
 
 def _servers(scheme: str, servers: str, parameters: list[str], text: str) -> list[str]:

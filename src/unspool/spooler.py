@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from types import MethodType
 from typing import Any, Optional, ParamSpec, Protocol, TypeVar, Union, Unpack, overload
 
-from . import codec, config, importing, lookup, wire
+from . import address, codec, importing, lookup, registry, settings, uwsgi, wire
 from .backends.base import Transactional
 from .errors import OptionRefused, PayloadRefused
 from .functions import FunctionTask
@@ -74,7 +74,7 @@ def _task(spooler: Any, func: Any = None, /, **options: Unpack[TaskKeywords]) ->
     chosen = TaskOptions.of(**options)
 
     def decorate(func: Callable[P, R]) -> FunctionTask[P, R]:
-        config.enter_uwsgi()
+        uwsgi.enter()
         return FunctionTask(func, chosen, _send, spooler if isinstance(spooler, Spooler) else None).register()
 
     return decorate if func is None else decorate(func)
@@ -108,7 +108,7 @@ class Spooler:
     def __init__(self, name: str | os.PathLike[str]) -> None:
         if not isinstance(name, str | os.PathLike) or not (path := os.fspath(name)) or not isinstance(path, str):
             raise OptionRefused(f"the spooler's name is {name!r}; it must be a path, a URL or a configured base name")
-        self.name = config.spooler_name(path)
+        self.name = address.name_of(path)
 
     def __str__(self) -> str:
         return self.name
@@ -173,7 +173,7 @@ class Spooler:
     @classmethod
     def get_spoolers(cls) -> list["Spooler"]:
         """Return a list of registered spoolers."""
-        return [cls(name) for name in config.spooler_names()]
+        return [cls(name) for name in settings.spooler_names()]
 
     @classmethod
     def get_by_basename(cls, name: str) -> Optional["Spooler"]:
@@ -187,9 +187,9 @@ class Spooler:
         """
         spoolers = cls.get_spoolers()
         for spooler in spoolers:
-            if config.basename(spooler.name) == name:
+            if address.basename(spooler.name) == name:
                 return spooler
-        known = ", ".join(config.basename(one.name) for one in spoolers) or "none"
+        known = ", ".join(address.basename(one.name) for one in spoolers) or "none"
         _log.warning("no spooler is named %r (configured: %s); get_by_basename returns None", name, known)
         return None
 
@@ -198,8 +198,8 @@ class Spooler:
         """Return a list of all spooler processes IDs: this machine's live worker processes of all spoolers."""
         found = {
             info.pid
-            for name in config.spooler_names()
-            for info in config.backend(name).control.live()
+            for name in settings.spooler_names()
+            for info in registry.backend(name).control.live()
             if info.role == "worker" and not info.host
         }
         return sorted(found)
@@ -214,7 +214,7 @@ class Spooler:
         :raises OptionRefused: for anything else.
         """
         for name in _configured():
-            config.backend(name).control.set_period(seconds)
+            registry.backend(name).control.set_period(seconds)
         return True
 
     @classmethod
@@ -225,7 +225,9 @@ class Spooler:
 
         :param limit: at most so many of each spooler.
         """
-        return [entry.id for name in config.spooler_names() for entry in config.backend(name).entries(_WAITING, limit)]
+        return [
+            entry.id for name in settings.spooler_names() for entry in registry.backend(name).entries(_WAITING, limit)
+        ]
 
     @classmethod
     def read_task_file(cls, path: str) -> dict[str, Any]:
@@ -243,7 +245,7 @@ class Spooler:
         """
         if not isinstance(path, str | os.PathLike):
             raise OptionRefused(f"the path of the task is {path!r}; it must be a string, as sending returns it")
-        found = lookup.find_task(path := os.fspath(path), config.candidates(path))
+        found = lookup.find_task(path := os.fspath(path), registry.candidates(path))
         read = found[0].read(found[1].id) if found else None
         return _task_info(*read) if read else {}
 
@@ -286,15 +288,15 @@ _MAKE = "made by task.message(...) or unspool.raw_message(...)"
 
 
 def _send(messages: Sequence[Message], spooler: Any, connection: Any = None) -> list[str]:
-    config.enter_uwsgi()  # in case another module has made itself uWSGI's handler since
+    uwsgi.enter()  # in case another module has made itself uWSGI's handler since
     if importing.app:
         _warn_of_import()
     envelopes = [codec.encode(message) for message in messages]
     name = None if spooler is None else spooler.name if isinstance(spooler, Spooler) else Spooler(spooler).name
     if not envelopes:
         return []
-    config.check_sizes(envelopes)
-    backend = config.backend(name)
+    settings.check_sizes(envelopes)
+    backend = registry.backend(name)
     if connection is None:
         return backend.send(envelopes)
     if not isinstance(backend, Transactional):
@@ -323,9 +325,9 @@ _PACKAGE = os.path.dirname(__file__) + os.sep
 
 
 def _configured() -> tuple[str, ...]:
-    names = config.spooler_names()
+    names = settings.spooler_names()
     if not names:
-        config.backend(None)  # raises, saying what to set
+        registry.backend(None)  # raises, saying what to set
     return names
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import click
 import pytest
 
-from unspool import config
+from unspool import settings
 from unspool.cli import commands, main
 from unspool.testing.waiting import readable
 
@@ -174,7 +174,7 @@ class Shell:
 
     def send(self, *words: str) -> str:
         """Enqueues something, in this process, which is faster than a command of its own; its id."""
-        config.configure(spoolers=[str(self.mail)], durability="relaxed")
+        settings.configure(spoolers=[str(self.mail)], durability="relaxed")
         with contextlib.redirect_stdout(io.StringIO()) as printed, contextlib.chdir(self.root):
             assert main(["enqueue", *words]) == 0
         return printed.getvalue().removesuffix("\n")

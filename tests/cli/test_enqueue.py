@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from unspool import config
+from unspool import settings
 from unspool.cli import main
 
 from .conftest import Shell
@@ -142,7 +142,7 @@ def test_mistakes_are_one_line(
 ) -> None:
     """Each is status 2, is named in one line, and sends nothing."""
     mail = tmp_path / "mail"
-    config.configure(spoolers=[str(mail)])
+    settings.configure(spoolers=[str(mail)])
 
     assert main(["enqueue", *words]) == 2
 

@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from rich.cells import cell_len
 
-from unspool import Spooler, config, wire
+from unspool import Spooler, registry, settings, wire
 from unspool.message import Record
 
 from .conftest import SCRIPT, Shell
@@ -333,8 +333,8 @@ def test_show_a_task_that_is_not_there(shell: Shell) -> None:
     """Status 1; and if it has run, when it ended and how."""
     id = shell.send("app:add", "1")
     shell.burst()
-    config.configure(spoolers=[str(shell.mail)], durability="relaxed")
-    config.backend().record([Record(id, "app:add", "processed", 2, 4e9, 20.0, 1)])
+    settings.configure(spoolers=[str(shell.mail)], durability="relaxed")
+    registry.backend().record([Record(id, "app:add", "processed", 2, 4e9, 20.0, 1)])
 
     ended = datetime.fromtimestamp(4e9 + 20, ZoneInfo("Europe/Berlin")).isoformat()
     assert f"it was processed at {ended};" in shell.error("show", id, status=1)
@@ -532,7 +532,7 @@ def test_states_in_the_environment(shell: Shell, states: str) -> None:
 
 def test_a_large_task_is_shown_whole(shell: Shell) -> None:
     """With its message and the size of its body, and in a listing without a look at either."""
-    config.configure(spoolers=[str(shell.mail)], durability="relaxed")
+    settings.configure(spoolers=[str(shell.mail)], durability="relaxed")
     id = Spooler.send_message_raw("large", payload=b"x" * (65 << 20))
     shown = shell.json("show", id)
     assert (shown["message"], shown["task"]) == ("large", "large")

@@ -11,8 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import unspool
-from unspool import config
+from unspool import configure
 from unspool.cli import main
+from unspool.settings import Settings
 
 from .conftest import Shell, all_commands
 
@@ -31,7 +32,7 @@ def test_version(shell: Shell) -> None:
 
 def test_help_names_every_variable(capsys: pytest.CaptureFixture[str]) -> None:
     """Each command's help names, for each option, the variable that sets it; no setting's variable is among them."""
-    taken = {f"UNSPOOL_{name.upper()}" for name in config.Settings._fields}
+    taken = {f"UNSPOOL_{name.upper()}" for name in Settings._fields}
     for name, command in all_commands().items():
         assert main([name, "--help"]) == 0
         text = "".join(capsys.readouterr().out.split())
@@ -91,7 +92,7 @@ def test_no_words_make_a_traceback(words: list[str], tmp_path: Path, capfd: pyte
     """Whatever is typed, in any order, ends with one of the documented statuses; and with 1, 2 or 3, with a line that
     says why."""
     (tmp_path / "file").write_text("")
-    config.configure(spoolers=[str(tmp_path / "mail")])
+    configure(spoolers=[str(tmp_path / "mail")])
     with contextlib.chdir(tmp_path):
         status = main(words)
     said = capfd.readouterr().err

@@ -12,9 +12,9 @@ import click
 import pytest
 
 from tests.cli.conftest import all_commands
-from unspool.config import Settings
 from unspool.options import TaskKeywords, TaskOptions
 from unspool.retry import RetryPolicy
+from unspool.settings import Settings
 
 from .page import MARK, ROOT, Page, pages
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from unspool import config
+from unspool import settings
 from unspool.cli import main
 
 from ..cli.conftest import Shell, shell
@@ -23,7 +23,7 @@ class Quick:
         for name, value in (self.shell.env | env).items():
             self._patch.setenv(name, value)
         self._patch.chdir(self.shell.root)
-        config.configure()
+        settings.configure()
         assert main(words) == status
         text = self._capsys.readouterr().err
         assert text.count("\n") == 1, text

@@ -65,7 +65,7 @@ def test_durations(shell: Shell) -> None:
     assert "ok   period: 300 s (from UNSPOOL_PERIOD)" in found
     assert f"ok   history_age: 86400 s (from {shell.root}/pyproject.toml)" in found
     code = "import datetime, unspool; unspool.configure(period=datetime.timedelta(minutes=2), history_age='1h30m')\n"
-    code += "print(unspool.config.settings().period, unspool.config.settings().history_age)"
+    code += "print(unspool.settings.current().period, unspool.settings.current().history_age)"
     done = subprocess.run([sys.executable, "-c", code], env=shell.env, capture_output=True, text=True, check=True)
     assert done.stdout == "120.0 5400.0\n"
     assert shell("set-period", "2m") == f"period of {shell.mail} is 120 s\n"

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from unspool import Spooler, config, points
-from unspool.address import Address
+from unspool import Spooler, points, registry, settings
+from unspool.address import Address, name_of
 from unspool.backends.base import Backend
 from unspool.cli import main
 from unspool.message import State
@@ -53,12 +53,12 @@ class Ends:
         self.names["pg"] = f"{pg.url}{'&' if '?' in pg.url else '?'}spooler={pg.spooler}"
         self.pg = pg.name
         self._url = pg.url
-        config.configure(secret_key=KEY)
+        settings.configure(secret_key=KEY)
         ran.clear()
 
     def backend(self, end: str) -> Backend:
         """What is at one of the ends."""
-        return config.backend(config.spooler_name(self.names[end]))
+        return registry.backend(name_of(self.names[end]))
 
     def burst(self, end: str) -> list[str]:
         """Runs all that is ready there; the verdicts."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from unspool import Spooler, config, points
+from unspool import Spooler, points, routes, settings
 from unspool.errors import ConfigurationError, PayloadRefused
 from unspool.message import Message, State
 
@@ -27,7 +27,7 @@ POINTS = [name for name in points.NAMES if name.startswith(("carry.", "leave.", 
 @pytest.fixture
 def forwarding(ends: Ends) -> Ends:
     """A directory that is forwarded to the queue in PostgreSQL."""
-    config.configure(spoolers=[ends.names["spool"]], forward={"spool": ends.names["pg"]})
+    settings.configure(spoolers=[ends.names["spool"]], forward={"spool": ends.names["pg"]})
     return ends
 
 
@@ -36,7 +36,7 @@ def forwarding(ends: Ends) -> Ends:
 def test_killed(ends: Ends, point: str, there: str) -> None:
     """A forwarder that is killed at any point, and another after it, bring each task there once, whatever ran there in
     between."""
-    config.configure(spoolers=[ends.names["spool"]], forward={"spool": ends.names[there]})
+    settings.configure(spoolers=[ends.names["spool"]], forward={"spool": ends.names[there]})
     names = [f"task {number}" for number in range(4)]
     for name in names:
         work(name)
@@ -64,11 +64,11 @@ def test_all_that_waits_goes_in_order(forwarding: Ends) -> None:
 
 def test_what_cannot_go_is_set_aside(forwarding: Ends) -> None:
     """An unsigned task is not in the way of others: it is set aside here, with the reason, and said."""
-    config.configure(secret_key=None)
+    settings.configure(secret_key=None)
     envelope_file = Spooler.send_many(
         [Message("plain", {"a": 1}, serializer="json")], spooler=forwarding.names["spool"]
     )[0]
-    config.configure(secret_key=KEY)
+    settings.configure(secret_key=KEY)
     work("good")
     status, _, complaints = forwarding.command("forward", "--burst")
     assert status == 0
@@ -90,7 +90,7 @@ def test_paused(forwarding: Ends) -> None:
 
 def test_unsigned_pickles_are_refused_when_they_are_sent(forwarding: Ends) -> None:
     """What the server would not take the directory does not either: the sender hears of it."""
-    config.configure(secret_key=None)
+    settings.configure(secret_key=None)
     with pytest.raises(PayloadRefused, match="UNSPOOL_SECRET_KEY"):
         work("one")
 
@@ -109,7 +109,7 @@ def test_bad_settings(ends: Ends) -> None:
     """Each has its line; without the setting there is nothing to forward."""
     for wrong in ("mail", "mail=/srv/other", 5, {"mail": "/srv"}, "mysql://db", "a=nats://a,a=nats://b"):
         with pytest.raises(ConfigurationError, match="forward"):
-            config.configure(forward=wrong)
+            settings.configure(forward=wrong)
     status, _, complaints = ends.command("forward", "--spooler", "spool")
     assert status == 2
     assert "UNSPOOL_FORWARD" in complaints
@@ -118,15 +118,15 @@ def test_bad_settings(ends: Ends) -> None:
 def test_the_setting(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
     """One URL for all, each to the queue of its own name; or a URL for each; no password is shown."""
     monkeypatch.setenv("UNSPOOL_FORWARD", "postgresql://me:sesame@db/app")
-    assert config.destination("/srv/mail") == "postgresql://db/app/mail"
-    assert config.destination("/srv/bulk") == "postgresql://db/app/bulk"
-    assert config.destination("postgresql://db/app/mail") is None
+    assert routes.destination("/srv/mail") == "postgresql://db/app/mail"
+    assert routes.destination("/srv/bulk") == "postgresql://db/app/bulk"
+    assert routes.destination("postgresql://db/app/mail") is None
     monkeypatch.setenv("UNSPOOL_FORWARD", "mail=postgresql://db/app?spooler=post,bulk=nats://a,b")
-    config.configure()
-    assert config.destination("/srv/mail") == "postgresql://db/app/post"
-    assert config.destination("/srv/bulk") == "nats://a,b/bulk"
-    assert config.destination("/srv/other") is None
-    assert "sesame" not in repr(config.settings())
+    settings.configure()
+    assert routes.destination("/srv/mail") == "postgresql://db/app/post"
+    assert routes.destination("/srv/bulk") == "nats://a,b/bulk"
+    assert routes.destination("/srv/other") is None
+    assert "sesame" not in repr(settings.current())
 
 
 # --- with a server that goes and comes back
@@ -155,7 +155,7 @@ def test_the_server_goes_and_comes_back(ends: Ends, own: Server) -> None:
     """While it is away, senders send as ever and one line is logged; when it is back, all goes on, each task once; TERM
     ends it with status 0."""
     ends.names["pg"] = f"{own.url()}?spooler=away"
-    config.configure(spoolers=[ends.names["spool"]], forward=f"spool={ends.names['pg']}")
+    settings.configure(spoolers=[ends.names["spool"]], forward=f"spool={ends.names['pg']}")
     work("before")
     forwarder = start([SCRIPT, "forward"], ends)
     try:
@@ -236,7 +236,7 @@ def test_a_worker_in_a_burst(forwarding: Ends) -> None:
 
 def test_a_server_that_is_away_at_the_start(ends: Ends) -> None:
     """It is waited for; with --burst or --require-ready the status is 3. The tasks stay."""
-    config.configure(spoolers=[ends.names["spool"]], forward="postgresql://127.0.0.1:1/app")
+    settings.configure(spoolers=[ends.names["spool"]], forward="postgresql://127.0.0.1:1/app")
     work("one")
     for option in ("--burst", "--require-ready"):
         status, _, complaints = ends.command("forward", option)
@@ -248,7 +248,7 @@ def test_a_server_that_is_away_at_the_start(ends: Ends) -> None:
 def test_two_forwarders(forwarding: Ends) -> None:
     """Two at once share the work: each task arrives once."""
     names = [f"{number}" for number in range(300)]
-    config.configure(durability="relaxed")
+    settings.configure(durability="relaxed")
     work.enqueue_many([(name,) for name in names])
     both = [
         subprocess.Popen([sys.executable, "-m", "unspool", "forward", "--burst"], cwd=forwarding.root,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from unspool import Spooler, config, wire
+from unspool import Spooler, settings, wire
 from unspool.backends.spool import SpoolBackend
 from unspool.backends.spool.sweep import leftovers
 from unspool.functions import call_message
@@ -113,7 +113,7 @@ def test_signed_for_the_new_name(ends: Ends) -> None:
 def test_without_the_key(ends: Ends) -> None:
     """Signed for one name, a task does not go to another without the key; to the same name it goes as it is."""
     work.using(spooler=ends.backend("spool").name)("one")
-    config.configure(secret_key=None)
+    settings.configure(secret_key=None)
     said = ends.move("spool", "other", status=1)
     assert "signed for the queue 'spool'" in said["stayed"][0]["reason"]
     assert ends.counts("spool") == {State.READY: 1}
@@ -121,7 +121,7 @@ def test_without_the_key(ends: Ends) -> None:
     data = next(Path(ends.names["spool"]).glob("uwsgi_*")).read_bytes()
     ends.move("spool", "other")
     assert next(Path(ends.names["other"]).glob("uwsgi_*")).read_bytes() == data
-    config.configure(secret_key=KEY)
+    settings.configure(secret_key=KEY)
     assert ends.burst("other") == ["processed"]
 
 
@@ -130,9 +130,9 @@ def test_what_is_no_task_of_ours_stays(ends: Ends, damage: str) -> None:
     """Unsigned, damaged and forged tasks stay as they are and are reported, with status 1; the others go."""
     there = ends.backend("spool").name
     if damage == "unsigned":
-        config.configure(secret_key=None)
+        settings.configure(secret_key=None)
     id = work.using(spooler=there)("bad")
-    config.configure(secret_key=KEY)
+    settings.configure(secret_key=KEY)
     data = Path(id).read_bytes()
     if damage == "torn":
         Path(id).write_bytes(data[:-3])
@@ -182,7 +182,7 @@ def test_what_uwsgi_left(ends: Ends) -> None:
 
 def test_unsigned_pickles_do_not_go_to_a_server(ends: Ends) -> None:
     """Without a key they stay, and both ways out are named; JSON goes."""
-    config.configure(secret_key=None)
+    settings.configure(secret_key=None)
     there = ends.backend("spool").name
     work.using(spooler=there)("pickled")
     Spooler.send_many([call_message("moving:work", ("plain",), {}, None, None, "json")], spooler=there)
@@ -250,7 +250,7 @@ def test_bad_usage(ends: Ends, words: list[str], status: int, part: str) -> None
 def test_a_full_queue(ends: Ends) -> None:
     """More tasks than one batch holds, all of them, once."""
     names = [(f"{number}",) for number in range(450)]
-    config.configure(durability="relaxed")
+    settings.configure(durability="relaxed")
     work.using(spooler=ends.backend("spool").name).enqueue_many(names)
     assert ends.move("spool", "pg")["moved"]["ready"] == 450
     ends.burst("pg")

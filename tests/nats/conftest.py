@@ -12,7 +12,7 @@ from tests.nats.server import Server
 from tests.runtime.conftest import PATIENCE, Place, place
 from unspool import address
 from unspool.backends.nats import NatsBackend
-from unspool.config import Settings
+from unspool.settings import Settings
 from unspool.signing import Signer
 
 __all__ = ["place"]

@@ -26,7 +26,7 @@ import os, sys, time
 from pathlib import Path
 from unspool import address
 from unspool.backends.nats import NatsBackend
-from unspool.config import Settings
+from unspool.settings import Settings
 from unspool.signing import Signer
 where = address.parse(os.environ["UNSPOOL_SPOOLERS"])
 backend = NatsBackend(where, Settings(), signer=Signer([os.environ["UNSPOOL_SECRET_KEY"]], where.spooler))

@@ -21,9 +21,9 @@ from unspool.backends.nats.cluster import Cluster as Where
 from unspool.backends.nats.jetstream import JetStream
 from unspool.backends.nats.runs import Process, Run
 from unspool.backends.nats.stored import HEADER, Stored
-from unspool.config import Settings
 from unspool.errors import ConfigurationError, OptionRefused, PayloadRefused, SpoolerUnusable
 from unspool.message import Claim, Message, Refusal, RefusalKind, Retry, State
+from unspool.settings import Settings
 
 APP = """
     @Spooler.task

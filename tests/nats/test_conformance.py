@@ -15,7 +15,7 @@ from unspool.backends.base import Backend, Clock
 from unspool.backends.nats import NatsBackend
 from unspool.backends.nats.jetstream import JetStream
 from unspool.backends.nats.stored import HEADER
-from unspool.config import Settings
+from unspool.settings import Settings
 from unspool.signing import Signer
 from unspool.testing import BackendConformance
 

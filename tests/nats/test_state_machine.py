@@ -13,8 +13,8 @@ from unspool.backends.nats import NatsBackend, runs
 from unspool.backends.nats.feed import NatsFeed
 from unspool.backends.nats.jetstream import JetStream
 from unspool.backends.nats.runs import Process, Run
-from unspool.config import Settings
 from unspool.message import State
+from unspool.settings import Settings
 
 
 class NatsLikeMemory(SpoolLikeMemory):

@@ -15,7 +15,7 @@ import pytest
 from unspool.address import Address, parse
 from unspool.backends.postgres import PostgresBackend, schema
 from unspool.backends.postgres.connection import Connector
-from unspool.config import Settings
+from unspool.settings import Settings
 
 from ..runtime.conftest import PATIENCE, Place
 from .server import Server, serving

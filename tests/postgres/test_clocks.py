@@ -8,8 +8,8 @@ import pytest
 
 from unspool.address import Address
 from unspool.backends.postgres import PostgresBackend
-from unspool.config import Settings
 from unspool.message import Ack, Claim, Envelope, Refusal, RefusalKind, Retry, State
+from unspool.settings import Settings
 
 HOUR = 3600.0
 

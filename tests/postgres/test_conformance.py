@@ -9,7 +9,7 @@ from unspool.address import Address
 from unspool.backends.base import Backend, Clock, Feed
 from unspool.backends.postgres import PostgresBackend
 from unspool.backends.postgres.feed import PostgresFeed
-from unspool.config import Settings
+from unspool.settings import Settings
 from unspool.signing import Signer
 from unspool.testing import BackendConformance
 

@@ -7,10 +7,10 @@ import pytest
 
 from unspool.address import Address
 from unspool.backends.postgres import PostgresBackend
-from unspool.config import Settings
 from unspool.errors import SpoolerUnusable
 from unspool.message import Ack, Bury, Claim, Envelope, Record, Refusal, RefusalKind, State
 from unspool.retry import MAX_CRASHES
+from unspool.settings import Settings
 
 from .conftest import look_at
 

@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, settings
 from unspool.backends.postgres import PostgresBackend
 from unspool.backends.postgres.feed import PostgresFeed
 from unspool.backends.postgres.session import CLAIMS
-from unspool.config import Settings
 from unspool.message import Claim, Disposition, Refusal
+from unspool.settings import Settings
 
 from ..conformance.test_state_machine import LikeMemory
 from .conftest import queue_in

@@ -17,7 +17,7 @@ from psycopg import rows
 from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session
 
-from unspool import Spooler, config, configure, raw_message
+from unspool import Spooler, configure, raw_message, registry
 from unspool.address import Address
 from unspool.backends.postgres import PostgresBackend
 from unspool.errors import OptionRefused, PayloadRefused, SpoolerUnusable
@@ -38,7 +38,7 @@ def spooler(address: Address) -> Iterator[PostgresBackend]:
     """The default spooler, on the server."""
     configure(spoolers=[url_of(address)])
     yield look_at(address)
-    config.backend().close()
+    registry.backend().close()
 
 
 def ready(backend: PostgresBackend) -> int:

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 
-from unspool import config
+from unspool import registry, settings
 from unspool.errors import UnspoolError
 from unspool.runtime import pool
 from unspool.runtime.supervisor import Options, Supervisor
@@ -38,7 +38,7 @@ def main() -> None:
     logging.getLogger("unspool").setLevel(logging.INFO)
     limits = Limits(chosen.max_tasks, chosen.max_memory, chosen.concurrency, chosen.ending)
     options = Options(chosen.processes, chosen.burst, chosen.reload, limits)
-    backends = [config.backend(name) for name in config.spooler_names()]
+    backends = [registry.backend(name) for name in settings.spooler_names()]
     try:
         Supervisor(chosen.app, backends, options).run()
     except UnspoolError as error:

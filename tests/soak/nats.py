@@ -14,7 +14,7 @@ from nats.js.api import StreamConfig
 
 import nats
 from tests.nats.server import Server
-from unspool import config
+from unspool import settings
 
 from . import oracle
 from .cast import Cast
@@ -51,7 +51,7 @@ class NatsTarget:
         self.spoolers = [here]
         self.routes: list[Route] = []
         self.parts = server_parts(direct, proxied, forwarded, seed, pause)
-        config.configure(spoolers=[here], secret_key=key)
+        settings.configure(spoolers=[here], secret_key=key)
 
     def faults(self, cast: Cast) -> Mapping[Fault, float]:
         self._cast = cast

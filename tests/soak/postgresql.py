@@ -14,7 +14,7 @@ from pathlib import Path
 import psycopg
 
 from tests.postgres.server import Server
-from unspool import config
+from unspool import settings
 
 from . import oracle
 from .cast import Cast
@@ -52,7 +52,7 @@ class PostgresTarget:
         self.routes: list[Route] = []
         self.parts = server_parts(direct, proxied, forwarded, seed, pause)
         self._inbox = inbox
-        config.configure(spoolers=[here], secret_key=key)
+        settings.configure(spoolers=[here], secret_key=key)
         subprocess.run([sys.executable, "-m", "unspool", "migrate"], env=os.environ | direct, check=True,
                        stdout=subprocess.DEVNULL)  # fmt: skip
 

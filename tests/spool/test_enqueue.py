@@ -233,8 +233,8 @@ def test_a_directory_that_is_not_writable(tmp_path: Path) -> None:
     path.mkdir(mode=0o755)
     tmp_path.chmod(0o755)
     code = (
-        "import os, sys, unspool, unspool.config\n"
-        "unspool.config.backend(sys.argv[1])  # imports all that is needed, while this user may\n"
+        "import os, sys, unspool, unspool.registry\n"
+        "unspool.registry.backend(sys.argv[1])  # imports all that is needed, while this user may\n"
         "if os.geteuid() == 0: os.setgid(65534); os.setuid(65534)\n"
         "else: os.chmod(sys.argv[1], 0o500)\n"
         "try: unspool.Spooler.send_message_raw('x', spooler=sys.argv[1])\n"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from unspool import FunctionTask, Spooler, compat, config, configure
+from unspool import FunctionTask, Spooler, compat, configure, registry
 from unspool.backends.spool import SpoolBackend
 from unspool.compat import uwsgi, uwsgidecorators
 from unspool.compat.uwsgidecorators import SPOOL_OK, SpoolFunction, spool, spoolforever, spoolraw
@@ -79,7 +79,7 @@ def spool_directory(tmp_path: Path, own_registries: None) -> Path:
 
 def run() -> list[Run]:
     """Runs all that is ready."""
-    return run_all(config.backend())
+    return run_all(registry.backend())
 
 
 def sent(path: bytes) -> dict[str, Any]:
@@ -253,7 +253,7 @@ def test_left_messages_for_a_function_that_is_now_a_coroutine_function() -> None
 
     FunctionTask(resize, TaskOptions(), lambda messages, spooler: [], name="resize").register()
     call = {"ud_spool_func": "resize", "ud_spool_ret": "-2", "args": pickle.dumps(("a.png",)), "kwargs": KWARGS}
-    config.backend().send([pack(call)])
+    registry.backend().send([pack(call)])
     [ended] = run()
     assert (ended.verdict, ran) == (Verdict.PROCESSED, ["a.png"])
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from unspool import Spooler, config, configure
+from unspool import Spooler, configure, registry
 from unspool.backends.spool import SpoolBackend
-from unspool.config import Settings, origins, settings
 from unspool.errors import ConfigurationError, NoSpooler, OptionRefused
+from unspool.settings import Settings, current, origins
 from unspool.signing import Signer
 
 
@@ -39,18 +39,18 @@ def write(directory: Path, *lines: str) -> Path:
 
 def test_the_defaults() -> None:
     """Nothing set anywhere."""
-    assert settings() == Settings((), "full", 300.0, 100_000, 7 * 86400.0)
+    assert current() == Settings((), "full", 300.0, 100_000, 7 * 86400.0)
     assert set(origins().values()) == {"default"}
 
 
 def test_precedence(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """``configure()`` over the environment over the project file, each setting for itself; ``origins`` says which."""
     project = write(place, "period = 10", 'durability = "relaxed"', "history_limit = 3", 'spoolers = ["mail"]')
-    assert settings() == Settings((str(place / "mail"),), "relaxed", 10.0, 3)
+    assert current() == Settings((str(place / "mail"),), "relaxed", 10.0, 3)
     monkeypatch.setenv("UNSPOOL_PERIOD", "20")
     monkeypatch.setenv("UNSPOOL_HISTORY_LIMIT", "4")
     configure(period=30)
-    assert settings() == Settings((str(place / "mail"),), "relaxed", 30.0, 4)
+    assert current() == Settings((str(place / "mail"),), "relaxed", 30.0, 4)
     assert origins() == {
         "spoolers": str(project),
         "durability": str(project),
@@ -68,39 +68,39 @@ def test_none_gives_a_setting_back() -> None:
     """Each call of ``configure`` adds to those before; None takes one of theirs away."""
     configure(period=5)
     configure(history_limit=7)
-    assert (settings().period, settings().history_limit) == (5.0, 7)
+    assert (current().period, current().history_limit) == (5.0, 7)
     configure(period=None)
-    assert (settings().period, settings().history_limit) == (300.0, 7)
+    assert (current().period, current().history_limit) == (300.0, 7)
 
 
 def test_the_nearest_project_file_is_the_one(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """That of the working directory before those above it, which add nothing, even if it has no settings."""
     write(place.parent, "period = 1", "history_limit = 1")
-    assert settings().period == 1.0
+    assert current().period == 1.0
     write(place, "period = 2")
-    assert settings() == Settings(period=2.0)
+    assert current() == Settings(period=2.0)
     (place / "pyproject.toml").write_text("[project]\n")
     configure()
-    assert settings() == Settings()
+    assert current() == Settings()
     monkeypatch.chdir(place.parent)
     configure()
-    assert settings() == Settings(period=1.0, history_limit=1)
+    assert current() == Settings(period=1.0, history_limit=1)
 
 
 def test_an_empty_variable_is_none(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As shells and service managers leave them."""
     write(place, "period = 2")
     monkeypatch.setenv("UNSPOOL_PERIOD", "")
-    assert settings().period == 2.0
+    assert current().period == 2.0
 
 
 def test_settings_are_read_once(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Until they are configured anew."""
-    first = settings()
+    first = current()
     monkeypatch.setenv("UNSPOOL_PERIOD", "20")
-    assert settings() is first
+    assert current() is first
     configure()
-    assert settings().period == 20.0
+    assert current().period == 20.0
 
 
 # --- spoolers
@@ -122,7 +122,7 @@ def test_relative_paths_are_resolved_once(place: Path, monkeypatch: pytest.Monke
     assert [str(spooler) for spooler in Spooler.get_spoolers()] == expected
     monkeypatch.chdir("/")
     assert [str(spooler) for spooler in Spooler.get_spoolers()] == expected
-    assert config.backend().name == expected[0]
+    assert registry.backend().name == expected[0]
 
 
 @pytest.mark.parametrize(
@@ -134,9 +134,9 @@ def test_a_path_that_no_shell_has_expanded(place: Path, monkeypatch: pytest.Monk
         configure(spoolers=["/srv/other", odd])
     monkeypatch.setenv("UNSPOOL_SPOOLERS", f"/srv/other,{odd}")
     with pytest.raises(ConfigurationError, match=r"spoolers from UNSPOOL_SPOOLERS cannot be used: .* begins with"):
-        settings()
+        current()
     monkeypatch.setenv("UNSPOOL_SPOOLERS", str(place / "mail"))
-    for ask in (Spooler, config.backend):
+    for ask in (Spooler, registry.backend):
         with pytest.raises(OptionRefused, match="begins with"):
             ask(odd)  # type: ignore[operator]
     assert list(place.iterdir()) == []
@@ -146,7 +146,7 @@ def test_a_program_that_changes_its_directory(place: Path) -> None:
     """Relative paths and the project file are those of where it began, also if settings are read later."""
     (place / "sub").mkdir()
     write(place, "period = 2")
-    code = "import os, unspool; os.chdir('sub'); from unspool import config; print(*config.settings()[:3])"
+    code = "import os, unspool; os.chdir('sub'); from unspool import settings; print(*settings.current()[:3])"
     environment = os.environ | {"UNSPOOL_SPOOLERS": "mail", "UNSPOOL_DURABILITY": "relaxed"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.split() == [f"('{place}/mail',)", "relaxed", "2.0"]
@@ -158,14 +158,14 @@ def test_a_program_that_changes_its_directory(place: Path) -> None:
 def test_spoolers_may_be_given_as_a_string_or_a_list(spoolers: Any) -> None:
     """Of strings or paths, with a comma between in the one case."""
     configure(spoolers=spoolers)
-    assert settings().spoolers == ("/srv/mail", "/srv/other")
+    assert current().spoolers == ("/srv/mail", "/srv/other")
 
 
 def test_a_home_directory(monkeypatch: pytest.MonkeyPatch) -> None:
     """``~`` is the user's."""
     monkeypatch.setenv("HOME", "/home/ann")
     configure(spoolers="~/mail")
-    assert settings().spoolers == ("/home/ann/mail",)
+    assert current().spoolers == ("/home/ann/mail",)
 
 
 # --- secret keys
@@ -175,7 +175,7 @@ KEY, OTHER = "k" * 32, "o" * 32
 
 def signer(name: str | None = None) -> Signer | None:
     """What a backend signs with."""
-    backend = config.backend(name)
+    backend = registry.backend(name)
     assert isinstance(backend, SpoolBackend)
     return backend._signer
 
@@ -183,16 +183,16 @@ def signer(name: str | None = None) -> Signer | None:
 def test_secret_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the environment with commas between, as a string or a list; none is set unless one is."""
     configure(spoolers=[tmp_path / "mail"])
-    assert settings().secret_key == ()
+    assert current().secret_key == ()
     assert signer() is None
     monkeypatch.setenv("UNSPOOL_SECRET_KEY", f"{KEY}, {OTHER}")
     configure()
-    assert settings().secret_key == (KEY, OTHER)
+    assert current().secret_key == (KEY, OTHER)
     assert origins()["secret_key"] == "UNSPOOL_SECRET_KEY"
     assert signer() is not None
     for keys in (OTHER, [OTHER], (OTHER,)):
         configure(secret_key=keys)
-        assert settings().secret_key == (OTHER,)
+        assert current().secret_key == (OTHER,)
     assert origins()["secret_key"] == "configure()"
 
 
@@ -200,7 +200,7 @@ def test_a_file_of_secret_keys(place: Path, tmp_path: Path) -> None:
     """One a line, relative to where it is named; empty lines count for nothing. ``origins`` names the file."""
     (place / "keys").write_text(f"{KEY}\n\n{OTHER}\n")
     write(place, 'secret_key_file = "keys"')
-    assert settings().secret_key == (KEY, OTHER)
+    assert current().secret_key == (KEY, OTHER)
     assert origins()["secret_key"] == str(place / "keys")
     assert origins()["secret_key_file"] == str(place / "pyproject.toml")
 
@@ -211,20 +211,20 @@ def test_a_key_replaces_a_file_and_the_reverse(place: Path, monkeypatch: pytest.
     write(place, 'secret_key_file = "keys"')
     monkeypatch.setenv("UNSPOOL_SECRET_KEY", OTHER)
     configure()
-    assert settings() == Settings(secret_key=(OTHER,))
+    assert current() == Settings(secret_key=(OTHER,))
     assert (origins()["secret_key"], origins()["secret_key_file"]) == ("UNSPOOL_SECRET_KEY", "default")
     configure(secret_key_file="keys")
-    assert settings().secret_key == (KEY,)
+    assert current().secret_key == (KEY,)
     configure(secret_key=OTHER)
     with pytest.raises(ConfigurationError, match="both set"):
-        settings()
+        current()
 
 
 def test_a_key_is_never_shown() -> None:
     """Not in the text of the settings, which logs and tracebacks may show."""
     configure(secret_key=KEY)
-    assert settings().secret_key == (KEY,)
-    assert KEY not in f"{settings()!r} {settings()!s} {origins()}"
+    assert current().secret_key == (KEY,)
+    assert KEY not in f"{current()!r} {current()!s} {origins()}"
 
 
 @pytest.mark.parametrize("value", ["", " ", "short", f"{KEY},", f",{KEY}", f"{KEY},short"])
@@ -233,7 +233,7 @@ def test_an_empty_or_short_key_is_refused(monkeypatch: pytest.MonkeyPatch, value
     names the variable, the minimum and the way to a key, and quotes none."""
     monkeypatch.setenv("UNSPOOL_SECRET_KEY", value)
     with pytest.raises(ConfigurationError, match=r"UNSPOOL_SECRET_KEY .* 32 or more; make one with: python3") as caught:
-        settings()
+        current()
     assert KEY not in str(caught.value)
     assert "short" not in str(caught.value)
     monkeypatch.setenv("UNSPOOL_SECRET_KEY", KEY)
@@ -255,12 +255,12 @@ def test_a_file_that_has_no_keys(place: Path, monkeypatch: pytest.MonkeyPatch) -
             (place / "keys").write_bytes(content)
         configure(secret_key_file="keys")
         with pytest.raises(ConfigurationError, match=f"{place}/keys cannot be used: .*{reason}"):
-            settings()
+            current()
     configure(secret_key_file=None)
     monkeypatch.setenv("UNSPOOL_SECRET_KEY_FILE", "")
     configure()
     with pytest.raises(ConfigurationError, match="UNSPOOL_SECRET_KEY_FILE cannot be used: it is empty"):
-        settings()
+        current()
 
 
 def test_the_queue_is_named_by_the_last_part_of_its_real_path(tmp_path: Path) -> None:
@@ -278,11 +278,11 @@ def test_a_backend_by_name(tmp_path: Path) -> None:
     """The default, one by its base name, and any by its path; the same object for the same place."""
     mail, other = str(tmp_path / "mail"), str(tmp_path / "other")
     configure(spoolers=[mail, other])
-    assert config.backend().name == mail
-    assert config.backend("other").name == other
-    assert config.backend("other") is config.backend(other) is config.backend(other + "/.")
-    assert config.backend(str(tmp_path / "third")).name == str(tmp_path / "third")
-    assert config.backend("./here").name == os.path.abspath("here")
+    assert registry.backend().name == mail
+    assert registry.backend("other").name == other
+    assert registry.backend("other") is registry.backend(other) is registry.backend(other + "/.")
+    assert registry.backend(str(tmp_path / "third")).name == str(tmp_path / "third")
+    assert registry.backend("./here").name == os.path.abspath("here")
     assert not os.path.exists(mail)
 
 
@@ -300,18 +300,18 @@ def test_a_server_s_spooler_is_found_by_its_name(monkeypatch: pytest.MonkeyPatch
     """By the whole name and by its last part; neither shows a password, whichever way it was configured."""
     monkeypatch.setenv("UNSPOOL_SPOOLERS", "/srv/mail,postgresql://ann:s3cret@a,b:5433/app?spooler=bulk, nats://x,y/n")
     names = ("/srv/mail", "postgresql://a,b:5433/app/bulk", "nats://x,y/n")
-    assert settings().spoolers == names
+    assert current().spoolers == names
     assert Spooler.get_by_basename("bulk") == Spooler(names[1]) == Spooler("postgres://a,b:5433/app?spooler=bulk")
-    assert "s3cret" not in f"{Spooler.get_spoolers()}{settings()}{origins()}"
+    assert "s3cret" not in f"{Spooler.get_spoolers()}{current()}{origins()}"
 
 
 def test_what_a_server_needs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the client's package, one line says what to install."""
-    monkeypatch.setattr(config.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(registry.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigurationError, match=re.escape("pip install 'psycopg[binary]'")):
-        config.backend("postgresql://db/app?spooler=mail")
+        registry.backend("postgresql://db/app?spooler=mail")
     with pytest.raises(ConfigurationError, match=re.escape("pip install 'nats-py'")):
-        config.backend("nats://db?spooler=mail")
+        registry.backend("nats://db?spooler=mail")
 
 
 # --- errors
@@ -320,7 +320,7 @@ def test_what_a_server_needs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_spooler_says_what_to_set() -> None:
     """All three ways."""
     with pytest.raises(NoSpooler) as caught:
-        config.backend()
+        registry.backend()
     for way in ("UNSPOOL_SPOOLERS=", "unspool.configure(spoolers=[...])", "[tool.unspool]"):
         assert way in str(caught.value)
     with pytest.raises(NoSpooler, match="UNSPOOL_SPOOLERS"):
@@ -331,7 +331,7 @@ def test_an_unknown_name_says_which_there_are(tmp_path: Path) -> None:
     """And what to set."""
     configure(spoolers=[tmp_path / "mail"])
     with pytest.raises(NoSpooler, match=rf"'other' \(there are: {tmp_path}/mail\).*UNSPOOL_SPOOLERS"):
-        config.backend("other")
+        registry.backend("other")
 
 
 @pytest.mark.parametrize(
@@ -369,7 +369,7 @@ def test_a_bad_value_is_refused(name: str, value: Any) -> None:
     with pytest.raises(ConfigurationError, match=name) as caught:
         configure(**{"history_limit": 1} | {name: value})
     assert "configure()" in str(caught.value)
-    assert settings() == Settings(period=5.0)
+    assert current() == Settings(period=5.0)
 
 
 @pytest.mark.parametrize(
@@ -379,7 +379,7 @@ def test_a_bad_variable_is_named(monkeypatch: pytest.MonkeyPatch, name: str, val
     """By its own name."""
     monkeypatch.setenv(f"UNSPOOL_{name}", value)
     with pytest.raises(ConfigurationError, match=f"UNSPOOL_{name}"):
-        settings()
+        current()
 
 
 @pytest.mark.parametrize(
@@ -389,7 +389,7 @@ def test_a_bad_project_file_is_named(place: Path, name: str, value: str) -> None
     """With the setting in it."""
     write(place, f"{name} = {value}")
     with pytest.raises(ConfigurationError, match=name) as caught:
-        settings()
+        current()
     assert "[tool.unspool] in pyproject.toml" in str(caught.value)
 
 
@@ -399,7 +399,7 @@ def test_a_bad_project_file_is_named(place: Path, name: str, value: str) -> None
 def test_a_project_file_that_cannot_be_read_is_named(place: Path, content: bytes) -> None:
     """By its path, whatever is wrong with it."""
     (place / "pyproject.toml").write_bytes(content)
-    for ask in (settings, origins):
+    for ask in (current, origins):
         with pytest.raises(ConfigurationError, match=str(place / "pyproject.toml")):
             ask()
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from unspool import Spooler, config, raw_message
+from unspool import Spooler, raw_message, registry, settings
 from unspool.backends.memory import MemoryBackend
 from unspool.backends.spool import SpoolBackend
 from unspool.backends.spool.pieces import is_piece, short
@@ -128,9 +128,9 @@ def test_a_lookup_reads_each_name_once(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_python_takes_short_ids(tmp_path: Path) -> None:
     """``read_task_file`` finds a task by a piece of its id; several are an error, none is ``{}``."""
-    config.configure(spoolers=[str(tmp_path / "mail")], durability="relaxed")
+    settings.configure(spoolers=[str(tmp_path / "mail")], durability="relaxed")
     one, two = Spooler.send_many([raw_message("one", priority=3), raw_message("two")])
-    backend = config.backend()
+    backend = registry.backend()
     assert Spooler.read_task_file(backend.short(one))["msg"] == "one"
     assert Spooler.read_task_file(backend.short(two))["msg"] == "two"
     assert Spooler.read_task_file("11022_6_2191279654") == {}

@@ -75,7 +75,9 @@ def test_a_scripts_classes_can_be_arguments(tmp_path: Path, how: list[str]) -> N
     """A worker that imports the script as a module finds them there; nobody else needs to know."""
     (tmp_path / "app.py").write_text(APP)
     run(tmp_path, *how)
-    worker = "from unspool.testing import run_all; from unspool import config; import app; run_all(config.backend())"
+    worker = (
+        "from unspool.testing import run_all; from unspool import registry; import app; run_all(registry.backend())"
+    )
     assert "shipped Order(id=7) Size.L key" in run(tmp_path, "-c", worker).stdout
 
 

@@ -12,16 +12,17 @@ from typing import Any
 
 import pytest
 
-from unspool import ResultRescheduled, Spooler, config, raw_message
+from unspool import ResultRescheduled, Spooler, raw_message, registry, settings
 from unspool.backends.memory import MemoryBackend
 from unspool.backends.spool import SpoolBackend
 from unspool.codec import encode
-from unspool.errors import NoSpooler
+from unspool.errors import ConfigurationError, NoSpooler
 from unspool.message import Message, Refusal, State, Verdict
 from unspool.testing import (
     BackendConformance,
     FakeClock,
     TemporarySpooler,
+    override_settings,
     plugin,
     run_all,
     temporary_spooler,
@@ -232,18 +233,18 @@ class TestSpoolerFixture:
 
     def test_settings_are_as_before(self, tmp_path: Path) -> None:
         """After the test whatever ``configure`` had set is in force again."""
-        config.configure(spoolers=[tmp_path / "own"], period=5)
-        before = config.settings()
+        settings.configure(spoolers=[tmp_path / "own"], period=5)
+        before = settings.current()
         with temporary_spooler(tmp_path / "other"):
             assert note(1).startswith(str(tmp_path / "other"))
-            assert config.settings().period == 5
-        assert config.settings() == before
+            assert settings.current().period == 5
+        assert settings.current() == before
         assert note(1).startswith(str(tmp_path / "own"))
 
     def test_tasks_of_other_spoolers_are_caught(self, tmp_path: Path, unspool_spooler: TemporarySpooler) -> None:
         """By a path, a base name, a URL, and in a transaction: no test sends to a real spooler."""
         real = tmp_path / "prod" / "mail"
-        config.configure(spoolers=[tmp_path / "prod" / "first", real])
+        settings.configure(spoolers=[tmp_path / "prod" / "first", real])
         named = Spooler.get_by_basename("mail")
         assert named is not None
         ids = [
@@ -365,3 +366,24 @@ def test_every_test_of_the_suite_says_what_it_proves() -> None:
         for name in dir(BackendConformance)
         if name.startswith("test_") and not getattr(BackendConformance, name).__doc__
     ] == []
+
+
+def test_settings_for_a_block(tmp_path: Path) -> None:
+    """They replace those of ``configure``, and are gone afterwards, with what the block has configured and on errors
+    too. The backends are those of the settings in force."""
+    settings.configure(spoolers=[tmp_path / "mail"], period=5)
+    before, backend = settings.current(), registry.backend()
+
+    def fail() -> None:
+        with override_settings(spoolers=[tmp_path / "other"], period=None):
+            assert (settings.current().period, registry.backend().name) == (300.0, str(tmp_path / "other"))
+            settings.configure(durability="relaxed")
+            raise LookupError
+
+    with pytest.raises(LookupError):
+        fail()
+    assert settings.current() == before
+    assert registry.backend().name == backend.name
+    with pytest.raises(ConfigurationError), override_settings(period="never"):
+        pass
+    assert settings.current() == before

@@ -15,7 +15,7 @@ from .instance import Instance
 
 APP = """
 import json, uwsgi
-from unspool import Spooler, config, configure
+from unspool import Spooler, configure
 
 @Spooler.task
 def mark(name):

@@ -241,7 +241,7 @@ def test_a_pause_holds_for_uwsgi_too(instance: Instance) -> None:
     """While the spooler is paused, what uWSGI offers is not run; it is when the pause ends."""
     instance.write_app(
         """
-        from unspool import Spooler, config
+        from unspool import Spooler, registry
         @Spooler.task
         def mark():
             note("mark")
@@ -254,7 +254,7 @@ def test_a_pause_holds_for_uwsgi_too(instance: Instance) -> None:
     instance.wait(lambda: "managing request" in instance.log.read_text())
     instance.wait(lambda: instance.log.read_text().count("managing request") > 1)
     assert instance.lines() == []
-    instance.do("config.backend().control.resume()")
+    instance.do("registry.backend().control.resume()")
     instance.wait_for_line("mark")
 
 
@@ -262,14 +262,14 @@ def test_a_task_that_pauses_is_the_last(instance: Instance) -> None:
     """What was due behind it waits, though its process has looked a moment ago whether there is a pause."""
     instance.write_app(
         """
-        from unspool import Spooler, config
+        from unspool import Spooler, registry
         @Spooler.task
         def mark(n):
             note("mark", n)
             return True
         @Spooler.task
         def pauses():
-            config.backend().control.pause()
+            registry.backend().control.pause()
             note("paused")
             return True
         """
@@ -277,12 +277,12 @@ def test_a_task_that_pauses_is_the_last(instance: Instance) -> None:
     instance.start(quiet=False)
     instance.backend.control.pause()
     instance.do("mark(1)\npauses()\nmark(2)")
-    instance.do("config.backend().control.resume()")
+    instance.do("registry.backend().control.resume()")
     instance.wait_for_line("paused")
     offered = instance.log.read_text().count("managing request")
     instance.wait(lambda: instance.log.read_text().count("managing request") > offered + 1)
     assert instance.lines() == ["mark 1", "paused"]
-    instance.do("config.backend().control.resume()")
+    instance.do("registry.backend().control.resume()")
     instance.wait_for_line("mark 2")
 
 
@@ -339,7 +339,7 @@ def test_first_in_first_out(instance: Instance, options: tuple[str, ...]) -> Non
     """Whatever the order in which uWSGI reads the directory, and whether a call may run one task or all."""
     instance.write_app(
         """
-        from unspool import Spooler, config
+        from unspool import Spooler, registry
         @Spooler.task
         def mark(n):
             note("mark", n)
@@ -349,7 +349,7 @@ def test_first_in_first_out(instance: Instance, options: tuple[str, ...]) -> Non
     instance.start(*options)
     instance.backend.control.pause()
     instance.do("[mark(n) for n in range(30)]")
-    instance.do("config.backend().control.resume()")
+    instance.do("registry.backend().control.resume()")
     instance.wait(lambda: len(instance.lines()) == 30)
     assert instance.lines() == [f"mark {n}" for n in range(30)]
 

@@ -10,7 +10,7 @@ from unspool.message import State
 from .instance import Instance, require
 
 APP = """
-from unspool import Spooler, config
+from unspool import Spooler, registry
 
 @Spooler.task
 def mark(name):
@@ -76,7 +76,7 @@ def test_what_a_task_sends_with_a_priority_is_next(instance: Instance) -> None:
     instance.start(frequency=3600)
     instance.backend.control.pause()
     instance.do("mark('first')\nurges()\nmark('last')")
-    instance.do("config.backend().control.resume()")
+    instance.do("registry.backend().control.resume()")
     instance.wait(lambda: len(instance.lines()) == 4)
     assert instance.lines() == ["mark first", "urges", "mark urgent", "mark last"]
 
@@ -146,7 +146,7 @@ def test_one_that_waits_in_line_keeps_no_other_from_being_run(instance: Instance
     instance.start("--spooler-processes=2", frequency=3600)
     instance.backend.control.pause()
     instance.do("send(*[None] * 6)\nheld_urgent()")
-    instance.do("config.backend().control.resume()")
+    instance.do("registry.backend().control.resume()")
     instance.wait_for_line("begun urgent")
     instance.wait(lambda: len(marks(instance)) == 6)
     instance.open_gate("urgent")

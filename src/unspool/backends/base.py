@@ -78,7 +78,7 @@ class Capabilities(NamedTuple):
 
 
 class Settings(Protocol):
-    """The part of ``config.Settings`` that backends use."""
+    """The part of ``settings.Settings`` that backends use."""
 
     @property
     def durability(self) -> str:

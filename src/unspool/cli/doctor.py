@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .. import config
+from .. import registry, settings
 from ..address import is_url
 from ..errors import ConfigurationError, NoSpooler
 from . import options, output, spoolers
@@ -83,9 +83,9 @@ def _paths(given: Sequence[str]) -> tuple[list[str], str]:
     try:
         if given:
             return [backend.name for backend in spoolers.backends(given)], ""
-        if names := config.spooler_names():
+        if names := settings.spooler_names():
             return list(names), ""  # each one is opened by its own check
-        config.backend()
+        registry.backend()
     except NoSpooler as error:
         return [], str(error).partition("; ")[2]
     except ConfigurationError:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from .. import config
+from .. import registry, routes
 from ..errors import PayloadRefused
 from ..functions import call_message, find_function
 from ..message import Message
@@ -134,8 +134,8 @@ def _serializer(spooler: str | None) -> str:
 
     On a server they stay JSON and need no secret key. In a directory they are pickled, because uwsgiconf may read them.
     """
-    backend = config.backend(spooler)
-    return "json" if backend.capabilities.remote or config.destination(backend.name) else "pickle"
+    backend = registry.backend(spooler)
+    return "json" if backend.capabilities.remote or routes.destination(backend.name) else "pickle"
 
 
 def _send(message: Message, spooler: str | None) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import click
 
 from ..errors import ConfigurationError
-from . import options, routes, spoolers
+from . import options, spoolers
 
 __all__ = ["COMMANDS"]
 
@@ -24,9 +24,10 @@ def forward(*, spooler: Sequence[str], burst: bool, require_ready: bool, log_for
     runs in the foreground and may be stopped at any time with TERM or INT. While a server is away, tasks wait in their
     directory.
     """
+    from ..transfer.forwarder import forwarded, forwarder
     from . import logs
 
-    pairs = routes.forwarded(spoolers.backends(spooler))
+    pairs = forwarded(spoolers.backends(spooler))
     if not pairs:
         raise ConfigurationError(
             "no spooler is forwarded; set UNSPOOL_FORWARD=postgresql://db/app, or forward = ... under [tool.unspool] "
@@ -36,7 +37,7 @@ def forward(*, spooler: Sequence[str], burst: bool, require_ready: bool, log_for
         for _, destination in pairs:
             destination.exists()
     logs.start(log_format, log_level)
-    routes.forwarder(pairs, burst=burst).run()
+    forwarder(pairs, burst=burst).run()
 
 
 COMMANDS = [forward]

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from .. import config
+from .. import routes
 from ..backends.base import Backend, WorkerInfo
 from ..message import SUCCEEDED, Entry, Record, State
 from . import durations, options, output, spoolers
@@ -134,7 +134,7 @@ def status(workers: bool, json: bool, spooler: Sequence[str]) -> None:
             output.note("no worker is running")
         return
     rows = [_status(backend) for backend in chosen]
-    where = [config.destination(backend.name) for backend in chosen]
+    where = [routes.destination(backend.name) for backend in chosen]
     if any(where):
         rows = [row | {"forward": to} for row, to in zip(rows, where, strict=True)]
     if json:
@@ -200,7 +200,7 @@ def _run_row(run: Record) -> Sequence[str]:
 
 def _status(backend: Backend) -> dict[str, Any]:
     (counts, oldest), control = backend.summary(), backend.control
-    role = "forwarder" if config.destination(backend.name) else "worker"
+    role = "forwarder" if routes.destination(backend.name) else "worker"
     return {
         "name": backend.name,
         **{str(state): counts[state] for state in State},

@@ -7,11 +7,10 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import click
 
-from .. import config
 from ..backends.base import Backend
 from ..message import Entry, State
 from ..printable import counted
-from ..runtime.carrier import Batch, Carrier, Stayed
+from ..transfer.carrier import Batch, Carrier, Stayed, carrier_between
 from . import output, spoolers
 
 __all__ = ["COMMANDS"]
@@ -50,7 +49,7 @@ def move(source: str, destination: str, *, state: Sequence[str], dry_run: bool, 
     task stayed.
     """
     here, there = spoolers.backends([source])[0], spoolers.backends([destination])[0]
-    carrier = config.carrier(here, there, vouch=sign_unsigned)
+    carrier = carrier_between(here, there, vouch=sign_unsigned)
     states = frozenset(map(State, state or spoolers.NOT_RUNNING))
     if not here.exists():
         raise spoolers.NotThere(f"spooler {here.name} does not exist")

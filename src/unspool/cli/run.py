@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import click
 from click.core import ParameterSource
 
-from .. import address, config
-from . import options, routes, spoolers
+from .. import address, settings
+from . import options, spoolers
 from .output import is_terminal
 
 __all__ = ["COMMANDS"]
@@ -89,32 +89,33 @@ def run(
     from ..runtime.sidecar import Sidecar
     from ..runtime.supervisor import Options, Supervisor
     from ..runtime.worker import Limits
+    from ..transfer.forwarder import forwarded, forwarder
     from . import logs
     from .progress import ProgressLine
 
     if progress and log_format == "json":
         raise click.UsageError("--progress would be in the way of --log-format json; give one of them.", ctx)
     chosen = spoolers.backends(spooler)
-    pairs = routes.forwarded(chosen)
+    pairs = forwarded(chosen)
     there = {source.name: destination for source, destination in pairs}
     serving = list({(one := there.get(backend.name, backend)).name: one for backend in chosen}.values())
     if require_ready:
         for backend in serving:
             backend.exists()
-    if not config.spooler_names():  # so that tasks that send tasks also find a spooler
-        config.configure(spoolers=[backend.name for backend in chosen])
+    if not settings.spooler_names():  # so that tasks that send tasks also find a spooler
+        settings.configure(spoolers=[backend.name for backend in chosen])
     shown = progress if progress is not None else is_terminal(sys.stderr) and log_format == "text"
     line = ProgressLine() if shown else None
     chatty = ctx.get_parameter_source("log_level") is not ParameterSource.DEFAULT
     logs.start(log_format, log_level, line, quiet=shown and not chatty, tracebacks=traceback)
-    if not spooler and config.origins()["spoolers"] == _VARIABLE and address.has_relative(os.environ[_VARIABLE]):
+    if not spooler and settings.origins()["spoolers"] == _VARIABLE and address.has_relative(os.environ[_VARIABLE]):
         text = "%s is relative, so programs that are started in other directories use other spoolers; write %s=%s"
-        logging.getLogger("unspool").warning(text, _VARIABLE, _VARIABLE, ",".join(config.spooler_names()))
+        logging.getLogger("unspool").warning(text, _VARIABLE, _VARIABLE, ",".join(settings.spooler_names()))
     how = Options(processes, burst, reload, Limits(max_tasks, max_memory, concurrency))
     if pairs and burst:
-        routes.forwarder(pairs, burst=True).run()
+        forwarder(pairs, burst=True).run()
     keeps = pairs and not burst
-    sidecar = Sidecar(lambda lifeline: routes.forwarder(pairs, lifeline=lifeline).run()) if keeps else None
+    sidecar = Sidecar(lambda lifeline: forwarder(pairs, lifeline=lifeline).run()) if keeps else None
     try:
         with options.explained(traceback=traceback):
             Supervisor(app, serving, how, progress=line, sidecar=sidecar).run()

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from .. import address, config, lookup
+from .. import address, lookup, registry, settings
 from ..backends.base import Backend
 from ..errors import NoSpooler, OptionRefused
 from ..message import Entry, State
@@ -36,7 +36,7 @@ class _SpoolerType(click.ParamType):  # type: ignore[type-arg]  # generic only f
         if not text or "\0" in text:
             self.fail("name a directory, or give a URL.", param, ctx)
         try:
-            return config.spooler_name(text)  # without its password, which no message may show
+            return address.name_of(text)  # without its password, which no message may show
         except OptionRefused as error:
             self.fail(str(error), param, ctx)
 
@@ -74,10 +74,10 @@ def backends(given: Sequence[str]) -> list[Backend]:
         found = [_backend(name) for name in given]
     else:
         try:
-            config.backend()
+            registry.backend()
         except NoSpooler as error:
             raise NoSpooler(f"{error}; or give --spooler DIR or URL") from None
-        found = [config.backend(name) for name in config.spooler_names()]
+        found = [registry.backend(name) for name in settings.spooler_names()]
     return list({backend.name: backend for backend in found}.values())
 
 
@@ -100,7 +100,7 @@ def existing(given: Sequence[str]) -> list[Backend]:
     """
     found = backends(given)
     for backend in found:
-        if not backend.exists() and backend.name not in config.spooler_names():
+        if not backend.exists() and backend.name not in settings.spooler_names():
             raise NotThere(f"no spooler {backend.name}: it does not exist, and is not among the configured ones")
     return found
 
@@ -133,7 +133,7 @@ def missing(id: str, given: Sequence[str]) -> str:
 def _candidates(id: str, given: Sequence[str]) -> Iterable[Backend]:
     if not given and os.sep not in id:
         backends(given)  # without a path, a spooler must be configured
-    return backends(given) if given else config.candidates(id)
+    return backends(given) if given else registry.candidates(id)
 
 
 def _backend(name: str) -> Backend:
@@ -143,11 +143,11 @@ def _backend(name: str) -> Backend:
     """
     path = os.path.expanduser(name)
     if os.sep in path:
-        return config.backend(path if address.is_url(name) else os.path.abspath(path))
+        return registry.backend(path if address.is_url(name) else os.path.abspath(path))
     try:
-        return config.backend(name)
+        return registry.backend(name)
     except NoSpooler:
-        known = ", ".join(config.basename(one) for one in config.spooler_names()) or "none"
+        known = ", ".join(address.basename(one) for one in settings.spooler_names()) or "none"
         raise NoSpooler(
             f"no spooler is named {name!r} (configured: {known}); "
             f"for a directory, write its path with a slash: ./{name}"

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any, TypeVar
 
-from .. import config
+from .. import uwsgi
 from ..codec import AS_IS, BARE
 from ..tasks import SpoolerTask, uwsgi_verdict
 from .variables import pack, send
@@ -60,7 +60,7 @@ def spooler_handler(function: Handler) -> Handler:
     ``'body'`` if there is one. All values are bytes. The handler returns one of the codes. The last registered handler
     is used.
     """
-    config.enter_uwsgi()
+    uwsgi.enter()
 
     class UwsgiMessage(SpoolerTask):
         __slots__ = ()

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from sys import maxsize
 from typing import Any, overload
 
-from .. import codec, config
+from .. import codec, uwsgi
 from ..backends.base import check_period
 from ..functions import FunctionTask, call_message
 from ..message import Envelope, Message
@@ -47,7 +47,7 @@ class SpoolFunction:
     """
 
     def __init__(self, f: Callable[..., Any], pass_arguments: bool, returns: str, options: TaskOptions) -> None:
-        config.enter_uwsgi()
+        uwsgi.enter()
         self.f = f
         self.pass_arguments = pass_arguments
         self._name = full_name(f)  # two modules may have functions with the same name

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from .. import config
+from .. import registry, settings, uwsgi
 from ..errors import OptionRefused, PayloadRefused
 from ..message import Envelope
 from ..schedule import check_priority, to_due
@@ -46,9 +46,9 @@ def send(envelope: Envelope, spooler: bytes | None = None) -> bytes:
     """
     if not fits(envelope.vars):
         raise PayloadRefused(f"the variables take more than {MAX_VARS} bytes; put what is large under 'body'")
-    config.check_sizes([envelope])
-    config.enter_uwsgi()
-    [id] = config.backend(os.fsdecode(spooler) if spooler else None).send([envelope])
+    settings.check_sizes([envelope])
+    uwsgi.enter()
+    [id] = registry.backend(os.fsdecode(spooler) if spooler else None).send([envelope])
     return os.fsencode(id)
 
 

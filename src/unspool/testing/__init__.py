@@ -2,11 +2,13 @@
 
 ``temporary_spooler`` captures all tasks that a program sends, and runs them on request. ``unspool_spooler``, in
 :mod:`unspool.testing.plugin`, is the corresponding pytest fixture. ``run_all`` runs the tasks on a backend.
-``FakeClock`` is a clock that tests can move. ``BackendConformance`` is a test suite for backends.
+``override_settings`` changes settings for a block of code. ``FakeClock`` is a clock that tests can move.
+``BackendConformance`` is a test suite for backends.
 """
 
 from typing import TYPE_CHECKING, Any
 
+from ..settings import override as override_settings
 from .clock import FakeClock
 from .running import Run, run_all
 
@@ -14,7 +16,16 @@ if TYPE_CHECKING:
     from .conformance import BackendConformance
     from .spooled import Spooled, TemporarySpooler, temporary_spooler
 
-__all__ = ["BackendConformance", "FakeClock", "Run", "Spooled", "TemporarySpooler", "run_all", "temporary_spooler"]
+__all__ = [
+    "BackendConformance",
+    "FakeClock",
+    "Run",
+    "Spooled",
+    "TemporarySpooler",
+    "override_settings",
+    "run_all",
+    "temporary_spooler",
+]
 
 
 def __getattr__(name: str) -> Any:

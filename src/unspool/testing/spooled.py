@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, NamedTuple
 
-from .. import codec, config, schedule
+from .. import address, codec, registry, schedule, settings
 from ..backends.base import Backend
 from ..backends.spool import SpoolBackend
 from ..message import Envelope, State
@@ -51,7 +51,7 @@ class TemporarySpooler:
         self.clock = ShiftedClock()
         self._root = root
         self._backends: dict[str, _Directory] = {}
-        self.backend: Backend = self.redirect(next(iter(config.spooler_names()), root))
+        self.backend: Backend = self.redirect(next(iter(settings.spooler_names()), root))
         """The default spooler's backend."""
 
     @property
@@ -69,7 +69,7 @@ class TemporarySpooler:
         wanted = None if spooler is None else os.fspath(spooler)
         found = []
         for name, backend in list(self._backends.items()):
-            if wanted is None or wanted in (name, backend.name, config.basename(name)):
+            if wanted is None or wanted in (name, backend.name, address.basename(name)):
                 found += [one for entry in backend.entries(_WAITING) if (one := _spooled(backend, entry.id, name))]
         return found
 
@@ -109,7 +109,7 @@ class TemporarySpooler:
         path = (
             self._root
             if name == self._root
-            else os.path.join(self._root, f"{config.basename(name)}-{len(self._backends)}")
+            else os.path.join(self._root, f"{address.basename(name)}-{len(self._backends)}")
         )
         self._backends[name] = _Directory(path, durable=False, clock=self.clock)
         return self._backends[name]
@@ -136,13 +136,13 @@ def temporary_spooler(path: str | os.PathLike[str] | None = None) -> Iterator[Te
         root = os.path.abspath(path) if path is not None else stack.enter_context(tempfile.TemporaryDirectory())
         spooler = TemporarySpooler(root)
         stack.callback(spooler.close)
-        if not config.spooler_names():
-            stack.callback(config.configure, spoolers=None)
-            config.configure(spoolers=[spooler.name])
-        stack.callback(config.redirect, config.redirection())
+        if not settings.spooler_names():
+            stack.callback(settings.configure, spoolers=None)
+            settings.configure(spoolers=[spooler.name])
+        stack.callback(registry.redirect, registry.redirection())
         stack.callback(setattr, schedule, "clock", schedule.clock)
         schedule.clock = spooler.clock
-        config.redirect(spooler.redirect)
+        registry.redirect(spooler.redirect)
         yield spooler
 
 

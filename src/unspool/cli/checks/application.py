@@ -58,13 +58,13 @@ _IMPORT = """
 import json, os, sys, time
 out = os.dup(1)
 os.dup2(2, 1)  # what the application prints is not the answer
-from unspool import config, importing
+from unspool import importing, registry
 from unspool.backends.memory import MemoryBackend
 from unspool.errors import AppError
 from unspool.runtime.app import load_app
 from unspool.functions import function_names
 from unspool.tasks import spooler_task_types
-config.redirect(MemoryBackend)  # what the application sends when it is imported goes nowhere
+registry.redirect(MemoryBackend)  # what the application sends when it is imported goes nowhere
 started = time.perf_counter()
 try:
     load_app(sys.argv[1])

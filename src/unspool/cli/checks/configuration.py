@@ -4,7 +4,7 @@ import contextlib
 import os
 from collections.abc import Collection, Iterator
 
-from ... import address, config
+from ... import address, routes, settings
 from ...errors import ConfigurationError
 from ...printable import counted
 from .finding import FAIL, OK, WARN, Finding
@@ -17,17 +17,17 @@ _UNITS = {"period": "s", "history_age": "s", "history_limit": "runs", "max_task_
 def configuration() -> Iterator[Finding]:
     """Yield the value of each setting, and its source."""
     try:
-        settings, origins = config.settings(), config.origins()
+        chosen, origins = settings.current(), settings.origins()
     except ConfigurationError as error:
         yield Finding("configuration", FAIL, str(error), "correct it there")
         return
     for name, origin in origins.items():
-        value = getattr(settings, name)
+        value = getattr(chosen, name)
         if name == "secret_key":
             yield _secret_key(len(value), origin)
             continue
         if name == "forward":
-            value = [f"{one} to {to}" for one in settings.spoolers if (to := config.destination(one))]
+            value = [f"{one} to {to}" for one in chosen.spoolers if (to := routes.destination(one))]
         text = ", ".join(value) if isinstance(value, tuple | list) else f"{value:g}" if name in _UNITS else f"{value}"
         text = f"{text or 'none'} {_UNITS[name]}" if name in _UNITS else text or "none"
         if name == "spoolers" and origin in os.environ and address.has_relative(os.environ[origin]):
@@ -62,6 +62,6 @@ def variables(known: Collection[str]) -> Iterator[Finding]:
     :param known: the variables of all commands' options.
     """
     for name in sorted(os.environ):
-        if name.startswith("UNSPOOL_") and name not in known and name not in config.variables():
-            close = config.similar_variable(name, known)
+        if name.startswith("UNSPOOL_") and name not in known and name not in settings.variables():
+            close = settings.similar_variable(name, known)
             yield Finding(name, WARN, "is not a variable that unspool knows", f"did you mean {close}?" if close else "")

@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 
-from ... import config
+from ... import registry, routes, settings
 from ...backends.spool import trust
 from ...backends.spool.layout import PRIVATE, TMP, Directory
 from ...errors import ConfigurationError, SpoolerUnusable
@@ -60,9 +60,9 @@ def spooler(path: str) -> Iterator[Finding]:
 def server(name: str) -> Iterator[Finding]:
     """Check a spooler on a server: whether it can be reached and used, and its contents."""
     try:
-        config.backend(name).exists()
+        registry.backend(name).exists()
         found = list(_tasks(name))
-        unsigned = not config.settings().secret_key
+        unsigned = not settings.current().secret_key
     except (SpoolerUnusable, ConfigurationError) as error:
         yield Finding(name, FAIL, getattr(error, "strerror", None) or str(error))
         return
@@ -105,11 +105,11 @@ def _content(path: str) -> Iterator[Finding]:
 
 
 def _tasks(path: str) -> Iterator[Finding]:
-    counts = config.backend(path).counts()
+    counts = registry.backend(path).counts()
     text = ", ".join(f"{counts[state]} {state}" for state in State)
-    forwarded = config.destination(path)
+    forwarded = routes.destination(path)
     role = "forwarder" if forwarded else "worker"
-    workers = [info for info in config.backend(path).control.live() if info.role == role]
+    workers = [info for info in registry.backend(path).control.live() if info.role == role]
     if counts[State.READY] and not workers and forwarded:
         yield Finding(f"{path} tasks", WARN, f"{text}; no forwarder to {forwarded} is running", "unspool forward")
     elif counts[State.READY] and not workers:
@@ -119,7 +119,7 @@ def _tasks(path: str) -> Iterator[Finding]:
     if counts[State.DEAD] or counts[State.CORRUPT]:
         yield Finding(f"{path} set aside", WARN, f"{counts[State.DEAD]} dead, {counts[State.CORRUPT]} corrupt",
                       "unspool ls --state dead --state corrupt; then show, retry or rm")  # fmt: skip
-    if config.backend(path).control.paused:
+    if registry.backend(path).control.paused:
         yield Finding(f"{path} switch", WARN, "paused", "unspool resume")
 
 

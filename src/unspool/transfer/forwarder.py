@@ -10,16 +10,21 @@ import random
 import selectors
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+from .. import registry
 from ..backends.base import Backend, Feed, Ticket
 from ..backends.depot import Outbox
 from ..errors import OptionRefused, SpoolerUnusable
 from ..printable import counted
-from .carrier import Batch, Carrier
-from .signals import Signals
+from ..routes import destination
+from ..runtime.signals import Signals
+from .carrier import Batch, Carrier, carrier_between
 
-__all__ = ["Forwarder", "Route"]
+__all__ = ["Forwarder", "Pair", "Route", "forwarded", "forwarder"]
+
+Pair = tuple[Backend, Backend]
+"""A directory, and the destination of its tasks."""
 
 _log = logging.getLogger("unspool")
 _BATCH = 200  # tasks carried together
@@ -189,3 +194,15 @@ class Forwarder:
         self._signals.drain()
         self._stopping |= any(key.fd == self._lifeline for key, _ in ready)
         self._obey(self._signals.take())
+
+
+def forwarded(chosen: Iterable[Backend]) -> list[Pair]:
+    """Return the forwarded spoolers among these, each with its destination."""
+    found = ((backend, destination(backend.name)) for backend in chosen)
+    return [(backend, registry.backend(name)) for backend, name in found if name is not None]
+
+
+def forwarder(pairs: Sequence[Pair], *, burst: bool = False, lifeline: int | None = None) -> Forwarder:
+    """Return the forwarder of these spoolers."""
+    routes = [Route(source, there, carrier_between(source, there, refuse=True)) for source, there in pairs]
+    return Forwarder(routes, burst=burst, lifeline=lifeline)

@@ -6,14 +6,16 @@ Whoever carries them may be killed anywhere. The first thing that a carrier does
 import contextlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
-from .. import points
-from ..backends.depot import Depot, Parcel
-from ..errors import Damaged, Refused, SpoolerUnusable
+from .. import address, points, registry, wire
+from ..backends.base import Backend
+from ..backends.depot import Depot, Movable, Parcel
+from ..errors import Damaged, OptionRefused, Refused, SpoolerUnusable
 from ..message import State
 
-__all__ = ["Batch", "Carrier", "Stayed"]
+__all__ = ["Batch", "Carrier", "Stayed", "carrier_between"]
 
 
 class Stayed(NamedTuple):
@@ -154,3 +156,28 @@ class Carrier:
         except BaseException:
             self._source.release()
             raise
+
+
+def carrier_between(source: Backend, destination: Backend, *, vouch: bool = False, refuse: bool = False) -> Carrier:
+    """Return a carrier of tasks from one spooler to another.
+
+    :param vouch: True to sign, where a secret key is set, what carries no signature at all.
+    :param refuse: True to set what cannot go there aside as corrupt.
+    :raises OptionRefused: if they are the same spooler, or of a kind that tasks cannot be carried from or to.
+    """
+    if address.real(source.name) == address.real(destination.name):
+        raise OptionRefused(f"spooler {source.name} and {destination.name} are the same; name two")
+    readdress = partial(
+        wire.readdress,
+        queue=address.queue_of(destination.name),
+        old=registry.signer(source.name),
+        new=registry.signer(destination.name),
+        vouch=vouch,
+    )
+    return Carrier(_depot(source), _depot(destination), destination.name, readdress, refuse=refuse)
+
+
+def _depot(one: Backend) -> Depot:
+    if not isinstance(one, Movable):
+        raise OptionRefused(f"spooler {one.name} is of a kind that tasks cannot be carried from or to")
+    return one.depot

@@ -1,0 +1,195 @@
+"""The only place that picks a concrete backend: by the scheme of a URL, or for the path of a directory."""
+
+import contextlib
+import importlib
+import importlib.util
+import os
+import threading
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from . import address, settings
+from .address import Address
+from .backends.base import Backend
+from .errors import ConfigurationError, NoSpooler, OptionRefused
+from .imports import late
+from .routes import destination
+from .settings import Settings
+from .signing import Signer
+
+__all__ = ["backend", "candidates", "redirect", "redirection", "signer"]
+
+_HOW = (
+    "set UNSPOOL_SPOOLERS=/path/to/directory, or call unspool.configure(spoolers=[...]), "
+    "or write spoolers = [...] under [tool.unspool] in pyproject.toml"
+)
+
+
+class _Server(NamedTuple):
+    """The backend of a URL's scheme: a class, the package that it needs, and how to install that package."""
+
+    module: str
+    backend: str
+    driver: str
+    install: str
+
+
+_SERVERS = {
+    "postgresql": _Server("unspool.backends.postgres", "PostgresBackend", "psycopg", "psycopg[binary]"),
+    "nats": _Server("unspool.backends.nats", "NatsBackend", "nats", "nats-py"),
+}
+
+
+class _Opened:
+    """The backends that were opened for one state of the settings."""
+
+    def __init__(self, chosen: Settings | None) -> None:
+        self.settings = chosen
+        self.backends: dict[str, Backend] = {}
+        self.asked: dict[str | None, Backend] = {}  # by the name that was asked for, which each send does
+
+
+_lock = threading.Lock()
+_opened = _Opened(None)
+_redirection: Callable[[str], Backend] | None = None
+
+
+def backend(name: str | None = None) -> Backend:
+    """Return the backend of a spooler: of the default one, a directory, a URL, or a configured base name.
+
+    :raises NoSpooler: if none is configured, or none has this name.
+    :raises ConfigurationError: if what this kind of spooler needs is not installed.
+    """
+    opened = _opened
+    if opened.settings is settings.current() and (found := opened.asked.get(name)) is not None:
+        return found
+    return _find(name)
+
+
+def _find(name: str | None) -> Backend:
+    global _opened  # noqa: PLW0603  a process opens each backend once
+    chosen = settings.current()
+    path = _resolve(name, chosen)
+    if _redirection is not None:
+        return _redirection(path)
+    with _lock:
+        if _opened.settings is not chosen:
+            _opened = _Opened(chosen)
+        if (found := _opened.backends.get(path)) is None:
+            found = _opened.backends[path] = _open(path, chosen)
+        if _redirection is None and (name is None or name == path):  # a relative path depends on the working directory
+            _opened.asked[name] = found
+    return found
+
+
+def _resolve(name: str | None, chosen: Settings) -> str:
+    """Return the absolute path of a directory, or the name of a server's spooler. With a redirection, a base name that
+    is not configured is returned as it is.
+
+    :raises NoSpooler: as ``backend``.
+    """
+    known = chosen.spoolers
+    if name is None:
+        if not known:
+            raise NoSpooler(f"no spooler is configured; {_HOW}{settings.misspelt()}")
+        name = known[0]
+    elif not os.path.isabs(name) and os.sep not in name:
+        named = [one for one in known if address.basename(one) == name]
+        if not named and _redirection is not None:
+            return name
+        if not named:
+            raise NoSpooler(f"no spooler is named {name!r} (there are: {', '.join(known) or 'none'}); {_HOW}")
+        name = named[0]
+    return address.name_of(name) if address.is_url(name) else os.path.abspath(address.directory(name))
+
+
+def redirect(redirection: Callable[[str], Backend] | None) -> None:
+    """Replace the backend of each spooler with the one that a function returns for its name; None ends this.
+
+    For tests: no task is sent to a real spooler while it is set.
+    """
+    global _redirection  # noqa: PLW0603  it applies to all that the process sends
+    with _lock:
+        _redirection = redirection
+        _opened.asked.clear()
+
+
+def redirection() -> Callable[[str], Backend] | None:
+    """Return the function that ``redirect`` has set."""
+    return _redirection
+
+
+def candidates(id: str) -> Iterator[Backend]:
+    """Yield the backends that may have a task of this id: the configured ones, then the one that the id names.
+
+    :param id: as ``Backend.find`` takes it.
+    """
+    with late:
+        from .backends.spool.layout import spooler_of
+
+    names = settings.spooler_names()
+    if address.is_url(id):  # a URL names its spooler, and no other can have the id
+        with contextlib.suppress(OptionRefused):  # then it is not an id of unspool
+            yield backend(address.place_of(id))
+        return
+    yield from map(backend, names)
+    path = spooler_of(os.path.abspath(id))
+    if os.sep in id and path not in names and os.path.lexists(path):  # False for what no path can be, too
+        yield backend(path)
+
+
+def signer(name: str) -> Signer | None:
+    """Return the signer of a spooler's tasks; None if no secret key is set."""
+    return _signer(name, settings.current())
+
+
+def _signer(name: str, chosen: Settings) -> Signer | None:
+    return Signer(chosen.secret_key, address.queue_of(name)) if chosen.secret_key else None
+
+
+def _open(path: str, chosen: Settings) -> Backend:
+    return _open_server(address.recall(path), chosen) if address.is_url(path) else _open_directory(path, chosen)
+
+
+def _open_server(server: Address, chosen: Settings) -> Backend:
+    kind = _SERVERS[server.scheme]
+    if importlib.util.find_spec(kind.driver) is None:
+        raise ConfigurationError(f"spooler {server.name} needs the package {kind.driver}: pip install '{kind.install}'")
+    with late:
+        make = getattr(importlib.import_module(kind.module), kind.backend)
+    made: Backend = make(server, chosen, signer=_signer(server.name, chosen))
+    return made
+
+
+def _open_directory(path: str, chosen: Settings) -> Backend:
+    with late:
+        from .backends.spool import SpoolBackend
+        from .backends.uwsgi import UwsgiBackend, frequency, module, spoolers
+
+    uwsgi = module()
+    inside = uwsgi is not None and os.path.realpath(path) in spoolers()
+    where, signer = destination(path), _signer(path, chosen)
+    if inside and where:
+        raise ConfigurationError(
+            f"spooler {path} is one of uWSGI's, which runs what is in it, and cannot be forwarded to {where} as well; "
+            "name another directory in UNSPOOL_SPOOLERS"
+        )
+    store = SpoolBackend(
+        path,
+        durable=chosen.durability == "full",
+        period=(inside and frequency()) or chosen.period,
+        history_limit=chosen.history_limit,
+        history_age=chosen.history_age,
+        max_size=int(chosen.max_task_size * settings.MEGABYTE),
+        signer=signer,
+        pickles=signer is not None or not where,
+    )
+    return UwsgiBackend(store, uwsgi) if inside and uwsgi is not None else store
+
+
+def _renew_lock() -> None:
+    global _lock  # noqa: PLW0603  another thread may have held it when this process was forked
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)
