@@ -1,24 +1,30 @@
 """Where a spooler is: the path of a directory, or the URL of a server with the spooler's name in it.
 
 ``postgresql://db/app?spooler=mail`` is any libpq URI with one parameter more, and ``nats://a,b,c?spooler=mail`` a list
-of servers. Such a spooler is *named* by the same without user, password and parameters: ``postgresql://db/app/mail``.
-Listings, logs and ids show the name. It identifies the queue for every user, and it can be used as a URL if the
-password is set elsewhere (``PGPASSWORD``, ``~/.pgpass``).
+of servers. A server's spooler is *named* by the same without user, password and parameters:
+``postgresql://db/app/mail``. Listings, logs and ids show the name. It identifies the queue for every user, and it can
+be used as a URL if the password is set elsewhere (``PGPASSWORD``, ``~/.pgpass``).
+
+An installed package can add schemes by entry points of the group ``unspool.backends``.
 """
 
 import functools
 import os
 import re
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from .errors import OptionRefused
 from .imports import late
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 __all__ = [
     "SCHEMES",
     "Address",
     "basename",
     "directory",
+    "entry_point",
     "has_relative",
     "is_url",
     "name_of",
@@ -46,7 +52,7 @@ _SPOOLER = r"[A-Za-z0-9_-]{1,63}"
 class Address(NamedTuple):
     """A server's spooler.
 
-    :param scheme: ``postgresql`` or ``nats``.
+    :param scheme: ``postgresql``, ``nats``, or the name of an entry point.
     :param spooler: the spooler's own name there.
     :param name: what it is called: no user, no password.
     :param url: what the server's client takes, password and all: never to be shown.
@@ -103,15 +109,21 @@ def parse(text: str) -> Address:
     :raises OptionRefused: if it is none, in a line that shows no password.
     """
     found = re.fullmatch(_URL, text)
-    if found is None or found[1].lower() not in SCHEMES:
+    if found is None or (found[1].lower() not in SCHEMES and entry_point(found[1].lower()) is None):
         raise OptionRefused(f"{_shown(text)!r} is no path and no URL of a spooler; there are {', '.join(SCHEMES)}")
-    scheme = SCHEMES[found[1].lower()]
+    scheme = SCHEMES.get(found[1].lower(), found[1].lower())
     servers, parameters = found[2], [part for part in (found[4] or "").split("&") if part]
     path = found[3] or ""
-    database, _, last = path.partition("/") if scheme == "postgresql" else ("", "", path)
+    given = [_unquoted(part[8:]) for part in parameters if part.startswith("spooler=")]
+    match scheme:
+        case "postgresql":
+            database, _, last = path.partition("/")
+        case "nats":
+            database, last = "", path
+        case _:
+            database, _, last = (path, "", "") if given else path.rpartition("/")
     rest = [part for part in parameters if not part.startswith("spooler=")]
     shown = ",".join(_servers(scheme, servers, rest, text))
-    given = [_unquoted(part[8:]) for part in parameters if part.startswith("spooler=")]
     spooler = given[-1] if given else last
     if given and last:
         raise OptionRefused(f"{_shown(text)!r} names a spooler twice, by its path and by 'spooler='")
@@ -126,9 +138,18 @@ def parse(text: str) -> Address:
         if servers.startswith("service="):  # in a name
             url += ("&" if rest else "?") + servers
     else:
-        name = f"{scheme}://{shown}/{spooler}"
-        url = f"{scheme}://{servers}" + (f"?{'&'.join(rest)}" if rest else "")
+        folder = f"/{database}" if database else ""
+        name = f"{scheme}://{shown}{folder}/{spooler}"
+        url = f"{scheme}://{servers}{folder}" + (f"?{'&'.join(rest)}" if rest else "")
     return Address(scheme, spooler, name, url)
+
+
+def entry_point(scheme: str) -> "EntryPoint | None":
+    """Return the entry point by which an installed package adds the backend of a scheme; None if there is none."""
+    with late:
+        from importlib.metadata import entry_points  # 20 ms that only unknown schemes need
+
+    return next(iter(entry_points(group="unspool.backends", name=scheme)), None)
 
 
 def parse_for(text: str, spooler: str) -> Address:
@@ -211,7 +232,10 @@ def _servers(scheme: str, servers: str, parameters: list[str], text: str) -> lis
             )
     if service := _value(parameters, "service"):
         found = [f"service={_quoted(service)}"]
-    return [server.removesuffix(_DEFAULT_PORTS[scheme]).lower() if "%2F" not in server else server for server in found]
+    return [
+        server.removesuffix(_DEFAULT_PORTS.get(scheme, "")).lower() if "%2F" not in server else server
+        for server in found
+    ]
 
 
 def _unnamed(servers: str) -> str:

@@ -6,7 +6,7 @@ import importlib.util
 import os
 import threading
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from . import address, settings
 from .address import Address
@@ -152,13 +152,33 @@ def _open(path: str, chosen: Settings) -> Backend:
 
 
 def _open_server(server: Address, chosen: Settings) -> Backend:
+    make = _built_in(server) if server.scheme in _SERVERS else _installed(server)
+    made: Backend = make(server, chosen, signer=_signer(server.name, chosen))
+    return made
+
+
+def _built_in(server: Address) -> Callable[..., Any]:
     kind = _SERVERS[server.scheme]
     if importlib.util.find_spec(kind.driver) is None:
         raise ConfigurationError(f"spooler {server.name} needs the package {kind.driver}: pip install '{kind.install}'")
     with late:
-        make = getattr(importlib.import_module(kind.module), kind.backend)
-    made: Backend = make(server, chosen, signer=_signer(server.name, chosen))
-    return made
+        make: Callable[..., Any] = getattr(importlib.import_module(kind.module), kind.backend)
+    return make
+
+
+def _installed(server: Address) -> Callable[..., Any]:
+    """Return what an installed package has for a scheme. It is called as ``PostgresBackend`` is."""
+    found = address.entry_point(server.scheme)
+    if found is None:
+        raise ConfigurationError(f"spooler {server.name} needs a package that adds the backend {server.scheme}")
+    try:
+        with late:
+            make: Callable[..., Any] = found.load()
+    except (ImportError, AttributeError) as error:
+        raise ConfigurationError(
+            f"spooler {server.name} cannot be opened: its backend {found.value} cannot be imported: {error}"
+        ) from error
+    return make
 
 
 def _open_directory(path: str, chosen: Settings) -> Backend:

@@ -1,0 +1,69 @@
+"""Backends of other packages, found by their entry points."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from unspool import Spooler, address, configure, registry
+from unspool.errors import ConfigurationError, OptionRefused
+from unspool.testing import run_all
+
+MODULE = """
+from unspool.backends.memory import MemoryBackend
+
+def make(address, settings, *, signer):
+    backend = MemoryBackend(address.name, signer=signer, period=settings.period)
+    backend.url = address.url
+    return backend
+"""
+ENTRY_POINTS = """
+[unspool.backends]
+ledger = ledger_backend:make
+broken = ledger_backend:absent
+"""
+
+
+@pytest.fixture(autouse=True)
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An installed package with a backend."""
+    (tmp_path / "ledger_backend.py").write_text(MODULE)
+    metadata = tmp_path / "ledger-1.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: ledger\nVersion: 1\n")
+    (metadata / "entry_points.txt").write_text(ENTRY_POINTS)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "ledger_backend", raising=False)
+    address.parse.cache_clear()
+
+
+def test_a_backend_of_another_package() -> None:
+    """Its URL is used as any other: as the default spooler, by name, and without the password in the name."""
+    configure(spoolers=["ledger://ann:s3cret@db/srv/app.db?mode=rw&spooler=mail"], period=7)
+    id = Spooler.send_message_raw("m", payload=[1])
+    backend = registry.backend("mail")
+    assert backend.name == "ledger://db/srv/app.db/mail"
+    assert backend is registry.backend() is registry.backend(backend.name)
+    assert vars(backend)["url"] == "ledger://ann:s3cret@db/srv/app.db?mode=rw"
+    assert backend.control.period == 7
+    assert [run.id for run in run_all(backend)] == [id]
+
+
+@pytest.mark.parametrize("text", ["ledger://db/mail", "ledger:///srv/app.db/mail", "ledger://a,b:7/x/y/mail"])
+def test_a_name_stands_for_itself(text: str) -> None:
+    """The last part of the path is the spooler, if no parameter names it."""
+    found = address.parse(text)
+    assert (found.name, found.spooler) == (text, "mail")
+    assert address.parse(f"{found.url}?spooler=mail") == found
+
+
+def test_a_backend_that_cannot_be_imported() -> None:
+    """The error names the spooler and what the package says about its backend."""
+    with pytest.raises(ConfigurationError, match=r"broken://db/mail cannot be opened: .*ledger_backend:absent"):
+        registry.backend("broken://db/mail")
+
+
+def test_an_unknown_scheme() -> None:
+    """Without an entry point, the URL is refused."""
+    with pytest.raises(OptionRefused, match="there are postgresql, postgres, nats"):
+        registry.backend("other://db/mail")
