@@ -1,7 +1,6 @@
 """Workers that do not end, or cannot be heard: each end has a time limit, and other tasks go on."""
 
 import contextlib
-import json
 import os
 import signal
 import sqlite3
@@ -11,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from unspool.message import State
-from unspool.runtime import report
+from unspool.runtime.events import Broken, dump
 
 from .conftest import Place
 
@@ -204,7 +203,7 @@ def test_a_worker_that_reports_nothing_is_replaced(place: Place) -> None:
     def silence():
         from unspool.runtime import report
         hold("gate")
-        report.Writer._send = lambda self, line: True
+        report.Writer.write = lambda self, event: True
         return True
 """
     )
@@ -300,7 +299,7 @@ def test_a_report_that_a_task_has_forged_is_shown_escaped(place: Place) -> None:
         os._exit(5)
     """
     place.write_app(WRITING + dying)
-    line = f"{json.dumps([report.BROKEN, chr(27) + '[31mred'])}\n".encode()
+    line = f"{dump(Broken(chr(27) + '[31mred'))}\n".encode()
     place.call(f"die({line!r})")
     running = place.run()
     told = running.wait_for(lambda line: "[31mred" in str(line["message"]))

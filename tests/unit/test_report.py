@@ -3,19 +3,32 @@
 import os
 import threading
 from collections.abc import Iterator
-from typing import Any
-from unittest.mock import ANY
 
 import pytest
 
 from unspool.message import Record, RefusalKind, Verdict
 from unspool.runtime import report
+from unspool.runtime.events import (
+    Begun,
+    Broken,
+    Ended,
+    Event,
+    Failed,
+    Leaving,
+    Over,
+    Ready,
+    Refused,
+    dump,
+    load_records,
+)
 from unspool.runtime.report import BadReport, Reader, Writer
 from unspool.testing.waiting import readable
 
 PATIENCE = 30.0  # seconds after which an event that should come has not
 RECORD = Record("/spool/name", "task", "processed", 1, 1.5, 0.25, 7, "")
-END_LINE = report.dump_end(1, "name", None, RECORD)
+END_LINE = dump(Ended(1, "name", None, RECORD)).encode()
+ENDED = Ended(1, "name", None, RECORD, END_LINE)
+FAILED = Failed("why", "where")
 
 
 @pytest.fixture
@@ -30,9 +43,9 @@ def ends() -> Iterator[tuple[Reader, int]]:
             continue
 
 
-def read(reader: Reader, count: int) -> list[list[Any]]:
+def read(reader: Reader, count: int) -> list[Event]:
     """So many events, waited for."""
-    events: list[list[Any]] = []
+    events: list[Event] = []
     while len(events) < count:
         assert readable(reader.fileno(), PATIENCE), f"{len(events)} events, and then none"
         events += reader.read()
@@ -43,14 +56,20 @@ def test_events_arrive_in_order(ends: tuple[Reader, int]) -> None:
     """With whatever JSON can say, many at one reading; and then none."""
     reader, fd = ends
     writer = Writer(fd)
-    writer.write(report.READY, {"/app.py": 1.5}, True)
-    writer.write(report.REFUSED, 0, "5/name", RefusalKind.UNUSABLE, 1.25, 'line\nbreak "quoted" \N{SNOWMAN}')
-    writer.write(report.BEGIN, 1, os.fsdecode(b"\xff"), 5.0, None, None)
-    assert reader.read() == [
-        ["ready", {"/app.py": 1.5}, True],
-        ["refused", 0, "5/name", "unusable", 1.25, 'line\nbreak "quoted" \N{SNOWMAN}'],
-        ["begin", 1, os.fsdecode(b"\xff"), 5.0, None, None],
+    sent: list[Event] = [
+        Ready({"/app.py": 1.5}, True),
+        Failed("why", "where"),
+        Broken("why"),
+        Refused(0, "5/name", RefusalKind.UNUSABLE, 1.25, 'line\nbreak "quoted" \N{SNOWMAN}'),
+        Begun(1, os.fsdecode(b"\xff"), 5.0),
+        Over(1, "name"),
+        Leaving(),
     ]
+    for event in sent:
+        writer.write(event)
+    received = reader.read()
+    assert received == sent
+    assert list(map(type, received)) == list(map(type, sent))
     assert reader.read() == []
 
 
@@ -64,18 +83,18 @@ def test_lines_by_hand_are_those_of_the_general_encoder(ends: tuple[Reader, int]
     reader, fd = ends
     writer = Writer(fd)
     record = Record("/spool/5/name", "task", Verdict.RESCHEDULED, 2, 1.5, 0.25, 7, 'line\nbreak "quoted" \N{SNOWMAN}')
-    writer.end(0, os.fsdecode(b"\xff"), Own(1e300), record)
-    writer.end(1, "name", None, record)
-    writer.begin(0, os.fsdecode(b"\xff"), 1.25, Own(5), Own(0.5))
-    writer.begin(1, "name", 1.25, 3600, None)
-    writer.begin(1, "name", 1.25, None, None)
-    assert reader.read() == [
-        ["end", 0, os.fsdecode(b"\xff"), 1e300, list(record), ANY],
-        ["end", 1, "name", None, list(record), ANY],
-        ["begin", 0, os.fsdecode(b"\xff"), 1.25, 5.0, 0.5],
-        ["begin", 1, "name", 1.25, 3600, None],
-        ["begin", 1, "name", 1.25, None, None],
+    sent: list[Event] = [
+        Ended(0, os.fsdecode(b"\xff"), Own(1e300), record),
+        Ended(1, "name", None, record),
+        Begun(0, os.fsdecode(b"\xff"), 1.25, Own(5), Own(0.5)),
+        Begun(1, "name", 1.25, 3600, None),
+        Begun(1, "name", 1.25, None, None),
     ]
+    for event in sent:
+        writer.write(event)
+    received = reader.read()
+    assert [event._replace(line=b"") if isinstance(event, Ended) else event for event in received] == sent
+    assert list(map(type, received)) == list(map(type, sent))
 
 
 def test_a_part_of_a_line_waits_for_the_rest(ends: tuple[Reader, int]) -> None:
@@ -87,7 +106,7 @@ def test_a_part_of_a_line_waits_for_the_rest(ends: tuple[Reader, int]) -> None:
         events = reader.read()
         assert len(events) == line[:cut].count(b"\n")
         os.write(fd, line[cut:])
-        assert events + reader.read() == [["failed", "why", "where"], ["end", 1, "name", None, list(RECORD), END_LINE]]
+        assert events + reader.read() == [FAILED, ENDED]
 
 
 def test_threads_do_not_mix_their_lines(ends: tuple[Reader, int]) -> None:
@@ -97,7 +116,7 @@ def test_threads_do_not_mix_their_lines(ends: tuple[Reader, int]) -> None:
 
     def tell(name: str) -> None:
         for number in range(20):
-            writer.write(report.REFUSED, 0, name, RefusalKind.GONE, number, name * 50_000)
+            writer.write(Refused(0, name, RefusalKind.GONE, number, name * 50_000))
 
     threads = [threading.Thread(target=tell, args=[name], daemon=True) for name in "abcd"]
     for thread in threads:
@@ -106,8 +125,8 @@ def test_threads_do_not_mix_their_lines(ends: tuple[Reader, int]) -> None:
     for thread in threads:
         thread.join()
     for name in "abcd":
-        mine = [event for event in events if event[2] == name]
-        assert mine == [["refused", 0, name, "gone", number, name * 50_000] for number in range(20)]
+        mine = [event for event in events if isinstance(event, Refused) and event.ref == name]
+        assert mine == [Refused(0, name, "gone", number, name * 50_000) for number in range(20)]
 
 
 def test_events_survive_their_writer(ends: tuple[Reader, int]) -> None:
@@ -116,14 +135,14 @@ def test_events_survive_their_writer(ends: tuple[Reader, int]) -> None:
     pid = os.fork()
     if pid == 0:
         try:
-            Writer(fd).write(report.BEGIN, 0, "name", 1.5, None, None)
+            Writer(fd).write(Begun(0, "name", 1.5))
             os.write(fd, b'["end",0,"na')
             os.kill(os.getpid(), 9)
         finally:
             os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -9
     os.close(fd)
-    assert reader.read() == [["begin", 0, "name", 1.5, None, None]]
+    assert reader.read() == [Begun(0, "name", 1.5)]
     assert reader.read() == []
 
 
@@ -131,7 +150,9 @@ def test_a_supervisor_that_is_gone_hears_nothing(ends: tuple[Reader, int]) -> No
     """And the worker, which notices that elsewhere, is not disturbed."""
     reader, fd = ends
     reader.close()
-    Writer(fd).write(report.END, 0, "name")
+    writer = Writer(fd)
+    assert not writer.write(ENDED)
+    assert not writer.heard
 
 
 @pytest.mark.parametrize(
@@ -162,6 +183,9 @@ def test_a_supervisor_that_is_gone_hears_nothing(ends: tuple[Reader, int]) -> No
         b'["begin",0,"%b",1.5,null,null]' % (b"x" * 481),
         b'["ready",{"/a\\u0000b":1.5},true]',
         b'["leaving",1]',
+        b'["over",2,"name"]',
+        b'["end"]',
+        b'[["end"]]',
         b'["broken"]',
         b'["refused",0,"name","no kind",null,""]',
         END_LINE.replace(b"processed", b"no verdict"),
@@ -175,7 +199,7 @@ def test_a_line_that_no_worker_writes_is_refused(ends: tuple[Reader, int], line:
     reader, fd = ends
     os.write(fd, b'%b\n["failed","why","where"]\n' % END_LINE)
     threading.Thread(target=os.write, args=[fd, line + b'\n["failed","why","where"]\n'], daemon=True).start()
-    events: list[list[Any]] = []
+    events: list[Event] = []
     refused: BadReport | None = None
     while refused is None:
         assert readable(reader.fileno(), PATIENCE), "it was not refused"
@@ -184,7 +208,7 @@ def test_a_line_that_no_worker_writes_is_refused(ends: tuple[Reader, int], line:
         except BadReport as error:
             refused = error
             events += error.events
-    assert events == [["end", 1, "name", None, list(RECORD), END_LINE], ["failed", "why", "where"]]
+    assert events == [ENDED, FAILED]
     assert repr(line[:20])[2:-1] in str(refused)
     assert reader.ended
     assert reader.read() == []
@@ -195,7 +219,15 @@ def test_a_line_without_an_end_is_refused(ends: tuple[Reader, int], monkeypatch:
     monkeypatch.setattr(report, "_LONGEST", 1_000)
     reader, fd = ends
     os.write(fd, END_LINE + b"\n" + b"x" * 1_000)
-    assert [event[0] for event in reader.read()] == ["end"]
+    assert reader.read() == [ENDED]
     os.write(fd, b"x")
     with pytest.raises(BadReport):
         reader.read()
+
+
+def test_records_are_those_of_the_lines() -> None:
+    """The recorder gets the runs from the lines as the workers wrote them, with those that the supervisor wrote."""
+    other = RECORD._replace(verdict=Verdict.CRASHED, error='line\nbreak "quoted" \N{SNOWMAN}')
+    lines = [END_LINE, dump(Ended(0, "", None, other)).encode()]
+    assert list(load_records(lines)) == [(1, RECORD), (0, other)]
+    assert list(load_records([b""])) == []

@@ -10,11 +10,12 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ..backends.base import Clock
 from ..errors import AppError
 from .app import changed
+from .events import Event
 from .patience import Patience, end_child
 from .process import Process, Spawner
 from .queue import Queue
@@ -32,7 +33,7 @@ class Death(NamedTuple):
 
     process: Process
     code: int
-    events: list[list[Any]]
+    events: list[Event]
     """The last events that it reported."""
     pause: float | None
     """Seconds until another process replaces it; None if it is not replaced."""
@@ -134,7 +135,7 @@ class Pool:
         """Fork the first workers."""
         self._fill(self._current)
 
-    def events(self) -> Iterator[list[Any]]:
+    def events(self) -> Iterator[Event]:
         """Yield the events that the workers have reported."""
         now = self._timer()
         for process in list(self.processes()):

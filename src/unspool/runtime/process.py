@@ -11,12 +11,12 @@ import os
 import signal
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from .. import failure
 from ..backends.base import Backend, ClaimsAhead, Clock, Registration, Ticket
 from ..errors import AppError
 from . import report
+from .events import Begun, Broken, Ended, Event, Failed, Leaving, Over, Ready, Refused, Run
 from .queue import Queue
 from .report import BadReport
 from .timelimit import KILL_AFTER
@@ -52,15 +52,15 @@ class Process:
     """The application's files and their times of change."""
     tasks: bool = True
     """Whether the application defines any."""
-    deadlines: dict[tuple[int, str], float] = field(default_factory=dict)
+    deadlines: dict[Run, float] = field(default_factory=dict)
     """When the runs that have a time limit must have ended, by spooler and ref."""
-    delays: dict[tuple[int, str], float] = field(default_factory=dict)
+    delays: dict[Run, float] = field(default_factory=dict)
     """For how long each of them, if it has to be killed, waits for its next run."""
     put_off: Callable[[int, str, float], None] = lambda *_: None
     """Has the task of a spooler and ref wait so many seconds."""
-    starts: dict[tuple[int, str], float] = field(default_factory=dict)
+    starts: dict[Run, float] = field(default_factory=dict)
     """When the runs began that it has not ended, by its reports: those with a time limit, and coroutines."""
-    overrun: set[tuple[int, str]] = field(default_factory=set)
+    overrun: set[Run] = field(default_factory=set)
     """Those for which it was killed."""
     dismissed: bool = False
     """Whether it was told to end before it had imported the application."""
@@ -71,7 +71,7 @@ class Process:
     stopped: int = 0
     """The signal that has stopped it, or 0."""
 
-    def read(self, now: float) -> list[list[Any]]:
+    def read(self, now: float) -> list[Event]:
         """Return its reports, and note those about the process itself.
 
         A worker that writes anything else is killed.
@@ -82,45 +82,50 @@ class Process:
             events = error.events
             self.condemn(f"was killed: {error}")
         for event in events:
-            kind = event[0]
-            if kind == report.END:
-                run = (event[1], event[2])
-                self.useful = True
-                self.watchdog.told(run)
-                if self.starts:
-                    self.deadlines.pop(run, None)
-                    self.delays.pop(run, None)
-                    self.starts.pop(run, None)
-            elif kind == report.REFUSED:
-                self.watchdog.told((event[1], event[2]))
-            elif kind == report.BEGIN:
-                _, index, ref, started, timeout, delay = event
+            if isinstance(event, Ended):  # there is one for each task
+                self._note_end((event.spooler, event.ref))
+            else:
+                self._note(event, now)
+        return events
+
+    def _note_end(self, run: Run) -> None:
+        self.useful = True
+        self.watchdog.told(run)
+        if self.starts:
+            self.deadlines.pop(run, None)
+            self.delays.pop(run, None)
+            self.starts.pop(run, None)
+
+    def _note(self, event: Event, now: float) -> None:
+        match event:
+            case Refused(index, ref):
+                self.watchdog.told((index, ref))
+            case Begun(index, ref, started, timeout, delay):
                 self.starts[index, ref] = started
                 if timeout is not None:
                     self.deadlines[index, ref] = now + timeout + KILL_AFTER
                     self.delays[index, ref] = delay or 0.0
-            elif kind == report.OVER:
-                self.deadlines.pop((event[1], event[2]), None)
-            elif kind == report.READY:
-                self.ready, self.files, self.tasks = True, event[1], event[2]
-            elif kind == report.FAILED:
-                self.failure = AppError(event[1], event[2])
-            elif kind == report.BROKEN:
-                self.error = event[1]
-            elif kind == report.LEAVING:
+            case Over(index, ref):
+                self.deadlines.pop((index, ref), None)
+            case Ready(files, tasks):
+                self.ready, self.files, self.tasks = True, files, tasks
+            case Failed(reason, traceback):
+                self.failure = AppError(reason, traceback)
+            case Broken(reason):
+                self.error = reason
+            case Leaving():
                 self.leaving = True
-        return events
 
     def start_of(self, index: int, ref: str) -> float | None:
         """Return the start time of a run whose end it has not reported."""
         registration = self.registrations[index]
         return self.starts.get((index, ref)) or (registration.since() if registration.ref() == ref else None)
 
-    def runs(self) -> set[tuple[int, str]]:
+    def runs(self) -> set[Run]:
         """Return the tasks that it runs, or was running when it died, by spooler and ref."""
         return self.starts.keys() | self.shown()
 
-    def shown(self) -> set[tuple[int, str]]:
+    def shown(self) -> set[Run]:
         """Return the runs that its registrations show."""
         return {(index, ref) for index, registration in enumerate(self.registrations) if (ref := registration.ref())}
 
@@ -321,7 +326,7 @@ class Spawner:
         except BaseException as error:  # noqa: BLE001  nothing may unwind into the supervisor's frames
             with contextlib.suppress(OSError):  # a task may have closed the pipe, or replaced it by a file of its own
                 if os.path.samestat(os.fstat(writer), pipe):
-                    report.Writer(writer).write(report.BROKEN, failure.reason(error))
+                    report.Writer(writer).write(Broken(failure.reason(error)))
         finally:
             os._exit(status)
 

@@ -7,7 +7,6 @@ tasks.
 """
 
 import contextlib
-import json
 import logging
 import os
 import select
@@ -21,9 +20,9 @@ from ..backends.base import Backend, Journals
 from ..errors import SpoolerUnusable
 from ..message import Record
 from ..printable import counted
+from .events import Ended, dump, load_records
 from .patience import Patience, end_child
 from .process import describe
-from .report import dump_end
 
 __all__ = ["Recorder"]
 
@@ -60,7 +59,7 @@ class Recorder:
 
     def put(self, index: int, record: Record) -> None:
         """Hands over one run of a spooler's task."""
-        self.put_line(index, dump_end(index, "", None, record))
+        self.put_line(index, dump(Ended(index, "", None, record)).encode())
 
     def put_line(self, index: int, line: bytes) -> None:
         """Put a record as the line that the worker has reported."""
@@ -125,8 +124,8 @@ class Recorder:
         self._end(patience)
         self._take_back()
         kept: dict[int, list[Record]] = {}
-        for index, line in self._waiting:
-            kept.setdefault(index, []).append(Record(*json.loads(line)[4]))
+        for index, record in load_records(line for _, line in self._waiting):
+            kept.setdefault(index, []).append(record)
         for index, records in kept.items():
             try:
                 self._dropped += _keep(self._backends[index], records)
@@ -222,8 +221,8 @@ def _record(backends: Sequence[Backend], reader: int, answerer: int) -> None:
             number += chunk.count(b"\n")
         whole, _, rest = b"".join(chunks).rpartition(b"\n")
         batches: dict[int, list[Record]] = {}
-        for _, index, _, _, record in json.loads(b"[%b]" % whole.replace(b"\n", b",")):
-            batches.setdefault(index, []).append(Record(*record))
+        for index, record in load_records(whole.split(b"\n")):
+            batches.setdefault(index, []).append(record)
         for index, records in batches.items():
             if index in given_up or not _write(backends[index], records, reader):
                 given_up.add(index)

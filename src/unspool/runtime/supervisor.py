@@ -14,13 +14,12 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from ..backends.base import Backend, Clock, Feed, Ticket
 from ..errors import SpoolerUnusable, TaskTimeout
 from ..message import SUCCEEDED, Record, RefusalKind, Verdict
 from ..printable import counted, printable
-from . import report
+from .events import Ended, Event, Refused
 from .log import log_end
 from .patience import Patience
 from .pool import Death, Pool
@@ -378,17 +377,16 @@ class Supervisor:
 
     # --- reports
 
-    def _hear(self, events: Iterable[list[Any]]) -> None:
+    def _hear(self, events: Iterable[Event]) -> None:
         for event in events:
-            if event[0] == report.END:
-                _, index, ref, until, record, line = event
+            if isinstance(event, Ended):
+                index, ref, until, record, line = event
                 self._feeds[index].settled(ref, until)
-                self._ended(index, Record._make(record), until)
+                self._ended(index, record, until)
                 if self._recorder is not None and not self._records[index]:
                     self._recorder.put_line(index, line)
-            elif event[0] == report.REFUSED:
-                _, index, ref, kind, until, detail = event
-                self._refused(index, ref, kind, until, detail)
+            elif isinstance(event, Refused):
+                self._refused(event)
 
     def _announce(self) -> None:
         """Log once that the application was imported, before the end of the first run is logged."""
@@ -415,7 +413,8 @@ class Supervisor:
             self._stats.dead += record.verdict in (Verdict.DEAD, Verdict.CORRUPT)
         log_end(self._backends[index].name, record, until)
 
-    def _refused(self, index: int, ref: str, kind: str, until: float | None, detail: str) -> None:
+    def _refused(self, event: Refused) -> None:
+        index, ref, kind, until, detail = event
         feed = self._feeds[index]
         if kind == RefusalKind.BUSY:
             feed.busy(ref)

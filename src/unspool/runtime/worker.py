@@ -24,6 +24,7 @@ from ..tasks import defines_tasks
 from . import connections, report
 from .app import load_app, own_files
 from .eventloop import EventLoop
+from .events import Begun, Broken, Ended, Failed, Leaving, Over, Ready, Refused
 from .hardlimit import HardLimit
 from .orphan import keep_end
 from .process_state import ProcessState
@@ -92,10 +93,10 @@ def main(
     try:
         module = load_app(app, interruptible=False)
     except AppError as error:
-        reports.write(report.FAILED, str(error), error.traceback)
+        reports.write(Failed(str(error), error.traceback))
         return 2
     worker = Worker(backends, registrations, queue, ahead, reports, limits, clock)
-    reports.write(report.READY, own_files(module), defines_tasks())
+    reports.write(Ready(own_files(module), defines_tasks()))
     status = worker.run()
     _end()
     return status
@@ -171,7 +172,7 @@ class Worker:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_REAL, LATER * self._limits.ending + 1)
         self._flush()
-        self._reports.write(report.LEAVING)  # what follows also runs the user's code, and may take long
+        self._reports.write(Leaving())  # what follows also runs the user's code, and may take long
         self._loop.close()
         return self._status
 
@@ -279,7 +280,7 @@ class Worker:
             registration.running("", 0.0)  # before the report, which has the supervisor look
             if claim.kind is RefusalKind.UNUSABLE:
                 self._suspect()
-            self._reports.write(report.REFUSED, index, ticket.ref, claim.kind, claim.until, claim.detail)
+            self._reports.write(Refused(index, ticket.ref, claim.kind, claim.until, claim.detail))
         else:
             self._run(index, claim, dispatch.prepare(claim, started), started)  # the only reference to its objects
             if suspect:
@@ -303,7 +304,7 @@ class Worker:
         if self._loop.used and self._loop.leave():
             self._flush(wait=False)
         if timeout is not None:
-            self._reports.begin(index, claim.ref, started, timeout, dispatch.delay_after(options, claim))
+            self._reports.write(Begun(index, claim.ref, started, timeout, dispatch.delay_after(options, claim)))
             hard = self._hard_limit.start(timeout + KILL_AFTER + self._limits.ending)  # later than the supervisor's
         connections.close_old()
         points.reach("run.begin")
@@ -341,14 +342,14 @@ class Worker:
                 self._finish(index, claim, outcome, started, shown=False)
 
             if timeout is None:
-                self._reports.begin(index, claim.ref, started, None, None)
+                self._reports.write(Begun(index, claim.ref, started))
             self._loop.start(ended.coroutine, timeout, done)
             self._registrations[index].running("", 0.0)  # its start has been reported
 
     def _end_limit(self, index: int, claim: Claim, timeout: float | None, hard: Any) -> None:
         """End the time limit of a run that has returned. A server that does not answer may delay its end for long."""
         if timeout is not None:
-            self._reports.write(report.OVER, index, claim.ref)
+            self._reports.write(Over(index, claim.ref))
             self._hard_limit.stop(hard)
 
     def _finish(self, index: int, claim: Claim, outcome: Outcome, started: float, *, shown: bool = True) -> None:
@@ -391,7 +392,7 @@ class Worker:
                 self._succeeded += 1
         if shown:  # before the report, or a kill in between would blame a finished task
             self._registrations[index].running("", 0.0)
-        if not self._reports.end(index, claim.ref, until, record):
+        if not self._reports.write(Ended(index, claim.ref, until, record)):
             keep_end(self._backends[index], record, until)
         points.reach("reported")
 
@@ -411,7 +412,7 @@ class Worker:
         try:
             changed, lost = self._process_state.repair(alone=not len(self._loop))
         except OSError as error:
-            self._reports.write(report.BROKEN, f"a task changed its user or root directory: {error}")
+            self._reports.write(Broken(f"a task changed its user or root directory: {error}"))
             os._exit(EX_UNUSABLE)
         if lost:
             self._give_up(f"a task changed its {' and '.join(lost)}, as was found after {id}")
@@ -429,7 +430,7 @@ class Worker:
         """End the worker after its current runs, so that a new one replaces it. The supervisor logs the reason."""
         if not self._stopping:
             self._stopping, self._status = True, EX_UNUSABLE
-            self._reports.write(report.BROKEN, printable(reason))
+            self._reports.write(Broken(printable(reason)))
             self._waker.ring()
 
     def _flush(self, *, wait: bool = True) -> None:
