@@ -6,29 +6,28 @@ see the end of their queue and stop, and another supervisor finds every task whe
 One thread, one loop: read reports, reap, refresh the feeds, fill the queue, wait for the next event or time.
 """
 
-import contextlib
 import logging
 import os
-import selectors
 import signal
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from ..backends.base import Backend, Clock, Feed, Ticket
-from ..errors import SpoolerUnusable, TaskTimeout
-from ..message import SUCCEEDED, Record, RefusalKind, Verdict
-from ..printable import counted, printable
+from ..backends.base import Backend, Clock, Ticket
+from ..errors import SpoolerUnusable
+from ..message import SUCCEEDED, Record, Verdict
+from ..printable import counted
 from .events import Ended, Event, Refused
 from .log import log_end
 from .patience import Patience
 from .pool import Death, Pool
 from .process import Spawner
 from .recorder import Recorder
+from .served import Served
 from .sidecar import Sidecar
 from .signals import Signals
 from .terminal import Terminal
-from .timelimit import limit
+from .watches import Watches
 from .worker import Limits
 
 __all__ = ["Options", "Stats", "Supervisor"]
@@ -40,12 +39,10 @@ _ENOUGH = 64  # waiting tickets with which workers have enough to do for a nap
 _RELOAD_EVERY = 0.5
 _CLOCK_SET = 10.0  # seconds by which a clock may differ from the timer without having been set
 _PROGRESS_EVERY = 0.2
-_COMPLAINTS = 10_000
 _SOON = 0.05  # seconds; what workers begin within them may be kept from other supervisors
 _SLOW = 0.05  # seconds that a run lasts after which others get what its worker has claimed ahead
 _STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)
 _LAST_WAIT = 5.0  # seconds for history and forwarding after all workers have ended
-_LEAVE = 0.5  # the minimum of these seconds for each spooler
 _STUCK = 1.0  # seconds after which other supervisors get the tasks that no worker here has begun
 
 
@@ -101,9 +98,8 @@ class Supervisor:
         self._clock = clock
         self._progress = progress
         self._stats = Stats()
-        self._feeds: list[Feed] = [backend.feed() for backend in backends]
-        self._registrations = [backend.control.register("supervisor") for backend in backends]
-        self._selector = selectors.DefaultSelector()
+        self._watches = Watches()
+        self._spoolers = [Served(backend, self._watches) for backend in backends]
         self._signals = Signals(signal.SIGTSTP)
         self._terminal = Terminal()
         self._pool = Pool(options.processes, Spawner(app, backends, options.limits, clock, self._close_in_child))
@@ -111,15 +107,10 @@ class Supervisor:
         self._more = False
         self._depth = _ENOUGH
         self._last_rank = -1
-        self._withholds = [backend.capabilities.withholds for backend in backends]
-        self._records = [backend.capabilities.records for backend in backends]
+        self._withholds = any(spooler.withholds for spooler in self._spoolers)
         self._rate = 0.0  # tasks a second that ended lately
         self._rated = (0, time.monotonic())
         self._waiting = (0, 0.0)  # tickets that no worker has taken yet, and since when so many
-        self._watched: dict[int, int] = {}
-        self._lost: set[int] = set()
-        self._paused: set[int] = set()
-        self._complained: set[str] = set()
         self._announced = False
         self._forced = False
         self._shown = 0  # runs that the last progress display included
@@ -148,9 +139,8 @@ class Supervisor:
 
     def _held_back(self) -> str:
         """Return a description of the tasks that a pause keeps from running."""
-        paused = [index for index, feed in enumerate(self._feeds) if feed.paused]
-        left = [f"{self._backends[index].name} is paused, with {self._feeds[index].backlog} ready" for index in paused]
-        return "".join(f"; {one}" for one in left)
+        paused = [spooler for spooler in self._spoolers if spooler.feed.paused]
+        return "".join(f"; {one.name} is paused, with {one.feed.backlog} ready" for one in paused)
 
     # --- the loop
 
@@ -183,26 +173,25 @@ class Supervisor:
         reports = [process.reports for process in self._pool.processes()]
         for reader in reports:
             if reader.ended:
-                self._unwatch(reader.fileno())  # otherwise it would stay readable forever
+                self._watches.discard(reader.fileno())  # otherwise it would stay readable forever
             else:
-                self._watch(reader.fileno())
-        ready = self._selector.select(0.0 if self._more else self._timeout())
-        if any(key.fd == self._signals.fileno() for key, _ in ready):
+                self._watches.add(reader.fileno())
+        if self._signals.fileno() in self._watches.wait(0.0 if self._more else self._timeout()):
             self._signals.drain()
 
     def _enough(self) -> int:
         """Return the number of waiting tickets with which workers have enough to do for several naps."""
         naps = 2 * len(self._pool) + int(8 * _NAP * self._rate)
-        return min(naps, _ENOUGH) if any(self._withholds) else _ENOUGH
+        return min(naps, _ENOUGH) if self._withholds else _ENOUGH
 
     def _timeout(self) -> float | None:
         """Return the seconds until something is due."""
         waits = [self._pool.next_turn(), self._terminal.wait(self._pool.processes())]
         if not self._pool.stopping:
             now = self._clock()
-            waits += [due - now for feed in self._feeds if (due := feed.next_due()) is not None]
+            waits += [due - now for one in self._spoolers if (due := one.feed.next_due()) is not None]
             waits += [self._next_reload - time.monotonic()] if self._options.reload else []
-        if any(self._withholds) and len(self._pool.queue):  # not ``_waiting``: the last fill may have put some in
+        if self._withholds and len(self._pool.queue):  # not ``_waiting``: the last fill may have put some in
             waits.append(_STUCK)
         if any(process.ahead for process in self._pool.processes()):
             waits.append(_SLOW)
@@ -219,7 +208,7 @@ class Supervisor:
         """Return whether nothing is ready and nothing runs. After a worker's death the feeds do not know all that
         others still run, but each worker says what it does, and reports once it has ended that."""
         running = any(process.runs() for process in self._pool.processes())
-        return all(feed.idle for feed in self._feeds) and not running
+        return all(spooler.feed.idle for spooler in self._spoolers) and not running
 
     def _heed_clock(self) -> None:
         """Says so when the clock was set: due times are its times. The feeds look again by themselves."""
@@ -236,7 +225,7 @@ class Supervisor:
 
     def _start(self) -> None:
         self._recorder = Recorder(self._backends, self._close_in_child)
-        self._selector.register(self._signals.fileno(), selectors.EVENT_READ)
+        self._watches.add(self._signals.fileno())
         self._pool.start()
 
     def _stop(self) -> None:
@@ -251,7 +240,7 @@ class Supervisor:
         """What is running now may be cut short by order, which must not count against it."""
         for process in self._pool.processes():
             for index, ref in process.runs():
-                self._backends[index].excuse(ref)
+                self._spoolers[index].backend.excuse(ref)
 
     def _close(self) -> None:
         self._terminal.take_back()
@@ -261,22 +250,12 @@ class Supervisor:
             self._sidecar.close(patience)
         if self._recorder is not None:
             self._recorder.finish(patience)
-        for index in range(len(self._backends)):
-            self._let_go(index, patience)
+        for spooler in self._spoolers:
+            spooler.close(patience)
         if self._recorder is not None:
             self._recorder.close(patience)
         self._signals.release()
-        self._selector.close()
-
-    def _let_go(self, index: int, patience: Patience) -> None:
-        """Close a spooler. A server that does not answer detects the end of this process by itself."""
-        try:
-            with limit(max(patience.left(), _LEAVE)):
-                self._feeds[index].close()
-                self._registrations[index].detach()
-                self._registrations[index].close()
-        except TaskTimeout:
-            _log.warning("spooler %s does not answer, and is not waited for", self._backends[index].name)
+        self._watches.close()
 
     def _is_hurried(self) -> bool:
         """Return whether the supervisor was told to stop at once."""
@@ -285,13 +264,11 @@ class Supervisor:
 
     def _close_in_child(self) -> None:
         """In a fork: closes what would keep the supervisor's pipes, watches and locks alive."""
-        self._selector.close()
+        self._watches.close()
         self._signals.close()
         self._pool.close_in_child()
-        for feed in self._feeds:
-            feed.close()
-        for registration in self._registrations:
-            registration.detach()
+        for spooler in self._spoolers:
+            spooler.close_in_child()
         if self._sidecar is not None:
             self._sidecar.detach()
         if self._recorder is not None:
@@ -326,7 +303,7 @@ class Supervisor:
 
     def _renew_workers(self) -> None:
         queue = self._pool.queue
-        self._pool.turn(away=any(feed.gone for feed in self._feeds))
+        self._pool.turn(away=any(spooler.feed.gone for spooler in self._spoolers))
         if self._pool.started:
             self._announce()
         if self._pool.queue is not queue:  # a reload is complete: what the old have not begun is for the new
@@ -343,12 +320,12 @@ class Supervisor:
             if refs or death.unexpected:
                 death.process.kill_children()
                 self._mourn(death, refs)
-            self._unwatch(death.process.reports.fileno())
+            self._watches.discard(death.process.reports.fileno())
             death.process.close()
         if deaths:
             self._give_back(self._pool.queue.recall())
-            for feed in self._feeds:
-                feed.doubt()
+            for spooler in self._spoolers:
+                spooler.feed.doubt()
 
     def _mourn(self, death: Death, refs: Iterable[tuple[int, str]]) -> None:
         """A worker died: says so, and names the tasks that it was running."""
@@ -360,20 +337,14 @@ class Supervisor:
             again = f"; trying again in {death.pause:.1f} s" if death.pause else ""
             _log.error("worker %d %s%s%s", process.pid, how, doing, again)
         for index, ref in sorted(refs):
-            verdict = Verdict.TIMEOUT if (index, ref) in process.overrun else Verdict.CRASHED
             try:
-                entry = self._backends[index].find(ref)
+                crash = self._spoolers[index].note_crash(index, ref, process, how, self._clock())
             except SpoolerUnusable as error:
-                _log.error(
-                    "worker %d %s while it ran %s, of which no more can be told: %s", process.pid, how, ref, error
-                )
+                text = "worker %d %s while it ran %s, of which no more can be told: %s"
+                _log.error(text, process.pid, how, ref, error)
                 continue
-            if entry is not None:  # otherwise it had just left the queue
-                now, reason = self._clock(), f"its worker {how}"
-                began = process.start_of(index, ref) or now
-                lasted = max(now - began, 0.0)
-                record = Record(entry.id, entry.task, verdict, entry.attempts, began, lasted, process.pid, reason)
-                self._failed(index, record, max(now, entry.due))
+            if crash is not None:
+                self._failed(index, *crash)
 
     # --- reports
 
@@ -381,18 +352,21 @@ class Supervisor:
         for event in events:
             if isinstance(event, Ended):
                 index, ref, until, record, line = event
-                self._feeds[index].settled(ref, until)
+                spooler = self._spoolers[index]
+                spooler.feed.settled(ref, until)
                 self._ended(index, record, until)
-                if self._recorder is not None and not self._records[index]:
+                if self._recorder is not None and not spooler.records:
                     self._recorder.put_line(index, line)
             elif isinstance(event, Refused):
-                self._refused(event)
+                corrupt = self._spoolers[event.spooler].note_refusal(event, self._clock())
+                if corrupt is not None:
+                    self._failed(event.spooler, corrupt, None)
 
     def _announce(self) -> None:
         """Log once that the application was imported, before the end of the first run is logged."""
         if not self._announced:
             self._announced = True
-            names = ", ".join(backend.name for backend in self._backends)
+            names = ", ".join(spooler.name for spooler in self._spoolers)
             _log.info("started: app %s, workers: %d, spoolers: %s", self._app, self._options.processes, names)
             if not all(process.tasks for process in self._pool.processes()):
                 _log.warning(
@@ -411,21 +385,7 @@ class Supervisor:
         if record.verdict not in SUCCEEDED:
             self._stats.failed += 1
             self._stats.dead += record.verdict in (Verdict.DEAD, Verdict.CORRUPT)
-        log_end(self._backends[index].name, record, until)
-
-    def _refused(self, event: Refused) -> None:
-        index, ref, kind, until, detail = event
-        feed = self._feeds[index]
-        if kind == RefusalKind.BUSY:
-            feed.busy(ref)
-            return
-        feed.settled(ref, until)
-        id = f"{self._backends[index].name}/{ref}"
-        if kind == RefusalKind.CORRUPT:
-            self._failed(index, Record(id, "?", Verdict.CORRUPT, 0, self._clock(), 0.0, os.getpid(), detail), None)
-        elif kind == RefusalKind.UNUSABLE and id not in self._complained and len(self._complained) < _COMPLAINTS:
-            self._complained.add(id)
-            _log.warning("task %s is not run: %s", printable(id), detail)
+        log_end(self._spoolers[index].name, record, until)
 
     # --- work
 
@@ -434,48 +394,15 @@ class Supervisor:
         if self._pool.stopping:
             return False
         more = False
-        for index, feed in enumerate(self._feeds):
-            more |= feed.refresh()
-            self._follow(index, feed)
-            self._tell_of_pause(index, feed)
-        return more
-
-    def _follow(self, index: int, feed: Feed) -> None:
-        """Watch the feed's descriptor, which changes if the feed starts over.
-
-        Log when its place is removed, or back.
-        """
-        fd, known = feed.fileno(), self._watched.get(index)
-        if fd != known:
-            if known is not None:
-                self._unwatch(known)
-                del self._watched[index]
-            if fd is not None:
-                self._watch(fd)
-                self._watched[index] = fd
-        if feed.gone != (index in self._lost):
-            self._lost ^= {index}
-            name = self._backends[index].name
-            remote = self._backends[index].capabilities.remote
-            if feed.gone:
-                _log.warning("spooler %s %s; going on when it is back", name, "is away" if remote else "was removed")
-                return
-            _log.warning("spooler %s is back", name)  # the level of the message about its loss
-            if not remote:
-                self._registrations[index].detach()  # its file went with the old place
-                self._registrations[index] = self._backends[index].control.register("supervisor")
-                self._pool.reload()  # the registrations of the present workers went with the old place
-
-    def _tell_of_pause(self, index: int, feed: Feed) -> None:
-        if feed.paused != (index in self._paused):
-            self._paused ^= {index}
-            name = self._backends[index].name
-            if feed.paused:
-                self._give_back(self._pool.queue.recall())  # before it is said
+        for spooler in self._spoolers:
+            more |= spooler.refresh()
+            if spooler.note_absence():
+                self._pool.reload()
+            if spooler.pausing:  # before it is logged
+                self._give_back(self._pool.queue.recall())
                 self._take_back(all=True)
-                _log.warning("paused %s: no task is started until 'unspool resume --spooler %s'", name, name)
-            else:
-                _log.info("resumed %s", name)
+            spooler.note_pause()
+        return more
 
     def _fill(self) -> None:
         """Keep the queue filled in order. Take its tickets back for a more urgent task, or when a pause begins.
@@ -485,15 +412,16 @@ class Supervisor:
         if self._pool.stopping:
             return
         queue = self._pool.queue
+        feeds = [spooler.feed for spooler in self._spoolers]
         waiting = len(queue)
         now = time.monotonic()
         if waiting != self._waiting[0]:
             self._waiting = (waiting, now)
-        stuck = waiting > 0 and any(self._withholds) and now - self._waiting[1] >= _STUCK
-        urgent = any(first.rank < self._last_rank for feed in self._feeds if (first := feed.peek()) is not None)
+        stuck = waiting > 0 and self._withholds and now - self._waiting[1] >= _STUCK
+        urgent = any(first.rank < self._last_rank for feed in feeds if (first := feed.peek()) is not None)
         if stuck:  # the rate of earlier runs says no more what will soon be begun
             self._rate, self._rated = 0.0, (self._stats.done, now)
-        if waiting and (urgent or stuck or any(feed.paused for feed in self._feeds)):
+        if waiting and (urgent or stuck or any(feed.paused for feed in feeds)):
             self._give_back(queue.recall())
             self._take_back(all=True)
             self._depth = max(self._depth // 2, 2 * len(self._pool))
@@ -506,13 +434,13 @@ class Supervisor:
         ready = [one for one in self._pool.processes() if one.ready and not (one.leaving or one.stopped)]
         if not ready:  # otherwise the spoolers that withhold would get no share until then
             return
-        soon = self._soon(now, sum(not one.shown() for one in ready)) if any(self._withholds) else 0
+        soon = self._soon(now, sum(not one.shown() for one in ready)) if self._withholds else 0
         while (room := self._depth - waiting) > 0:
-            share = max(1, room // len(self._feeds))
-            shares = [min(share, soon - waiting) if withholds else share for withholds in self._withholds]
+            share = max(1, room // len(feeds))
+            shares = [min(share, soon - waiting) if one.withholds else share for one in self._spoolers]
             tickets = [
                 (index, ticket)
-                for index, feed in enumerate(self._feeds)
+                for index, feed in enumerate(feeds)
                 if shares[index] > 0
                 for ticket in feed.take(shares[index])
             ]
@@ -542,15 +470,7 @@ class Supervisor:
 
     def _give_back(self, tickets: Iterable[tuple[int, Ticket]]) -> None:
         for index, ticket in tickets:
-            self._feeds[index].give_back([ticket])
-
-    def _watch(self, fd: int) -> None:
-        with contextlib.suppress(KeyError):  # it is watched already
-            self._selector.register(fd, selectors.EVENT_READ)
-
-    def _unwatch(self, fd: int) -> None:
-        with contextlib.suppress(KeyError, ValueError, OSError):  # closed by its owner, which ends the watch as well
-            self._selector.unregister(fd)
+            self._spoolers[index].feed.give_back([ticket])
 
     def _show_progress(self) -> None:
         if self._recorder is not None:
@@ -559,7 +479,7 @@ class Supervisor:
             return
         self._next_progress = now + _PROGRESS_EVERY
         self._shown = self._stats.done
-        self._stats.backlog = sum(feed.backlog for feed in self._feeds) + len(self._pool.queue)
+        self._stats.backlog = sum(spooler.feed.backlog for spooler in self._spoolers) + len(self._pool.queue)
         self._stats.workers = len(self._pool)
         self._progress(self._stats)
 

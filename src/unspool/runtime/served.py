@@ -1,0 +1,148 @@
+"""A spooler as its supervisor sees it."""
+
+import logging
+import os
+
+from ..backends.base import Backend
+from ..errors import TaskTimeout
+from ..message import Record, RefusalKind, Verdict
+from ..printable import printable
+from .events import Refused
+from .patience import Patience
+from .process import Process
+from .timelimit import limit
+from .watches import Watches
+
+__all__ = ["Served"]
+
+_log = logging.getLogger("unspool")
+_COMPLAINTS = 10_000
+_LEAVE = 0.5  # the minimum of seconds for closing a spooler
+
+
+class Served:
+    """A backend with its feed and this supervisor's registration, and what was logged about them.
+
+    :param watches: gets the feed's descriptor.
+    :raises SpoolerUnusable: if the spooler cannot be used.
+    """
+
+    def __init__(self, backend: Backend, watches: Watches) -> None:
+        self.backend = backend
+        self.feed = backend.feed()
+        self.withholds = backend.capabilities.withholds
+        self.records = backend.capabilities.records
+        self._registration = backend.control.register("supervisor")
+        self._watches = watches
+        self._watched: int | None = None
+        self._gone = False
+        self._paused = False
+        self._complained: set[str] = set()
+
+    @property
+    def name(self) -> str:
+        """The spooler's name."""
+        return self.backend.name
+
+    def refresh(self) -> bool:
+        """Refresh the feed and watch its descriptor, which changes if the feed starts over.
+
+        :returns: True if there is more to take in at once.
+        """
+        more = self.feed.refresh()
+        fd = self.feed.fileno()
+        if fd != self._watched:
+            if self._watched is not None:
+                self._watches.discard(self._watched)
+            if fd is not None:
+                self._watches.add(fd)
+            self._watched = fd
+        return more
+
+    def note_absence(self) -> bool:
+        """Log when the spooler goes away or is back.
+
+        :returns: True if it is back as another directory, in which the workers have no registration.
+        """
+        if self.feed.gone == self._gone:
+            return False
+        self._gone = self.feed.gone
+        remote = self.backend.capabilities.remote
+        if self._gone:
+            what = "is away" if remote else "was removed"
+            _log.warning("spooler %s %s; going on when it is back", self.name, what)
+            return False
+        _log.warning("spooler %s is back", self.name)  # the level of the message about its loss
+        if remote:
+            return False
+        self._registration.detach()  # its file went with the old directory
+        self._registration = self.backend.control.register("supervisor")
+        return True
+
+    @property
+    def pausing(self) -> bool:
+        """Whether it is paused, and ``note_pause`` has not logged that yet."""
+        return self.feed.paused and not self._paused
+
+    def note_pause(self) -> None:
+        """Log when a pause begins or ends."""
+        if self.feed.paused != self._paused:
+            self._paused = self.feed.paused
+            if self._paused:
+                text = "paused %s: no task is started until 'unspool resume --spooler %s'"
+                _log.warning(text, self.name, self.name)
+            else:
+                _log.info("resumed %s", self.name)
+
+    def note_refusal(self, event: Refused, now: float) -> Record | None:
+        """Note a claim that was refused to a worker.
+
+        :returns: the record of a corrupt task, which is never run; None for all others.
+        """
+        _, ref, kind, until, detail = event
+        if kind == RefusalKind.BUSY:
+            self.feed.busy(ref)
+            return None
+        self.feed.settled(ref, until)
+        id = f"{self.name}/{ref}"
+        if kind == RefusalKind.CORRUPT:
+            return Record(id, "?", Verdict.CORRUPT, 0, now, 0.0, os.getpid(), detail)
+        if kind == RefusalKind.UNUSABLE and ref not in self._complained and len(self._complained) < _COMPLAINTS:
+            self._complained.add(ref)
+            _log.warning("task %s is not run: %s", printable(id), detail)
+        return None
+
+    def note_crash(self, index: int, ref: str, process: Process, how: str, now: float) -> tuple[Record, float] | None:
+        """Return the record of a run that a worker's death has ended, and when the task runs again.
+
+        :param how: how the worker ended.
+        :returns: None if the task had just left the queue.
+        :raises SpoolerUnusable: if the spooler cannot be asked about the task.
+        """
+        entry = self.backend.find(ref)
+        if entry is None:
+            return None
+        verdict = Verdict.TIMEOUT if (index, ref) in process.overrun else Verdict.CRASHED
+        began = process.start_of(index, ref) or now
+        lasted = max(now - began, 0.0)
+        reason = f"its worker {how}"
+        record = Record(entry.id, entry.task, verdict, entry.attempts, began, lasted, process.pid, reason)
+        return record, max(now, entry.due)
+
+    def close(self, patience: Patience) -> None:
+        """Close the feed and take the registration away.
+
+        A server that does not answer is not waited for: it detects the end of this process by itself.
+        """
+        try:
+            with limit(max(patience.left(), _LEAVE)):
+                self.feed.close()
+                self._registration.detach()
+                self._registration.close()
+        except TaskTimeout:
+            _log.warning("spooler %s does not answer, and is not waited for", self.name)
+
+    def close_in_child(self) -> None:
+        """In a fork: close what would keep the feed and the registration of the supervisor alive."""
+        self.feed.close()
+        self._registration.detach()
