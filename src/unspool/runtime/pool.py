@@ -126,6 +126,11 @@ class Pool:
     def __len__(self) -> int:
         return self._current.serving
 
+    @property
+    def idle(self) -> int:
+        """The number of workers that take tasks and run none."""
+        return sum(not (process.leaving or process.shown()) for process in self.processes())
+
     def processes(self) -> Iterator[Process]:
         """All live workers, those of earlier generations too."""
         for generation in self._generations:

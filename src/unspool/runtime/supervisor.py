@@ -18,6 +18,7 @@ from ..errors import SpoolerUnusable
 from ..message import SUCCEEDED, Record, Verdict
 from ..printable import counted
 from .events import Ended, Event, Refused
+from .hopper import NAP, SLOW, Hopper, is_slow
 from .log import log_end
 from .patience import Patience
 from .pool import Death, Pool
@@ -33,17 +34,12 @@ from .worker import Limits
 __all__ = ["Options", "Stats", "Supervisor"]
 
 _log = logging.getLogger("unspool")
-_NAP = 0.002  # seconds of sleep where workers have enough to do: many reports are then read at once
 _LONGEST = 3600.0  # seconds of waiting; what the kernel takes has a limit, and periods may be longer
-_ENOUGH = 64  # waiting tickets with which workers have enough to do for a nap
 _RELOAD_EVERY = 0.5
 _CLOCK_SET = 10.0  # seconds by which a clock may differ from the timer without having been set
 _PROGRESS_EVERY = 0.2
-_SOON = 0.05  # seconds; what workers begin within them may be kept from other supervisors
-_SLOW = 0.05  # seconds that a run lasts after which others get what its worker has claimed ahead
 _STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)
 _LAST_WAIT = 5.0  # seconds for history and forwarding after all workers have ended
-_STUCK = 1.0  # seconds after which other supervisors get the tasks that no worker here has begun
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,12 +101,7 @@ class Supervisor:
         self._pool = Pool(options.processes, Spawner(app, backends, options.limits, clock, self._close_in_child))
         self._recorder: Recorder | None = None
         self._more = False
-        self._depth = _ENOUGH
-        self._last_rank = -1
-        self._withholds = any(spooler.withholds for spooler in self._spoolers)
-        self._rate = 0.0  # tasks a second that ended lately
-        self._rated = (0, time.monotonic())
-        self._waiting = (0, 0.0)  # tickets that no worker has taken yet, and since when so many
+        self._hopper = Hopper([spooler.withholds for spooler in self._spoolers], time.monotonic())
         self._announced = False
         self._forced = False
         self._shown = 0  # runs that the last progress display included
@@ -145,7 +136,7 @@ class Supervisor:
     # --- the loop
 
     def _turn(self) -> None:
-        if not self._waiting[0]:  # a worker may be waiting for what has just come: that before all else
+        if not self._hopper.waiting:  # a worker may be waiting for what has just come: that before all else
             if self._more:
                 self._fill()
             self._refresh()
@@ -168,8 +159,8 @@ class Supervisor:
             self._stop()
 
     def _wait(self) -> None:
-        if len(self._pool.queue) > self._enough() and not self._pool.stopping:
-            time.sleep(_NAP)
+        if not self._pool.stopping and len(self._pool.queue) > self._hopper.enough(len(self._pool)):
+            time.sleep(NAP)
         reports = [process.reports for process in self._pool.processes()]
         for reader in reports:
             if reader.ended:
@@ -179,11 +170,6 @@ class Supervisor:
         if self._signals.fileno() in self._watches.wait(0.0 if self._more else self._timeout()):
             self._signals.drain()
 
-    def _enough(self) -> int:
-        """Return the number of waiting tickets with which workers have enough to do for several naps."""
-        naps = 2 * len(self._pool) + int(8 * _NAP * self._rate)
-        return min(naps, _ENOUGH) if self._withholds else _ENOUGH
-
     def _timeout(self) -> float | None:
         """Return the seconds until something is due."""
         waits = [self._pool.next_turn(), self._terminal.wait(self._pool.processes())]
@@ -191,10 +177,9 @@ class Supervisor:
             now = self._clock()
             waits += [due - now for one in self._spoolers if (due := one.feed.next_due()) is not None]
             waits += [self._next_reload - time.monotonic()] if self._options.reload else []
-        if self._withholds and len(self._pool.queue):  # not ``_waiting``: the last fill may have put some in
-            waits.append(_STUCK)
+        waits.append(self._hopper.wait())
         if any(process.ahead for process in self._pool.processes()):
-            waits.append(_SLOW)
+            waits.append(SLOW)
         if self._recorder and (wait := self._recorder.next_push()) is not None:
             waits.append(wait)
         if self._sidecar and (wait := self._sidecar.wait()) is not None:
@@ -405,39 +390,31 @@ class Supervisor:
         return more
 
     def _fill(self) -> None:
-        """Keep the queue filled in order. Take its tickets back for a more urgent task, or when a pause begins.
-
-        Taking back costs as much as the queue is deep, so each time halves the depth; undisturbed, it grows again.
-        """
+        """Keep the queue filled in order. Take its tickets back for a more urgent task, or when a pause begins."""
         if self._pool.stopping:
             return
-        queue = self._pool.queue
+        queue, hopper = self._pool.queue, self._hopper
         feeds = [spooler.feed for spooler in self._spoolers]
         waiting = len(queue)
         now = time.monotonic()
-        if waiting != self._waiting[0]:
-            self._waiting = (waiting, now)
-        stuck = waiting > 0 and self._withholds and now - self._waiting[1] >= _STUCK
-        urgent = any(first.rank < self._last_rank for feed in feeds if (first := feed.peek()) is not None)
-        if stuck:  # the rate of earlier runs says no more what will soon be begun
-            self._rate, self._rated = 0.0, (self._stats.done, now)
-        if waiting and (urgent or stuck or any(feed.paused for feed in feeds)):
+        recall = hopper.count(
+            waiting,
+            now,
+            ranks=[first.rank for feed in feeds if (first := feed.peek()) is not None],
+            paused=waiting > 0 and any(feed.paused for feed in feeds),
+            workers=len(self._pool),
+            capacity=queue.capacity,
+        )
+        if recall:
             self._give_back(queue.recall())
             self._take_back(all=True)
-            self._depth = max(self._depth // 2, 2 * len(self._pool))
             waiting = 0
-            self._waiting = (0, now)  # what is taken again may wait for as long again
-        elif waiting < self._depth // 4:
-            self._depth = min(self._depth * 2, queue.capacity)
-        if not waiting:
-            self._last_rank = -1
-        ready = [one for one in self._pool.processes() if one.ready and not (one.leaving or one.stopped)]
-        if not ready:  # otherwise the spoolers that withhold would get no share until then
-            return
-        soon = self._soon(now, sum(not one.shown() for one in ready)) if self._withholds else 0
-        while (room := self._depth - waiting) > 0:
-            share = max(1, room // len(feeds))
-            shares = [min(share, soon - waiting) if one.withholds else share for one in self._spoolers]
+        idle = 0
+        if hopper.withholds:
+            hopper.note_done(self._stats.done, now)
+            idle = self._pool.idle
+        while True:
+            shares = hopper.shares(waiting, idle)
             tickets = [
                 (index, ticket)
                 for index, feed in enumerate(feeds)
@@ -446,25 +423,16 @@ class Supervisor:
             ]
             if not tickets:
                 break
-            self._last_rank = max(self._last_rank, *(ticket.rank for _, ticket in tickets))
+            hopper.note_taken(ticket.rank for _, ticket in tickets)
             self._give_back(queue.put(tickets))
             waiting += len(tickets)
-
-    def _soon(self, now: float, idle: int) -> int:
-        """Return how many tickets will soon be begun: one for each idle worker, and as many as lately ended in a
-        moment."""
-        done, then = self._rated
-        if now - then >= _SOON:
-            self._rate = (self._rate + (self._stats.done - done) / (now - then)) / 2
-            self._rated = (self._stats.done, now)
-        return idle + int(self._rate * _SOON)
 
     def _take_back(self, *, all: bool = False) -> None:
         """What workers have claimed ahead, where a run before it takes long."""
         now = self._clock()
         for process in self._pool.processes():
             if process.ahead and (
-                all or any(0 < registration.since() < now - _SLOW for registration in process.registrations)
+                all or is_slow((registration.since() for registration in process.registrations), now)
             ):
                 self._give_back(process.recall())
 
