@@ -7,7 +7,7 @@ CAPACITY = 512
 
 def count(hopper: Hopper, waiting: int, now: float = 0.0, ranks: tuple[int, ...] = (), paused: bool = False) -> bool:
     """Count the waiting tickets of a supervisor with 4 workers."""
-    return hopper.count(waiting, now, ranks=ranks, paused=paused, workers=4, capacity=CAPACITY)
+    return hopper.count(waiting, 0, now, ranks=ranks, paused=paused, workers=4, capacity=CAPACITY)
 
 
 def test_an_undisturbed_queue_grows_to_its_capacity() -> None:
@@ -70,12 +70,14 @@ def test_a_spooler_that_withholds_gives_what_begins_soon() -> None:
 def test_tickets_that_no_worker_begins_are_recalled_for_others() -> None:
     """After a second without a change, and only where other supervisors could have them."""
     hopper, own = Hopper([False, True], 0.0), Hopper([False], 0.0)
-    assert hopper.wait() is None
+    assert hopper.wait(0) is None
     assert [count(one, 5, 10.0) for one in (hopper, own)] == [False, False]
-    assert (hopper.wait(), own.wait()) == (1.0, None)
+    assert (hopper.wait(5), own.wait(5)) == (1.0, None)
     assert not count(hopper, 4, 10.9)
     assert not count(hopper, 4, 11.8)
     assert [count(one, 4, 12.0) for one in (hopper, own)] == [True, False]
+    assert not count(hopper, 4, 12.9), "what is taken again may wait for as long again"
+    assert count(hopper, 4, 13.9)
 
 
 def test_enough_to_do_for_a_nap() -> None:

@@ -125,7 +125,6 @@ _NAMES = {
     Refused: "refused",
 }
 _KINDS = {name: event for event, name in _NAMES.items()}
-_ENDED = set(product((str,), (int,), (str,), _OPTIONAL, (list,)))
 _RECORD = set(product((str,), (str,), (str,), (int,), _NUMBER, _NUMBER, (int,), (str,)))
 _VERDICTS, _REFUSALS = frozenset(map(str, Verdict)), frozenset(map(str, RefusalKind))
 _new: Any = tuple.__new__  # without the checks of a NamedTuple, which take as long as those of a whole event
@@ -151,20 +150,22 @@ def load(values: Any, line: bytes, spoolers: int) -> Event:
     :raises ValueError: if this is no valid event.
     """
     if type(values) is list and values:
-        if values[0] == "end":
-            if tuple(map(type, values)) in _ENDED:
-                _, spooler, ref, until, record = values
-                if (
-                    0 <= spooler < spoolers
-                    and tuple(map(type, record)) in _RECORD
-                    and record[2] in _VERDICTS
-                    and -_LARGEST <= record[4] <= _LARGEST
-                    and -_LARGEST <= record[5] <= _LARGEST
-                    and (until is None or -_LARGEST <= until <= _LARGEST)
-                    and _is_ref(ref)
-                ):
-                    ended: Ended = _new(Ended, (spooler, ref, until, _new(Record, record), line))
-                    return ended
+        if values[0] == "end" and len(values) == 5:
+            _, spooler, ref, until, record = values
+            if (
+                type(spooler) is int
+                and 0 <= spooler < spoolers
+                and type(record) is list
+                and tuple(map(type, record)) in _RECORD
+                and record[2] in _VERDICTS
+                and -_LARGEST <= record[4] <= _LARGEST
+                and -_LARGEST <= record[5] <= _LARGEST
+                and (until is None or (type(until) in _NUMBER and -_LARGEST <= until <= _LARGEST))
+                and type(ref) is str
+                and _is_ref(ref)
+            ):
+                ended: Ended = _new(Ended, (spooler, ref, until, _new(Record, record), line))
+                return ended
         elif type(values[0]) is str and values[0] in _KINDS:
             event: Callable[..., Event] = _KINDS[values[0]]
             if tuple(map(type, values[1:])) in _SHAPES[event] and _is_valid(loaded := event(*values[1:]), spoolers):

@@ -44,10 +44,11 @@ class Hopper:
         self._last_rank = max(self._last_rank, *ranks)
 
     def count(
-        self, waiting: int, now: float, *, ranks: Iterable[int], paused: bool, workers: int, capacity: int
+        self, waiting: int, done: int, now: float, *, ranks: Iterable[int], paused: bool, workers: int, capacity: int
     ) -> bool:
         """Note how many tickets wait, and adapt the depth of the queue.
 
+        :param done: the number of tasks that have ended since the start.
         :param ranks: of the first ticket of each spooler that has one.
         :param paused: whether a spooler is paused.
         :param capacity: the tickets that fit into the queue.
@@ -57,9 +58,12 @@ class Hopper:
         if waiting != self.waiting:
             self.waiting, self._waiting_since = waiting, now
         urgent = any(rank < self._last_rank for rank in ranks)
-        stuck = self.withholds and now - self._waiting_since >= _STUCK
-        recall = waiting > 0 and (urgent or stuck or paused)
+        stuck = self.withholds and waiting > 0 and now - self._waiting_since >= _STUCK
+        recall = stuck or (waiting > 0 and (urgent or paused))
+        if stuck:  # the rate of earlier runs says no more what will soon be begun
+            self._rate, self._done, self._rated = 0.0, done, now
         if recall:
+            self.waiting, self._waiting_since = 0, now  # what is taken again may wait for as long again
             self._depth = max(self._depth // 2, 2 * workers)
         elif waiting < self._depth // 4:
             self._depth = min(self._depth * 2, capacity)
@@ -84,9 +88,9 @@ class Hopper:
         naps = 2 * workers + int(8 * NAP * self._rate)
         return min(naps, _ENOUGH) if self.withholds else _ENOUGH
 
-    def wait(self) -> float | None:
+    def wait(self, waiting: int) -> float | None:
         """Return the seconds until ``count`` may take back what no worker begins."""
-        return _STUCK if self.withholds and self.waiting else None
+        return _STUCK if self.withholds and waiting else None
 
 
 def is_slow(since: Iterable[float], now: float) -> bool:

@@ -126,10 +126,9 @@ class Pool:
     def __len__(self) -> int:
         return self._current.serving
 
-    @property
-    def idle(self) -> int:
-        """The number of workers that take tasks and run none."""
-        return sum(not (process.leaving or process.shown()) for process in self.processes())
+    def ready(self) -> list[Process]:
+        """Return the workers that take tasks now."""
+        return [one for one in self.processes() if one.ready and not (one.leaving or one.stopped)]
 
     def processes(self) -> Iterator[Process]:
         """All live workers, those of earlier generations too."""

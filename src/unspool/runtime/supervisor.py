@@ -177,7 +177,7 @@ class Supervisor:
             now = self._clock()
             waits += [due - now for one in self._spoolers if (due := one.feed.next_due()) is not None]
             waits += [self._next_reload - time.monotonic()] if self._options.reload else []
-        waits.append(self._hopper.wait())
+        waits.append(self._hopper.wait(len(self._pool.queue)))  # the last fill may have put some in
         if any(process.ahead for process in self._pool.processes()):
             waits.append(SLOW)
         if self._recorder and (wait := self._recorder.next_push()) is not None:
@@ -399,6 +399,7 @@ class Supervisor:
         now = time.monotonic()
         recall = hopper.count(
             waiting,
+            self._stats.done,
             now,
             ranks=[first.rank for feed in feeds if (first := feed.peek()) is not None],
             paused=waiting > 0 and any(feed.paused for feed in feeds),
@@ -409,10 +410,13 @@ class Supervisor:
             self._give_back(queue.recall())
             self._take_back(all=True)
             waiting = 0
+        ready = self._pool.ready()
+        if not ready:  # otherwise the spoolers that withhold would get no share until then
+            return
         idle = 0
         if hopper.withholds:
             hopper.note_done(self._stats.done, now)
-            idle = self._pool.idle
+            idle = sum(not process.shown() for process in ready)
         while True:
             shares = hopper.shares(waiting, idle)
             tickets = [
