@@ -121,7 +121,7 @@ def test_a_task_whose_worker_died(served: Served, clock: FakeClock) -> None:
     """It has a record with the start and duration of its run, unless it has left the queue."""
     ref = send(served)
     reader, writer = os.pipe()
-    process = Process(7, 0.0, [served.backend.control.register("worker")], Reader(reader, 1), Watchdog(5.0))
+    process = Process(7, [served.backend.control.register("worker")], Reader(reader, 1), Watchdog(5.0))
     try:
         Writer(writer).write(Begun(0, ref, clock() - 3.0))
         process.read(0.0)
