@@ -4,15 +4,17 @@ The table belongs to the queue, and all processes that use the queue see it. It 
 rarely: switches, keys of unique tasks, slots of limits, results.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from ..errors import OptionRefused
 
 __all__ = [
     "EPHEMERAL", "FOREVER", "LARGEST_VALUE", "Ephemeral", "Forever", "Item", "KeyValue", "Life", "Until", "check_key",
-    "check_value",
+    "check_life", "check_value",
 ]  # fmt: skip
 
 LARGEST_VALUE = 1 << 20
@@ -22,11 +24,13 @@ _KEY = re.compile(r"[A-Za-z0-9_.:@=+-]+(/[A-Za-z0-9_.:@=+-]+)*")
 _LONGEST_KEY = 200
 
 
-class Forever(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Forever:
     """The item stays until it is dropped."""
 
 
-class Until(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Until:
     """The item is absent from a time on.
 
     :param time: unix seconds, of the clock of the backend.
@@ -35,10 +39,12 @@ class Until(NamedTuple):
     time: float
 
 
-class Ephemeral(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Ephemeral:
     """The item is absent as soon as the process that has put it ends, even if the process is killed.
 
-    It belongs to that process alone: a child that is forked later neither keeps nor ends it.
+    It belongs to that process alone: a child that is forked later neither keeps nor ends it. ``Backend.close`` also
+    ends the items that this backend object has put.
     """
 
 
@@ -69,7 +75,7 @@ class KeyValue(Protocol):
         """Return the items of these keys in order; None where there is none."""
 
     def put(self, key: str, value: bytes, *, expect: int | None = None, life: Life = FOREVER) -> int | None:
-        """Set a value and return its version.
+        """Set a value with its life, and return its new version.
 
         :param expect: put only if the key has this version, or only if there is no item for 0.
         :param life: how long the item stays.
@@ -83,16 +89,18 @@ class KeyValue(Protocol):
         """
 
     def scan(self, prefix: str, after: str = "", limit: int = 1000) -> list[tuple[str, Item]]:
-        """Return items whose keys begin with ``prefix``, in the order of their keys.
+        """Return items whose keys begin with ``prefix``, in the order of the ASCII codes of their keys.
 
         :param prefix: any beginning of a key; empty for all keys.
         :param after: only later keys: the last one of the page before.
+        :param limit: the maximum number of items. A page with fewer items is the last one.
         """
 
     def wait(self, versions: Mapping[str, int], timeout: float) -> bool:
         """Wait until a key has another version than this, without polling where the backend can notify.
 
-        A change between the reading of a version and this call is not missed.
+        A change between the reading of a version and this call is not missed. The end of an item's life is a change
+        too, but does not always wake a wait at once.
 
         :param versions: the known version of each key; 0 for no item.
         :param timeout: seconds.
@@ -126,3 +134,17 @@ def check_value(value: bytes) -> bytes:
     if len(value) > LARGEST_VALUE:
         raise OptionRefused(f"a value of {len(value)} bytes is too large: at most {LARGEST_VALUE} are kept")
     return value
+
+
+def check_life(life: Life) -> Life:
+    """Return the life if it is valid.
+
+    :raises OptionRefused: if it is not.
+    """
+    if isinstance(life, Until):
+        if isinstance(life.time, int | float) and math.isfinite(life.time):
+            return life
+        raise OptionRefused(f"{life.time!r} is no end of an item: it must be a number of unix seconds")
+    if isinstance(life, Forever | Ephemeral):
+        return life
+    raise OptionRefused(f"{life!r} is no life of an item: use FOREVER, EPHEMERAL or Until(unix seconds)")

@@ -30,6 +30,7 @@ from ..message import (
 from ..signing import Signer
 from .base import UNNUMBERED, Capabilities, Clock, Feed, Registration, Summary, Ticket, WorkerInfo, check_period
 from .depot import MOVING, Parcel
+from .memory_keyvalue import MemoryKeyValue
 
 __all__ = ["MemoryBackend"]
 
@@ -78,6 +79,7 @@ class MemoryBackend:
         self.name = name
         self._signer = signer
         self.control = MemoryControl(period)
+        self.kv = MemoryKeyValue(clock)
         self._clock = clock
         self._numbers = itertools.count(1)
         self._tasks: dict[str, _Task] = {}
@@ -215,7 +217,7 @@ class MemoryBackend:
         return found[:limit]
 
     def close(self) -> None:
-        """Do nothing, because no resource is held."""
+        self.kv.close()
 
     def _idle(self, id: str) -> _Task:
         if id not in self._tasks or self._tasks[id].arriving:
