@@ -1,17 +1,19 @@
 """The key-value table of a queue: compare-and-set, the lives of items, waiting for changes, several processes."""
 
 import contextlib
+import itertools
 import os
 import signal
 import threading
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ...backends.base import Backend
-from ...backends.keyvalue import EPHEMERAL, LARGEST_VALUE, Forever, Item, KeyValue, Life, Until
+from ...backends.keyvalue import EPHEMERAL, LARGEST_VALUE, Forever, Item, KeyValue, Until
 from ...errors import OptionRefused
 from ..clock import FakeClock
 from .harness import Ground
@@ -63,17 +65,13 @@ class KeyValueTests(Ground):
         assert [item and item.value for item in kv.get(["two", "none", "one", "two"])] == [b"2", None, b"1", b"2"]
         assert kv.get([]) == []
 
-    @pytest.mark.parametrize(
-        "value",
-        [b"", b"\0", bytes(range(256)), b"\r\n'\\\xff", b"x" * LARGEST_VALUE],
-        ids=lambda value: f"{len(value)}",
-    )
-    def test_a_value_is_any_bytes(self, kv: KeyValue, value: bytes) -> None:
+    def test_a_value_is_any_bytes(self, kv: KeyValue) -> None:
         """A value is returned as it was put: empty, with any bytes, or of the maximum size."""
-        version = kv.put("key", value)
-        assert version is not None
-        assert kv.get(["key"]) == [Item(value, version)]
-        assert kv.scan("key") == [("key", Item(value, version))]
+        for value in (b"", b"\0", bytes(range(256)), b"\r\n'\\\xff", b"x" * LARGEST_VALUE):
+            version = kv.put("key", value)
+            assert version is not None
+            assert kv.get(["key"]) == [Item(value, version)]
+            assert kv.scan("key") == [("key", Item(value, version))]
 
     def test_a_key_is_a_name_and_no_path(self, kv: KeyValue) -> None:
         """Keys that could be paths, options, patterns or numbers are keys like others. Case matters."""
@@ -83,37 +81,36 @@ class KeyValueTests(Ground):
         assert [item and item.value for item in kv.get(keys)] == [f"{number}".encode() for number in range(len(keys))]
         assert [key for key, _ in kv.scan("")] == sorted(keys)
 
-    @pytest.mark.parametrize(
-        "key", ["", "/", "/a", "a/", "a//b", "a b", "a\n", "ä", "a\0", "a*", "a,b", "x" * 201, None, b"a"]
-    )
-    def test_refuses_other_keys(self, kv: KeyValue, key: str) -> None:
+    def test_refuses_other_keys(self, kv: KeyValue) -> None:
         """Any other key is refused by every method, and changes nothing."""
-        for use in (
-            lambda: kv.get([key]),
-            lambda: kv.put(key, b""),
-            lambda: kv.drop(key),
-            lambda: kv.wait({key: 0}, 0),
-        ):
+        keys: list[Any] = ["", "/", "/a", "a/", "a//b", "a b", "a\n", "ä", "a\0", "a*", "a,b", "x" * 201, None, b"a"]
+        uses: list[Callable[[Any], object]] = [
+            lambda key: kv.get([key]),
+            lambda key: kv.put(key, b""),
+            kv.drop,
+            lambda key: kv.wait({key: 0}, 0),
+        ]
+        for key, use in itertools.product(keys, uses):
             with pytest.raises(OptionRefused):
-                use()
+                use(key)
         assert kv.scan("") == []
 
-    @pytest.mark.parametrize(
-        "value", ["text", None, 1, bytearray(b"x"), b"x" * (LARGEST_VALUE + 1)], ids=lambda value: type(value).__name__
-    )
-    def test_refuses_other_values(self, kv: KeyValue, value: bytes) -> None:
+    def test_refuses_other_values(self, kv: KeyValue) -> None:
         """A value that is not bytes or too large is refused, and the old one stays."""
         kv.put("key", b"old")
-        with pytest.raises(OptionRefused):
-            kv.put("key", value)
+        values: list[Any] = ["text", None, 1, bytearray(b"x"), b"x" * (LARGEST_VALUE + 1)]
+        for value in values:
+            with pytest.raises(OptionRefused):
+                kv.put("key", value)
         assert [item and item.value for item in kv.get(["key"])] == [b"old"]
 
-    @pytest.mark.parametrize("life", [None, 5.0, Until(float("nan")), Until(float("inf")), Until("5")])  # type: ignore[arg-type]
-    def test_refuses_other_lives(self, kv: KeyValue, life: Life) -> None:
+    def test_refuses_other_lives(self, kv: KeyValue) -> None:
         """A life that is none of the three, or does not end at a finite time, is refused, and the old item stays."""
         kv.put("key", b"old")
-        with pytest.raises(OptionRefused):
-            kv.put("key", b"new", life=life)
+        lives: list[Any] = [None, 5.0, Until(float("nan")), Until(float("inf")), Until("5")]  # type: ignore[arg-type]
+        for life in lives:
+            with pytest.raises(OptionRefused):
+                kv.put("key", b"new", life=life)
         assert [item and item.value for item in kv.get(["key"])] == [b"old"]
 
     # --- compare-and-set
@@ -170,12 +167,12 @@ class KeyValueTests(Ground):
 
     def test_threads_count(self, kv: KeyValue) -> None:
         """Several threads of a process increment a counter by compare-and-set, and none of their steps is lost."""
-        threads = [threading.Thread(target=_count, args=(kv, 10)) for _ in range(4)]
+        threads = [threading.Thread(target=_count, args=(kv, 5)) for _ in range(4)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join(_PATIENCE)
-        assert [item and item.value for item in kv.get(["counter"])] == [b"40"]
+        assert [item and item.value for item in kv.get(["counter"])] == [b"20"]
 
     # --- lives
 
@@ -299,15 +296,15 @@ class KeyValueTests(Ground):
 
     def test_scan_in_pages(self, kv: KeyValue, clock: FakeClock) -> None:
         """Pages hold ``limit`` items in the order of the ASCII codes of their keys; only the last has fewer."""
-        keys = [f"{head}{number}" for head in ("a-", "a.", "a/", "aA", "a_", "aa", "B") for number in range(18)]
+        keys = [f"{head}{number}" for head in ("a-", "a.", "a/", "aA", "a_", "aa", "B") for number in range(6)]
         for key in reversed(keys):
             kv.put(key, key.encode())
-            kv.put(f"{key}-past", b"", life=Until(clock()))
+            kv.put(f"{key[:2]}-past", b"", life=Until(clock()))
         pages, after = [], ""
-        while page := kv.scan("a", after, 50):
+        while page := kv.scan("a", after, 16):
             pages.append(page)
             after = page[-1][0]
-        assert [len(page) for page in pages] == [50, 50, 8]
+        assert [len(page) for page in pages] == [16, 16, 4]
         found = [(key, item.value) for page in pages for key, item in page]
         assert found == [(key, key.encode()) for key in sorted(keys) if key.startswith("a")]
 
@@ -323,11 +320,11 @@ class KeyValueTests(Ground):
         assert kv.scan("limit/", "limit/main") == []
         assert kv.scan("none") == []
 
-    @pytest.mark.parametrize("prefix", ["/", "a//", "a b", "%", "a*", "ä", "x" * 201])
-    def test_refuses_other_prefixes(self, kv: KeyValue, prefix: str) -> None:
+    def test_refuses_other_prefixes(self, kv: KeyValue) -> None:
         """What no key begins with is refused."""
-        with pytest.raises(OptionRefused):
-            kv.scan(prefix)
+        for prefix in ("/", "a//", "a b", "%", "a*", "ä", "x" * 201):
+            with pytest.raises(OptionRefused):
+                kv.scan(prefix)
 
     # --- wait
 
@@ -409,15 +406,15 @@ class KeyValueTests(Ground):
         """Several processes increment a counter by compare-and-set, and none of their steps is lost."""
         with contextlib.ExitStack() as children:
             for _ in range(3):
-                children.enter_context(_child(lambda: _count(shared, 10), wait=False))
-            _count(shared, 10)
-            done = 10
-            while done < 40:
+                children.enter_context(_child(lambda: _count(shared, 5), wait=False))
+            _count(shared, 5)
+            done = 5
+            while done < 20:
                 (item,) = shared.get(["counter"])
                 assert item is not None
                 done = int(item.value)
-                assert done == 40 or shared.wait({"counter": item.version}, _PATIENCE)
-        assert [item and item.value for item in shared.get(["counter"])] == [b"40"]
+                assert done == 20 or shared.wait({"counter": item.version}, _PATIENCE)
+        assert [item and item.value for item in shared.get(["counter"])] == [b"20"]
 
 
 def _count(kv: KeyValue, steps: int) -> None:
