@@ -38,6 +38,14 @@ NAMES = (
     # all of them
     "settled",  # the lock is released
     "reported",  # the supervisor can know
+    # an item of the key-value table
+    "put.created",
+    "put.written",
+    "put.locked",
+    "put.renamed",  # in the table, but perhaps not on the disk
+    "put.synced",
+    "drop.locked",
+    "drop.removed",
     # carried to another queue
     "leave.renamed",  # out of the way of workers
     "carry.begun",  # all of a batch are

@@ -20,7 +20,8 @@ from ..runtime.conftest import PATIENCE, Place
 PRODUCER_POINTS = [name for name in points.NAMES if name.startswith("send.")]
 _CARRIED = ("leave.", "accept.", "left.", "confirm.", "gone.", "carry.")
 CARRIER_POINTS = [name for name in points.NAMES if name.startswith(_CARRIED)]  # see test_carrying
-WORKER_POINTS = [name for name in points.NAMES if name not in PRODUCER_POINTS + CARRIER_POINTS]
+TABLE_POINTS = [name for name in points.NAMES if name.startswith(("put.", "drop."))]  # see test_keyvalue
+WORKER_POINTS = [name for name in points.NAMES if name not in PRODUCER_POINTS + CARRIER_POINTS + TABLE_POINTS]
 
 APP = """
     from unspool import points

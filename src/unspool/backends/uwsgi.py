@@ -22,6 +22,7 @@ from ..errors import ConfigurationError
 from ..message import Claim, Disposition, Entry, Envelope, Record, Refusal, State
 from .base import Backend, Capabilities, Control, Feed, Registration, Summary, WorkerInfo
 from .depot import Depot
+from .keyvalue import KeyValue
 
 __all__ = ["UwsgiBackend", "frequency", "install", "module", "spoolers"]
 
@@ -100,6 +101,10 @@ class Store(Backend, Protocol):
     @property
     def due_list(self) -> DueList:
         """Return the due tasks without a priority."""
+
+    @property
+    def kv(self) -> KeyValue:
+        """Return its key-value table."""
 
     @property
     def depot(self) -> Depot:
@@ -198,6 +203,11 @@ class UwsgiBackend:
     @property
     def name(self) -> str:
         return self._store.name
+
+    @property
+    def kv(self) -> KeyValue:
+        """Return the directory's key-value table."""
+        return self._store.kv
 
     @property
     def backend(self) -> Backend:

@@ -10,6 +10,7 @@
         writers                  the owners of unfinished files; see ``drafts``
         dead/  corrupt/          dead letters, in the same tree, with ``<name>.reason`` beside each
         run/                     live processes, the pause flag, the period
+        kv/                      the items of the key-value table; see ``keyvalue``
         attempts/                counts, if the file system has no extended attributes
         history.sqlite3          the history, beside its rollback journal
         identity                 distinguishes this directory from a later one, for tasks that are moved to it
@@ -41,6 +42,7 @@ __all__ = [
     "BELL",
     "HISTORY",
     "IDENTITY",
+    "KV",
     "PREFIX",
     "PRIVATE",
     "RUN",
@@ -63,6 +65,7 @@ BELL = f"{PREFIX}unspool_bell"
 PRIVATE = ".unspool"
 TMP = f"{PRIVATE}/tmp"  # noqa: S108  ours, in a private directory
 RUN = f"{PRIVATE}/run"
+KV = f"{PRIVATE}/kv"
 ATTEMPTS = f"{PRIVATE}/attempts"
 HISTORY = f"{PRIVATE}/history.sqlite3"
 IDENTITY = f"{PRIVATE}/identity"

@@ -58,6 +58,7 @@ from .depot import SpoolDepot
 from .due_list import DueList
 from .feed import SpoolFeed
 from .file import read_whole, write_whole
+from .keyvalue import SpoolKeyValue
 from .layout import TMP, Directory, is_priority, priority_of, writer_of
 from .listing import Listing
 from .pieces import short
@@ -128,6 +129,7 @@ class SpoolBackend:
         self._directory = Directory(root, signed=signer is not None)
         self._known_attempts: Attempts | None = None
         self.control = SpoolControl(self._directory, period)
+        self.kv = SpoolKeyValue(self._directory, durable, clock)
         self._history_bounds = history_limit, history_age
         self._listing = Listing(self._directory, lambda: self._attempts, max_size, clock)
         self._wakefile = Wakefile(self._directory, clock)
@@ -465,6 +467,7 @@ class SpoolBackend:
         return self._history.latest(None if id is None else self._listing.origin(id), limit)
 
     def close(self) -> None:
+        self.kv.close()
         self.depot.release()
         if "_history" in vars(self):
             self._history.close()
@@ -544,6 +547,7 @@ class SpoolBackend:
         """Close the inherited descriptors in a forked child, because a lock lives as long as any copy of its
         descriptor."""
         self._directory.begin_anew()
+        self.kv.close_inherited()
         self.depot.release()
         for fd in self._claimed:
             with contextlib.suppress(OSError):

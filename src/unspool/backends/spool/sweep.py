@@ -1,4 +1,5 @@
-"""Removal of files that killed processes left behind: drafts, notes and counts without their task."""
+"""Removal of files that killed processes left behind: drafts, notes and counts without their task, ended items of the
+key-value table."""
 
 import contextlib
 import os
@@ -6,7 +7,8 @@ import time
 from collections.abc import Iterator
 
 from .dead_letters import REASON_SUFFIX, is_note, rename_hidden
-from .layout import ASIDE, ATTEMPTS, TMP, Directory, is_priority
+from .keyvalue import SpoolKeyValue
+from .layout import ASIDE, ATTEMPTS, KV, TMP, Directory, is_priority
 from .leaving import carries
 from .scan import is_locked
 
@@ -39,6 +41,11 @@ def leftovers(directory: Directory) -> Iterator[None]:
         ref = f"{priority}/{rest}" if plus and is_priority(priority) else name
         if not os.path.lexists(directory.path(ref)) and not carries(directory):
             _remove(directory, f"{part}/{name}")
+        yield
+    table = SpoolKeyValue(directory, durable=False, clock=time.time)
+    for _, name in _files(directory, KV):
+        with contextlib.suppress(OSError):
+            table.remove_ended(name)
         yield
 
 

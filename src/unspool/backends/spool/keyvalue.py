@@ -1,0 +1,394 @@
+"""The key-value table of a spool directory: a file for each item in ``.unspool/kv``; see ``item``.
+
+Change. A new file is written as a draft. Then the lock of the table is taken, the version of the present item is
+compared, and the draft is renamed over the file. A file in the table never changes, so a reader needs no lock and sees
+an item whole. A process that is killed leaves the old item or the new one, and the kernel releases its lock.
+
+Version. It is a random number of 63 bits. A counter would have to be as durable as all items that were ever dropped.
+
+Life. An ephemeral item is absent unless its file is locked. The process that puts it locks the draft before it is
+renamed, and keeps the descriptor open. A forked child closes its copy, because a lock lives as long as any copy of its
+descriptor (see ``store``). The file is open for writing, so the kernel also reports the end of the process to the
+waiting ones, as the closing of a written file. Ended items are removed by ``sweep``.
+
+Links, directories, FIFOs, large files, files of other users and files that are not an item's count as no item. They are
+never followed and never block. ``put`` replaces them, except for a directory. A value is data, which is not run, so in
+a spool directory that a group shares, items of all its members are valid also without a secret key.
+"""
+
+import contextlib
+import errno
+import os
+import select
+import time
+from collections.abc import Iterator, Mapping, Sequence
+
+from ... import points
+from ...errors import SpoolerUnusable
+from ..base import Clock
+from ..keyvalue import EPHEMERAL, FOREVER, Item, Life, Until, check_key, check_life, check_value
+from . import lock, trust
+from .file import write_whole
+from .item import LARGEST_FILE, SMALLEST_FILE, Stored, dump, key_of, name_of, parse
+from .layout import KV, TMP, Directory
+from .watcher import Watcher
+
+__all__ = ["SpoolKeyValue"]
+
+_LOCK = "lock"
+_CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_PRIVATE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_NO_ITEM = (errno.ENOENT, errno.ELOOP, errno.ENXIO, errno.ENODEV, errno.EACCES, errno.EPERM)  # errors of a file
+_PATIENCE = 10.0  # seconds to wait for the lock, which is held for less than a millisecond
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.0002, 0.005  # seconds between two attempts to get it
+_POLL = 0.1  # seconds between two looks at a key where the kernel reports no changes
+_LOOK_AGAIN = 60.0  # seconds after which a wait looks even if the kernel has reported nothing
+
+
+class SpoolKeyValue:
+    """Implement ``keyvalue.KeyValue`` for a directory. Several threads may use it.
+
+    :param durable: True to sync each change to the disk before its call returns.
+    """
+
+    def __init__(self, directory: Directory, durable: bool, clock: Clock) -> None:
+        self._directory = directory
+        self._durable = durable
+        self._clock = clock
+        self._ephemeral: dict[str, tuple[int, int]] = {}  # descriptor and inode of each file that is kept locked
+        self._drafts: set[int] = set()  # descriptors of files that threads are writing
+        self._locks: set[int] = set()  # descriptors of the table's lock that threads are using
+
+    # --- keyvalue.KeyValue
+
+    def get(self, keys: Sequence[str]) -> list[Item | None]:
+        for key in keys:
+            check_key(key)
+        found = [self._find(key) for key in keys] if self._exists() else [None] * len(keys)
+        return [stored and stored.item for stored in found]
+
+    def put(self, key: str, value: bytes, *, expect: int | None = None, life: Life = FOREVER) -> int | None:
+        check_key(key)
+        stored = Stored(Item(check_value(value), _new_version()), check_life(life))
+        try:
+            self._directory.renew(TMP, KV)
+            self._directory.fd(KV)
+            if expect is not None and self._version(key) != expect:  # before anything is written
+                return None
+            return stored.item.version if self._put(key, stored, expect) else None
+        except OSError as error:
+            raise self._unusable(error, key) from error
+
+    def drop(self, key: str, *, expect: int | None = None) -> bool:
+        check_key(key)
+        if not self._exists():
+            return False
+        try:
+            with self._locked():
+                found = self._find(key)
+                if found is None or expect not in (None, found.item.version):
+                    return False
+                points.reach("drop.locked")
+                os.unlink(name_of(key), dir_fd=self._directory.fd(KV))
+                points.reach("drop.removed")
+                self._release(key)
+            if self._durable and found.life != EPHEMERAL:
+                self._directory.sync(KV)
+        except OSError as error:
+            raise self._unusable(error, key) from error
+        return True
+
+    def scan(self, prefix: str, after: str = "", limit: int = 1000) -> list[tuple[str, Item]]:
+        check_key(prefix, prefix=True)
+        check_key(after, prefix=True)
+        if not self._exists():
+            return []
+        try:
+            keys = [key_of(name) for name in os.listdir(self._directory.fd(KV))]
+        except OSError as error:
+            raise self._directory.unusable(error, KV) from error
+        found: list[tuple[str, Item]] = []
+        for key in sorted(key for key in keys if key is not None and key.startswith(prefix) and key > after):
+            if len(found) >= limit:
+                break
+            if (stored := self._find(key)) is not None:
+                found.append((key, stored.item))
+        return found
+
+    def wait(self, versions: Mapping[str, int], timeout: float) -> bool:
+        for key in versions:
+            check_key(key)
+        end = time.monotonic() + timeout
+        if self._remaining(versions) is None:
+            return True
+        while time.monotonic() < end:
+            watcher = Watcher()
+            try:
+                if self._watch(watcher, versions, end):
+                    return True
+            finally:
+                watcher.close()
+        return False
+
+    # --- the backend
+
+    def close(self) -> None:
+        """End the ephemeral items of this process."""
+        for key in list(self._ephemeral):
+            self._release(key)
+
+    def close_inherited(self) -> None:
+        """Close the inherited descriptors in a forked child. The items and locks stay the parent's."""
+        self.close()
+        for fds in (self._drafts, self._locks):
+            for fd in fds:
+                with contextlib.suppress(OSError):
+                    os.close(fd)
+            fds.clear()
+
+    def remove_ended(self, name: str) -> None:
+        """Remove the file of an item whose life has ended.
+
+        :raises OSError: if it cannot be removed.
+        """
+        key = key_of(name)
+        if key is None or not self._is_ended(key):
+            return
+        with self._locked():
+            if self._is_ended(key):
+                os.unlink(name, dir_fd=self._directory.fd(KV))
+
+    # --- reading
+
+    def _exists(self) -> bool:
+        """Return whether the table exists. Reading does not create it."""
+        if not self._directory.opened and not os.path.lexists(self._directory.root):
+            return False
+        self._directory.renew(KV)
+        try:
+            os.stat(KV, dir_fd=self._directory.fd(""), follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise self._directory.unusable(error, KV) from error
+        return True
+
+    def _find(self, key: str) -> Stored | None:
+        """Return the item of a key, unless its life has ended."""
+        stored, locked = self._read(key) or (None, False)
+        return stored if stored and self._lives(stored, locked) else None
+
+    def _is_ended(self, key: str) -> bool:
+        """Return whether a file has an item whose life has ended."""
+        stored, locked = self._read(key) or (None, False)
+        return stored is not None and not self._lives(stored, locked)
+
+    def _lives(self, stored: Stored, locked: bool) -> bool:
+        if isinstance(stored.life, Until):
+            return stored.life.time > self._clock()
+        return locked or stored.life != EPHEMERAL
+
+    def _version(self, key: str) -> int:
+        stored = self._find(key)
+        return stored.item.version if stored else 0
+
+    def _read(self, key: str) -> tuple[Stored, bool] | None:
+        """Return the item in the file of a key, and whether a process keeps the file locked. Return None if there is no
+        item.
+
+        :raises SpoolerUnusable: if the file cannot be read, for example because of too many open files.
+        """
+        name = name_of(key)
+        while True:
+            try:
+                fd = os.open(name, os.O_RDONLY | _PRIVATE, dir_fd=self._directory.fd(KV))
+            except OSError as error:
+                if error.errno in _NO_ITEM:
+                    return None
+                raise self._unusable(error, key) from error
+            try:
+                found = os.fstat(fd)
+                if found.st_nlink:
+                    stored = self._parse(fd, found)
+                    locked = stored is not None and stored.life == EPHEMERAL and lock.held(fd)
+                    if stored is None or stored.life != EPHEMERAL or locked or self._is_at(name, found):
+                        return stored and (stored, locked)
+            except OSError as error:
+                raise self._unusable(error, key) from error
+            finally:
+                os.close(fd)
+            # The file was replaced or removed. The lock of a replaced file may be released before it is looked at.
+
+    def _parse(self, fd: int, found: os.stat_result) -> Stored | None:
+        if trust.to_file(found, self._directory.owner, signed=True) is not None:
+            return None
+        if not SMALLEST_FILE <= found.st_size <= LARGEST_FILE:
+            return None
+        return parse(os.read(fd, found.st_size))
+
+    def _is_at(self, name: str, found: os.stat_result) -> bool:
+        """Return whether a file of the table is still at its path."""
+        try:
+            path = os.stat(name, dir_fd=self._directory.fd(KV), follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return path.st_ino == found.st_ino and path.st_dev == found.st_dev
+
+    # --- writing
+
+    def _put(self, key: str, stored: Stored, expect: int | None) -> bool:
+        """Write an item. Return False if there is another version than expected."""
+        tmp, drafts = self._directory.fd(TMP), self._directory.drafts
+        draft = drafts.name(f"kv-{stored.item.version:x}")
+        ephemeral = stored.life == EPHEMERAL
+        fd = self._directory.hand_over(os.open(draft, _CREATE, 0o600, dir_fd=tmp))
+        self._drafts.add(fd)
+        placed = kept = False
+        try:
+            points.reach("put.created")
+            write_whole(fd, dump(stored))
+            if ephemeral:
+                lock.acquire(fd)
+            elif self._durable:
+                os.fsync(fd)
+            points.reach("put.written")
+            with self._locked():
+                points.reach("put.locked")
+                former = self._find(key)
+                if expect is not None and expect != (former.item.version if former else 0):
+                    return False
+                os.rename(draft, name_of(key), src_dir_fd=tmp, dst_dir_fd=self._directory.fd(KV))
+                placed = True
+                points.reach("put.renamed")
+                self._release(key)
+                if ephemeral:
+                    self._keep(key, fd)
+                    kept = True
+        finally:
+            self._drafts.discard(fd)
+            if not placed:
+                with contextlib.suppress(OSError):
+                    os.unlink(draft, dir_fd=tmp)
+            if not kept:
+                os.close(fd)
+        # An ephemeral item does not survive a power cut. That it has replaced another one must.
+        if self._durable and (not ephemeral or (former and former.life != EPHEMERAL)):
+            self._directory.sync(KV)
+        points.reach("put.synced")
+        return True
+
+    def _keep(self, key: str, fd: int) -> None:
+        """Keep the file of an ephemeral item locked. Close the files that other processes have replaced or removed."""
+        for other, (held, inode) in list(self._ephemeral.items()):
+            if (found := _status(held, inode)) is None or not found.st_nlink:
+                self._release(other)
+        self._ephemeral[key] = fd, os.fstat(fd).st_ino
+
+    def _release(self, key: str) -> None:
+        """Close the file of an ephemeral item of this process, unless the program has closed it."""
+        held = self._ephemeral.pop(key, None)
+        if held is not None and _status(*held) is not None:
+            os.close(held[0])
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Hold the lock of the table.
+
+        :raises SpoolerUnusable: if the lock cannot be had within ``_PATIENCE``.
+        """
+        end, pause = time.monotonic() + _PATIENCE, _SHORTEST_PAUSE
+        while True:
+            fd = self._open_lock()
+            self._locks.add(fd)
+            try:
+                if lock.acquire(fd) and self._is_at(_LOCK, os.fstat(fd)):  # it may have been removed meanwhile
+                    yield
+                    return
+            finally:
+                self._locks.discard(fd)
+                with contextlib.suppress(OSError):
+                    lock.release(fd)  # a child that another thread has forked may share it for a moment
+                os.close(fd)
+            if time.monotonic() >= end:
+                raise SpoolerUnusable(
+                    f"spooler {self._directory.root} cannot be used: another process has locked {KV}/{_LOCK} for more "
+                    f"than {_PATIENCE:.0f} s; end or continue that process"
+                )
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _open_lock(self) -> int:
+        fd = os.open(_LOCK, os.O_RDWR | os.O_CREAT | _PRIVATE, 0o600, dir_fd=self._directory.fd(KV))
+        reason = trust.to_file(os.fstat(fd), self._directory.owner, signed=True)
+        if reason is not None:
+            os.close(fd)
+            path = f"{self._directory.root}/{KV}/{_LOCK}"
+            raise SpoolerUnusable(f"spooler {self._directory.root} cannot be used: {path} is {reason}; move it away")
+        return self._directory.hand_over(fd)
+
+    def _unusable(self, error: OSError, key: str) -> OSError:
+        """Return the error to raise for a system error."""
+        if isinstance(error, SpoolerUnusable):
+            return error
+        if error.errno == errno.EISDIR:
+            path = f"{self._directory.root}/{KV}/{name_of(key)}"
+            return SpoolerUnusable(error.errno, f"key {key} cannot be changed: {path} is a directory; move it away")
+        return self._directory.unusable(error, KV)
+
+    # --- waiting
+
+    def _remaining(self, versions: Mapping[str, int]) -> float | None:
+        """Return the seconds until the next item ends by time, or None if a key has another version."""
+        exists = self._exists()
+        remaining = _LOOK_AGAIN
+        for key, version in versions.items():
+            stored = self._find(key) if exists else None
+            if version != (stored.item.version if stored else 0):
+                return None
+            if stored and isinstance(stored.life, Until):
+                remaining = min(remaining, stored.life.time - self._clock())
+        return remaining
+
+    def _watch(self, watcher: Watcher, versions: Mapping[str, int], end: float) -> bool:
+        """Wait for another version. Return False when the time has passed, or if the watch is lost."""
+        self._directory.renew(KV)
+        self._directory.fd(KV)  # created, because only a directory that exists can be watched
+        watcher.watch(KV, self._directory.path(KV), removals=True)
+        names = {name_of(key) for key in versions}
+        while (remaining := self._remaining(versions)) is not None:
+            left = min(end - time.monotonic(), remaining)
+            if end <= time.monotonic():
+                return False
+            if not watcher.working:
+                time.sleep(max(0.0, min(left, _POLL)))
+            elif not _notified(watcher, names, left):
+                return False
+        return True
+
+
+def _notified(watcher: Watcher, names: set[str], seconds: float) -> bool:
+    """Wait until the kernel reports a change of one of these names, or some seconds. Return False if the watch is
+    lost."""
+    end = time.monotonic() + seconds
+    poller = select.poll()
+    poller.register(watcher.fileno() or -1, select.POLLIN)
+    while (left := end - time.monotonic()) > 0 and poller.poll(left * 1000):
+        changes = watcher.changes()
+        if any(change.lost for change in changes):
+            return False
+        if any(change.name in names for change in changes):
+            break
+    return True
+
+
+def _new_version() -> int:
+    return int.from_bytes(os.urandom(8), "little") >> 1 or 1
+
+
+def _status(fd: int, inode: int) -> os.stat_result | None:
+    """Return the status of a descriptor, or None if the program has closed it, and perhaps opened another file."""
+    with contextlib.suppress(OSError):
+        found = os.fstat(fd)
+        if found.st_ino == inode:
+            return found
+    return None
