@@ -3,7 +3,8 @@
 ``postgresql://db/app?spooler=mail`` is any libpq URI with one parameter more, and ``nats://a,b,c?spooler=mail`` a list
 of servers. A server's spooler is *named* by the same without user, password and parameters:
 ``postgresql://db/app/mail``. Listings, logs and ids show the name. It identifies the queue for every user, and it can
-be used as a URL if the password is set elsewhere (``PGPASSWORD``, ``~/.pgpass``).
+be used as a URL if the password is set elsewhere (``PGPASSWORD``, ``~/.pgpass``). ``memory://mail`` is a queue in the
+memory of this process; ``memory://`` is short for ``memory://memory``.
 
 An installed package can add schemes by entry points of the group ``unspool.backends``.
 """
@@ -38,7 +39,7 @@ __all__ = [
     "split",
 ]
 
-SCHEMES = {"postgresql": "postgresql", "postgres": "postgresql", "nats": "nats"}
+SCHEMES = {"postgresql": "postgresql", "postgres": "postgresql", "nats": "nats", "memory": "memory"}
 """The schemes of URLs, each with its usual form."""
 
 _DEFAULT_PORTS = {"postgresql": ":5432", "nats": ":4222"}
@@ -52,7 +53,7 @@ _SPOOLER = r"[A-Za-z0-9_-]{1,63}"
 class Address(NamedTuple):
     """A server's spooler.
 
-    :param scheme: ``postgresql``, ``nats``, or the name of an entry point.
+    :param scheme: ``postgresql``, ``nats``, ``memory``, or the name of an entry point.
     :param spooler: the spooler's own name there.
     :param name: what it is called: no user, no password.
     :param url: what the server's client takes, password and all: never to be shown.
@@ -120,6 +121,8 @@ def parse(text: str) -> Address:
             database, _, last = path.partition("/")
         case "nats":
             database, last = "", path
+        case "memory":
+            servers, database, last = "", "", "/".join(filter(None, (servers, path))) or ("" if given else "memory")
         case _:
             database, _, last = (path, "", "") if given else path.rpartition("/")
     rest = [part for part in parameters if not part.startswith("spooler=")]
@@ -137,6 +140,8 @@ def parse(text: str) -> Address:
         url = f"postgresql://{_unnamed(servers)}/{database}" + (f"?{'&'.join(rest)}" if rest else "")
         if servers.startswith("service="):  # in a name
             url += ("&" if rest else "?") + servers
+    elif scheme == "memory":
+        name = url = f"memory://{spooler}"
     else:
         folder = f"/{database}" if database else ""
         name = f"{scheme}://{shown}{folder}/{spooler}"

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from types import CodeType
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, ParamSpec, TypedDict, TypeVar, Unpack
 
+from . import instances
 from .arguments import Arguments
 from .codec import FCALL
 from .errors import FunctionRefused, NoHandler, OptionRefused, PayloadRefused
@@ -17,7 +18,7 @@ from .options import TaskOptions
 from .schedule import Postpone, to_due
 from .task_id import TaskId
 
-__all__ = ["FunctionTask", "Send", "call_message", "find_function", "function_names"]
+__all__ = ["FunctionTask", "Send", "call_message", "check_spooler", "find_function", "function_names"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -111,7 +112,7 @@ class FunctionTask(Generic[P, R]):
         """Return the same task with other options.
 
         :param priority, postpone, serializer: as for ``Spooler.task``.
-        :param spooler: a name, path or ``Spooler`` to send to.
+        :param spooler: a name, path, ``Spooler`` or backend to send to.
         :param connection: of psycopg, SQLAlchemy or Django, to the database of a PostgreSQL spooler. The task is sent
             in the transaction that is open on it: committed with it, or not at all.
         :raises OptionRefused: if a value is not one the option can have.
@@ -124,7 +125,7 @@ class FunctionTask(Generic[P, R]):
                 "what governs the run is set where the task is defined"
             )
         given: dict[str, Any] = dict(changes)
-        spooler = _spooler(given.pop("spooler")) if "spooler" in given else self.spooler
+        spooler = check_spooler(given.pop("spooler")) if "spooler" in given else self.spooler
         connection = given.pop("connection", self._connection)
         options = TaskOptions(**(self.options._asdict() | given))
         return FunctionTask(self._func, options, self._send, spooler, self.name, connection)
@@ -279,17 +280,21 @@ def _restore(name: str, options: TaskOptions, spooler: Any) -> FunctionTask[Any,
     return FunctionTask(task._func, options, task._send, spooler, task.name)
 
 
-def _spooler(given: Any) -> Any:
-    """Check and return a spooler to send to.
+def check_spooler(given: Any) -> Any:
+    """Return a spooler to send to; of a backend the name, under which it is now known.
 
-    :raises OptionRefused: for anything but a name, a path or a Spooler.
+    :raises OptionRefused: for anything but a name, a path, a Spooler or a backend.
     """
     if isinstance(given, os.PathLike):
         given = os.fspath(given)
-    if (isinstance(given, str) and given) or isinstance(getattr(given, "name", None), str):
+    if isinstance(given, str) and given:
         return given
+    if hasattr(given, "send_message_raw") and isinstance(getattr(given, "name", None), str):
+        return given  # a Spooler, whose class is above this module
+    if hasattr(given, "claim"):
+        return instances.add(given, "spooler")
     raise OptionRefused(
-        f"spooler is {given!r}; it must be a name, a path or a Spooler"
+        f"spooler is {given!r}; it must be a name, a path, a Spooler or a backend"
         + (" (Spooler.get_by_basename returns None for a name that is not configured)" if given is None else "")
     )
 

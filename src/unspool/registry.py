@@ -1,4 +1,4 @@
-"""The only place that picks a concrete backend: by the scheme of a URL, or for the path of a directory."""
+"""The only place that picks a concrete backend: by the scheme of a URL, for the path of a directory, or an instance."""
 
 import contextlib
 import importlib
@@ -6,9 +6,9 @@ import importlib.util
 import os
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from . import address, settings
+from . import address, instances, settings
 from .address import Address
 from .backends.base import Backend
 from .errors import ConfigurationError, NoSpooler, OptionRefused
@@ -45,6 +45,7 @@ class _Opened:
 
     def __init__(self, chosen: Settings | None) -> None:
         self.settings = chosen
+        self.instances = instances.known
         self.backends: dict[str, Backend] = {}
         self.asked: dict[str | None, Backend] = {}  # by the name that was asked for, which each send does
 
@@ -55,13 +56,18 @@ _redirection: Callable[[str], Backend] | None = None
 
 
 def backend(name: str | None = None) -> Backend:
-    """Return the backend of a spooler: of the default one, a directory, a URL, or a configured base name.
+    """Return the backend of a spooler: of the default one, a directory, a URL, an instance's name, or a configured base
+    name.
 
     :raises NoSpooler: if none is configured, or none has this name.
     :raises ConfigurationError: if what this kind of spooler needs is not installed.
     """
     opened = _opened
-    if opened.settings is settings.current() and (found := opened.asked.get(name)) is not None:
+    if (
+        opened.settings is settings.current()
+        and opened.instances is instances.known
+        and (found := opened.asked.get(name)) is not None
+    ):
         return found
     return _find(name)
 
@@ -75,7 +81,10 @@ def _find(name: str | None) -> Backend:
     with _lock:
         if _opened.settings is not chosen:
             _opened = _Opened(chosen)
-        if (found := _opened.backends.get(path)) is None:
+        if _opened.instances is not instances.known:
+            _opened.instances = instances.known
+            _opened.asked.clear()
+        if (found := instances.known.get(path) or _opened.backends.get(path)) is None:
             found = _opened.backends[path] = _open(path, chosen)
         if _redirection is None and (name is None or name == path):  # a relative path depends on the working directory
             _opened.asked[name] = found
@@ -83,8 +92,8 @@ def _find(name: str | None) -> Backend:
 
 
 def _resolve(name: str | None, chosen: Settings) -> str:
-    """Return the absolute path of a directory, or the name of a server's spooler. With a redirection, a base name that
-    is not configured is returned as it is.
+    """Return the absolute path of a directory, or the name of a server's spooler or an instance. With a redirection, a
+    base name that is not configured is returned as it is.
 
     :raises NoSpooler: as ``backend``.
     """
@@ -93,13 +102,15 @@ def _resolve(name: str | None, chosen: Settings) -> str:
         if not known:
             raise NoSpooler(f"no spooler is configured; {_HOW}{settings.misspelt()}")
         name = known[0]
-    elif not os.path.isabs(name) and os.sep not in name:
+    elif name not in instances.known and not os.path.isabs(name) and os.sep not in name:
         named = [one for one in known if address.basename(one) == name]
         if not named and _redirection is not None:
             return name
         if not named:
             raise NoSpooler(f"no spooler is named {name!r} (there are: {', '.join(known) or 'none'}); {_HOW}")
         name = named[0]
+    if name in instances.known:
+        return name
     return address.name_of(name) if address.is_url(name) else os.path.abspath(address.directory(name))
 
 
@@ -124,6 +135,9 @@ def candidates(id: str) -> Iterator[Backend]:
 
     :param id: as ``Backend.find`` takes it.
     """
+    if (place := address.place_of(id)) in instances.known:  # no other can have the id
+        yield backend(place)
+        return
     with late:
         from .backends.spool.layout import spooler_of
 
@@ -152,33 +166,47 @@ def _open(path: str, chosen: Settings) -> Backend:
 
 
 def _open_server(server: Address, chosen: Settings) -> Backend:
-    make = _built_in(server) if server.scheme in _SERVERS else _installed(server)
-    made: Backend = make(server, chosen, signer=_signer(server.name, chosen))
-    return made
-
-
-def _built_in(server: Address) -> Callable[..., Any]:
+    signer = _signer(server.name, chosen)
+    if server.scheme == "memory":
+        return _open_memory(server, chosen, signer)
+    if server.scheme not in _SERVERS:
+        return _open_installed(server, chosen, signer)
     kind = _SERVERS[server.scheme]
     if importlib.util.find_spec(kind.driver) is None:
         raise ConfigurationError(f"spooler {server.name} needs the package {kind.driver}: pip install '{kind.install}'")
     with late:
-        make: Callable[..., Any] = getattr(importlib.import_module(kind.module), kind.backend)
-    return make
+        make = getattr(importlib.import_module(kind.module), kind.backend)
+    made: Backend = make(server, chosen, signer=signer)
+    return made
 
 
-def _installed(server: Address) -> Callable[..., Any]:
-    """Return what an installed package has for a scheme. It is called as ``PostgresBackend`` is."""
+def _open_memory(server: Address, chosen: Settings, signer: Signer | None) -> Backend:
+    with late:
+        from .backends.memory import MemoryBackend
+
+    made = MemoryBackend(server.name, signer=signer, period=chosen.period)
+    instances.add(made)  # its tasks must outlive a change of the settings
+    return made
+
+
+def _open_installed(server: Address, chosen: Settings, signer: Signer | None) -> Backend:
+    """Open the backend of an installed package. Its entry point is called as ``PostgresBackend`` is."""
     found = address.entry_point(server.scheme)
     if found is None:
         raise ConfigurationError(f"spooler {server.name} needs a package that adds the backend {server.scheme}")
+    problem = f"spooler {server.name} cannot be opened: its backend {found.value}"
     try:
         with late:
-            make: Callable[..., Any] = found.load()
+            make = found.load()
     except (ImportError, AttributeError) as error:
-        raise ConfigurationError(
-            f"spooler {server.name} cannot be opened: its backend {found.value} cannot be imported: {error}"
-        ) from error
-    return make
+        raise ConfigurationError(f"{problem} cannot be imported: {error}") from error
+    try:
+        made = instances.check(make(server, chosen, signer=signer), "what it returns")
+    except OptionRefused as error:
+        raise ConfigurationError(f"{problem} cannot be used: {error}") from None
+    if made.name != server.name:
+        raise ConfigurationError(f"{problem} is named {made.name}; it must have the name of the address")
+    return made
 
 
 def _open_directory(path: str, chosen: Settings) -> Backend:

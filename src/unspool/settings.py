@@ -9,13 +9,13 @@ import contextlib
 import os
 import re
 import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from math import nan
 from typing import Any, Literal, NamedTuple, TypedDict, Unpack
 
-from . import address
-from .backends.base import check_period
+from . import address, instances
+from .backends.base import Backend, check_period
 from .errors import ConfigurationError, OptionRefused, PayloadRefused
 from .imports import late
 from .message import Envelope
@@ -44,7 +44,7 @@ class Settings(NamedTuple):
     """All settings of a process.
 
     :param spoolers: the spoolers' names: absolute paths of directories, and URLs of servers without user and password.
-        The first one is the default.
+        The first one is the default. ``configure`` also takes backends, and ``Spooler`` objects know them by name.
     :param durability: ``full`` syncs each task to the disk before its call returns; ``relaxed`` leaves that to the
         kernel.
     :param period: seconds between full scans of a directory, in addition to the kernel's change events.
@@ -77,7 +77,7 @@ class Settings(NamedTuple):
 class SettingsKeywords(TypedDict, total=False):
     """The keyword arguments of ``configure``; None resets a setting to the environment."""
 
-    spoolers: Sequence[str | os.PathLike[str]] | str | None
+    spoolers: Sequence[str | os.PathLike[str] | Backend] | str | os.PathLike[str] | Backend | None
     durability: Literal["full", "relaxed"] | None
     period: float | timedelta | str | None
     history_limit: int | None
@@ -108,9 +108,8 @@ def configure(**values: Unpack[SettingsKeywords]) -> None:
     :raises ConfigurationError: if a setting is unknown or has an invalid value; then nothing is changed.
     """
     global _configured  # noqa: PLW0603  the process's settings are one thing
-    given = {
-        name: _parse(name, value, os.getcwd(), "configure()") for name, value in values.items() if value is not None
-    }
+    last = sorted(values.items(), key=lambda item: item[0] == "spoolers")  # an error in the others adds no instance
+    given = {name: _parse(name, value, os.getcwd(), "configure()") for name, value in last if value is not None}
     _configured = {name: value for name, value in _configured.items() if name not in values} | given
 
 
@@ -307,11 +306,28 @@ def _parse(name: str, value: Any, base: str, source: str) -> Any:
 
 
 def _spoolers(value: Any, base: str) -> tuple[str, ...]:
-    parts = address.split(value) if isinstance(value, str) else [os.fspath(part).strip() for part in value]
-    return tuple(
+    if isinstance(value, str):
+        parts: list[Any] = list(address.split(value))
+    else:
+        parts = list(value) if isinstance(value, Iterable) else [value]
+    parts = [os.fspath(part).strip() if isinstance(part, str | os.PathLike) else part for part in parts]
+    names = tuple(_spooler(part, base) for part in parts if part != "")
+    backends = [part for part in parts if not isinstance(part, str)]
+    for backend in backends:
+        if any(other is not backend and other.name == backend.name for other in backends):
+            raise OptionRefused(f"two backends are named {backend.name}; give one of them another name")
+    for backend in backends:
+        instances.add(backend)
+    return names
+
+
+def _spooler(part: Any, base: str) -> str:
+    if not isinstance(part, str):
+        return instances.check(part, "a spooler").name
+    if part in instances.known:
+        return part
+    return (
         address.name_of(part) if address.is_url(part) else os.path.normpath(os.path.join(base, address.directory(part)))
-        for part in parts
-        if part
     )
 
 
@@ -340,7 +356,8 @@ def _forward(value: Any) -> tuple[tuple[str, str], ...]:
     for name, url in pairs:
         if not isinstance(url, str) or not address.is_url(url):
             raise OptionRefused(f"tasks{name and f' of {name!r}'} are forwarded to a URL, such as postgresql://db/app")
-        address.parse_for(url, "any")
+        if address.parse_for(url, "any").scheme == "memory":
+            raise OptionRefused("tasks cannot be forwarded to memory, where they are lost when the process ends")
     if len(dict(pairs)) < len(pairs):
         raise OptionRefused("a spooler is named twice")
     return tuple(pairs)

@@ -8,10 +8,10 @@ from datetime import datetime, timedelta
 from types import MethodType
 from typing import Any, Optional, ParamSpec, Protocol, TypeVar, Union, Unpack, overload
 
-from . import address, codec, importing, lookup, registry, settings, uwsgi, wire
-from .backends.base import Transactional
+from . import address, codec, importing, instances, lookup, registry, settings, uwsgi, wire
+from .backends.base import Backend, Transactional
 from .errors import OptionRefused, PayloadRefused
-from .functions import FunctionTask
+from .functions import FunctionTask, check_spooler
 from .message import Entry, Message, State
 from .options import TaskKeywords, TaskOptions
 from .schedule import Postpone, check_priority, to_due
@@ -88,7 +88,9 @@ class Spooler:
 
     :param name: the path of its directory, or its URL: ``postgresql://db/app?spooler=mail``,
         ``nats://a,b?spooler=mail``. As an attribute, a URL's user and password are left out.
-    :raises OptionRefused: for a malformed URL, or what is no path at all.
+    :param backend: an object in place of the name: its own name becomes the spooler's, and this process uses the object
+        for all spoolers of that name.
+    :raises OptionRefused: for a malformed URL, what is no path at all, or what is no backend.
 
     .. code-block:: python
 
@@ -105,10 +107,21 @@ class Spooler:
 
     task = _TaskDecorator()
 
-    def __init__(self, name: str | os.PathLike[str]) -> None:
+    @overload
+    def __init__(self, name: str | os.PathLike[str]) -> None: ...
+
+    @overload
+    def __init__(self, *, backend: Backend) -> None: ...
+
+    def __init__(self, name: str | os.PathLike[str] | None = None, *, backend: Backend | None = None) -> None:
+        if backend is not None:
+            if name is not None:
+                raise OptionRefused(f"a Spooler has a name ({name!r}) or a backend, which has a name itself; give one")
+            self.name = instances.add(backend)
+            return
         if not isinstance(name, str | os.PathLike) or not (path := os.fspath(name)) or not isinstance(path, str):
             raise OptionRefused(f"the spooler's name is {name!r}; it must be a path, a URL or a configured base name")
-        self.name = address.name_of(path)
+        self.name = path if path in instances.known else address.name_of(path)
 
     def __str__(self) -> str:
         return self.name
@@ -127,7 +140,7 @@ class Spooler:
         cls,
         message: str,
         *,
-        spooler: Union[str, os.PathLike[str], "Spooler", None] = None,
+        spooler: Union[str, os.PathLike[str], "Spooler", Backend, None] = None,
         priority: int | None = None,
         postpone: datetime | timedelta | None = None,
         payload: Any = None,
@@ -137,7 +150,7 @@ class Spooler:
 
         :param message: Message to pass using spooler. ``ucfg_<type id>`` or ``<type id>`` goes to the SpoolerTask
             subclass of that type id, any other to SpoolerTask itself.
-        :param spooler: The spooler (id or directory) to use; the default one if not given.
+        :param spooler: The spooler (id or directory) or the backend to use; the default one if not given.
         :param priority: Number. The priority of the message. Larger - less important.
         :param postpone: Postpone message processing till.
         :param payload: Object to pickle and pass within message.
@@ -154,7 +167,7 @@ class Spooler:
         cls,
         messages: Iterable[Message],
         *,
-        spooler: Union[str, os.PathLike[str], "Spooler", None] = None,
+        spooler: Union[str, os.PathLike[str], "Spooler", Backend, None] = None,
         connection: Any = None,
     ) -> list[str]:
         """Send many messages, sharing their syncs, and return their ids in order.
@@ -292,11 +305,12 @@ def _send(messages: Sequence[Message], spooler: Any, connection: Any = None) -> 
     if importing.app:
         _warn_of_import()
     envelopes = [codec.encode(message) for message in messages]
-    name = None if spooler is None else spooler.name if isinstance(spooler, Spooler) else Spooler(spooler).name
+    if spooler is not None and not isinstance(spooler, Spooler):
+        spooler = Spooler(check_spooler(spooler))
     if not envelopes:
         return []
     settings.check_sizes(envelopes)
-    backend = registry.backend(name)
+    backend = registry.backend(None if spooler is None else spooler.name)
     if connection is None:
         return backend.send(envelopes)
     if not isinstance(backend, Transactional):

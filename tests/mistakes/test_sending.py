@@ -84,7 +84,7 @@ MISTAKES = {
     "configure(period='soon')": ("ConfigurationError", r"period from configure\(\) .*'soon' is not a duration; write"),
     # spoolers
     "f.using(spooler='nosuch')(1)": ("NoSpooler", r"no spooler is named 'nosuch' \(there are: .*/mail\)"),
-    "f.using(spooler=None)": ("OptionRefused", r"spooler is None; it must be a name, a path or a Spooler"),
+    "f.using(spooler=None)": ("OptionRefused", r"spooler is None; it must be a name, a path, a Spooler or a backend"),
     "f.using(spooler=Spooler.get_by_basename('typo'))": ("OptionRefused", r"get_by_basename returns None for a name"),
     "Spooler.read_task_file(None)": ("OptionRefused", r"the path of the task is None; it must be a string"),
     # functions

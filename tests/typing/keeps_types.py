@@ -5,6 +5,8 @@ from datetime import timedelta
 from typing import Any, assert_type
 
 from unspool import FunctionTask, Message, Spooler, SpoolerTask, TaskResult, configure, raw_message
+from unspool.backends.base import Backend
+from unspool.testing import MemoryBackend
 
 mail = Spooler("/srv/mail")
 
@@ -69,6 +71,17 @@ assert_type(Spooler.get_spoolers(), list[Spooler])
 configure(
     spoolers=["mail", mail.name], durability="relaxed", period=timedelta(minutes=5), history_age="7d", forward=None
 )
+
+# A backend stands where a name does.
+backend: Backend = MemoryBackend()
+assert_type(Spooler(backend=backend), Spooler)
+assert_type(Spooler.send_message_raw("m", spooler=backend), str)
+assert_type(bare.using(spooler=MemoryBackend("mail"))(1), str)
+configure(spoolers=[backend, "mail"])
+configure(spoolers=backend)
+Spooler()  # type: ignore[call-overload]
+Spooler("mail", backend=backend)  # type: ignore[call-overload]
+Spooler(backend=3)  # type: ignore[call-overload]
 
 
 def sends(task: FunctionTask[[int], bool]) -> str:

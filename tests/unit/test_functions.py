@@ -242,7 +242,7 @@ def test_a_path_names_a_spooler(spool: Path) -> None:
 @pytest.mark.parametrize("spooler", [None, 5, b"mail", "", object()])
 def test_what_is_no_spooler_is_refused(spooler: Any) -> None:
     """None too, which is what ``get_by_basename`` returns for a typing error: it must not mean the default queue."""
-    with pytest.raises(OptionRefused, match=r"spooler is .*; it must be a name, a path or a Spooler"):
+    with pytest.raises(OptionRefused, match=r"spooler is .*; it must be a name, a path, a Spooler or a backend"):
         note.using(spooler=spooler)
     if spooler is not None:
         with pytest.raises(OptionRefused):

@@ -33,6 +33,7 @@ MODULES = [
     "unspool.routes",
     "unspool.dispatch",
     "unspool.errors",
+    "unspool.instances",
     "unspool.message",
     "unspool.results",
     "unspool.retry",

@@ -16,11 +16,19 @@ def make(address, settings, *, signer):
     backend = MemoryBackend(address.name, signer=signer, period=settings.period)
     backend.url = address.url
     return backend
+
+def empty(address, settings, *, signer):
+    pass
+
+def renamed(address, settings, *, signer):
+    return MemoryBackend("other")
 """
 ENTRY_POINTS = """
 [unspool.backends]
 ledger = ledger_backend:make
 broken = ledger_backend:absent
+empty = ledger_backend:empty
+renamed = ledger_backend:renamed
 """
 
 
@@ -61,6 +69,22 @@ def test_a_backend_that_cannot_be_imported() -> None:
     """The error names the spooler and what the package says about its backend."""
     with pytest.raises(ConfigurationError, match=r"broken://db/mail cannot be opened: .*ledger_backend:absent"):
         registry.backend("broken://db/mail")
+
+
+def test_what_is_no_backend() -> None:
+    """A value of an entry point that returns anything but a backend is named."""
+    with pytest.raises(
+        ConfigurationError,
+        match=r"its backend ledger_backend:empty cannot be used: what it returns is None",
+    ):
+        registry.backend("empty://db/mail")
+
+
+def test_another_name() -> None:
+    """A backend must have the name of its address, because ids lead to it by that name."""
+    text = r"renamed://db/mail cannot be opened: its backend ledger_backend:renamed is named memory://other; "
+    with pytest.raises(ConfigurationError, match=text):
+        registry.backend("renamed://db/mail")
 
 
 def test_an_unknown_scheme() -> None:

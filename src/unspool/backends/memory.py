@@ -62,8 +62,9 @@ class _Task:
 class MemoryBackend:
     """Implement ``base.Backend`` in a dict.
 
-    :param name: any name. Ids are ``memory:<name>/<number>``.
+    :param name: the spooler's name: a path or a URL. Any other text, such as ``mail``, stands for ``memory://mail``.
     :param signer: signs tasks, and refuses unsigned ones; None for neither.
+    :raises OptionRefused: if the name is empty or no text.
     """
 
     capabilities = Capabilities(feeds=True, forks=False)
@@ -76,7 +77,9 @@ class MemoryBackend:
         clock: Clock = time.time,
         period: float = 300.0,
     ) -> None:
-        self.name = name
+        if not isinstance(name, str) or not name:
+            raise OptionRefused(f"the name of a memory backend is {name!r}; it must be text, such as 'mail'")
+        self.name = name if "/" in name else f"memory://{name}"
         self._signer = signer
         self.control = MemoryControl(period)
         self.kv = MemoryKeyValue(clock)
@@ -94,7 +97,7 @@ class MemoryBackend:
         for envelope in envelopes:
             number = next(self._numbers)
             due = self._clock() if envelope.due is None else envelope.due
-            ids.append(id := f"memory:{self.name}/{number}")
+            ids.append(id := f"{self.name}/{number}")
             data = wire.dump(envelope.vars, envelope.body, self._signer)
             self._tasks[id] = _Task(number, data, envelope.priority, due)
         return ids
@@ -289,7 +292,7 @@ class MemoryDepot:
             id = next((id for id, task in self._tasks.items() if task.arriving and task.key == parcel.key), None)
             number = next(self._numbers) if id is None else self._tasks[id].number
             aside = None if parcel.state is State.READY else parcel.state
-            self._tasks[f"memory:{self._name}/{number}"] = _Task(
+            self._tasks[f"{self._name}/{number}"] = _Task(
                 number, parcel.data, parcel.priority, parcel.due, parcel.attempts, parcel.crashes,
                 aside=aside, reason=parcel.reason, key=parcel.key, arriving=True,
             )  # fmt: skip
@@ -392,7 +395,10 @@ class MemoryControl:
         self.period = check_period(seconds)
 
     def register(self, role: str) -> Registration:
-        raise OptionRefused("a memory backend serves only its own process and has no worker processes")
+        raise OptionRefused(
+            "a memory backend keeps its tasks in one process, so no worker process can run them; run them in that "
+            "process with unspool.testing.run_all(backend), or use a spool directory or a server"
+        )
 
     def live(self) -> list[WorkerInfo]:
         return []

@@ -138,7 +138,8 @@ def _serializer(spooler: str | None) -> str:
     return "json" if backend.capabilities.remote or routes.destination(backend.name) else "pickle"
 
 
-def _send(message: Message, spooler: str | None) -> None:
+def _send(message: Message, spooler: str | Spooler | None) -> None:
+    spoolers.shared(registry.backend(None if spooler is None else str(spooler)))
     [id] = Spooler.send_many([message], spooler=spooler)
     _print(id)
 
@@ -153,8 +154,7 @@ def _send_by_app(function: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
         message = task.message(*args, **kwargs)
     except PayloadRefused as error:
         raise click.UsageError(f"{error}.") from None
-    [id] = Spooler.send_many([message], spooler=task.spooler)
-    _print(id)
+    _send(message, task.spooler)
 
 
 def _check_name(function: str) -> None:

@@ -14,7 +14,7 @@ from . import durations
 from .output import note
 
 __all__ = ["SPOOLER", "Choices", "NotThere", "backends", "existing", "find", "find_ended", "missing",
-           "spooler_option", "usable"]  # fmt: skip
+           "shared", "spooler_option", "usable"]  # fmt: skip
 
 
 class NotThere(click.ClickException):
@@ -69,6 +69,7 @@ def backends(given: Sequence[str]) -> list[Backend]:
     """Return the spoolers of a command, each once.
 
     :raises NoSpooler: if none is given or configured.
+    :raises OptionRefused: as ``shared``.
     """
     if given:
         found = [_backend(name) for name in given]
@@ -78,7 +79,20 @@ def backends(given: Sequence[str]) -> list[Backend]:
         except NoSpooler as error:
             raise NoSpooler(f"{error}; or give --spooler DIR or URL") from None
         found = [registry.backend(name) for name in settings.spooler_names()]
-    return list({backend.name: backend for backend in found}.values())
+    return list({backend.name: shared(backend) for backend in found}.values())
+
+
+def shared(backend: Backend) -> Backend:
+    """Return the backend.
+
+    :raises OptionRefused: if no other process sees its tasks, so that a command would find none and send to no worker.
+    """
+    if not backend.capabilities.forks:
+        raise OptionRefused(
+            f"spooler {backend.name} is in the memory of one process, and no command or worker sees its tasks; run "
+            "them in that process with unspool.testing.run_all(), or use a spool directory or a server"
+        )
+    return backend
 
 
 def usable(given: Sequence[str]) -> list[Backend]:
@@ -133,7 +147,7 @@ def missing(id: str, given: Sequence[str]) -> str:
 def _candidates(id: str, given: Sequence[str]) -> Iterable[Backend]:
     if not given and os.sep not in id:
         backends(given)  # without a path, a spooler must be configured
-    return backends(given) if given else registry.candidates(id)
+    return backends(given) if given else map(shared, registry.candidates(id))
 
 
 def _backend(name: str) -> Backend:

@@ -3,11 +3,12 @@
 ``temporary_spooler`` captures all tasks that a program sends, and runs them on request. ``unspool_spooler``, in
 :mod:`unspool.testing.plugin`, is the corresponding pytest fixture. ``run_all`` runs the tasks on a backend.
 ``override_settings`` changes settings for a block of code. ``FakeClock`` is a clock that tests can move.
-``BackendConformance`` is a test suite for backends.
+``MemoryBackend`` is a queue in the memory of the process. ``BackendConformance`` is a test suite for backends.
 """
 
 from typing import TYPE_CHECKING, Any
 
+from ..backends.memory import MemoryBackend
 from ..settings import override as override_settings
 from .clock import FakeClock
 from .running import Run, run_all
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BackendConformance",
     "FakeClock",
+    "MemoryBackend",
     "Run",
     "Spooled",
     "TemporarySpooler",

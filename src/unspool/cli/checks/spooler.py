@@ -60,11 +60,16 @@ def spooler(path: str) -> Iterator[Finding]:
 def server(name: str) -> Iterator[Finding]:
     """Check a spooler on a server: whether it can be reached and used, and its contents."""
     try:
-        registry.backend(name).exists()
+        backend = registry.backend(name)
+        backend.exists()
         found = list(_tasks(name))
-        unsigned = not settings.current().secret_key
+        unsigned = backend.capabilities.remote and not settings.current().secret_key
     except (SpoolerUnusable, ConfigurationError) as error:
         yield Finding(name, FAIL, getattr(error, "strerror", None) or str(error))
+        return
+    if not backend.capabilities.forks:
+        text = "its tasks are in the memory of the process that sends them: no worker runs them"
+        yield Finding(name, WARN, text, "name a directory or a server, except in tests")
         return
     yield Finding(name, OK, "can be reached and used")
     if unsigned:

@@ -1,0 +1,281 @@
+"""Backends that a program makes itself: where a name stands, the object can stand."""
+
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from unspool import Spooler, configure, instances, raw_message, registry
+from unspool.errors import ConfigurationError, OptionRefused
+from unspool.message import State
+from unspool.testing import MemoryBackend, TemporarySpooler, run_all
+
+ran: list[str] = []
+
+
+@Spooler.task
+def greet(name: str) -> bool:
+    ran.append(name)
+    return True
+
+
+def plain() -> None:
+    """No task yet."""
+
+
+@pytest.fixture(autouse=True)
+def own_instances(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The instances of a test are unknown after it."""
+    monkeypatch.setattr(instances, "known", {})
+    ran.clear()
+
+
+@pytest.fixture
+def backend() -> MemoryBackend:
+    return MemoryBackend("mail")
+
+
+def labels(backend: MemoryBackend) -> list[str]:
+    return [entry.task for entry in backend.entries()]
+
+
+def test_a_spooler_of_a_backend(backend: MemoryBackend) -> None:
+    """It has the backend's name, and a task that is sent to it can be looked up by its id and runs."""
+    spooler = Spooler(backend=backend)
+    assert (spooler.name, repr(spooler)) == ("memory://mail", "Spooler('memory://mail')")
+    assert spooler == Spooler("memory://mail")
+    assert pickle.loads(pickle.dumps(spooler)) == spooler
+    id = greet.using(spooler=spooler)("ann")
+    assert id == "memory://mail/1"
+    assert Spooler.read_task_file(id)["function"] == f"{__name__}:greet"
+    assert Spooler.read_task_file("memory://mail/2") == {}
+    assert [run.id for run in run_all(backend)] == [id]
+    assert ran == ["ann"]
+
+
+def test_a_decorator_of_a_backend(backend: MemoryBackend, own_registries: None) -> None:
+    """A task of such a spooler is sent to it, also after it was pickled."""
+    task = Spooler(backend=backend).task(plain)
+    task()
+    pickle.loads(pickle.dumps(task))()
+    assert labels(backend) == [f"{__name__}:plain"] * 2
+
+
+def test_where_a_name_stands(backend: MemoryBackend) -> None:
+    """The backend itself is taken by ``using``, ``send_message_raw`` and ``send_many``."""
+    other = MemoryBackend("other")
+    greet.using(spooler=backend)("ann")
+    pickle.loads(pickle.dumps(greet.using(spooler=backend)))("bob")
+    Spooler.send_message_raw("raw", spooler=other)
+    Spooler.send_many([raw_message("many")], spooler=other)
+    assert labels(backend) == [f"{__name__}:greet"] * 2
+    assert labels(other) == ["raw", "many"]
+
+
+def test_configured(backend: MemoryBackend, tmp_path: Path) -> None:
+    """Configured backends are found by base name, are the default, and are listed with other spoolers."""
+    configure(spoolers=[backend, tmp_path / "dir", MemoryBackend()])
+    names = ["memory://mail", str(tmp_path / "dir"), "memory://memory"]
+    assert [one.name for one in Spooler.get_spoolers()] == names
+    assert Spooler.get_by_basename("mail") == Spooler(backend=backend)
+    ids = [greet("ann"), greet.using(spooler="memory")("bob"), greet.using(spooler="dir")("eve")]
+    assert Spooler.get_tasks() == [ids[0], ids[2], ids[1]]
+    assert registry.backend() is registry.backend("mail") is backend
+    Spooler.set_period(7)
+    assert backend.control.period == 7
+    assert Spooler.get_pids() == []
+
+
+def test_one_alone(backend: MemoryBackend, tmp_path: Path) -> None:
+    """One backend or path need not be in a list. Its task is found by the short id."""
+    configure(spoolers=tmp_path / "dir")
+    assert [one.name for one in Spooler.get_spoolers()] == [str(tmp_path / "dir")]
+    configure(spoolers=backend)
+    greet("ann")
+    assert Spooler.read_task_file("1")["spooler"] == "memory://mail"
+
+
+def test_a_name_of_any_scheme(backend: MemoryBackend) -> None:
+    """No entry point is needed for the name of a backend: the name and ids of it lead to the object."""
+    for name in ("ledger://db/mail", "/srv/ledger.db"):
+        mine = MemoryBackend(name)
+        spooler = Spooler(backend=mine)
+        assert Spooler(spooler.name) == spooler
+        assert Spooler.read_task_file(greet.using(spooler=name)("ann"))["spooler"] == name
+        configure(spoolers=[name])
+        greet("bob")
+        assert labels(mine) == [f"{__name__}:greet"] * 2
+
+
+def test_a_later_backend_of_the_same_name(backend: MemoryBackend) -> None:
+    """It takes the place of the earlier one, for all spoolers of that name and for lookups."""
+    configure(spoolers=[backend])
+    spooler = Spooler(backend=backend)
+    first = greet("ann")
+    later = MemoryBackend("mail")
+    Spooler(backend=later)
+    assert registry.backend() is registry.backend("mail") is registry.backend(spooler.name) is later
+    assert Spooler.read_task_file(first) == {}
+    greet.using(spooler=spooler)("bob")
+    assert [len(labels(one)) for one in (backend, later)] == [1, 1]
+
+
+def test_other_settings_change_no_backend(backend: MemoryBackend) -> None:
+    """The object stays the same when a setting changes, and so does the one of a ``memory://`` URL."""
+    configure(spoolers=[backend, "memory://"])
+    for name in ("mail", "memory"):
+        greet.using(spooler=name)("ann")
+        before = registry.backend(name)
+        configure(period=5)
+        assert registry.backend(name) is before
+    assert len(Spooler.get_tasks()) == 2
+
+
+@pytest.mark.parametrize("text", ["memory://", "memory://memory", "memory://?spooler=memory", "MEMORY:///memory"])
+def test_a_url_of_memory(text: str) -> None:
+    """``memory://NAME`` is a queue in this process, of its own for each name; the name can be left out."""
+    configure(spoolers=[text, "memory://other"])
+    assert greet("ann") == "memory://memory/1"
+    assert greet.using(spooler="memory://other")("bob") == "memory://other/1"
+    assert registry.backend("memory").counts()[State.READY] == 1
+
+
+def test_a_signed_queue_of_memory() -> None:
+    """With a secret key, the tasks of a ``memory://`` URL are signed."""
+    configure(spoolers="memory://signed", secret_key="k" * 32)
+    greet("ann")
+    backend = registry.backend("signed")
+    (entry,) = backend.entries()
+    found = backend.read(entry.id)
+    assert found is not None
+    assert found[1] is not None
+    assert "unspool_sig" in backend._tasks[entry.id].data.decode("latin-1")  # type: ignore[attr-defined]
+
+
+class Named(MemoryBackend):
+    """A backend with any name."""
+
+    def __init__(self, name: Any) -> None:
+        super().__init__()
+        self.name = name
+
+
+class Partial:
+    """What has a part of the members."""
+
+    name = "partial://mail"
+
+    def claim(self, ref: str) -> None: ...
+
+
+BAD = {
+    "number": (lambda: 5, "is 5; it must be a"),
+    "class": (lambda: MemoryBackend, "is the class MemoryBackend; pass an instance of it"),
+    "part": (Partial, "is a Partial, which lacks capabilities, .*control, counts, .*settle"),
+    "no text": (lambda: Named(7), "is a Named with the name 7; a name is an absolute path or a URL"),
+    "relative": (lambda: Named("mail"), "is a Named with the name 'mail'; a name is an absolute path or a URL"),
+    "empty": (lambda: Named(""), "is a Named with the name ''; a name is an absolute path or a URL"),
+    "slash": (lambda: Named("x://mail/"), "is a Named with the name 'x://mail/'; a name does not end with a slash"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_what_is_no_backend(kind: str) -> None:
+    """It is refused when it is given, wherever a backend can be given, and nothing is changed."""
+    make, text = BAD[kind]
+    with pytest.raises(OptionRefused, match=f"^backend {text}"):
+        Spooler(backend=make())  # type: ignore[call-overload]
+    with pytest.raises(OptionRefused, match=f"^spooler {text}"):
+        greet.using(spooler=make())
+    with pytest.raises(OptionRefused, match=f"^spooler {text}"):
+        Spooler.send_message_raw("m", spooler=make())  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match=f"^spoolers from configure.. cannot be used: a spooler {text}"):
+        configure(spoolers=[MemoryBackend("mail"), make()])  # type: ignore[list-item]
+    assert instances.known == {}
+    assert Spooler.get_spoolers() == []
+
+
+def test_a_name_beside_a_backend(backend: MemoryBackend) -> None:
+    """A spooler has one name."""
+    with pytest.raises(OptionRefused, match=r"has a name \('x'\) or a backend, which has a name itself; give one"):
+        Spooler("x", backend=backend)  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("name", ["", None, 5])
+def test_a_memory_backend_without_a_name(name: Any) -> None:
+    """The name must be text."""
+    with pytest.raises(OptionRefused, match=r"name of a memory backend is .*; it must be text, such as 'mail'"):
+        MemoryBackend(name)
+
+
+def test_two_of_one_name(backend: MemoryBackend) -> None:
+    """Two backends of one name in one list are a mistake. Another setting's mistake adds no backend either."""
+    configure(spoolers=[backend])
+    with pytest.raises(ConfigurationError, match="two backends are named memory://mail; give one of them another name"):
+        configure(spoolers=[MemoryBackend("mail"), MemoryBackend("mail")])
+    with pytest.raises(ConfigurationError, match="period"):
+        configure(spoolers=[MemoryBackend("mail")], period=-1)
+    configure(spoolers=[backend, backend])
+    assert registry.backend() is backend
+
+
+def test_nothing_is_forwarded_to_memory() -> None:
+    """There, the tasks would be lost at the end of the process that forwards them."""
+    with pytest.raises(ConfigurationError, match="cannot be forwarded to memory"):
+        configure(forward="memory://")
+
+
+def test_the_fixture_catches_what_is_sent_to_a_backend(
+    backend: MemoryBackend, unspool_spooler: TemporarySpooler
+) -> None:
+    """A test with the fixture sends nothing to the program's own backends."""
+    greet.using(spooler=Spooler(backend=backend))("ann")
+    assert labels(backend) == []
+    (spooled,) = unspool_spooler.tasks("mail")
+    assert (spooled.task, spooled.spooler) == (f"{__name__}:greet", "memory://mail")
+
+
+APP = """
+from unspool import Spooler
+from unspool.testing import MemoryBackend
+
+@Spooler(backend=MemoryBackend("own")).task
+def greet(name):
+    return True
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        ("ls", "mail"),
+        ("status", "mail"),
+        ("run app", "mail"),
+        ("pause", "mail"),
+        ("show memory://mail/1", "mail"),
+        ("move memory://other dir/", "other"),
+        ("enqueue app:greet 1", "mail"),
+        ("enqueue app:greet 1 --app app", "own"),
+        ("enqueue app:greet 1 --spooler memory://other", "other"),
+    ],
+)
+def test_a_command_sees_no_memory(command: str, name: str, tmp_path: Path) -> None:
+    """Each command says so, instead of showing an empty queue or losing a task."""
+    (tmp_path / "app.py").write_text(APP)
+    done = subprocess.run(
+        [sys.executable, "-m", "unspool", *command.split()],
+        cwd=tmp_path,
+        env=os.environ | {"UNSPOOL_SPOOLERS": "memory://mail"},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 2, done.stdout
+    assert f"spooler memory://{name} is in the memory of one process" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
