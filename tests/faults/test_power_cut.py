@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from unspool import points
+from unspool.backends.keyvalue import EPHEMERAL
 from unspool.backends.spool import SpoolBackend
 from unspool.backends.spool.sweep import leftovers
 from unspool.message import Ack, Bury, Claim, Disposition, Envelope, Retry, State
@@ -121,6 +122,32 @@ def test_while_finishing(disk: Ext4, disposition: Disposition, prefix: str) -> N
             backend.retry(entry.id)
         backend.close()
         assert len(claimed(disk)) == len(states)
+
+
+def test_while_the_table_changes(disk: Ext4) -> None:
+    """At each point of a change of the key-value table: the item is the old or the new one, whole, and the new one once
+    the call has returned."""
+    for point in [name for name in points.NAMES if name.startswith("put.")] + [""]:
+        backend = open_backend(disk)
+        backend.kv.put("key", BODY)
+        backend.kv.put("ephemeral", BODY)
+        backend.close()
+
+        def work() -> None:
+            kv = open_backend(disk).kv
+            kv.put("ephemeral", b"", life=EPHEMERAL)
+            kv.put("key", BODY + b"new")
+
+        cut_at(disk, point, work)
+        backend = open_backend(disk)
+        item, ephemeral = backend.kv.get(["key", "ephemeral"])
+        assert item is not None
+        assert item.value == BODY + (b"new" if not point else b"")
+        assert ephemeral is None or point in ("put.created", "put.written", "put.locked", "put.renamed")
+        backend.kv.drop("key")
+        backend.close()
+    cut_at(disk, "", lambda: open_backend(disk).kv.drop("ephemeral") or open_backend(disk).kv.put("key", b""))
+    assert [key for key, _ in open_backend(disk).kv.scan("")] == ["key"]
 
 
 def test_relaxed_durability_never_runs_what_is_not_whole(disk: Ext4) -> None:

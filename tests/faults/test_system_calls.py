@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from unspool.backends.keyvalue import EPHEMERAL
 from unspool.backends.spool import SpoolBackend
 from unspool.backends.spool.layout import is_task
 from unspool.backends.spool.sweep import leftovers
@@ -162,6 +163,49 @@ def test_a_send_that_fails_half_way(
     backend.send(envelopes[sent:])
     messages = [found[1].vars["msg"] for entry in backend.entries() if (found := backend.read(entry.id)) and found[1]]
     assert messages == [envelope.vars["msg"] for envelope in envelopes]
+
+
+def test_a_change_of_the_table_killed_before_each_call(tmp_path: Path) -> None:
+    """An item is the old or the new one, whole, and the new one if the call has returned. An ephemeral item is absent.
+    The table stays usable, and what is left behind is swept."""
+
+    def prepare(place: Path) -> None:
+        open_backend(place).kv.put("key", b"one" * 1000)
+
+    def work(place: Path) -> None:
+        kv = open_backend(place).kv
+        kv.put("key", b"two" * 1000, expect=kv.get(["key"])[0].version)  # type: ignore[union-attr]
+        (place / "returned").touch()
+        kv.put("ephemeral", b"", life=EPHEMERAL)
+
+    seen = set()
+    for place in killed_at_each_call(tmp_path, work, prepare):
+        backend, returned = open_backend(place), (place / "returned").exists()
+        item, ephemeral = backend.kv.get(["key", "ephemeral"])
+        assert item is not None
+        assert item.value in [b"two" * 1000, *([] if returned else [b"one" * 1000])]
+        assert ephemeral is None
+        assert backend.kv.put("key", b"next", expect=item.version)
+        assert swept(backend) == []
+        assert sorted(os.listdir(f"{backend.name}/.unspool/kv")) == [",key", "lock"]
+        seen.add((item.value[:3], returned))
+    assert seen == {(b"one", False), (b"two", False), (b"two", True)}
+
+
+@pytest.mark.parametrize(
+    ("calls", "when"),
+    [("openat", 2), ("write", 1), ("fsync", 1), ("fcntl", 2), ("rename,renameat,renameat2", 1), ("unlink,unlinkat", 1)],
+)
+def test_a_change_of_the_table_on_a_failing_disk(tmp_path: Path, calls: str, when: int) -> None:
+    """The change raises an error that names the spooler, and leaves the old item and no draft."""
+    backend = open_backend(tmp_path)
+    backend.kv.put("key", b"old")
+    change = (lambda: backend.kv.drop("key")) if "unlink" in calls else (lambda: backend.kv.put("key", b"new"))
+    with pytest.raises(SpoolerUnusable, match=f"spooler {tmp_path}/mail cannot be used: the disk reports an error"):
+        tracing.run(change, f"{calls}:error=EIO:when={when}")
+    assert [item and item.value for item in backend.kv.get(["key"])] == [b"old"]
+    assert swept(backend) == []
+    assert backend.kv.put("key", b"new")
 
 
 @pytest.mark.parametrize("calls", ["openat", "read", "fstat,newfstatat", "fsetxattr", "fcntl"])

@@ -189,3 +189,52 @@ def test_a_claim_is_whole(spool: Path) -> None:
     assert as_user(OWNER, lambda: run(spool, id, Retry(time.time() + 3600), SIGNER)) == "attempt 1"
     assert os.stat(id).st_uid == OWNER
     assert as_user(OWNER, lambda: read(id)) == body[-1000:]
+
+
+# --- the key-value table
+
+
+def test_items_that_root_puts_are_the_owners(spool: Path) -> None:
+    """Root, who may be the first to use the table, and the directory's owner read and replace each other's items."""
+
+    def use(uid: int, value: bytes) -> bytes:
+        def work() -> bytes:
+            kv = SpoolBackend(str(spool)).kv
+            (item,) = kv.get(["key"])
+            assert kv.put("key", value, expect=item.version if item else 0)
+            return item.value if item else b""
+
+        found: bytes = as_user(uid, work)
+        return found
+
+    assert [use(0, b"1"), use(OWNER, b"2"), use(0, b"3"), use(OWNER, b"4")] == [b"", b"1", b"2", b"3"]
+    made = [path.stat() for path in (spool / ".unspool").rglob("*")]
+    assert {(found.st_uid, found.st_gid) for found in made} == {(OWNER, GROUP)}
+    assert {stat.S_IMODE(found.st_mode) for found in made} == {0o600, 0o700}
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_items_of_a_group(spool: Path, umask: int) -> None:
+    """The members of a group that shares the directory have one table, also without a secret key."""
+    os.chmod(spool, 0o2770)
+
+    def use(uid: int, value: bytes) -> bytes:
+        def work() -> bytes:
+            kv = SpoolBackend(str(spool)).kv
+            (item,) = kv.get(["key"])
+            assert kv.put("key", value, expect=item.version if item else 0)
+            return item.value if item else b""
+
+        found: bytes = as_user(uid, work, umask=umask)
+        return found
+
+    assert [use(OTHER, b"1"), use(OWNER, b"2"), use(OTHER, b"3"), use(0, b"4")] == [b"", b"1", b"2", b"3"]
+    assert as_user(OWNER, lambda: SpoolBackend(str(spool)).kv.drop("key"))
+
+
+def test_an_item_of_a_stranger(spool: Path) -> None:
+    """A file of a user who is neither the owner nor of the group is no item."""
+    as_user(OWNER, lambda: SpoolBackend(str(spool)).kv.put("key", b"value"))
+    os.chown(spool / ".unspool/kv/,key", OTHER, OTHER)
+    assert SpoolBackend(str(spool)).kv.get(["key"]) == [None]
+    assert as_user(OWNER, lambda: SpoolBackend(str(spool)).kv.put("key", b"new", expect=0))

@@ -19,7 +19,6 @@ a spool directory that a group shares, items of all its members are valid also w
 import contextlib
 import errno
 import os
-import select
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -31,16 +30,14 @@ from . import lock, trust
 from .file import write_whole
 from .item import LARGEST_FILE, SMALLEST_FILE, Stored, dump, key_of, name_of, parse
 from .layout import KV, TMP, Directory
+from .mutex import Mutex
 from .watcher import Watcher
 
 __all__ = ["SpoolKeyValue"]
 
-_LOCK = "lock"
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _PRIVATE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NO_ITEM = (errno.ENOENT, errno.ELOOP, errno.ENXIO, errno.ENODEV, errno.EACCES, errno.EPERM)  # errors of a file
-_PATIENCE = 10.0  # seconds to wait for the lock, which is held for less than a millisecond
-_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.0002, 0.005  # seconds between two attempts to get it
 _POLL = 0.1  # seconds between two looks at a key where the kernel reports no changes
 _LOOK_AGAIN = 60.0  # seconds after which a wait looks even if the kernel has reported nothing
 
@@ -57,77 +54,62 @@ class SpoolKeyValue:
         self._clock = clock
         self._ephemeral: dict[str, tuple[int, int]] = {}  # descriptor and inode of each file that is kept locked
         self._drafts: set[int] = set()  # descriptors of files that threads are writing
-        self._locks: set[int] = set()  # descriptors of the table's lock that threads are using
+        self._mutex = Mutex(directory, KV, "lock")
 
     # --- keyvalue.KeyValue
 
     def get(self, keys: Sequence[str]) -> list[Item | None]:
         for key in keys:
             check_key(key)
-        found = [self._find(key) for key in keys] if self._exists() else [None] * len(keys)
+        with self._reported():
+            found = [self._find(key) for key in keys] if self._exists() else [None] * len(keys)
         return [stored and stored.item for stored in found]
 
     def put(self, key: str, value: bytes, *, expect: int | None = None, life: Life = FOREVER) -> int | None:
         check_key(key)
         stored = Stored(Item(check_value(value), _new_version()), check_life(life))
-        try:
+        with self._reported():
             self._directory.renew(TMP, KV)
             self._directory.fd(KV)
             if expect is not None and self._version(key) != expect:  # before anything is written
                 return None
             return stored.item.version if self._put(key, stored, expect) else None
-        except OSError as error:
-            raise self._unusable(error, key) from error
 
     def drop(self, key: str, *, expect: int | None = None) -> bool:
         check_key(key)
-        if not self._exists():
-            return False
-        try:
-            with self._locked():
-                found = self._find(key)
-                if found is None or expect not in (None, found.item.version):
-                    return False
-                points.reach("drop.locked")
-                os.unlink(name_of(key), dir_fd=self._directory.fd(KV))
-                points.reach("drop.removed")
-                self._release(key)
-            if self._durable and found.life != EPHEMERAL:
+        with self._reported():
+            found = self._drop(key, expect) if self._exists() else None
+            if found and self._durable and found.life != EPHEMERAL:
                 self._directory.sync(KV)
-        except OSError as error:
-            raise self._unusable(error, key) from error
-        return True
+        return found is not None
 
     def scan(self, prefix: str, after: str = "", limit: int = 1000) -> list[tuple[str, Item]]:
         check_key(prefix, prefix=True)
         check_key(after, prefix=True)
-        if not self._exists():
-            return []
-        try:
-            keys = [key_of(name) for name in os.listdir(self._directory.fd(KV))]
-        except OSError as error:
-            raise self._directory.unusable(error, KV) from error
         found: list[tuple[str, Item]] = []
-        for key in sorted(key for key in keys if key is not None and key.startswith(prefix) and key > after):
-            if len(found) >= limit:
-                break
-            if (stored := self._find(key)) is not None:
-                found.append((key, stored.item))
+        with self._reported():
+            keys = [key_of(name) for name in os.listdir(self._directory.fd(KV))] if self._exists() else []
+            for key in sorted(key for key in keys if key and key.startswith(prefix) and key > after):
+                if len(found) >= limit:
+                    break
+                if (stored := self._find(key)) is not None:
+                    found.append((key, stored.item))
         return found
 
     def wait(self, versions: Mapping[str, int], timeout: float) -> bool:
         for key in versions:
             check_key(key)
         end = time.monotonic() + timeout
-        if self._remaining(versions) is None:
-            return True
-        while time.monotonic() < end:
-            watcher = Watcher()
-            try:
-                if self._watch(watcher, versions, end):
-                    return True
-            finally:
-                watcher.close()
+        with self._reported():
+            if self._remaining(versions) is None:
+                return True
+            while time.monotonic() < end:
+                watcher = Watcher()
+                try:
+                    if self._watch(watcher, versions, end):
+                        return True
+                finally:
+                    watcher.close()
         return False
 
     # --- the backend
@@ -138,23 +120,23 @@ class SpoolKeyValue:
             self._release(key)
 
     def close_inherited(self) -> None:
-        """Close the inherited descriptors in a forked child. The items and locks stay the parent's."""
+        """Close the inherited descriptors in a forked child. The items and the lock stay the parent's."""
         self.close()
-        for fds in (self._drafts, self._locks):
-            for fd in fds:
-                with contextlib.suppress(OSError):
-                    os.close(fd)
-            fds.clear()
+        self._mutex.close_inherited()
+        for fd in self._drafts:
+            with contextlib.suppress(OSError):
+                os.close(fd)
+        self._drafts.clear()
 
     def remove_ended(self, name: str) -> None:
         """Remove the file of an item whose life has ended.
 
-        :raises OSError: if it cannot be removed.
+        :raises OSError: if it cannot be removed, or a process is just changing the table.
         """
         key = key_of(name)
         if key is None or not self._is_ended(key):
             return
-        with self._locked():
+        with self._mutex.held(wait=False):
             if self._is_ended(key):
                 os.unlink(name, dir_fd=self._directory.fd(KV))
 
@@ -169,8 +151,6 @@ class SpoolKeyValue:
             os.stat(KV, dir_fd=self._directory.fd(""), follow_symlinks=False)
         except FileNotFoundError:
             return False
-        except OSError as error:
-            raise self._directory.unusable(error, KV) from error
         return True
 
     def _find(self, key: str) -> Stored | None:
@@ -196,7 +176,7 @@ class SpoolKeyValue:
         """Return the item in the file of a key, and whether a process keeps the file locked. Return None if there is no
         item.
 
-        :raises SpoolerUnusable: if the file cannot be read, for example because of too many open files.
+        :raises OSError: if the file cannot be read, for example because of too many open files.
         """
         name = name_of(key)
         while True:
@@ -205,7 +185,7 @@ class SpoolKeyValue:
             except OSError as error:
                 if error.errno in _NO_ITEM:
                     return None
-                raise self._unusable(error, key) from error
+                raise
             try:
                 found = os.fstat(fd)
                 if found.st_nlink:
@@ -213,8 +193,6 @@ class SpoolKeyValue:
                     locked = stored is not None and stored.life == EPHEMERAL and lock.held(fd)
                     if stored is None or stored.life != EPHEMERAL or locked or self._is_at(name, found):
                         return stored and (stored, locked)
-            except OSError as error:
-                raise self._unusable(error, key) from error
             finally:
                 os.close(fd)
             # The file was replaced or removed. The lock of a replaced file may be released before it is looked at.
@@ -232,7 +210,7 @@ class SpoolKeyValue:
             path = os.stat(name, dir_fd=self._directory.fd(KV), follow_symlinks=False)
         except FileNotFoundError:
             return False
-        return path.st_ino == found.st_ino and path.st_dev == found.st_dev
+        return os.path.samestat(path, found)
 
     # --- writing
 
@@ -252,12 +230,17 @@ class SpoolKeyValue:
             elif self._durable:
                 os.fsync(fd)
             points.reach("put.written")
-            with self._locked():
+            with self._mutex.held():
                 points.reach("put.locked")
                 former = self._find(key)
                 if expect is not None and expect != (former.item.version if former else 0):
                     return False
-                os.rename(draft, name_of(key), src_dir_fd=tmp, dst_dir_fd=self._directory.fd(KV))
+                try:
+                    os.rename(draft, name_of(key), src_dir_fd=tmp, dst_dir_fd=self._directory.fd(KV))
+                except IsADirectoryError:
+                    path = self._directory.path(f"{KV}/{name_of(key)}")
+                    reason = f"{path} is a directory; move it away"
+                    raise SpoolerUnusable(f"spooler {self._directory.root} cannot be used: {reason}") from None
                 placed = True
                 points.reach("put.renamed")
                 self._release(key)
@@ -277,6 +260,18 @@ class SpoolKeyValue:
         points.reach("put.synced")
         return True
 
+    def _drop(self, key: str, expect: int | None) -> Stored | None:
+        """Remove an item, and return it. Return None if there is none of this version."""
+        with self._mutex.held():
+            found = self._find(key)
+            if found is None or expect not in (None, found.item.version):
+                return None
+            points.reach("drop.locked")
+            os.unlink(name_of(key), dir_fd=self._directory.fd(KV))
+            points.reach("drop.removed")
+            self._release(key)
+        return found
+
     def _keep(self, key: str, fd: int) -> None:
         """Keep the file of an ephemeral item locked. Close the files that other processes have replaced or removed."""
         for other, (held, inode) in list(self._ephemeral.items()):
@@ -291,49 +286,14 @@ class SpoolKeyValue:
             os.close(held[0])
 
     @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Hold the lock of the table.
-
-        :raises SpoolerUnusable: if the lock cannot be had within ``_PATIENCE``.
-        """
-        end, pause = time.monotonic() + _PATIENCE, _SHORTEST_PAUSE
-        while True:
-            fd = self._open_lock()
-            self._locks.add(fd)
-            try:
-                if lock.acquire(fd) and self._is_at(_LOCK, os.fstat(fd)):  # it may have been removed meanwhile
-                    yield
-                    return
-            finally:
-                self._locks.discard(fd)
-                with contextlib.suppress(OSError):
-                    lock.release(fd)  # a child that another thread has forked may share it for a moment
-                os.close(fd)
-            if time.monotonic() >= end:
-                raise SpoolerUnusable(
-                    f"spooler {self._directory.root} cannot be used: another process has locked {KV}/{_LOCK} for more "
-                    f"than {_PATIENCE:.0f} s; end or continue that process"
-                )
-            time.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
-
-    def _open_lock(self) -> int:
-        fd = os.open(_LOCK, os.O_RDWR | os.O_CREAT | _PRIVATE, 0o600, dir_fd=self._directory.fd(KV))
-        reason = trust.to_file(os.fstat(fd), self._directory.owner, signed=True)
-        if reason is not None:
-            os.close(fd)
-            path = f"{self._directory.root}/{KV}/{_LOCK}"
-            raise SpoolerUnusable(f"spooler {self._directory.root} cannot be used: {path} is {reason}; move it away")
-        return self._directory.hand_over(fd)
-
-    def _unusable(self, error: OSError, key: str) -> OSError:
-        """Return the error to raise for a system error."""
-        if isinstance(error, SpoolerUnusable):
-            return error
-        if error.errno == errno.EISDIR:
-            path = f"{self._directory.root}/{KV}/{name_of(key)}"
-            return SpoolerUnusable(error.errno, f"key {key} cannot be changed: {path} is a directory; move it away")
-        return self._directory.unusable(error, KV)
+    def _reported(self) -> Iterator[None]:
+        """Raise ``SpoolerUnusable`` for a system error."""
+        try:
+            yield
+        except SpoolerUnusable:
+            raise
+        except OSError as error:
+            raise self._directory.unusable(error, KV) from error
 
     # --- waiting
 
@@ -361,24 +321,9 @@ class SpoolKeyValue:
                 return False
             if not watcher.working:
                 time.sleep(max(0.0, min(left, _POLL)))
-            elif not _notified(watcher, names, left):
+            elif not watcher.wait(names, left):
                 return False
         return True
-
-
-def _notified(watcher: Watcher, names: set[str], seconds: float) -> bool:
-    """Wait until the kernel reports a change of one of these names, or some seconds. Return False if the watch is
-    lost."""
-    end = time.monotonic() + seconds
-    poller = select.poll()
-    poller.register(watcher.fileno() or -1, select.POLLIN)
-    while (left := end - time.monotonic()) > 0 and poller.poll(left * 1000):
-        changes = watcher.changes()
-        if any(change.lost for change in changes):
-            return False
-        if any(change.name in names for change in changes):
-            break
-    return True
 
 
 def _new_version() -> int:

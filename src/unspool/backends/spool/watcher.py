@@ -8,7 +8,10 @@ watches left) causes a scan.
 import errno
 import logging
 import os
+import select
 import sys
+import time
+from collections.abc import Collection
 from typing import NamedTuple
 
 __all__ = ["Change", "Watcher"]
@@ -96,6 +99,22 @@ class Watcher:
             elif not mask & self._created:  # a file that was only created is still being written
                 found.append(Change(self._parts.get(watch, ""), os.fsdecode(name)))
         return found
+
+    def wait(self, names: Collection[str], seconds: float) -> bool:
+        """Wait until one of these names changes, but not longer than some seconds. Return False if the watch is
+        lost."""
+        if self._notify is None:
+            return False
+        end = time.monotonic() + seconds
+        poller = select.poll()
+        poller.register(self._notify.fileno(), select.POLLIN)
+        while (left := end - time.monotonic()) > 0 and poller.poll(left * 1000):
+            changes = self.changes()
+            if any(change.lost for change in changes):
+                return False
+            if any(change.name in names for change in changes):
+                break
+        return True
 
     def close(self) -> None:
         """End all watches."""
