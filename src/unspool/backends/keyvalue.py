@@ -7,7 +7,6 @@ rarely: switches, keys of unique tasks, slots of limits, results.
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from ..errors import OptionRefused
@@ -24,13 +23,16 @@ _KEY = re.compile(r"[A-Za-z0-9_.:@=+-]+(/[A-Za-z0-9_.:@=+-]+)*")
 _LONGEST_KEY = 200
 
 
-@dataclass(frozen=True, slots=True)
 class Forever:
     """The item stays until it is dropped."""
 
+    __slots__ = ()
 
-@dataclass(frozen=True, slots=True)
-class Until:
+    def __repr__(self) -> str:
+        return "FOREVER"
+
+
+class Until(NamedTuple):
     """The item is absent from a time on.
 
     :param time: unix seconds, of the clock of the backend.
@@ -39,13 +41,17 @@ class Until:
     time: float
 
 
-@dataclass(frozen=True, slots=True)
 class Ephemeral:
     """The item is absent as soon as the process that has put it ends, even if the process is killed.
 
     It belongs to that process alone: a child that is forked later neither keeps nor ends it. ``Backend.close`` also
     ends the items that this backend object has put.
     """
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "EPHEMERAL"
 
 
 Life = Forever | Until | Ephemeral

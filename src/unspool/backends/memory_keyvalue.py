@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from .base import Clock
-from .keyvalue import EPHEMERAL, FOREVER, Item, Life, Until, check_key, check_life, check_value
+from .keyvalue import FOREVER, Ephemeral, Item, Life, Until, check_key, check_life, check_value
 
 __all__ = ["MemoryKeyValue"]
 
@@ -73,7 +73,7 @@ class MemoryKeyValue:
     def close(self) -> None:
         """End the ephemeral items."""
         with self._changed:
-            for key in [key for key, life in self._lives.items() if life == EPHEMERAL]:
+            for key in [key for key, life in self._lives.items() if isinstance(life, Ephemeral)]:
                 self._forget(key)
             self._changed.notify_all()
 

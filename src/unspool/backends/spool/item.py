@@ -32,6 +32,11 @@ class Stored(NamedTuple):
     item: Item
     life: Life
 
+    @property
+    def ephemeral(self) -> bool:
+        """Return whether the item ends with its process."""
+        return isinstance(self.life, Ephemeral)
+
 
 def name_of(key: str) -> str:
     """Return the name of the file of a key."""

@@ -25,7 +25,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from ... import points
 from ...errors import SpoolerUnusable
 from ..base import Clock
-from ..keyvalue import EPHEMERAL, FOREVER, Item, Life, Until, check_key, check_life, check_value
+from ..keyvalue import FOREVER, Item, Life, Until, check_key, check_life, check_value
 from . import lock, trust
 from .file import write_whole
 from .item import LARGEST_FILE, SMALLEST_FILE, Stored, dump, key_of, name_of, parse
@@ -79,7 +79,7 @@ class SpoolKeyValue:
         check_key(key)
         with self._reported():
             found = self._drop(key, expect) if self._exists() else None
-            if found and self._durable and found.life != EPHEMERAL:
+            if found and self._durable and not found.ephemeral:
                 self._directory.sync(KV)
         return found is not None
 
@@ -166,7 +166,7 @@ class SpoolKeyValue:
     def _lives(self, stored: Stored, locked: bool) -> bool:
         if isinstance(stored.life, Until):
             return stored.life.time > self._clock()
-        return locked or stored.life != EPHEMERAL
+        return locked or not stored.ephemeral
 
     def _version(self, key: str) -> int:
         stored = self._find(key)
@@ -190,8 +190,8 @@ class SpoolKeyValue:
                 found = os.fstat(fd)
                 if found.st_nlink:
                     stored = self._parse(fd, found)
-                    locked = stored is not None and stored.life == EPHEMERAL and lock.held(fd)
-                    if stored is None or stored.life != EPHEMERAL or locked or self._is_at(name, found):
+                    locked = stored is not None and stored.ephemeral and lock.held(fd)
+                    if stored is None or not stored.ephemeral or locked or self._is_at(name, found):
                         return stored and (stored, locked)
             finally:
                 os.close(fd)
@@ -218,14 +218,13 @@ class SpoolKeyValue:
         """Write an item. Return False if there is another version than expected."""
         tmp, drafts = self._directory.fd(TMP), self._directory.drafts
         draft = drafts.name(f"kv-{stored.item.version:x}")
-        ephemeral = stored.life == EPHEMERAL
         fd = self._directory.hand_over(os.open(draft, _CREATE, 0o600, dir_fd=tmp))
         self._drafts.add(fd)
         placed = kept = False
         try:
             points.reach("put.created")
             write_whole(fd, dump(stored))
-            if ephemeral:
+            if stored.ephemeral:
                 lock.acquire(fd)
             elif self._durable:
                 os.fsync(fd)
@@ -244,7 +243,7 @@ class SpoolKeyValue:
                 placed = True
                 points.reach("put.renamed")
                 self._release(key)
-                if ephemeral:
+                if stored.ephemeral:
                     self._keep(key, fd)
                     kept = True
         finally:
@@ -255,7 +254,7 @@ class SpoolKeyValue:
             if not kept:
                 os.close(fd)
         # An ephemeral item does not survive a power cut. That it has replaced another one must.
-        if self._durable and (not ephemeral or (former and former.life != EPHEMERAL)):
+        if self._durable and not (stored.ephemeral and (former is None or former.ephemeral)):
             self._directory.sync(KV)
         points.reach("put.synced")
         return True

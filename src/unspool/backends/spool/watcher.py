@@ -14,6 +14,8 @@ import time
 from collections.abc import Collection
 from typing import NamedTuple
 
+from ...imports import late
+
 __all__ = ["Change", "Watcher"]
 
 _WRITING = 1  # milliseconds
@@ -39,7 +41,8 @@ class Watcher:
         if sys.platform != "linux":
             return
         try:
-            import inotify_simple  # takes 10 ms, and only supervisors watch
+            with late:
+                import inotify_simple  # takes 10 ms, and most producers do not watch
 
             self._notify = inotify_simple.INotify(nonblocking=True)
             flags = inotify_simple.flags
