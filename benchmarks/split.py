@@ -81,12 +81,12 @@ def _measure(directory: str, tasks: int) -> dict[str, float]:
             result = watch("run: the call itself", dispatch.run, call)
             outcome = watch("run: verdict", dispatch.conclude, call, claim, result, None, time.time())
             watch("run: unlink, close", backend.settle, claim, outcome.disposition)
-            feed.settled(ticket.ref, None)
+            feed.done(ticket.ref, None)
     return watch.microseconds(tasks)
 
 
 def _refresh(feed: Any) -> None:
-    while feed.refresh():
+    while feed.refresh().more:
         pass
 
 

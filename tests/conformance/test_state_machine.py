@@ -80,7 +80,7 @@ class LikeMemory(RuleBasedStateMachine):
 
     def look(self) -> None:
         """The feed takes in all that was done before."""
-        while self.feed.refresh():
+        while self.feed.refresh().more:
             pass
 
     def clean(self) -> None:
@@ -218,9 +218,9 @@ class LikeMemory(RuleBasedStateMachine):
             assert isinstance(claim, Refusal)
             assert claim.kind in (RefusalKind.GONE, RefusalKind.BUSY, RefusalKind.EARLY)
             if claim.kind is RefusalKind.BUSY:
-                self.feed.busy(tickets[0].ref)
+                self.feed.recheck([tickets[0].ref])
             else:
-                self.feed.settled(tickets[0].ref, claim.until)
+                self.feed.done(tickets[0].ref, claim.until)
 
     def begin_next(self) -> Task | None:
         """Claims what the feed gives, and the same in memory."""
@@ -243,7 +243,7 @@ class LikeMemory(RuleBasedStateMachine):
     def end(self, task: Task, end: Disposition | None) -> None:
         if end is None:
             self.die(task)
-            self.feed.doubt()
+            self.feed.recheck()
             self.look()
         elif isinstance(end, Retry):
             self.settle(task, Retry(self.later(end.at)))
@@ -264,7 +264,7 @@ class LikeMemory(RuleBasedStateMachine):
         assert task.held
         here, there = task.held
         until = self.settle_claim(here, disposition)
-        self.feed.settled(here.ref, until)
+        self.feed.done(here.ref, until)
         expected = self.memory.settle(there, disposition)
         assert (until is None) == (expected is None)
         task.held = None

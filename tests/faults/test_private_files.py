@@ -30,7 +30,7 @@ backend.record([Record("one", "task", "processed", 1, time.time(), 1.0, 1)])
 backend.jot([Record("two", "task", "processed", 1, time.time(), 2.0, 1)])
 backend.flush()
 feed = backend.feed()
-while feed.refresh(): pass
+while feed.refresh().more: pass
 print(json.dumps({
     "period": backend.control.period, "live": len(backend.control.live()), "ready": backend.counts()["ready"],
     "history": [record.id for record in backend.history()],

@@ -21,7 +21,7 @@ def send(backend: SpoolBackend, many: int = 1) -> list[str]:
 
 def taken(found: feed.SpoolFeed) -> set[str]:
     """All that it gives after a look."""
-    while found.refresh():
+    while found.refresh().more:
         pass
     return {ticket.ref for ticket in found.take(100_000)}
 
@@ -35,16 +35,16 @@ backend = SpoolBackend({place!r}, durable=False)
 backend.send([Envelope({{'msg': b'first'}}, b'', None, None)])
 feed = backend.feed()
 def taken():
-    while feed.refresh(): pass
+    while feed.refresh().more: pass
     return len(feed.take(9))
 assert taken() == 1
 backend.send([Envelope({{'msg': b'prior'}}, b'', 1, None)])
 while not taken():  # with a watch of the root told at once, and else found by a look
-    time.sleep(max(0.0, feed.next_due() - time.time()))
-print(feed.fileno(), feed.next_due() - time.time() <= 1)
+    time.sleep(max(0.0, feed.refresh().next_due - time.time()))
+print(feed.fileno(), feed.refresh().next_due - time.time() <= 1)
 backend.send([Envelope({{'msg': b'last'}}, b'', None, None)])
 while not taken():
-    time.sleep(max(0.0, feed.next_due() - time.time()))
+    time.sleep(max(0.0, feed.refresh().next_due - time.time()))
 print("last")
 """
 
@@ -90,7 +90,7 @@ def test_too_many_events(tmp_path: Path) -> None:
         os.rename(id, other := f"{backend.name}/uwsgi_spoolfile_on_{number}")
         id = other
     sent = {os.path.basename(one) for one in [id, *send(backend, 200)]}
-    while found.refresh():
+    while found.refresh().more:
         pass
     clock[0] += 1.0  # the look after an overflow waits until whoever is busy there has settled
     assert taken(found) >= sent

@@ -28,7 +28,8 @@ class NatsLikeMemory(SpoolLikeMemory):
         assert isinstance(feed, NatsFeed)
         self.feed = feed  # type: ignore[assignment]
         waiting = self.memory.counts()[State.READY] + self.memory.counts()[State.DEFERRED]
-        until(lambda: not feed.refresh() and len(feed._held) == waiting)  # what the last feed gave back takes a moment
+        # What the last feed has released takes a moment.
+        until(lambda: not feed.refresh().more and len(feed._held) == waiting)
 
     def die(self, task: Task) -> None:
         """What is left when a worker is killed: the record of a run whose process is no more."""

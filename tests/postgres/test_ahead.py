@@ -175,7 +175,7 @@ def test_what_was_given_back_is_forgotten(two: tuple[PostgresBackend, PostgresBa
         tokens = worker.claim_ahead([ticket.ref for ticket in tickets])
         first = worker.claim(refs[0])
         assert isinstance(first, Claim)
-        feed.give_back(ticket._replace(token=tokens[ticket.ref]) for ticket in tickets[1:])
+        feed.release(ticket._replace(token=tokens[ticket.ref]) for ticket in tickets[1:])
         feed.refresh()
         second = other.claim(refs[1])
         assert isinstance(second, Claim)
@@ -231,7 +231,7 @@ def test_a_second_ticket_that_is_given_back(two: tuple[PostgresBackend, Postgres
         feed = supervisor.feed()
         feed.refresh()
         feed.take(4)
-        feed.doubt()
+        feed.recheck()
         feed.refresh()
         again = feed.take(4)
         assert [ticket.ref for ticket in again] == refs
@@ -240,7 +240,7 @@ def test_a_second_ticket_that_is_given_back(two: tuple[PostgresBackend, Postgres
         other_tokens = other.claim_ahead(refs)
         assert tokens.keys() == set(refs[:2])
         assert other_tokens.keys() == set(refs[2:])
-        feed.give_back(ticket._replace(token=other_tokens.get(ticket.ref, 0)) for ticket in again)
+        feed.release(ticket._replace(token=other_tokens.get(ticket.ref, 0)) for ticket in again)
         feed.refresh()
         assert feed.take(4) == again[2:]
         assert supervisor.counts()[State.RUNNING] == 2
@@ -261,7 +261,7 @@ def test_a_task_without_a_ticket(two: tuple[PostgresBackend, PostgresBackend], a
         feed.refresh()
         (ticket,) = feed.take(1)
         feed._out.clear()
-        feed.doubt()
+        feed.recheck()
         feed.refresh()
         assert feed.take(1) == [ticket]
         feed.close()

@@ -96,9 +96,9 @@ def test_a_wrong_supervisor_wakes_in_time(right: Wrong, wrong: Wrong) -> None:
     right.send([task(b"x", time.time() + 60)])
     with contextlib.closing(wrong.feed()) as feed:
         feed._clock = wrong._local  # type: ignore[attr-defined]
-        feed.refresh()
+        state = feed.refresh()
         assert feed.take(1) == []
-        assert feed.next_due() == pytest.approx(wrong._local() + min(60, wrong.control.period), abs=20)
+        assert state.next_due == pytest.approx(wrong._local() + min(60, wrong.control.period), abs=20)
 
 
 def test_a_wrong_worker_serves_what_is_due(right: Wrong, wrong: Wrong) -> None:

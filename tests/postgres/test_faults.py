@@ -5,14 +5,18 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from unspool.address import Address
+from unspool.address import Address, parse
 from unspool.backends.postgres import feed, machine
-from unspool.message import Ack, Claim, State, Verdict
+from unspool.message import Ack, Claim, Envelope, State, Verdict
+from unspool.runtime.patience import Patience
+from unspool.runtime.served import Served
+from unspool.runtime.watches import Watches
 
 from ..runtime.conftest import PATIENCE, Place
 from .conftest import look_at, migrate, place_at, queue_in, url_of, wait_until
@@ -131,11 +135,11 @@ def test_whoever_was_cut_off_is_refused(
     with contextlib.closing(look_at(address)) as backend:
         other = backend.feed()
         assert isinstance(other, feed.PostgresFeed)
-        wait_until(lambda: other.refresh() or other._absent)
+        wait_until(lambda: other.refresh() and other._absent)
         assert other.take(1) == []
         monkeypatch.setattr(feed, "GRACE", 0.0)
         monkeypatch.setattr(machine, "_space", lambda: "another machine")  # which does not see its processes
-        wait_until(lambda: other.refresh() or other.peek())
+        wait_until(lambda: other.refresh().head)
         (ticket,) = other.take(1)
         claim = backend.claim(ticket.ref)
         assert isinstance(claim, Claim)
@@ -170,6 +174,29 @@ def test_a_cut_off_worker_that_nobody_replaced_is_heard(place: Place, address: A
     assert lonely.stop() == 0
     assert place.lines().count("begun one") == 1
     assert sum(look_at(address).counts().values()) == 0
+
+
+def test_a_server_that_cannot_be_reached_when_tickets_are_taken(address: Address, proxy: Proxy) -> None:
+    """The supervisor refreshes the spooler before it waits. It learns then when to try again: soon."""
+    backend = look_at(parse(url_of(address, proxy.port)))
+    watches = Watches()
+    served = Served(backend, watches)
+    backend.send([Envelope({"msg": b"task"}, b"", None, None)])
+    wait_until(lambda: served.refresh() or served.state.head)
+    proxy.cut()
+    assert served.take(1) == []
+    assert (served.state.more, served.state.head) == (True, None)
+    served.refresh()
+    assert (served.state.more, served.state.available) == (False, False)
+    assert served.state.next_due is not None
+    assert served.state.next_due < time.time() + 1
+    proxy.mend()
+    wait_until(lambda: served.refresh() or served.state.head)
+    assert served.state.available
+    assert len(served.take(1)) == 1
+    served.close(Patience(PATIENCE, lambda: False))
+    watches.close()
+    backend.close()
 
 
 def test_the_server_is_killed_and_restarted_under_load(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def test_what_was_taken_when_the_answer_was_lost(backend: PostgresBackend) -> No
     (first,) = known.take(1)
     assert len(backend._session.rows("take", known._values(limit=2))) == 2  # type: ignore[attr-defined]
     end_session(backend)
-    wait_until(lambda: known.refresh() or (not known.gone and known.peek()))
+    wait_until(lambda: known.refresh().head)
     assert [ticket.ref for ticket in known.take(3)] == refs[1:]
     claim = backend.claim(first.ref)
     assert isinstance(claim, Claim)
@@ -94,8 +94,8 @@ def test_a_claim_whose_answer_was_lost(address: Address, backend: PostgresBacken
         worker._session.owner = backend._session.owner
         worker._session.next(worker._ends.values_of_next(int(ref), 0, None))
         end_session(worker)
-        supervisor.settled(ticket.ref, 0.0)  # it could not be claimed, its worker says
-        wait_until(lambda: supervisor.refresh() or supervisor.peek())
+        supervisor.done(ticket.ref, 0.0)  # it could not be claimed, its worker says
+        wait_until(lambda: supervisor.refresh().head)
         assert supervisor.take(1)
         claim = worker.claim(ref)
         if not isinstance(claim, Claim):  # this tells the worker that its session has ended
@@ -167,7 +167,7 @@ def test_a_worker_that_outlives_its_session_and_its_supervisor(
         running.process.wait(PATIENCE)
         other = backend.feed()
         assert isinstance(other, PostgresFeed)
-        wait_until(lambda: other.refresh() or other._absent)
+        wait_until(lambda: other.refresh() and other._absent)
         other.refresh()
         assert other.take(1) == []
         if way == "ends":
@@ -175,7 +175,7 @@ def test_a_worker_that_outlives_its_session_and_its_supervisor(
             wait_until(lambda: not sum(backend.counts().values()))
         else:
             os.kill(worker.pid, signal.SIGKILL)
-            wait_until(lambda: other.refresh() or other.peek())
+            wait_until(lambda: other.refresh().head)
             (ticket,) = other.take(1)
             claim = backend.claim(ticket.ref)
             assert isinstance(claim, Claim)

@@ -369,7 +369,7 @@ def test_churn_leaves_the_table_as_small_as_it_was(empty: str, quiet: None) -> N
                 claim = backend.claim(ticket.ref)
                 assert isinstance(claim, Claim)
                 backend.settle(claim, Ack(), Record(claim.id, "task", "processed", 1, 1.0, 0.1, 1))
-                feed.settled(ticket.ref, None)
+                feed.done(ticket.ref, None)
             backend.flush()
             connection.execute("VACUUM unspool.task")
             row = connection.execute("SELECT pg_total_relation_size('unspool.task')").fetchone()

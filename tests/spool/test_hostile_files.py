@@ -46,7 +46,7 @@ def backend(tmp_path: Path, clock: Clock) -> SpoolBackend:
 def claim_all(backend: SpoolBackend) -> tuple[list[Claim], list[Refusal]]:
     """Claims all that the feed knows."""
     feed = backend.feed()
-    while feed.refresh():
+    while feed.refresh().more:
         pass
     answers = [backend.claim(ticket.ref) for ticket in feed.take(1000)]
     feed.close()

@@ -17,13 +17,13 @@ def drain(feed: Feed, root: Path) -> list[str]:
     """All refs in the order in which a supervisor would hand them out, a few at a time, while the feed still reads."""
     found: list[str] = []
     while True:
-        more = feed.refresh()
+        more = feed.refresh().more
         taken = feed.take(100)
         for ticket in taken:
             with contextlib.suppress(FileNotFoundError):  # a reading under way may still see what has just been done
                 (root / ticket.ref).unlink()
                 found.append(ticket.ref)
-            feed.settled(ticket.ref, None)
+            feed.done(ticket.ref, None)
         if not more and not taken:
             return found
 

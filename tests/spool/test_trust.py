@@ -213,7 +213,7 @@ def test_what_a_member_of_the_group_can_put_there(spool: Path, intrude: Intrude,
     backend = SpoolBackend(str(spool))
     (good,) = backend.send([TASK])
     feed = backend.feed()
-    while feed.refresh():
+    while feed.refresh().more:
         pass
     answers = [backend.claim(ticket.ref) for ticket in feed.take(10)]
     feed.close()

@@ -17,7 +17,7 @@ import inotify_simple
 import pytest
 
 from unspool import codec, wire
-from unspool.backends.base import Feed
+from unspool.backends.base import Feed, FeedState
 from unspool.backends.spool import SpoolBackend, lock
 from unspool.message import Ack, Claim, Message, Refusal
 from unspool.testing import FakeClock
@@ -46,10 +46,11 @@ class Watched:
         self.feed: Feed = self.backend.feed()
         self.refresh()
 
-    def refresh(self) -> None:
-        """Takes in all there is to take in."""
-        while self.feed.refresh():
+    def refresh(self) -> FeedState:
+        """Process all changes, and return the state of the feed."""
+        while (state := self.feed.refresh()).more:
             pass
+        return state
 
     @property
     def told(self) -> bool:
@@ -99,15 +100,16 @@ def test_nothing_happens_in_silence(watched: Watched) -> None:
     """A feed that has looked once has nothing to do until the next scan."""
     assert not watched.told
     assert watched.given() == []
-    assert watched.feed.idle
-    assert watched.feed.next_due() == watched.clock() + PERIOD
+    state = watched.refresh()
+    assert state.idle
+    assert state.next_due == watched.clock() + PERIOD
 
 
 def test_an_arrival_is_told(watched: Watched) -> None:
     """By the kernel and without a scan: the descriptor is readable, and one look gives the task."""
     ref = watched.send()
     assert watched.told
-    assert not watched.feed.refresh(), "there is no scan to go on with"
+    assert not watched.feed.refresh().more, "there is no scan to go on with"
     assert watched.given() == [ref]
     assert not watched.told
 
@@ -152,7 +154,7 @@ def test_a_deferred_one_is_not_given_before_its_time(watched: Watched) -> None:
     due = watched.clock() + 20
     ref = watched.send(due=due)
     assert watched.given() == []
-    assert watched.feed.next_due() == pytest.approx(due, abs=1e-6)
+    assert watched.refresh().next_due == pytest.approx(due, abs=1e-6)
     watched.clock.advance(19.9)
     assert watched.given() == []
     watched.clock.advance(0.2)
@@ -215,7 +217,7 @@ def test_let_go_of_by_another(watched: Watched) -> None:
         assert os.read(reader, 100) == b"Claim"
         assert watched.given() == [ref]
         assert isinstance(watched.backend.claim(ref), Refusal)
-        watched.feed.busy(ref)
+        watched.feed.recheck([ref])
         assert watched.given() == []
     finally:
         os.kill(pid, signal.SIGKILL)
@@ -231,7 +233,7 @@ def test_let_go_of_before_we_heard(watched: Watched) -> None:
     """Between the refusal and its report the holder ended: nobody would tell of it any more, so it is looked at."""
     ref = watched.send()
     assert watched.given() == [ref]
-    watched.feed.busy(ref)
+    watched.feed.recheck([ref])
     assert watched.given() == [ref]
 
 
@@ -269,10 +271,10 @@ def test_a_scan_goes_in_steps(make: Make) -> None:
     other = watched.backend.feed()
     try:
         steps = 1
-        while other.refresh():
+        while (state := other.refresh()).more:
             steps += 1
         assert steps > 2
-        assert other.backlog == 5_000
+        assert state.ready == 5_000
     finally:
         other.close()
 
@@ -290,7 +292,7 @@ def test_polling_where_there_is_no_inotify(make: Make, monkeypatch: pytest.Monke
     monkeypatch.setattr(inotify_simple, "INotify", lambda **options: no_instances())
     watched = make()
     assert watched.feed.fileno() is None
-    due = watched.feed.next_due()
+    due = watched.refresh().next_due
     assert due is not None
     assert due <= watched.clock() + 1
     ref = watched.send(priority=3)
@@ -334,14 +336,13 @@ def test_a_lost_directory(watched: Watched, tmp_path: Path, how: str) -> None:
     assert watched.told
     watched.refresh()
     watched.clock.advance(1)
-    watched.refresh()
-    assert watched.feed.gone
+    assert not watched.refresh().available
 
     anew = SpoolBackend(str(watched.root), durable=False, clock=watched.clock)
     (id,) = anew.send([codec.encode(Message("m", priority=2))])
     watched.clock.advance(1)
     assert watched.given() == [os.path.relpath(id, watched.root)]
-    assert not watched.feed.gone
+    assert watched.refresh().available
 
     (id,) = anew.send([codec.encode(Message("m"))])
     assert watched.told
@@ -356,22 +357,18 @@ def test_a_directory_that_is_moved_away_and_back(watched: Watched, tmp_path: Pat
     assert watched.told
     watched.refresh()
     watched.clock.advance(1)
-    watched.refresh()
-    assert watched.feed.gone
+    assert not watched.refresh().available
     (tmp_path / "aside").rename(watched.root)
     watched.clock.advance(1)
-    watched.refresh()
-    assert not watched.feed.gone
+    assert watched.refresh().available
 
     watched.root.rename(tmp_path / "aside")
     watched.root.mkdir(mode=0o700)
     assert watched.told
     watched.refresh()
     watched.clock.advance(1)
-    watched.feed.refresh()
-    assert watched.feed.gone
-    watched.refresh()
-    assert not watched.feed.gone
+    assert not watched.feed.refresh().available
+    assert watched.refresh().available
     anew = SpoolBackend(str(watched.root), durable=False, clock=watched.clock)
     (id,) = anew.send([codec.encode(Message("m"))])
     assert watched.told
@@ -401,22 +398,18 @@ def test_a_shorter_period_is_heard_at_once(watched: Watched) -> None:
     """Set by another process: the kernel tells, and the next scan is as much nearer."""
     watched.other.control.set_period(5)
     assert watched.told
-    watched.refresh()
-    assert watched.feed.next_due() == watched.clock() + 5
+    assert watched.refresh().next_due == watched.clock() + 5
     watched.clock.advance(5)
-    watched.refresh()
-    assert watched.feed.next_due() == watched.clock() + 5
+    assert watched.refresh().next_due == watched.clock() + 5
 
 
 def test_a_longer_period(watched: Watched) -> None:
     """Holds from the next scan on."""
-    before = watched.feed.next_due()
+    before = watched.refresh().next_due
     watched.other.control.set_period(1_000)
-    watched.refresh()
-    assert watched.feed.next_due() == before
+    assert watched.refresh().next_due == before
     watched.clock.advance(PERIOD)
-    watched.refresh()
-    assert watched.feed.next_due() == watched.clock() + 1_000
+    assert watched.refresh().next_due == watched.clock() + 1_000
 
 
 def test_pause_and_resume_are_heard_at_once(watched: Watched) -> None:
@@ -425,7 +418,7 @@ def test_pause_and_resume_are_heard_at_once(watched: Watched) -> None:
     assert watched.told
     ref = watched.send()
     assert watched.given() == []
-    assert watched.feed.paused
+    assert watched.refresh().paused
     watched.other.control.resume()
     assert watched.told
     assert watched.given() == [ref]

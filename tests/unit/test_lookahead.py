@@ -109,11 +109,11 @@ class Queue:
             case "give back", count:
                 back, self.out = self.out[:count], self.out[count:]
                 self.waiting.update(back)
-                self.window.give_back(back)
+                self.window.release(back)
             case "settle", count:
                 ended, self.out = self.out[:count], self.out[count:]
                 for one in ended:
-                    self.window.settled(one.ref)
+                    self.window.done(one.ref)
             case "pass", seconds:
                 self.now += seconds
         assert self.window.out == len(self.out)
@@ -208,7 +208,7 @@ def test_a_known_ticket_is_not_taken_twice() -> None:
     assert window.take(5) == [ticket(1)]
     window.add(ticket(1), 0.0)
     assert window.take(5) == []
-    window.settled(ticket(1).ref)
+    window.done(ticket(1).ref)
     window.add(ticket(1), 0.0)
     assert window.take(5) == [ticket(1)]
 
@@ -234,7 +234,7 @@ def test_put_off() -> None:
     (taken,) = window.take(1)
     window.defer(taken, 7.0)
     assert window.next_due() is None  # it is still handed out
-    window.settled(taken.ref)
+    window.done(taken.ref)
     window.defer(taken, 7.0)
     assert window.next_due() == 7.0
     window.promote(7.0)
@@ -247,9 +247,9 @@ def test_give_back_only_what_is_out() -> None:
     for number in range(3):
         window.add(ticket(number), 0.0)
     taken = window.take(3)
-    window.settled(taken[0].ref)
-    window.give_back(taken)
-    window.give_back(taken)
+    window.done(taken[0].ref)
+    window.release(taken)
+    window.release(taken)
     assert window.take(5) == taken[1:]
 
 

@@ -40,11 +40,17 @@ def watches() -> Iterator[Watches]:
 def served(tmp_path: Path, clock: FakeClock, watches: Watches) -> Iterator[Served]:
     """A directory that is served."""
     served = Served(SpoolBackend(str(tmp_path / "mail"), clock=clock, durable=False), watches)
-    while served.refresh():
-        continue
+    refresh(served)
     yield served
     served.close(Patience(PATIENCE, lambda: False))
     served.backend.close()
+
+
+def refresh(served: Served) -> None:
+    """Process all changes."""
+    served.refresh()
+    while served.state.more:
+        served.refresh()
 
 
 def send(served: Served) -> str:
@@ -56,9 +62,24 @@ def send(served: Served) -> str:
 def test_an_arrival_ends_the_wait(served: Served, watches: Watches) -> None:
     """The feed's descriptor is watched."""
     ref = send(served)
-    assert watches.wait(PATIENCE) == {served.feed.fileno()}
+    assert watches.wait(PATIENCE) == {served._feed.fileno()}
     served.refresh()
-    assert [ticket.ref for ticket in served.feed.take(2)] == [ref]
+    assert [ticket.ref for ticket in served.take(2)] == [ref]
+
+
+def test_reports_outdate_the_state(served: Served) -> None:
+    """After a report, the spooler must be refreshed before a wait. After ``take``, it need not be."""
+    ref = send(served)
+    for report in (served.release, lambda _: served.recheck(), lambda _: served.done(ref, None)):
+        refresh(served)
+        state = served.state
+        tickets = served.take(2)
+        assert ([state.head], state.ready, state.more) == (tickets, 1, False)
+        assert served.state == state._replace(head=None, ready=0)
+        report(tickets)
+        assert served.state.more
+    refresh(served)
+    assert served.state.idle
 
 
 def test_a_pause_is_logged_once(served: Served, caplog: pytest.LogCaptureFixture) -> None:
@@ -84,24 +105,23 @@ def test_a_directory_that_is_back_needs_new_workers(
 ) -> None:
     """Its removal is logged, and its return. The supervisor is registered in the new one, and watches it."""
 
-    def refresh() -> bool:
-        while served.refresh():
-            continue
+    def is_another() -> bool:
+        refresh(served)
         return served.note_absence()
 
     shutil.rmtree(tmp_path / "mail")
-    assert not refresh()
-    assert not refresh()
+    assert not is_another()
+    assert not is_another()
     other = SpoolBackend(served.name, clock=clock, durable=False)
     other.send([codec.encode(Message("m"))])
     other.close()
     clock.advance(1_000)
-    assert [refresh() for _ in range(4)].count(True) == 1
+    assert [is_another() for _ in range(4)].count(True) == 1
     name = served.name
     assert caplog.messages == [f"spooler {name} was removed; going on when it is back", f"spooler {name} is back"]
     assert [info.pid for info in served.backend.control.live()] == [os.getpid()]
     send(served)
-    assert watches.wait(PATIENCE) == {served.feed.fileno()}
+    assert watches.wait(PATIENCE) == {served._feed.fileno()}
 
 
 def test_refusals(served: Served, caplog: pytest.LogCaptureFixture) -> None:

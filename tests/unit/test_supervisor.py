@@ -57,7 +57,7 @@ def test_nothing_is_taken_before_a_worker_is_ready(
 ) -> None:
     """Other supervisors may have idle workers, while those of this one import, are stopped, or leave."""
     backend.send([Envelope({"msg": b"task"}, b"", None, None)])
-    while supervisor._spoolers[0].feed.peek() is None:
+    while supervisor._spoolers[0].state.head is None:
         supervisor._refresh()
     for state in ("ready", "stopped", "leaving"):
         setattr(worker, state, state != "ready")
@@ -66,3 +66,35 @@ def test_nothing_is_taken_before_a_worker_is_ready(
         setattr(worker, state, state == "ready")
     supervisor._fill()
     assert len(supervisor._pool.queue) == 1
+
+
+@pytest.fixture
+def filled(backend: Withholding, supervisor: Supervisor, worker: Worker, monkeypatch: pytest.MonkeyPatch) -> Supervisor:
+    """A supervisor that has taken two tasks of different priorities for its two workers."""
+    monkeypatch.setattr(supervisor._pool, "processes", lambda: [worker, worker])
+    backend.send([Envelope({"msg": b"task"}, b"", priority, None) for priority in (1, 5)])
+    while supervisor._more or supervisor._spoolers[0].state.ready < 2:
+        supervisor._refresh()
+    supervisor._fill()
+    assert len(supervisor._pool.queue) == 2
+    return supervisor
+
+
+def test_a_ticket_in_the_queue_is_not_more_urgent_than_the_queue(filled: Supervisor) -> None:
+    """The head of the last state is in the queue, so it takes no ticket back."""
+    filled._fill()
+    assert len(filled._pool.queue) == 2
+    assert not filled._more, "tickets were released"
+
+
+def test_tickets_that_a_pause_takes_back_are_refreshed(backend: Withholding, filled: Supervisor) -> None:
+    """A supervisor with ``burst`` would otherwise wait for the next scan to find that nothing is left to do."""
+    backend.control.pause()
+    while not filled._spoolers[0].state.paused:
+        filled._refresh()
+    assert len(filled._pool.queue) == 0
+    assert filled._more
+    assert not filled._spoolers[0].state.idle
+    filled._refresh()
+    assert not filled._more
+    assert filled._spoolers[0].state.idle

@@ -202,7 +202,7 @@ class TestRunAll:
         backend, other = (SpoolBackend(str(tmp_path), durable=False) for _ in range(2))
         backend.send([encode(note.message(1)), encode(note.message(2))])
         feed = other.feed()
-        while feed.refresh():
+        while feed.refresh().more:
             pass
         (ticket,) = feed.take(1)
         assert not isinstance(other.claim(ticket.ref), Refusal)

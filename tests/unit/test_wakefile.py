@@ -179,7 +179,7 @@ def test_ringing_comes_to_an_end(backend: SpoolBackend, clock: FakeClock) -> Non
 def scan(backend: SpoolBackend) -> None:
     """What a supervisor does first."""
     feed = backend.feed()
-    while feed.refresh():
+    while feed.refresh().more:
         pass
     feed.close()
 

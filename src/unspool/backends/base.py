@@ -21,6 +21,7 @@ __all__ = [
     "Clock",
     "Control",
     "Feed",
+    "FeedState",
     "HoldsDescriptors",
     "Journals",
     "Migratable",
@@ -184,55 +185,71 @@ class Control(Protocol):
         """Return the live processes of this queue."""
 
 
+class FeedState(NamedTuple):
+    """What ``Feed.refresh`` has found. ``Feed`` says how long it holds. Without arguments: nothing is known yet."""
+
+    more: bool = True
+    """Whether ``refresh`` must be called again before the caller waits."""
+    head: Ticket | None = None
+    """The ticket that ``take`` would return first, or None if there is none or the feed does not know it."""
+    ready: int = 0
+    """The number of ready tasks that the feed knows."""
+    idle: bool = False
+    """Whether no task is ready, handed out, or still being looked for. Tasks of a paused queue are not ready."""
+    paused: bool = False
+    """Whether ``take`` returns nothing because the queue is paused."""
+    available: bool = True
+    """Whether the queue can be reached. ``refresh`` notices when it is back."""
+    next_due: float | None = None
+    """When ``refresh`` must be called even if nothing happens; None if never."""
+
+    def after_take(self, count: int) -> "FeedState":
+        """Return the state after ``take`` has returned this many tickets. The new head is not known."""
+        return self._replace(head=None, ready=max(self.ready - count, 0), idle=False)
+
+
 class Feed(Protocol):
-    """The due tasks in order, and when to check again: a bounded lookahead, never the whole queue."""
+    """The due tasks in order, and when to check again: a bounded lookahead, never the whole queue.
+
+    Only ``refresh`` reads changes and returns the state. A supervisor calls it once per turn, and ``done`` once per
+    task, so the other methods return no new state. A state holds as follows:
+
+    - ``take`` hands out the head. Until the next ``refresh``, ``after_take`` describes the feed, and the new head is
+      unknown. A caller that keeps the old head would find it more urgent than what it has taken with it. ``next_due``,
+      ``paused`` and ``available`` still hold, so a caller may take and then wait.
+    - ``release``, ``done`` and ``recheck`` change what is ready, the idleness and ``next_due``. The caller calls
+      ``refresh`` before it waits or decides that nothing is left to do.
+    - If ``take`` raises an error, nothing of the state holds. ``refresh`` returns when to try again.
+
+    A supervisor therefore reports ended and returned tickets first, then refreshes, then takes, then waits.
+    """
 
     def fileno(self) -> int | None:
-        """Return a descriptor that becomes readable when ``refresh`` has something to do, or None."""
+        """Return a descriptor that becomes readable when ``refresh`` has something to do, or None. It may differ after
+        each ``refresh``."""
 
-    def refresh(self) -> bool:
-        """Process changes in small steps. Return True if it should be called again at once."""
+    def refresh(self) -> FeedState:
+        """Process changes in small steps and return the state."""
 
     def take(self, limit: int) -> list[Ticket]:
-        """Return up to ``limit`` due tickets in order. They count as handed out until ``give_back`` or ``settled``."""
+        """Return up to ``limit`` due tickets in order. They count as handed out until ``release`` or ``done``.
 
-    def peek(self) -> Ticket | None:
-        """Return the ticket that ``take`` would return first."""
+        :raises SpoolerUnusable: if the queue cannot be reached.
+        """
 
-    def give_back(self, tickets: Iterable[Ticket]) -> None:
+    def release(self, tickets: Iterable[Ticket]) -> None:
         """Return tickets that were not started. A prefetched claim ends only if the ticket has its token, because the
         task of another ticket with the same ref may have started."""
 
-    def settled(self, ref: str, until: float | None) -> None:
+    def done(self, ref: str, until: float | None) -> None:
         """Note that a task has ended or, with ``until``, must be checked again at that time."""
 
-    def busy(self, ref: str) -> None:
-        """Note that another process has the task. The feed checks again when that process releases it."""
+    def recheck(self, refs: Iterable[str] | None = None) -> None:
+        """Check tasks that were handed out, and make them ready unless a process holds them.
 
-    def doubt(self) -> None:
-        """Note that a worker died.
-
-        All tasks that were handed out are checked again and made ready unless a process holds them.
+        :param refs: the tasks that another process holds. Each is made ready when that process releases it. None means
+            all tasks that were handed out, because a worker died.
         """
-
-    def next_due(self) -> float | None:
-        """Return when ``refresh`` must be called even if nothing happens; None if never."""
-
-    @property
-    def paused(self) -> bool:
-        """Return whether ``take`` returns nothing because the queue is paused."""
-
-    @property
-    def gone(self) -> bool:
-        """Return whether the queue itself is unreachable. ``refresh`` notices when it is back."""
-
-    @property
-    def idle(self) -> bool:
-        """Return whether no task is ready, handed out, or still being looked for."""
-
-    @property
-    def backlog(self) -> int:
-        """Return the number of ready tasks in the lookahead."""
 
     def close(self) -> None:
         """Release descriptors and watches."""
@@ -262,7 +279,7 @@ class HoldsDescriptors(Protocol):
 class ClaimsAhead(Protocol):
     """A backend whose workers may prefetch several tasks in one request, when a single claim costs a round trip.
 
-    The caller must let ``Feed.give_back`` return the tasks that a worker does not start: at once when the worker dies,
+    The caller must let ``Feed.release`` return the tasks that a worker does not start: at once when the worker dies,
     and soon when a run before them takes long. A claim that was given back must not be started, so the worker calls
     ``forget`` before it takes further tickets.
     """

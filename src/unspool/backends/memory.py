@@ -28,7 +28,18 @@ from ..message import (
     State,
 )
 from ..signing import Signer
-from .base import UNNUMBERED, Capabilities, Clock, Feed, Registration, Summary, Ticket, WorkerInfo, check_period
+from .base import (
+    UNNUMBERED,
+    Capabilities,
+    Clock,
+    Feed,
+    FeedState,
+    Registration,
+    Summary,
+    Ticket,
+    WorkerInfo,
+    check_period,
+)
 from .depot import MOVING, Parcel
 from .memory_keyvalue import MemoryKeyValue
 
@@ -322,48 +333,32 @@ class MemoryFeed:
     def fileno(self) -> int | None:
         return None
 
-    def refresh(self) -> bool:
-        return False
+    def refresh(self) -> FeedState:
+        due, paused = self._due(), self._control.paused
+        waiting = [task.due for task in self._tasks.values() if not task.aside and not task.key]
+        return FeedState(
+            more=False,
+            head=due[0] if due and not paused else None,
+            ready=len(due),
+            idle=not self._out and (paused or not due),
+            paused=paused,
+            available=True,
+            next_due=min(waiting, default=None),
+        )
 
     def take(self, limit: int) -> list[Ticket]:
         taken = [] if self._control.paused else self._due()[:limit]
         self._out.update(ticket.ref for ticket in taken)
         return taken
 
-    def peek(self) -> Ticket | None:
-        due = [] if self._control.paused else self._due()
-        return due[0] if due else None
-
-    def give_back(self, tickets: Iterable[Ticket]) -> None:
+    def release(self, tickets: Iterable[Ticket]) -> None:
         self._out.difference_update(ticket.ref for ticket in tickets)
 
-    def settled(self, ref: str, until: float | None) -> None:
+    def done(self, ref: str, until: float | None) -> None:
         self._out.discard(ref)
 
-    def busy(self, ref: str) -> None:
-        self._out.discard(ref)
-
-    def doubt(self) -> None:
-        self._out.clear()
-
-    def next_due(self) -> float | None:
-        return min((task.due for task in self._tasks.values() if not task.aside and not task.key), default=None)
-
-    @property
-    def paused(self) -> bool:
-        return self._control.paused
-
-    @property
-    def gone(self) -> bool:
-        return False
-
-    @property
-    def idle(self) -> bool:
-        return not self._out and not self._due()
-
-    @property
-    def backlog(self) -> int:
-        return len(self._due())
+    def recheck(self, refs: Iterable[str] | None = None) -> None:
+        self._out.difference_update(list(self._out) if refs is None else refs)
 
     def close(self) -> None:
         """Do nothing, because no resource is held."""

@@ -2,9 +2,10 @@
 
 import logging
 import os
+from collections.abc import Iterable
 
-from ..backends.base import Backend
-from ..errors import TaskTimeout
+from ..backends.base import Backend, FeedState, Ticket
+from ..errors import SpoolerUnusable, TaskTimeout
 from ..message import Record, RefusalKind, Verdict
 from ..printable import printable
 from .events import Refused
@@ -29,13 +30,15 @@ class Served:
 
     def __init__(self, backend: Backend, watches: Watches) -> None:
         self.backend = backend
-        self.feed = backend.feed()
+        self._feed = backend.feed()
+        self.state = FeedState()
+        """The state of the feed, as far as it is known. It has ``more`` if ``refresh`` must be called before a wait."""
         self.withholds = backend.capabilities.withholds
         self.records = backend.capabilities.records
         self._registration = backend.control.register("supervisor")
         self._watches = watches
         self._watched: int | None = None
-        self._gone = False
+        self._available = True
         self._paused = False
         self._complained: set[str] = set()
 
@@ -44,31 +47,57 @@ class Served:
         """The spooler's name."""
         return self.backend.name
 
-    def refresh(self) -> bool:
-        """Refresh the feed and watch its descriptor, which changes if the feed starts over.
-
-        :returns: True if there is more to take in at once.
-        """
-        more = self.feed.refresh()
-        fd = self.feed.fileno()
+    def refresh(self) -> None:
+        """Refresh the feed and watch its descriptor, which changes if the feed starts over."""
+        self.state = self._feed.refresh()
+        fd = self._feed.fileno()
         if fd != self._watched:
             if self._watched is not None:
                 self._watches.discard(self._watched)
             if fd is not None:
                 self._watches.add(fd)
             self._watched = fd
-        return more
+
+    def take(self, limit: int) -> list[Ticket]:
+        """Take up to ``limit`` due tickets. If the spooler cannot be reached, none; the next ``refresh`` notes that."""
+        try:
+            tickets = self._feed.take(limit)
+        except SpoolerUnusable:  # the feed logs it
+            self.state = self.state.after_take(0)._replace(more=True)
+            return []
+        if tickets:
+            self.state = self.state.after_take(len(tickets))
+        return tickets
+
+    def release(self, tickets: Iterable[Ticket]) -> None:
+        """Return tickets that were not started."""
+        self._feed.release(tickets)
+        self._outdate()
+
+    def done(self, ref: str, until: float | None) -> None:
+        """Note that a task has ended or, with ``until``, must be checked again at that time."""
+        self._feed.done(ref, until)
+        self._outdate()
+
+    def recheck(self) -> None:
+        """Note that a worker died. Tasks that no process holds are handed out again."""
+        self._feed.recheck()
+        self._outdate()
+
+    def _outdate(self) -> None:
+        if not self.state.more:
+            self.state = self.state._replace(more=True)
 
     def note_absence(self) -> bool:
         """Log when the spooler goes away or is back.
 
         :returns: True if it is back as another directory, in which the workers have no registration.
         """
-        if self.feed.gone == self._gone:
+        if self.state.available == self._available:
             return False
-        self._gone = self.feed.gone
+        self._available = self.state.available
         remote = self.backend.capabilities.remote
-        if self._gone:
+        if not self._available:
             what = "is away" if remote else "was removed"
             _log.warning("spooler %s %s; going on when it is back", self.name, what)
             return False
@@ -82,12 +111,12 @@ class Served:
     @property
     def pausing(self) -> bool:
         """Whether it is paused, and ``note_pause`` has not logged that yet."""
-        return self.feed.paused and not self._paused
+        return self.state.paused and not self._paused
 
     def note_pause(self) -> None:
         """Log when a pause begins or ends."""
-        if self.feed.paused != self._paused:
-            self._paused = self.feed.paused
+        if self.state.paused != self._paused:
+            self._paused = self.state.paused
             if self._paused:
                 text = "paused %s: no task is started until 'unspool resume --spooler %s'"
                 _log.warning(text, self.name, self.name)
@@ -101,9 +130,10 @@ class Served:
         """
         _, ref, kind, until, detail = event
         if kind == RefusalKind.BUSY:
-            self.feed.busy(ref)
+            self._feed.recheck([ref])
+            self._outdate()
             return None
-        self.feed.settled(ref, until)
+        self.done(ref, until)
         id = f"{self.name}/{ref}"
         if kind == RefusalKind.CORRUPT:
             return Record(id, "?", Verdict.CORRUPT, 0, now, 0.0, os.getpid(), detail)
@@ -136,7 +166,7 @@ class Served:
         """
         try:
             with limit(max(patience.left(), _LEAVE)):
-                self.feed.close()
+                self._feed.close()
                 self._registration.detach()
                 self._registration.close()
         except TaskTimeout:
@@ -144,5 +174,5 @@ class Served:
 
     def close_in_child(self) -> None:
         """In a fork: close what would keep the feed and the registration of the supervisor alive."""
-        self.feed.close()
+        self._feed.close()
         self._registration.detach()

@@ -100,7 +100,6 @@ class Supervisor:
         self._terminal = Terminal()
         self._pool = Pool(options.processes, Spawner(app, backends, options.limits, clock, self._close_in_child))
         self._recorder: Recorder | None = None
-        self._more = False
         self._hopper = Hopper([spooler.withholds for spooler in self._spoolers], time.monotonic())
         self._announced = False
         self._forced = False
@@ -130,8 +129,8 @@ class Supervisor:
 
     def _held_back(self) -> str:
         """Return a description of the tasks that a pause keeps from running."""
-        paused = [spooler for spooler in self._spoolers if spooler.feed.paused]
-        return "".join(f"; {one.name} is paused, with {one.feed.backlog} ready" for one in paused)
+        paused = [spooler for spooler in self._spoolers if spooler.state.paused]
+        return "".join(f"; {one.name} is paused, with {one.state.ready} ready" for one in paused)
 
     # --- the loop
 
@@ -152,7 +151,7 @@ class Supervisor:
         if self._sidecar is not None and not self._pool.stopping:
             self._sidecar.turn(self._close_in_child)
         self._take_back()
-        self._more = self._refresh()
+        self._refresh()
         self._fill()
         self._show_progress()
         if self._options.burst and self._pool.started and not self._more and self._is_idle():
@@ -175,7 +174,7 @@ class Supervisor:
         waits = [self._pool.next_turn(), self._terminal.wait(self._pool.processes())]
         if not self._pool.stopping:
             now = self._clock()
-            waits += [due - now for one in self._spoolers if (due := one.feed.next_due()) is not None]
+            waits += [due - now for one in self._spoolers if (due := one.state.next_due) is not None]
             waits += [self._next_reload - time.monotonic()] if self._options.reload else []
         waits.append(self._hopper.wait(len(self._pool.queue)))  # the last fill may have put some in
         if any(process.ahead for process in self._pool.processes()):
@@ -193,7 +192,7 @@ class Supervisor:
         """Return whether nothing is ready and nothing runs. After a worker's death the feeds do not know all that
         others still run, but each worker says what it does, and reports once it has ended that."""
         running = any(process.runs() for process in self._pool.processes())
-        return all(spooler.feed.idle for spooler in self._spoolers) and not running
+        return all(spooler.state.idle for spooler in self._spoolers) and not running
 
     def _heed_clock(self) -> None:
         """Says so when the clock was set: due times are its times. The feeds look again by themselves."""
@@ -288,7 +287,7 @@ class Supervisor:
 
     def _renew_workers(self) -> None:
         queue = self._pool.queue
-        self._pool.turn(away=any(spooler.feed.gone for spooler in self._spoolers))
+        self._pool.turn(away=not all(spooler.state.available for spooler in self._spoolers))
         if self._pool.started:
             self._announce()
         if self._pool.queue is not queue:  # a reload is complete: what the old have not begun is for the new
@@ -310,7 +309,7 @@ class Supervisor:
         if deaths:
             self._give_back(self._pool.queue.recall())
             for spooler in self._spoolers:
-                spooler.feed.doubt()
+                spooler.recheck()
 
     def _mourn(self, death: Death, refs: Iterable[tuple[int, str]]) -> None:
         """A worker died: says so, and names the tasks that it was running."""
@@ -338,7 +337,7 @@ class Supervisor:
             if isinstance(event, Ended):
                 index, ref, until, record, line = event
                 spooler = self._spoolers[index]
-                spooler.feed.settled(ref, until)
+                spooler.done(ref, until)
                 self._ended(index, record, until)
                 if self._recorder is not None and not spooler.records:
                     self._recorder.put_line(index, line)
@@ -374,35 +373,38 @@ class Supervisor:
 
     # --- work
 
-    def _refresh(self) -> bool:
-        """Take in what is new; True if there is more to take in at once."""
+    @property
+    def _more(self) -> bool:
+        """Whether a spooler must be refreshed at once."""
+        return not self._pool.stopping and any(spooler.state.more for spooler in self._spoolers)
+
+    def _refresh(self) -> None:
+        """Process the changes of all spoolers."""
         if self._pool.stopping:
-            return False
-        more = False
+            return
         for spooler in self._spoolers:
-            more |= spooler.refresh()
+            spooler.refresh()
             if spooler.note_absence():
                 self._pool.reload()
             if spooler.pausing:  # before it is logged
                 self._give_back(self._pool.queue.recall())
                 self._take_back(all=True)
             spooler.note_pause()
-        return more
 
     def _fill(self) -> None:
         """Keep the queue filled in order. Take its tickets back for a more urgent task, or when a pause begins."""
         if self._pool.stopping:
             return
         queue, hopper = self._pool.queue, self._hopper
-        feeds = [spooler.feed for spooler in self._spoolers]
+        states = [spooler.state for spooler in self._spoolers]
         waiting = len(queue)
         now = time.monotonic()
         recall = hopper.count(
             waiting,
             self._stats.done,
             now,
-            ranks=[first.rank for feed in feeds if (first := feed.peek()) is not None],
-            paused=waiting > 0 and any(feed.paused for feed in feeds),
+            ranks=[state.head.rank for state in states if state.head is not None],
+            paused=waiting > 0 and any(state.paused for state in states),
             workers=len(self._pool),
             capacity=queue.capacity,
         )
@@ -421,9 +423,9 @@ class Supervisor:
             shares = hopper.shares(waiting, idle)
             tickets = [
                 (index, ticket)
-                for index, feed in enumerate(feeds)
+                for index, spooler in enumerate(self._spoolers)
                 if shares[index] > 0
-                for ticket in feed.take(shares[index])
+                for ticket in spooler.take(shares[index])
             ]
             if not tickets:
                 break
@@ -442,7 +444,7 @@ class Supervisor:
 
     def _give_back(self, tickets: Iterable[tuple[int, Ticket]]) -> None:
         for index, ticket in tickets:
-            self._spoolers[index].feed.give_back([ticket])
+            self._spoolers[index].release([ticket])
 
     def _show_progress(self) -> None:
         if self._recorder is not None:
@@ -451,7 +453,7 @@ class Supervisor:
             return
         self._next_progress = now + _PROGRESS_EVERY
         self._shown = self._stats.done
-        self._stats.backlog = sum(spooler.feed.backlog for spooler in self._spoolers) + len(self._pool.queue)
+        self._stats.backlog = sum(spooler.state.ready for spooler in self._spoolers) + len(self._pool.queue)
         self._stats.workers = len(self._pool)
         self._progress(self._stats)
 

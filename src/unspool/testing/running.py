@@ -50,7 +50,7 @@ def run_all(backend: Backend, *, clock: Clock = time.time, limit: int = 10_000) 
                 )
             run, outcome = _run(backend, claim, clock)
             runs.append(run)
-            feed.settled(claim.ref, backend.settle(claim, outcome.disposition))
+            feed.done(claim.ref, backend.settle(claim, outcome.disposition))
     finally:
         backend.flush()
         feed.close()
@@ -59,7 +59,7 @@ def run_all(backend: Backend, *, clock: Clock = time.time, limit: int = 10_000) 
 
 def _next(backend: Backend, feed: Feed) -> Claim | None:
     while True:
-        while feed.refresh():
+        while feed.refresh().more:
             pass
         tickets = feed.take(1)
         if not tickets:
@@ -69,9 +69,9 @@ def _next(backend: Backend, feed: Feed) -> Claim | None:
         if not isinstance(claim, Refusal):
             return claim
         if claim.kind is RefusalKind.BUSY:
-            feed.busy(ref)
+            feed.recheck([ref])
         else:
-            feed.settled(ref, claim.until)
+            feed.done(ref, claim.until)
 
 
 def _run(backend: Backend, claim: Claim, clock: Clock) -> tuple[Run, Outcome]:

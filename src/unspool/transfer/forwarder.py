@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable, Sequence
 
 from .. import registry
-from ..backends.base import Backend, Feed, Ticket
+from ..backends.base import Backend, Feed, FeedState, Ticket
 from ..backends.depot import Outbox
 from ..errors import OptionRefused, SpoolerUnusable
 from ..printable import counted
@@ -54,6 +54,7 @@ class Route:
         self._ahead = source.ahead
         self._carrier = carrier
         self._feed: Feed = source.outbox()
+        self._state = FeedState()
         self._registration = source.control.register("forwarder")
         self._resume = True
         self._next_try = 0.0
@@ -66,13 +67,14 @@ class Route:
     @property
     def idle(self) -> bool:
         """Whether nothing waits, but for what a pause holds back."""
-        return not self._resume and self._feed.idle
+        return not self._resume and self._state.idle
 
     def turn(self) -> bool:
         """Send one batch on; True if there may be more at once."""
         if time.monotonic() < self._next_try:
             return False
-        more = self._feed.refresh()
+        self._state = self._feed.refresh()
+        more = self._state.more
         tickets = [] if self._resume else self._feed.take(_BATCH)
         try:
             if self.problem:
@@ -82,7 +84,7 @@ class Route:
                 self._resume, more = False, True
             elif tickets:
                 self._carry(tickets)
-                more = True
+                more = True  # the feed is refreshed before the next wait, because the state is outdated
         except SpoolerUnusable as error:
             self._lose(error, tickets)
             return False
@@ -95,7 +97,7 @@ class Route:
         """Return the seconds after which ``turn`` should be called even if nothing happens."""
         if (left := self._next_try - time.monotonic()) > 0:
             return left
-        due = self._feed.next_due()
+        due = self._state.next_due
         return _LONGEST if due is None else max(0.0, min(due - self._feed_time(), _LONGEST))
 
     def close(self) -> None:
@@ -111,7 +113,7 @@ class Route:
         done = {parcel.id for parcel in batch.moved} | {one.id for one in batch.stayed}
         for id, ticket in ids.items():
             left = id in done or self._backend.find(id) is None
-            self._feed.settled(ticket.ref, None if left else self._feed_time() + _AGAIN)
+            self._feed.done(ticket.ref, None if left else self._feed_time() + _AGAIN)
         self._tell(batch)
 
     def _tell(self, batch: Batch) -> None:
@@ -123,7 +125,7 @@ class Route:
 
     def _lose(self, error: SpoolerUnusable, tickets: Sequence[Ticket]) -> None:
         """The server is away, or has no use for us: says so once, and tries again after a while."""
-        self._feed.give_back(tickets)
+        self._feed.release(tickets)
         if not self.problem:
             reason = error.strerror or error
             _log.warning("%s; tasks are kept in %s, and forwarded when it is back", reason, self.source)

@@ -14,7 +14,7 @@ from collections.abc import Coroutine, Iterable
 from typing import Any, TypeVar
 
 from ...errors import SpoolerUnusable
-from ..base import Clock, Ticket
+from ..base import Clock, FeedState, Ticket
 from . import runs
 from .async_connection import Unreachable
 from .cluster import Cluster
@@ -120,31 +120,21 @@ class NatsFeed:
         return self._bell
 
     @property
-    def paused(self) -> bool:
+    def _paused(self) -> bool:
         return self._pump.switches.paused
-
-    @property
-    def gone(self) -> bool:
-        return not self._connected
 
     @property
     def _connected(self) -> bool:
         return self._stream is not None and self._stream.link.connected
 
-    @property
-    def idle(self) -> bool:
-        return not self._out and self._certain and self._connected and (self.paused or not self.backlog)
-
-    @property
-    def backlog(self) -> int:
-        return sum(1 for delivery in self._held.values() if delivery.due <= self._clock())
-
-    def refresh(self) -> bool:
+    def refresh(self) -> FeedState:
         if self._stream is None and time.monotonic() >= self._next_try:
             self._connect()
         self._take_in()
-        if self._stream is None:
-            return False
+        return self._state(self._stream is not None and self._catch_up())
+
+    def _catch_up(self) -> bool:
+        """Check what events do not report. Return whether ``refresh`` must be called again."""
         if self._ready and self._look and time.monotonic() >= self._taken_at + _STUCK:
             self._let_go()
         if self._clock() >= self._next_look:
@@ -155,8 +145,36 @@ class NatsFeed:
         self._next_look = min(self._next_look, self._clock() + self._period)
         return more
 
+    def _state(self, more: bool) -> FeedState:
+        first, paused, connected = self._first(), self._paused, self._connected
+        return FeedState(
+            more=more,
+            head=_ticket(first) if first and not paused else None,
+            ready=len(self._ready),
+            idle=not self._out and self._certain and connected and (paused or first is None),
+            paused=paused,
+            available=connected,
+            next_due=self._next_refresh(),
+        )
+
+    def _next_refresh(self) -> float:
+        now, real = self._clock(), time.monotonic()
+        if self._stream is None:
+            return now + max(self._next_try - real, 0.0)
+        times = [self._next_look]
+        if self._ready:
+            times.append(now + max(self._taken_at + _STUCK - real, 0.0))
+        if self._early:
+            times.append(self._early[0][0])
+        if self._busy:
+            times.append(now + max(self._next_busy - real, 0.0))
+        # If ``take`` empties ``_ready`` after this, the sweep waits for the end of a run, which is needed for idleness.
+        if not self._certain and not self._ready and self._connected:
+            times.append(now + max(self._next_sweep - real, 0.0))
+        return min(times)
+
     def take(self, limit: int) -> list[Ticket]:
-        if self.paused or not self._connected:
+        if self._paused or not self._connected:
             return []
         self._taken_at = time.monotonic()
         wanted, self._wanted = self._wanted, max(min(limit, _MOST), self._pace(), self._window)
@@ -181,15 +199,11 @@ class NatsFeed:
             return min(2 * self._wanted, _MOST)
         return self._wanted if lasted < 4 * _MOMENT else self._wanted // 2
 
-    def peek(self) -> Ticket | None:
-        delivery = None if self.paused else self._first()
-        return _ticket(delivery) if delivery else None
-
-    def give_back(self, tickets: Iterable[Ticket]) -> None:
+    def release(self, tickets: Iterable[Ticket]) -> None:
         for ticket in tickets:
             self._return(ticket.ref)
 
-    def settled(self, ref: str, until: float | None) -> None:
+    def done(self, ref: str, until: float | None) -> None:
         self._busy.discard(ref)
         delivery = self._out.pop(ref, None)
         self._certain = False
@@ -200,29 +214,13 @@ class NatsFeed:
             self._give_back(delivery, until - self._clock())
         self._offer_again(ref)
 
-    def busy(self, ref: str) -> None:
-        if ref in self._out:
-            self._busy.add(ref)
-
-    def doubt(self) -> None:
-        self._busy.update(self._out)
-        self._next_busy = 0.0
-        self._look_at_busy()
-
-    def next_due(self) -> float | None:
-        now, real = self._clock(), time.monotonic()
-        if self._stream is None:
-            return now + max(self._next_try - real, 0.0)
-        times = [self._next_look]
-        if self._ready:
-            times.append(now + max(self._taken_at + _STUCK - real, 0.0))
-        if self._early:
-            times.append(self._early[0][0])
-        if self._busy:
-            times.append(now + max(self._next_busy - real, 0.0))
-        if not self._certain and not self._ready and self._connected:
-            times.append(now + max(self._next_sweep - real, 0.0))
-        return min(times)
+    def recheck(self, refs: Iterable[str] | None = None) -> None:
+        if refs is not None:
+            self._busy.update(ref for ref in refs if ref in self._out)
+        else:
+            self._busy.update(self._out)
+            self._next_busy = 0.0
+            self._look_at_busy()
 
     def close(self) -> None:
         if self._pid == os.getpid() and self._stream is not None and not self._stream.link.closed:
@@ -360,7 +358,7 @@ class NatsFeed:
         with contextlib.suppress(SpoolerUnusable):
             for ref, due in self._call(self._released(list(self._busy))).items():
                 if due is None:
-                    self.settled(ref, None)
+                    self.done(ref, None)
                 else:
                     self._return(ref, due)
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Mapping
 
 from ...errors import SpoolerUnusable
-from ..base import Clock, Ticket
+from ..base import Clock, FeedState, Ticket
 from .absence import GRACE, judge
 from .control import PostgresControl
 from .history import History
@@ -27,6 +27,7 @@ _DOUBT = (0.01, 0.5)  # seconds between checks of tasks that a dead worker may h
 _DOUBT_ENDS = 5.0  # seconds after which a task that is still locked counts as run by a live process
 _BACK = (0.1, 5.0)  # seconds between attempts to reach an unreachable server
 _BACKLOG = 10_000  # maximum number of ready tasks that are counted
+_COUNT = 1.0  # seconds between counts of the ready tasks; in between, the tasks that are taken are subtracted
 
 
 class PostgresFeed:
@@ -52,6 +53,7 @@ class PostgresFeed:
         self._absent: dict[int, float] = {}  # supervisors without a session, and since when, by the monotonic clock
         self._first: Ticket | None = None
         self._ready = False  # whether more tasks may be available
+        self._backlog = 0  # the number of ready tasks when they were last counted, less those taken since
         self._changed = True
         self._looked = False
         self._paused = False
@@ -59,7 +61,7 @@ class PostgresFeed:
         self._gone = False
         self._next_due: float | None = 0.0  # by this program's clock
         self._next_look = 0.0
-        self._next_doubt = self._next_watch = self._next_try = 0.0  # by the monotonic clock
+        self._next_doubt = self._next_watch = self._next_count = self._next_try = 0.0  # by the monotonic clock
         self._patience = _BACK[0]
         self._doubt_every = _DOUBT[0]
         session.show("feed")
@@ -80,60 +82,66 @@ class PostgresFeed:
     def fileno(self) -> int | None:
         return self._session.fileno()
 
-    @property
-    def paused(self) -> bool:
-        return self._paused
+    def refresh(self) -> FeedState:
+        if not self._gone or time.monotonic() >= self._next_try:
+            try:
+                self._catch_up()
+            except SpoolerUnusable as error:
+                self._lose(error)
+            else:
+                self._gone, self._patience = False, _BACK[0]
+        return self._state()
 
-    @property
-    def gone(self) -> bool:
-        return self._gone
+    def _catch_up(self) -> None:
+        self._session.hear()
+        self._give_back()
+        self._recover()
+        now = self._clock()
+        if self._looked and now >= self._next_look:
+            self._suspicious = True  # this look also finds own tasks that an earlier one missed
+        drained = self._ready and self._first is None and not self._out
+        due = self._next_look if self._next_due is None else min(self._next_look, self._next_due)
+        if self._changed or drained or now >= due:
+            self._look(now)
+        elif self._must_count():
+            self._count()
+        self._history.trim()
 
-    @property
-    def idle(self) -> bool:
+    def _state(self) -> FeedState:
+        now = self._clock()
+        became_due = self._next_due is not None and self._next_due <= now  # before it was known here
         ready = (self._ready or self._changed) and not self._paused
-        return not (self._out or self._doubted or self._suspicious or ready or self._gone)
+        return FeedState(
+            more=not self._gone and (became_due or self._must_count()),
+            head=None if self._paused else self._first,
+            ready=self._backlog,
+            idle=not (self._out or self._doubted or self._suspicious or ready or self._gone),
+            paused=self._paused,
+            available=not self._gone,
+            next_due=self._next_refresh(now),
+        )
 
-    @property
-    def backlog(self) -> int:
-        try:
-            return int(self._session.execute("backlog", self._values(limit=_BACKLOG))[0])
-        except SpoolerUnusable as error:
-            self._lose(error)
-            return 0
-
-    def refresh(self) -> bool:
-        if self._gone and time.monotonic() < self._next_try:
-            return False
-        try:
-            self._session.hear()
-            self._give_back()
-            self._recover()
-            now = self._clock()
-            if self._looked and now >= self._next_look:
-                self._suspicious = True  # this look also finds own tasks that an earlier one missed
-            drained = self._ready and self._first is None and not self._out
-            due = self._next_look if self._next_due is None else min(self._next_look, self._next_due)
-            if self._changed or drained or now >= due:
-                self._look(now)
-            self._history.trim()
-        except SpoolerUnusable as error:
-            self._lose(error)
-            return False
-        self._gone, self._patience = False, _BACK[0]
-        return self._next_due is not None and self._next_due <= now  # it became due before it was known here
+    def _next_refresh(self, now: float) -> float:
+        real = time.monotonic()
+        if self._gone:
+            return now + max(0.0, self._next_try - real)
+        times = [self._next_look]
+        times += [] if self._next_due is None else [self._next_due]
+        times += [now + max(0.0, self._next_doubt - real)] if self._doubted or self._suspicious else []
+        times += [now + max(0.0, self._next_watch - real)] if self._others or self._busy else []
+        return now if self._changed or self._back else min(times)
 
     def take(self, limit: int) -> list[Ticket]:
-        if self._paused or self._gone:
+        if self._paused or self._gone or not self._ready:
             return []
         try:
-            if not self._ready and not self._is_woken():
-                return []
             self._give_back()
             rows = sorted(self._session.rows("take", self._values(limit=limit)))
         except SpoolerUnusable as error:
             self._lose(error)
-            return []
+            raise
         self._ready, self._first = len(rows) == limit, None
+        self._backlog = max(self._backlog - len(rows), 0) if self._ready else 0
         tickets = [Ticket(rank, due, str(number)) for rank, due, number in rows]
         refs = {ticket.ref for ticket in tickets}
         self._out |= refs
@@ -142,15 +150,13 @@ class PostgresFeed:
             self._doubted = {ref: ends for ref, ends in self._doubted.items() if ref not in refs}
         return tickets
 
-    def peek(self) -> Ticket | None:
-        return None if self._paused else self._first
-
-    def give_back(self, tickets: Iterable[Ticket]) -> None:
+    def release(self, tickets: Iterable[Ticket]) -> None:
         for ticket in tickets:
             self._out.discard(ticket.ref)
             self._back[ticket.ref] = ticket.token or self._back.get(ticket.ref, 0)
+            self._backlog += 1
 
-    def settled(self, ref: str, until: float | None) -> None:
+    def done(self, ref: str, until: float | None) -> None:
         self._out.discard(ref)
         self._busy.discard(ref)
         self._history.ended(1)
@@ -159,23 +165,14 @@ class PostgresFeed:
             self._vain.add(ref)
             self._next_due = until if self._next_due is None else min(self._next_due, until)
 
-    def busy(self, ref: str) -> None:
-        self._out.discard(ref)
-        self._busy.add(ref)
-
-    def doubt(self) -> None:
-        self._suspicious = True  # ended runs that the worker could not settle are no longer handed out
-        self._doubt(self._out - self._control.running_here())
-
-    def next_due(self) -> float | None:
-        now, real = self._clock(), time.monotonic()
-        if self._gone:
-            return now + max(0.0, self._next_try - real)
-        times = [self._next_look]
-        times += [] if self._next_due is None else [self._next_due]
-        times += [now + max(0.0, self._next_doubt - real)] if self._doubted or self._suspicious else []
-        times += [now + max(0.0, self._next_watch - real)] if self._others or self._busy else []
-        return now if self._changed or self._back else min(times)
+    def recheck(self, refs: Iterable[str] | None = None) -> None:
+        if refs is None:
+            self._suspicious = True  # ended runs that the worker could not settle are no longer handed out
+            self._doubt(self._out - self._control.running_here())
+        else:
+            held = set(refs)
+            self._out -= held
+            self._busy |= held
 
     def close(self) -> None:
         if self._pid != os.getpid():
@@ -189,16 +186,6 @@ class PostgresFeed:
 
     # --- parts
 
-    def _is_woken(self) -> bool:
-        """Return whether the server has just announced something new while there was nothing to do.
-
-        A new task is taken at once and the look follows, which saves a round trip before the task runs.
-        """
-        if self._out or self._changed or not self._looked:
-            return False
-        self._session.hear()
-        return self._changed
-
     def _look(self, now: float) -> None:
         """Make due tasks ready, then read the state of the queue."""
         self._changed, self._looked = False, True
@@ -208,11 +195,20 @@ class PostgresFeed:
         self._paused = paused
         self._first = None if number is None else Ticket(rank, due, str(number))
         self._ready = number is not None
+        self._backlog = max(self._backlog, 1) if self._ready else 0
         self._next_due = None if later is None else later + now - there
         self._next_look = now + (period or self._control.default_period)
         if others and not self._others:
             self._next_watch = time.monotonic() + _WATCH
         self._others = others
+
+    def _must_count(self) -> bool:
+        return self._ready and time.monotonic() >= self._next_count
+
+    def _count(self) -> None:
+        """Count the ready tasks. The count follows a look or ``take``, so that no task waits for it."""
+        self._backlog = int(self._session.execute("backlog", self._values(limit=_BACKLOG))[0])
+        self._next_count = time.monotonic() + _COUNT
 
     def _give_back(self) -> None:
         if self._back:

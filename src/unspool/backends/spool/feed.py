@@ -12,7 +12,7 @@ import itertools
 import os
 from collections.abc import Iterable, Iterator
 
-from ..base import Clock, Control, Ticket
+from ..base import Clock, Control, FeedState, Ticket
 from .deferred_close import DeferredClose
 from .layout import BELL, PREFIX, PRIVATE, RUN, Directory, hint, is_bell, is_priority, is_task, priority_of, rank_of
 from .lookahead import Lookahead
@@ -65,23 +65,7 @@ class SpoolFeed:
     def fileno(self) -> int | None:
         return self._watcher.fileno()
 
-    @property
-    def paused(self) -> bool:
-        return self._paused
-
-    @property
-    def gone(self) -> bool:
-        return self._gone
-
-    @property
-    def idle(self) -> bool:
-        return not self._lookahead.out and self._scan is None and (self._paused or not self._lookahead.ready)
-
-    @property
-    def backlog(self) -> int:
-        return self._lookahead.ready
-
-    def refresh(self) -> bool:
+    def refresh(self) -> FeedState:
         now = self._clock()
         if self._ended:  # not in the same step in which a new task arrives
             self._ended = self._close_some()
@@ -93,37 +77,40 @@ class SpoolFeed:
             self._begin_scan(now)
         if self._scan is not None:
             self._step(self._scan, now)
-        return self._scan is not None
+        return self._state()
+
+    def _state(self) -> FeedState:
+        lookahead, paused, scanning = self._lookahead, self._paused, self._scan is not None
+        due = lookahead.next_due()
+        return FeedState(
+            more=scanning,
+            head=None if paused else lookahead.peek(),
+            ready=lookahead.ready,
+            idle=not (lookahead.out or scanning) and (paused or not lookahead.ready),
+            paused=paused,
+            available=not self._gone,
+            next_due=self._next_scan if due is None else min(due, self._next_scan),
+        )
 
     def take(self, limit: int) -> list[Ticket]:
         return [] if self._paused else self._lookahead.take(limit)
 
-    def peek(self) -> Ticket | None:
-        return None if self._paused else self._lookahead.peek()
+    def release(self, tickets: Iterable[Ticket]) -> None:
+        self._lookahead.release(tickets)
 
-    def give_back(self, tickets: Iterable[Ticket]) -> None:
-        self._lookahead.give_back(tickets)
-
-    def settled(self, ref: str, until: float | None) -> None:
-        self._lookahead.settled(ref)
+    def done(self, ref: str, until: float | None) -> None:
+        self._lookahead.done(ref)
         self._ended = True
         self._busy.pop(ref, None)
         if until is not None:
             self._lookahead.defer(self._ticket(ref, until), until)
 
-    def busy(self, ref: str) -> None:
-        self._lookahead.settled(ref)
-        self._busy[ref] = None
-        if not self._locked(ref):  # it was released before the event arrived
-            self._retry_busy(ref)
-
-    def doubt(self) -> None:
-        for ref in self._lookahead.handed_out():
-            self.busy(ref)
-
-    def next_due(self) -> float | None:
-        times = [time for time in (self._lookahead.next_due(), self._next_scan) if time is not None]
-        return min(times)
+    def recheck(self, refs: Iterable[str] | None = None) -> None:
+        for ref in self._lookahead.handed_out() if refs is None else refs:
+            self._lookahead.done(ref)
+            self._busy[ref] = None
+            if not self._locked(ref):  # it was released before the event arrived
+                self._retry_busy(ref)
 
     def close(self) -> None:
         self._watcher.close()

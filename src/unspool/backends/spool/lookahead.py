@@ -101,7 +101,7 @@ class Lookahead:
         """Return the last ticket before which all tickets are known."""
         return min(self._barrier or _EVERYTHING, self._horizon or _EVERYTHING)
 
-    def give_back(self, tickets: Iterable[Ticket]) -> None:
+    def release(self, tickets: Iterable[Ticket]) -> None:
         """Make tickets ready again that were handed out and not started."""
         for ticket in tickets:
             if ticket.ref in self._out:
@@ -109,7 +109,7 @@ class Lookahead:
                 self._held.add(ticket.ref)
                 heapq.heappush(self._ready, ticket)
 
-    def settled(self, ref: str) -> None:
+    def done(self, ref: str) -> None:
         """Forget a ticket that was handed out and has ended."""
         self._out.discard(ref)
 

@@ -223,7 +223,7 @@ class ClaimTests(Ground):
             os.waitpid(worker, 0)
             os.close(reader)
             os.close(writer)
-        queue.feed.doubt()
+        queue.feed.recheck()
         for _ in range(PATIENCE):
             queue.look()
             if queue.state(id) is not State.RUNNING:

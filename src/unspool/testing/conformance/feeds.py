@@ -61,8 +61,7 @@ class FeedTests(Ground):
         """``next_due`` is not after the first due time, so a caller that sleeps until then is not late."""
         due = queue.clock() + 100
         queue.send("later", due=due)
-        queue.look()
-        following = queue.feed.next_due()
+        following = queue.look().next_due
         assert following is not None
         assert following <= due
 
@@ -79,19 +78,28 @@ class FeedTests(Ground):
         """Tickets that were taken and not started are handed out again, in their former order."""
         for number in range(4):
             queue.send(f"task {number}")
-        queue.feed.give_back(queue.take(2))
+        queue.feed.release(queue.take(2))
         assert queue.order(4) == ["task 0", "task 1", "task 2", "task 3"]
 
-    def test_peek(self, queue: Queue) -> None:
-        """``peek`` returns the ticket that ``take`` would return, and takes none."""
-        queue.look()
-        assert queue.feed.peek() is None
+    def test_head(self, queue: Queue) -> None:
+        """The head is the ticket that ``take`` returns. ``refresh`` takes none."""
+        assert queue.look().head is None
         queue.send("low", priority=9)
         queue.send("high", priority=1)
-        queue.look()
-        shown = queue.feed.peek()
-        assert shown == queue.feed.peek()
-        assert [shown] == queue.take()
+        head = queue.look().head
+        assert head is not None
+        assert head == queue.look().head
+        assert [head] == queue.take()
+
+    def test_state_after_take(self, queue: Queue) -> None:
+        """``after_take`` agrees with the next ``refresh``, except that it does not know the next head."""
+        queue.send("first")
+        queue.send("second")
+        state = queue.look()
+        assert queue.feed.take(1) == [state.head]
+        after, fresh = state.after_take(1), queue.look()
+        assert (after.ready, after.idle) == (fresh.ready, fresh.idle) == (1, False)
+        assert after.head is None
 
     def test_tickets_sort_in_the_order_of_running(self, queue: Queue) -> None:
         """Tickets sort in the order of execution, so a supervisor of several queues can choose between them."""
@@ -100,32 +108,29 @@ class FeedTests(Ground):
         tickets = queue.take(4)
         assert tickets == sorted(tickets)
 
-    def test_backlog_and_idle(self, queue: Queue) -> None:
+    def test_ready_and_idle(self, queue: Queue) -> None:
         """A feed is idle if no task is ready, handed out or being looked for. Deferred tasks do not count."""
         queue.send("later", due=queue.clock() + 100)
-        queue.look()
-        assert queue.feed.idle
-        assert queue.feed.backlog == 0
+        state = queue.look()
+        assert (state.idle, state.ready) == (True, 0)
         queue.send("one")
         queue.send("two")
-        queue.look()
-        assert not queue.feed.idle
-        assert queue.feed.backlog == 2
+        state = queue.look()
+        assert (state.idle, state.ready) == (False, 2)
         claims = [queue.begin(), queue.begin()]
-        assert not queue.feed.idle
-        assert queue.feed.backlog == 0
+        state = queue.look()
+        assert (state.idle, state.ready) == (False, 0)
         for claim in claims:
             queue.end(claim, Ack())
-        queue.look()
-        assert queue.feed.idle
+        assert queue.look().idle
 
-    def test_settled_for_good(self, queue: Queue) -> None:
+    def test_done_for_good(self, queue: Queue) -> None:
         """A task that ended is not handed out again."""
         queue.send("task")
         queue.end(queue.begin(), Ack())
         assert queue.gives_nothing()
 
-    def test_settled_until(self, queue: Queue) -> None:
+    def test_done_until(self, queue: Queue) -> None:
         """A task that runs again is handed out at its time and not before."""
         queue.send("task")
         until = queue.end(queue.begin(), Retry(queue.clock() + 50))
@@ -141,7 +146,7 @@ class FeedTests(Ground):
         queue.end(queue.begin(), Release())
         assert queue.order(1) == ["task"]
 
-    def test_doubt_finds_what_a_dead_worker_held(self, queue: Queue) -> None:
+    def test_recheck_finds_what_a_dead_worker_held(self, queue: Queue) -> None:
         """After a worker's death, its running task and its other tickets are handed out again."""
         queue.send("running")
         queue.send("handed out")
@@ -164,16 +169,14 @@ class FeedTests(Ground):
     def test_paused(self, queue: Queue) -> None:
         """While the queue is paused, no task is handed out. All are handed out afterwards."""
         queue.send("task")
-        queue.look()
-        assert not queue.feed.paused
+        assert not queue.look().paused
         queue.backend.control.pause()
-        queue.look()
-        assert queue.feed.paused
-        assert queue.feed.peek() is None
+        state = queue.look()
+        assert (state.paused, state.head, state.idle) == (True, None, True)
         assert queue.feed.take(1) == []
         queue.backend.control.resume()
         assert queue.order(1) == ["task"]
-        assert not queue.feed.paused
+        assert not queue.look().paused
 
     def test_retried_by_hand_is_given(self, queue: Queue) -> None:
         """A task that a user makes ready is handed out, whether it was deferred or a dead letter."""
@@ -185,6 +188,5 @@ class FeedTests(Ground):
         assert queue.labels(State.RUNNING) == ["waiting"]
 
     def test_is_there(self, queue: Queue) -> None:
-        """A queue that exists is not gone."""
-        queue.look()
-        assert not queue.feed.gone
+        """A queue that exists is available."""
+        assert queue.look().available

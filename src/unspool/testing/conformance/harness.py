@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ... import codec
-from ...backends.base import Backend, Clock, Feed, Ticket
+from ...backends.base import Backend, Clock, Feed, FeedState, Ticket
 from ...message import Claim, Disposition, Message, Refusal, RefusalKind, State
 from ...signing import Signer
 from ..clock import FakeClock
@@ -107,13 +107,14 @@ class Queue:
         self.clock.advance(TICK)
         return self.backend.send([codec.encode(Message(label, payload, None, priority, due))])[0]
 
-    def look(self) -> None:
-        """Let the feed process changes."""
+    def look(self) -> FeedState:
+        """Let the feed process changes, and return its state."""
         if self.feed.fileno() is None:
             self.clock.advance(_POLL)
         self._tell(self.feed)
-        while self.feed.refresh():
+        while (state := self.feed.refresh()).more:
             pass
+        return state
 
     def take(self, count: int = 1) -> list[Ticket]:
         """Return the next tickets. Fail unless there are ``count``."""
@@ -145,21 +146,21 @@ class Queue:
     def refused(self, ticket: Ticket, refusal: Refusal) -> None:
         """Tell the feed that a ticket could not be claimed."""
         if refusal.kind is RefusalKind.BUSY:
-            self.feed.busy(ticket.ref)
+            self.feed.recheck([ticket.ref])
         else:
-            self.feed.settled(ticket.ref, refusal.until)
+            self.feed.done(ticket.ref, refusal.until)
 
     def end(self, claim: Claim, disposition: Disposition) -> float | None:
         """Settle a claim, tell the feed, and return when to check the task again."""
         until = self.backend.settle(claim, disposition)
         self.backend.flush()
-        self.feed.settled(claim.ref, until)
+        self.feed.done(claim.ref, until)
         return until
 
     def crash(self, ref: str) -> None:
         """Kill a worker while it runs a ticket, and let the supervisor notice."""
         self._crash(ref)
-        self.feed.doubt()
+        self.feed.recheck()
         self.look()
 
     def order(self, count: int) -> list[str]:

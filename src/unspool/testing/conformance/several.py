@@ -47,13 +47,13 @@ class SeveralTests(Ground):
         (ticket,) = queue.take()
         claim = other.claim(ticket.ref)
         assert not isinstance(claim, Refusal)
-        queue.feed.busy(ticket.ref)
+        queue.feed.recheck([ticket.ref])
         assert queue.gives_nothing()
         other.settle(claim, Retry(queue.clock()))
         other.flush()
         assert queue.order(1) == ["task"]
 
-    def test_doubt_leaves_others_alone(self, queue: Queue, other: Backend) -> None:
+    def test_recheck_leaves_others_alone(self, queue: Queue, other: Backend) -> None:
         """After a worker's death, a task that another process runs is not handed out before its run ends."""
         queue.send("lost")
         queue.send("running")
@@ -84,11 +84,9 @@ class SeveralTests(Ground):
         """A pause, its end and a period reach the feeds of other processes."""
         other.control.pause()
         assert queue.backend.control.paused
-        queue.look()
-        assert queue.feed.paused
+        assert queue.look().paused
         other.control.resume()
-        queue.look()
-        assert not queue.feed.paused
+        assert not queue.look().paused
         other.control.set_period(3.5)
         assert queue.backend.control.period == 3.5
 
@@ -97,8 +95,7 @@ class SeveralTests(Ground):
         queue.backend.control.set_period(10_000)
         queue.look()
         other.control.set_period(20)
-        queue.look()
-        following = queue.feed.next_due()
+        following = queue.look().next_due
         assert following is not None
         assert following <= queue.clock() + 20
 

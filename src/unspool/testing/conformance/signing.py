@@ -43,7 +43,7 @@ class SigningTests(Ground):
         """Return the claim or refusal of the only task for a worker with this backend."""
         clock.advance(_MINUTE)
         feed = backend.feed()
-        while feed.refresh():
+        while feed.refresh().more:
             pass
         (ticket,) = feed.take(2)
         answer = backend.claim(ticket.ref)
