@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from unspool.backends.keyvalue import EPHEMERAL, FOREVER
 from unspool.backends.spool import SpoolBackend
 from unspool.backends.spool.attempts import Count, _Sidecars
 from unspool.message import Bury, Claim, Envelope, Record, State
@@ -56,10 +57,14 @@ def use(backend: SpoolBackend, priority: int | None) -> None:
     assert len(backend.control.live()) == 1
     registration.close()
     backend.record([Record("id", "task", "processed", 1, 1e9, 1.0, 1)])
+    for life in (FOREVER, EPHEMERAL):
+        backend.kv.drop("key")
+        assert backend.kv.put("key", b"value", expect=0, life=life)
+        assert [(key, item.value) for key, item in backend.kv.scan("")] == [("key", b"value")]
 
 
 @pytest.mark.parametrize("priority", [None, 5])
-@pytest.mark.parametrize("part", ["dead", "corrupt", "dead/5", "tmp", "run", "leaving", "left", ""])
+@pytest.mark.parametrize("part", ["dead", "corrupt", "dead/5", "tmp", "run", "kv", "leaving", "left", ""])
 def test_in_one_process(tmp_path: Path, part: str, priority: int | None) -> None:
     """All that needs the part works as before."""
     backend = SpoolBackend(str(tmp_path / "mail"), durable=False)
