@@ -103,5 +103,5 @@ class Page:
 
 def pages() -> list[Page]:
     """All documentation of the repository."""
-    paths = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/*.md")]
+    paths = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")]
     return [Page(path) for path in sorted(paths)]

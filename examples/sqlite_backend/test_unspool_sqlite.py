@@ -1,0 +1,74 @@
+"""The backend passes unspool's conformance suite, and tests of what is its own."""
+
+import os
+import signal
+import sqlite3
+import time
+from pathlib import Path
+
+import pytest
+
+from unspool import codec, raw_message
+from unspool.backends.base import Backend, Clock
+from unspool.errors import SpoolerUnusable
+from unspool.message import Claim, Record, State
+from unspool.settings import Settings
+from unspool.signing import Signer
+from unspool.testing import BackendConformance
+from unspool_sqlite import SqliteBackend
+
+
+class TestSqlite(BackendConformance):
+    def make_backend(self, clock: Clock, place: Path, signer: Signer | None = None) -> Backend:
+        return SqliteBackend(str(place / "mail"), clock=clock, signer=signer)
+
+    def damage(self, backend: Backend, id: str) -> None:
+        database = sqlite3.connect(f"{backend.name.removeprefix('sqlite://')}.sqlite")
+        number = backend.short(id)
+        (data,) = database.execute("SELECT data FROM task WHERE number = ?", (number,)).fetchone()
+        database.execute("UPDATE task SET data = ? WHERE number = ?", (data[:-1] + bytes([data[-1] ^ 1]), number))
+        database.commit()
+        database.close()
+
+
+def test_a_child_leaves_the_claims_of_its_parent_alone(tmp_path: Path) -> None:
+    """A process that is forked while a task runs may use and close the backend, and may outlive its parent's claim."""
+    backend = SqliteBackend(str(tmp_path / "mail"))
+    (id,) = backend.send([codec.encode(raw_message("task"))])
+    assert isinstance(backend.claim(backend.short(id)), Claim)
+    hear, tell = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            backend.send([codec.encode(raw_message("of the child"))])
+            backend.close()
+            os.write(tell, b".")
+            signal.pause()
+        finally:
+            os._exit(0)
+    assert os.read(hear, 1) == b"."
+    states = [entry.state for entry in backend.entries()]
+    backend.close()
+    after = [entry.state for entry in backend.entries()]
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert states == [State.RUNNING, State.READY]
+    assert after == [State.READY, State.READY]
+
+
+def test_the_file_cannot_be_used(tmp_path: Path) -> None:
+    """A missing directory, or a file that is no database, is an error that names the file."""
+    (tmp_path / "torn.sqlite").write_bytes(b"no database " * 100)
+    for name in ("torn", "missing/mail"):
+        with pytest.raises(SpoolerUnusable, match=f"{name}.sqlite cannot be used"):
+            SqliteBackend(str(tmp_path / name)).send([codec.encode(raw_message("task"))])
+
+
+def test_only_so_much_history(tmp_path: Path) -> None:
+    """The settings limit the runs that are kept."""
+    backend = SqliteBackend(str(tmp_path / "mail"), Settings(history_limit=2, history_age=60))
+    now = time.time()
+    backend.record([Record(f"{number}", "task", "processed", 1, now, 0.1, 1) for number in range(5)])
+    assert [record.id for record in backend.history()] == ["4", "3"]
+    backend.record([Record("old", "task", "processed", 1, now - 61, 0.1, 1)])
+    assert [record.id for record in backend.history()] == ["4"]

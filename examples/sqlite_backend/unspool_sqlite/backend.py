@@ -1,0 +1,278 @@
+"""The queue: sending, claims and their ends, listings, history."""
+
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+
+from unspool import codec, wire
+from unspool.backends.base import UNNUMBERED, Capabilities, Clock, Feed, Settings, Summary
+from unspool.errors import Damaged, TaskBusy
+from unspool.message import (
+    Ack,
+    Bury,
+    Claim,
+    Disposition,
+    Entry,
+    Envelope,
+    Record,
+    Refusal,
+    RefusalKind,
+    Release,
+    Retry,
+    State,
+)
+from unspool.settings import Settings as AllSettings
+from unspool.signing import Signer
+
+from .control import SqliteControl
+from .feed import SqliteFeed
+from .locks import LockedFile
+from .store import Store
+
+__all__ = ["SqliteBackend"]
+
+_LONGEST = 18  # digits of a number that SQLite can hold
+_COLUMNS = "number, label, rank, due, attempts, aside, reason, holder, length(data) AS size"
+_ORDER = [State.RUNNING, State.READY, State.DEFERRED, State.DEAD, State.CORRUPT]
+
+
+class SqliteBackend:
+    """Implement ``unspool.backends.base.Backend`` in a SQLite file. Ids are ``sqlite://<path>/<number>``.
+
+    :param path: of the file, without its suffix ``.sqlite``.
+    :param settings: how much history is kept; unspool's defaults if None.
+    :param signer: signs tasks, and refuses unsigned ones; None for neither.
+    :param clock: the current time.
+    """
+
+    capabilities = Capabilities(feeds=True, forks=True, records=True)
+
+    def __init__(
+        self,
+        path: str,
+        settings: Settings | None = None,
+        *,
+        signer: Signer | None = None,
+        clock: Clock = time.time,
+    ) -> None:
+        self._settings: Settings = AllSettings() if settings is None else settings
+        self.name = f"sqlite://{os.path.abspath(path)}"
+        self._store = Store(os.path.abspath(path))
+        self.control = SqliteControl(self._store, self._settings.period)
+        self._signer = signer
+        self._clock = clock
+        self._lock: LockedFile | None = None
+
+    def exists(self) -> bool:
+        return os.path.exists(self._store.file)
+
+    def feed(self) -> Feed:
+        return SqliteFeed(self._store, self._clock)
+
+    def close(self) -> None:
+        """Release what this process holds, also its claims. In a forked process, those of the parent stay."""
+        if self._lock is not None and self._lock.is_open:
+            self._lock.remove()
+        self._lock = None
+
+    # --- sending
+
+    def send(self, envelopes: Sequence[Envelope]) -> list[str]:
+        ids = []
+        with self._store.writing() as database:
+            for envelope in envelopes:
+                data = wire.dump(envelope.vars, envelope.body, self._signer)
+                rank = UNNUMBERED if envelope.priority is None else envelope.priority
+                due = self._clock() if envelope.due is None else envelope.due
+                added = database.execute(
+                    "INSERT INTO task (data, label, rank, due) VALUES (?, ?, ?, ?)",
+                    (data, codec.task_label(envelope.vars), rank, due),
+                )
+                ids.append(f"{self.name}/{added.lastrowid}")
+        return ids
+
+    # --- claims and their ends
+
+    def claim(self, ref: str) -> Claim | Refusal:
+        holder = self._holder()
+        with self._store.writing() as database:
+            task = database.execute("SELECT * FROM task WHERE number = ?", (ref,)).fetchone()
+            if task is None or task["aside"]:
+                return Refusal(RefusalKind.GONE)
+            if self._store.is_held(task["holder"]):
+                return Refusal(RefusalKind.BUSY)
+            if task["due"] > self._clock():
+                return Refusal(RefusalKind.EARLY, task["due"])
+            try:
+                envelope = wire.load(task["data"], self._signer, priority=_priority(task), due=task["due"])
+            except Damaged as error:
+                database.execute("UPDATE task SET aside = 'corrupt', reason = ? WHERE number = ?", (str(error), ref))
+                return Refusal(RefusalKind.CORRUPT, None, str(error))
+            crashed = task["holder"] != "" and not task["excused"]  # its process ended without settling it
+            attempts, crashes = task["attempts"] + 1, task["crashes"] + crashed
+            database.execute(
+                "UPDATE task SET holder = ?, attempts = ?, crashes = ?, excused = 0 WHERE number = ?",
+                (holder, attempts, crashes, ref),
+            )
+        return Claim(f"{self.name}/{ref}", ref, envelope, attempts, crashes, holder, task["unhandled"])
+
+    def settle(self, claim: Claim, disposition: Disposition, record: Record | None = None) -> float | None:
+        until: float | None = None
+        values: tuple[object, ...] = ()
+        match disposition:
+            case Ack():
+                change = "DELETE FROM task"
+            case Retry(at, begun):
+                change = "UPDATE task SET holder = '', due = ?, attempts = attempts - ?, unhandled = unhandled + ?"
+                values, until = (at, not begun, not begun), at
+            case Release():
+                change = "UPDATE task SET holder = '', attempts = attempts - 1"
+                until = self._clock()
+            case Bury(reason, corrupt, begun):
+                change = "UPDATE task SET holder = '', aside = ?, reason = ?, attempts = attempts - ?"
+                values = ("corrupt" if corrupt else "dead", reason, not begun)
+        with self._store.writing() as database:
+            database.execute(f"{change} WHERE number = ? AND holder = ?", (*values, claim.ref, claim.token))
+            self._add([record] if record else [], database)
+        return until
+
+    def put_off(self, ref: str, until: float) -> None:
+        with self._store.writing() as database:
+            database.execute("UPDATE task SET due = ? WHERE number = ? AND holder != ''", (until, ref))
+
+    def excuse(self, ref: str) -> None:
+        with self._store.writing() as database:
+            database.execute("UPDATE task SET excused = 1 WHERE number = ? AND holder != ''", (ref,))
+
+    def flush(self, *, wait: bool = True) -> None:
+        """Do nothing, because ``settle`` defers nothing."""
+
+    # --- listings
+
+    def entries(self, states: frozenset[State] = frozenset(State), limit: int | None = None) -> Iterator[Entry]:
+        with self._store.reading() as database:
+            rows = database.execute(f"SELECT {_COLUMNS} FROM task").fetchall()
+        found = [(entry, row) for row in rows if (entry := self._entry(row)).state in states]
+
+        def position(item: tuple[Entry, sqlite3.Row]) -> tuple[float, ...]:
+            entry, row = item
+            by = (row["due"], row["rank"]) if entry.state is State.DEFERRED else (row["rank"], row["due"])
+            return _ORDER.index(entry.state), *by, row["number"]
+
+        return iter([entry for entry, _ in sorted(found, key=position)][:limit])
+
+    def counts(self) -> dict[State, int]:
+        return self.summary().counts
+
+    def summary(self) -> Summary:
+        counts, oldest = dict.fromkeys(State, 0), list[float]()
+        for entry in self.entries():
+            counts[entry.state] += 1
+            if entry.state is State.READY:
+                oldest.append(entry.due)
+        return Summary(counts, min(oldest, default=None))
+
+    def find(self, id: str) -> Entry | None:
+        with self._store.reading() as database:
+            row = database.execute(f"SELECT {_COLUMNS} FROM task WHERE number = ?", (self._number(id),)).fetchone()
+        return self._entry(row) if row else None
+
+    def short(self, id: str) -> str:
+        return id.rpartition("/")[2]
+
+    def matching(self, piece: str, *, ended: bool = False) -> list[str]:
+        id = f"{self.name}/{piece}"
+        found = self.history(id=id, limit=1) if ended else self.find(id)
+        return [id] if found else []
+
+    def read(self, id: str) -> tuple[Entry, Envelope | None] | None:
+        with self._store.reading() as database:
+            row = database.execute(
+                f"SELECT {_COLUMNS}, data FROM task WHERE number = ?", (self._number(id),)
+            ).fetchone()
+        if row is None:
+            return None
+        try:
+            return self._entry(row), wire.load(row["data"], None)
+        except Damaged:
+            return self._entry(row), None
+
+    def retry(self, id: str) -> str:
+        fresh = "holder = '', aside = '', reason = '', attempts = 0, crashes = 0, unhandled = 0"
+        number = self._change(id, f"UPDATE task SET {fresh}, due = ?", self._clock())
+        return f"{self.name}/{number}"
+
+    def remove(self, id: str) -> None:
+        self._change(id, "DELETE FROM task")
+
+    # --- history
+
+    def record(self, records: Sequence[Record]) -> None:
+        with self._store.writing() as database:
+            self._add(records, database)
+
+    def history(self, *, id: str | None = None, limit: int = 100) -> list[Record]:
+        where, values = ("", ()) if id is None else ("WHERE id = ?", (_bytes(id),))
+        with self._store.reading() as database:
+            rows = database.execute(
+                f"SELECT record FROM run {where} ORDER BY number DESC LIMIT ?", (*values, limit)
+            ).fetchall()
+        return [record for row in rows if (record := Record.of(json.loads(row["record"])))]
+
+    def _add(self, records: Sequence[Record], database: sqlite3.Connection) -> None:
+        for record in records:
+            database.execute(
+                "INSERT INTO run (id, started, record) VALUES (?, ?, ?)",
+                (_bytes(record.id), record.started, record.to_json()),
+            )
+        if records:
+            database.execute(
+                "DELETE FROM run WHERE started < ? OR number <= (SELECT max(number) FROM run) - ?",
+                (self._clock() - self._settings.history_age, self._settings.history_limit),
+            )
+
+    # --- parts
+
+    def _holder(self) -> str:
+        """Return the name of the file that this process keeps locked."""
+        if self._lock is None or not self._lock.is_open:  # a forked process has left it to its parent
+            self._lock = LockedFile(self._store.locks, "holder")
+        return self._lock.name
+
+    def _entry(self, row: sqlite3.Row) -> Entry:
+        if row["aside"]:
+            state = State(row["aside"])
+        elif self._store.is_held(row["holder"]):
+            state = State.RUNNING
+        else:
+            state = State.DEFERRED if row["due"] > self._clock() else State.READY
+        return Entry(
+            f"{self.name}/{row['number']}", state, self.name, row["label"], _priority(row), row["due"],
+            row["attempts"], row["size"], row["reason"],
+        )  # fmt: skip
+
+    def _change(self, id: str, change: str, *values: object) -> int:
+        number = self._number(id)
+        with self._store.writing() as database:
+            row = database.execute("SELECT holder FROM task WHERE number = ?", (number,)).fetchone()
+            if row is None:
+                raise LookupError(f"no task {id} in spooler {self.name}")
+            if self._store.is_held(row["holder"]):
+                raise TaskBusy(f"task {id} is running; ask again when it has ended")
+            database.execute(f"{change} WHERE number = ?", (*values, number))
+        return number
+
+    def _number(self, id: str) -> int:
+        """Return the number in an id or a ref; 0, which no task has, for any other text."""
+        text = id.removeprefix(f"{self.name}/")
+        return int(text) if text.isascii() and text.isdigit() and len(text) <= _LONGEST else 0
+
+
+def _priority(row: sqlite3.Row) -> int | None:
+    return None if row["rank"] == UNNUMBERED else int(row["rank"])
+
+
+def _bytes(id: str) -> bytes:
+    return id.encode("utf-8", "surrogatepass")
