@@ -114,7 +114,7 @@ class AsyncConnection:
         """Close the connection. In a forked child of the process that opened it, do nothing."""
         if self.pid == os.getpid() and self._thread is not None:
             # The connection is broken or being renewed. Stopping the loop ends it.
-            with contextlib.suppress(Unreachable, CancelledError):
+            with contextlib.suppress(OSError, CancelledError):
                 self.call(self.client.close(), _CLOSE)
             self._end()
 

@@ -39,6 +39,7 @@ from .depot import NatsDepot
 from .feed import NatsFeed
 from .history import History
 from .jetstream import JetStream, Publication
+from .keyvalue import NatsKeyValue
 from .listing import Listing
 from .names import new_token, rank_part, short
 from .overdue import Overdue
@@ -93,6 +94,7 @@ class NatsBackend:
         self._hold = hold
         self._look, self._window = look, window
         self.control = NatsControl(self._place, settings.period)
+        self.kv = NatsKeyValue(self._place, self.control, clock)
         self._verdicts = Verdicts(self._place, self._tasks, clock)
         self._claims = Claims(self._place, self._tasks, self.control, self._verdicts, self._envelope, clock)
         self.depot = NatsDepot(self._place, self._tasks, self.control, self._check, self._check_size)
@@ -228,4 +230,5 @@ class NatsBackend:
     def close(self) -> None:
         self.flush()
         self.depot.release()
+        self.kv.close()
         self._place.close()

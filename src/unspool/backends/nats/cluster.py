@@ -22,7 +22,7 @@ from .names import Names, is_token
 from .reserve import Reserve
 from .sync_connection import Broken, SyncConnection, at_once
 
-__all__ = ["Cluster"]
+__all__ = ["Cluster", "Work"]
 
 T = TypeVar("T")
 Work = Callable[[JetStream], Coroutine[Any, Any, T]]
@@ -214,6 +214,10 @@ class Cluster:
         """Call ``ensure_rank`` for several priorities from another thread."""
         for rank in set(ranks) - self.ranks:
             self.call(lambda stream, rank=rank: self.ensure_rank(stream, rank))  # type: ignore[misc]
+
+    async def ensure_table(self, stream: JetStream) -> None:
+        """Ensure that the stream of the key-value table exists. The other streams are created by each connection."""
+        await streams.ensure_table(stream, self.names, self._settings, self.patience)
 
     async def ensure_rank(self, stream: JetStream, rank: str) -> None:
         """Ensure that a consumer delivers the tasks of this priority and that feeds know it."""

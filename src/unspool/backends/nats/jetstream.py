@@ -99,7 +99,14 @@ def new_id() -> dict[str, str]:
 
 
 class Conflict(Exception):
-    """The message to replace is no longer the last one."""
+    """The message to replace is no longer the last one.
+
+    :param unsure: whether an earlier, unanswered attempt may have replaced it and was then replaced itself.
+    """
+
+    def __init__(self, unsure: bool = False) -> None:
+        super().__init__()
+        self.unsure = unsure
 
 
 def condition(subject: str, seq: int) -> dict[str, str]:
@@ -179,7 +186,7 @@ class JetStream:
             # repeated publish whose first attempt succeeded.
             stored = await self.last(stream, subject, patience=patience) if error.repeated else None
             if stored is None or stored.id != sent[ID]:
-                raise Conflict from None
+                raise Conflict(unsure=error.repeated) from None
             return stored.seq
 
     async def publish_all(self, messages: Sequence[Publication], *, patience: float) -> None:

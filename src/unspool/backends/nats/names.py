@@ -16,18 +16,21 @@
     unspool.<spooler>.live.<process>         a live process
     unspool.<spooler>.switches               pause and period
     unspool.<spooler>.history.<digest>       one run                       stream unspool-history-<spooler>
+    unspool.<spooler>.kv.<key>               an item of the key-value table  stream unspool-kv-<spooler>
     unspool.<spooler>.notice                 not stored: a priority has a new consumer
 
 A rank is a priority, or ``none``. A token identifies a task permanently: the task keeps it when it is rewritten.
+In a key, ``/`` becomes ``.`` and ``.`` becomes ``~``.
 """
 
 import hashlib
 import os
 import re
 
-from ...errors import ConfigurationError
+from ...errors import ConfigurationError, OptionRefused
 from ...printable import printable
 from ..base import LEAST_PIECE
+from ..keyvalue import check_key
 
 __all__ = [
     "ARRIVING",
@@ -52,6 +55,8 @@ LEAVING, ARRIVING = "leaving", "arriving"
 
 _SPOOLER = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,128}")
+_KEY_TO_SUBJECT = str.maketrans("/.", ".~")
+_SUBJECT_TO_KEY = str.maketrans(".~", "/.")
 _RANDOM = re.compile(r"[0-9a-f]{14}-([0-9a-f]{16})")
 
 
@@ -102,6 +107,7 @@ class Names:
         self.aside = f"unspool-aside-{spooler}"
         self.state = f"unspool-state-{spooler}"
         self.history = f"unspool-history-{spooler}"
+        self.table = f"unspool-kv-{spooler}"
         self.switches = f"{self.root}.switches"
         self.notice = f"{self.root}.notice"
         self.reserve = self.task(on_the_way(ARRIVING, DEAD), "none", "reserve")
@@ -129,6 +135,23 @@ class Names:
     def record(self, id: str) -> str:
         """Return the subject of a task's runs. It is a digest, because ids may contain any character."""
         return f"{self.root}.history.{hashlib.sha256(printable(id).encode()).hexdigest()[:20]}"
+
+    def item(self, key: str) -> str:
+        """Return the subject of a key of the key-value table."""
+        return f"{self.root}.kv.{key.translate(_KEY_TO_SUBJECT)}"
+
+    def items(self, prefix: str) -> str:
+        """Return the subjects of all keys that begin with a prefix, and possibly of others."""
+        folder, slash, _ = prefix.rpartition("/")
+        return self.item(folder + slash) + ">"
+
+    def key(self, subject: str) -> str | None:
+        """Return the key of a subject; None if the subject belongs to no valid key."""
+        try:
+            key = check_key(subject[len(self.root) + 4 :].translate(_SUBJECT_TO_KEY))
+        except OptionRefused:
+            return None
+        return key if self.item(key) == subject else None
 
     def place(self, subject: str) -> tuple[str, int | None, str]:
         """Return the kind, priority and token in the subject of a task."""

@@ -56,18 +56,12 @@ class Reserve:
         *,
         replaces: tuple[str, int] | None = None,
     ) -> int:
-        """Store a message as ``JetStream.publish`` does. If the storage is full, the reserve makes room for it.
+        """Store a message that a worker needs before it can begin a task, as ``store`` does.
 
-        :raises ApiError: if there is no reserve either. The first time, a line is logged.
+        :raises ApiError: if there is no room. The first time, a line is logged.
         """
-        message, patience = (name, subject, data, headers), self._patience
         try:
-            try:
-                seq = await stream.publish(*message, replaces=replaces, patience=patience)
-            except ApiError as error:
-                if not error.is_full or not await self._spend(stream):
-                    raise
-                seq = await stream.publish(*message, replaces=replaces, patience=patience)
+            seq = await self.store(stream, name, subject, data, headers, replaces=replaces)
         except ApiError as error:
             if error.is_full and not self._complained:
                 _log.warning("no task is begun until there is room: %s", error)
@@ -75,6 +69,28 @@ class Reserve:
             raise
         self._complained = False
         return seq
+
+    async def store(
+        self,
+        stream: JetStream,
+        name: str,
+        subject: str,
+        data: bytes,
+        headers: Mapping[str, str] | None = None,
+        *,
+        replaces: tuple[str, int] | None = None,
+    ) -> int:
+        """Store a message as ``JetStream.publish`` does. If the storage is full, the reserve makes room for it.
+
+        :raises ApiError: if there is no reserve either.
+        """
+        message, patience = (name, subject, data, headers), self._patience
+        try:
+            return await stream.publish(*message, replaces=replaces, patience=patience)
+        except ApiError as error:
+            if not error.is_full or not await self._spend(stream):
+                raise
+        return await stream.publish(*message, replaces=replaces, patience=patience)
 
     async def _spend(self, stream: JetStream) -> bool:
         """Delete the reserve, and return whether it existed."""

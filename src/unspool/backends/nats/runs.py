@@ -18,7 +18,7 @@ from .jetstream import JetStream
 from .names import Names
 from .stored import Stored
 
-__all__ = ["Process", "Run", "drop_void", "forget", "host", "is_held", "is_noted", "me", "note", "process"]
+__all__ = ["Process", "Run", "drop_void", "forget", "host", "is_alive", "is_held", "is_noted", "me", "note", "process"]
 
 _DIGITS = 10  # no process id has this many digits
 _claimed: dict[tuple[str, str], int] = {}  # the tasks that this process runs, with the numbers of their records
@@ -120,9 +120,14 @@ async def is_held(stream: JetStream, names: Names, run: Run, patience: float) ->
     """Return whether the process of a run still runs it."""
     if run.process == me():
         return is_noted(names, run.token)  # otherwise the claim was given up while the server was away
-    if run.process.is_local:
-        return not run.process.is_dead
-    return await stream.last(names.state, names.live(run.process.key), patience=patience) is not None
+    return await is_alive(stream, names, run.process, patience)
+
+
+async def is_alive(stream: JetStream, names: Names, process: Process, patience: float) -> bool:
+    """Return whether a process lives. On another host, it lives while it reports."""
+    if process.is_local:
+        return not process.is_dead
+    return await stream.last(names.state, names.live(process.key), patience=patience) is not None
 
 
 async def drop_void(stream: JetStream, names: Names, patience: float) -> None:

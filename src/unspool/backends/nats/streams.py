@@ -12,7 +12,7 @@ from ...errors import SpoolerUnusable
 from .jetstream import ApiError, JetStream
 from .names import ARRIVING, CORRUPT, DEAD, LATER, LEAVING, NOW, SOON, Names, on_the_way
 
-__all__ = ["Settings", "consumer", "ensure", "has_schedules"]
+__all__ = ["Settings", "consumer", "ensure", "ensure_table", "has_schedules"]
 
 _log = logging.getLogger("unspool")
 _SECOND = 10**9
@@ -60,10 +60,26 @@ async def ensure(
     level = int(server.get("api_lvl", 0))
     if level < _TTL:
         raise SpoolerUnusable(f"{stream.shown} runs NATS {server.get('version')}; unspool needs 2.11 or newer")
-    replicas = settings.replicas or (_MAXIMUM_REPLICAS if server.get("cluster") else 1)
-    wanted = _configs(names, settings, replicas, schedules=level >= _SCHEDULES)
-    found = await asyncio.gather(*(_ensure(stream, config, patience) for config in wanted))
+    wanted = _configs(names, settings, schedules=level >= _SCHEDULES)
+    common = _common(stream, settings)
+    found = await asyncio.gather(*(_ensure(stream, common | config, patience) for config in wanted))
     return found[0], found[1]
+
+
+async def ensure_table(stream: JetStream, names: Names, settings: Settings, patience: float) -> None:
+    """Create the stream of the key-value table if it is missing.
+
+    :raises SpoolerUnusable: if it has an unsuitable configuration.
+    """
+    table = {
+        "name": names.table,
+        "subjects": [f"{names.root}.kv.>"],
+        "retention": "limits",
+        "max_msgs_per_subject": 1,
+        "allow_msg_ttl": True,
+        "duplicate_window": 60 * _SECOND,
+    }
+    await _ensure(stream, _common(stream, settings) | table, patience)
 
 
 def consumer(names: Names, rank: str, lease: float) -> dict[str, Any]:
@@ -84,9 +100,13 @@ def consumer(names: Names, rank: str, lease: float) -> dict[str, Any]:
     }
 
 
-def _configs(names: Names, settings: Settings, replicas: int, *, schedules: bool) -> list[dict[str, Any]]:
+def _common(stream: JetStream, settings: Settings) -> dict[str, Any]:
+    replicas = settings.replicas or (_MAXIMUM_REPLICAS if stream.link.client._server_info.get("cluster") else 1)
+    return {"storage": "file", "num_replicas": replicas, "allow_direct": True}
+
+
+def _configs(names: Names, settings: Settings, *, schedules: bool) -> list[dict[str, Any]]:
     root = names.root
-    common = {"storage": "file", "num_replicas": replicas, "allow_direct": True}
     tasks = {
         "name": names.tasks,
         "subjects": [f"{root}.{kind}.*.*" for kind in (NOW, SOON, LATER, LEAVING, ARRIVING)],
@@ -120,7 +140,7 @@ def _configs(names: Names, settings: Settings, replicas: int, *, schedules: bool
         "max_age": int(settings.history_age * _SECOND),
         "duplicate_window": int(min(settings.history_age, 60) * _SECOND),
     }
-    return [common | one for one in (tasks, aside, state, history)]
+    return [tasks, aside, state, history]
 
 
 async def _ensure(stream: JetStream, config: dict[str, Any], patience: float) -> dict[str, Any]:
