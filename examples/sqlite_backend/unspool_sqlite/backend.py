@@ -28,6 +28,7 @@ from unspool.signing import Signer
 
 from .control import SqliteControl
 from .feed import SqliteFeed
+from .keyvalue import SqliteKeyValue
 from .locks import LockedFile
 from .store import Store
 
@@ -64,6 +65,7 @@ class SqliteBackend:
         self._signer = signer
         self._clock = clock
         self._lock: LockedFile | None = None
+        self.kv = SqliteKeyValue(self._store, clock, self._holder)
 
     def exists(self) -> bool:
         return os.path.exists(self._store.file)
@@ -72,7 +74,8 @@ class SqliteBackend:
         return SqliteFeed(self._store, self._clock)
 
     def close(self) -> None:
-        """Release what this process holds, also its claims. In a forked process, those of the parent stay."""
+        """Release what this process holds: its claims and its ephemeral items. In a forked process, those of the parent
+        stay."""
         if self._lock is not None and self._lock.is_open:
             self._lock.remove()
         self._lock = None

@@ -38,6 +38,13 @@ CREATE TABLE IF NOT EXISTS run (
 );
 CREATE INDEX IF NOT EXISTS run_id ON run (id);
 CREATE TABLE IF NOT EXISTS switch (name TEXT PRIMARY KEY, value REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS item (
+    version INTEGER PRIMARY KEY AUTOINCREMENT,
+    key TEXT NOT NULL UNIQUE,
+    value BLOB NOT NULL,
+    until REAL,
+    holder TEXT NOT NULL
+);
 """
 
 
@@ -70,7 +77,7 @@ class Store:
             yield database
 
     def is_held(self, holder: str) -> bool:
-        """Return whether the process that has claimed a task is alive."""
+        """Return whether the process that has claimed a task, or put an item, is alive."""
         return holder != "" and is_locked(os.path.join(self.locks, holder))
 
     @contextlib.contextmanager
