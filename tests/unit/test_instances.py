@@ -116,6 +116,7 @@ def test_a_later_backend_of_the_same_name(backend: MemoryBackend) -> None:
     configure(spoolers=[backend])
     spooler = Spooler(backend=backend)
     first = greet("ann")
+    assert registry.backend(spooler.name) is backend
     later = MemoryBackend("mail")
     Spooler(backend=later)
     assert registry.backend() is registry.backend("mail") is registry.backend(spooler.name) is later
@@ -219,6 +220,7 @@ def test_two_of_one_name(backend: MemoryBackend) -> None:
         configure(spoolers=[MemoryBackend("mail"), MemoryBackend("mail")])
     with pytest.raises(ConfigurationError, match="period"):
         configure(spoolers=[MemoryBackend("mail")], period=-1)
+    assert registry.backend() is backend
     configure(spoolers=[backend, backend])
     assert registry.backend() is backend
 

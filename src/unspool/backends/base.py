@@ -1,4 +1,5 @@
-"""The interface of a backend. ``docs/decisions/0001-the-backend-seam.md`` explains it.
+"""The interface of a backend. ``docs/decisions/0001-the-backend-seam.md`` explains it, and
+``docs/guide/write-a-backend.md`` leads through an implementation.
 
 A ``Backend`` serves producers, workers and commands. A ``Feed`` serves the supervisor, which asks for due tasks. All
 times are Unix times from the clock that was passed to the backend.
