@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from unspool.address import Address
+from unspool.backends.keyvalue import Until
 from unspool.backends.postgres import PostgresBackend
 from unspool.message import Ack, Claim, Envelope, Refusal, RefusalKind, Retry, State
 from unspool.settings import Settings
@@ -77,6 +78,19 @@ def test_an_overdue_task_of_a_wrong_sender(right: Wrong, wrong: Wrong) -> None:
     with contextlib.closing(right.feed()) as feed:
         feed.refresh()
         assert [ticket.ref for ticket in feed.take(10)] == [early, late]
+
+
+def test_an_item_of_a_wrong_process(right: Wrong, wrong: Wrong) -> None:
+    """It lasts as many seconds as its process means, for all processes."""
+    version = wrong.kv.put("new", b"", life=Until(wrong._local() + 60))
+    assert version
+    assert wrong.kv.put("replaced", b"", expect=wrong.kv.put("replaced", b""), life=Until(wrong._local() + 60))
+    wrong.kv.put("past", b"", life=Until(wrong._local() - 60))
+    for backend in (right, wrong):
+        assert [key for key, _ in backend.kv.scan("")] == ["new", "replaced"]
+        with backend._connector.lend() as connection:
+            rows = backend.kv._read(connection, ["new", "replaced"]).values()
+        assert [row.rest for row in rows] == 2 * [pytest.approx(60, abs=20)]
 
 
 def test_a_wrong_worker_retries_in_time(right: Wrong, wrong: Wrong) -> None:

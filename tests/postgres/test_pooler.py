@@ -1,8 +1,10 @@
 """Through PgBouncer: by transaction, sending and looking work, and serving says why not; by session, all does."""
 
+import contextlib
 import os
 import shutil
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,10 +12,12 @@ import psycopg
 import pytest
 
 from unspool.address import Address
+from unspool.backends.keyvalue import EPHEMERAL
 from unspool.errors import SpoolerUnusable
 from unspool.message import Ack, Claim, Envelope, State
 
 from ..ports import free_port
+from ..runtime.conftest import PATIENCE
 from .conftest import look_at
 from .server import NOBODY, Server, _as_nobody
 
@@ -74,3 +78,25 @@ def test_through_a_pooler(pooled: Address, request: pytest.FixtureRequest) -> No
         feed.close()
     finally:
         backend.close()
+
+
+def test_items_through_a_pooler(pooled: Address, request: pytest.FixtureRequest) -> None:
+    """All works but ephemeral items where connections are shared by transactions; a wait looks from time to time."""
+    with contextlib.closing(look_at(pooled)) as backend, contextlib.closing(look_at(pooled)) as other:
+        version = backend.kv.put("key", b"old")
+        assert version
+        assert not backend.kv.wait({"key": version}, 0.01)
+        woken: list[bool] = []
+        thread = threading.Thread(target=lambda: woken.append(backend.kv.wait({"key": version}, PATIENCE)))
+        thread.start()
+        later = other.kv.put("key", b"new", expect=version)
+        thread.join(PATIENCE)
+        assert woken == [True]
+        assert [item.version for _, item in backend.kv.scan("k")] == [later]
+        if "transaction" in request.node.name:
+            with pytest.raises(SpoolerUnusable, match="pools connections by transaction"):
+                backend.kv.put("held", b"", life=EPHEMERAL)
+        else:
+            assert backend.kv.put("held", b"", life=EPHEMERAL)
+            assert other.kv.put("held", b"", expect=0) is None
+        assert other.kv.drop("key")

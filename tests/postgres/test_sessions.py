@@ -11,6 +11,7 @@ import pytest
 
 from unspool.address import Address
 from unspool.backends.depot import Parcel
+from unspool.backends.keyvalue import EPHEMERAL
 from unspool.backends.postgres import PostgresBackend, listing
 from unspool.backends.postgres.claims import Claims
 from unspool.backends.postgres.feed import PostgresFeed
@@ -370,6 +371,8 @@ def test_settings_of_the_database(server: Server) -> None:
             assert found == {"synchronous_commit": "on", "search_path": "pg_catalog"}
             backend.send([Envelope({"msg": b"task"}, b"", None, None)])
             assert backend.counts()[State.READY] == 1
+            assert backend.kv.put("key", b"", expect=backend.kv.put("key", b"", life=EPHEMERAL))
+            assert [key for key, _ in backend.kv.scan("")] == ["key"]
     finally:
         server.execute("DROP DATABASE hostile WITH (FORCE)")
 

@@ -14,6 +14,7 @@ import pytest
 
 from unspool import wire
 from unspool.address import parse
+from unspool.backends.keyvalue import EPHEMERAL
 from unspool.backends.postgres import schema, sql
 from unspool.errors import SpoolerUnusable
 from unspool.message import Ack, Claim, Envelope, Record, State, Verdict
@@ -177,7 +178,7 @@ def test_too_old_and_too_new(empty: str) -> None:
     """A schema that this version cannot use is refused by name and number; one that is newer and can be used is."""
     migrate(empty)
     backend = look_at(queue_in(empty))
-    for number, oldest, problem in [(sql.CURRENT - 1, 0, "upgrade it with"), (99, 99, "install a newer unspool")]:
+    for number, oldest, problem in [(sql.REQUIRED - 1, 0, "upgrade it with"), (99, 99, "install a newer unspool")]:
         _set_version(empty, number, oldest)
         with pytest.raises(SpoolerUnusable, match=problem) as caught:
             backend.counts()
@@ -319,6 +320,10 @@ def test_roles_as_the_guide_grants_them(server: Server, database: str) -> None:
     worker.settle(claim, Ack(), Record(claim.id, "task", "processed", 1, 1.0, 0.1, 1))
     worker.flush()
     assert [run.verdict for run in worker.history()] == ["processed"]
+    assert worker.kv.put("key", b"", expect=worker.kv.put("key", b"", life=EPHEMERAL))
+    assert worker.kv.drop("key")
+    with pytest.raises(SpoolerUnusable, match="lists the rights"):
+        sender.kv.get(["key"])
     feed.close()
     sender.close()
     worker.close()

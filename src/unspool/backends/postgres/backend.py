@@ -50,6 +50,7 @@ from .depot import PostgresDepot
 from .ends import Ends
 from .feed import PostgresFeed
 from .history import History, storable
+from .keyvalue import PostgresKeyValue
 from .listing import Listing
 from .names import Names
 from .session import CLAIMS, Row, Session
@@ -99,6 +100,7 @@ class PostgresBackend:
         self._history = History(self._connector, self._names, settings.history_limit, settings.history_age, self._now)
         self._listing = Listing(self._connector, self._names, self._now)
         self.control = PostgresControl(self._connector, self._session, self._names, settings.period)
+        self.kv = PostgresKeyValue(self._connector, self._session, self._names, self._now, self._local)
         self.depot = PostgresDepot(
             self._connector, self._session, self._names, self._check, self._now, self._local, self._changed
         )
@@ -415,6 +417,7 @@ class PostgresBackend:
         return self._history.latest(id, limit)
 
     def close(self) -> None:
+        self.kv.close()
         self._session.close()
         self._connector.close()
 

@@ -99,8 +99,8 @@ class Connector:
             if connection.prepare_threshold is None and self._is_shared(connection):
                 raise SpoolerUnusable(
                     f"spooler {self.name} cannot be served here: a proxy pools connections by transaction, and workers "
-                    "need sessions of their own; give them the server's address, or a pool in session mode (sending "
-                    "works as it is)"
+                    "and ephemeral items need sessions of their own; give the server's address, or a pool in session "
+                    "mode (sending works as it is)"
                 )
             connection.execute(_SETTINGS)
         except psycopg.Error as error:

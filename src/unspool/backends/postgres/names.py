@@ -16,6 +16,7 @@ class Names:
     def __init__(self, address: Address) -> None:
         self.spooler = address.spooler
         self.channel = f"unspool_{address.spooler}"[:_CHANNEL_SIZE]
+        self.item_channel = f"unspool_items_{address.spooler}"[:_CHANNEL_SIZE]
         self.name = address.name
 
     def values(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ unless a version excludes them.
 from typing import TYPE_CHECKING
 
 from ...errors import SpoolerUnusable
-from .sql import CURRENT, step
+from .sql import CURRENT, REQUIRED, step
 
 if TYPE_CHECKING:
     from .connection import Connection
@@ -20,13 +20,14 @@ _FIRST = """
 CREATE SCHEMA IF NOT EXISTS unspool;
 CREATE TABLE IF NOT EXISTS unspool.version (number integer NOT NULL, oldest integer NOT NULL);
 """
-_OLDEST = {1: 1, 2: 1, 3: 1, 4: 1}
+_OLDEST = {1: 1, 2: 1, 3: 1, 4: 1, 5: 1}
 """For each version, the oldest version that a program must know to work with it."""
 
 
-def check(connection: "Connection", name: str) -> None:
+def check(connection: "Connection", name: str, required: int = REQUIRED) -> None:
     """Check that this program can work with the schema.
 
+    :param required: the oldest version that has what is used.
     :raises SpoolerUnusable: if it cannot. The message names the command that helps.
     """
     found = version(connection)
@@ -35,10 +36,10 @@ def check(connection: "Connection", name: str) -> None:
             f"spooler {name} cannot be used: its database has no schema 'unspool'; create it with 'unspool migrate'"
         )
     number, oldest = found
-    if number < CURRENT:
+    if number < required:
         raise SpoolerUnusable(
             f"spooler {name} cannot be used: the schema 'unspool' is of version {number}, and this program needs "
-            f"{CURRENT}; upgrade it with 'unspool migrate'"
+            f"{required}; upgrade it with 'unspool migrate'"
         )
     if oldest > CURRENT:
         raise SpoolerUnusable(

@@ -257,6 +257,17 @@ class Session:
         with self._held() as connection:
             return self._keys.get(role) or self._register(connection, role)
 
+    def renew(self) -> None:
+        """Open the session again under its keys if it is known to have ended.
+
+        :raises Transient, SpoolerUnusable: as ``execute``.
+        """
+        for _ in range(2):
+            with self._held(collect=False):
+                if not self._end.poll(0):
+                    return
+                self._lose()
+
     def known_key(self, role: str) -> int | None:
         """Return the key if it is known, or None."""
         return self._keys.get(role) if self._pid == os.getpid() else None

@@ -3,10 +3,14 @@
 from functools import cache
 from importlib import resources
 
-__all__ = ["CURRENT", "statement", "step"]
+__all__ = ["CURRENT", "ITEMS", "REQUIRED", "statement", "step"]
 
-CURRENT = 4
+CURRENT = 5
+"""The version of the schema that ``unspool migrate`` creates."""
+REQUIRED = 4
 """The version of the schema that these statements require."""
+ITEMS = 5
+"""The version of the schema that the statements of the key-value table require."""
 
 
 @cache
