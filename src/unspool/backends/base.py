@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from ..errors import OptionRefused
 from ..message import Claim, Disposition, Entry, Envelope, Record, Refusal, State
+from .keyvalue import KeyValue
 
 __all__ = [
     "LEAST_PIECE",
@@ -335,6 +336,10 @@ class Backend(Protocol):
     @property
     def control(self) -> Control:
         """Return the switches of the queue."""
+
+    @property
+    def kv(self) -> KeyValue:
+        """Return the key-value table of the queue."""
 
     def exists(self) -> bool:
         """Return whether the queue exists. If it does not, the first send creates it.

@@ -11,7 +11,7 @@
 
 The docstring of each test states one rule of the contract. The capabilities of a backend decide which tests are
 skipped: a backend without feeds skips the tests of handing out and running, and a backend whose tasks no other process
-sees skips the tests of several processes. A backend that has no attribute ``kv`` yet skips the tests of its table.
+sees skips the tests of several processes.
 
 ``memory`` and ``spool`` pass the suite in ``tests/conformance``, ``postgres`` and ``nats`` in the folders of their
 tests. ``uwsgi`` passes it in ``tests/uwsgi``, where pytest runs in a mule of a real uWSGI with the directory's feed.

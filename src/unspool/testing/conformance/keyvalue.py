@@ -33,10 +33,7 @@ class KeyValueTests(Ground):
     @pytest.fixture
     def kv(self, backend: Backend) -> KeyValue:
         """Return the table of the backend under test."""
-        found: KeyValue | None = getattr(backend, "kv", None)
-        if found is None:
-            pytest.skip("this backend has no key-value table yet")
-        return found
+        return backend.kv
 
     @pytest.fixture
     def shared(self, backend: Backend, kv: KeyValue) -> KeyValue:
@@ -391,7 +388,7 @@ class KeyValueTests(Ground):
     ) -> None:
         """Another process sees the items, and its changes are seen."""
         other = self.make_backend(clock, tmp_path)
-        table: KeyValue = other.kv  # type: ignore[attr-defined]
+        table = other.kv
         version = shared.put("key", b"one")
         assert version
         assert table.get(["key"]) == [Item(b"one", version)]
