@@ -49,3 +49,33 @@ def test_the_first_of_many(database: str, statement: str, values: dict[str, obje
         finally:
             connection.execute("DELETE FROM unspool.task WHERE spooler = %s", [address.spooler])
             backend.close()
+
+
+@pytest.mark.parametrize(
+    ("statement", "values"),
+    [
+        ("items", {"keys": ["k/1", "none"], "grace": 15.0}),
+        ("item_keys", {"prefix": "k/5", "after": "k/500", "limit": 10}),
+        ("put_item", {"key": "k/1", "value": b"", "until": None, "holder": None, "local": 0.0, "absent": False}),
+        ("drop_item", {"key": "k/1", "expect": None, "mine": None, "known": False}),
+        ("end_items", {"ended": [1]}),
+    ],
+)
+def test_an_item_of_many(database: str, statement: str, values: dict[str, object]) -> None:
+    """Among fifty thousand items, half of which have a time, indexes lead to one, to a page, and to the past ones."""
+    address = queue_in(database)
+    names = Names(address)
+    with psycopg.connect(database, autocommit=True, cursor_factory=psycopg.ClientCursor) as connection:
+        connection.execute(
+            "INSERT INTO unspool.item (spooler, key, value, until) "
+            "SELECT %s, 'k/' || n, '', CASE WHEN n %% 2 = 0 THEN 1e10 + n END FROM generate_series(1, 50000) AS n",
+            [address.spooler],
+        )
+        try:
+            connection.execute("VACUUM ANALYZE unspool.item")
+            given = {"clock": None, "processes": PROCESSES, "spooler": names.spooler, "channel": names.item_channel}
+            rows = connection.execute(f"EXPLAIN {sql.statement(statement)}", given | values).fetchall()
+            plan = "\n".join(line for (line,) in rows)
+            assert "Seq Scan on item" not in plan, plan
+        finally:
+            connection.execute("DELETE FROM unspool.item WHERE spooler = %s", [address.spooler])

@@ -21,6 +21,7 @@ WITH sure AS (
     -- The count makes this follow the put. Otherwise two puts could wait for each other.
     WHERE (SELECT count(*) FROM put) >= 0 AND spooler = %(spooler)s
         AND until <= (SELECT now FROM time) AND key <> %(key)s
+    ORDER BY until
     LIMIT 100
     FOR UPDATE SKIP LOCKED
 ), swept AS (
