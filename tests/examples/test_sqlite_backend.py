@@ -1,6 +1,7 @@
 """The backend of the guide, as an installed package: workers find it by its URL, programs also make it themselves."""
 
 import json
+import re
 import sys
 import tomllib
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.docs.page import ROOT, Page
+from unspool.backends.base import Backend, Control, Feed, Registration
 
 from .conftest import EXAMPLES, UNSPOOL, Run
 
@@ -88,6 +90,14 @@ def test_a_url_with_a_host(run: Run) -> None:
     done = run(UNSPOOL, "ls", "--spooler", "sqlite://srv/app/mail")
     assert done.returncode == 2
     assert "write sqlite:///DIRECTORY/NAME" in done.stderr
+
+
+@pytest.mark.parametrize("protocol", [Backend, Feed, Control, Registration])
+def test_the_guide_names_all_members(protocol: type) -> None:
+    """A reader learns what each member is for."""
+    members = {name for name in vars(protocol) if not name.startswith("_")}
+    named = {span for row in GUIDE.rows() for span in re.findall("`([a-z_]+)`", row[0])}
+    assert members <= named
 
 
 @pytest.mark.parametrize("name", sorted({block.info[1] for block in GUIDE.blocks if block.info[1:]}))
