@@ -45,7 +45,7 @@ class Ephemeral:
     """The item is absent as soon as the process that has put it ends, even if the process is killed.
 
     It belongs to that process alone: a child that is forked later neither keeps nor ends it. ``Backend.close`` also
-    ends the items that this backend object has put.
+    ends the items that this backend object has put. On a server, other machines may see the item for some more seconds.
     """
 
     __slots__ = ()
