@@ -4,6 +4,7 @@ A name stands for one queue: a later backend of the same name replaces the earli
 """
 
 import os
+import re
 from collections.abc import Mapping
 
 from . import address
@@ -53,6 +54,10 @@ def check(backend: object, what: str = "backend") -> Backend:
         raise OptionRefused(
             f"{what} is a {kind} with the name {name!r:.200}; a name is an absolute path or a URL, such as "
             "mine://mail, because the ids of tasks begin with it"
+        )
+    if re.match(r"[^/]*://[^/]*@", name):
+        raise OptionRefused(
+            f"{what} is a {kind} whose name has a user or password; leave them out, because ids and logs show the name"
         )
     if name.endswith("/"):
         raise OptionRefused(f"{what} is a {kind} with the name {name!r:.200}; a name does not end with a slash")

@@ -84,7 +84,7 @@ def _find(name: str | None) -> Backend:
         if _opened.instances is not instances.known:
             _opened.instances = instances.known
             _opened.asked.clear()
-        if (found := instances.known.get(path) or _opened.backends.get(path)) is None:
+        if (found := instances.known.get(path, _opened.backends.get(path))) is None:
             found = _opened.backends[path] = _open(path, chosen)
         if _redirection is None and (name is None or name == path):  # a relative path depends on the working directory
             _opened.asked[name] = found

@@ -102,7 +102,7 @@ def test_one_alone(backend: MemoryBackend, tmp_path: Path) -> None:
 def test_a_name_of_any_scheme(backend: MemoryBackend) -> None:
     """No entry point is needed for the name of a backend: the name and ids of it lead to the object."""
     for name in ("ledger://db/mail", "/srv/ledger.db"):
-        mine = MemoryBackend(name)
+        mine = Named(name)
         spooler = Spooler(backend=mine)
         assert Spooler(spooler.name) == spooler
         assert Spooler.read_task_file(greet.using(spooler=name)("ann"))["spooler"] == name
@@ -158,7 +158,10 @@ def test_a_signed_queue_of_memory() -> None:
 
 
 class Named(MemoryBackend):
-    """A backend with any name."""
+    """A backend with any name. As an empty collection, it counts as false."""
+
+    def __len__(self) -> int:
+        return 0
 
     def __init__(self, name: Any) -> None:
         super().__init__()
@@ -180,6 +183,7 @@ BAD = {
     "no text": (lambda: Named(7), "is a Named with the name 7; a name is an absolute path or a URL"),
     "relative": (lambda: Named("mail"), "is a Named with the name 'mail'; a name is an absolute path or a URL"),
     "empty": (lambda: Named(""), "is a Named with the name ''; a name is an absolute path or a URL"),
+    "password": (lambda: Named("x://a:b@c/mail"), "is a Named whose name has a user or password; leave them out"),
     "slash": (lambda: Named("x://mail/"), "is a Named with the name 'x://mail/'; a name does not end with a slash"),
 }
 
@@ -281,3 +285,9 @@ def test_a_command_sees_no_memory(command: str, name: str, tmp_path: Path) -> No
     assert f"spooler memory://{name} is in the memory of one process" in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
+
+
+def test_a_memory_backend_has_no_workers(backend: MemoryBackend) -> None:
+    """The error says how its tasks are run instead."""
+    with pytest.raises(OptionRefused, match=r"no worker process can run them; run them .*run_all"):
+        backend.control.register("worker")
