@@ -441,6 +441,19 @@ def test_an_ephemeral_item_is_announced(backend: NatsBackend) -> None:
     assert backend.control.live() == []
 
 
+def test_close_ends_what_is_left(backend: NatsBackend) -> None:
+    """``close`` drops the ephemeral items that were not dropped or replaced before, and asks for no others."""
+    kv = backend.kv
+    for key in ("dropped", "replaced", "left"):
+        kv.put(key, b"", life=EPHEMERAL)
+        kv.put(key, b"again", life=EPHEMERAL)
+    kv.drop("dropped")
+    kv.put("replaced", b"")
+    assert list(kv._mine()) == ["left"]
+    backend.close()
+    assert [key for key, _ in kv.scan("")] == ["replaced"]
+
+
 # --- storage
 
 

@@ -81,8 +81,8 @@ class NatsKeyValue:
             self._place.call(self._control.announce)  # other hosts would take the process for dead
         header, ids = self._header(life), set[str]()
         version = self._try(lambda stream: self._put(stream, key, value, expect, header, ids))
-        if version is not None:
-            mine = self._mine()
+        mine = self._mine()
+        if version is not None and version > mine.get(key, 0):  # otherwise another thread has put a later one
             mine.pop(key, None)
             if header.process is not None:
                 mine[key] = version
@@ -90,8 +90,12 @@ class NatsKeyValue:
 
     def drop(self, key: str, *, expect: int | None = None) -> bool:
         check_key(key)
-        ids = set[str]()
-        return self._try(lambda stream: self._drop(stream, key, expect, ids))
+        ids, mine = set[str](), self._mine()
+        before = mine.get(key)
+        dropped = self._try(lambda stream: self._drop(stream, key, expect, ids))
+        if dropped and mine.get(key) == before:
+            mine.pop(key, None)
+        return dropped
 
     def scan(self, prefix: str, after: str = "", limit: int = 1000) -> list[tuple[str, Item]]:
         check_key(prefix, prefix=True), check_key(after, prefix=True)
