@@ -293,15 +293,42 @@ def test_ephemeral_items_do_not_use_up_descriptors(backend: SpoolBackend) -> Non
     assert len(os.listdir("/proc/self/fd")) == before - 6 + 1
 
 
+def test_waits_share_a_descriptor(backend: SpoolBackend) -> None:
+    """A wait leaves one descriptor open for the next one. A forked child has its own, and ``close`` closes it."""
+    (item,) = backend.kv.get(["present"])
+    assert item is not None
+    before = set(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        assert not backend.kv.wait({"present": item.version}, 0.001)
+        assert len(set(os.listdir("/proc/self/fd")) - before) == 1
+    woken: list[bool] = []
+
+    def work() -> None:
+        assert set(os.listdir("/proc/self/fd")) <= before
+        assert not backend.kv.wait({"present": item.version}, 0.001)
+
+    in_a_child(work)
+    thread = threading.Thread(target=lambda: woken.append(backend.kv.wait({"present": item.version}, 50)))
+    thread.start()
+    backend.kv.put("present", b"new")
+    thread.join()
+    assert woken == [True]
+    backend.close()
+    assert set(os.listdir("/proc/self/fd")) <= before
+
+
 def test_a_program_that_closes_all_descriptors(tmp_path: Path) -> None:
     """Its ephemeral items end. The next change works, and closes no file that has got the number since."""
 
     def work() -> None:
         backend = SpoolBackend(str(tmp_path / "mail"), durable=False)
-        backend.kv.put("key", b"", life=EPHEMERAL)
+        version = backend.kv.put("key", b"", life=EPHEMERAL)
+        assert version
+        assert not backend.kv.wait({"key": version}, 0.01)
         os.closerange(3, 100)
         opened = {os.open("/dev/null", os.O_RDONLY) for _ in range(20)}
         assert backend.kv.get(["key"]) == [None]
+        assert not backend.kv.wait({"key": 0}, 0.01)
         backend.kv.put("key", b"again", life=EPHEMERAL)
         assert backend.kv.get(["key"]) != [None]
         backend.close()

@@ -8,6 +8,7 @@ synced empty or with other bytes.
 """
 
 import math
+import os
 import struct
 import zlib
 from typing import NamedTuple
@@ -15,7 +16,7 @@ from typing import NamedTuple
 from ...errors import OptionRefused
 from ..keyvalue import EPHEMERAL, FOREVER, LARGEST_VALUE, Ephemeral, Item, Life, Until, check_key
 
-__all__ = ["LARGEST_FILE", "SMALLEST_FILE", "Stored", "dump", "key_of", "name_of", "parse"]
+__all__ = ["LARGEST_FILE", "SMALLEST_FILE", "Stored", "dump", "key_of", "name_of", "new_version", "parse"]
 
 _MAGIC = b"unspool\1"
 _header = struct.Struct("<8sIQBd")  # magic, checksum of all that follows, version, kind of life, end of an ``Until``
@@ -51,6 +52,11 @@ def key_of(name: str) -> str | None:
         return check_key(name[1:].replace(",", "/"))
     except OptionRefused:
         return None
+
+
+def new_version() -> int:
+    """Return a version that no item has had."""
+    return int.from_bytes(os.urandom(8), "little") >> 1 or 1
 
 
 def dump(stored: Stored) -> bytes:

@@ -28,7 +28,7 @@ from ..base import Clock
 from ..keyvalue import FOREVER, Item, Life, Until, check_key, check_life, check_value
 from . import lock, trust
 from .file import write_whole
-from .item import LARGEST_FILE, SMALLEST_FILE, Stored, dump, key_of, name_of, parse
+from .item import LARGEST_FILE, SMALLEST_FILE, Stored, dump, key_of, name_of, new_version, parse
 from .layout import KV, TMP, Directory
 from .mutex import Mutex
 from .watcher import Watcher
@@ -54,6 +54,7 @@ class SpoolKeyValue:
         self._clock = clock
         self._ephemeral: dict[str, tuple[int, int]] = {}  # descriptor and inode of each file that is kept locked
         self._drafts: set[int] = set()  # descriptors of files that threads are writing
+        self._watchers: list[Watcher] = []  # not in use; at most a few, kept because closing one takes 10 ms
         self._mutex = Mutex(directory, KV, "lock")
 
     # --- keyvalue.KeyValue
@@ -67,7 +68,7 @@ class SpoolKeyValue:
 
     def put(self, key: str, value: bytes, *, expect: int | None = None, life: Life = FOREVER) -> int | None:
         check_key(key)
-        stored = Stored(Item(check_value(value), _new_version()), check_life(life))
+        stored = Stored(Item(check_value(value), new_version()), check_life(life))
         with self._reported():
             self._directory.renew(TMP, KV)
             self._directory.fd(KV)
@@ -104,12 +105,12 @@ class SpoolKeyValue:
             if self._remaining(versions) is None:
                 return True
             while time.monotonic() < end:
-                watcher = Watcher()
+                watcher = self._take_watcher()
                 try:
                     if self._watch(watcher, versions, end):
                         return True
                 finally:
-                    watcher.close()
+                    self._keep_watcher(watcher)
         return False
 
     # --- the backend
@@ -118,6 +119,8 @@ class SpoolKeyValue:
         """End the ephemeral items of this process."""
         for key in list(self._ephemeral):
             self._release(key)
+        while self._watchers:
+            self._watchers.pop().close()
 
     def close_inherited(self) -> None:
         """Close the inherited descriptors in a forked child. The items and the lock stay the parent's."""
@@ -308,6 +311,20 @@ class SpoolKeyValue:
                 remaining = min(remaining, stored.life.time - self._clock())
         return remaining
 
+    def _take_watcher(self) -> Watcher:
+        with contextlib.suppress(IndexError):
+            while not (watcher := self._watchers.pop()).is_open():
+                watcher.close()
+            return watcher
+        return Watcher()
+
+    def _keep_watcher(self, watcher: Watcher) -> None:
+        watcher.unwatch(KV)
+        if watcher.working and not self._watchers:
+            self._watchers.append(watcher)
+        else:
+            watcher.close()
+
     def _watch(self, watcher: Watcher, versions: Mapping[str, int], end: float) -> bool:
         """Wait for another version. Return False when the time has passed, or if the watch is lost."""
         self._directory.renew(KV)
@@ -323,10 +340,6 @@ class SpoolKeyValue:
             elif not watcher.wait(names, left):
                 return False
         return True
-
-
-def _new_version() -> int:
-    return int.from_bytes(os.urandom(8), "little") >> 1 or 1
 
 
 def _status(fd: int, inode: int) -> os.stat_result | None:

@@ -5,6 +5,7 @@ without being removed: it was put back, or its worker was killed. An event is on
 watches left) causes a scan.
 """
 
+import contextlib
 import errno
 import logging
 import os
@@ -21,6 +22,7 @@ __all__ = ["Change", "Watcher"]
 _WRITING = 1  # milliseconds
 _USED_UP = "the inotify watches of this user are used up; raise fs.inotify.max_user_watches with sysctl"
 _log = logging.getLogger("unspool")
+_lost: list[object] = []  # instances whose descriptor the program has closed; its number may be another file's by now
 
 
 class Change(NamedTuple):
@@ -45,6 +47,7 @@ class Watcher:
                 import inotify_simple  # takes 10 ms, and most producers do not watch
 
             self._notify = inotify_simple.INotify(nonblocking=True)
+            self._fd = self._notify.fileno()
             flags = inotify_simple.flags
         except OSError as error:
             _log.warning("no inotify: %s; the spooler is scanned once a second instead", error.strerror)
@@ -83,6 +86,23 @@ class Watcher:
             _log.warning("cannot watch %s: %s; the spooler is scanned once a second instead", path, reason)
             self.close()
 
+    def unwatch(self, part: str) -> None:
+        """End the watch of a directory. Changes before that may still be reported."""
+        for watch, watched in list(self._parts.items()):
+            if watched == part and self._notify is not None:
+                del self._parts[watch]
+                with contextlib.suppress(OSError):  # the directory was removed, and with it the watch
+                    self._notify.rm_watch(watch)
+
+    def is_open(self) -> bool:
+        """Return whether changes are reported, and the program has not closed the descriptor."""
+        if self._notify is None:
+            return False
+        try:
+            return os.readlink(f"/proc/self/fd/{self._fd}") == "anon_inode:inotify"
+        except OSError:
+            return not os.path.exists("/proc/self/fd")
+
     def changes(self) -> list[Change]:
         """Return the changes since the last call. Wait at most as long as it takes to write a file that was just
         created."""
@@ -120,8 +140,11 @@ class Watcher:
         return True
 
     def close(self) -> None:
-        """End all watches."""
+        """End all watches. This takes the kernel some 10 ms."""
         if self._notify is not None:
-            self._notify.close()
+            if self.is_open():
+                self._notify.close()
+            else:
+                _lost.append(self._notify)
             self._notify = None
         self._parts.clear()
