@@ -1,11 +1,14 @@
 """The key-value table of a spool directory: odd files, what is swept, and a process or disk that has no room."""
 
 import errno
+import gc
 import os
 import resource
 import socket
 import threading
 import time
+import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -315,6 +318,19 @@ def test_waits_share_a_descriptor(backend: SpoolBackend) -> None:
     assert woken == [True]
     backend.close()
     assert set(os.listdir("/proc/self/fd")) <= before
+
+
+def test_a_table_that_is_not_closed(backend: SpoolBackend) -> None:
+    """The descriptor of its waits is closed, without a warning, when the object is no longer used."""
+    other = SpoolBackend(backend.name, durable=False)
+    assert not other.kv.wait({"none": 0}, 0.001)
+    ended = weakref.ref(other.kv)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        del other
+        gc.collect()
+    assert ended() is None
+    assert caught == []
 
 
 def test_a_program_that_closes_all_descriptors(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ import contextlib
 import errno
 import os
 import time
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 
 from ... import points
@@ -55,6 +56,7 @@ class SpoolKeyValue:
         self._ephemeral: dict[str, tuple[int, int]] = {}  # descriptor and inode of each file that is kept locked
         self._drafts: set[int] = set()  # descriptors of files that threads are writing
         self._watchers: list[Watcher] = []  # not in use; at most a few, kept because closing one takes 10 ms
+        weakref.finalize(self, _close_all, self._watchers).atexit = False
         self._mutex = Mutex(directory, KV, "lock")
 
     # --- keyvalue.KeyValue
@@ -119,8 +121,7 @@ class SpoolKeyValue:
         """End the ephemeral items of this process."""
         for key in list(self._ephemeral):
             self._release(key)
-        while self._watchers:
-            self._watchers.pop().close()
+        _close_all(self._watchers)
 
     def close_inherited(self) -> None:
         """Close the inherited descriptors in a forked child. The items and the lock stay the parent's."""
@@ -340,6 +341,11 @@ class SpoolKeyValue:
             elif not watcher.wait(names, left):
                 return False
         return True
+
+
+def _close_all(watchers: list[Watcher]) -> None:
+    while watchers:
+        watchers.pop().close()
 
 
 def _status(fd: int, inode: int) -> os.stat_result | None:
