@@ -1,8 +1,11 @@
 """The backend passes unspool's conformance suite, and tests of what is its own."""
 
+import contextlib
+import logging
 import os
 import signal
 import sqlite3
+import threading
 import time
 from pathlib import Path
 
@@ -11,7 +14,7 @@ import pytest
 from unspool import codec, raw_message
 from unspool.backends.base import Backend, Clock
 from unspool.errors import SpoolerUnusable
-from unspool.message import Claim, Record, State
+from unspool.message import Ack, Claim, Record, State
 from unspool.settings import Settings
 from unspool.signing import Signer
 from unspool.testing import BackendConformance
@@ -72,3 +75,41 @@ def test_only_so_much_history(tmp_path: Path) -> None:
     assert [record.id for record in backend.history()] == ["4", "3"]
     backend.record([Record("old", "task", "processed", 1, now - 61, 0.1, 1)])
     assert [record.id for record in backend.history()] == ["4"]
+
+
+class Told(logging.Handler):
+    """Notes that ``settle`` has failed once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.failed = threading.Event()
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+        if "tried again" in self.lines[-1]:
+            self.failed.set()
+
+
+def test_an_end_is_stored_when_the_file_can_be_used_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While another process keeps the file locked, ``settle`` tries again, and the supervisor's notes are logged."""
+    monkeypatch.setattr("unspool_sqlite.store._BUSY", 0.01)
+    monkeypatch.setattr("unspool_sqlite.backend._AGAIN", 0.01)
+    told = Told()
+    monkeypatch.setattr(logging.getLogger("unspool.sqlite"), "handlers", [told])
+    backend = SqliteBackend(str(tmp_path / "mail"))
+    (id,) = backend.send([codec.encode(raw_message("task"))])
+    claim = backend.claim(backend.short(id))
+    assert isinstance(claim, Claim)
+    with contextlib.closing(sqlite3.connect(tmp_path / "mail.sqlite", isolation_level=None)) as database:
+        database.execute("BEGIN EXCLUSIVE")
+        backend.excuse(claim.ref)
+        backend.put_off(claim.ref, 1.0)
+        assert ["database is locked" in line for line in told.lines] == [True, True]
+        settling = threading.Thread(target=backend.settle, args=(claim, Ack()))
+        settling.start()
+        assert told.failed.wait(60)
+        database.execute("ROLLBACK")
+    settling.join()
+    assert backend.find(id) is None
+    backend.close()

@@ -1,6 +1,7 @@
 """The queue: sending, claims and their ends, listings, history."""
 
 import json
+import logging
 import os
 import sqlite3
 import time
@@ -8,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from unspool import codec, wire
 from unspool.backends.base import UNNUMBERED, Capabilities, Clock, Feed, Settings, Summary
-from unspool.errors import Damaged, TaskBusy
+from unspool.errors import Damaged, SpoolerUnusable, TaskBusy
 from unspool.message import (
     Ack,
     Bury,
@@ -34,6 +35,8 @@ from .store import Store
 
 __all__ = ["SqliteBackend"]
 
+_log = logging.getLogger("unspool.sqlite")
+_AGAIN = 1.0  # seconds until a failed settlement is tried again
 _LONGEST = 18  # digits of a number that SQLite can hold
 _COLUMNS = "number, label, rank, due, attempts, aside, reason, holder, length(data) AS size"
 _ORDER = [State.RUNNING, State.READY, State.DEFERRED, State.DEAD, State.CORRUPT]
@@ -136,18 +139,21 @@ class SqliteBackend:
             case Bury(reason, corrupt, begun):
                 change = "UPDATE task SET holder = '', aside = ?, reason = ?, attempts = attempts - ?"
                 values = ("corrupt" if corrupt else "dead", reason, not begun)
-        with self._store.writing() as database:
-            database.execute(f"{change} WHERE number = ? AND holder = ?", (*values, claim.ref, claim.token))
-            self._add([record] if record else [], database)
-        return until
+        while True:
+            try:
+                with self._store.writing() as database:
+                    database.execute(f"{change} WHERE number = ? AND holder = ?", (*values, claim.ref, claim.token))
+                    self._add([record] if record else [], database)
+                return until
+            except SpoolerUnusable as error:  # without its end, the run would count as a crash and be repeated
+                _log.warning("%s; the end of %s is tried again", error, claim.id)
+                time.sleep(_AGAIN)
 
     def put_off(self, ref: str, until: float) -> None:
-        with self._store.writing() as database:
-            database.execute("UPDATE task SET due = ? WHERE number = ? AND holder != ''", (until, ref))
+        self._note("due = ?", until, ref)
 
     def excuse(self, ref: str) -> None:
-        with self._store.writing() as database:
-            database.execute("UPDATE task SET excused = 1 WHERE number = ? AND holder != ''", (ref,))
+        self._note("excused = ?", 1, ref)
 
     def flush(self, *, wait: bool = True) -> None:
         """Do nothing, because ``settle`` defers nothing."""
@@ -255,6 +261,14 @@ class SqliteBackend:
             f"{self.name}/{row['number']}", state, self.name, row["label"], _priority(row), row["due"],
             row["attempts"], row["size"], row["reason"],
         )  # fmt: skip
+
+    def _note(self, change: str, value: float, ref: str) -> None:
+        """Change the row of a running task. The supervisor calls this, which no error may end."""
+        try:
+            with self._store.writing() as database:
+                database.execute(f"UPDATE task SET {change} WHERE number = ? AND holder != ''", (value, ref))
+        except SpoolerUnusable as error:
+            _log.warning("%s", error)
 
     def _change(self, id: str, change: str, *values: object) -> int:
         number = self._number(id)
