@@ -113,3 +113,28 @@ def test_an_end_is_stored_when_the_file_can_be_used_again(tmp_path: Path, monkey
     settling.join()
     assert backend.find(id) is None
     backend.close()
+
+
+def link_of(fd: int) -> str:
+    try:
+        return os.readlink(f"/proc/self/fd/{fd}")
+    except OSError:
+        return ""
+
+
+def test_a_closed_descriptor_is_noticed(tmp_path: Path) -> None:
+    """A task that closes all descriptors, or opens another file under the number, has ended its worker's lock."""
+    for reopen in (False, True):
+        backend = SqliteBackend(str(tmp_path / f"mail{reopen}"))
+        (id,) = backend.send([codec.encode(raw_message("task"))])
+        assert not backend.has_lost_descriptors()
+        backend.claim(backend.short(id))
+        assert not backend.has_lost_descriptors()
+        (lock,) = [fd for fd in range(3, 1000) if f"mail{reopen}.locks" in link_of(fd)]
+        os.close(lock)
+        other = os.open(os.devnull, os.O_RDONLY) if reopen else lock
+        assert other == lock
+        assert backend.has_lost_descriptors()
+        backend.close()
+        if reopen:
+            os.close(other)  # it is still open

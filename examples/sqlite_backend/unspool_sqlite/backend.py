@@ -83,6 +83,9 @@ class SqliteBackend:
             self._lock.remove()
         self._lock = None
 
+    def has_lost_descriptors(self) -> bool:
+        return self._lock is not None and self._lock.is_lost
+
     # --- sending
 
     def send(self, envelopes: Sequence[Envelope]) -> list[str]:

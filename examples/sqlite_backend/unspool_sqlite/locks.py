@@ -36,17 +36,25 @@ class LockedFile:
         """Return whether this process holds the lock."""
         return self._file is not None
 
+    @property
+    def is_lost(self) -> bool:
+        """Return whether other code has closed the descriptor. Its number may belong to another file by now."""
+        try:
+            return self._file is not None and not os.path.samestat(os.fstat(self._file), os.stat(self.path))
+        except OSError:
+            return True
+
     def leave(self) -> None:
         """Close the descriptor. The lock ends unless another process shares it."""
-        if self._file is not None:
+        if self._file is not None and not self.is_lost:  # otherwise it would close the file of other code
             os.close(self._file)
-            self._file = None
+        self._file = None
 
     def remove(self) -> None:
         """Remove the file and end the lock."""
+        self.leave()
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.path)
-        self.leave()
 
 
 def is_locked(path: str) -> bool:

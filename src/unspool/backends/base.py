@@ -383,13 +383,14 @@ class Backend(Protocol):
         """Set when a running task may run again if its run ends without a verdict.
 
         It is called when the task exceeds its time limit and its worker is about to be killed. A verdict of the run
-        replaces it.
+        replaces it. An error of the storage is not raised, because it would end the supervisor.
         """
 
     def excuse(self, ref: str) -> None:
         """Note that the end of a running task's worker is not a crash.
 
         The supervisor calls this before it stops the worker. If the worker dies during this run, no crash is counted.
+        An error of the storage is not raised, as for ``put_off``.
         """
 
     def flush(self, *, wait: bool = True) -> None:
