@@ -61,10 +61,10 @@ def test_nothing_is_taken_before_a_worker_is_ready(
         supervisor._refresh()
     for state in ("ready", "stopped", "leaving"):
         setattr(worker, state, state != "ready")
-        supervisor._fill()
+        supervisor._tickets.fill()
         assert len(supervisor._pool.queue) == 0
         setattr(worker, state, state == "ready")
-    supervisor._fill()
+    supervisor._tickets.fill()
     assert len(supervisor._pool.queue) == 1
 
 
@@ -75,7 +75,7 @@ def filled(backend: Withholding, supervisor: Supervisor, worker: Worker, monkeyp
     backend.send([Envelope({"msg": b"task"}, b"", priority, None) for priority in (1, 5)])
     while supervisor._more or supervisor._spoolers[0].state.ready < 2:
         supervisor._refresh()
-    supervisor._fill()
+    supervisor._tickets.fill()
     assert len(supervisor._pool.queue) == 2
     return supervisor
 

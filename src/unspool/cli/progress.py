@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ..printable import counted
 
 if TYPE_CHECKING:
-    from ..runtime.supervisor import Stats
+    from ..runtime.listeners import Statistics
 
 __all__ = ["ProgressLine"]
 
@@ -17,14 +17,14 @@ _WINDOW = 2.0  # seconds over which the rate is measured
 
 
 class ProgressLine:
-    """Show the supervisor's ``Stats``, with which it is called."""
+    """Show the supervisor's ``Statistics``, with which it is called."""
 
     def __init__(self) -> None:
         self._past: deque[tuple[float, int]] = deque([(time.monotonic(), 0)])
         self._text = ""
         self._shown = False
 
-    def __call__(self, stats: "Stats") -> None:
+    def __call__(self, stats: "Statistics") -> None:
         rate = self._rate(stats.done)
         parts = [f"{rate:,.0f}/s"] if stats.backlog and rate >= 1 else []
         parts.append(f"{stats.done:,} run")
