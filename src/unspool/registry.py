@@ -6,7 +6,7 @@ import importlib.util
 import os
 import threading
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from . import address, instances, settings
 from .address import Address
@@ -212,7 +212,7 @@ def _open_installed(server: Address, chosen: Settings, signer: Signer | None) ->
 def _open_directory(path: str, chosen: Settings) -> Backend:
     with late:
         from .backends.spool import SpoolBackend
-        from .backends.uwsgi import UwsgiBackend, frequency, module, spoolers
+        from .backends.spool.uwsgi.server import frequency, module, spoolers
 
     uwsgi = module()
     inside = uwsgi is not None and os.path.realpath(path) in spoolers()
@@ -222,17 +222,21 @@ def _open_directory(path: str, chosen: Settings) -> Backend:
             f"spooler {path} is one of uWSGI's, which runs what is in it, and cannot be forwarded to {where} as well; "
             "name another directory in UNSPOOL_SPOOLERS"
         )
-    store = SpoolBackend(
-        path,
-        durable=chosen.durability == "full",
-        period=(inside and frequency()) or chosen.period,
-        history_limit=chosen.history_limit,
-        history_age=chosen.history_age,
-        max_size=int(chosen.max_task_size * settings.MEGABYTE),
-        signer=signer,
-        pickles=signer is not None or not where,
-    )
-    return UwsgiBackend(store, uwsgi) if inside and uwsgi is not None else store
+    options: dict[str, Any] = {
+        "durable": chosen.durability == "full",
+        "period": (inside and frequency()) or chosen.period,
+        "history_limit": chosen.history_limit,
+        "history_age": chosen.history_age,
+        "max_size": int(chosen.max_task_size * settings.MEGABYTE),
+        "signer": signer,
+        "pickles": signer is not None or not where,
+    }
+    if uwsgi is None or not inside:
+        return SpoolBackend(path, **options)
+    with late:
+        from .backends.spool.uwsgi.backend import UwsgiBackend
+
+    return UwsgiBackend(path, uwsgi, **options)
 
 
 def _renew_lock() -> None:

@@ -272,9 +272,9 @@ def _from_uwsgi() -> tuple[str, ...]:
     if "uwsgi" not in sys.modules:
         return ()
     with late:
-        from .backends import uwsgi
+        from .backends.spool.uwsgi.server import spoolers
 
-    return tuple(uwsgi.spoolers())
+    return tuple(spoolers())
 
 
 def _parse(name: str, value: Any, base: str, source: str) -> Any:

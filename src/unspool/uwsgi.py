@@ -8,12 +8,13 @@ from .errors import UnspoolError
 from .imports import late
 
 if TYPE_CHECKING:
-    from .runtime.inside import Inside, SpoolerHandler
+    from .backends.spool.uwsgi.backend import UwsgiBackend
+    from .runtime.inside import SpoolerHandler
 
 __all__ = ["enter"]
 
 _handler: "SpoolerHandler | None" = None
-_insides: "tuple[settings.Settings, list[Inside]] | None" = None  # with the settings for which they were opened
+_insides: "tuple[settings.Settings, list[UwsgiBackend]] | None" = None  # with the settings for which they were opened
 
 
 def enter() -> None:
@@ -26,7 +27,7 @@ def enter() -> None:
     if uwsgi is None or (_handler is not None and getattr(uwsgi, "spooler", None) is _handler):
         return
     with late:
-        from .backends.uwsgi import install, module
+        from .backends.spool.uwsgi.server import install, module
 
     if module() is None:
         return
@@ -43,13 +44,14 @@ def enter() -> None:
         _handler.complain(str(error))
 
 
-def _spoolers() -> list["Inside"]:
+def _spoolers() -> list["UwsgiBackend"]:
     """Return the backends of uWSGI's own spoolers. The handler asks for them at each call."""
     global _insides  # noqa: PLW0603  the process is in one uWSGI
     chosen = settings.current()
     if _insides is None or _insides[0] is not chosen:
         with late:
-            from .backends.uwsgi import UwsgiBackend, spoolers
+            from .backends.spool.uwsgi.backend import UwsgiBackend
+            from .backends.spool.uwsgi.server import spoolers
 
         found = [registry.backend(name) for name in spoolers()]
         _insides = chosen, [one for one in found if isinstance(one, UwsgiBackend)]

@@ -71,7 +71,7 @@ def run(place: Path, program: str) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("module", ["tomllib", "unspool.backends.uwsgi", "unspool.backends.spool", "ctypes"])
+@pytest.mark.parametrize("module", ["tomllib", "unspool.backends.spool.uwsgi", "unspool.backends.spool", "ctypes"])
 def test_a_fork_in_the_middle_of_a_first_send(tmp_path: Path, module: str) -> None:
     """The child of a fork that came while another thread was importing this module can send."""
     run(tmp_path, FORK.format(module=module, patience=PATIENCE // 3))

@@ -12,7 +12,7 @@ import pytest
 from unspool import codec
 from unspool.backends.spool import SpoolBackend
 from unspool.backends.spool.layout import BELL, Directory, is_bell, is_task
-from unspool.backends.spool.wakefile import Wakefile
+from unspool.backends.spool.uwsgi.wakefile import Wakefile
 from unspool.message import Ack, Claim, Message, Refusal, RefusalKind, State
 from unspool.testing import FakeClock, run_all
 

@@ -12,8 +12,7 @@ from pathlib import Path
 import uwsgi
 
 from unspool.backends.base import Capabilities
-from unspool.backends.spool import SpoolBackend
-from unspool.backends.uwsgi import UwsgiBackend
+from unspool.backends.spool.uwsgi.backend import UwsgiBackend
 from unspool.testing import BackendConformance
 
 
@@ -26,8 +25,7 @@ class WithFeeds(UwsgiBackend):
 
 class TestInsideUwsgi(BackendConformance):
     def make_backend(self, clock, place, signer=None):
-        store = SpoolBackend(str(place / "mail"), durable=False, clock=clock, signer=signer)
-        return WithFeeds(store, uwsgi)
+        return WithFeeds(str(place / "mail"), uwsgi, durable=False, clock=clock, signer=signer)
 
     def damage(self, backend, id):
         data = Path(id).read_bytes()

@@ -15,10 +15,10 @@ import os
 import signal
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from .. import codec, dispatch
-from ..backends.base import Backend, Clock, Registration
+from ..backends.base import Clock, Registration
 from ..errors import ConfigurationError, NoHandler, SpoolerUnusable
 from ..functions import find_function
 from ..message import (
@@ -44,7 +44,9 @@ from .timelimit import limit
 if TYPE_CHECKING:
     import asyncio
 
-__all__ = ["Handler", "Inside", "SpoolerHandler"]
+    from ..backends.spool.uwsgi.backend import UwsgiBackend
+
+__all__ = ["Handler", "SpoolerHandler"]
 
 DONE, AGAIN = -2, -1  # uwsgi.SPOOL_OK, uwsgi.SPOOL_RETRY
 Handler = Callable[[dict[Any, Any]], Any]
@@ -55,55 +57,13 @@ _NEXT_SCAN = 1.0  # seconds before the program's own handler is given again what
 _WAKE_UP = (signal.SIGUSR1,)
 
 
-class Inside(Protocol):
-    """What the handler needs of a spooler inside uWSGI."""
-
-    @property
-    def backend(self) -> Backend:
-        """Its directory."""
-
-    def enter(self) -> None:
-        """Has everybody who sends here know what this uWSGI needs."""
-
-    def ref(self, name: str) -> str | None:
-        """Return the ref of the task that uWSGI calls by this name just now; None if it is not in this directory."""
-
-    def let_go(self, ref: str) -> None:
-        """Gives up uWSGI's lock on what it has offered."""
-
-    def is_bell(self, ref: str) -> bool:
-        """Return whether this is no task but a bell."""
-
-    @property
-    def one_a_call(self) -> bool:
-        """Whether a call may run no more than one task."""
-
-    def upcoming(self, ref: str) -> Iterator[str]:
-        """Return the refs of due tasks in the order of running; ``ref`` is what uWSGI has offered, and may be among
-        them."""
-
-    @property
-    def more(self) -> bool:
-        """Whether more than ``upcoming`` has given out is known to be due."""
-
-    @property
-    def registration(self) -> Registration:
-        """The registration of this process."""
-
-    def later(self, ref: str, until: float | None) -> None:
-        """Do not offer the task of ``ref`` before this time; None if another process runs it."""
-
-    def wake(self) -> None:
-        """Has all processes of this spooler look again, this one after the call."""
-
-
 class SpoolerHandler:
     """Called by uWSGI with each task: ``uwsgi.spooler``.
 
     :param insides: finds the spoolers of this uWSGI.
     """
 
-    def __init__(self, insides: Callable[[], list[Inside]], clock: Clock = time.time) -> None:
+    def __init__(self, insides: Callable[[], list["UwsgiBackend"]], clock: Clock = time.time) -> None:
         self._insides = insides
         self._clock = clock
         self._former: Handler | None = None
@@ -134,7 +94,7 @@ class SpoolerHandler:
         _log.error("task %s is in none of this uWSGI's spoolers; it is left alone", printable(name))
         return AGAIN
 
-    def _handle(self, inside: Inside, ref: str) -> int:
+    def _handle(self, inside: "UwsgiBackend", ref: str) -> int:
         """Run the due tasks, or one task.
 
         The offered task runs in order, or at the end if it is not known to be due.
@@ -143,7 +103,7 @@ class SpoolerHandler:
         registration: Registration | None = None  # made for the first run; not needed without one
         woken = False
         tasks = self._upcoming(inside, ref)
-        while not inside.backend.control.paused and (upcoming := next(tasks, None)) is not None:
+        while not inside.control.paused and (upcoming := next(tasks, None)) is not None:
             claim = self._claim(inside, upcoming, patient=upcoming == ref)
             if isinstance(claim, Refusal):
                 self._refused(inside, upcoming, claim)
@@ -158,11 +118,11 @@ class SpoolerHandler:
                 break
         if registration is not None:
             registration.running("", 0.0)
-        inside.backend.flush()
+        inside.flush()
         return AGAIN
 
     @staticmethod
-    def _upcoming(inside: Inside, ref: str) -> Iterator[str]:
+    def _upcoming(inside: "UwsgiBackend", ref: str) -> Iterator[str]:
         offered = not inside.is_bell(ref)
         for upcoming in inside.upcoming(ref):
             offered &= upcoming != ref
@@ -170,13 +130,13 @@ class SpoolerHandler:
         if offered:
             yield ref
 
-    def _claim(self, inside: Inside, ref: str, *, patient: bool) -> Claim | Refusal:
-        claim = inside.backend.claim(ref)
+    def _claim(self, inside: "UwsgiBackend", ref: str, *, patient: bool) -> Claim | Refusal:
+        claim = inside.claim(ref)
         if patient and isinstance(claim, Refusal) and claim.kind is RefusalKind.EARLY and claim.until is not None:
             wait = claim.until - self._clock()
             if wait < 1.0:  # uWSGI compares whole seconds, so it may be early by less than one
                 time.sleep(max(0.0, wait))
-                claim = inside.backend.claim(ref)
+                claim = inside.claim(ref)
         return claim
 
     def complain(self, text: str) -> None:
@@ -185,7 +145,7 @@ class SpoolerHandler:
             self._complained.add(text)
             _log.error("%s", printable(text))
 
-    def _refused(self, inside: Inside, ref: str, refusal: Refusal) -> None:
+    def _refused(self, inside: "UwsgiBackend", ref: str, refusal: Refusal) -> None:
         if refusal.kind is RefusalKind.CORRUPT:
             error = refusal.detail
             record = Record(self._id(inside, ref), "?", Verdict.CORRUPT, 0, self._clock(), 0.0, os.getpid(), error)
@@ -195,7 +155,7 @@ class SpoolerHandler:
         if refusal.kind not in (RefusalKind.CORRUPT, RefusalKind.GONE):
             inside.later(ref, refusal.until)
 
-    def _run(self, inside: Inside, claim: Claim) -> None:
+    def _run(self, inside: "UwsgiBackend", claim: Claim) -> None:
         if self._former is not None and claim.crashes < MAX_CRASHES and not _is_ours(claim.envelope):
             self._hand_on(self._former, inside, claim)
             return
@@ -207,7 +167,7 @@ class SpoolerHandler:
         disposition = outcome.disposition
         if isinstance(disposition, Retry):  # uWSGI compares whole seconds, and would offer it early
             disposition = disposition._replace(at=math.ceil(disposition.at))
-        until = inside.backend.settle(claim, disposition)
+        until = inside.settle(claim, disposition)
         duration = max(self._clock() - started, 0.0)
         record = Record(
             claim.id,
@@ -222,7 +182,7 @@ class SpoolerHandler:
         self._note(inside, record, until)
         connections.close_old()
 
-    def _hand_on(self, former: Handler, inside: Inside, claim: Claim) -> None:
+    def _hand_on(self, former: Handler, inside: "UwsgiBackend", claim: Claim) -> None:
         """Has the program's own handler run a task, by uWSGI's rules. It gets what uWSGI would give, of the file that
         was claimed: what uWSGI has read was not locked by us, nor was its signature checked."""
         vars, body = claim.envelope.vars, claim.envelope.body
@@ -237,13 +197,13 @@ class SpoolerHandler:
                 disposition = Ack()
         finally:
             self._former = former
-            inside.backend.settle(claim, disposition)
+            inside.settle(claim, disposition)
             inside.later(claim.ref, self._clock() + _NEXT_SCAN)
 
-    def _mourn(self, inside: Inside, claim: Claim, label: str) -> None:
+    def _mourn(self, inside: "UwsgiBackend", claim: Claim, label: str) -> None:
         """Log a previous run that ended with its process, unless a worker of ``unspool run`` ran it."""
         attempt = claim.attempts - 1
-        if all(record.attempt != attempt for record in inside.backend.history(id=claim.id)):
+        if all(record.attempt != attempt for record in inside.history(id=claim.id)):
             error = "its process ended while it ran: it crashed, overran uWSGI's time limit, or uWSGI was stopped"
             self._note(inside, Record(claim.id, label, Verdict.CRASHED, attempt, self._clock(), 0.0, 0, error), None)
 
@@ -265,16 +225,16 @@ class SpoolerHandler:
             ended = dispatch.raised(error)
         return dispatch.conclude(options, claim, ended, self._clock())
 
-    def _note(self, inside: Inside, record: Record, until: float | None) -> None:
-        log_end(inside.backend.name, record, until)
+    def _note(self, inside: "UwsgiBackend", record: Record, until: float | None) -> None:
+        log_end(inside.name, record, until)
         try:
-            inside.backend.record([record])
+            inside.record([record])
         except Exception as error:  # noqa: BLE001  whatever a database may raise costs history, and nothing else
-            _log.warning("history of %s cannot be written: %s; tasks go on", inside.backend.name, error)
+            _log.warning("history of %s cannot be written: %s; tasks go on", inside.name, error)
 
     @staticmethod
-    def _id(inside: Inside, ref: str) -> str:
-        return f"{inside.backend.name}/{ref}"
+    def _id(inside: "UwsgiBackend", ref: str) -> str:
+        return f"{inside.name}/{ref}"
 
 
 class _Coroutines:

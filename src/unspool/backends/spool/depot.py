@@ -28,7 +28,7 @@ from .file import open_private, read_whole, sync_file_system, write_whole
 from .layout import ASIDE, IDENTITY, PREFIX, PRIVATE, TMP, Directory, priority_of
 from .leaving import ARRIVING, LEAVING, LEFT, Leaving, label, left_part, under_way
 from .listing import Listing
-from .wakefile import Wakefile
+from .uwsgi.wakefile import Wakefile
 
 __all__ = ["SpoolDepot"]
 

@@ -19,7 +19,7 @@ from .lookahead import Lookahead
 from .scan import is_locked
 from .sweep import leftovers
 from .top_n import Selection
-from .wakefile import Wakefile
+from .uwsgi.wakefile import Wakefile
 from .watcher import Change, Watcher
 
 __all__ = ["SpoolFeed"]

@@ -42,7 +42,7 @@ from ..base import Clock
 from .file import sync_file_system, write_whole
 from .layout import TMP, Directory, Names
 from .trust import UNFINISHED, is_unfinished, to_sender
-from .wakefile import Wakefile
+from .uwsgi.wakefile import Wakefile
 
 __all__ = ["Sender"]
 

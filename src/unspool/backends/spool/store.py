@@ -55,7 +55,6 @@ from .control import SpoolControl
 from .dead_letters import set_aside
 from .deferred_close import DeferredClose
 from .depot import SpoolDepot
-from .due_list import DueList
 from .feed import SpoolFeed
 from .file import read_whole, write_whole
 from .keyvalue import SpoolKeyValue
@@ -64,7 +63,7 @@ from .listing import Listing
 from .pieces import short
 from .sending import Sender
 from .trust import is_unfinished
-from .wakefile import Wakefile
+from .uwsgi.wakefile import Wakefile
 
 if TYPE_CHECKING:
     from .history import History
@@ -134,7 +133,6 @@ class SpoolBackend:
         self._listing = Listing(self._directory, lambda: self._attempts, max_size, clock)
         self._wakefile = Wakefile(self._directory, clock)
         self._sender = Sender(self._directory, self._wakefile, signer, durable, clock)
-        self._due_list = DueList(self._directory, clock, lambda: [""])
         self.depot = SpoolDepot(
             self._directory, self._listing, lambda: self._attempts, self._objection, self._wakefile, max_size, clock
         )
@@ -399,23 +397,6 @@ class SpoolBackend:
             count = self._attempts.read(ref)
             if count.phase == RUNNING:
                 self._attempts.write(self._directory.path(ref), ref, count._replace(phase=WAITING))
-
-    def let_go(self, ref: str) -> None:
-        """Release uWSGI's lock on a file in this process. A POSIX lock ends when any descriptor of the file is
-        closed."""
-        with contextlib.suppress(OSError):
-            at, name = self._directory.at(ref)
-            os.close(os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=at))
-
-    @property
-    def wakefile(self) -> Wakefile:
-        """Return the wakefile, which leads uWSGI to the tasks with a priority."""
-        return self._wakefile
-
-    @property
-    def due_list(self) -> DueList:
-        """Return the due tasks without a priority, in the order in which a uWSGI process runs them."""
-        return self._due_list
 
     def jot(self, records: Sequence[Record]) -> None:
         """Add runs to this process's journal, which is cheap, from any process."""

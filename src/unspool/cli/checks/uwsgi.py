@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from ...backends.uwsgi import module, spoolers
+from ...backends.spool.uwsgi.server import module, spoolers
 from ...errors import ConfigurationError
 from .. import uwsgi_binary
 from .finding import FAIL, OK, WARN, Finding

@@ -12,8 +12,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 
-from ..base import Clock, Ticket
-from .layout import Directory, hint, is_priority, is_task, priority_of, rank_of
+from ...base import Clock, Ticket
+from ..layout import Directory, hint, is_priority, is_task, priority_of, rank_of
 
 __all__ = ["DueList"]
 

@@ -17,12 +17,12 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 
-from ... import wire
-from ..base import Clock
-from . import lock
+from .... import wire
+from ...base import Clock
+from .. import lock
+from ..file import open_private
+from ..layout import BELL, RUN, TMP, Directory, is_bell, is_priority
 from .due_list import DueList
-from .file import open_private
-from .layout import BELL, RUN, TMP, Directory, is_bell, is_priority
 
 __all__ = ["Wakefile"]
 
