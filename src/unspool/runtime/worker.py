@@ -15,7 +15,7 @@ from types import FrameType
 from typing import Any
 
 from .. import codec, dispatch, points
-from ..backends.base import Backend, ClaimsAhead, Clock, HoldsDescriptors, Registration, Ticket
+from ..backends.base import Backend, Clock, HoldsDescriptors, Registration, Ticket
 from ..errors import AppError, ClaimLost, SpoolerUnusable
 from ..message import SUCCEEDED, Claim, Outcome, Record, Refusal, RefusalKind, Release, Verdict
 from ..printable import printable
@@ -27,6 +27,7 @@ from .eventloop import EventLoop
 from .events import Begun, Broken, Ended, Failed, Leaving, Over, Ready, Refused
 from .hardlimit import HardLimit
 from .orphan import keep_end
+from .prefetch import Prefetch
 from .process_state import ProcessState
 from .queue import Queue
 from .suspicion import Suspicion
@@ -45,8 +46,6 @@ EX_LOST = 72
 EX_UNUSABLE = 73
 """The exit status of a worker whose process is in a state that cannot be restored."""
 
-_AHEAD = 32  # the most tasks that are claimed at once
-_SOON = 0.01  # seconds within which these should be begun
 _REPAIR_AFTER = 0.005  # seconds that a run takes; a check then takes less than a hundredth of the time
 _REPAIR_EVERY = 0.02  # seconds between two checks if runs are shorter
 _DOUBTFUL = (RefusalKind.GONE, RefusalKind.UNUSABLE)  # refusals that may be caused by a changed worker
@@ -128,10 +127,7 @@ class Worker:
         limits: Limits,
         clock: Clock,
     ) -> None:
-        self._ahead = ahead
-        self._at_once = 1  # tickets taken at once
-        self._claimed = 0.0  # when the last were claimed, by the timer
-        self._claimed_by: list[ClaimsAhead] = []  # the backends that may have claims which are not begun
+        self._prefetch = None if ahead is None else Prefetch(queue, ahead, backends)
         self._backends = backends
         self._registrations = registrations
         self._queue = queue
@@ -184,9 +180,8 @@ class Worker:
                     self._wait_for_ends(self._limits.concurrency - 1)
                     continue
             try:
-                return self._queue.get() if self._ahead is None else self._next_of(self._ahead)
+                return self._prefetch.get(singly=len(self._loop) > 0) if self._prefetch else self._queue.get()
             except BlockingIOError:
-                self._at_once = 1
                 self._wait_for_tickets()
         return None
 
@@ -213,43 +208,6 @@ class Worker:
         """Wait until no coroutine is left."""
         while len(self._loop):
             self._wait_for_ends(0)
-
-    def _next_of(self, ahead: Queue) -> tuple[int, Ticket] | None:
-        """Return the next task of those claimed ahead. If there are none, claim as many as should begin within a
-        moment.
-
-        Their number is estimated from the last runs. Tasks are claimed one by one while coroutines are running, because
-        these do not end in order.
-        """
-        with contextlib.suppress(BlockingIOError):
-            return ahead.get()
-        for claimed in self._claimed_by:
-            claimed.forget()
-        self._claimed_by.clear()
-        lasted = time.monotonic() - self._claimed
-        if len(self._loop):
-            self._at_once = 1
-        elif lasted < _SOON:
-            self._at_once = min(2 * self._at_once, _AHEAD)
-        else:
-            self._at_once = max(int(self._at_once * _SOON / lasted), 1)
-        items = self._queue.get_some(self._at_once)
-        self._claimed = time.monotonic()
-        if len(items) < 2:
-            return items[0] if items else None
-        for index, backend in enumerate(self._backends):
-            refs = [ticket.ref for of, ticket in items if of == index]
-            if len(refs) > 1 and isinstance(backend, ClaimsAhead):
-                self._claimed_by.append(backend)
-                with contextlib.suppress(SpoolerUnusable):  # ``claim`` meets it, too
-                    tokens = backend.claim_ahead(refs)
-                    items = [
-                        (of, Ticket(rank, due, ref, tokens.get(ref, 0) if of == index else token))
-                        for of, (rank, due, ref, token) in items
-                    ]
-        ahead.put(items)
-        self._claimed = time.monotonic()
-        return self._next_of(ahead)
 
     def _execute(self, index: int, ticket: Ticket) -> None:
         backend, registration = self._backends[index], self._registrations[index]
