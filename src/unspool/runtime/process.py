@@ -21,7 +21,8 @@ from .queue import Queue
 from .report import BadReport
 from .timelimit import KILL_AFTER
 from .watchdog import LOST, Watchdog
-from .worker import EX_LOST, EX_UNUSABLE, Limits, main
+from .worker import EX_LOST, EX_UNUSABLE, Limits
+from .worker_process import main
 
 __all__ = ["Process", "Spawner", "describe"]
 

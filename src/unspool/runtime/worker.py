@@ -1,42 +1,34 @@
 """A worker: takes tickets, claims, runs, settles, and reports each step to its supervisor."""
 
-import atexit
-import contextlib
 import errno
 import logging
 import os
 import signal
-import sys
 import threading
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import FrameType
 from typing import Any
 
 from .. import codec, dispatch, points
 from ..backends.base import Backend, Clock, HoldsDescriptors, Registration, Ticket
-from ..errors import AppError, ClaimLost, SpoolerUnusable
+from ..errors import ClaimLost, SpoolerUnusable
 from ..message import SUCCEEDED, Claim, Outcome, Record, Refusal, RefusalKind, Release, Verdict
 from ..printable import printable
 from ..retry import MAX_CRASHES
-from ..tasks import defines_tasks
 from . import connections, report
-from .app import load_app, own_files
 from .eventloop import EventLoop
-from .events import Begun, Broken, Ended, Failed, Leaving, Over, Ready, Refused
+from .events import Begun, Broken, Ended, Leaving, Over, Refused
 from .hardlimit import HardLimit
 from .orphan import keep_end
 from .prefetch import Prefetch
 from .process_state import ProcessState
 from .queue import Queue
 from .suspicion import Suspicion
-from .terminal import is_foreground
 from .timelimit import KILL_AFTER, limit
 from .waker import Waker
 from .watchdog import LATER
 
-__all__ = ["EX_LOST", "EX_UNUSABLE", "Limits", "Worker", "main"]
+__all__ = ["EX_LOST", "EX_UNUSABLE", "Limits", "Worker"]
 
 
 _log = logging.getLogger("unspool")
@@ -65,49 +57,6 @@ class Limits:
     max_memory: float | None = None
     concurrency: int = 100
     ending: float = 5.0
-
-
-def main(
-    app: str,
-    backends: Sequence[Backend],
-    registrations: Sequence[Registration],
-    queue: Queue,
-    ahead: Queue | None,
-    reports: report.Writer,
-    limits: Limits,
-    clock: Clock,
-) -> int:
-    """Run a worker process from its fork on, and return its exit status."""
-    for registration in registrations:
-        registration.running("", 0.0)  # the registration now carries this process's id
-    supervisor = os.getppid()
-
-    def interrupted(number: int, _frame: FrameType | None) -> None:
-        if is_foreground() and os.getppid() == supervisor:  # input is meant for the supervisor
-            os.kill(supervisor, number)
-
-    # Programs that tasks start inherit SIG_IGN, but not a handler that does nothing.
-    signal.signal(signal.SIGINT, interrupted)
-    signal.signal(signal.SIGHUP, lambda *_: None)
-    try:
-        module = load_app(app, interruptible=False)
-    except AppError as error:
-        reports.write(Failed(str(error), error.traceback))
-        return 2
-    worker = Worker(backends, registrations, queue, ahead, reports, limits, clock)
-    reports.write(Ready(own_files(module), defines_tasks()))
-    status = worker.run()
-    _end()
-    return status
-
-
-def _end() -> None:
-    """End the program as Python does: wait for threads and executors, then call the ``atexit`` handlers."""
-    threading._shutdown()  # type: ignore[attr-defined]
-    atexit._run_exitfuncs()
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(BaseException):  # it may be None, closed, or any object of the application
-            stream.flush()
 
 
 class Worker:
