@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -13,6 +14,17 @@ from unspool.testing import override_settings
 
 pytest.register_assert_rewrite("tests.uwsgi.table")  # it asserts for several tests
 pytest_plugins = ["pytester", "tests.nats.fixtures"]
+
+
+_PYTEST = os.getpid()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> None:
+    """End a forked child of a test that has raised, which would report the test a second time."""
+    if os.getpid() != _PYTEST:
+        sys.stderr.write(f"a forked child of a test has raised: {call.excinfo}\n")
+        os._exit(70)
 
 
 @pytest.fixture

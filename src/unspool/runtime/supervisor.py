@@ -320,7 +320,7 @@ class Supervisor:
     def _refresh(self) -> None:
         """Process the changes of all spoolers."""
         if self._pool.stopping:
-            return None
+            return
         for spooler in self._spoolers:
             spooler.refresh()
             if spooler.note_absence():
