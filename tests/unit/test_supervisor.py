@@ -82,7 +82,7 @@ def filled(backend: Withholding, supervisor: Supervisor, worker: Worker, monkeyp
 
 def test_a_ticket_in_the_queue_is_not_more_urgent_than_the_queue(filled: Supervisor) -> None:
     """The head of the last state is in the queue, so it takes no ticket back."""
-    filled._fill()
+    filled._tickets.fill()
     assert len(filled._pool.queue) == 2
     assert not filled._more, "tickets were released"
 
