@@ -58,9 +58,9 @@ def own_settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     with override_settings(**dict.fromkeys(settings.Settings._fields)):
         yield
     for backend in list(store._opened):  # of thousands of tests; what they hold open exceeds what select() takes
-        for fd in backend._claimed:
+        for fd in backend._claims._held:
             with contextlib.suppress(OSError):  # closed by the test, as by a crash, and perhaps another file's by now
                 if "uwsgi_spoolfile_on_" in os.readlink(f"/proc/self/fd/{fd}"):
                     os.close(fd)
-        backend._claimed.clear()
+        backend._claims._held.clear()
         backend.close()

@@ -328,7 +328,7 @@ class SpoolLikeMemory(LikeMemory):
 
     def kill(self, claim: Claim) -> None:
         """What the kernel does to a claim when its process is killed: nothing but to close its descriptors."""
-        self.backend._claimed.discard(claim.token.file)
+        self.backend._claims._held.discard(claim.token.file)
         os.close(claim.token.file)
 
     def clean(self) -> None:

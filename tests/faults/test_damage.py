@@ -44,7 +44,7 @@ def test_each_bit_altered(tmp_path: Path) -> None:
         if isinstance(answer, Claim):  # it hit the seal's own name, or the header's byte that means nothing
             assert not answer.envelope.sealed or answer.envelope[:2] == ({"msg": b"task"}, b"body")
             os.close(answer.token.file)
-            backend._claimed.clear()
+            backend._claims._held.clear()
 
 
 def test_code_of_another_version(place: Place) -> None:

@@ -46,7 +46,9 @@ def test_after_three_crashes_the_body_is_not_read(tmp_path: Path) -> None:
     """The claim that sets a task aside reads its variables alone, so that it cannot be the next crash."""
     backend = SpoolBackend(str(tmp_path / "mail"))
     (id,) = backend.send([Envelope({"msg": b"task"}, b"x" * LARGE, None, None)])
-    backend._attempts.write(id, os.path.basename(id), backend._attempts.read(os.path.basename(id))._replace(crashes=3))
+    backend._claims.attempts.write(
+        id, os.path.basename(id), backend._claims.attempts.read(os.path.basename(id))._replace(crashes=3)
+    )
     claim = backend.claim(os.path.basename(id))
     assert isinstance(claim, Claim)
     assert (dict(claim.envelope.vars)["msg"], claim.envelope.body, claim.crashes) == (b"task", b"", 3)

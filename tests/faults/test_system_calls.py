@@ -213,7 +213,7 @@ def test_claiming_from_a_failing_disk(tmp_path: Path, calls: str) -> None:
     """The file is kept and looked at again a minute later; the worker lives, and no crash is counted."""
     backend = open_backend(tmp_path)
     ref = os.path.basename(send(backend))
-    assert backend._attempts is not None  # only what a claim does is to fail
+    assert backend._claims.attempts is not None  # only what a claim does is to fail
 
     def work() -> tuple[str, float]:
         answer = backend.claim(ref)

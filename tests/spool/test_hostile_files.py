@@ -53,7 +53,7 @@ def claim_all(backend: SpoolBackend) -> tuple[list[Claim], list[Refusal]]:
     claims = [answer for answer in answers if isinstance(answer, Claim)]
     for claim in claims:
         os.close(claim.token.file)
-        backend._claimed.clear()
+        backend._claims._held.clear()
     return claims, [answer for answer in answers if isinstance(answer, Refusal)]
 
 
@@ -210,7 +210,7 @@ def test_random_files_never_do_harm(backend: SpoolBackend) -> None:
         if isinstance(answer, Claim):
             assert not answer.envelope.sealed or answer.envelope[:2] == ({"msg": b"x"}, b"body")
             os.close(answer.token.file)
-            backend._claimed.clear()
+            backend._claims._held.clear()
         else:
             assert answer.kind is RefusalKind.CORRUPT
 

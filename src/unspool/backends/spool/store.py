@@ -1,23 +1,5 @@
-"""The spool directory as a backend: enqueue, claim, settle.
+"""The spool directory as a backend. ``sending`` explains how tasks are sent, and ``claims`` how they are run."""
 
-Enqueue is explained in ``sending``.
-
-Claim. The file is opened (never through a link, never blocking) and locked. Then the path is checked to still lead to
-the locked inode: the previous holder of the lock may have removed or moved the file, and a lock on an unlinked inode is
-granted. Then the file's type, links, owner, due time, attempts and content are checked. If a check fails, closing the
-file releases the lock. The lock ends with the process, so crash recovery needs nothing else.
-
-The attempt is counted before the content is read, because reading takes as much memory as the task is large. A process
-without that much memory dies, and the count remains: the fourth claim reads only the variables, and the task becomes a
-dead letter because it killed its worker three times. If the task is damaged or cannot be read, the attempt is
-subtracted again.
-
-Settle. A finished task is removed with ``unlink`` under the lock. Nothing is synced: a power cut may restore a finished
-task, since delivery is at least once. For a retry, the count is written before ``utime``, so that a crash in between
-loses the back-off and not an attempt. For a dead letter, the note is written before ``rename``.
-"""
-
-import contextlib
 import errno
 import logging
 import os
@@ -25,44 +7,29 @@ import time
 import weakref
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from ... import points, wire
 from ...codec import is_pickled
-from ...errors import ClaimLost, Damaged, PayloadRefused, SpoolerUnusable, Unsigned
+from ...errors import PayloadRefused, SpoolerUnusable
 from ...imports import late
 from ...message import (
-    Ack,
-    Bury,
-    Claim,
-    Disposition,
     Entry,
     Envelope,
     Record,
-    Refusal,
-    RefusalKind,
-    Release,
-    Retry,
     State,
 )
-from ...printable import printable
-from ...retry import MAX_CRASHES
 from ...signing import Signer
 from ..base import UNSIGNED_PICKLE, Capabilities, Clock, Feed, Summary
-from . import lock
-from .attempts import DONE, RUNNING, WAITING, Attempts, Count, open_attempts
+from .claims import Claims
 from .control import SpoolControl
-from .dead_letters import set_aside
 from .deferred_close import DeferredClose
 from .depot import SpoolDepot
 from .feed import SpoolFeed
-from .file import read_whole, write_whole
 from .keyvalue import SpoolKeyValue
-from .layout import TMP, Directory, is_priority, priority_of, writer_of
+from .layout import Directory, is_priority
 from .listing import Listing
 from .pieces import short
 from .sending import Sender
-from .trust import is_unfinished
 from .uwsgi.wakefile import Wakefile
 
 if TYPE_CHECKING:
@@ -79,16 +46,6 @@ _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EBADF)  # errors o
 _CLAIM = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _BLOCK = 1 << 20
 _QUIET = getattr(os, "O_NOATIME", 0)  # updating the access time costs as much as reading the file
-
-
-class _Held(NamedTuple):
-    """A claim's token: the locked descriptor, and the directory and name of its file."""
-
-    file: int
-    at: int
-    name: str
-    begun: Count
-    inode: int
 
 
 class SpoolBackend:
@@ -123,21 +80,21 @@ class SpoolBackend:
         self.name = root
         self._pickles = pickles
         self._signer = signer
-        self._max_size = max_size
         self._clock = clock
         self._directory = Directory(root, signed=signer is not None)
-        self._known_attempts: Attempts | None = None
+        self._claims = claims = Claims(self._directory, signer, max_size, clock)
+        # Not methods that pass the calls on, because both are called for each task.
+        self.claim, self.settle = claims.claim, claims.settle
+        self.put_off, self.excuse = claims.put_off, claims.excuse
         self.control = SpoolControl(self._directory, period)
         self.kv = SpoolKeyValue(self._directory, durable, clock)
         self._history_bounds = history_limit, history_age
-        self._listing = Listing(self._directory, lambda: self._attempts, max_size, clock)
+        self._listing = Listing(self._directory, lambda: claims.attempts, max_size, clock)
         self._wakefile = Wakefile(self._directory, clock)
         self._sender = Sender(self._directory, self._wakefile, signer, durable, clock)
         self.depot = SpoolDepot(
-            self._directory, self._listing, lambda: self._attempts, self._objection, self._wakefile, max_size, clock
+            self._directory, self._listing, lambda: claims.attempts, claims.objection, self._wakefile, max_size, clock
         )
-        self._claimed: set[int] = set()
-        self._deferred_close: DeferredClose | None = None
         _opened.add(self)
 
     def has_lost_descriptors(self) -> bool:
@@ -163,10 +120,8 @@ class SpoolBackend:
     def feed(self) -> Feed:
         self._look_at_owner()
         _ = self._history  # imported before the fork, so that children share it
-        self._deferred_close = DeferredClose()
-        return SpoolFeed(
-            self._directory, self.control, self._clock, self._wakefile, deferred_close=self._deferred_close
-        )
+        self._claims.deferred_close = closing = DeferredClose()
+        return SpoolFeed(self._directory, self.control, self._clock, self._wakefile, deferred_close=closing)
 
     def outbox(self) -> Feed:
         self._look_at_owner()
@@ -175,228 +130,13 @@ class SpoolBackend:
     def _look_at_owner(self) -> None:
         owner = self._directory.owner
         if self._signer is None and owner.stranger:
-            raise SpoolerUnusable(f"spooler {self.name} cannot be used: {self._stranger()}")
+            raise SpoolerUnusable(f"spooler {self.name} cannot be used: {self._claims.stranger()}")
         if self._signer is None and owner.shared:
             _log.warning(
                 "spooler %s may be written by its group, whose members can run code as you; chmod g-w it, or set "
                 "UNSPOOL_SECRET_KEY",
                 self.name,
             )
-
-    def claim(self, ref: str) -> Claim | Refusal:
-        try:
-            at, name, fd = self._open(ref)
-        except OSError as error:
-            if error.errno in _EXHAUSTED:
-                if self._deferred_close is not None and self._deferred_close.pass_on():
-                    return self.claim(ref)  # the deferred descriptors took the room
-                raise self._directory.unusable(error) from error
-            return self._refusal(error, ref)
-        if fd <= 2:  # the output of this process would be written into the task
-            os.close(fd)
-            raise SpoolerUnusable("this process has closed its standard descriptors")
-        points.reach("claim.opened")
-        try:
-            claim = self._claim(fd, at, name, ref)
-        except OSError as error:
-            claim = self._refusal(error, ref)
-        except MemoryError:  # counts as a crash, like a kill for lack of memory; a new worker may have more
-            os.close(fd)
-            id = printable(f"{self.name}/{ref}")
-            reason = f"task {id} does not fit into the memory of process {os.getpid()}"
-            raise SpoolerUnusable(errno.ENOMEM, reason) from None
-        except BaseException:
-            os.close(fd)
-            raise
-        if isinstance(claim, Refusal):
-            os.close(fd)
-        else:
-            self._claimed.add(fd)
-        return claim
-
-    def _open(self, ref: str) -> tuple[int, str, int]:
-        at, name = self._directory.at(ref)
-        try:
-            return at, name, os.open(name, _CLAIM | _QUIET, dir_fd=at)
-        except PermissionError:  # O_NOATIME is allowed only for the file's owner
-            return at, name, os.open(name, _CLAIM, dir_fd=at)
-        except FileNotFoundError:
-            if self._directory.is_current(ref.rpartition("/")[0]):
-                raise
-            self._directory.reopen()  # another directory has replaced it
-        at, name = self._directory.at(ref)
-        return at, name, os.open(name, _CLAIM, dir_fd=at)
-
-    def _claim(self, fd: int, at: int, name: str, ref: str) -> Claim | Refusal:
-        if not lock.acquire(fd):
-            return Refusal(RefusalKind.BUSY)
-        points.reach("claim.locked")
-        found = os.fstat(fd)
-        path = os.stat(name, dir_fd=at, follow_symlinks=False)
-        if path.st_ino != found.st_ino or path.st_dev != found.st_dev:
-            return Refusal(RefusalKind.EARLY, self._clock() + 1)
-        now = self._clock()
-        own = found.st_mode == self._directory.file_mode and found.st_nlink == 1
-        own = own and found.st_uid == self._directory.trusted
-        if not own and is_unfinished(found):
-            return self._unfinished(at, name, found)
-        if not own and (reason := self._objection(found)) is not None:
-            return Refusal(RefusalKind.UNUSABLE, now + _LOOK_AGAIN, reason)
-        if found.st_mtime > now:
-            return Refusal(RefusalKind.EARLY, found.st_mtime)
-        count = (self._known_attempts or self._attempts).begin(fd, ref)
-        points.reach("claim.counted")
-        if count.phase == DONE:
-            return self._remove_done(at, name, ref)
-        try:
-            if count.crashes < MAX_CRASHES:
-                data = read_whole(fd, found.st_size, self._max_size)
-                envelope = wire.load(data, self._signer, priority=priority_of(ref), due=found.st_mtime)
-            else:  # not read completely, because that may be what kills its workers
-                envelope = wire.load_vars(os.read(fd, wire.HEADER_SIZE + wire.MAX_VARS))
-        except Damaged as error:
-            former = count.withdrawn()
-            self._attempts.write(fd, ref, former)
-            # The mtime is used, because counting an attempt changes the ctime.
-            if now - found.st_mtime < _WRITING and not isinstance(error, Unsigned):
-                return Refusal(RefusalKind.EARLY, found.st_mtime + _WRITING)
-            self._bury(ref, at, name, Bury(str(error), corrupt=True), former)
-            return Refusal(RefusalKind.CORRUPT, None, str(error))
-        except OSError:  # an unreadable disk is not a crash of a worker
-            with contextlib.suppress(OSError):
-                self._attempts.write(fd, ref, count.withdrawn())
-            raise
-        points.reach("claim.read")
-        return Claim(
-            f"{self.name}/{ref}",
-            ref,
-            envelope,
-            count.attempts,
-            count.crashes,
-            _Held(fd, at, name, count, found.st_ino),
-            count.unhandled,
-        )
-
-    def settle(self, claim: Claim, disposition: Disposition, record: Record | None = None) -> float | None:
-        token: _Held = claim.token
-        self._check(claim.id, token)
-        until = None
-        try:
-            until = self._carry_out(claim.ref, token, disposition)
-        except OSError:
-            if self._is_there(token):  # otherwise the file was removed, perhaps by the task itself
-                until = self._postpone(claim.ref, token, done=isinstance(disposition, Ack))
-        finally:
-            self._claimed.discard(token.file)
-            if self._deferred_close is not None and until is None and isinstance(disposition, Ack):
-                self._deferred_close.add(token.file, token.inode)
-            else:
-                self._close(token.file, stays=until is not None)
-        points.reach("settled")
-        return until
-
-    @staticmethod
-    def _check(id: str, token: _Held) -> None:
-        """Raise ``ClaimLost`` if a task closed all descriptors, and with them its lock."""
-        try:
-            if os.fstat(token.file).st_ino == token.inode:
-                return
-        except OSError as error:
-            if error.errno != errno.EBADF:
-                return
-        raise ClaimLost(f"task {id} closed its worker's descriptors, and with them its lock")
-
-    @staticmethod
-    def _is_there(token: _Held) -> bool:
-        try:
-            os.stat(token.name, dir_fd=token.at, follow_symlinks=False)
-        except FileNotFoundError:
-            return False
-        except OSError:
-            pass  # the error does not show that the file is gone
-        return True
-
-    @staticmethod
-    def _close(fd: int, *, stays: bool) -> None:
-        if stays:
-            with contextlib.suppress(OSError):
-                lock.release(fd)  # a child that the task left running may share the descriptor
-        os.close(fd)
-
-    def _carry_out(self, ref: str, token: _Held, disposition: Disposition) -> float | None:
-        file, at, name, begun, _ = token
-        match disposition:
-            case Ack():
-                points.reach("ack.begin")
-                os.unlink(name, dir_fd=at)
-                points.reach("ack.removed")
-                if self._attempts.outlive:
-                    self._attempts.clear(ref)
-            case Retry(at=when):
-                points.reach("retry.begin")
-                if disposition.begun:
-                    waiting = begun._replace(phase=WAITING)
-                else:
-                    waiting = begun.withdrawn()._replace(unhandled=begun.unhandled + 1)
-                self._attempts.write(file, ref, waiting)
-                points.reach("retry.counted")
-                due = int(when * 1e9)
-                try:
-                    os.utime(file, ns=(due, due))
-                except PermissionError:  # only a file's owner may set its mtime
-                    self._replace(ref, token, waiting, due)
-                points.reach("retry.dated")
-                return when
-            case Release():
-                self._attempts.write(file, ref, begun.withdrawn())
-                return self._clock()
-            case Bury():
-                attempts = begun.attempts - (not disposition.begun)
-                self._bury(ref, at, name, disposition, begun._replace(attempts=attempts))
-        return None
-
-    def _replace(self, ref: str, token: _Held, count: Count, due: int) -> None:
-        """Replace another user's task with a copy of this user that has the due time, in a directory that a group
-        shares.
-        """
-        self._directory.renew(TMP)
-        tmp, drafts = self._directory.fd(TMP), self._directory.drafts
-        draft = drafts.name(os.path.basename(ref))
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        copy = self._directory.hand_over(os.open(draft, flags, 0o600, dir_fd=tmp))
-        try:
-            os.lseek(token.file, 0, os.SEEK_SET)
-            while data := os.read(token.file, _BLOCK):
-                write_whole(copy, data)
-            self._attempts.write(copy, ref, count)
-            os.utime(copy, ns=(due, due))
-            os.fsync(copy)
-            os.rename(draft, token.name, src_dir_fd=tmp, dst_dir_fd=token.at)
-        except OSError:
-            os.unlink(draft, dir_fd=tmp)
-            raise
-        finally:
-            os.close(copy)
-
-    def _postpone(self, ref: str, token: _Held, *, done: bool) -> float:
-        """Postpone a task whose disposition failed, for example on a failing disk. A finished task never runs again."""
-        until = self._clock() + _LOOK_AGAIN
-        with contextlib.suppress(OSError):
-            self._attempts.write(token.file, ref, token.begun._replace(phase=DONE if done else WAITING))
-            os.utime(token.file, (until, until))
-        return until
-
-    def put_off(self, ref: str, until: float) -> None:
-        # Set the mtime by path, which drops no lock. The next process that gets the lock uses it.
-        with contextlib.suppress(OSError):
-            os.utime(self._directory.path(ref), (until, until), follow_symlinks=False)
-
-    def excuse(self, ref: str) -> None:
-        # Mark the run by path, while its worker may still write. Whichever writes last, an ended run stays ended.
-        with contextlib.suppress(OSError):
-            count = self._attempts.read(ref)
-            if count.phase == RUNNING:
-                self._attempts.write(self._directory.path(ref), ref, count._replace(phase=WAITING))
 
     def jot(self, records: Sequence[Record]) -> None:
         """Add runs to this process's journal, which is cheap, from any process."""
@@ -405,8 +145,8 @@ class SpoolBackend:
     def flush(self, *, wait: bool = True) -> None:
         if not wait:  # this backend never defers the end of a task
             return
-        if self._deferred_close is not None:
-            self._deferred_close.pass_on()
+        if self._claims.deferred_close is not None:
+            self._claims.deferred_close.pass_on()
         self._history.tidy()
 
     # --- inspection
@@ -463,79 +203,13 @@ class SpoolBackend:
 
         return History(self._directory, *self._history_bounds, self._clock)
 
-    def _objection(self, found: os.stat_result) -> str | None:
-        """Return why a file must not be run, or None. Another user's directory may have replaced it since the feed's
-        scan."""
-        if self._signer is None and self._directory.owner.stranger:
-            return self._stranger()
-        return self._directory.objection(found)
-
-    def _stranger(self) -> str:
-        return (
-            f"it belongs to user {self._directory.owner.uid}, who could then run code as this one; run the workers as "
-            "its owner, or set UNSPOOL_SECRET_KEY"
-        )
-
-    @property
-    def _attempts(self) -> Attempts:
-        if self._known_attempts is None:
-            self._known_attempts = open_attempts(self._directory)
-        return self._known_attempts
-
-    def _refusal(self, error: OSError, ref: str) -> Refusal:
-        if isinstance(error, FileNotFoundError):
-            return Refusal(RefusalKind.GONE)
-        if isinstance(error, PermissionError):
-            with contextlib.suppress(OSError):
-                at, name = self._directory.at(ref)
-                found = os.stat(name, dir_fd=at, follow_symlinks=False)
-                if is_unfinished(found):
-                    return self._unfinished(at, name, found)
-        reasons = {
-            errno.ELOOP: "a symbolic link",
-            errno.EISDIR: "a directory",
-            errno.EACCES: "not readable by this user",
-        }
-        reason = reasons.get(error.errno or 0) or f"{error.strerror or error}"
-        return Refusal(RefusalKind.UNUSABLE, self._clock() + _LOOK_AGAIN, reason)
-
-    def _bury(self, ref: str, at: int, name: str, bury: Bury, count: Count) -> None:
-        state = State.CORRUPT if bury.corrupt else State.DEAD
-        set_aside(self._directory, state, at, name, ref, bury.reason, count, self._clock())
-
-    def _unfinished(self, at: int, name: str, found: os.stat_result) -> Refusal:
-        """Refuse a file that is not a task yet. Its sender is about to complete it, or has died."""
-        if not self._directory.drafts.is_dead(writer_of(name), found.st_dev):
-            now = self._clock()  # soon at first, and less often if the sender is stopped while it writes
-            return Refusal(RefusalKind.EARLY, now + min(max(_SOON, now - found.st_ctime), _LOOK_AGAIN))
-        with contextlib.suppress(OSError):
-            os.unlink(name, dir_fd=at)
-        return Refusal(RefusalKind.GONE)
-
-    def _remove_done(self, at: int, name: str, ref: str) -> Refusal:
-        try:
-            os.unlink(name, dir_fd=at)
-        except OSError as error:
-            return Refusal(
-                RefusalKind.UNUSABLE, self._clock() + _LOOK_AGAIN, f"done, but cannot be removed: {error.strerror}"
-            )
-        id = printable(f"{self.name}/{ref}")
-        _log.warning("removed task %s, which is marked as done and could not be removed when it finished", id)
-        self._attempts.clear(ref)
-        return Refusal(RefusalKind.GONE)
-
     def close_inherited(self) -> None:
         """Close the inherited descriptors in a forked child, because a lock lives as long as any copy of its
         descriptor."""
         self._directory.begin_anew()
         self.kv.close_inherited()
         self.depot.release()
-        for fd in self._claimed:
-            with contextlib.suppress(OSError):
-                os.close(fd)
-        self._claimed.clear()
-        if self._deferred_close is not None:
-            self._deferred_close.close_inherited()
+        self._claims.close_inherited()
 
 
 _opened: weakref.WeakSet[SpoolBackend] = weakref.WeakSet()
