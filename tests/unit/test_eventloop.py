@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -58,6 +58,23 @@ def main() -> Iterator[Main]:
     yield made
     made.wait(0)
     made.loop.close()
+
+
+async def fails() -> None:
+    """A run that raises."""
+    raise ValueError("bad")
+
+
+@pytest.mark.parametrize("run", [lambda: asyncio.sleep(0), fails, lambda: asyncio.sleep(3600)])
+def test_a_run_is_over_before_it_is_settled(main: Main, run: Callable[[], Any]) -> None:
+    """The main thread may wait for a server for long, and the time limit of a run that has ended must not kill it."""
+    over = threading.Event()
+    settled: list[Ending] = []
+    main.loop.start(run(), 0.1, settled.append, over.set)
+    assert over.wait(PATIENCE)
+    assert settled == []
+    main.wait(0)
+    assert len(settled) == 1
 
 
 def test_a_main_thread_that_is_there_settles_in_its_turn(main: Main) -> None:

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from types import CoroutineType, TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import dispatch, failure
 from ..dispatch import Ending
@@ -39,6 +39,13 @@ _cause: ContextVar[Done | None] = ContextVar("unspool run", default=None)
 """The run that a callback or an asyncio task belongs to. Both inherit the context of the code that started them."""
 
 
+class _Run(NamedTuple):
+    coroutine: Awaitable[Any]
+    timeout: float | None
+    done: Done
+    over: Callable[[], object] | None
+
+
 class EventLoop:
     """Runs coroutines while the main thread continues with other tasks. The thread is started for the first coroutine.
 
@@ -50,11 +57,11 @@ class EventLoop:
         self._wake = wake
         self._lost = lost
         self._lock = threading.Lock()
-        self._fresh: list[tuple[Awaitable[Any], float | None, Done]] = []
+        self._fresh: list[_Run] = []
         self._looking = False  # whether the loop will look at these by itself
         self._ended: deque[tuple[Done, Ending]] = deque()
         self._runs: dict[Done, asyncio.Task[None] | None] = {}  # the loop itself holds tasks only weakly
-        self._begun: list[tuple[Awaitable[Any], Done, asyncio.Task[None]]] = []  # found by the last look
+        self._begun: list[tuple[_Run, asyncio.Task[None]]] = []  # found by the last look
         self._failed: dict[Done, Ending] = {}  # the runs that have ended the loop
         self._closing = False
         self._away = False
@@ -67,10 +74,14 @@ class EventLoop:
         """Return how many run, or have ended and are not settled yet."""
         return len(self._runs)
 
-    def start(self, coroutine: Awaitable[Any], timeout: float | None, done: Done) -> None:
+    def start(
+        self, coroutine: Awaitable[Any], timeout: float | None, done: Done, over: Callable[[], object] | None = None
+    ) -> None:
         """Run a coroutine, then call ``done`` with its ending, which settles it in either thread.
 
         :param timeout: the time limit in seconds, or None.
+        :param over: called in the loop's thread as soon as the run is over. The main thread may call ``done`` much
+            later, because a server that does not answer holds it up.
         """
         if self._thread is None:
             self.used = True
@@ -83,7 +94,7 @@ class EventLoop:
             self._thread.start()
         self._runs[done] = None
         with self._lock:
-            self._fresh.append((coroutine, timeout, done))
+            self._fresh.append(_Run(coroutine, timeout, done, over))
             asleep, self._looking = not self._looking, True
         if asleep:
             self._loop.call_soon_threadsafe(self._look)
@@ -146,20 +157,22 @@ class EventLoop:
         with self._lock:
             fresh, self._fresh = self._fresh, []
             self._looking = bool(fresh)
-        for coroutine, done, run in self._begun:
-            if run.cancelled():  # cancelled by another task before its first step, so ``_run`` has not begun
-                if type(coroutine) is CoroutineType:
-                    coroutine.close()
-                self._end(done, Ending(Verdict.RESCHEDULED, "it was cancelled before it began"))
+        for run, task in self._begun:
+            if task.cancelled():  # cancelled by another task before its first step, so ``_run`` has not begun
+                if type(run.coroutine) is CoroutineType:
+                    run.coroutine.close()
+                self._end(run.done, run.over, Ending(Verdict.RESCHEDULED, "it was cancelled before it began"))
         self._begun = []
-        for coroutine, timeout, done in fresh:
-            run = self._loop.create_task(self._run(coroutine, timeout, done))
-            self._runs[done] = run
-            self._begun.append((coroutine, done, run))
+        for run in fresh:
+            task = self._loop.create_task(self._run(*run))
+            self._runs[run.done] = task
+            self._begun.append((run, task))
         if fresh:
             self._loop.call_later(_GATHER, self._look)
 
-    async def _run(self, coroutine: Awaitable[Any], timeout: float | None, done: Done) -> None:
+    async def _run(
+        self, coroutine: Awaitable[Any], timeout: float | None, done: Done, over: Callable[[], object] | None
+    ) -> None:
         import asyncio
 
         _cause.set(done)
@@ -178,9 +191,11 @@ class EventLoop:
             ending = dispatch.raised(error)
         del coroutine
         connections.close_old_of_coroutines(others=len(self._runs) > 1)
-        self._end(done, self._failed.pop(done, ending) if self._failed else ending)
+        self._end(done, over, self._failed.pop(done, ending) if self._failed else ending)
 
-    def _end(self, done: Done, ending: Ending) -> None:
+    def _end(self, done: Done, over: Callable[[], object] | None, ending: Ending) -> None:
+        if over is not None:
+            over()
         self._ended.append((done, ending))
         if self._away and len(self._ended) == 1:
             self._loop.call_soon(self._stand_in)

@@ -244,13 +244,13 @@ class Worker:
         else:
 
             def done(ending: dispatch.Ending) -> None:
-                self._end_limit(index, claim, timeout, hard)
                 outcome = dispatch.conclude(options, claim, ending, self._clock())
                 self._finish(index, claim, outcome, started, shown=False)
 
             if timeout is None:
                 self._reports.write(Begun(index, claim.ref, started))
-            self._loop.start(ended.coroutine, timeout, done)
+            over = None if timeout is None else lambda: self._end_limit(index, claim, timeout, hard)
+            self._loop.start(ended.coroutine, timeout, done, over)
             self._registrations[index].running("", 0.0)  # its start has been reported
 
     def _end_limit(self, index: int, claim: Claim, timeout: float | None, hard: Any) -> None:

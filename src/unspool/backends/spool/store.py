@@ -138,6 +138,11 @@ class SpoolBackend:
                 self.name,
             )
 
+    @property
+    def wakefile(self) -> Wakefile:
+        """Return the wakefile, which leads uWSGI to the tasks with a priority."""
+        return self._wakefile
+
     def jot(self, records: Sequence[Record]) -> None:
         """Add runs to this process's journal, which is cheap, from any process."""
         self._history.jot(records)
