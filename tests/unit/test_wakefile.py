@@ -1,4 +1,4 @@
-"""The bell that leads uWSGI to tasks with a priority, and the agenda that its processes go by."""
+"""The wakefile that leads uWSGI to tasks with a priority, and the due list that its processes go by."""
 
 import fcntl
 import itertools
@@ -6,12 +6,15 @@ import os
 import resource
 import signal
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from unspool import codec
 from unspool.backends.spool import SpoolBackend
 from unspool.backends.spool.layout import BELL, Directory, is_bell, is_task
+from unspool.backends.spool.uwsgi.backend import UwsgiBackend
+from unspool.backends.spool.uwsgi.due_list import DueList
 from unspool.backends.spool.uwsgi.wakefile import Wakefile
 from unspool.message import Ack, Claim, Message, Refusal, RefusalKind, State
 from unspool.testing import FakeClock, run_all
@@ -27,6 +30,12 @@ def clock() -> FakeClock:
 def backend(tmp_path: Path, clock: FakeClock) -> SpoolBackend:
     """A directory."""
     return SpoolBackend(str(tmp_path / "mail"), durable=False, clock=clock)
+
+
+@pytest.fixture
+def due_list(backend: SpoolBackend, clock: FakeClock) -> DueList:
+    """What a process of uWSGI goes by."""
+    return DueList(Directory(backend.name), clock, lambda: [""])
 
 
 def send(backend: SpoolBackend, priority: int | None = 5, due: float | None = None) -> str:
@@ -124,38 +133,40 @@ def test_a_retried_task_is_announced(backend: SpoolBackend, clock: FakeClock) ->
     assert min(bells(backend).values()) <= clock()
 
 
-def test_the_agenda_is_in_the_order_of_running(backend: SpoolBackend, clock: FakeClock) -> None:
-    """First in, first out, whatever the order of the directory; nothing that is deferred, and nothing with a priority;
-    what somebody else runs, or what was found to be deferred, is left out until its time."""
-    agenda = backend.due_list
+def test_the_due_list_is_in_the_order_of_running(backend: SpoolBackend, due_list: DueList, clock: FakeClock) -> None:
+    """First in, first out, whatever the order of the directory; nothing that is deferred, and nothing with a priority.
+    Tasks that another process runs, or that were found to be deferred, are left out until their time."""
     refs = [send(backend, None) for _ in range(50)]
     send(backend, None, clock() + 5)
     send(backend, 1)
-    agenda.look()
-    assert [agenda.next() for _ in range(51)] == [*refs, None]
-    agenda.later(refs[0], clock() + 20)
-    agenda.later(refs[1], None)
-    agenda.look()
-    assert agenda.next() == refs[2]
-    assert agenda.busy == [refs[1]]
-    assert agenda.next_due is not None
+    due_list.look()
+    assert [due_list.next() for _ in range(51)] == [*refs, None]
+    due_list.later(refs[0], clock() + 20)
+    due_list.later(refs[1], None)
+    due_list.look()
+    assert due_list.next() == refs[2]
+    assert due_list.busy == [refs[1]]
+    assert due_list.next_due is not None
     clock.advance(2)
-    agenda.look()
-    assert agenda.busy == []
+    due_list.look()
+    assert due_list.busy == []
     clock.advance(20)
-    agenda.look()
-    late = list(iter(agenda.next, None))
+    due_list.look()
+    late = list(iter(due_list.next, None))
     assert sorted(refs) == sorted(ref for ref in late if ref in refs)
     assert late[-1] == refs[0]  # due last
 
 
 def test_a_lock_of_uwsgis_is_given_up(backend: SpoolBackend) -> None:
     """So that the task can be claimed with one that does not end when somebody in the process looks at the file."""
+    module = ModuleType("uwsgi")
+    module.opt = {}  # type: ignore[attr-defined]
+    inside = UwsgiBackend(backend.name, module, durable=False)
     ref = send(backend, None)
     with open(f"{backend.name}/{ref}", "r+b") as file:
         fcntl.lockf(file, fcntl.LOCK_EX)
         assert isinstance(backend.claim(ref), Refusal)
-        backend.let_go(ref)
+        inside.let_go(ref)
         claim = backend.claim(ref)
         assert isinstance(claim, Claim)
         assert backend.read(ref) is not None
@@ -163,7 +174,7 @@ def test_a_lock_of_uwsgis_is_given_up(backend: SpoolBackend) -> None:
         assert isinstance(again, Refusal)
         assert again.kind is RefusalKind.BUSY
         backend.settle(claim, Ack())
-    backend.let_go(ref)  # of what is not there, nothing
+    inside.let_go(ref)  # of what is not there, nothing
 
 
 def test_ringing_comes_to_an_end(backend: SpoolBackend, clock: FakeClock) -> None:
@@ -215,7 +226,7 @@ def test_nobody_rings_for_a_uwsgi_that_is_gone(backend: SpoolBackend) -> None:
         os.close(fd)
 
 
-def test_what_nobody_has_rung_for_is_noticed(backend: SpoolBackend, clock: FakeClock) -> None:
+def test_what_nobody_has_rung_for_is_noticed(backend: SpoolBackend, due_list: DueList) -> None:
     """uWSGI itself puts tasks with a priority there and rings for nobody; a look finds them."""
     bell = backend.wakefile
     bell.want()
@@ -227,21 +238,20 @@ def test_what_nobody_has_rung_for_is_noticed(backend: SpoolBackend, clock: FakeC
     assert not bell.overlooked()
     os.rename(f"{backend.name}/{ref}", f"{backend.name}/5/uwsgi_spoolfile_on_other_1_1_1_1_1")
     assert bell.overlooked()
-    backend.due_list.look()
-    assert backend.due_list.priorities == ["5"]
-    assert bell.overlooked(backend.due_list.priorities)
+    due_list.look()
+    assert due_list.priorities == ["5"]
+    assert bell.overlooked(due_list.priorities)
     assert "5/uwsgi_spoolfile_on_other_1_1_1_1_1" in bell.urgent(BELL)
 
 
-def test_a_busy_task_is_tried_once_more(backend: SpoolBackend) -> None:
+def test_a_busy_task_is_tried_once_more(due_list: DueList) -> None:
     """And not at each offer: most have been run by then. Found busy again, it is noted again."""
-    agenda = backend.due_list
-    agenda.later("busy", None)
-    assert agenda.busy == ["busy"]
-    agenda.tried("busy")
-    assert agenda.busy == []
-    agenda.later("busy", None)
-    assert agenda.busy == ["busy"]
+    due_list.later("busy", None)
+    assert due_list.busy == ["busy"]
+    due_list.tried("busy")
+    assert due_list.busy == []
+    due_list.later("busy", None)
+    assert due_list.busy == ["busy"]
 
 
 def test_a_full_disk_leaves_the_bell_that_was_there(backend: SpoolBackend, caplog: pytest.LogCaptureFixture) -> None:
