@@ -206,8 +206,16 @@ class Cast:
         ) and time.monotonic() < end:
             time.sleep(0.1)
         for pid in pids:
+            self._describe(pid)
             self.kill_one(pid)
         return pids
+
+    def _describe(self, pid: int) -> None:
+        """Write what a process that should have ended does to the log of the orphans."""
+        with contextlib.suppress(OSError), open(f"{self.log}-orphans", "a") as file:
+            for name in ("cmdline", "status", "wchan", "stack", "syscall"):
+                text = Path(f"/proc/{pid}/{name}").read_bytes().replace(b"\0", b" ").decode(errors="backslashreplace")
+                file.write(f"--- {pid} {name}\n{text}\n")
 
     def held_tasks(self, *names: str) -> list[str]:
         """Return the files of removed tasks that processes in the sessions of these hold open."""

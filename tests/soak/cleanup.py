@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from . import oracle
 from .cast import Cast
 from .operators import Operators, Route
 from .payload import KEY
@@ -79,6 +80,7 @@ class Cleanup:
         """
         with self._quiet, contextlib.suppress(FileNotFoundError):
             os.rename(self._spool / ".unspool", self._beside / f"private-{source.randrange(10**9)}")
+            oracle.append(self._cast.log, "forgot")
 
     def away_for_a_while(self, source: random.Random) -> None:
         """Move the directory away, and back unless a sender has created it again."""
@@ -105,6 +107,7 @@ class Cleanup:
                     return
                 except OSError:
                     pass  # another process has created it again, and uses it
+            oracle.append(self._cast.log, "forgot")
             self._note(away)
 
     def covered(self, source: random.Random) -> None:

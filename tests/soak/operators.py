@@ -147,6 +147,15 @@ class Operators:
 
     def run(self, *words: str, kill: float = 0.0) -> "subprocess.CompletedProcess[str] | None":
         """Run a command and check its result. Return None if it hung, or was killed after ``kill`` seconds."""
+        if words[0] != "move":
+            return self._run(words, kill)
+        oracle.append(self._log, "carry")
+        try:
+            return self._run(words, kill)
+        finally:
+            oracle.append(self._log, "carry")
+
+    def _run(self, words: Sequence[str], kill: float) -> "subprocess.CompletedProcess[str] | None":
         every = [] if words[0] == "move" else [f"--spooler={name}" for name in self._spoolers]
         command = [sys.executable, "-m", "unspool", words[0], *every, *words[1:]]
         process = subprocess.Popen(

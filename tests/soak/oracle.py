@@ -18,6 +18,8 @@ because the power of the log's own disk is never cut.
 | ``error PID`` | the soak | system calls of this process fail with EIO; written before and after |
 | ``cut`` | the soak | the power of the directory's disk was cut; written before and after |
 | ``clock`` | the soak | a supervisor's clock is set; written before and after |
+| ``carry`` | operators | tasks are moved between two directories; written before and after |
+| ``forgot`` | the soak | ``.unspool``, which says what has arrived, was removed or replaced |
 | ``retry KEY`` | operators | a command that retries the task, or all dead tasks if ``*``; written before and after |
 | ``remove KEY`` | operators | a command begins that may remove the task |
 | ``kept KEY`` | operators | the command that should remove the task has left it alone, or the task is listed after it |

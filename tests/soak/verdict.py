@@ -27,6 +27,10 @@ seconds.
 """
 
 
+_ARRIVED = 2.0
+"""The seconds after a move in which the tasks that it has moved are begun."""
+
+
 class Left(NamedTuple):
     """The keys of the tasks that remain after all queues have drained, and inconsistent counts and listings."""
 
@@ -142,7 +146,18 @@ class _Faults:
             return "disk errors in its process"
         if self.cut_off(run, last):
             return "the server lost its claim"
+        if self._carried_again(run, after):
+            return "a killed move was repeated, because its destination had been replaced"
         return ""
+
+    def _carried_again(self, run: _Run, after: float) -> bool:
+        """Return whether the task had just arrived by a move, whose destination was replaced before the next one."""
+        moves = _pairs(self.moments("carry", ""))
+        return (
+            _meets(moves, run.start - _ARRIVED, run.start)
+            and _within(self.moments("forgot", ""), run.start, after)
+            and _meets(moves, after - _ARRIVED, after)
+        )
 
     def retried(self, key: str, first: float, last: float) -> bool:
         """Return whether an operator may have retried the task, or all dead tasks, in this time."""

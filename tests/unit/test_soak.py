@@ -95,6 +95,9 @@ def test_a_second_run_needs_a_cause() -> None:
     assert not verdict.at_once
 
 
+_CARRIED = "a killed move was repeated, because its destination had been replaced"
+
+
 @pytest.mark.parametrize(
     ("lines", "cause"),
     [
@@ -111,6 +114,10 @@ def test_a_second_run_needs_a_cause() -> None:
         (["1.5 error 6", "1.7 error 6"], ""),
         (["4 cut"], "a power cut"),
         (["3 retry k1:ok", "4 retry k1:ok"], ""),
+        (["0.5 carry", "0.9 carry", "3 forgot", "4 carry", "4.5 carry"], _CARRIED),
+        (["0.5 carry", "0.9 carry", "4 carry", "4.5 carry"], ""),
+        (["3 forgot", "4 carry", "4.5 carry"], ""),
+        (["0.5 carry", "0.9 carry", "3 forgot"], ""),
     ],
 )
 def test_causes_have_windows(lines: list[str], cause: str) -> None:
