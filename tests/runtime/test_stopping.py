@@ -369,7 +369,7 @@ ORPHANS = """
     @Spooler.task(retry_delay=3600)
     async def wait(name):
         note("begun", name)
-        await asyncio.to_thread(open, os.environ["GATES"] + "/" + name)
+        await asyncio.to_thread(lambda: open(os.environ["GATES"] + "/" + name).read())
         raise ValueError("later")
     @Spooler.task
     def held(name):

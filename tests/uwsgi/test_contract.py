@@ -12,15 +12,19 @@ from pathlib import Path
 import uwsgi
 
 from unspool.backends.base import Capabilities
+from unspool.backends.spool import SpoolBackend
 from unspool.backends.spool.uwsgi.backend import UwsgiBackend
 from unspool.testing import BackendConformance
 
 
 class WithFeeds(UwsgiBackend):
-    """uWSGI hands its tasks out itself, so the backend says that it has no feed; the directory's is there all the same,
-    and through it the suite reaches claiming and settling."""
+    """uWSGI hands out tasks itself, so its backend has no feed. The suite uses the feed of the directory, as ``unspool
+    run`` does. It looks at a pause without the delay of uWSGI's processes."""
 
     capabilities = Capabilities(feeds=True, forks=True)
+
+    def feed(self):
+        return SpoolBackend(self.name, durable=False, clock=self._clock).feed()
 
 
 class TestInsideUwsgi(BackendConformance):
