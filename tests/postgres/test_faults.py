@@ -202,7 +202,7 @@ def test_a_server_that_cannot_be_reached_when_tickets_are_taken(address: Address
 def test_the_server_is_killed_and_restarted_under_load(tmp_path: Path) -> None:
     """All its processes are killed, twice, while two supervisors run what a producer sends: what was acknowledged ran,
     and what ran twice was under way when the server died, or ended in the last moment before."""
-    count, acknowledged = 400, tmp_path / "acknowledged"
+    count, acknowledged = 800, tmp_path / "acknowledged"
     with serving(fsync="on") as server:
         migrate(server.url())
         address = queue_in(server.url())
@@ -212,7 +212,7 @@ def test_the_server_is_killed_and_restarted_under_load(tmp_path: Path) -> None:
             producer = subprocess.Popen(
                 [sys.executable, "-c", PRODUCER, str(acknowledged), str(count)], cwd=tmp_path, env=place.env
             )
-            for mark in ("50", "200"):
+            for mark in ("100", "500"):
                 place.wait_for_line(mark)
                 server.kill()
                 server.start()
