@@ -52,16 +52,21 @@ class Queue:
         answer = fcntl.ioctl(self._reader, termios.FIONREAD, bytes(4))
         return int(struct.unpack("i", answer)[0]) // _RECORD
 
-    def put(self, tickets: Iterable[tuple[int, Ticket]]) -> list[tuple[int, Ticket]]:
-        """Put tickets in, each with its spooler's number; return those that found no room."""
+    def put(self, tickets: Iterable[tuple[int, Ticket]], *, workers: int = 0) -> list[tuple[int, Ticket]]:
+        """Put tickets in, each with its spooler's number; return those that found no room.
+
+        :param workers: how many processes may wait for tickets. The kernel wakes one of them for each write, so as many
+            tickets are written one by one.
+        """
         waiting = list(tickets)
         while waiting:
-            records = b"".join(_dump(index, ticket) for index, ticket in waiting[:_PER_WRITE])
+            number = 1 if workers > 0 else _PER_WRITE
             try:
-                os.write(self._writer, records)
+                os.write(self._writer, b"".join(_dump(index, ticket) for index, ticket in waiting[:number]))
             except BlockingIOError:
                 break
-            waiting = waiting[_PER_WRITE:]
+            waiting = waiting[number:]
+            workers -= 1
         return waiting
 
     def get(self) -> tuple[int, Ticket] | None:

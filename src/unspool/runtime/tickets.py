@@ -64,7 +64,7 @@ class Tickets:
             idle = sum(not process.shown() for process in ready)
         while tickets := self._take(self._hopper.shares(waiting, idle)):
             self._hopper.note_taken(ticket.rank for _, ticket in tickets)
-            self.give_back(self._pool.queue.put(tickets))
+            self.give_back(self._pool.queue.put(tickets, workers=len(self._pool)))
             waiting += len(tickets)
 
     def recall(self) -> None:
