@@ -77,7 +77,8 @@ class Cast:
                 self.parts[name].command(self._starts), cwd=self._scratch, env=self.environment(name),
                 stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,
             )  # fmt: skip
-        self._leaders.add(self._running[name].pid)
+        # The id of a session is used again once all its processes have ended.
+        self._leaders = {leader for leader in self._leaders if self._of({leader})} | {self._running[name].pid}
 
     def start_all(self, *, senders: bool = True) -> None:
         """Start all processes that are not running."""
