@@ -267,7 +267,9 @@ class Consumer:
             events.append(event)
             await self._next(rank, inbox, {"batch": 1, "no_wait": True})
         try:
-            await asyncio.wait_for(asyncio.gather(*(event.wait() for event in events)), 2 * _MARGIN)
+            async with asyncio.timeout(2 * _MARGIN):  # ``wait_for`` and ``gather`` log an error when they are cancelled
+                for event in events:
+                    await event.wait()
         except TimeoutError:
             return True  # unknown
         finally:
