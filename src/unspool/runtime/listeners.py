@@ -66,10 +66,12 @@ class Statistics:
 
     def ended(self, event: Ended) -> None:
         verdict = event.record.verdict
+        if verdict in SUCCEEDED:
+            self.done += 1
+            return
         self.done += verdict != Verdict.CORRUPT  # a corrupt task is never run
-        if verdict not in SUCCEEDED:
-            self.failed += 1
-            self.dead += verdict in (Verdict.DEAD, Verdict.CORRUPT)
+        self.failed += 1
+        self.dead += verdict in (Verdict.DEAD, Verdict.CORRUPT)
 
 
 class History:

@@ -11,7 +11,6 @@ delivers it again when the lease ends.
 import asyncio
 import contextlib
 import json
-import logging
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
@@ -27,7 +26,6 @@ from .stored import HEADER, Facts, Stored
 
 __all__ = ["Consumer", "Delivery"]
 
-_log = logging.getLogger("unspool")
 _STANDING = 10.0  # seconds until a request expires; a request is lost silently when its server dies
 _MARGIN = 1.0
 _URGENT = 64  # more urgent tasks by which a full feed may be overfilled

@@ -1,6 +1,5 @@
 """The spool directory as a backend. ``sending`` explains how tasks are sent, and ``claims`` how they are run."""
 
-import errno
 import logging
 import os
 import time
@@ -12,12 +11,7 @@ from typing import TYPE_CHECKING
 from ...codec import is_pickled
 from ...errors import PayloadRefused, SpoolerUnusable
 from ...imports import late
-from ...message import (
-    Entry,
-    Envelope,
-    Record,
-    State,
-)
+from ...message import Entry, Envelope, Record, State
 from ...signing import Signer
 from ..base import UNSIGNED_PICKLE, Capabilities, Clock, Feed, Summary
 from .claims import Claims
@@ -38,14 +32,6 @@ if TYPE_CHECKING:
 __all__ = ["SpoolBackend"]
 
 _log = logging.getLogger("unspool")
-
-_WRITING = 5.0  # seconds in which an incomplete file may be one that another program is still writing
-_SOON = 0.01  # seconds within which a sender completes its task; an event follows
-_LOOK_AGAIN = 60.0  # seconds after which a file that cannot be used now is checked again
-_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EBADF)  # errors of the process, not of the task
-_CLAIM = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_BLOCK = 1 << 20
-_QUIET = getattr(os, "O_NOATIME", 0)  # updating the access time costs as much as reading the file
 
 
 class SpoolBackend:
@@ -90,10 +76,11 @@ class SpoolBackend:
         self.kv = SpoolKeyValue(self._directory, durable, clock)
         self._history_bounds = history_limit, history_age
         self._listing = Listing(self._directory, lambda: claims.attempts, max_size, clock)
-        self._wakefile = Wakefile(self._directory, clock)
-        self._sender = Sender(self._directory, self._wakefile, signer, durable, clock)
+        self.wakefile = Wakefile(self._directory, clock)
+        """The wakefile, which leads uWSGI to the tasks with a priority."""
+        self._sender = Sender(self._directory, self.wakefile, signer, durable, clock)
         self.depot = SpoolDepot(
-            self._directory, self._listing, lambda: claims.attempts, claims.objection, self._wakefile, max_size, clock
+            self._directory, self._listing, lambda: claims.attempts, claims.objection, self.wakefile, max_size, clock
         )
         _opened.add(self)
 
@@ -121,11 +108,11 @@ class SpoolBackend:
         self._look_at_owner()
         _ = self._history  # imported before the fork, so that children share it
         self._claims.deferred_close = closing = DeferredClose()
-        return SpoolFeed(self._directory, self.control, self._clock, self._wakefile, deferred_close=closing)
+        return SpoolFeed(self._directory, self.control, self._clock, self.wakefile, deferred_close=closing)
 
     def outbox(self) -> Feed:
         self._look_at_owner()
-        return SpoolFeed(self._directory, self.control, lambda: self._clock() + self.ahead, self._wakefile)
+        return SpoolFeed(self._directory, self.control, lambda: self._clock() + self.ahead, self.wakefile)
 
     def _look_at_owner(self) -> None:
         owner = self._directory.owner
@@ -137,11 +124,6 @@ class SpoolBackend:
                 "UNSPOOL_SECRET_KEY",
                 self.name,
             )
-
-    @property
-    def wakefile(self) -> Wakefile:
-        """Return the wakefile, which leads uWSGI to the tasks with a priority."""
-        return self._wakefile
 
     def jot(self, records: Sequence[Record]) -> None:
         """Add runs to this process's journal, which is cheap, from any process."""
@@ -180,7 +162,7 @@ class SpoolBackend:
     def retry(self, id: str) -> str:
         target = self._listing.retry(id)
         if is_priority(os.path.basename(os.path.dirname(target))):
-            self._wakefile.announce(None)
+            self.wakefile.announce(None)
         return target
 
     def remove(self, id: str) -> None:

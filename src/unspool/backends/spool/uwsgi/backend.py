@@ -69,7 +69,7 @@ class UwsgiBackend(SpoolBackend):
 
     def enter(self) -> None:
         """Make all senders create what this uWSGI needs, and apply the stored period."""
-        self._wakefile.want()
+        self.wakefile.want()
         self.control.keep_period()
 
     @property
@@ -95,14 +95,14 @@ class UwsgiBackend(SpoolBackend):
 
     def is_bell(self, ref: str) -> bool:
         """Return whether this is a wakefile and not a task."""
-        return self._wakefile.is_bell(ref)
+        return self.wakefile.is_bell(ref)
 
     def upcoming(self, ref: str) -> Iterator[str]:
         """Yield the refs of due tasks in the order of execution.
 
         :param ref: what uWSGI has offered, which may be among them.
         """
-        wakefile, plain = self._wakefile, self._due_list
+        wakefile, plain = self.wakefile, self._due_list
         rung = wakefile.is_bell(ref) or wakefile.rung()
         if rung:
             yield from wakefile.urgent(ref)
@@ -126,12 +126,12 @@ class UwsgiBackend(SpoolBackend):
     @property
     def more(self) -> bool:
         """Whether more tasks are known to be due than ``upcoming`` has yielded."""
-        return bool(self._due_list) or self._wakefile.more
+        return bool(self._due_list) or self.wakefile.more
 
     def later(self, ref: str, until: float | None) -> None:
         """Do not offer a task before this time (Unix time); None if another process runs it."""
         numbered = "/" in ref
-        (self._wakefile if numbered else self._due_list).later(ref, until)
+        (self.wakefile if numbered else self._due_list).later(ref, until)
 
     def wake(self) -> None:
         """Make all processes of this spooler look again; this one does so after the call."""
