@@ -79,6 +79,11 @@ class SpoolerUnusable(UnspoolError, OSError):
         return self.strerror or super().__str__()
 
 
+class SpoolerUnreachable(SpoolerUnusable):
+    """A server cannot be reached now, or did not carry out a request for a temporary reason. The same call may succeed
+    later."""
+
+
 class Refused(UnspoolError):
     """What the caller gave was refused; nothing was sent."""
 

@@ -11,9 +11,14 @@ __all__ = [
     "Ack",
     "Bury",
     "Claim",
+    "DeferOnCrash",
     "Disposition",
+    "End",
     "Entry",
     "Envelope",
+    "Exchanged",
+    "Interrupted",
+    "Mark",
     "Message",
     "Outcome",
     "Record",
@@ -94,6 +99,9 @@ class Claim(NamedTuple):
     token: Any = None
     unhandled: int = 0
     """The number of claims by programs without a handler for the task. They do not count as attempts."""
+    fence: int = 0
+    """The number of this claim, for a backend whose workers claim several tasks at a time. ``Ticket.token`` has it when
+    ``Feed.release`` gives back a claim that was not started."""
 
 
 class RefusalKind(StrEnum):
@@ -144,6 +152,18 @@ class Bury(NamedTuple):
     begun: bool = True
 
 
+class DeferOnCrash(NamedTuple):
+    """A mark on a running task: if its run ends without a verdict, it must not run again before ``until`` (unix
+    seconds)."""
+
+    until: float
+
+
+class Interrupted(NamedTuple):
+    """A mark on a running task: if its worker dies during this run, that is not a crash of the task."""
+
+
+Mark = DeferOnCrash | Interrupted
 Disposition = Ack | Retry | Release | Bury
 _WITH_BEGUN = (Retry, Bury)
 
@@ -211,6 +231,30 @@ class Record(NamedTuple):
             f"[{_quoted(id)},{_quoted(task)},{_quoted(verdict)},{attempt},{started!r},{duration!r},{pid},"
             f"{_quoted(error)}]"
         )
+
+
+class End(NamedTuple):
+    """The end of a run, as ``Backend.exchange`` settles it.
+
+    ``repeated`` is True if an earlier call with this end raised ``SpoolerUnreachable``, so the end may be settled
+    already.
+    """
+
+    claim: Claim
+    disposition: Disposition
+    record: Record | None = None
+    repeated: bool = False
+
+
+class Exchanged(NamedTuple):
+    """What ``Backend.exchange`` has done.
+
+    ``ended`` has for each end when to check the task again (unix seconds), or None if it has left the queue. ``taken``
+    has a claim or a refusal for each ref.
+    """
+
+    ended: list[float | None]
+    taken: list[Claim | Refusal]
 
 
 class Entry(NamedTuple):

@@ -17,7 +17,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from typing import Any, TypeVar
 
-from ...errors import ConfigurationError, SpoolerUnusable
+from ...errors import ConfigurationError, SpoolerUnreachable
 
 __all__ = ["AsyncConnection", "Unreachable"]
 
@@ -33,7 +33,7 @@ _links: "weakref.WeakSet[AsyncConnection]" = weakref.WeakSet()
 _abandoned: list[object] = []
 
 
-class Unreachable(SpoolerUnusable):
+class Unreachable(SpoolerUnreachable):
     """No server answers, or none accepts the connection."""
 
 

@@ -4,12 +4,12 @@ from enum import Enum
 
 import psycopg
 
-from ...errors import SpoolerUnusable
+from ...errors import SpoolerUnreachable
 
 __all__ = ["Away", "Kind", "ReadOnly", "Transient", "first_line", "kind_of"]
 
 
-class Transient(SpoolerUnusable):
+class Transient(SpoolerUnreachable):
     """The server did not carry out a statement for a temporary reason. The same statement may succeed later."""
 
 
