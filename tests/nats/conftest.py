@@ -11,7 +11,9 @@ import pytest
 from tests.nats.server import Server
 from tests.runtime.conftest import PATIENCE, Place, place
 from unspool import address
-from unspool.backends.nats import NatsBackend
+from unspool.backends.nats import NatsBackend, runs
+from unspool.backends.nats.jetstream import JetStream
+from unspool.backends.nats.runs import Process, Run
 from unspool.settings import Settings
 from unspool.signing import Signer
 
@@ -39,6 +41,22 @@ def until(wanted: Callable[[], bool]) -> None:
     while not wanted():
         assert time.monotonic() < end, "it never came to that"
         time.sleep(0.05)
+
+
+def crash(backend: NatsBackend, ref: str) -> None:
+    """Leave what a killed worker leaves: the record of a run whose process is dead."""
+    names = backend._place.names
+
+    async def kill(stream: JetStream) -> None:
+        record = await stream.last(names.state, names.run(ref), patience=5)
+        assert record is not None
+        run = Run.of(record)
+        assert run is not None
+        gone = run._replace(process=Process(runs.host(), 4_190_000, "1"))
+        await stream.publish(names.state, names.run(ref), gone.dump(), patience=5)
+
+    backend._place.call(kill)
+    runs._claimed.pop((names.root, ref), None)
 
 
 @pytest.fixture

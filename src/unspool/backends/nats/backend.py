@@ -22,9 +22,13 @@ from ...address import Address
 from ...errors import Damaged, PayloadRefused, SpoolerUnusable, Unsigned
 from ...message import (
     Claim,
+    DeferOnCrash,
     Disposition,
+    End,
     Entry,
     Envelope,
+    Exchanged,
+    Mark,
     Record,
     Refusal,
     State,
@@ -150,6 +154,17 @@ class NatsBackend:
         return NatsFeed(
             self._place, self.control, overdue, self._clock, hold=self._hold, look=self._look, window=window
         )
+
+    def exchange(self, ends: Sequence[End], refs: Sequence[str]) -> Exchanged:
+        ended = [self.settle(end.claim, end.disposition) for end in ends]
+        self.flush()
+        return Exchanged(ended, [self.claim(ref) for ref in refs])
+
+    def mark(self, ref: str, mark: Mark) -> None:
+        if isinstance(mark, DeferOnCrash):
+            self.put_off(ref, mark.until)
+        else:
+            self.excuse(ref)
 
     def claim(self, ref: str) -> Claim | Refusal:
         return self._claims.claim(ref)
