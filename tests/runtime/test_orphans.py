@@ -85,10 +85,11 @@ def test_an_orphan_that_overruns_is_killed(place: Place, task: str) -> None:
     """A run that nothing can interrupt ends with its worker, though no supervisor is left; its task and the worker's
     coroutines run again."""
     place.write_app(STUCK)
-    place.call(f"waits.using(priority=1)(); {task}()")
+    place.call("waits()")
     running = place.run("--ending", "0.1")
-    worker = begun(place, "stuck")
-    assert begun(place, "waits") == worker
+    worker = begun(place, "waits")
+    place.call(f"{task}()")
+    assert begun(place, "stuck") == worker
     kill(running)
     wait_for_end(worker)
     again = place.burst()
