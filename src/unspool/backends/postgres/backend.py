@@ -30,9 +30,14 @@ from ...message import (
     Ack,
     Bury,
     Claim,
+    DeferOnCrash,
     Disposition,
+    End,
     Entry,
     Envelope,
+    Exchanged,
+    Interrupted,
+    Mark,
     Record,
     Refusal,
     RefusalKind,
@@ -45,9 +50,11 @@ from ...signing import Signer
 from ..base import UNNUMBERED, UNSIGNED_PICKLE, Capabilities, Clock, Feed, Settings, Summary
 from . import schema
 from .connection import Connector
+from .content import Content
 from .control import PostgresControl
 from .depot import PostgresDepot
 from .ends import Ends
+from .exchange import Exchange
 from .feed import PostgresFeed
 from .history import History, storable
 from .keyvalue import PostgresKeyValue
@@ -106,6 +113,10 @@ class PostgresBackend:
         )
         self._feeds: weakref.WeakSet[PostgresFeed] = weakref.WeakSet()
         self._ends = Ends(self._session, self._names, self._history, self.control, self._now)
+        content = Content(self._session, self._names, signer, self._pickles, self._max_size)
+        self._exchange = Exchange(
+            self._session, self._names, self._history, self.control, content, self._now, self._local
+        )
         self._ahead: dict[str, Row] = {}  # prefetched claims that have not started
         self._ahead_of = 0  # the session of the prefetched claims
 
@@ -178,6 +189,21 @@ class PostgresBackend:
         feed = PostgresFeed(self._session, self._names, self.control, self._history, self._clock)
         self._feeds.add(feed)
         return feed
+
+    def exchange(self, ends: Sequence[End], refs: Sequence[str]) -> Exchanged:
+        return self._exchange.exchange(ends, refs)
+
+    def mark(self, ref: str, mark: Mark) -> None:
+        values: dict[str, Any] = {"id": self._names.number(ref), "spooler": self._names.spooler}
+        try:
+            match mark:
+                case DeferOnCrash(until):
+                    values |= {"clock": self._now(), "delay": until - self._local()}
+                    self._session.execute("put_off", values)
+                case Interrupted():
+                    self._session.execute("excuse", values)
+        except SpoolerUnusable as error:  # otherwise the task runs again sooner, or a crash counts
+            _log.warning("%s", error)
 
     def claim(self, ref: str) -> Claim | Refusal:
         number = self._names.number(ref)

@@ -25,9 +25,7 @@ class Claims:
     def add(self, number: int) -> None:
         """Add a claim."""
         with self._lock:
-            if number in self._places:
-                return
-            place = self._free.pop() if self._free else len(self._places) + 1
+            place = self._places.get(number) or (self._free.pop() if self._free else len(self._places) + 1)
             self._places[number] = place
             self._items[place] = number
             self._items[0] = max(self._items[0], place)
@@ -45,6 +43,12 @@ class Claims:
         found = set(self._items[1 : self._items[0] + 1].tolist())
         found.discard(0)
         return found
+
+    def take_back(self, number: int) -> None:
+        """Remove a claim that the process which added it will not start, in the parent of this process."""
+        places = self._items[1 : self._items[0] + 1].tolist()
+        if number in places:
+            self._items[1 + places.index(number)] = 0
 
     def clear(self) -> None:
         """Remove all claims after the process that added them has died."""

@@ -69,6 +69,11 @@ class PostgresControl:
         shown = {ref for registration in self._registrations if (ref := registration.ref())}
         return shown.union(*(map(str, registration.claims.read()) for registration in self._registrations))
 
+    def take_back(self, ref: str) -> None:
+        """Note that a claim of a child of this process was taken back before its run."""
+        for registration in self._registrations:
+            registration.claims.take_back(int(ref))
+
     def _switches(self) -> tuple[bool, float]:
         with self._connector.lend() as connection:
             row = connection.execute(statement("switches"), self._names.values(), binary=True).fetchone()

@@ -153,6 +153,8 @@ class PostgresFeed:
     def release(self, tickets: Iterable[Ticket]) -> None:
         for ticket in tickets:
             self._out.discard(ticket.ref)
+            if ticket.token:
+                self._control.take_back(ticket.ref)
             self._back[ticket.ref] = ticket.token or self._back.get(ticket.ref, 0)
             self._backlog += 1
 

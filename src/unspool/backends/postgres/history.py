@@ -5,6 +5,7 @@ from typing import Any
 
 from ...message import Record
 from ...printable import printable
+from .arrays import array, texts
 from .connection import Connector
 from .names import Names
 from .sql import statement
@@ -13,6 +14,7 @@ __all__ = ["History", "storable"]
 
 _TRIM_EVERY = 5_000  # rows between two trimmings; a trimming deletes up to twice as many
 _NO_TEXTS = (None,) * 7
+_NOTHING = ("", "", None, 0, 0.0, 0.0, 0, "")  # the fields of a run without a record
 _FIELDS = ("tasks", "verdicts", "attempts", "starts", "durations", "pids", "errors")
 
 
@@ -40,6 +42,19 @@ class History:
         ids, *fields = zip(*kept, strict=True) if kept else [()] * (1 + len(_FIELDS))
         found = dict(zip(_FIELDS, map(list, fields), strict=True))
         return {"run_ids": [self._names.number(id) for id in ids], **found}
+
+    def arrays(self, records: Sequence[Record | None]) -> Sequence[bytes | None]:
+        """Return the fields of records except the ids, as arrays of text for the server; nulls if there is no
+        history."""
+        kept = [record for record in records if record is not None] if self._limit else ()
+        if not kept:
+            return _NO_TEXTS
+        fields = [_NOTHING if record is None else record for record in records]
+        _, tasks, verdicts, attempts, starts, durations, pids, errors = zip(*fields, strict=True)
+        return (
+            texts(map(storable, tasks)), texts(verdicts), array(attempts), array(starts), array(durations),
+            array(pids), texts(map(storable, errors)),
+        )  # fmt: skip
 
     def texts(self, record: Record | None) -> Sequence[bytes | None]:
         """Return a record's fields except the id, as text for the server; nulls if there is no history."""

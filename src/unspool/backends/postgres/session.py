@@ -20,6 +20,7 @@ from psycopg import pq
 from psycopg.errors import error_from_result
 
 from ...errors import SpoolerUnusable
+from . import pipeline
 from .connection import Connection, Connector, close_all
 from .machine import me
 from .names import Names
@@ -124,6 +125,15 @@ class Session:
             # None means null.
             result = _checked(connection.pgconn.exec_prepared(name, cast(list[bytes], values), None, 1))
             return _rows(result)[0]
+
+    def pipeline(self, statements: Sequence[tuple[str, Row]]) -> list[list[Row]]:
+        """Run statements by one transaction in one round trip. Return the rows of each.
+
+        :raises Transient, SpoolerUnusable: as ``execute``.
+        """
+        with self._held() as connection:
+            prepared = [(self._prepare(connection, name), values) for name, values in statements]
+            return pipeline.run(connection, prepared)
 
     def post(self, values: Row, about: object) -> None:
         """Send ``settle.sql`` without waiting for its row. ``answers`` returns the row later, or an error.

@@ -1,0 +1,342 @@
+"""Runs are settled and tasks are claimed by one transaction. Whatever fails, no attempt and no crash is miscounted."""
+
+import contextlib
+import logging
+import os
+import threading
+from collections.abc import Iterator, Sequence
+
+import psycopg
+import pytest
+
+from unspool.address import Address, parse
+from unspool.backends.postgres import PostgresBackend
+from unspool.backends.postgres.session import CLAIMS
+from unspool.errors import SpoolerUnreachable, SpoolerUnusable
+from unspool.message import (
+    Ack,
+    Bury,
+    Claim,
+    DeferOnCrash,
+    Disposition,
+    End,
+    Envelope,
+    Interrupted,
+    Record,
+    Refusal,
+    RefusalKind,
+    Release,
+    Retry,
+    State,
+)
+
+from ..runtime.conftest import PATIENCE
+from .conftest import look_at, url_of, wait_until
+from .proxy import Proxy
+from .server import Server
+from .test_ahead import send
+from .test_sessions import end_session
+
+Two = tuple[PostgresBackend, PostgresBackend]
+
+
+@pytest.fixture
+def two(address: Address) -> Iterator[Two]:
+    """A worker's view of a queue, and another process's."""
+    with contextlib.closing(look_at(address)) as worker, contextlib.closing(look_at(address)) as other:
+        yield worker, other
+
+
+def claim(backend: PostgresBackend, refs: Sequence[str], ends: Sequence[End] = ()) -> list[Claim]:
+    """Claim tasks, none of which may be refused."""
+    taken = backend.exchange(ends, refs).taken
+    assert not [one for one in taken if isinstance(one, Refusal)]
+    return [one for one in taken if isinstance(one, Claim)]
+
+
+def end(claim: Claim, disposition: Disposition = Ack(), *, repeated: bool = False) -> End:  # noqa: B008
+    """The end of a run with its record."""
+    return End(claim, disposition, Record(claim.id, "task", "processed", claim.attempts, 1.0, 0.1, 1), repeated)
+
+
+def counts_of(backend: PostgresBackend, ref: str) -> tuple[int, int, int]:
+    """The attempts, crashes and fence of a task."""
+    query = "SELECT attempts, crashes, fence FROM unspool.task WHERE id = %s"
+    with backend._connector.lend() as control:
+        found: tuple[int, int, int] | None = control.execute(query, [int(ref)]).fetchone()
+    assert found is not None
+    return found
+
+
+def locks_of(backend: PostgresBackend) -> int:
+    """The number of claims whose locks a backend's session holds."""
+    connection = backend._session._connection
+    assert connection is not None
+    query = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = %s AND classid::int8 = %s"
+    with backend._connector.lend() as control:
+        row = control.execute(query, [connection.info.backend_pid, CLAIMS >> 32]).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def test_ends_and_claims_in_one_call(two: Two) -> None:
+    """Each ref has its claim or refusal, each end its time, and nothing is left to do afterwards."""
+    worker, other = two
+    refs = send(worker, 9)
+    first = claim(worker, refs[:5])
+    assert [(one.ref, one.attempts, one.crashes) for one in first] == [(ref, 1, 0) for ref in refs[:5]]
+    at = worker._local() + 60
+    dispositions = (Ack(), Retry(at), Release(), Bury("no good"), Ack())
+    ends = [end(one, disposition) for one, disposition in zip(first, dispositions, strict=True)]
+    assert other.exchange((), [refs[0]]).taken == [Refusal(RefusalKind.BUSY)]
+    asked = [refs[5], "4000000000", refs[6], refs[6], "no number", refs[2]]
+    ended, taken = worker.exchange(ends, asked)
+    assert ended[:2] + ended[3:] == [None, at, None, None]
+    assert [one.ref if isinstance(one, Claim) else one.kind for one in taken] == [
+        refs[5], RefusalKind.GONE, refs[6], refs[6], RefusalKind.GONE, refs[2],
+    ]  # fmt: skip
+    assert other.counts() == {
+        State.READY: 2, State.DEFERRED: 1, State.RUNNING: 3, State.DEAD: 1, State.CORRUPT: 0,
+    }  # fmt: skip
+    (refused,) = worker.exchange((), [refs[1]]).taken
+    assert isinstance(refused, Refusal)
+    assert refused.kind is RefusalKind.EARLY
+    assert refused.until == pytest.approx(at, abs=1)
+    assert {run.id.rpartition("/")[2] for run in other.history()} == set(refs[:5])
+    assert locks_of(worker) == 3
+
+
+@pytest.mark.parametrize(
+    "text", ['a "quoted" \\ and {a, b}', "NULL", "", "two\nlines\t", "\N{SNOWMAN}", "a\0b", "\ud83d"]
+)
+@pytest.mark.parametrize("disposition", [Ack(), Retry(0.0), Bury("")])
+def test_texts_of_several_runs(two: Two, text: str, disposition: Disposition) -> None:
+    """Labels, errors and reasons are stored as they are; what no column can hold is escaped."""
+    worker, other = two
+    claims = claim(worker, send(worker, 2))
+    given = Bury(text) if isinstance(disposition, Bury) else disposition
+    ends = [End(one, given, Record(one.id, text, "processed", 1, 1.5, 0.25, 7, text)) for one in claims]
+    worker.exchange([*ends[:1], ends[1]._replace(record=None)], ())
+    escaped = text.replace("\0", "\\x00").replace("\ud83d", "\\ud83d")
+    assert other.history() == [Record(claims[0].id, escaped, "processed", 1, 1.5, 0.25, 7, escaped)]
+    reasons = {Ack: set(), Retry: {""}, Bury: {escaped}}[type(disposition)]
+    assert {entry.reason for entry in other.entries()} == reasons
+
+
+@pytest.mark.parametrize("disposition", [Ack(), Retry(0.0)])
+@pytest.mark.parametrize("repeated", [False, True])
+def test_an_end_whose_claim_was_lost(
+    two: Two, disposition: Disposition, repeated: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It changes nothing, and its lock is free. It is logged unless an earlier call may have settled it."""
+    worker, other = two
+    one, two_ = claim(worker, send(worker, 2))
+    with other._connector.lend() as control:
+        control.execute("UPDATE unspool.task SET begun = NULL, owner = NULL, fence = 0 WHERE id = %s", [int(one.ref)])
+    (taken,) = claim(other, [one.ref])
+    with caplog.at_level(logging.ERROR, "unspool"):
+        worker.exchange([end(one, disposition, repeated=repeated), end(two_)], ())
+    assert ["claim was lost" in message for message in caplog.messages] == [True] * (not repeated)
+    assert counts_of(other, one.ref) == (2, 0, taken.fence)
+    assert (locks_of(worker), locks_of(other)) == (0, 1)
+    assert one.ref not in map(str, worker._session.tasks)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("retrying", [False, True])
+def test_a_call_whose_answer_is_lost(server: Server, address: Address, count: int, retrying: bool) -> None:
+    """The call can be repeated: its end is settled once, and its claims count no attempt and no crash."""
+    proxy = Proxy(server.port)
+    with (
+        contextlib.closing(look_at(parse(url_of(address, proxy.port)))) as worker,
+        contextlib.closing(look_at(address)) as other,
+        psycopg.connect(address.url) as locker,
+    ):
+        refs = send(other, 1 + count)
+        first = claim(worker, refs[:1])[0]
+        locker.execute("SELECT 1 FROM unspool.task WHERE id = %s FOR UPDATE", [int(refs[-1])])
+        failures: list[SpoolerUnusable] = []
+
+        def exchange() -> None:
+            try:
+                worker.exchange([end(first)], refs[1:])
+            except SpoolerUnusable as error:
+                failures.append(error)
+
+        thread = threading.Thread(target=exchange)
+        thread.start()
+        waiting = "SELECT 1 FROM pg_locks WHERE NOT granted AND locktype IN ('tuple', 'transactionid')"
+        with other._connector.lend() as control:
+            wait_until(lambda: control.execute(waiting).fetchone())
+        proxy.cut()
+        thread.join(PATIENCE)
+        assert isinstance(failures[0], SpoolerUnreachable)
+        locker.rollback()
+        wait_until(lambda: counts_of(other, refs[-1])[0] == 1)
+        proxy.mend()
+        if retrying:
+            claims = claim(worker, refs[1:], [end(first, repeated=True)])
+            assert [(one.attempts, one.crashes) for one in claims] == count * [(1, 0)]
+        else:  # the refs have gone to other workers
+            worker.exchange([end(first, repeated=True)], ())
+            assert [(one.attempts, one.crashes) for one in claim(other, refs[1:])] == count * [(1, 0)]
+            assert worker.control.claims == set()
+        assert len(other.history()) == 1
+    proxy.close()
+
+
+def test_a_task_that_must_run_alone(two: Two) -> None:
+    """No claim beside it is made in the same call, so that the end of a worker concerns one of them. The other tasks
+    lose nothing, and are claimed by further calls."""
+    worker, other = two
+    refs = send(worker, 4)
+    with other._connector.lend() as control:
+        control.execute("UPDATE unspool.task SET fence = -1 WHERE id = ANY(%s)", [[int(ref) for ref in refs[1:3]]])
+    order = []
+    left = list(refs)
+    while left:
+        taken = worker.exchange((), left).taken
+        claims = [one for one in taken if isinstance(one, Claim)]
+        assert {one.kind for one in taken if isinstance(one, Refusal)} <= {RefusalKind.EARLY}
+        order.append([one.ref for one in claims])
+        assert all(one.attempts == 1 for one in claims)
+        assert [one.fence & 1 for one in claims] == ([0] if claims[0].ref in refs[1:3] else [1, 1])
+        worker.exchange([end(one) for one in claims], ())
+        left = [ref for ref in left if ref not in order[-1]]
+    assert order == [[refs[1]], [refs[2]], [refs[0], refs[3]]]
+    assert locks_of(worker) == 0
+
+
+def test_a_damaged_task_among_others(two: Two) -> None:
+    """It becomes a dead letter unread, and the others are claimed."""
+    worker, other = two
+    refs = send(worker, 3)
+    with other._connector.lend() as control:
+        control.execute("UPDATE unspool.task SET data = '\\x00' WHERE id = %s", [int(refs[1])])
+    taken = worker.exchange((), refs).taken
+    assert [one.ref if isinstance(one, Claim) else one.kind for one in taken] == [refs[0], RefusalKind.CORRUPT, refs[2]]
+    (entry,) = other.entries(frozenset({State.CORRUPT}))
+    assert isinstance(taken[1], Refusal)
+    assert (entry.reason, entry.attempts) == (taken[1].detail, 0)
+    assert locks_of(worker) == 2
+
+
+def test_a_task_that_does_not_fit_into_memory(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This is its crash, and not one of the tasks that were claimed with it."""
+    worker, other = two
+    (large,) = (id.rpartition("/")[2] for id in other.send([Envelope({"msg": b"task"}, b"x" * 300_000, None, None)]))
+    refs = [*send(other, 2), large]
+
+    def read(*_: object, **__: object) -> bytes:
+        raise MemoryError
+
+    monkeypatch.setattr(worker._exchange._content, "_read", read)
+    with pytest.raises(SpoolerUnusable, match=f"/{large} does not fit into the memory of process {os.getpid()}"):
+        worker.exchange((), refs)
+    assert [counts_of(other, ref)[:2] for ref in refs] == [(0, 0), (0, 0), (1, 1)]
+    assert (locks_of(worker), worker._session.tasks, worker.control.claims) == (0, {}, set())
+    assert len(claim(other, refs)) == 3
+
+
+def test_a_claim_without_its_lock(two: Two) -> None:
+    """Another session has the lock of a claim's fence: the claim is withdrawn, and those beside it are made."""
+    worker, other = two
+    refs = send(worker, 2)
+    with psycopg.connect(other._connector._url, autocommit=True) as control:
+        control.execute("SELECT pg_advisory_lock(%s + 8)", [CLAIMS])
+        control.execute(
+            "CREATE FUNCTION unspool.eight() RETURNS trigger LANGUAGE plpgsql AS "
+            "$$BEGIN IF NEW.begun IS NOT NULL THEN NEW.fence := 8; END IF; RETURN NEW; END$$"
+        )
+        control.execute(
+            f"CREATE TRIGGER eight BEFORE UPDATE ON unspool.task FOR EACH ROW WHEN (NEW.id = {int(refs[0])}) "
+            "EXECUTE FUNCTION unspool.eight()"
+        )
+        try:
+            taken = worker.exchange((), refs).taken
+        finally:
+            control.execute("DROP FUNCTION unspool.eight CASCADE")
+    assert taken[0] == Refusal(RefusalKind.BUSY)
+    assert isinstance(taken[1], Claim)
+    assert counts_of(other, refs[0])[:2] == (0, 0)
+    assert isinstance(worker.exchange((), refs[:1]).taken[0], Claim)
+
+
+def test_claims_that_the_supervisor_has_taken_back(two: Two, address: Address) -> None:
+    """They are nobody's any more, also in the worker's shared memory, while the worker still runs another task. Its own
+    release of them, which comes later, leaves the claims of other workers alone."""
+    worker, other = two
+    refs = send(worker, 3)
+    with contextlib.closing(look_at(address)) as supervisor:
+        registration = supervisor.control.register("worker")
+        worker.control.claims = registration.claims
+        feed = supervisor.feed()
+        feed.refresh()
+        tickets = feed.take(3)
+        claims = claim(worker, refs)
+        assert supervisor.control.running_here() == set(refs)
+        feed.release(ticket._replace(token=one.fence) for ticket, one in zip(tickets[1:], claims[1:], strict=True))
+        assert supervisor.control.running_here() == {refs[0]}
+        feed.refresh()
+        (second,) = claim(other, [refs[1]])
+        worker.exchange([End(one, Release(), None, True) for one in claims[1:]], ())
+        assert counts_of(other, refs[1]) == (1, 0, second.fence)
+        assert locks_of(worker) == 1
+        (third,) = claim(worker, [refs[2]])
+        assert third.attempts == 1
+        assert supervisor.control.running_here() == {refs[0], refs[2]}
+        worker.exchange([end(claims[0]), end(third)], ())
+        other.exchange([end(second)], ())
+        assert sum(supervisor.counts().values()) == 0
+        feed.close()
+
+
+def test_two_threads(two: Two) -> None:
+    """One thread claims while others settle, also when the session is lost on the way."""
+    worker, other = two
+    refs = send(worker, 60)
+    threads = []
+    for start in range(0, 60, 6):
+        claims = claim(worker, refs[start : start + 6])
+        if start == 30:
+            end_session(worker)
+
+        def settle(claims: Sequence[Claim] = claims) -> None:
+            repeated = False
+            while True:
+                try:
+                    worker.exchange([end(one, repeated=repeated) for one in claims], ())
+                    return
+                except SpoolerUnreachable:
+                    repeated = True
+
+        threads.append(threading.Thread(target=settle))
+        threads[-1].start()
+        if start == 30:
+            threads[-1].join(PATIENCE)
+    for thread in threads:
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+    assert sum(other.counts().values()) == 0
+    assert {run.id.rpartition("/")[2] for run in other.history()} == set(refs)
+    assert (worker._session.tasks, worker.control.claims, locks_of(worker)) == ({}, set(), 0)
+
+
+def test_marks(two: Two, caplog: pytest.LogCaptureFixture) -> None:
+    """They hold for a running task until its run has a verdict. A server that is away is logged, and not raised."""
+    worker, other = two
+    refs = send(worker, 2)
+    claims = claim(worker, refs)
+    at = other._local() + 60
+    other.mark(refs[0], DeferOnCrash(at))
+    other.mark(refs[1], Interrupted())
+    with other._connector.lend() as control:
+        rows = control.execute("SELECT due, worker < 0 FROM unspool.task ORDER BY id DESC LIMIT 2").fetchall()
+    assert [row[1] for row in rows] == [True, False]
+    assert rows[1][0] == pytest.approx(at, abs=1)
+    worker.exchange([end(one, Retry(0.0)) for one in claims], ())
+    assert other.counts()[State.READY] == 2
+    end_session(other)
+    with caplog.at_level(logging.WARNING, "unspool"):
+        other.mark(refs[0], Interrupted())
+    assert ["cannot be reached" in message for message in caplog.messages] == [True]
