@@ -1,7 +1,7 @@
-"""Where a spooler is: the path of a directory, or the URL of a server with the spooler's name in it.
+"""The address of a spooler: the path of a directory, or the URL of a server that contains the spooler's name.
 
-``postgresql://db/app?spooler=mail`` is any libpq URI with one parameter more, and ``nats://a,b,c?spooler=mail`` a list
-of servers. A server's spooler is *named* by the same without user, password and parameters:
+``postgresql://db/app?spooler=mail`` is any libpq URI with an additional parameter, and ``nats://a,b,c?spooler=mail`` is
+a list of servers. The *name* of such a spooler is its URL without user, password and parameters:
 ``postgresql://db/app/mail``. Listings, logs and ids show the name. It identifies the queue for every user, and it can
 be used as a URL if the password is set elsewhere (``PGPASSWORD``, ``~/.pgpass``). ``memory://mail`` is a queue in the
 memory of this process; ``memory://`` is short for ``memory://memory``.
@@ -43,7 +43,7 @@ SCHEMES = {"postgresql": "postgresql", "postgres": "postgresql", "nats": "nats",
 """The schemes of URLs, each with its usual form."""
 
 _DEFAULT_PORTS = {"postgresql": ":5432", "nats": ":4222"}
-# A comma within a URL's servers, before the first / or ?, is the URL's own.
+# Commas between the servers of a URL, before the first / or ?, do not split the list.
 _ITEM = r"(?:\s*(?:[A-Za-z0-9_.-]+=)?[A-Za-z][A-Za-z0-9+.-]*://[^/?]*)?[^,]*"
 _URL = r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)(?:/([^?#]*))?(?:\?([^#]*))?"
 _SERVER = r"(?:[A-Za-z0-9._~%=-]*|\[[0-9A-Fa-f:.%]+\])(?::[0-9]+)?"
@@ -51,12 +51,12 @@ _SPOOLER = r"[A-Za-z0-9_-]{1,63}"
 
 
 class Address(NamedTuple):
-    """A server's spooler.
+    """The address of a spooler on a server.
 
     :param scheme: ``postgresql``, ``nats``, ``memory``, or the name of an entry point.
-    :param spooler: the spooler's own name there.
-    :param name: what it is called: no user, no password.
-    :param url: what the server's client takes, password and all: never to be shown.
+    :param spooler: the name of the queue.
+    :param name: the URL without user, password and parameters.
+    :param url: the URL for the client of the server, with the password. Never show it.
     """
 
     scheme: str
@@ -65,11 +65,11 @@ class Address(NamedTuple):
     url: str
 
 
-_known: dict[str, Address] = {}  # by name: they alone have the passwords
+_known: dict[str, Address] = {}  # by name; only these contain the passwords
 
 
 def is_url(text: str) -> bool:
-    """Return whether this names a server, and not a directory."""
+    """Return whether this is the URL of a server, and not the path of a directory."""
     return "://" in text
 
 
@@ -97,21 +97,21 @@ def directory(path: str) -> str:
 def split(text: str) -> list[str]:
     """Return the paths and URLs of a comma-separated list.
 
-    A URL may have several servers, ``nats://a,b,c?spooler=mail``: commas before its first ``/`` or ``?`` are its own.
-    One further on, in a parameter, has to be written ``%2C``.
+    A URL may have several servers, ``nats://a,b,c?spooler=mail``: commas before its first ``/`` or ``?`` do not split
+    the list. A comma in a parameter must be written ``%2C``.
     """
     return [part for found in re.finditer(_ITEM, text) if (part := found[0].strip())]
 
 
-@functools.lru_cache(maxsize=64)  # each send asks again
+@functools.lru_cache(maxsize=64)  # each send calls it
 def parse(text: str) -> Address:
-    """Return the address in a URL, or in a name that ``parse`` gave.
+    """Return the address of a URL, or of the name of an address.
 
-    :raises OptionRefused: if it is none, in a line that shows no password.
+    :raises OptionRefused: if the text is neither. The message shows no password.
     """
     found = re.fullmatch(_URL, text)
     if found is None or (found[1].lower() not in SCHEMES and entry_point(found[1].lower()) is None):
-        raise OptionRefused(f"{_shown(text)!r} is no path and no URL of a spooler; there are {', '.join(SCHEMES)}")
+        raise OptionRefused(f"{_shown(text)!r} is not the URL of a spooler; valid schemes: {', '.join(SCHEMES)}")
     scheme = SCHEMES.get(found[1].lower(), found[1].lower())
     servers, parameters = found[2], [part for part in (found[4] or "").split("&") if part]
     path = found[3] or ""
@@ -138,7 +138,7 @@ def parse(text: str) -> Address:
         database = _quoted(_value(rest, "dbname") or _unquoted(database))
         name = f"postgresql://{shown}/{database}/{spooler}"
         url = f"postgresql://{_unnamed(servers)}/{database}" + (f"?{'&'.join(rest)}" if rest else "")
-        if servers.startswith("service="):  # in a name
+        if servers.startswith("service="):  # as in a name
             url += ("&" if rest else "?") + servers
     elif scheme == "memory":
         name = url = f"memory://{spooler}"
@@ -160,7 +160,7 @@ def entry_point(scheme: str) -> "EntryPoint | None":
 def parse_for(text: str, spooler: str) -> Address:
     """Parse a URL that need not name a spooler. Without a name, it gets this one.
 
-    :raises OptionRefused: as ``parse``.
+    :raises OptionRefused: as for ``parse``.
     """
     try:
         return parse(text)
@@ -172,7 +172,7 @@ def parse_for(text: str, spooler: str) -> Address:
 
 
 def place_of(id: str) -> str:
-    """Return the spooler's name in the id of a task: what comes before the task's own part."""
+    """Return the name of the spooler in the id of a task: the part before the last slash."""
     return id.rpartition("/")[0]
 
 
@@ -207,7 +207,7 @@ def basename(name: str) -> str:
 
 
 def real(name: str) -> str:
-    """Return the name of a spooler; of a directory the path without symbolic links."""
+    """Return the name of a spooler; for a directory, the path without symbolic links."""
     return name if is_url(name) else os.path.realpath(name)
 
 
@@ -217,7 +217,7 @@ def queue_of(name: str) -> str:
 
 
 def _servers(scheme: str, servers: str, parameters: list[str], text: str) -> list[str]:
-    """Return the servers as a name has them: without users, passwords and usual ports."""
+    """Return the servers as in a name: without users, passwords and default ports."""
     hosts = _value(parameters, "host") or _value(parameters, "hostaddr")
     if scheme == "postgresql" and hosts:
         ports = (_value(parameters, "port") or "").split(",")
@@ -232,8 +232,8 @@ def _servers(scheme: str, servers: str, parameters: list[str], text: str) -> lis
     for server in found:
         if not re.fullmatch(_SERVER, server):
             raise OptionRefused(
-                f"{_shown(text)!r} has a server that is none; it is written HOST or HOST:PORT, several with commas, "
-                "and what is odd in a user or password as %XX"
+                f"{_shown(text)!r} has an invalid server; write HOST or HOST:PORT, separate several with commas, and "
+                "write special characters of a user or password as %XX"
             )
     if service := _value(parameters, "service"):
         found = [f"service={_quoted(service)}"]

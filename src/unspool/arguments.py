@@ -1,6 +1,4 @@
-"""Check, when a task is sent, whether its arguments fit the function. Without this, only the worker would notice,
-perhaps hours later.
-"""
+"""The check that arguments fit the function of a task, when the task is sent and not hours later in a worker."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -23,7 +21,7 @@ class Arguments:
     def __init__(self, func: Callable[..., Any]) -> None:
         self._func = func
         code = getattr(func, "__code__", None)
-        self._least, self._most = -1, -2  # positional arguments alone; these values accept no call without a full check
+        self._least, self._most = -1, -2  # positional arguments; these values force a full check of each call
         self._needed: frozenset[str] = frozenset()
         self._keywords: frozenset[str] = frozenset()
         self._positional: tuple[str, ...] = ()
@@ -42,10 +40,10 @@ class Arguments:
             self._needed = frozenset(names[: self._least]) | {n for n in names[positional:] if n not in by_keyword}
 
     def check(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """Check that the function takes these arguments.
+        """Check that the function accepts these arguments.
 
         :param name: the name of the function in the error message.
-        :raises PayloadRefused: if it does not; the error names the parameter.
+        :raises PayloadRefused: if it does not. The error names the parameter.
         """
         if not kwargs:
             if self._least <= len(args) <= self._most:

@@ -1,9 +1,9 @@
-"""Message to envelope and back: serialisers, and who sent what.
+"""Conversion between messages and envelopes.
 
-Understood on the way in, besides unspool's own: the messages of ``uwsgiconf`` (``msg`` and a pickled body) and of
-``uwsgidecorators`` (``ud_spool_func`` and pickled ``args`` and ``kwargs``). What unspool sends, uwsgiconf can read.
+``decode`` also understands messages of ``uwsgiconf`` (``msg`` and a pickled body) and of ``uwsgidecorators``
+(``ud_spool_func`` and pickled ``args`` and ``kwargs``). In turn, uwsgiconf can read messages of unspool.
 
-The seal of an envelope (see ``wire``) has been verified before anything gets here.
+The seal of an envelope (see ``wire``) is verified before it is decoded here.
 """
 
 import functools
@@ -39,12 +39,12 @@ __all__ = [
 TYPE_PREFIX = "ucfg_"
 FCALL = TYPE_PREFIX + "fcall"
 BARE = "uwsgi.spool"
-"""The type id of what handles the messages of a program's own ``uwsgi.spool()``."""
+"""The type id of the handler for messages of a program's own ``uwsgi.spool()``."""
 AS_IS = b"as-is"
-"""The value of ``unspool_codec`` in such a message, where unspool has sent it: nothing in it is for us to decode."""
+"""The value of ``unspool_codec`` in such a message that unspool has sent. Its contents are not decoded."""
 
-_PICKLE_PROTOCOL = 4  # the newest that every Python which may still drain the queue reads
-_ROOM_FOR_THE_REST = 2048  # of the variables, for all but the message text
+_PICKLE_PROTOCOL = 4  # an older Python, as inside uWSGI, may run the task
+_ROOM_FOR_THE_REST = 2048  # bytes of the variables reserved for everything except the message text
 
 
 class _Serializer(NamedTuple):
@@ -80,13 +80,13 @@ SERIALIZERS = {
 }
 
 UNSUPPORTED = (ImportError, AttributeError, NotImplementedError)
-"""What decoding raises when this program lacks something that the sender had; a deploy may bring it."""
+"""The errors of decoding that mean that this program lacks something that the sender had. A deploy may add it."""
 
 
 def encode(message: Message) -> Envelope:
     """Return the envelope of a message.
 
-    :raises PayloadRefused: if the payload cannot be serialised, naming the argument that cannot.
+    :raises PayloadRefused: if the payload cannot be serialised. The error names the argument.
     :raises OptionRefused: if there is no such serialiser.
     """
     text, payload, task, priority, due, serializer = message
@@ -110,7 +110,7 @@ def _variables(text: str, task: str | None, priority: int | None, serializer: st
     try:
         encoded = text.encode()
     except UnicodeEncodeError as error:
-        raise PayloadRefused(f"the message {text[:40]!r} cannot be sent: it is no valid text") from error
+        raise PayloadRefused(f"the message {text[:40]!r} cannot be sent: it is not valid text") from error
     if len(encoded) < MAX_VARS - _ROOM_FOR_THE_REST:
         vars["msg"] = encoded
     if task is not None:
@@ -153,7 +153,7 @@ def decode(envelope: Envelope) -> Message:
     if "msg" not in vars and not (isinstance(body, dict) and "msg" in body):
         return decode_bare(envelope)
     if not isinstance(body, dict):
-        raise Damaged(f"the body holds a {type(body).__name__}, where a task's holds a dict")
+        raise Damaged(f"the body is a {type(body).__name__}, but that of a task is a dict")
     text = vars["msg"].decode("utf-8", "replace") if "msg" in vars else str(body["msg"])
     payload = body.get("payload")
     task = vars["unspool_task"].decode("utf-8", "replace") if "unspool_task" in vars else None
@@ -183,13 +183,13 @@ def is_bare(envelope: Envelope) -> bool:
 
 
 def decode_bare(envelope: Envelope) -> Message:
-    """Return the message of a program's own ``uwsgi.spool()``: no text, and as payload its variables and its body."""
+    """Return the message of a program's own ``uwsgi.spool()``, whose payload is the variables and the body."""
     payload = {**_foreign(envelope.vars), "body": envelope.body}
     return Message("", payload, None, envelope.priority, envelope.due)
 
 
 def task_label(vars: Mapping[str, bytes]) -> str:
-    """Return what to call a task in listings and logs, from its variables alone: nothing is decoded."""
+    """Return the name of a task for listings and logs, from its variables alone: nothing is decoded."""
     for key in ("unspool_task", "ud_spool_func", "msg"):
         if key in vars:
             return _label(vars[key][:200])
@@ -205,7 +205,7 @@ _SEQUENCES = (tuple, list)
 
 
 def _call(payload: Any, task: str | None) -> dict[str, Any]:
-    if isinstance(payload, dict):  # just decoded, and so ours to change
+    if isinstance(payload, dict):  # just decoded, so it may be changed in place
         func, args, kwargs = payload.get("func"), payload.get("arg"), payload.get("kwg")
         if isinstance(func, str) and isinstance(args, _SEQUENCES) and isinstance(kwargs, dict):
             payload["func"] = task or func
@@ -221,7 +221,7 @@ def _from_uwsgidecorators(envelope: Envelope) -> Message:
     payload: dict[str, Any] = {"func": func, "returns": returns}
     if "args" in vars:
         args, kwargs = (_deserialize("pickle", vars.get(key, b""), envelope.sealed) for key in ("args", "kwargs"))
-    else:  # its functions then take the message itself, decoded where it can be, with all that uWSGI adds
+    else:  # the function takes the message itself, as text where possible, with what uWSGI adds
         given = {key: _text(value) for key, value in _foreign(vars).items()}
         if envelope.body:
             given["body"] = _text(envelope.body)
@@ -233,7 +233,7 @@ def _from_uwsgidecorators(envelope: Envelope) -> Message:
 
 
 def _foreign(vars: Mapping[str, bytes]) -> dict[str, bytes]:
-    """Return the variables that another program knows: all but ours."""
+    """Return the variables that other programs know: all except unspool's."""
     return {key: value for key, value in vars.items() if not key.startswith("unspool_")}
 
 
@@ -247,7 +247,7 @@ def _text(value: bytes) -> str | bytes:
 def _serialize(message: Message, body: dict[str, Any]) -> bytes:
     known = SERIALIZERS.get(message.serializer)
     if known is None:
-        raise OptionRefused(f"serializer is {message.serializer!r}; there are {', '.join(SERIALIZERS)}")
+        raise OptionRefused(f"serializer is {message.serializer!r}; it must be one of {', '.join(SERIALIZERS)}")
     try:
         return known.dump(body)
     except Exception as error:
@@ -280,7 +280,7 @@ def _culprit(message: Message, dump: Callable[[Any], bytes]) -> str:
 def _deserialize(serializer: str, data: bytes, sealed: bool) -> Any:
     known = SERIALIZERS.get(serializer)
     if known is None:
-        raise Damaged(f"written by a serialiser that is not known here: {serializer[:40]!r}")
+        raise Damaged(f"written by an unknown serialiser: {serializer[:40]!r}")
     try:
         if serializer == "pickle" and data[:1] == b"\x80" and data[1] > pickle.HIGHEST_PROTOCOL:
             raise NotImplementedError(

@@ -1,4 +1,4 @@
-"""From a claim to an outcome: find the task, run it, read its verdict. The only I/O is the task's own.
+"""From a claim to an outcome: find the task, run it, and read its verdict. The only I/O is that of the task.
 
 ::
 
@@ -29,11 +29,11 @@ __all__ = ["Call", "Ending", "Unfinished", "conclude", "delay_after", "prepare",
 _PACKAGE = os.path.dirname(__file__) + os.sep
 _traceback: Any = vars(BaseException)["__traceback__"].__get__  # a subclass can replace the attribute
 _DEFAULT_RETRY = RetryPolicy()
-_YOUNG_RETRY = 5.0  # seconds after which an unreadable foreign file is looked at once more
+_YOUNG_RETRY = 5.0  # seconds until an unreadable file of another program is read again
 
 
 class Call(NamedTuple):
-    """A task that is ready to run, with what governs the run."""
+    """A task that is ready to run, with its options."""
 
     task: SpoolerTask
     options: TaskOptions
@@ -63,7 +63,7 @@ def prepare(claim: Claim, now: float, random: Callable[[], float] = _random.rand
         message = _message(claim.envelope)
     except Damaged as error:
         if not claim.envelope.sealed and claim.attempts == 1:
-            # Without a seal, a file that another program is still copying in looks just like this.
+            # A file without a seal that another program is still copying looks the same.
             return Outcome(Verdict.RESCHEDULED, Retry(now + _YOUNG_RETRY), failure.message(error))
         reason = failure.message(error)
         return Outcome(Verdict.CORRUPT, Bury(reason, corrupt=True, begun=False), reason)
@@ -83,7 +83,7 @@ def prepare(claim: Claim, now: float, random: Callable[[], float] = _random.rand
 
 
 def delay_after(options: TaskOptions, claim: Claim, random: Callable[[], float] = _random.random) -> float | None:
-    """Return the seconds to the next run if this one has to be ended by force; None if that was the last."""
+    """Return the seconds until the next run if this one has to be killed; None if it is the last attempt."""
     return next_attempt(options.retry, claim.attempts, 0.0, random)
 
 
@@ -110,7 +110,7 @@ def returned(result: Any) -> Ending:
         return _PROCESSED
     exception = getattr(result, "exception", None)
     if exception is not None and not issubclass(type(exception), BaseException):  # possible in a subclass
-        exception = TypeError(f"the task's result has exception={failure.shown(exception)}, which is no exception")
+        exception = TypeError(f"the task's result has exception={failure.shown(exception)}, which is not an exception")
     if issubclass(kind, ResultRescheduled):
         return (
             Ending(Verdict.RESCHEDULED, "the task asked to be rescheduled") if exception is None else raised(exception)
@@ -159,9 +159,7 @@ def _again(
 
 
 def _unhandled(claim: Claim, now: float, random: Callable[[], float], reason: str) -> Outcome:
-    """Keep the task until a deploy adds its handler. This uses no attempt, so a program that knows the task has all of
-    them.
-    """
+    """Keep the task until a deploy adds its handler, without counting an attempt."""
     at = next_attempt(_DEFAULT_RETRY, claim.unhandled + 1, now, random)
     if at is None:
         return Outcome(Verdict.DEAD, Bury(reason_of(reason), begun=False), reason)
@@ -176,7 +174,7 @@ def _used_up(claim: Claim, policy: RetryPolicy) -> str:
 
 
 def _message(envelope: Envelope) -> Message:
-    """Decoded, unless it belongs to the program's own handler: what that finds in there is its own affair."""
+    """Return the message. A message for the program's own handler is not decoded."""
     if codec.BARE in spooler_task_types and codec.is_bare(envelope):
         return codec.decode_bare(envelope)
     return codec.decode(envelope)

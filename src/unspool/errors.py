@@ -1,4 +1,4 @@
-"""Everything unspool raises, in one tree.
+"""All errors that unspool raises, in one tree.
 
 ::
 
@@ -6,17 +6,17 @@
     ├── ConfigurationError      settings that cannot be used             (command line: status 2)
     │   ├── NoSpooler           no spooler is configured, or not this one
     │   └── AppError            the application could not be imported
-    ├── SpoolerUnusable         the place: missing, not trusted, not writable, full      (status 3)
-    ├── Refused                 what the caller gave; nothing was sent
+    ├── SpoolerUnusable         a spooler that is missing, not trusted, not writable or full   (status 3)
+    ├── Refused                 invalid arguments of a call; nothing was sent
     │   ├── FunctionRefused     a lambda, a local function, a wrong option at decoration
     │   ├── PayloadRefused      arguments that the serialiser cannot take
     │   └── OptionRefused       an invalid priority, delay, period or other option
     ├── Damaged                 bytes that are not a task, or not the task that was sent
-    │   └── Unsigned            whole, and not signed with any of our secret keys
-    ├── AmbiguousId             a piece of an id that several tasks have
+    │   └── Unsigned            complete, but not signed with any of our secret keys
+    ├── AmbiguousId             a part of an id that several tasks have
     ├── NoHandler               a task whose function or type this program does not know
-    ├── TaskBusy                an operation on a task that is running just now
-    ├── ClaimLost               a worker that no longer holds the task it ran: it closed the file's descriptor
+    ├── TaskBusy                an operation on a task that is running
+    ├── ClaimLost               a worker lost its claim, because the task closed its descriptor
     └── TaskTimeout             raised inside a task that overran its time limit
 """
 
@@ -64,7 +64,7 @@ class AppError(ConfigurationError):
 
 
 class SpoolerUnusable(UnspoolError, OSError):
-    """A spooler's place cannot be used: it is not a directory, not writable, open to other users, or full.
+    """A spooler cannot be used: it is not a directory, is not writable, is open to other users, or is full.
 
     If a send raises this, ``sent`` has the ids of the tasks that are in the queue. Send only the other tasks again.
     """
@@ -85,7 +85,7 @@ class SpoolerUnreachable(SpoolerUnusable):
 
 
 class Refused(UnspoolError):
-    """What the caller gave was refused; nothing was sent."""
+    """The arguments of a call are invalid; nothing was sent."""
 
 
 class FunctionRefused(Refused, TypeError):
@@ -97,7 +97,7 @@ class PayloadRefused(Refused, TypeError):
 
 
 class OptionRefused(Refused, ValueError):
-    """An option whose value is not one it can have."""
+    """An option has an invalid value."""
 
 
 class Damaged(UnspoolError, ValueError):
@@ -105,11 +105,11 @@ class Damaged(UnspoolError, ValueError):
 
 
 class Unsigned(Damaged):
-    """A task that is whole, but is not signed with any of the secret keys that are set."""
+    """A task that is complete, but not signed with any of the secret keys that are set."""
 
 
 class AmbiguousId(UnspoolError, LookupError):
-    """A piece of an id that several tasks have."""
+    """A part of an id that several tasks have."""
 
 
 class NoHandler(UnspoolError, LookupError):
@@ -117,7 +117,7 @@ class NoHandler(UnspoolError, LookupError):
 
 
 class TaskBusy(UnspoolError):
-    """The task is running just now, so it was left alone."""
+    """The task is running, so it was not changed."""
 
 
 class ClaimLost(UnspoolError):
@@ -130,5 +130,5 @@ class ClaimLost(UnspoolError):
 class TaskTimeout(BaseException):
     """Raised inside a task that overran its time limit.
 
-    Not an ``Exception``: a task's own ``except Exception`` must not swallow it.
+    It is not an ``Exception``, so that the task's own ``except Exception`` does not catch it.
     """

@@ -79,8 +79,7 @@ def shown(value: object) -> str:
 
 
 def _leaves(exception: BaseException) -> Iterator[BaseException]:
-    """Yield the exceptions in a group and in its nested groups, in order; or the exception itself if it is not a
-    group."""
+    """Yield the exceptions of a group and its nested groups in order; a plain exception yields itself."""
     waiting = [exception]
     while waiting:
         one = waiting.pop()
@@ -93,7 +92,7 @@ def _leaves(exception: BaseException) -> Iterator[BaseException]:
 def _has_odd_group(exception: BaseException) -> bool:
     """Return whether a group in it replaces ``exceptions``.
 
-    If that has no end, ``traceback`` takes minutes to give up.
+    If these never end, ``traceback`` takes minutes to give up.
     """
     waiting = [exception]
     while waiting:

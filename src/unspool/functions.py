@@ -1,4 +1,4 @@
-"""Task functions, which ``Spooler.task`` makes of plain functions, and the registry in which a worker finds them."""
+"""Task functions, which ``Spooler.task`` creates, and the registry in which a worker finds them."""
 
 import functools
 import importlib
@@ -23,8 +23,8 @@ __all__ = ["FunctionTask", "Send", "call_message", "check_spooler", "find_functi
 P = ParamSpec("P")
 R = TypeVar("R")
 Send = Callable[[list[Message], Any, Any], list[str]]
-"""Sends messages to a spooler (a name, a Spooler, or None for the default), within the transaction of a connection if
-there is one. The decorator passes it in.
+"""A function that sends messages and returns their ids. Its arguments are the messages, the spooler (a name, a Spooler,
+or None for the default) and the connection in whose transaction to send, or None.
 """
 
 
@@ -43,7 +43,7 @@ class FunctionTask(Generic[P, R]):
 
     It keeps the name, docstring, signature and attributes of the original, except attributes that a task has itself.
 
-    :param name: its name in messages, if a worker could not import it by the function's own name.
+    :param name: the name in messages, if it is not the function's own importable name.
     """
 
     def __init__(
@@ -73,9 +73,9 @@ class FunctionTask(Generic[P, R]):
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> str:
         """Send the call, and return the task's id: on a directory the absolute path of its file.
 
-        :raises PayloadRefused: if the function does not take these arguments, or one cannot be serialised.
+        :raises PayloadRefused: if the function does not accept these arguments, or one cannot be serialised.
         :raises NoSpooler: if no spooler is configured.
-        :raises SpoolerUnusable: if the spooler cannot take it. Nothing was sent, unless its ``sent`` has the task's id.
+        :raises SpoolerUnusable: if the spooler cannot store it. Nothing was sent, unless ``sent`` has the task's id.
         """
         return TaskId(self._send([self.message(*args, **kwargs)], self.spooler, self._connection)[0])
 
@@ -85,7 +85,7 @@ class FunctionTask(Generic[P, R]):
         """Send many calls with shared syncs, and return their ids in order.
 
         :param calls: for each call a tuple or list of arguments, a mapping of keyword arguments, or one plain argument.
-        :raises PayloadRefused: before anything is sent.
+        :raises PayloadRefused: for invalid arguments. Nothing was sent.
         """
         if isinstance(calls, str | bytes | Mapping) or not isinstance(calls, Iterable):
             raise PayloadRefused(
@@ -113,16 +113,16 @@ class FunctionTask(Generic[P, R]):
 
         :param priority, postpone, serializer: as for ``Spooler.task``.
         :param spooler: a name, path, ``Spooler`` or backend to send to.
-        :param connection: of psycopg, SQLAlchemy or Django, to the database of a PostgreSQL spooler. The task is sent
-            in the transaction that is open on it: committed with it, or not at all.
-        :raises OptionRefused: if a value is not one the option can have.
+        :param connection: a connection of psycopg, SQLAlchemy or Django to the database of a PostgreSQL spooler. The
+            task is sent in its open transaction: it is committed with it, or not sent.
+        :raises OptionRefused: for an unknown option or an invalid value.
         """
         unknown = changes.keys() - UsingKeywords.__annotations__.keys()
         if unknown:
             raise OptionRefused(
                 f"using() takes priority, postpone, spooler, serializer and connection, not "
                 f"{', '.join(sorted(unknown))}; "
-                "what governs the run is set where the task is defined"
+                "other options are set where the task is defined"
             )
         given: dict[str, Any] = dict(changes)
         spooler = check_spooler(given.pop("spooler")) if "spooler" in given else self.spooler
@@ -133,7 +133,7 @@ class FunctionTask(Generic[P, R]):
     def register(self) -> "FunctionTask[P, R]":
         """Register the function for workers of this program.
 
-        :raises FunctionRefused: if another task has this name already. A module may be imported again.
+        :raises FunctionRefused: if another task already has this name. A module may be imported again.
         """
         registry.add(self)
         return self
@@ -200,8 +200,8 @@ class Registry:
         known = self.functions.get(task.name)
         if known is not None and not self._replaces(task, known, execution):
             raise FunctionRefused(
-                f"{task.name} is a task already (of {_place(known)}), and the one of {_place(task)} would replace it; "
-                "give the function another name, or change the options of the one task by using()"
+                f"{task.name} is the name of a task already (at {_place(known)}), and the one at {_place(task)} would "
+                "replace it; give the function another name, or change the options of the one task with using()"
             )
         self.functions[task.name] = task
         self._executions[task.name] = execution
@@ -211,7 +211,7 @@ class Registry:
     def find(self, name: str) -> FunctionTask[Any, Any]:
         """Return the task function with a name from a message.
 
-        :raises NoHandler: if this program has none, or several functions of a bare name.
+        :raises NoHandler: if this program has none, or several functions with the same bare name.
         """
         found = self.functions.get(name)
         if found is not None:
@@ -251,9 +251,7 @@ registry = Registry()
 
 
 def _execution(func: Any) -> CodeType | None:
-    """Return the code of the module that defines the function and is being executed; each import has another code
-    object.
-    """
+    """Return the running code of the module that defines the function. Each import has its own code object."""
     frame, namespace = sys._getframe(1), getattr(func, "__globals__", None)
     while frame is not None:
         if frame.f_globals is namespace and frame.f_code.co_name == "<module>":
@@ -281,7 +279,7 @@ def _restore(name: str, options: TaskOptions, spooler: Any) -> FunctionTask[Any,
 
 
 def check_spooler(given: Any) -> Any:
-    """Return a spooler to send to; of a backend the name, under which it is now known.
+    """Return a valid spooler unchanged. A backend is registered, and its name returned.
 
     :raises OptionRefused: for anything but a name, a path, a Spooler or a backend.
     """
@@ -340,6 +338,6 @@ def function_names() -> list[str]:
 def find_function(name: str) -> FunctionTask[Any, Any]:
     """Return the task function with a name from a message.
 
-    :raises NoHandler: if this program has none, or several functions of a bare name.
+    :raises NoHandler: if this program has none, or several functions with the same bare name.
     """
     return registry.functions.get(name) or registry.find(name)

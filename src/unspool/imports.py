@@ -1,11 +1,11 @@
-"""Imports that wait until they are needed, so that ``import unspool`` is quick, and that a fork waits for.
+"""A lock for imports inside functions, which keep ``import unspool`` fast.
 
-A thread that imports holds a lock of Python's, and a child that is forked meanwhile inherits that lock locked: its own
-first send would wait for it for ever. So whatever is imported late is imported under one lock, and ``fork`` takes that
-lock first. Only imports are made under it: a thread that held it and waited for anything else could wait for the fork.
+Python holds a lock while a thread imports a module. A child that is forked meanwhile inherits the held lock, and its
+own imports would wait for it forever. So all late imports are made while holding ``late``, and ``fork`` acquires it
+first. Do nothing else while holding it: a thread that waits for something else could wait for the fork.
 """
 
-import logging  # noqa: F401  first: registered during a fork, its own hooks would let go of what they never took
+import logging  # noqa: F401  first: if imported during a fork, its hooks would release locks that they never took
 import os
 import threading
 

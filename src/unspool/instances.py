@@ -1,6 +1,6 @@
-"""The backends that the program itself has made, by name.
+"""The backend objects that the program has created, by name.
 
-A name stands for one queue: a later backend of the same name replaces the earlier one.
+There is one queue for each name: a later backend of the same name replaces the earlier one.
 """
 
 import os
@@ -15,14 +15,14 @@ __all__ = ["add", "check", "known"]
 
 _MEMBERS = sorted(name for name in vars(Backend) if not name.startswith("_"))
 known: Mapping[str, Backend] = {}
-"""The backends by name. The mapping is replaced by each change, so that what was read before is known to be old."""
+"""The backends by name. Each change replaces the mapping, which shows readers that theirs is outdated."""
 
 
 def add(backend: object, what: str = "backend") -> str:
-    """Make a backend known to the process, and return its name.
+    """Register a backend in this process, and return its name.
 
-    :param what: what the caller calls it, for the error.
-    :raises OptionRefused: as ``check``.
+    :param what: how the error message refers to it.
+    :raises OptionRefused: as for ``check``.
     """
     global known  # noqa: PLW0603  one for the process, as the settings are
     found = check(backend, what)

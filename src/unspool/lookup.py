@@ -1,4 +1,4 @@
-"""Find the task for an id: a whole id, or a piece of one that identifies one task."""
+"""Find the task for an id, or for a part of an id that identifies one task."""
 
 from collections.abc import Iterable, Sequence
 
@@ -14,8 +14,8 @@ _NAMED = 5  # tasks that an error lists
 def find_task(id: str, backends: Iterable[Backend]) -> tuple[Backend, Entry] | None:
     """Return the task that is waiting, running or set aside under this id, and its backend.
 
-    :param id: as ``Backend.find`` takes it, or a piece as ``Backend.matching`` takes it.
-    :raises AmbiguousId: if several tasks have this piece.
+    :param id: an id as for ``Backend.find``, or a part of one as for ``Backend.matching``.
+    :raises AmbiguousId: if several tasks have this part.
     """
     searched, found = list(backends), list[tuple[Backend, Entry]]()
     for backend in searched:
@@ -37,7 +37,7 @@ def find_ended(id: str, backends: Iterable[Backend]) -> tuple[Backend, Sequence[
     There is more than one id if ``retry`` has renamed the task.
 
     :param id: as for ``find_task``.
-    :raises AmbiguousId: if several tasks have this piece.
+    :raises AmbiguousId: if several tasks have this part.
     """
     searched = list(backends)
     found = [(backend, run.id) for backend in searched for run in backend.history(id=id, limit=1)]

@@ -1,4 +1,4 @@
-"""The data that travels between the parts: frozen, and without any I/O."""
+"""The data that the parts exchange: immutable, and without I/O."""
 
 import math
 from collections.abc import Mapping
@@ -33,7 +33,7 @@ __all__ = [
 
 
 class State(StrEnum):
-    """Where a task stands."""
+    """The state of a task."""
 
     READY = "ready"
     DEFERRED = "deferred"
@@ -59,7 +59,7 @@ class Message(NamedTuple):
 
     :param message: the text that names the handler: ``ucfg_<type id>`` or any other.
     :param payload: any object that ``serializer`` takes.
-    :param task: for function calls the function, ``module:qualname``.
+    :param task: for a function call, the function as ``module:qualname``.
     :param priority: 0 or more, smaller runs first; None runs after all numbers.
     :param due: unix seconds before which it must not run; None for at once.
     :param serializer: ``pickle`` or ``json``.
@@ -74,21 +74,21 @@ class Message(NamedTuple):
 
 
 class Envelope(NamedTuple):
-    """A message as it travels: uWSGI's variables and a body; priority and due time decide when it runs."""
+    """A message as a backend stores it: uWSGI's variables, a body, a priority and a due time."""
 
     vars: Mapping[str, bytes]
     body: bytes
     priority: int | None
     due: float | None
     sealed: bool = True
-    """Whether it carried a checksum or signature, and that matched. Other programs' tasks carry none."""
+    """Whether it has a verified checksum or signature. Tasks of other programs have none."""
 
 
 class Claim(NamedTuple):
     """A task taken for execution.
 
-    ``attempts`` counts this run; ``crashes`` counts the earlier ones that took their worker with them. ``token`` is the
-    backend's own.
+    ``attempts`` includes this run. ``crashes`` is the number of earlier runs that ended with their worker. Only the
+    backend interprets ``token``.
     """
 
     id: str
@@ -105,7 +105,7 @@ class Claim(NamedTuple):
 
 
 class RefusalKind(StrEnum):
-    """Why a ref could not be claimed. All of these are everyday events where several workers share a queue."""
+    """Why a ref could not be claimed. All of these are normal where several workers share a queue."""
 
     GONE = "gone"
     BUSY = "busy"
@@ -115,7 +115,7 @@ class RefusalKind(StrEnum):
 
 
 class Refusal(NamedTuple):
-    """The answer to a claim that was not granted; ``until`` (unix seconds) is when asking again may help."""
+    """The answer to a claim that failed. A claim after ``until`` (unix seconds) may succeed."""
 
     kind: RefusalKind
     until: float | None = None
@@ -127,7 +127,7 @@ SUCCEEDED = (Verdict.PROCESSED, Verdict.SKIPPED)
 
 
 class Ack(NamedTuple):
-    """Done: the task leaves the queue."""
+    """The task is done, and leaves the queue."""
 
 
 class Retry(NamedTuple):
@@ -141,11 +141,11 @@ class Retry(NamedTuple):
 
 
 class Release(NamedTuple):
-    """It was not begun: put it back as it was, this attempt not counted."""
+    """The task was not begun: return it to the queue unchanged. This attempt does not count."""
 
 
 class Bury(NamedTuple):
-    """Set it aside, with a reason for a person to read. ``begun`` is False if this attempt never ran."""
+    """Set the task aside as dead or corrupt, with a reason. ``begun`` is False if the task did not run."""
 
     reason: str
     corrupt: bool = False
@@ -169,7 +169,7 @@ _WITH_BEGUN = (Retry, Bury)
 
 
 class Outcome(NamedTuple):
-    """What a run came to, and what the store must now do about it."""
+    """The result of a run: its verdict, and what the backend must do with the task."""
 
     verdict: Verdict
     disposition: Disposition
@@ -178,7 +178,7 @@ class Outcome(NamedTuple):
 
     @property
     def begun(self) -> bool:
-        """Whether the task was run at all, so that this counts as an attempt."""
+        """Whether the task was run, so that this counts as an attempt."""
         return not isinstance(self.disposition, _WITH_BEGUN) or self.disposition.begun
 
 
@@ -188,7 +188,7 @@ def reason_of(error: str) -> str:
 
 
 class Record(NamedTuple):
-    """One line of history: one run of one task. Times are in unix seconds, durations in seconds.
+    """One run of a task, as history stores it. Times are in unix seconds, durations in seconds.
 
     ``error`` holds the reason in its first line, then the traceback if an exception was raised.
     """
@@ -224,8 +224,9 @@ class Record(NamedTuple):
         return self.error.partition("\n")[2]
 
     def to_json(self) -> str:
-        """Return a JSON array of all fields. By hand: there is one for each task, and the general encoder takes five
-        times as long."""
+        """Return a JSON array of all fields. The general encoder takes five times as long, and there is one for each
+        run.
+        """
         id, task, verdict, attempt, started, duration, pid, error = self
         return (
             f"[{_quoted(id)},{_quoted(task)},{_quoted(verdict)},{attempt},{started!r},{duration!r},{pid},"
@@ -260,7 +261,7 @@ class Exchanged(NamedTuple):
 class Entry(NamedTuple):
     """A waiting, running or set-aside task, as a listing shows it.
 
-    ``due`` in unix seconds; ``size`` in bytes; ``reason`` for those set aside or never run.
+    ``due`` is in unix seconds, ``size`` in bytes. ``reason`` says why a task is set aside or can never run.
     """
 
     id: str

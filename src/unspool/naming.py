@@ -99,9 +99,7 @@ def original(func: Any) -> Any:
 
 
 def _namespace(thing: Any, module: str) -> Mapping[str, Any]:
-    """Return the namespace that contains it. Profilers run a script in a separate namespace, and are ``__main__``
-    themselves.
-    """
+    """Return the namespace of a function or class. A profiler itself is ``__main__``, and runs a script in another."""
     found = getattr(original(thing), "__globals__", None)
     if found is None:
         found = vars(sys.modules[module]) if module in sys.modules else {}

@@ -41,14 +41,14 @@ class _Options(NamedTuple):
 class TaskOptions(_Options):
     """How a kind of task is sent and run.
 
-    :param priority: a number, 0 or more; smaller runs first. None runs after all numbers.
-    :param postpone: a timedelta from the call, or a datetime (aware as it says, naive as local time).
+    :param priority: a whole number of 0 or more; smaller runs first. None runs after all numbers.
+    :param postpone: a timedelta from the call, or a datetime (a naive one is local time).
     :param retry: how often and how soon it runs again after a failure.
     :param timeout: seconds, or a timedelta, that a run may take; None for no limit.
     :param serializer: ``pickle`` or ``json``.
-    :param release_skipped: True if ``None`` means that another handler must take the task: it is then offered again
-        with the back-off and the limit of a failed one, instead of ending as skipped.
-    :raises OptionRefused: when a value is not one the option can have.
+    :param release_skipped: True if a task that returns ``None`` runs again, so that another handler can take it. Delay
+        and limit are those of a failed task.
+    :raises OptionRefused: for an invalid value.
     """
 
     __slots__ = ()
@@ -66,7 +66,7 @@ class TaskOptions(_Options):
         to_due(postpone, 0.0)
         timeout = _seconds(timeout)
         if serializer not in SERIALIZERS:
-            raise OptionRefused(f"serializer is {serializer!r}; there are {', '.join(SERIALIZERS)}")
+            raise OptionRefused(f"serializer is {serializer!r}; it must be one of {', '.join(SERIALIZERS)}")
         if timeout is not None and (
             isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout <= _LONGEST
         ):
@@ -78,14 +78,14 @@ class TaskOptions(_Options):
 
     @classmethod
     def of(cls, **keywords: Unpack[TaskKeywords]) -> "TaskOptions":
-        """Return the options that a decorator was given.
+        """Return the options for the keyword arguments of a decorator.
 
-        :raises OptionRefused: for an unknown option, or a value that an option cannot have.
+        :raises OptionRefused: for an unknown option or an invalid value.
         """
         unknown = keywords.keys() - TaskKeywords.__annotations__.keys()
         if unknown:
             known = ", ".join(TaskKeywords.__annotations__)
-            raise OptionRefused(f"task() has no option {', '.join(sorted(unknown))}; there are {known}")
+            raise OptionRefused(f"task() has no option {', '.join(sorted(unknown))}; valid options: {known}")
         options: dict[str, Any] = dict(keywords)
         retry = {name: _seconds(options.pop(f"retry_{name}")) for name in _RETRY_KEYWORDS if f"retry_{name}" in options}
         if "max_attempts" in options:

@@ -1,8 +1,8 @@
-"""Failpoints: named points on the way of a task, at which a test can wait or kill.
+"""Failpoints: named points in the code at which a test can wait, or kill the process.
 
-In production a point is a call of a function that does nothing: 0.05 µs. A test puts its own in the place of ``reach``,
-in its own process or in one that it starts; nothing in the environment does. ``NAMES`` is the whole of them, in the
-order in which a task meets them; ``tests/faults`` kills at each.
+In production, a point is a call of a function that does nothing, which takes 0.05 µs. A test replaces ``reach``, in its
+own process or in one that it starts. No environment variable can do this. ``NAMES`` lists all points in the order in
+which a task reaches them, and ``tests/faults`` kills a process at each.
 """
 
 from collections.abc import Callable
@@ -11,31 +11,31 @@ __all__ = ["NAMES", "reach"]
 
 NAMES = (
     # enqueue
-    "send.created",  # the draft is there, empty
-    "send.written",  # whole, but perhaps not on the disk
-    "send.synced",  # on the disk, under its draft's name
-    "send.renamed",  # in its place, seen by everybody
-    "send.kept",  # in its place, come what may; the caller does not know yet
+    "send.created",  # the draft exists, and is empty
+    "send.written",  # complete, but perhaps not on the disk
+    "send.synced",  # on the disk, under the name of the draft
+    "send.renamed",  # in its place, visible to all processes
+    "send.kept",  # in its place for good; the caller does not know yet
     # claim
     "claim.opened",
     "claim.locked",
     "claim.counted",  # the attempt is counted
-    "claim.read",  # looked at and found good
+    "claim.read",  # verified
     # run
     "run.begin",
-    "run.end",  # the task has done its work, and no process knows yet
-    # settling what is done
+    "run.end",  # the task has ended, and no other process knows yet
+    # settle a task that is done
     "ack.begin",
-    "ack.removed",  # gone from the directory; the history does not know
-    # settling what is to run again
+    "ack.removed",  # removed from the directory, and not in history yet
+    # settle a task that runs again
     "retry.begin",
     "retry.counted",  # no longer marked as running
     "retry.dated",  # due later
-    # setting aside
+    # set aside
     "bury.begin",
     "bury.noted",  # the reason is written
     "bury.moved",
-    # all of them
+    # every run
     "settled",  # the lock is released
     "reported",  # the supervisor can know
     # an item of the key-value table
@@ -46,16 +46,16 @@ NAMES = (
     "put.synced",
     "drop.locked",
     "drop.removed",
-    # carried to another queue
-    "leave.renamed",  # out of the way of workers
-    "carry.begun",  # all of a batch are
+    # transfer to another queue
+    "leave.renamed",  # no worker can find it
+    "carry.begun",  # no worker can find any task of the batch
     "accept.written",
     "accept.renamed",
-    "carry.accepted",  # there, and not yet run
+    "carry.accepted",  # at the destination, and not run yet
     "left.renamed",
-    "carry.noted",  # the source knows where they are
+    "carry.noted",  # the source has recorded the destination
     "confirm.renamed",
-    "carry.confirmed",  # run there like any other
+    "carry.confirmed",  # ordinary tasks of the destination
     "gone.removed",
     "carry.done",
 )

@@ -1,15 +1,15 @@
 """Make text from any source printable and storable.
 
-Names, messages and reasons come from files and tasks of any origin. A terminal obeys control characters, a log is read
-line by line, and marks of direction or of no width make one name look like another. A lone surrogate or NUL cannot be
-stored by a database or written to a UTF-8 stream.
+Names, messages and reasons come from files and tasks of any origin. Control characters change what a terminal does,
+line breaks forge log lines, and direction marks and zero-width characters make one name look like another. A database
+cannot store NUL, and nothing can write a lone surrogate as UTF-8.
 """
 
 import re
 
 __all__ = ["counted", "printable"]
 
-# Controls, what Unicode calls format characters and separators of lines, and surrogates: a string holds only lone ones.
+# Control characters, Unicode's format characters and line separators, and surrogates, which a string has only alone.
 _HIDDEN = (  # compiled when it is first needed, because most text is printable
     "[\x00-\x1f\x7f-\x9f\xad\u0600-\u0605\u061c\u06dd\u070f\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff"
     "\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"

@@ -1,4 +1,4 @@
-"""The only place that picks a concrete backend: by the scheme of a URL, for the path of a directory, or an instance."""
+"""The choice of a spooler's backend: by the scheme of a URL, the path of a directory, or the name of an instance."""
 
 import contextlib
 import importlib
@@ -47,7 +47,7 @@ class _Opened:
         self.settings = chosen
         self.instances = instances.known
         self.backends: dict[str, Backend] = {}
-        self.asked: dict[str | None, Backend] = {}  # by the name that was asked for, which each send does
+        self.asked: dict[str | None, Backend] = {}  # by the name that was asked for; each send asks
 
 
 _lock = threading.Lock()
@@ -56,11 +56,12 @@ _redirection: Callable[[str], Backend] | None = None
 
 
 def backend(name: str | None = None) -> Backend:
-    """Return the backend of a spooler: of the default one, a directory, a URL, an instance's name, or a configured base
-    name.
+    """Return the backend of a spooler.
+
+    :param name: a directory, a URL, the name of an instance, or a configured base name; None for the default spooler.
 
     :raises NoSpooler: if none is configured, or none has this name.
-    :raises ConfigurationError: if what this kind of spooler needs is not installed.
+    :raises ConfigurationError: if a package that this kind of spooler needs is not installed.
     """
     opened = _opened
     if (
@@ -92,10 +93,10 @@ def _find(name: str | None) -> Backend:
 
 
 def _resolve(name: str | None, chosen: Settings) -> str:
-    """Return the absolute path of a directory, or the name of a server's spooler or an instance. With a redirection, a
-    base name that is not configured is returned as it is.
+    """Return the absolute path of a directory, or the name of an instance or of a spooler on a server. With a
+    redirection, return an unknown base name unchanged.
 
-    :raises NoSpooler: as ``backend``.
+    :raises NoSpooler: as for ``backend``.
     """
     known = chosen.spoolers
     if name is None:
@@ -133,7 +134,7 @@ def redirection() -> Callable[[str], Backend] | None:
 def candidates(id: str) -> Iterator[Backend]:
     """Yield the backends that may have a task of this id: the configured ones, then the one that the id names.
 
-    :param id: as ``Backend.find`` takes it.
+    :param id: as for ``Backend.find``.
     """
     if (place := address.place_of(id)) in instances.known:  # no other can have the id
         yield backend(place)
@@ -148,7 +149,7 @@ def candidates(id: str) -> Iterator[Backend]:
         return
     yield from map(backend, names)
     path = spooler_of(os.path.abspath(id))
-    if os.sep in id and path not in names and os.path.lexists(path):  # False for what no path can be, too
+    if os.sep in id and path not in names and os.path.lexists(path):  # also False for an impossible path
         yield backend(path)
 
 

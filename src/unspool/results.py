@@ -1,4 +1,4 @@
-"""A task's verdict on itself: what ``process()`` and task functions may return."""
+"""The results that ``process()`` and task functions may return."""
 
 from typing import Any
 
@@ -6,22 +6,22 @@ __all__ = ["ResultProcessed", "ResultRescheduled", "ResultSkipped", "TaskResult"
 
 
 class TaskResult:
-    """Represents a task processing result.
+    """The result of a task.
 
-    :param result: anything worth keeping of what the task found.
-    :param exception: why, where the verdict stems from an error.
-    :raises TypeError: if that is no exception.
+    :param result: any value.
+    :param exception: the error behind the result, whose traceback is recorded in history.
+    :raises TypeError: if ``exception`` is not an exception.
     """
 
     code_uwsgi: int | None = None
-    """The values returned to uWSGI (``core/spooler.c``: -2 done, -1 again, 0 not mine).
+    """The value for uWSGI (``core/spooler.c``: -2 done, -1 again, 0 not mine).
 
     A skipped task returns *done*, because uWSGI would offer it again at every scan, forever, after *not mine*.
     """
 
     def __init__(self, result: Any = None, *, exception: BaseException | None = None) -> None:
         if exception is not None and not isinstance(exception, BaseException):
-            raise TypeError(f"{type(self).__name__} was given exception={exception!r}, which is no exception")
+            raise TypeError(f"{type(self).__name__} was given exception={exception!r}, which is not an exception")
         self.result = result
         self.exception = exception
 
@@ -30,19 +30,19 @@ class TaskResult:
 
 
 class ResultProcessed(TaskResult):
-    """Treat task as processed."""
+    """The task is done, and leaves the queue."""
 
     code_uwsgi = -2
 
 
 class ResultSkipped(TaskResult):
-    """Treat task as skipped (ignored)."""
+    """The task is ignored, and leaves the queue."""
 
     code_uwsgi = -2
 
 
 class ResultRescheduled(TaskResult):
-    """Treat task as rescheduled (being due to retry)."""
+    """The task runs again after its retry delay."""
 
     code_uwsgi = -1
 

@@ -9,7 +9,7 @@ from .errors import OptionRefused
 __all__ = ["MAX_CRASHES", "RetryPolicy", "next_attempt"]
 
 MAX_CRASHES = 3
-"""A task that was running this many times when its worker died is set aside without another try."""
+"""A task that has ended its worker this many times is set aside."""
 
 _YEAR = 365 * 86400
 
@@ -25,13 +25,13 @@ class _Policy(NamedTuple):
 class RetryPolicy(_Policy):
     """How often and how soon a failed task runs again.
 
-    :param max_attempts: runs in all, the first included; at least 1.
+    :param max_attempts: the number of runs, including the first; at least 1.
     :param delay: seconds before the second run; 0 or more, a year at most.
-    :param backoff: each further delay is the previous one times this; 1 or more.
+    :param backoff: the factor by which each further delay grows; 1 or more.
     :param jitter: a fraction from 0 to 1: a delay ``d`` becomes a random one between ``d`` and ``d * (1 + jitter)``, so
-        that tasks which failed together do not come back together.
-    :param max_delay: seconds beyond which ``backoff`` lengthens no delay.
-    :raises OptionRefused: when a value is outside its range.
+        that tasks that failed together do not run again together.
+    :param max_delay: the seconds up to which ``backoff`` lengthens a delay.
+    :raises OptionRefused: if a value is outside its range.
     """
 
     __slots__ = ()
@@ -53,9 +53,9 @@ class RetryPolicy(_Policy):
 
 
 def next_attempt(policy: RetryPolicy, attempts: int, now: float, random: Callable[[], float]) -> float | None:
-    """Return the time (unix seconds) of the run after ``attempts`` failed ones, or None when they are used up.
+    """Return the time (unix seconds) of the run after ``attempts`` failed ones; None if they are used up.
 
-    :param random: a number from 0 to 1, such as ``random.random``.
+    :param random: returns a number from 0 to 1, such as ``random.random``.
     """
     if attempts >= policy.max_attempts:
         return None

@@ -7,9 +7,9 @@ __all__ = ["destination"]
 
 
 def destination(name: str) -> str | None:
-    """Return the name of the spooler that the tasks of a directory are forwarded to; None if they run where they are.
+    """Return the name of the spooler that the tasks of a directory are forwarded to; None if they are not forwarded.
 
-    :raises ConfigurationError: if the queue there cannot have this one's name.
+    :raises ConfigurationError: if the destination needs the name of this queue and cannot have it.
     """
     found = dict(settings.current().forward)
     url = None if address.is_url(name) else found.get(address.basename(name), found.get(""))

@@ -1,4 +1,4 @@
-"""When and in which order a task runs, as callers say it."""
+"""Priorities, due times and durations, as callers give them."""
 
 import re
 import time
@@ -17,15 +17,15 @@ clock: Callable[[], float] = time.time
 UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
 """The seconds in each unit of a duration."""
 
-_PART = r"([0-9]+(?:\.[0-9]+)?)([dhms])"  # compiled when it is needed, as the following
+_PART = r"([0-9]+(?:\.[0-9]+)?)([dhms])"  # compiled when it is needed, like the next ones
 _WHOLE = rf"(?:{_PART})+"
 _BARE = r"[0-9]+(\.[0-9]+)?"
-_FIRST_YEAR = 1902  # before that, some systems have no number for a time
+_FIRST_YEAR = 1902  # some systems cannot represent earlier times
 _LATEST = 13_569_465_600.0  # the year 2400; ext4's times end in 2446
 
 
 def check_priority(priority: object) -> None:
-    """Refuse what is not a priority.
+    """Check a priority.
 
     :raises OptionRefused: unless it is None or a whole number from 0 to 999,999,999.
     """
@@ -52,7 +52,7 @@ def to_due(postpone: object, now: float | None = None) -> float | None:
     """Return the due time (unix seconds) that ``postpone`` stands for, or None if that is not in the future.
 
     :param postpone: a timedelta, an aware datetime, a naive datetime (taken as local time), or None.
-    :raises OptionRefused: if it is none of these, or beyond the times that files can carry.
+    :raises OptionRefused: if it is none of these, or later than the mtime of a file can be.
     """
     if postpone is None:
         return None
@@ -63,11 +63,13 @@ def to_due(postpone: object, now: float | None = None) -> float | None:
         except (OverflowError, OSError, ValueError) as error:
             if postpone.year < _FIRST_YEAR:
                 return None
-            raise OptionRefused(f"postpone is {postpone!r}, which is no time on this system: {error}") from error
+            raise OptionRefused(
+                f"postpone is {postpone!r}, which is not a valid time on this system: {error}"
+            ) from error
     elif isinstance(postpone, timedelta):
         due = now + postpone.total_seconds()
     else:
         raise OptionRefused(f"postpone is {postpone!r}; it must be a timedelta, a datetime or None")
     if due >= _LATEST:
-        raise OptionRefused(f"postpone is {postpone!r}, which is further ahead than a file's time can say")
+        raise OptionRefused(f"postpone is {postpone!r}, which is later than the time of a file can be")
     return due if due > now else None

@@ -1,4 +1,4 @@
-"""A section of uWSGI's configuration, built in Python and rendered as ini, or as arguments.
+"""uWSGI's configuration, built in Python and rendered as an ini file or as arguments.
 
 ::
 
@@ -7,8 +7,8 @@
     section.spooler.add("/var/spool/mail")
     print(section)
 
-The names are uwsgiconf's. uWSGI itself ignores an option that it does not know, unless it is ``strict``, and reads a
-number that is none as 0; here either is an error. uWSGI is not imported, and no file is looked at.
+The names are those of uwsgiconf. uWSGI ignores an unknown option unless it is ``strict``, and reads an invalid number
+as 0. Here, both are errors. uWSGI is not imported, and no file is read.
 """
 
 import os
@@ -29,47 +29,47 @@ _replaced = re.compile(r"[%$@]\(")
 
 
 class SpoolerParams(TypedDict, total=False):
-    """What ``Section.spooler.set_basic_params`` takes. None leaves a parameter as it is, False takes it away."""
+    """The parameters of ``Section.spooler.set_basic_params``. None leaves a parameter as it is, False removes it."""
 
     touch_reload: Paths | None
-    """Begin fresh spooler processes when one of these files is touched: absolute paths."""
+    """Absolute paths of files. When one is touched, the spooler processes are replaced."""
     quiet: bool | None
-    """No log line for each task."""
+    """Write no log line for each task."""
     process_count: int | None
-    """Processes for each directory."""
+    """The number of processes for each directory."""
     max_tasks: int | None
-    """Replace a process by a fresh one after so many tasks."""
+    """Replace a process after this many tasks."""
     order_tasks: bool | None
-    """Take tasks in the order of their names, those with a priority first."""
+    """Run tasks in the order of their names, those with a priority first."""
     harakiri: int | None
-    """Kill a process whose task takes longer: seconds."""
+    """Kill a process whose task takes longer than this, in seconds."""
     change_dir: Path | None
-    """Run tasks in this directory, and not in the spooler's own: an absolute path."""
+    """The absolute path of the directory in which tasks run, instead of the spooler's own."""
     poll_interval: int | None
-    """Look for tasks so often: seconds. uWSGI's default is 30."""
+    """Seconds between scans for tasks. uWSGI's default is 30."""
     signal_as_task: bool | None
-    """Count a uWSGI signal as a task; not known to uWSGI 2.0."""
+    """Count a uWSGI signal as a task. uWSGI 2.0 does not have this option."""
     cheap: bool | None
-    """Start no process before there is a task; not known to uWSGI 2.0."""
+    """Start no process until there is a task. uWSGI 2.0 does not have this option."""
     base_dir: Path | None
-    """Where relative directories given to ``add`` are: an absolute path. For those that are added from then on."""
+    """The absolute path to which relative directories in later calls of ``add`` are relative."""
 
 
 class Params(TypedDict, total=False):
-    """What ``Section.set`` takes: the few options of uWSGI, beside the spooler's, that running tasks needs."""
+    """The parameters of ``Section.set``: options of uWSGI that tasks need, in addition to those of the spooler."""
 
     strict: bool | None
-    """Refuse an option that this uWSGI does not know."""
+    """Refuse options that this uWSGI does not know."""
     master: bool | None
-    """A master process; uWSGI turns it on with the first spooler."""
+    """Start a master process. uWSGI always does so if it has a spooler."""
     die_on_term: bool | None
-    """End on SIGTERM, which to uWSGI means to reload."""
+    """Exit on SIGTERM, which otherwise makes uWSGI reload."""
     processes: int | None
-    """Processes that serve requests; 0 for none."""
+    """The number of processes that serve requests; 0 for none."""
     pythonpath: Paths | None
-    """Directories to import from, absolute; the last comes first. uWSGI expands ``*``, ``?`` and ``[]``."""
+    """Absolute paths of directories to import from, the last one first. uWSGI expands ``*``, ``?`` and ``[]``."""
     spooler_import: str | Sequence[str] | None
-    """Modules that each spooler process imports when it begins."""
+    """Modules that each spooler process imports when it starts."""
 
 
 Check = Callable[[str, Any], list[str]]
@@ -87,24 +87,24 @@ class Section:
         self.spooler = SpoolerOptions(self, self._values, self._directories)
 
     def set(self, **params: Unpack[Params]) -> "Section":
-        """Set options of the server; return the section.
+        """Set options of the server, and return the section.
 
-        :raises ConfigurationError: if there is no such option here, or it cannot have this value.
+        :raises ConfigurationError: for an unknown parameter or an invalid value.
         """
         _apply(self._values, _SERVER, params)
         return self
 
     def options(self) -> list[tuple[str, str]]:
-        """uWSGI's names and the values, in the order in which they are rendered; ``true`` for what takes none."""
+        """Return uWSGI's names and the values, in the order of rendering. A flag has the value ``true``."""
         return [(name, value) for name, values in self._values.items() for value in values] + self._directories
 
     def as_ini(self) -> str:
-        """As the text of an ini file."""
+        """Return the text of an ini file."""
         lines = (f"{name} = {value.replace('%', '%%')}\n" for name, value in self.options())
         return "[uwsgi]\n" + "".join(lines)
 
     def as_arguments(self) -> list[str]:
-        """As arguments of the uWSGI program."""
+        """Return arguments for the uWSGI program."""
         return [f"--{name}" if name in _FLAGS else f"--{name}={value}" for name, value in self.options()]
 
     def __str__(self) -> str:
@@ -112,7 +112,7 @@ class Section:
 
 
 class SpoolerOptions:
-    """The part of a section that is about spoolers: ``Section.spooler``."""
+    """The options of spoolers: ``Section.spooler``."""
 
     def __init__(self, section: Section, values: dict[str, list[str]], directories: list[tuple[str, str]]) -> None:
         self._section = section
@@ -121,10 +121,9 @@ class SpoolerOptions:
         self._base = ""
 
     def set_basic_params(self, **params: Unpack[SpoolerParams]) -> Section:
-        """Set parameters of all spoolers; return the section. Each call adds to the ones before.
+        """Set parameters of all spoolers, and return the section. Calls are cumulative.
 
-        :raises ConfigurationError: if there is no such parameter, or it cannot have this value; then nothing is
-            changed.
+        :raises ConfigurationError: for an unknown parameter or an invalid value. Nothing is changed.
         """
         _apply(self._values, _SPOOLER, params)
         base = params.get("base_dir")
@@ -133,17 +132,17 @@ class SpoolerOptions:
         return self._section
 
     def add(self, work_dir: Paths, *, external: bool = False) -> Section:
-        """Add a spooler, or several; return the section.
+        """Add one or several spoolers, and return the section.
 
-        :param work_dir: absolute paths, or relative ones if there is a ``base_dir``. uWSGI makes what does not exist.
-        :param external: True if another program runs the tasks: unspool, or another uWSGI. This one only sends.
-        :raises ConfigurationError: if it is not such a path, or was added already.
+        :param work_dir: absolute paths, or relative ones if there is a ``base_dir``. uWSGI creates missing directories.
+        :param external: True if another program, such as ``unspool run``, runs the tasks, and this uWSGI only sends.
+        :raises ConfigurationError: for an invalid path, or one that was already added.
         """
         found = [os.path.join(self._base, _text("work_dir", path)) for path in _several(work_dir)]
         added: list[tuple[str, str]] = []
         for path in _paths("work_dir", found):
             if any(path == known for _, known in self._directories + added):
-                raise ConfigurationError(f"spooler {path} is there already; for more processes set process_count")
+                raise ConfigurationError(f"spooler {path} was already added; for more processes, set process_count")
             added.append(("spooler-external" if external else "spooler", path))
         self._directories += added
         return self._section
@@ -153,23 +152,23 @@ def _apply(values: dict[str, list[str]], known: Mapping[str, tuple[str, Check]],
     changes: dict[str, list[str]] = {}
     for name, value in params.items():
         if name not in known:
-            raise ConfigurationError(f"there is no parameter {name!r}; there are {', '.join(known)}")
+            raise ConfigurationError(f"unknown parameter {name!r}; valid parameters: {', '.join(known)}")
         if value is not None:
             option, check = known[name]
             changes[option] = check(name, value)
-    changes.pop("", None)  # what is no option of uWSGI's
+    changes.pop("", None)  # not an option of uWSGI
     values |= changes
 
 
 def _flag(name: str, value: Any) -> list[str]:
     if not isinstance(value, bool):
-        raise ConfigurationError(f"{name} is {value!r}; it is True or False")
+        raise ConfigurationError(f"{name} is {value!r}; it must be True or False")
     return ["true"] if value else []
 
 
 def _number(name: str, value: Any, least: int = 1) -> list[str]:
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= _LARGEST:
-        raise ConfigurationError(f"{name} is {value!r}; it is a whole number from {least} to {_LARGEST}")
+        raise ConfigurationError(f"{name} is {value!r}; it must be a whole number from {least} to {_LARGEST}")
     return [str(value)]
 
 
@@ -192,8 +191,10 @@ def _modules(name: str, value: Any) -> list[str]:
     found = [_text(name, part) for part in _several(value)]
     for module in found:
         if "/" in module or module.endswith(".py") or not all(module.split(".")):
-            # uWSGI takes those for files, and makes up a module's name that no other worker knows
-            raise ConfigurationError(f"{name} is {module!r}; give a module's name, and its directory to pythonpath")
+            # uWSGI would import these as files, under an invented module name that no other worker knows
+            raise ConfigurationError(
+                f"{name} is {module!r}; give the name of a module, and add its directory to pythonpath"
+            )
     return found
 
 
@@ -202,16 +203,16 @@ def _several(value: Any) -> Sequence[Any]:
 
 
 def _text(name: str, value: Any) -> str:
-    """Return a value that uWSGI reads as it was written."""
+    """Return a value that uWSGI reads unchanged."""
     text = os.fspath(value) if isinstance(value, (str, os.PathLike)) else None
     if not isinstance(text, str) or not text:
-        raise ConfigurationError(f"{name} is {value!r}; it is a text")
+        raise ConfigurationError(f"{name} is {value!r}; it must be a string or a path")
     if _broken.search(text) or text != text.strip():
         raise ConfigurationError(
-            f"{name} is {text!r}; a line of an ini cannot hold control characters, or spaces at an end"
+            f"{name} is {text!r}; an ini file cannot have control characters, or spaces at the ends of a value"
         )
     if _replaced.search(text):
-        raise ConfigurationError(f"{name} is {text!r}; uWSGI would replace what begins with '%(', '$(' or '@('")
+        raise ConfigurationError(f"{name} is {text!r}; uWSGI would replace text that begins with '%(', '$(' or '@('")
     return text
 
 

@@ -1,8 +1,8 @@
-"""The settings of a process: what they are, and where each comes from.
+"""The settings of a process, and the source of each.
 
-Each setting comes from ``configure()``, else from the environment (``UNSPOOL_<NAME>``), else from ``[tool.unspool]`` in
-the nearest ``pyproject.toml`` of the directory in which the program began and those above it; spoolers also, at last,
-from uWSGI's options. Nothing is read before it is needed.
+A setting comes from the first of these that has it: ``configure()``; the environment (``UNSPOOL_<NAME>``);
+``[tool.unspool]`` in the nearest ``pyproject.toml``, in the directory in which the program was started or one of its
+parents; for spoolers, uWSGI's options. They are read when they are needed.
 """
 
 import contextlib
@@ -43,8 +43,8 @@ MEGABYTE = 1 << 20
 class Settings(NamedTuple):
     """All settings of a process.
 
-    :param spoolers: the spoolers' names: absolute paths of directories, and URLs of servers without user and password.
-        The first one is the default. ``configure`` also takes backends, and ``Spooler`` objects know them by name.
+    :param spoolers: the names of the spoolers: absolute paths of directories, and URLs of servers without user and
+        password. The first one is the default. ``configure`` also accepts backends, whose names are kept here.
     :param durability: ``full`` syncs each task to the disk before its call returns; ``relaxed`` leaves that to the
         kernel.
     :param period: seconds between full scans of a directory, in addition to the kernel's change events.
@@ -53,7 +53,7 @@ class Settings(NamedTuple):
     :param max_task_size: the maximum size of a task's payload, in megabytes.
     :param secret_key: the secret keys. The first one signs each task that is sent. A task runs only if one of the keys
         verifies it. Without keys, tasks are not signed.
-    :param secret_key_file: the absolute path of a file with the keys, one a line, in place of ``secret_key``.
+    :param secret_key_file: the absolute path of a file with the keys, one per line, instead of ``secret_key``.
     :param forward: the URLs to which the tasks of directories are forwarded, by base name; an empty name stands for all
         others. See ``routes.destination``.
     """
@@ -69,7 +69,7 @@ class Settings(NamedTuple):
     forward: tuple[tuple[str, str], ...] = ()
 
     def __repr__(self) -> str:
-        """Without what others must not read: keys, and URLs that may have passwords."""
+        """Return the settings without keys, and without URLs that may contain passwords."""
         shown = {name: value for name, value in self._asdict().items() if name not in ("secret_key", "forward")}
         return f"Settings({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
@@ -90,11 +90,11 @@ class SettingsKeywords(TypedDict, total=False):
 
 _NAMES = Settings._fields
 _NAMED = r"(?:([^:/=]+)=)?(.*)"
-_SECRETS = ("secret_key", "secret_key_file")  # empty, they are a mistake, and not the same as unset
+_SECRETS = ("secret_key", "secret_key_file")  # an empty one is an error, and not the same as unset
 _MAX_TASK_SIZE = 1_000_000  # megabytes
 _MAX_KEY_FILE = 1 << 16  # characters
-_configured: Mapping[str, Any] = {}  # replaced by each change, so that what was read before is known to be old
-_read: tuple[Mapping[str, Any], Settings] = {}, Settings()  # with the configuration for which they were read
+_configured: Mapping[str, Any] = {}  # replaced by each change, which makes earlier readings outdated
+_read: tuple[Mapping[str, Any], Settings] = {}, Settings()  # with the configuration at the time of reading
 _start: str | None = None  # the working directory at import, because programs and uWSGI's spoolers change it later
 with contextlib.suppress(OSError):  # the directory was removed
     _start = os.getcwd()
@@ -105,7 +105,7 @@ def configure(**values: Unpack[SettingsKeywords]) -> None:
 
     :param values: the fields of :class:`Settings`; None resets one to the environment. Relative directories are
         resolved now. ``period`` and ``history_age`` also accept a timedelta, or a duration such as ``5m``.
-    :raises ConfigurationError: if a setting is unknown or has an invalid value; then nothing is changed.
+    :raises ConfigurationError: if a setting is unknown or has an invalid value. Nothing is changed.
     """
     global _configured  # noqa: PLW0603  the process's settings are one thing
     last = sorted(values.items(), key=lambda item: item[0] == "spoolers")  # an error in the others adds no instance
@@ -117,7 +117,7 @@ def configure(**values: Unpack[SettingsKeywords]) -> None:
 def override(**values: Unpack[SettingsKeywords]) -> Iterator[None]:
     """Set settings as ``configure`` does, and restore the former ones at the end.
 
-    :raises ConfigurationError: as ``configure``.
+    :raises ConfigurationError: as for ``configure``.
     """
     global _configured  # noqa: PLW0603  the process's settings are one thing
     former = _configured
@@ -131,12 +131,12 @@ def override(**values: Unpack[SettingsKeywords]) -> Iterator[None]:
 def current() -> Settings:
     """Return the settings in force. The same object is returned until a setting is changed.
 
-    :raises ConfigurationError: if one from the environment or a file cannot be used.
+    :raises ConfigurationError: if a setting from the environment or a file is invalid.
     """
     global _read  # noqa: PLW0603  read once
     configured, found = _read
     if configured is not _configured:
-        configured = _configured  # before it is read: a change meanwhile makes the result outdated
+        configured = _configured  # before reading: a change meanwhile makes the result outdated
         found = _from_layers()
         _read = configured, found
     return found
@@ -145,7 +145,7 @@ def current() -> Settings:
 def _from_layers() -> Settings:
     found: dict[str, Any] = {}
     for layer, _ in _layers():
-        if not layer.keys().isdisjoint(_SECRETS):  # either stands for both: a key replaces a file, and the reverse
+        if not layer.keys().isdisjoint(_SECRETS):  # a key replaces the file of an earlier layer, and the reverse
             found = {name: value for name, value in found.items() if name not in _SECRETS}
         found |= layer
     if "secret_key_file" in found:
@@ -156,7 +156,7 @@ def _from_layers() -> Settings:
 
 
 def origins() -> dict[str, str]:
-    """Where the value of each setting comes from, for a person to read.
+    """Return the source of each setting, for display.
 
     :raises ConfigurationError: if a ``pyproject.toml`` cannot be read.
     """
@@ -186,8 +186,8 @@ def check_sizes(envelopes: Sequence[Envelope]) -> None:
     for envelope in envelopes:
         if (size := len(envelope.body)) > limit:
             raise PayloadRefused(
-                f"the payload takes {size} bytes, and max_task_size allows {limit / MEGABYTE:g} MB; pass what is "
-                "large by the path of a file, or raise UNSPOOL_MAX_TASK_SIZE for senders and workers"
+                f"the payload takes {size} bytes, and max_task_size allows {limit / MEGABYTE:g} MB; pass "
+                "the path of a file instead, or raise UNSPOOL_MAX_TASK_SIZE for senders and workers"
             )
 
 
@@ -222,16 +222,15 @@ def _variable(name: str) -> str:
 
 
 def _is_set(name: str) -> bool:
-    """Return whether the environment has the setting. Shells and service managers leave empty variables for none."""
+    """Return whether the environment has the setting. An empty variable usually means that it is not set."""
     value = os.environ.get(_variable(name))
     return value is not None and (value != "" or name in _SECRETS)
 
 
 def _layers() -> Iterator[tuple[Mapping[str, Any], str]]:
-    """Yield the settings of each source and what it is called, from the least to the most important; the environment is
-    called by the variables.
+    """Yield the settings of each source and its name, the most important last. The environment has an empty name.
 
-    :raises ConfigurationError: as ``current``.
+    :raises ConfigurationError: as for ``current``.
     """
     project, base = _project()
     source = "[tool.unspool] in pyproject.toml"
@@ -260,7 +259,7 @@ def _project() -> tuple[Mapping[str, Any], str]:
                 except (tomllib.TOMLDecodeError, UnicodeDecodeError, AttributeError) as error:
                     raise ConfigurationError(f"{path} cannot be read: {error}") from error
             if not isinstance(table, dict):
-                raise ConfigurationError(f"{path} cannot be read: tool.unspool is {table!r}, and no table")
+                raise ConfigurationError(f"{path} cannot be read: tool.unspool is {table!r}, which is not a table")
             return table, place
         above = os.path.dirname(place)
         if above == place:
@@ -284,7 +283,7 @@ def _parse(name: str, value: Any, base: str, source: str) -> Any:
                 return _spoolers(value, base)
             case "durability":
                 if value not in ("full", "relaxed"):
-                    raise OptionRefused(f"durability is {value!r}; it is 'full' or 'relaxed'")
+                    raise OptionRefused(f"durability is {value!r}; it must be 'full' or 'relaxed'")
                 return value
             case "period" | "history_age":
                 return check_period(_seconds(value))
@@ -302,7 +301,7 @@ def _parse(name: str, value: Any, base: str, source: str) -> Any:
                 return os.path.normpath(os.path.join(base, os.path.expanduser(os.fspath(value))))
     except (OptionRefused, ValueError, TypeError) as error:
         raise ConfigurationError(f"{name} from {source} cannot be used: {error}") from error
-    raise ConfigurationError(f"{source} has {name!r}, which is no setting; there are {', '.join(_NAMES)}")
+    raise ConfigurationError(f"unknown setting {name!r} in {source}; valid settings: {', '.join(_NAMES)}")
 
 
 def _spoolers(value: Any, base: str) -> tuple[str, ...]:
@@ -347,14 +346,16 @@ def _keys_of(found: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _forward(value: Any) -> tuple[tuple[str, str], ...]:
-    """``URL``, ``NAME=URL, ...``, or a table of names and URLs."""
+    """Return pairs of name and URL from ``URL``, ``NAME=URL, ...``, or a table of names and URLs."""
     if isinstance(value, str):
         given = [re.fullmatch(_NAMED, part, re.DOTALL) for part in address.split(value)]
         pairs = [(part[1] or "", part[2]) for part in given if part]
     elif isinstance(value, Mapping):
         pairs = [(str(name), url) for name, url in value.items()]
     else:
-        raise OptionRefused(f"it is a {type(value).__name__}; it is a URL, or for several spoolers NAME=URL, NAME=URL")
+        raise OptionRefused(
+            f"it is a {type(value).__name__}; it must be a URL, or for several spoolers NAME=URL, NAME=URL"
+        )
     for name, url in pairs:
         if not isinstance(url, str) or not address.is_url(url):
             raise OptionRefused(f"tasks{name and f' of {name!r}'} are forwarded to a URL, such as postgresql://db/app")

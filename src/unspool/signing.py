@@ -1,7 +1,7 @@
 """Signatures: a task runs only if its sender had the secret key.
 
-Signed are all variables (the name of the task, its priority, its due time, the queue) and the body, together. The key
-of a signature is derived from the secret key and the queue's name, so a task that was sent to one queue is none in
+All variables (the name of the task, its priority, its due time, the queue) and the body are signed together. The key of
+a signature is derived from the secret key and the name of the queue, so a task for one queue is not accepted in
 another. See ``docs/decisions/0006-signed-tasks.md``.
 """
 
@@ -13,29 +13,29 @@ from .imports import late
 __all__ = ["MIN_KEY", "SIGNATURE_SIZE", "Signer", "check_keys"]
 
 MIN_KEY = 32
-"""The fewest characters that a secret key may have."""
+"""The minimum number of characters of a secret key."""
 SIGNATURE_SIZE = 43
-"""Bytes of a signature: HMAC-SHA-256 in base64 without padding."""
+"""The number of bytes of a signature: HMAC-SHA-256 in base64 without padding."""
 
 _HOW = "make one with: python3 -c 'import secrets; print(secrets.token_urlsafe(32))'"
 
 
 class Signer:
-    """Signs the tasks of one queue, and tells whether they are signed.
+    """Signs and verifies the tasks of one queue.
 
     :param keys: the secret keys; the first signs, all verify.
-    :param queue: the queue's name: of a directory its last component, so that it may lie anywhere.
+    :param queue: the name of the queue; for a directory its last component, so that the directory can be anywhere.
     """
 
     def __init__(self, keys: Sequence[str], queue: str) -> None:
         with late:
             import hashlib
 
-            import itsdangerous  # 30 ms that are needed with a key only
+            import itsdangerous  # takes 30 ms, which are needed only with a key
 
         self.queue = queue.encode("utf-8", "surrogateescape")
         self._signer = itsdangerous.Signer(
-            list(reversed(keys)),  # its last one signs
+            list(reversed(keys)),  # itsdangerous signs with the last one
             salt=b"unspool.task:" + self.queue,
             key_derivation="hmac",
             digest_method=hashlib.sha256,
@@ -43,22 +43,24 @@ class Signer:
         self._digest = hashlib.sha256
 
     def sign(self, head: bytes, body: bytes) -> bytes:
-        """Return the signature of variables and body."""
+        """Return the signature of the variables and the body."""
         return self._signer.get_signature(self._content(head, body))
 
     def verify(self, head: bytes, body: bytes, signature: bytes) -> bool:
-        """Return whether the signature is one of theirs by any of the keys. Takes as long wherever it differs."""
+        """Return whether the signature was made with one of the keys, in a time that does not depend on where it
+        differs.
+        """
         return self._signer.verify_signature(self._content(head, body), signature)
 
     def _content(self, head: bytes, body: bytes) -> bytes:
-        """Return what is signed: short whatever the body's size, and unambiguous, for a digest has a fixed one."""
+        """Return the bytes to sign: the variables and a digest of the body, whose fixed size makes them unambiguous."""
         return head + self._digest(body).digest()
 
 
 def check_keys(keys: Sequence[object]) -> tuple[str, ...]:
-    """Return the secret keys, if they can be used as such.
+    """Return valid secret keys.
 
-    :raises OptionRefused: if there is none, or one is empty or too short. No key is quoted.
+    :raises OptionRefused: if there is none, or one is empty or too short. The message quotes no key.
     """
     if not keys:
         raise OptionRefused(f"it is empty; {_HOW}, or unset it to work without signatures")

@@ -1,4 +1,4 @@
-"""The seed's API: spoolers, tasks by decorator, raw messages, inspection."""
+"""``Spooler``, the API: decorated tasks, raw messages, and inspection."""
 
 import logging
 import os
@@ -38,14 +38,14 @@ class _Task(Protocol):
 
 
 class _TaskDecorator:
-    """Allows task decoration using both Spooler class and object."""
+    """The decorator ``task``, on the class and on each spooler."""
 
     def __get__(self, instance: "Spooler | None", owner: type["Spooler"]) -> _Task:
         return MethodType(_task, owner if instance is None else instance)
 
 
 def _task(spooler: Any, func: Any = None, /, **options: Unpack[TaskKeywords]) -> Any:
-    """Decorator. Used to register a function which should be run in Spooler.
+    """Decorate a function so that a call sends a task.
 
     ::
 
@@ -55,19 +55,18 @@ def _task(spooler: Any, func: Any = None, /, **options: Unpack[TaskKeywords]) ->
         @Spooler.task(max_attempts=5, timeout=30)
         async def fetch(url): ...
 
-    :param priority: a number, 0 or more; smaller runs first, None after all numbers.
-    :param postpone: a timedelta from the call, or a datetime (aware as it says, naive as local time). It may be given
-        by position.
-    :param max_attempts: runs in all before it is dead; 20.
+    :param priority: a whole number of 0 or more; smaller runs first, None after all numbers.
+    :param postpone: a timedelta from the call, or a datetime (a naive one is local time). It may be given by position.
+    :param max_attempts: the number of runs after which the task is dead; 20.
     :param retry_delay: seconds, or a timedelta, before the second run; 5. Each further delay is ``retry_backoff`` (2)
         times as long.
-    :param retry_jitter: a fraction by which a delay is randomly lengthened; 0.1.
+    :param retry_jitter: the largest fraction by which a delay is randomly lengthened; 0.1.
     :param timeout: seconds, or a timedelta, that a run may take; no limit if None.
     :param serializer: ``pickle`` or ``json``.
-    :param release_skipped: True if ``None`` leaves the task to another handler instead of ending it.
-    :raises FunctionRefused: for a function that no worker could find or call: a lambda, a local function, a method, a
-        generator function, one of an interactive session; and for a name that another task has already.
-    :raises OptionRefused: for an unknown option, or a value that an option cannot have.
+    :param release_skipped: True if a task that returns ``None`` runs again, so that another handler can take it.
+    :raises FunctionRefused: for a function that no worker could find or call (a lambda, a local function, a method, a
+        generator function, one of an interactive session), and for a name that another task already has.
+    :raises OptionRefused: for an unknown option or an invalid value.
     """
     if isinstance(func, timedelta | datetime):
         options, func = {"postpone": func, **options}, None
@@ -84,13 +83,13 @@ _task.__name__ = _task.__qualname__ = "task"
 
 
 class Spooler:
-    """Gives an access to a spooler.
+    """A spooler: a queue of tasks.
 
     :param name: the path of its directory, or its URL: ``postgresql://db/app?spooler=mail``,
-        ``nats://a,b?spooler=mail``. As an attribute, a URL's user and password are left out.
-    :param backend: an object in place of the name: its own name becomes the spooler's, and this process uses the object
-        for all spoolers of that name.
-    :raises OptionRefused: for a malformed URL, what is no path at all, or what is no backend.
+        ``nats://a,b?spooler=mail``. The attribute ``name`` has no user and password.
+    :param backend: a backend object, instead of the name. Its name becomes that of the spooler, and this process uses
+        the object for all spoolers of this name.
+    :raises OptionRefused: for an invalid URL, path or backend.
 
     .. code-block:: python
 
@@ -116,7 +115,9 @@ class Spooler:
     def __init__(self, name: str | os.PathLike[str] | None = None, *, backend: Backend | None = None) -> None:
         if backend is not None:
             if name is not None:
-                raise OptionRefused(f"a Spooler has a name ({name!r}) or a backend, which has a name itself; give one")
+                raise OptionRefused(
+                    f"Spooler() got both a name ({name!r}) and a backend, which has its own name; give one of them"
+                )
             self.name = instances.add(backend)
             return
         if not isinstance(name, str | os.PathLike) or not (path := os.fspath(name)) or not isinstance(path, str):
@@ -148,16 +149,16 @@ class Spooler:
     ) -> str:
         """Send a message to a spooler.
 
-        :param message: Message to pass using spooler. ``ucfg_<type id>`` or ``<type id>`` goes to the SpoolerTask
-            subclass of that type id, any other to SpoolerTask itself.
-        :param spooler: The spooler (id or directory) or the backend to use; the default one if not given.
-        :param priority: Number. The priority of the message. Larger - less important.
-        :param postpone: Postpone message processing till.
-        :param payload: Object to pickle and pass within message.
-        :param connection: to send in its transaction; see ``send_many``.
-        :returns: the task's id: on a directory the absolute path of its file.
-        :raises NoSpooler, OptionRefused, PayloadRefused: then nothing was sent.
-        :raises SpoolerUnusable: then nothing was sent, unless its ``sent`` has the task's id.
+        :param message: the text of the message. ``ucfg_<type id>`` or ``<type id>`` goes to the SpoolerTask subclass
+            with this type id, any other text to SpoolerTask itself.
+        :param spooler: a name, path, ``Spooler`` or backend; the default spooler if not given.
+        :param priority: a whole number of 0 or more; smaller runs first.
+        :param postpone: a timedelta, or a datetime, before which the message is not handled.
+        :param payload: an object, which is pickled.
+        :param connection: a connection in whose transaction to send, as for ``send_many``.
+        :returns: the id of the task: in a directory, the absolute path of its file.
+        :raises NoSpooler, OptionRefused, PayloadRefused: if nothing was sent.
+        :raises SpoolerUnusable: if nothing was sent, unless ``sent`` has the id of the task.
         """
         raw = raw_message(message, priority=priority, postpone=postpone, payload=payload)
         return TaskId(_send([raw], spooler, connection)[0])
@@ -170,33 +171,29 @@ class Spooler:
         spooler: Union[str, os.PathLike[str], "Spooler", Backend, None] = None,
         connection: Any = None,
     ) -> list[str]:
-        """Send many messages, sharing their syncs, and return their ids in order.
+        """Send many messages with shared syncs, and return their ids in order.
 
-        Each task is visible whole or not at all. Make messages with ``task.message(...)`` or
-        :func:`unspool.raw_message`.
+        No task is ever visible in part. Make messages with ``task.message(...)`` or :func:`unspool.raw_message`.
 
-        :param connection: of psycopg, SQLAlchemy (also a Session) or Django, to the database of a PostgreSQL spooler.
-            The tasks are sent in the transaction that is open on it: committed with it, or not at all.
-        :raises NoSpooler, PayloadRefused: then nothing was sent.
-        :raises SpoolerUnusable: its ``sent`` has the ids of the tasks that are in the queue; send only the others.
+        :param connection: a connection of psycopg, SQLAlchemy (or a Session) or Django to the database of a PostgreSQL
+            spooler. The tasks are sent in its open transaction: they are committed with it, or not sent.
+        :raises NoSpooler, PayloadRefused: if nothing was sent.
+        :raises SpoolerUnusable: if not all were sent. ``sent`` has the ids of the tasks that are in the queue; send
+            only the others again.
         :raises OptionRefused: for a connection that the spooler cannot use.
         """
         return _send(_checked(messages), spooler, connection)
 
     @classmethod
     def get_spoolers(cls) -> list["Spooler"]:
-        """Return a list of registered spoolers."""
+        """Return the configured spoolers."""
         return [cls(name) for name in settings.spooler_names()]
 
     @classmethod
     def get_by_basename(cls, name: str) -> Optional["Spooler"]:
-        """Return spooler object for a given directory name, or a server's spooler of this name.
+        """Return the first configured spooler with this base name; None if there is none.
 
-        If there is more than one spooler with the same directory base name, the first one is returned.
-
-        If not found None is returned.
-
-        :param name: Directory base name. E.g.: 'mydir' to get spooler for '/somewhere/here/is/mydir'
+        :param name: the last part of the name of a spooler, such as ``mydir`` for ``/somewhere/here/is/mydir``.
         """
         spoolers = cls.get_spoolers()
         for spooler in spoolers:
@@ -208,7 +205,7 @@ class Spooler:
 
     @classmethod
     def get_pids(cls) -> list[int]:
-        """Return a list of all spooler processes IDs: this machine's live worker processes of all spoolers."""
+        """Return the process ids of the live workers of all spoolers on this machine."""
         found = {
             info.pid
             for name in settings.spooler_names()
@@ -219,9 +216,9 @@ class Spooler:
 
     @classmethod
     def set_period(cls, seconds: float) -> bool:
-        """Set how often the spooler runs: the interval of full scans of the directory, in running workers at once.
+        """Set the seconds between full scans of the directories. Running workers use the new value at once.
 
-        Tasks do not wait for a scan if the kernel reports their arrival.
+        Tasks do not wait for a scan where the kernel reports their arrival.
 
         :param seconds: a number above 0.
         :raises OptionRefused: for anything else.
@@ -232,11 +229,11 @@ class Spooler:
 
     @classmethod
     def get_tasks(cls, limit: int | None = None) -> list[str]:
-        """Return a list of spooler jobs (filenames in spooler directory): the ids of all waiting and running tasks.
+        """Return the ids of all waiting and running tasks.
 
-        They cover all spoolers and priorities and come in the order in which they would run.
+        The list covers all spoolers and priorities, in the order in which the tasks run.
 
-        :param limit: at most so many of each spooler.
+        :param limit: the maximum number for each spooler.
         """
         return [
             entry.id for name in settings.spooler_names() for entry in registry.backend(name).entries(_WAITING, limit)
@@ -244,17 +241,17 @@ class Spooler:
 
     @classmethod
     def read_task_file(cls, path: str) -> dict[str, Any]:
-        """Return a spooler task information.
+        """Return information about a task.
 
-        Takes no lock and unpickles nothing.
+        This takes no lock and unpickles nothing.
 
-        :param path: The relative or absolute path to the task to read, or a piece of its id that no other task has, as
-            ``unspool ls`` shows it.
+        :param path: the id of the task, a relative or absolute path, or a part of the id that no other task has, such
+            as the short id that ``unspool ls`` shows.
         :returns: uWSGI's keys (``spooler_task_name``, ``spooler``, ``priority``, ``at``, ``msg``, ``body``), and
             ``attempts``, ``state``, ``function``, ``size`` in bytes, ``due`` in unix seconds and ``reason``; ``{}`` if
             there is no such task.
-        :raises OptionRefused: for what is no path.
-        :raises AmbiguousId: for a piece that several tasks have.
+        :raises OptionRefused: if ``path`` is not a string or path.
+        :raises AmbiguousId: if several tasks have this part.
         """
         if not isinstance(path, str | os.PathLike):
             raise OptionRefused(f"the path of the task is {path!r}; it must be a string, as sending returns it")
@@ -273,7 +270,7 @@ def raw_message(
 ) -> Message:
     """Return a message for ``Spooler.send_many``, with the parameters of ``Spooler.send_message_raw``.
 
-    :raises OptionRefused: for a value that an option cannot have.
+    :raises OptionRefused: for an invalid value.
     """
     if not isinstance(message, str):
         raise OptionRefused(f"message is {message!r}; it must be a string")
@@ -286,22 +283,24 @@ def raw_message(
 def _checked(messages: Iterable[Any]) -> list[Message]:
     """Return the messages.
 
-    :raises PayloadRefused: for anything but messages.
+    :raises PayloadRefused: if one is not a message.
     """
     if isinstance(messages, str | bytes | Message) or not isinstance(messages, Iterable):
-        raise PayloadRefused(f"messages is {messages!r:.200}; pass a list of messages, {_MAKE}")
+        raise PayloadRefused(f"messages is {messages!r:.200}; pass a list of messages, made with {_MAKE}")
     checked = list(messages)
     for at, message in enumerate(checked):
         if not isinstance(message, Message):
-            raise PayloadRefused(f"messages[{at}] is {message!r:.200}, which is no message; {_MAKE}")
+            raise PayloadRefused(
+                f"messages[{at}] is {message!r:.200}, which is not a message; make messages with {_MAKE}"
+            )
     return checked
 
 
-_MAKE = "made by task.message(...) or unspool.raw_message(...)"
+_MAKE = "task.message(...) or unspool.raw_message(...)"
 
 
 def _send(messages: Sequence[Message], spooler: Any, connection: Any = None) -> list[str]:
-    uwsgi.enter()  # in case another module has made itself uWSGI's handler since
+    uwsgi.enter()  # another module may have replaced uWSGI's handler
     if importing.app:
         _warn_of_import()
     envelopes = [codec.encode(message) for message in messages]
@@ -321,7 +320,7 @@ def _send(messages: Sequence[Message], spooler: Any, connection: Any = None) -> 
 
 
 def _warn_of_import() -> None:
-    """Warn once that an application sends a task while it is imported, and name the line."""
+    """Warn once that an application sends a task while it is imported, with the line that does so."""
     frame = sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
         frame = frame.f_back
@@ -341,7 +340,7 @@ _PACKAGE = os.path.dirname(__file__) + os.sep
 def _configured() -> tuple[str, ...]:
     names = settings.spooler_names()
     if not names:
-        registry.backend(None)  # raises, saying what to set
+        registry.backend(None)  # raises an error that says what to set
     return names
 
 

@@ -1,4 +1,4 @@
-"""What sending returns: a task's id."""
+"""The id of a task, which sending returns."""
 
 from collections.abc import Generator
 from typing import Any
@@ -7,9 +7,9 @@ __all__ = ["TaskId"]
 
 
 class TaskId(str):
-    """A task's id: a ``str``, and a plain ``str`` wherever it is pickled or copied to.
+    """The id of a task: a ``str``, which is pickled and copied as a plain ``str``.
 
-    It cannot be awaited: a task is sent, and not run, by its call.
+    It cannot be awaited, because a call sends the task and does not run it.
     """
 
     __slots__ = ()

@@ -11,9 +11,9 @@ from .results import ResultProcessed, ResultRescheduled, ResultSkipped, TaskResu
 __all__ = ["SpoolerFunctionCallTask", "SpoolerTask", "defines_tasks", "spooler_task_types", "uwsgi_verdict"]
 
 spooler_task_types: dict[str, type["SpoolerTask"]] = {}
-"""Known task types handlers will store here runtime.
+"""The task types, by type id.
 
-SpoolerTask subclasses are automatically registered in runtime by SpoolerTask.__init_subclass__.
+``SpoolerTask.__init_subclass__`` registers each subclass that has a ``type_id``.
 """
 
 
@@ -27,25 +27,25 @@ def _check_unique(subclass: type["SpoolerTask"]) -> None:
     if not same and not issubclass(subclass, known):
         raise OptionRefused(
             f"type_id of {subclass.__qualname__} is {subclass.type_id!r}, which "
-            f"{known.__module__}:{known.__qualname__} has already; give it another one, or derive it from that class"
+            f"{known.__module__}:{known.__qualname__} already has; choose another one, or derive from that class"
         )
 
 
 class SpoolerTask:
-    """A spooler task.
+    """A task type, which handles messages.
 
-    :param name: the task's name: on a directory its file's.
-    :param message: the text it was sent with.
-    :param payload: the object it was sent with, or None.
+    :param name: the name of the task; in a directory, that of its file.
+    :param message: the text of the message.
+    :param payload: the object that was sent, or None.
 
-    A subclass with a ``type_id`` of its own handles the messages ``ucfg_<type_id>`` and ``<type_id>``.
+    A subclass with its own ``type_id`` handles the messages ``ucfg_<type_id>`` and ``<type_id>``.
     """
 
     __slots__ = ("message", "name", "payload")
 
     type_id: ClassVar[str] = ""
     options: ClassVar[TaskOptions] = TaskOptions()
-    """How tasks of this type are retried and limited."""
+    """The retries and limits of tasks of this type."""
 
     mark_processed = ResultProcessed
     mark_skipped = ResultSkipped
@@ -67,7 +67,7 @@ class SpoolerTask:
             spooler_task_types[cls.type_id] = cls
 
     def process(self) -> TaskResult | bool | None:
-        """Processes the task.
+        """Process the task.
 
         Supported results:
             * `None` - mark as ignored (skipped)
@@ -84,12 +84,14 @@ class SpoolerTask:
         """
         options = type(self).options
         if not isinstance(options, TaskOptions):
-            raise OptionRefused(f"options of {type(self).__qualname__} is {options!r}, and no TaskOptions")
+            raise OptionRefused(
+                f"options of {type(self).__qualname__} is {options!r}; make them with TaskOptions.of(...)"
+            )
         return options
 
 
 class SpoolerFunctionCallTask(SpoolerTask):
-    """Function call type. Allows delegating function calls to spoolers."""
+    """The task type of function calls."""
 
     __slots__ = ()
 
@@ -98,8 +100,8 @@ class SpoolerFunctionCallTask(SpoolerTask):
     def process(self) -> Any:
         """Call the function.
 
-        Supported results are those of :meth:`SpoolerTask.process`; for an ``async def`` function, a coroutine that
-        gives one of them.
+        Return one of the results of :meth:`SpoolerTask.process`; for an ``async def`` function, a coroutine that
+        returns one.
 
         :raises NoHandler: if this program has no such function.
         """
@@ -115,14 +117,14 @@ class SpoolerFunctionCallTask(SpoolerTask):
 
 
 def defines_tasks() -> bool:
-    """Return whether this program has any task of its own."""
+    """Return whether this program defines any task."""
     return bool(registry.functions) or spooler_task_types.keys() > {SpoolerFunctionCallTask.type_id}
 
 
 def uwsgi_verdict(returns: str, result: Any) -> Any:
-    """Return what a function that was written for uWSGI meant; for a coroutine's, a coroutine that gives it.
+    """Return the result that a return value stands for in uWSGI; for a coroutine, a coroutine that returns it.
 
-    :param returns: uWSGI's code, where ``@spool`` or ``@spoolforever`` fix it; ``own`` where the function returns it.
+    :param returns: uWSGI's code, if ``@spool`` or ``@spoolforever`` determine it; ``own`` if the function returns it.
     """
     if is_awaitable(result):
         return _verdict_later(returns, result)

@@ -4,11 +4,12 @@ A 4-byte header (modifier1 = 17, size of the variables as little-endian u16, mod
 length, key, u16 value length, value), and the body up to the end. Source: ``core/spooler.c`` of unbit/uwsgi.
 
 A sealed envelope ends its variables with ``unspool_sum``, eight hex digits of the CRC-32 of all variables before it and
-the body. It is the damage check and is verified before anything is decoded. uWSGI reads such a file like any other.
+the body. It detects damage, and is verified before anything is decoded. uWSGI reads such a file like any other.
 
-A signed one has two more before that: ``unspool_queue``, the queue that it was sent to, and ``unspool_sig``, the
-signature of all variables before itself and the body. A process without a key verifies the checksum alone. With
-``unspool_foreign`` among its variables it was sent by another program, and had no seal before it was vouched for.
+A signed envelope has two further variables before the checksum: ``unspool_queue``, the queue to which it was sent, and
+``unspool_sig``, the signature of all variables before it and the body. A process without a key verifies only the
+checksum. The variable ``unspool_foreign`` marks a task of another program, which had no seal until a person vouched for
+it (``unspool move --sign-unsigned``).
 """
 
 import functools
@@ -32,7 +33,7 @@ _SIG_SIZE = len(_SIG_KEY) + SIGNATURE_SIZE
 _QUEUE = "unspool_queue"
 _FOREIGN = "unspool_foreign"
 SEAL = frozenset({_QUEUE, "unspool_sig", "unspool_sum", _FOREIGN})
-"""The variables that make up a seal; a sender's own cannot be called so."""
+"""The variables of a seal. A sender cannot use these names."""
 
 _header = struct.Struct("<BHB").pack
 _unpack_size = struct.Struct("<H").unpack_from
@@ -42,7 +43,7 @@ _sizes = [struct.pack("<H", n) for n in range(256)]  # most keys and values are 
 def dump(vars: Mapping[str, bytes], body: bytes, signer: Signer | None) -> bytes:
     """Return the bytes of a sealed envelope.
 
-    :param signer: signs it; None where no secret key is set.
+    :param signer: signs the envelope; None if no secret key is set.
     :raises Damaged: if the variables exceed the 65535 bytes that the format can hold.
     """
     head = _pack(vars if signer is None else {**vars, _QUEUE: signer.queue})
@@ -55,11 +56,11 @@ def dump(vars: Mapping[str, bytes], body: bytes, signer: Signer | None) -> bytes
 
 
 def load(data: bytes, signer: Signer | None, *, priority: int | None = None, due: float | None = None) -> Envelope:
-    """Return the envelope in ``data``, its seal verified if it has one.
+    """Return the envelope in ``data``, after verifying its seal if it has one.
 
-    :param signer: verifies its signature, which it then must have; None where no secret key is set.
+    :param signer: verifies the signature, which is then required; None if no secret key is set.
     :raises Damaged: if the bytes are cut short, inconsistent, or do not match their checksum.
-    :raises Unsigned: if they are whole, and not signed with a key of the signer's. Nothing is decoded in either case.
+    :raises Unsigned: if they are complete, but not signed with a key of the signer. In both cases, nothing is decoded.
     """
     if len(data) < HEADER_SIZE:
         raise Damaged(f"cut short: {len(data)} bytes, and a task has a header of {HEADER_SIZE}")
@@ -95,19 +96,19 @@ def load(data: bytes, signer: Signer | None, *, priority: int | None = None, due
 
 
 def readdress(data: bytes, queue: str, old: Signer | None, new: Signer | None, *, vouch: bool = False) -> bytes:
-    """Return the bytes of a task for another queue. They are unchanged unless the signature names the present queue.
+    """Return the bytes of a task for another queue. They change only if the task has to be signed for that queue.
 
     :param queue: the name of the other queue; ``new`` signs for it, ``old`` verifies. Both are None without a secret
         key.
-    :param vouch: True to sign a task that carries no signature.
-    :raises Damaged: as ``load``.
+    :param vouch: True to sign a task that has no signature.
+    :raises Damaged: as for ``load``.
     :raises Unsigned: if it is not signed as required, or if it is signed and there is no key to sign it again.
     """
     if old is None or new is None:
         load(data, None)
         signed = _signed_for(data)
         if signed is not None and signed != queue:
-            raise Unsigned(f"signed for the queue {signed!r}; without the secret key it is none in {queue!r}")
+            raise Unsigned(f"signed for the queue {signed!r}; without the secret key it cannot be signed for {queue!r}")
         return data
     try:
         envelope = load(data, old)
@@ -123,7 +124,7 @@ def readdress(data: bytes, queue: str, old: Signer | None, new: Signer | None, *
 
 
 def _signed_for(data: bytes) -> str | None:
-    """Return the queue that a whole task is signed for, by any key; None if it is not signed."""
+    """Return the queue for which a complete task is signed, with any key; None if it is not signed."""
     end = HEADER_SIZE + _unpack_size(data, 1)[0]
     signature = end - _SUM_SIZE - _SIG_SIZE
     if signature < HEADER_SIZE or not data.startswith(_SIG_KEY, signature):
@@ -133,7 +134,7 @@ def _signed_for(data: bytes) -> str | None:
 
 
 def load_vars(data: bytes) -> Envelope:
-    """Return the variables alone, for listings: the body is left empty and the seal not verified.
+    """Return the envelope without its body, for listings. The seal is not verified.
 
     :raises Damaged: if they are cut short or inconsistent.
     """

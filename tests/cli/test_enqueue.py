@@ -130,7 +130,7 @@ def test_at_takes_iso_times(shell: Shell) -> None:
         (["app:add", "--in", "99999999999d"], "longer than any task can wait"),
         (["app:add", "--in", "9s", "--at", "2030-01-01"], "not both"),
         (["app:add", "--at", "tomorrow"], "is not an ISO 8601 time"),
-        (["app:add", "--at", "9999-01-01"], "further ahead"),
+        (["app:add", "--at", "9999-01-01"], "later than the time of a file can be"),
         (["app:add", "--message", "x"], "not both"),
         (["app:add", "--payload", "1"], "--payload goes with --message"),
         (["app:add", "--spooler", "redis://x"], "no path and no URL"),

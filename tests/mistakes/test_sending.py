@@ -56,7 +56,10 @@ MISTAKES = {
     "f.enqueue_many([{'zzz': 1}])": ("PayloadRefused", TAKES),
     "f.enqueue_many(5)": ("PayloadRefused", r"calls of app:f is a int; pass a list with one entry for each call"),
     "f.enqueue_many('abc')": ("PayloadRefused", r"calls of app:f is a str; pass a list"),
-    "Spooler.send_many([1])": ("PayloadRefused", r"messages\[0\] is 1, which is no message; made by task.message"),
+    "Spooler.send_many([1])": (
+        "PayloadRefused",
+        r"messages\[0\] is 1, which is not a message; make messages with task.message",
+    ),
     "f(threading.Lock())": ("PayloadRefused", r"argument 1 .*lock.*Pass what another process"),
     "f(1, b=open('/dev/null'))": ("PayloadRefused", r"argument 'b' .*TextIOWrapper.*Pass what another process"),
     "f(x for x in [])": ("PayloadRefused", r"argument 1 .*generator.*Pass what another process"),
@@ -72,15 +75,21 @@ MISTAKES = {
     "f.apply_async((1,))": ("AttributeError", r"call it: f\(\.\.\.\), or f\.using\(postpone=timedelta\(\.\.\.\)\)"),
     # options
     "f.using(countdown=5)": ("OptionRefused", r"using\(\) takes priority, postpone, .* not countdown"),
-    "f.using(timeout=1)": ("OptionRefused", r"not timeout; what governs the run is set where the task is defined"),
-    "Spooler.task(retries=3)": ("OptionRefused", r"task\(\) has no option retries; there are priority, postpone, max"),
+    "f.using(timeout=1)": ("OptionRefused", r"not timeout; other options are set where the task is defined"),
+    "Spooler.task(retries=3)": (
+        "OptionRefused",
+        r"task\(\) has no option retries; valid options: priority, postpone, max",
+    ),
     "Spooler.task(postpone=5)": ("OptionRefused", r"postpone is 5; it must be a timedelta, a datetime or None"),
     "Spooler.task(priority='high')": ("OptionRefused", r"priority is 'high'; it must be a whole number from 0"),
     "Spooler.task(max_attempts='3')": ("OptionRefused", r"max_attempts is '3'; it must be"),
     "Spooler.task(timeout=-1)": ("OptionRefused", r"timeout is -1; it must be a timedelta or a number of seconds"),
     "Spooler.task(timeout=timedelta(seconds=5))": ("", ""),
     "Spooler.task(retry_delay=timedelta(seconds=5))": ("", ""),
-    "configure(spolers=['/tmp/mail'])": ("ConfigurationError", r"configure\(\) has 'spolers', .* there are spoolers,"),
+    "configure(spolers=['/tmp/mail'])": (
+        "ConfigurationError",
+        r"unknown setting 'spolers' in configure\(\); valid settings: spoolers,",
+    ),
     "configure(period='soon')": ("ConfigurationError", r"period from configure\(\) .*'soon' is not a duration; write"),
     # spoolers
     "f.using(spooler='nosuch')(1)": ("NoSpooler", r"no spooler is named 'nosuch' \(there are: .*/mail\)"),

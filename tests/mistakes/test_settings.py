@@ -44,7 +44,7 @@ def test_a_variable_that_is_none_of_unspools(shell: Shell) -> None:
 @pytest.mark.parametrize(
     ("variable", "value", "error"),
     [
-        ("DURABILITY", "fast", "durability is 'fast'; it is 'full' or 'relaxed'"),
+        ("DURABILITY", "fast", "durability is 'fast'; it must be 'full' or 'relaxed'"),
         ("PERIOD", "soon", "'soon' is not a duration; write it like 90s, 5m, 1h30m or 2d"),
         ("PERIOD", "0s", "0.0 is not a number of seconds above 0 and up to 1000000000"),
         ("HISTORY_AGE", "1 week", "'1 week' is not a duration; write it like 90s, 5m, 1h30m or 2d"),
@@ -74,7 +74,10 @@ def test_durations(shell: Shell) -> None:
 @pytest.mark.parametrize(
     ("text", "error"),
     [
-        ("spolers = ['mail']", "pyproject.toml has 'spolers', which is no setting; there are spoolers, "),
+        (
+            "spolers = ['mail']",
+            "unknown setting 'spolers' in [tool.unspool] in pyproject.toml; valid settings: spoolers, ",
+        ),
         ("spoolers = [", "pyproject.toml cannot be read: "),
         ("secret_key = 'short'", "secret_key from [tool.unspool] in pyproject.toml cannot be used: "),
         ("secret_key_file = 'none'", "/none cannot be used: No such file or directory"),
@@ -96,7 +99,9 @@ def test_places_that_cannot_be_used(quick: Quick) -> None:
     quick.shell.mail.mkdir()
     quick.shell.mail.chmod(0o777)
     assert "chmod o-w" in quick.error("ls", status=3)
-    assert "there are postgresql, postgres, nats" in quick.error("ls", "--spooler", "redis://db?spooler=mail", status=2)
+    assert "valid schemes: postgresql, postgres, nats" in quick.error(
+        "ls", "--spooler", "redis://db?spooler=mail", status=2
+    )
     assert "spooler=" in quick.error("ls", "--spooler", "postgresql://db/app", status=2)
     away = "postgresql://127.0.0.1:1/app?spooler=mail"
     assert 'connection to server at "127.0.0.1", port 1 failed' in quick.error("ls", "--spooler", away, status=3)

@@ -515,10 +515,10 @@ def test_a_result_that_is_none_fails_its_task_alone(place: Place) -> None:
     running = place.burst()
     assert running.verdicts() == ["dead", "skipped", "processed"]
     assert len({line["worker"] for line in running.seen if "worker" in line}) == 1
-    reason = "TypeError: ResultRescheduled was given exception='oops', which is no exception"
+    reason = "TypeError: ResultRescheduled was given exception='oops', which is not an exception"
     assert [entry.reason for entry in place.backend.entries()] == [reason]
     odd = next(record for record in place.backend.history() if record.task == "tasks:own")
-    assert odd.error == "TypeError: the task's result has exception='odd', which is no exception"
+    assert odd.error == "TypeError: the task's result has exception='odd', which is not an exception"
 
 
 def test_programs_that_tasks_start_can_be_interrupted(place: Place) -> None:

@@ -51,7 +51,9 @@ def note(x: Any = 0, **more: Any) -> bool:
 def test_a_second_task_of_one_name_is_refused() -> None:
     """Or the last one would silently replace the first: here, run it three times instead of once."""
     Spooler.task(max_attempts=1)(charge)
-    with pytest.raises(FunctionRefused, match=rf"{HERE}:charge is a task already \(of .*test_functions.py:\d+\)"):
+    with pytest.raises(
+        FunctionRefused, match=rf"{HERE}:charge is the name of a task already \(at .*test_functions.py:\d+\)"
+    ):
         Spooler.task(max_attempts=3)(charge)
     assert find_function(f"{HERE}:charge").options == TaskOptions.of(max_attempts=1)
 
@@ -110,7 +112,9 @@ def test_two_functions_of_a_module_with_one_name_are_refused(tmp_path: Path, mon
     """The second definition hides the first."""
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "twice_module.py").write_text(MODULE + MODULE)
-    with pytest.raises(FunctionRefused, match=r"twice_module:greet is a task already \(of .*twice_module.py:4\)"):
+    with pytest.raises(
+        FunctionRefused, match=r"twice_module:greet is the name of a task already \(at .*twice_module.py:4\)"
+    ):
         importlib.import_module("twice_module")
     sys.modules.pop("twice_module", None)
 
@@ -142,12 +146,12 @@ def test_a_second_type_of_one_id_is_refused() -> None:
     class BetterMail(Mail):
         """Takes over."""
 
-    with pytest.raises(OptionRefused, match=r"type_id of .*Fax is 'mail of this test', which .*BetterMail has already"):
+    with pytest.raises(OptionRefused, match=r"type_id of .*Fax is 'mail of this test', which .*BetterMail already has"):
 
         class Fax(SpoolerTask):
             type_id = "mail of this test"
 
-    with pytest.raises(OptionRefused, match="SpoolerFunctionCallTask has already"):
+    with pytest.raises(OptionRefused, match="SpoolerFunctionCallTask already has"):
 
         class Call(SpoolerTask):
             type_id = "fcall"
@@ -266,7 +270,7 @@ def test_what_is_no_list_of_calls_is_refused(spool: Path, calls: Any) -> None:
 @pytest.mark.parametrize("messages", [[1], [note], "x", None, raw_message("x"), [raw_message("x"), "y"]])
 def test_what_is_no_message_is_refused(spool: Path, messages: Any) -> None:
     """Before anything is sent, saying how messages are made."""
-    with pytest.raises(PayloadRefused, match=r"made by task.message\(...\) or unspool.raw_message\(...\)"):
+    with pytest.raises(PayloadRefused, match=r"task.message\(...\) or unspool.raw_message\(...\)"):
         Spooler.send_many(messages)
     assert Spooler.get_tasks() == []
 

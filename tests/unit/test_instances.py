@@ -206,7 +206,7 @@ def test_what_is_no_backend(kind: str) -> None:
 
 def test_a_name_beside_a_backend(backend: MemoryBackend) -> None:
     """A spooler has one name."""
-    with pytest.raises(OptionRefused, match=r"has a name \('x'\) or a backend, which has a name itself; give one"):
+    with pytest.raises(OptionRefused, match=r"got both a name \('x'\) and a backend, which has its own name; give one"):
         Spooler("x", backend=backend)  # type: ignore[call-overload]
 
 

@@ -89,5 +89,5 @@ def test_another_name() -> None:
 
 def test_an_unknown_scheme() -> None:
     """Without an entry point, the URL is refused."""
-    with pytest.raises(OptionRefused, match="there are postgresql, postgres, nats"):
+    with pytest.raises(OptionRefused, match="valid schemes: postgresql, postgres, nats"):
         registry.backend("other://db/mail")

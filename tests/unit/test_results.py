@@ -43,5 +43,5 @@ def test_a_task_has_them_at_hand() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_exception_is_an_exception(kind: type[TaskResult]) -> None:
     """Anything else is refused where it is given, naming it."""
-    with pytest.raises(TypeError, match=f"{kind.__name__} was given exception='oops', which is no exception"):
+    with pytest.raises(TypeError, match=f"{kind.__name__} was given exception='oops', which is not an exception"):
         kind(exception="oops")  # type: ignore[arg-type]
