@@ -133,7 +133,7 @@ def test_at_takes_iso_times(shell: Shell) -> None:
         (["app:add", "--at", "9999-01-01"], "later than the time of a file can be"),
         (["app:add", "--message", "x"], "not both"),
         (["app:add", "--payload", "1"], "--payload goes with --message"),
-        (["app:add", "--spooler", "redis://x"], "no path and no URL"),
+        (["app:add", "--spooler", "redis://x"], "not the URL of a spooler"),
         (["app:add", "--spooler", ""], "name a directory"),
     ],
 )

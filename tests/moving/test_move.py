@@ -236,7 +236,7 @@ def test_a_destination_that_is_away(ends: Ends) -> None:
         (["spool"], 2, "Missing argument"),
         (["spool", "spool"], 2, "are the same"),
         (["nowhere/at/all", "spool"], 1, "does not exist"),
-        (["spool", "mysql://db/app"], 2, "no URL of a spooler"),
+        (["spool", "mysql://db/app"], 2, "not the URL of a spooler"),
         (["spool", "pg", "--state", "running"], 2, "running"),
     ],
 )
