@@ -3,12 +3,14 @@
 import contextlib
 import os
 import sys
+import weakref
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from unspool import settings, spooler_task_types
-from unspool.backends.spool import store
+from unspool.backends.spool import SpoolBackend
 from unspool.functions import registry
 from unspool.testing import override_settings
 
@@ -55,9 +57,17 @@ def own_settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in list(os.environ):
         if name.startswith("UNSPOOL_") or name in {"COLUMNS", "LINES"}:  # readline, which pytest imports, sets both
             monkeypatch.delenv(name)
+    opened: weakref.WeakSet[SpoolBackend] = weakref.WeakSet()
+    make = SpoolBackend.__init__
+
+    def remember(self: SpoolBackend, *args: Any, **options: Any) -> None:
+        make(self, *args, **options)
+        opened.add(self)
+
+    monkeypatch.setattr(SpoolBackend, "__init__", remember)
     with override_settings(**dict.fromkeys(settings.Settings._fields)):
         yield
-    for backend in list(store._opened):  # of thousands of tests; what they hold open exceeds what select() takes
+    for backend in opened:  # of thousands of tests; what they hold open exceeds what select() takes
         for fd in backend._claims._held:
             with contextlib.suppress(OSError):  # closed by the test, as by a crash, and perhaps another file's by now
                 if "uwsgi_spoolfile_on_" in os.readlink(f"/proc/self/fd/{fd}"):

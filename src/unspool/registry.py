@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from . import address, instances, settings
+from . import address, forks, instances, settings
 from .address import Address
 from .backends.base import Backend
 from .errors import ConfigurationError, NoSpooler, OptionRefused
@@ -63,6 +63,7 @@ def backend(name: str | None = None) -> Backend:
     :raises NoSpooler: if none is configured, or none has this name.
     :raises ConfigurationError: if a package that this kind of spooler needs is not installed.
     """
+    forks.check()
     opened = _opened
     if (
         opened.settings is settings.current()
@@ -245,4 +246,4 @@ def _renew_lock() -> None:
     _lock = threading.Lock()
 
 
-os.register_at_fork(after_in_child=_renew_lock)
+forks.register(after_in_child=_renew_lock)

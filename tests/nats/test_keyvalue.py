@@ -449,7 +449,7 @@ def test_close_ends_what_is_left(backend: NatsBackend) -> None:
         kv.put(key, b"again", life=EPHEMERAL)
     kv.drop("dropped")
     kv.put("replaced", b"")
-    assert list(kv._mine()) == ["left"]
+    assert list(kv._ephemeral) == ["left"]
     backend.close()
     assert [key for key, _ in kv.scan("")] == ["replaced"]
 

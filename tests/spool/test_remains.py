@@ -119,7 +119,6 @@ def test_a_fork_lets_go_of_what_its_parent_keeps(remains: DeferredClose, tmp_pat
     pid = os.fork()
     if pid == 0:
         try:
-            remains.close_inherited()
             remains.pass_on()
             os._exit(1 if is_open(fd) else 0)
         finally:

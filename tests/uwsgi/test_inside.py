@@ -452,3 +452,32 @@ def test_a_configuration_of_logging_does_not_silence_failures(instance: Instance
     instance.start()
     instance.do("fail()")
     instance.wait(lambda: "ValueError: order 17 failed" in instance.log.read_text())
+
+
+def test_a_process_that_uwsgi_has_forked(instance: Instance) -> None:
+    """uWSGI forks without Python. A process that it forks after the program has used the spooler sends under its own
+    name, and does not keep an ephemeral item of the master alive."""
+    instance.write_app(
+        """
+        from unspool import Spooler, registry
+        from unspool.backends.keyvalue import EPHEMERAL
+        @Spooler.task
+        def mark(*words):
+            note("mark", *words)
+            return True
+        def kept():
+            links = ("/proc/self/fd/" + fd for fd in os.listdir("/proc/self/fd"))
+            return sum("/.unspool/kv/" in os.readlink(link) for link in links if os.path.islink(link))
+        def sender(id):
+            return int(id.split("_")[-5])
+        table = registry.backend().kv
+        assert table.put("alive", b"", life=EPHEMERAL)
+        master, first = os.getpid(), mark("sent while the program is imported")
+        """
+    )
+    instance.start()
+    assert instance.do("os.getpid() != master and sender(first) == master")
+    assert instance.do("sender(mark('sent by a fork')) == os.getpid()")
+    assert instance.do("kept()") == 0
+    assert instance.do("table.get(['alive'])[0] is not None")
+    instance.wait(lambda: len(instance.lines()) == 2)

@@ -17,7 +17,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from .. import codec, dispatch
+from .. import codec, dispatch, forks
 from ..backends.base import Clock, Registration
 from ..errors import ConfigurationError, NoHandler, SpoolerUnusable
 from ..functions import find_function
@@ -76,6 +76,7 @@ class SpoolerHandler:
         _log.warning("uwsgi.spooler is unspool's; %r gets the messages that are not unspool's", former)
 
     def __call__(self, variables: dict[Any, Any]) -> Any:
+        forks.check()
         name = os.fsdecode(variables["spooler_task_name"])  # bytes, as are all values
         try:
             insides = self._insides()
@@ -244,8 +245,13 @@ class _Coroutines:
     """
 
     def __init__(self) -> None:
-        # By process: a forked child must not close the parent's loop, whose kernel objects belong to the parent.
-        self._runners: dict[int, asyncio.Runner] = {}
+        self._runner: asyncio.Runner | None = None
+        self._inherited: list[asyncio.Runner | None] = []  # never closed, because their kernel objects are the parent's
+        forks.register(after_in_child=self._begin_in_child)
+
+    def _begin_in_child(self) -> None:
+        self._inherited.append(self._runner)
+        self._runner = None
 
     def run(self, coroutine: Awaitable[Any]) -> dispatch.Ending:
         """Await a coroutine.
@@ -256,14 +262,11 @@ class _Coroutines:
         import asyncio  # 3 MB in each of uWSGI's processes, needed for coroutines only
         from concurrent.futures import ThreadPoolExecutor
 
-        pid = os.getpid()
-        runner = self._runners.get(pid)
-        if runner is None:
-            runner = self._runners[pid] = asyncio.Runner()
+        runner = self._runner = self._runner or asyncio.Runner()
         try:
             return runner.run(_awaited(coroutine), context=contextvars.copy_context())
         except BaseException:
-            del self._runners[pid]
+            self._runner = None
             # ``close`` waits for the threads of the executor, which no time limit interrupts.
             runner.get_loop().set_default_executor(ThreadPoolExecutor(1))
             runner.close()  # this also ends what is left of the coroutine
@@ -303,4 +306,4 @@ def _unwoken() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, former)
 
 
-os.register_at_fork(after_in_child=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, _WAKE_UP))
+forks.register(after_in_child=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, _WAKE_UP))

@@ -17,6 +17,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from typing import Any, TypeVar
 
+from ... import forks
 from ...errors import ConfigurationError, SpoolerUnreachable
 
 __all__ = ["AsyncConnection", "Unreachable"]
@@ -54,7 +55,7 @@ class AsyncConnection:
             raise ConfigurationError(
                 "spoolers on NATS need the NATS client, which is not installed: pip install 'nats-py'"
             ) from error
-        self.pid = os.getpid()
+        self._is_inherited = False
         self._shown = shown
         self._error: Exception | None = None
         self._listeners: list[Callable[[], None]] = []
@@ -64,6 +65,7 @@ class AsyncConnection:
         self.client = Client()
         self._unpark()
         _links.add(self)
+        forks.register(before=self._park, after_in_parent=self._unpark, after_in_child=self._abandon)
         try:
             self.call(self._connect(list(servers), patience, dict(login)), patience + _CLOSE)
         except BaseException:
@@ -80,7 +82,7 @@ class AsyncConnection:
     @property
     def closed(self) -> bool:
         """Return whether the connection has ended permanently."""
-        return self._loop.is_closed()
+        return self._is_inherited or self._loop.is_closed()
 
     def call(self, work: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
         """Run a coroutine in the loop, wait for its result, and return it.
@@ -112,7 +114,7 @@ class AsyncConnection:
 
     def close(self) -> None:
         """Close the connection. In a forked child of the process that opened it, do nothing."""
-        if self.pid == os.getpid() and self._thread is not None:
+        if self._thread is not None and not self._is_inherited:
             # The connection is broken or being renewed. Stopping the loop ends it.
             with contextlib.suppress(OSError, CancelledError):
                 self.call(self.client.close(), _CLOSE)
@@ -166,7 +168,7 @@ class AsyncConnection:
             thread.join()
 
     def _unpark(self) -> None:
-        if self._thread is None:
+        if self._thread is None and not self._loop.is_closed():
             self._thread = threading.Thread(target=self._loop.run_forever, name="unspool-nats", daemon=True)
             self._thread.start()
 
@@ -177,6 +179,10 @@ class AsyncConnection:
         Python's objects for them still exist. They must neither speak to the server nor close a number that belongs to
         another file by then. So each number becomes /dev/null, and the objects are kept forever.
         """
+        self._is_inherited = True
+        _links.discard(self)
+        if self._loop.is_closed():
+            return
         _abandoned.append((self._loop, self._selector, self.client))
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         poller = getattr(self._selector, "fileno", None)
@@ -193,26 +199,9 @@ class AsyncConnection:
         self._loop.close()
 
 
-def _before_fork() -> None:
-    for link in list(_links):
-        link._park()
-
-
-def _after_in_parent() -> None:
-    for link in list(_links):
-        link._unpark()
-
-
-def _after_in_child() -> None:
-    for link in list(_links):
-        link._abandon()
-    _links.clear()
-
-
 def _at_exit() -> None:
     for link in list(_links):
         link.close()
 
 
-os.register_at_fork(before=_before_fork, after_in_parent=_after_in_parent, after_in_child=_after_in_child)
 atexit.register(_at_exit)

@@ -7,12 +7,12 @@ import contextlib
 import os
 import threading
 import time
-import weakref
 from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import unquote
 
+from ... import forks
 from ...address import Address
 from ...errors import OptionRefused
 from . import streams
@@ -30,7 +30,6 @@ Work = Callable[[JetStream], Coroutine[Any, Any, T]]
 _LEASE = 30.0
 _LANE_AGAIN = 2.0  # seconds after a broken fast path before another is opened
 _YES = ("1", "true", "yes", "on")
-_places: "weakref.WeakSet[Cluster]" = weakref.WeakSet()
 
 
 class Way(NamedTuple):
@@ -114,7 +113,7 @@ class Cluster:
         self._next_lane = 0.0
         self.ranks: set[str] = set()
         """The priorities whose consumers are known to exist."""
-        _places.add(self)
+        forks.register(after_in_child=self._begin_in_child)
 
     def token(self, id: str) -> str | None:
         """Return the token in an id or in a part of an id. Return None if the id belongs to another spooler."""
@@ -129,7 +128,7 @@ class Cluster:
         """
         patience = self.patience if patience is None else patience
         with self._lock:
-            if self._stream is None or self._stream.link.pid != os.getpid():
+            if self._stream is None:
                 link = AsyncConnection(self._way.servers, self._shown, self._way.login, patience)
                 self._stream = JetStream(link, self._shown)
                 link.call(self._stream.begin(), patience)
@@ -147,7 +146,7 @@ class Cluster:
     @property
     def is_open(self) -> bool:
         """Return whether this process has a connection."""
-        return self._ready and self._stream is not None and self._stream.link.pid == os.getpid()
+        return self._ready and self._stream is not None
 
     def call(self, work: Work[T]) -> T:
         """Run ``work`` in the event loop, wait for its result, and return it.
@@ -239,16 +238,11 @@ class Cluster:
         if stream is not None:
             stream.link.close()
 
-
-def _begin_in_child() -> None:
-    for place in list(_places):
-        place._lock = threading.Lock()  # another thread of the parent may have held it
-        place._stream = place._sync = None  # closing the child's copy of the socket sends nothing to the server
-        place._lane_taken = threading.Lock()
-        place._next_lane = 0.0
-
-
-os.register_at_fork(after_in_child=_begin_in_child)
+    def _begin_in_child(self) -> None:
+        self._lock = threading.Lock()  # another thread of the parent may have held it
+        self._stream = self._sync = None  # closing the child's copy of the socket sends nothing to the server
+        self._lane_taken = threading.Lock()
+        self._next_lane = 0.0
 
 
 def _login(logins: set[str], credentials: str) -> dict[str, str]:

@@ -9,10 +9,10 @@ message, in case its supervisor has died.
 import asyncio
 import contextlib
 import json
-import os
 import socket
 from typing import Any, NamedTuple
 
+from ... import forks
 from ...errors import SpoolerUnusable
 from ..base import WorkerInfo, check_period
 from ..slot import Slot
@@ -49,8 +49,13 @@ class NatsControl:
         self._place = place
         self._default_period = period
         self._registrations: list[NatsRegistration] = []
-        self._owner = os.getpid()  # a fork publishes only its own entry
-        self._beating: tuple[int, object] | None = None
+        self._is_inherited = False  # a fork publishes only its own entry
+        self._beating: object | None = None  # the connection on which the messages are published
+        forks.register(after_in_child=self._begin_in_child)
+
+    def _begin_in_child(self) -> None:
+        self._is_inherited = True
+        self._beating = None
 
     # --- switches
 
@@ -104,7 +109,7 @@ class NatsControl:
 
     def register(self, role: str) -> "NatsRegistration":
         registration = NatsRegistration(self, role)
-        self._owner = os.getpid()
+        self._is_inherited = False
         self._registrations.append(registration)
         if role == "supervisor" and self._place.is_open:  # otherwise the feed does this when it opens
             self._place.start(self.announce)
@@ -156,12 +161,12 @@ class NatsControl:
 
     def is_announced(self, stream: JetStream) -> bool:
         """Return whether the messages of this process are published on this connection."""
-        return self._beating == (os.getpid(), stream.link)
+        return self._beating is stream.link
 
     async def announce(self, stream: JetStream) -> None:
         """Publish the messages of this process, and repeat them while it lives. Call this before it takes a task."""
         if not self.is_announced(stream):
-            self._beating = (os.getpid(), stream.link)
+            self._beating = stream.link
             try:
                 await self._beat(stream)
             except BaseException:
@@ -183,7 +188,7 @@ class NatsControl:
             process, info = registration.process, registration.read()
             if process is None or info is None or process.is_dead:
                 continue
-            if self._owner == mine.pid or process == mine:
+            if not self._is_inherited or process == mine:
                 entries[process] = info
         common = {"signs": self._folder, "name": socket.gethostname()}  # other hosts can run an older version
         for process, info in entries.items():

@@ -64,7 +64,6 @@ class NatsFeed:
         self._clock = clock
         self._hold = hold
         self._look = look
-        self._pid = os.getpid()
         self._inbox: deque[Delivery] = deque()
         self._ready: list[Delivery] = []
         self._early: list[tuple[float, Delivery]] = []
@@ -223,7 +222,7 @@ class NatsFeed:
             self._look_at_busy()
 
     def close(self) -> None:
-        if self._pid == os.getpid() and self._stream is not None and not self._stream.link.closed:
+        if self._stream is not None and not self._stream.link.closed:
             self._stream.link.forget(self._pump.connection_changed)
             with contextlib.suppress(SpoolerUnusable):
                 self._call(self._pump.stop())

@@ -23,10 +23,10 @@ was cut off for longer has lost its items: the process that finds such an item a
 import asyncio
 import contextlib
 import math
-import os
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
+from ... import forks
 from ...errors import OptionRefused, SpoolerUnusable
 from ..base import Clock
 from ..keyvalue import FOREVER, Ephemeral, Item, Life, Until, check_key, check_life, check_value
@@ -67,7 +67,7 @@ class NatsKeyValue:
         """The connection on which the stream is known to exist. The first ``put`` creates it."""
         self._ephemeral: dict[str, int] = {}
         """The versions of the ephemeral items of this object in this process."""
-        self._owner = os.getpid()
+        forks.register(after_in_child=self._begin_in_child)
 
     def get(self, keys: Sequence[str]) -> list[Item | None]:
         found = self._found([check_key(key) for key in keys])
@@ -81,7 +81,7 @@ class NatsKeyValue:
             self._place.call(self._control.announce)  # other hosts would take the process for dead
         header, ids = self._header(life), set[str]()
         version = self._try(lambda stream: self._put(stream, key, value, expect, header, ids))
-        mine = self._mine()
+        mine = self._ephemeral
         if version is not None and version > mine.get(key, 0):  # otherwise another thread has put a later one
             mine.pop(key, None)
             if header.process is not None:
@@ -90,7 +90,7 @@ class NatsKeyValue:
 
     def drop(self, key: str, *, expect: int | None = None) -> bool:
         check_key(key)
-        ids, mine = set[str](), self._mine()
+        ids, mine = set[str](), self._ephemeral
         before = mine.get(key)
         dropped = self._try(lambda stream: self._drop(stream, key, expect, ids))
         if dropped and mine.get(key) == before:
@@ -120,7 +120,7 @@ class NatsKeyValue:
 
         If the servers cannot be reached, they end with the process.
         """
-        mine, self._ephemeral = self._mine(), {}
+        mine, self._ephemeral = self._ephemeral, {}
         with contextlib.suppress(SpoolerUnusable):
             for key, version in mine.items():
                 self.drop(key, expect=version)
@@ -157,10 +157,9 @@ class NatsKeyValue:
         left = max(life.time - self._clock(), 0.0) + _MARGIN
         return Header(until=life.time, ttl=math.ceil(left) if left < _LONGEST_TTL else 0)
 
-    def _mine(self) -> dict[str, int]:
-        if self._owner != os.getpid():
-            self._owner, self._ephemeral = os.getpid(), {}
-        return self._ephemeral
+    def _begin_in_child(self) -> None:
+        self._ephemeral = {}  # they are the parent's
+        self._created = None
 
     def _found(self, keys: Sequence[str]) -> list[Found | None]:
         """Return the last message of each key if it is an item."""

@@ -13,6 +13,7 @@ import os
 import socket
 from typing import Any, NamedTuple
 
+from ... import forks
 from ..began import began
 from .jetstream import JetStream
 from .names import Names
@@ -170,7 +171,7 @@ def process(pid: int) -> Process | None:
 def me() -> Process:
     """Return this process."""
     global _me  # noqa: PLW0603  computed once per process
-    if _me is None or _me.pid != os.getpid():
+    if _me is None:
         _me = Process(host(), os.getpid(), began(os.getpid()))
     return _me
 
@@ -189,8 +190,10 @@ def host() -> str:
     return _host
 
 
-def _forget_all() -> None:
+def _begin_in_child() -> None:
+    global _me  # noqa: PLW0603  another process than the parent
+    _me = None
     _claimed.clear()  # the child runs none of the parent's tasks
 
 
-os.register_at_fork(after_in_child=_forget_all)
+forks.register(after_in_child=_begin_in_child)

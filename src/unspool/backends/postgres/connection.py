@@ -1,11 +1,6 @@
-"""Connections: opening them, keeping idle ones for senders, and leaving them alone after a fork.
-
-A connection belongs to the process that opened it. A child only closes its copy of the socket, so that the server
-notices when the owner's connection ends.
-"""
+"""Connections: opening them, and keeping idle ones for senders."""
 
 import contextlib
-import os
 import select
 import threading
 import weakref
@@ -15,6 +10,7 @@ from typing import Any
 import psycopg
 from psycopg import conninfo, pq
 
+from ... import forks
 from ...errors import SpoolerUnusable
 from . import schema
 from .sqlstate import Away, Kind, ReadOnly, Transient, first_line, kind_of
@@ -40,8 +36,6 @@ _SETTINGS = """
     SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'
 """
 _KEPT = 8  # idle connections kept for senders
-_opened: "weakref.WeakSet[Connection]" = weakref.WeakSet()
-_parents: list[Connection] = []  # kept forever, because collecting them would warn or end the parent's session
 
 
 class Connector:
@@ -56,8 +50,8 @@ class Connector:
         self._url = url
         self._idle: list[Connection] = []
         self._lock = threading.Lock()
-        self._pid = os.getpid()
         weakref.finalize(self, close_all, self._idle)
+        forks.register(after_in_child=self._begin_in_child)
 
     def open(self, *, check: bool = True, **options: Any) -> Connection:
         """Return a new connection in autocommit mode.
@@ -71,7 +65,6 @@ class Connector:
             connection = Connection.connect(autocommit=True, **{**_DEFAULTS, **given, **_FIXED, **options})
         except psycopg.Error as error:
             raise self.unusable(error) from error
-        _opened.add(connection)
         try:
             if self._is_behind_a_proxy(connection):
                 # Behind a pooler, the next transaction may run in another server process, which would keep these
@@ -141,7 +134,7 @@ class Connector:
 
     def close(self) -> None:
         """Close the idle connections."""
-        with self._own():
+        with self._lock:
             close_all(self._idle)
 
     def unusable(self, error: psycopg.Error, *, lost: bool = False) -> SpoolerUnusable:
@@ -170,7 +163,7 @@ class Connector:
                 return SpoolerUnusable(f"spooler {self.name} cannot be used: {text}")
 
     def _kept(self) -> Connection | None:
-        with self._own():
+        with self._lock:
             while self._idle:
                 connection = self._idle.pop()
                 if not _is_stale(connection):
@@ -179,20 +172,15 @@ class Connector:
         return None
 
     def _keep(self, connection: Connection) -> None:
-        with self._own():
+        with self._lock:
             if len(self._idle) < _KEPT:
                 self._idle.append(connection)
                 return
         connection.close()
 
-    @contextlib.contextmanager
-    def _own(self) -> Iterator[None]:
-        """Hold the lock of the idle connections. After a fork, the list is emptied first."""
-        if self._pid != os.getpid():
-            self._pid, self._lock = os.getpid(), threading.Lock()
-            close_all(self._idle)
-        with self._lock:
-            yield
+    def _begin_in_child(self) -> None:
+        self._lock = threading.Lock()
+        self._idle.clear()  # they are the parent's
 
     @staticmethod
     def _is_behind_a_proxy(connection: Connection) -> bool:
@@ -211,20 +199,6 @@ def _is_stale(connection: Connection) -> bool:
 
 
 def close_all(connections: list[Connection]) -> None:
-    """Close the connections that this process has opened, and empty the list."""
+    """Close connections, and empty the list."""
     while connections:
-        connection = connections.pop()
-        if not any(connection is parent for parent in _parents):
-            connection.close()
-
-
-def _leave_to_the_parent() -> None:
-    for connection in list(_opened):
-        _parents.append(connection)
-        if not connection.closed:
-            with contextlib.suppress(OSError, psycopg.Error):
-                os.close(connection.fileno())
-    _opened.clear()
-
-
-os.register_at_fork(after_in_child=_leave_to_the_parent)
+        connections.pop().close()

@@ -2,9 +2,9 @@
 
 import contextlib
 import mmap
-import os
 import weakref
 
+from ... import forks
 from ...errors import SpoolerUnusable
 from ..base import WorkerInfo, check_period
 from ..slot import SIZE, Slot
@@ -97,12 +97,13 @@ class PostgresRegistration(Slot):
         self._control = control
         self._session = session
         self.claims = Claims()
-        self._shown_by = 0  # the process whose session has the lock
+        self._is_shown = False  # whether the session of this process has the lock
+        forks.register(after_in_child=self._begin_in_child)
         if role != "worker":  # a worker is registered before the fork, and has a session after it
             self._show()
 
     def running(self, ref: str, since: float) -> None:
-        if self._shown_by != os.getpid():
+        if not self._is_shown:
             self._show()
         super().running(ref, since)
 
@@ -111,16 +112,19 @@ class PostgresRegistration(Slot):
 
     def close(self) -> None:
         """Remove the entry. A worker's supervisor keeps the ref of the task that the worker ran."""
-        if self._shown_by == os.getpid():
+        if self._is_shown:
             self._session.drop(self._role)
-            self._shown_by = 0
+            self._is_shown = False
         elif ref := self.ref():
             self._control.ran.add(ref)
         self.claims.clear()
         self.clear()
 
+    def _begin_in_child(self) -> None:
+        self._is_shown = False
+
     def _show(self) -> None:
-        self._shown_by = os.getpid()
+        self._is_shown = True
         if self._role == "worker":
             self._control.claims = self.claims
             with contextlib.suppress(SpoolerUnusable):  # the next claim raises it too

@@ -6,10 +6,10 @@ second. A supervisor whose session has ended holds no tasks any more.
 """
 
 import logging
-import os
 import time
 from collections.abc import Iterable, Mapping
 
+from ... import forks
 from ...errors import SpoolerUnusable
 from ..base import Clock, FeedState, Ticket
 from .absence import GRACE, judge
@@ -42,7 +42,7 @@ class PostgresFeed:
         self._history = history
         self._fixed = clock
         self._clock = clock or time.time
-        self._pid = os.getpid()
+        self._is_inherited = False
         self._out: set[str] = set()
         self._back: dict[str, int] = {}  # not started and not returned yet: the fence of each prefetched claim, or 0
         self._busy: set[str] = set()
@@ -72,6 +72,10 @@ class PostgresFeed:
         except Transient as error:
             self._lose(error)
         self._reconciled = session.number
+        forks.register(after_in_child=self._leave_to_parent)
+
+    def _leave_to_parent(self) -> None:
+        self._is_inherited = True
 
     def changed(self) -> None:
         """Note that the queue has changed, so that the next ``refresh`` looks at the table."""
@@ -177,8 +181,8 @@ class PostgresFeed:
             self._busy |= held
 
     def close(self) -> None:
-        if self._pid != os.getpid():
-            return  # the copy of a forked child
+        if self._is_inherited:
+            return
         try:
             self._give_back()
             self._give(dict.fromkeys(self._out, 0))  # some of these may be running

@@ -19,6 +19,7 @@ import psycopg
 from psycopg import pq
 from psycopg.errors import error_from_result
 
+from ... import forks
 from ...errors import SpoolerUnusable
 from . import pipeline
 from .connection import Connection, Connector, close_all
@@ -70,11 +71,12 @@ class Session:
         """The time limit of statements after the next opening; None to wait without limit, as workers do."""
         self._opened_ones: list[Connection] = []
         weakref.finalize(self, close_all, self._opened_ones)
-        self._begin_anew()
+        self._begin()
+        forks.register(after_in_child=self._begin)
 
-    def _begin_anew(self) -> None:
-        """Reset the state of the process."""
-        self._pid = os.getpid()
+    def _begin(self) -> None:
+        """Reset the state of the process. After a fork, the connection is the parent's."""
+        self._opened_ones.clear()
         self._connection: Connection | None = None
         self._lock = threading.RLock()
         self._prepared: set[str] = set()
@@ -253,8 +255,6 @@ class Session:
 
         :raises SpoolerUnusable: if the server refuses this process for a permanent reason.
         """
-        if self._pid != os.getpid():
-            self._begin_anew()
         self._keys.setdefault(role, None)
         with contextlib.suppress(Transient):
             self.key(role)
@@ -280,12 +280,10 @@ class Session:
 
     def known_key(self, role: str) -> int | None:
         """Return the key if it is known, or None."""
-        return self._keys.get(role) if self._pid == os.getpid() else None
+        return self._keys.get(role)
 
     def drop(self, role: str) -> None:
         """Remove the registration of a role."""
-        if self._pid != os.getpid():
-            return
         key = self._keys.pop(role, None)
         if key is not None and self._open:
             with contextlib.suppress(SpoolerUnusable), self._held() as connection:
@@ -315,7 +313,7 @@ class Session:
     def fileno(self) -> int | None:
         """Return the descriptor that becomes readable when the server sends something, or None."""
         with self._lock:
-            if self._connection is None or self._connection.closed or self._pid != os.getpid():
+            if self._connection is None or self._connection.closed:
                 return None
             return self._connection.fileno()
 
@@ -325,7 +323,7 @@ class Session:
         :raises Away: if the connection is lost.
         """
         with self._lock:
-            if self._connection is None or self._pid != os.getpid():
+            if self._connection is None:
                 return
             pgconn = self._connection.pgconn
             try:
@@ -339,11 +337,10 @@ class Session:
     def close(self) -> None:
         """End the session and release its locks. The next use opens another."""
         with self._lock:
-            if self._pid == os.getpid():
-                for role in list(self._keys):
-                    self.drop(role)
-                self.tasks.clear()
-                self._lose()
+            for role in list(self._keys):
+                self.drop(role)
+            self.tasks.clear()
+            self._lose()
 
     # --- opening
 
@@ -353,8 +350,6 @@ class Session:
 
     @contextlib.contextmanager
     def _held(self, *, collect: bool = True) -> Iterator[Connection]:
-        if self._pid != os.getpid():
-            self._begin_anew()
         with self._lock:
             if not self._open:
                 self._connection = self._opened()

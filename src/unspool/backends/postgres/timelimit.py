@@ -6,12 +6,15 @@ failed.
 """
 
 import contextlib
+import os
 import time
 from collections.abc import Generator
 from typing import Any
 
 import psycopg
 from psycopg import waiting
+
+from ... import forks
 
 __all__ = ["PATIENCE", "Connection"]
 
@@ -25,11 +28,28 @@ class _NoAnswer(Exception):
     """The server has not answered in time."""
 
 
+_inherited: list["Connection"] = []  # kept forever, because collecting one would warn, or end the parent's session
+
+
 class Connection(psycopg.Connection[Any]):
-    """A connection of psycopg whose statements raise after ``patience``."""
+    """A connection of psycopg whose statements raise after ``patience``.
+
+    It belongs to the process that opened it. A child only closes its copy of the socket, so that the server notices
+    when the owner's connection ends.
+    """
 
     patience: float | None = PATIENCE
     """Seconds within which the server must answer; None to wait as long as it takes."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        forks.register(after_in_child=self._leave_to_parent)
+
+    def _leave_to_parent(self) -> None:
+        _inherited.append(self)
+        if not self.closed:
+            with contextlib.suppress(OSError, psycopg.Error):
+                os.close(self.fileno())
 
     def wait(self, gen: Generator[Any, Any, Any], *args: Any, **options: Any) -> Any:
         if self.patience is None:

@@ -21,7 +21,7 @@ import logging
 import os
 from typing import NamedTuple
 
-from ... import points, wire
+from ... import forks, points, wire
 from ...errors import ClaimLost, Damaged, SpoolerUnusable, Unsigned
 from ...message import (
     Ack,
@@ -85,6 +85,7 @@ class Claims:
         self._held: set[int] = set()
         self.deferred_close: DeferredClose | None = None
         """Takes the descriptors of removed files, if a supervisor closes them."""
+        forks.register(after_in_child=self.let_go)  # a lock lives as long as any copy of its descriptor
 
     @property
     def attempts(self) -> Attempts:
@@ -369,10 +370,3 @@ class Claims:
             with contextlib.suppress(OSError):
                 os.close(fd)
         self._held.clear()
-
-    def close_inherited(self) -> None:
-        """Close the inherited descriptors in a forked child, because a lock lives as long as any copy of its
-        descriptor."""
-        self.let_go()
-        if self.deferred_close is not None:
-            self.deferred_close.close_inherited()

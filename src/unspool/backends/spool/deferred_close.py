@@ -14,7 +14,9 @@ import os
 import sys
 import threading
 
+from ... import forks
 from ...imports import late
+from . import descriptor
 
 __all__ = ["DeferredClose"]
 
@@ -31,7 +33,7 @@ class DeferredClose:
             import socket  # producers do not need it
 
         self._socket = socket
-        self._maker = os.getpid()
+        self._is_inherited = False
         self._lock = threading.Lock()  # a worker settles tasks in two threads
         self._kept: list[tuple[int, int]] = []
         self._batch = 0
@@ -41,6 +43,7 @@ class DeferredClose:
                 self._ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         for end in self._ends or ():
             end.setblocking(False)
+        forks.register(after_in_child=self._close_inherited)
 
     def add(self, fd: int, inode: int) -> None:
         """Take over the descriptor of a removed file. Called in a worker."""
@@ -56,7 +59,7 @@ class DeferredClose:
         """Pass on or close all kept descriptors. Return False if there were none. Called in a worker."""
         with self._lock:
             kept, self._kept = self._kept, []
-        fds = [fd for fd, inode in kept if _is_still(fd, inode)]
+        fds = [fd for fd, inode in kept if descriptor.status(fd, inode) is not None]
         if self._ends is not None and len(fds) == self._batch:
             rights = array.array("i", fds)
             with contextlib.suppress(OSError):  # the socket is full, or has no reader
@@ -80,8 +83,9 @@ class DeferredClose:
             os.close(fd)
         return bool(said)
 
-    def close_inherited(self) -> None:
-        """Close the descriptors that a forked child inherited, because the parent passes them on."""
+    def _close_inherited(self) -> None:
+        """Close the descriptors that the parent passes on."""
+        self._is_inherited = True
         self._lock = threading.Lock()
         for fd, _ in self._kept:
             with contextlib.suppress(OSError):
@@ -92,7 +96,7 @@ class DeferredClose:
         """Close the socket. A child closes only the supervisor's end and can still send."""
         if self._ends is not None:
             self._ends[1].close()
-            if os.getpid() == self._maker:
+            if not self._is_inherited:
                 self._ends[0].close()
                 self._ends = None
 
@@ -103,11 +107,3 @@ def _batch() -> int:
 
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return _BATCH if limit == resource.RLIM_INFINITY else max(min(_BATCH, limit // _SHARE), 1)
-
-
-def _is_still(fd: int, inode: int) -> bool:
-    """Return whether the descriptor still refers to this inode. A task may have closed it and opened another file."""
-    try:
-        return os.fstat(fd).st_ino == inode
-    except OSError:
-        return False

@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from ... import points, wire
+from ... import forks, points, wire
 from ...errors import Damaged, SpoolerUnusable, TaskBusy
 from ...imports import late
 from ...message import State
@@ -72,6 +72,7 @@ class SpoolDepot:
         self._max_size = max_size
         self._clock = clock
         self._locked: set[int] = set()
+        forks.register(after_in_child=self.release)  # a lock lives as long as any copy of its descriptor
 
     # --- the source
 
@@ -94,7 +95,7 @@ class SpoolDepot:
         return [parcel for one in under_way(self._directory) if (parcel := self._take(one, one.inside)) is not None]
 
     def release(self) -> None:
-        """Release all locks, also in a forked child, because a lock lives as long as any copy of its descriptor."""
+        """Release all locks."""
         for fd in self._locked:
             with contextlib.suppress(OSError):
                 os.close(fd)

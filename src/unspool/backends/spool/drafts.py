@@ -29,7 +29,8 @@ import threading
 import weakref
 from collections.abc import Callable
 
-from . import lock
+from ... import forks
+from . import descriptor, lock
 
 __all__ = ["Drafts"]
 
@@ -51,11 +52,18 @@ class Drafts:
     def __init__(self, place: Callable[[], int], hand_over: Callable[[int], int] = int) -> None:
         self._place = place
         self._hand_over = hand_over
-        self._pid = self._number = 0
         self._fd = self._device = self._inode = -1
         self._byte = self._looks = 0
-        self._lost = False
         self._closing: weakref.finalize[[int, int], Drafts] | None = None
+        self._begin()
+        forks.register(after_in_child=self._begin)
+
+    def _begin(self) -> None:
+        """Forget the number, which is that of the parent after a fork."""
+        if self._closing is not None:
+            self._closing()
+        self._number: int | None = None
+        self._lost = False
         self._lock = threading.Lock()
 
     def name(self, name: str) -> str:
@@ -65,9 +73,8 @@ class Drafts:
     @property
     def number(self) -> int:
         """Return the number of this process; 0 if it cannot have one."""
-        if self._pid != os.getpid():
-            self._sign()
-        return self._number
+        found = self._number
+        return self._sign() if found is None else found
 
     @property
     def current(self) -> int:
@@ -92,7 +99,7 @@ class Drafts:
     @property
     def lost(self) -> bool:
         """Return whether this process had a number and cannot use it any more."""
-        return self._number > 0 and not self.current
+        return bool(self._number) and not self.current
 
     def abandoned(self, draft: str, device: int) -> bool:
         """Return whether the writer of a draft is certainly dead.
@@ -111,25 +118,24 @@ class Drafts:
         inode, byte = divmod(number, _BYTES)
         if number in (0, own) or (device, inode) != (self._device, self._inode):
             return False
-        return _is_still(self._fd, inode) and not lock.held(self._fd, byte)
+        return descriptor.status(self._fd, inode) is not None and not lock.held(self._fd, byte)
 
-    def _sign(self) -> None:
+    def _sign(self) -> int:
         with self._lock:
-            if self._pid == os.getpid():
-                return
-            if self._closing is not None:
-                self._closing()  # the descriptor of the parent process
-            number, self._lost = 0, False
+            if self._number is not None:
+                return self._number
+            number = 0
             with contextlib.suppress(OSError):  # writing the draft meets the same error and raises it
                 self._fd = self._hand_over(os.open(_FILE, _OPEN, 0o600, dir_fd=self._place()))
                 found = os.fstat(self._fd)
                 self._device, self._inode = found.st_dev, found.st_ino
-                self._closing = weakref.finalize(self, _close, self._fd, self._inode)
+                self._closing = weakref.finalize(self, descriptor.close, self._fd, self._inode)
                 self._closing.atexit = False  # the lock is held until the process ends
                 byte = self._take_byte()
                 self._byte = os.lseek(self._fd, byte, os.SEEK_SET)
                 number = self._inode * _BYTES + byte
-            self._number, self._pid = number, os.getpid()
+            self._number = number
+            return number
 
     def _take_byte(self) -> int:
         """Lock a byte that no other process has, and return its position.
@@ -141,19 +147,3 @@ class Drafts:
             if lock.acquire(self._fd, byte):
                 return byte
         raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN), _FILE)
-
-
-def _is_still(fd: int, inode: int) -> bool:
-    """Return whether the descriptor still refers to this inode.
-
-    The program may have closed it and opened another file.
-    """
-    try:
-        return os.fstat(fd).st_ino == inode
-    except OSError:
-        return False
-
-
-def _close(fd: int, inode: int) -> None:
-    if _is_still(fd, inode):
-        os.close(fd)

@@ -15,8 +15,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
+from ... import forks
 from ...message import Record
-from . import lock
+from . import descriptor, lock
 from .file import open_private
 from .layout import PRIVATE, TMP, Directory
 
@@ -42,17 +43,17 @@ class Journal:
         self._directory = directory
         self._add = add
         self._name = ""
-        self._fd = -1
-        self._pid = 0
-        self._size = 0
+        self._fd = -1  # no journal is begun
+        self._inode = self._size = 0
         self._waiting: deque[str] = deque()
+        forks.register(after_in_child=self._close_inherited)
 
     def append(self, records: Sequence[Record]) -> None:
         """Add a line for each record.
 
         :raises OSError: if it cannot be written.
         """
-        if self._pid != os.getpid():  # a forked child shares its parent's file and lock
+        if self._fd < 0:
             self._waiting = deque(self._names())
             self._begin()
         elif self._size > _LONG:
@@ -67,7 +68,7 @@ class Journal:
 
     def ingest_some(self) -> None:
         """Put the oldest journals into the database, for a moment. Journals that fail are left for the next process."""
-        if self._pid == os.getpid():
+        if self._fd >= 0:
             deadline = time.monotonic() + _MOMENT
             while self._waiting and time.monotonic() < deadline:
                 self._ingest(self._waiting.popleft())
@@ -88,17 +89,25 @@ class Journal:
         self._directory.renew(PRIVATE, TMP)
         private, tmp = self._directory.fd(PRIVATE), self._directory.fd(TMP)
         draft = self._directory.drafts.name(name)
-        self._fd = self._directory.hand_over(os.open(draft, _CREATE, 0o600, dir_fd=tmp))
-        self._size = 0
-        lock.acquire(self._fd)
-        # The file is locked now, so no process takes it for a leftover.
-        os.rename(draft, name, src_dir_fd=tmp, dst_dir_fd=private)
-        self._pid = os.getpid()
+        fd = self._directory.hand_over(os.open(draft, _CREATE, 0o600, dir_fd=tmp))
+        try:
+            lock.acquire(fd)
+            # The file is locked now, so no process takes it for a leftover.
+            os.rename(draft, name, src_dir_fd=tmp, dst_dir_fd=private)
+        except OSError:
+            os.close(fd)
+            raise
+        self._fd, self._inode, self._size = fd, os.fstat(fd).st_ino, 0
 
     def _end(self) -> None:
-        self._pid = 0
         self._waiting.append(self._name)
-        os.close(self._fd)
+        fd, self._fd = self._fd, -1
+        os.close(fd)
+
+    def _close_inherited(self) -> None:
+        """Close the file of the parent, because its lock lives as long as any copy of its descriptor."""
+        descriptor.close(self._fd, self._inode)
+        self._fd = -1
 
     def _ingest(self, name: str) -> None:
         with contextlib.suppress(OSError, sqlite3.Error):  # the journal is gone, or another process holds the database

@@ -8,7 +8,7 @@ Version. It is a random number of 63 bits. A counter would have to be as durable
 
 Life. An ephemeral item is absent unless its file is locked. The process that puts it locks the draft before it is
 renamed, and keeps the descriptor open. A forked child closes its copy, because a lock lives as long as any copy of its
-descriptor (see ``store``). The file is open for writing, so the kernel also reports the end of the process to the
+descriptor (see ``forks``). The file is open for writing, so the kernel also reports the end of the process to the
 waiting ones, as the closing of a written file. Ended items are removed by ``sweep``.
 
 Links, directories, FIFOs, large files, files of other users and files that are not an item's count as no item. They are
@@ -23,11 +23,11 @@ import time
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 
-from ... import points
+from ... import forks, points
 from ...errors import SpoolerUnusable
 from ..base import Clock
 from ..keyvalue import FOREVER, Item, Life, Until, check_key, check_life, check_value
-from . import lock, trust
+from . import descriptor, lock, trust
 from .file import write_whole
 from .item import LARGEST_FILE, SMALLEST_FILE, Stored, dump, key_of, name_of, new_version, parse
 from .layout import KV, TMP, Directory
@@ -58,6 +58,7 @@ class SpoolKeyValue:
         self._watchers: list[Watcher] = []  # not in use; at most a few, kept because closing one takes 10 ms
         weakref.finalize(self, _close_all, self._watchers).atexit = False
         self._mutex = Mutex(directory, KV, "lock")
+        forks.register(after_in_child=self._close_inherited)
 
     # --- keyvalue.KeyValue
 
@@ -123,10 +124,9 @@ class SpoolKeyValue:
             self._release(key)
         _close_all(self._watchers)
 
-    def close_inherited(self) -> None:
-        """Close the inherited descriptors in a forked child. The items and the lock stay the parent's."""
+    def _close_inherited(self) -> None:
+        """Close the descriptors of the parent, which keeps its items."""
         self.close()
-        self._mutex.close_inherited()
         for fd in self._drafts:
             with contextlib.suppress(OSError):
                 os.close(fd)
@@ -278,15 +278,15 @@ class SpoolKeyValue:
     def _keep(self, key: str, fd: int) -> None:
         """Keep the file of an ephemeral item locked. Close the files that other processes have replaced or removed."""
         for other, (held, inode) in list(self._ephemeral.items()):
-            if (found := _status(held, inode)) is None or not found.st_nlink:
+            if (found := descriptor.status(held, inode)) is None or not found.st_nlink:
                 self._release(other)
         self._ephemeral[key] = fd, os.fstat(fd).st_ino
 
     def _release(self, key: str) -> None:
         """Close the file of an ephemeral item of this process, unless the program has closed it."""
         held = self._ephemeral.pop(key, None)
-        if held is not None and _status(*held) is not None:
-            os.close(held[0])
+        if held is not None:
+            descriptor.close(*held)
 
     @contextlib.contextmanager
     def _reported(self) -> Iterator[None]:
@@ -346,12 +346,3 @@ class SpoolKeyValue:
 def _close_all(watchers: list[Watcher]) -> None:
     while watchers:
         watchers.pop().close()
-
-
-def _status(fd: int, inode: int) -> os.stat_result | None:
-    """Return the status of a descriptor, or None if the program has closed it, and perhaps opened another file."""
-    with contextlib.suppress(OSError):
-        found = os.fstat(fd)
-        if found.st_ino == inode:
-            return found
-    return None

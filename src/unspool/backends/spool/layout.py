@@ -31,6 +31,7 @@ import threading
 import weakref
 from typing import NamedTuple
 
+from ... import forks
 from ...errors import SpoolerUnusable
 from ..base import UNNUMBERED
 from . import trust
@@ -139,14 +140,14 @@ class Names:
 
     def __init__(self) -> None:
         self._renew()
+        forks.register(after_in_child=self._renew)
 
     def _renew(self) -> None:
-        self._pid = os.getpid()
         self._lock = threading.Lock()
         self._counter = itertools.count(1)
         self._last = 0
         host = re.sub(r"[/\0]", "-", socket.gethostname())[:64]
-        self._start = f"{PREFIX}{host}_{self._pid}_"
+        self._start = f"{PREFIX}{host}_{os.getpid()}_"
         self._random = int.from_bytes(os.urandom(4), "little")
 
     def next(self, now: float, due: float | None, writer: int | None = None) -> str:
@@ -154,8 +155,6 @@ class Names:
 
         :param writer: the number of its writer, which becomes part of the name; see ``drafts``.
         """
-        if os.getpid() != self._pid:
-            self._renew()  # after a fork, where the lock may have been copied while it was locked
         microseconds = int((now if due is None else due) * 1_000_000)
         if due is None:
             with self._lock:  # two tasks of the same microsecond, or a clock set back, keep their order
@@ -219,6 +218,10 @@ class Directory:
         # It runs when no thread uses the directory any more, for example after a change of settings, and never while a
         # thread may hold a descriptor number.
         weakref.finalize(self, _close_all, self._parts, self._removed).atexit = False
+        forks.register(after_in_child=self._renew_lock)
+
+    def _renew_lock(self) -> None:
+        self._lock = threading.Lock()  # another thread may have held it
 
     def _new_drafts(self) -> Drafts:
         return Drafts(lambda: self.fd(PRIVATE), self.hand_over)
@@ -368,12 +371,6 @@ class Directory:
         closed = root is not None and root.found() is None
         if closed or (self.is_current() and not all(map(self.is_current, parts))):
             self.reopen()
-
-    def begin_anew(self) -> None:
-        """Replace the lock and the drafts in a forked child. Another thread's lock may have been copied while it was
-        locked."""
-        self._lock = threading.Lock()
-        self.drafts = self._new_drafts()
 
     def reopen(self) -> None:
         """Close the descriptors that are no longer current, so that the next use opens them again."""

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterator
 
+from ... import forks
 from ...errors import SpoolerUnusable
 from . import lock, trust
 from .layout import Directory
@@ -30,6 +31,7 @@ class Mutex:
         self._part = part
         self._name = name
         self._descriptors: set[int] = set()  # those that threads are using
+        forks.register(after_in_child=self._close_inherited)
 
     @contextlib.contextmanager
     def held(self, *, wait: bool = True) -> Iterator[None]:
@@ -61,9 +63,8 @@ class Mutex:
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
 
-    def close_inherited(self) -> None:
-        """Close the inherited descriptors in a forked child, because a lock lives as long as any copy of its
-        descriptor."""
+    def _close_inherited(self) -> None:
+        """Close the descriptors of the parent, because a lock lives as long as any copy of its descriptor."""
         for fd in self._descriptors:
             with contextlib.suppress(OSError):
                 os.close(fd)

@@ -3,7 +3,6 @@
 import logging
 import os
 import time
-import weakref
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -82,7 +81,6 @@ class SpoolBackend:
         self.depot = SpoolDepot(
             self._directory, self._listing, lambda: claims.attempts, claims.objection, self.wakefile, max_size, clock
         )
-        _opened.add(self)
 
     def has_lost_descriptors(self) -> bool:
         return self._directory.has_lost_descriptors()
@@ -189,22 +187,3 @@ class SpoolBackend:
             from .history import History
 
         return History(self._directory, *self._history_bounds, self._clock)
-
-    def close_inherited(self) -> None:
-        """Close the inherited descriptors in a forked child, because a lock lives as long as any copy of its
-        descriptor."""
-        self._directory.begin_anew()
-        self.kv.close_inherited()
-        self.depot.release()
-        self._claims.close_inherited()
-
-
-_opened: weakref.WeakSet[SpoolBackend] = weakref.WeakSet()
-
-
-def _close_inherited() -> None:
-    for backend in list(_opened):
-        backend.close_inherited()
-
-
-os.register_at_fork(after_in_child=_close_inherited)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
+from .... import forks
 from ....errors import ConfigurationError
 from ....message import Envelope, Record
 from ...base import Capabilities, Registration, WorkerInfo
@@ -51,7 +52,7 @@ class UwsgiBackend(SpoolBackend):
         self._real = os.path.realpath(root)
         self._due_list = DueList(self._directory, self._clock, lambda: [""])
         self._registration: Registration | None = None
-        self._registered_by = 0
+        forks.register(after_in_child=self._forget_registration)
         self.control: UwsgiControl = UwsgiControl(self._directory, period, uwsgi, self._pids, self.wake)
 
     def send(self, envelopes: Sequence[Envelope]) -> list[str]:
@@ -75,9 +76,11 @@ class UwsgiBackend(SpoolBackend):
     @property
     def registration(self) -> Registration:
         """Return the registration of this process, which shows others its current task."""
-        if self._registration is None or self._registered_by != os.getpid():
-            self._registration, self._registered_by = self.control.register("worker"), os.getpid()
+        self._registration = self._registration or self.control.register("worker")
         return self._registration
+
+    def _forget_registration(self) -> None:
+        self._registration = None
 
     def ref(self, name: str) -> str | None:
         """Return the ref of the task that uWSGI calls by this name now; None if it is not in this directory."""
