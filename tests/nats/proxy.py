@@ -22,6 +22,9 @@ class Proxy:
         self._selector.register(self._listener, selectors.EVENT_READ)
         self._bell, self._ringer = socket.socketpair()
         self._selector.register(self._bell, selectors.EVENT_READ)
+        self._doors = selectors.DefaultSelector()  # all that is read while it is silent
+        for door in (self._listener, self._bell):
+            self._doors.register(door, selectors.EVENT_READ)
         self._others: dict[socket.socket, socket.socket] = {}
         self._open = threading.Event()
         self._open.set()
@@ -40,12 +43,12 @@ class Proxy:
     def silence(self) -> None:
         """Passes nothing on, as a cable that is pulled; nobody is told."""
         self._silent = True
+        self._ringer.send(b".")
 
     def lose(self) -> None:
         """The same, and what is open now stays silent for good, as when a firewall has forgotten it."""
         self._losing.set()
         self.silence()
-        self._ringer.send(b".")
 
     def mend(self) -> None:
         """Works again. What was broken stays so; what was silent speaks."""
@@ -61,7 +64,7 @@ class Proxy:
 
     def _run(self) -> None:
         while not self._ended:
-            for key, _ in self._selector.select(0.05 if self._silent else None):
+            for key, _ in (self._doors if self._silent else self._selector).select():
                 end = key.fileobj
                 assert isinstance(end, socket.socket)
                 if end is self._bell:
@@ -82,6 +85,7 @@ class Proxy:
         for end in [*self._others, *self._lost, self._listener, self._bell, self._ringer]:
             end.close()
         self._selector.close()
+        self._doors.close()
 
     def _accept(self) -> None:
         client, _ = self._listener.accept()
