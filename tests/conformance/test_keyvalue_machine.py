@@ -4,7 +4,6 @@ Hypothesis makes up commands of two processes; both tables obey, and after each 
 compared. Versions are compared by the order in which they were first seen, since the numbers differ.
 """
 
-import contextlib
 import shutil
 import tempfile
 
@@ -15,8 +14,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from unspool.backends.keyvalue import EPHEMERAL, FOREVER, Item, Life, Until
 from unspool.backends.memory import MemoryBackend
 from unspool.backends.spool import SpoolBackend
-from unspool.backends.spool.sweep import leftovers
 from unspool.testing import FakeClock
+
+from ..spool.sweep import sweep
 
 KEYS = st.sampled_from(["a", "a/b", "a.b", "a/b/c", "b", "..", "A"])
 PREFIXES = st.sampled_from(["", "a", "a/", "a/b", "b", "."])
@@ -89,10 +89,8 @@ class TableLikeMemory(RuleBasedStateMachine):
         self.memory.close()
 
     @rule()
-    def sweep(self) -> None:
-        with contextlib.closing(leftovers(self.backends[1]._directory)) as steps:
-            for _ in steps:
-                pass
+    def sweep_directory(self) -> None:
+        sweep(self.backends[1].name)
 
     @invariant()
     def the_same_items(self) -> None:

@@ -13,7 +13,8 @@ import pytest
 from unspool import points
 from unspool.backends.keyvalue import EPHEMERAL, FOREVER, LARGEST_VALUE, Item, Life
 from unspool.backends.spool import SpoolBackend
-from unspool.backends.spool.sweep import leftovers
+
+from ..spool.sweep import sweep
 
 PUT = [name for name in points.NAMES if name.startswith("put.")]
 DROP = [name for name in points.NAMES if name.startswith("drop.")]
@@ -39,8 +40,7 @@ def killed_at(point: str, work: Callable[[], object]) -> None:
 
 def files(backend: SpoolBackend) -> list[str]:
     """The files of the table and the drafts, after a sweep."""
-    for _ in leftovers(backend._directory):
-        pass
+    sweep(backend.name)
     return sorted(name for part in ("kv", "tmp") for name in os.listdir(f"{backend.name}/.unspool/{part}"))
 
 

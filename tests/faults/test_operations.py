@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 
 from unspool.backends.spool import SpoolBackend
-from unspool.backends.spool.sweep import leftovers
+from unspool.backends.spool.layout import Directory
 from unspool.errors import TaskBusy
 from unspool.message import Bury, Claim, Envelope, Retry, State
 
 from ..runtime.conftest import PATIENCE, Place
+from ..spool.sweep import sweep
 from . import tracing
 from .conftest import needs
 
@@ -32,8 +33,7 @@ def unspool(place: Place, *words: str) -> subprocess.CompletedProcess[str]:
 
 def tidy(backend: SpoolBackend) -> list[str]:
     """What lies among the drafts after sweeping."""
-    for _ in leftovers(backend._directory):
-        pass
+    sweep(backend.name)
     return os.listdir(Path(backend.name, ".unspool", "tmp"))
 
 
@@ -247,26 +247,25 @@ def test_threads_of_one_process_sign_their_drafts_once(tmp_path: Path) -> None:
         thread.start()
     other = SpoolBackend(str(tmp_path / "mail"))
     while any(thread.is_alive() for thread in threads):
-        for _ in leftovers(other._directory):
-            pass
+        sweep(other.name)
     assert backend.counts()[State.READY] == 400
     assert tidy(other) == []
 
 
 def test_a_fork_has_drafts_of_its_own(tmp_path: Path) -> None:
     """A forked process that lives on does not keep the drafts of its dead parent alive, nor the other way round."""
-    backend = SpoolBackend(str(tmp_path / "mail"))
-    mine = backend._directory.drafts.name("x")
+    directory = Directory(str(tmp_path / "mail"))
+    mine = directory.drafts.name("x")
     pid = os.fork()
     if pid == 0:
-        os._exit(backend._directory.drafts.name("x") == mine)
+        os._exit(directory.drafts.name("x") == mine)
     assert os.waitpid(pid, 0)[1] == 0
-    assert backend._directory.drafts.name("x") == mine
+    assert directory.drafts.name("x") == mine
 
 
 @pytest.mark.parametrize("name", ["x", "x.1", "x.zzzzzzzzzzzz", "x.000000000000", "x.ffffffffffffff"])
 def test_names_that_prove_nothing(tmp_path: Path, name: str) -> None:
     """A draft without a number, or with none that a process could have, is never swept."""
-    backend = SpoolBackend(str(tmp_path / "mail"))
-    backend.control.set_period(3)
-    assert not backend._directory.drafts.abandoned(name, tmp_path.stat().st_dev)
+    drafts = Directory(str(tmp_path / "mail")).drafts
+    assert drafts.number
+    assert not drafts.abandoned(name, tmp_path.stat().st_dev)

@@ -15,9 +15,9 @@ import pytest
 from unspool import points
 from unspool.backends.keyvalue import EPHEMERAL
 from unspool.backends.spool import SpoolBackend
-from unspool.backends.spool.sweep import leftovers
 from unspool.message import Ack, Bury, Claim, Disposition, Envelope, Retry, State
 
+from ..spool.sweep import sweep
 from .conftest import needs
 from .ext4 import Ext4
 
@@ -70,8 +70,7 @@ def claimed(disk: Ext4) -> list[Claim]:
     """What can be claimed; all else must be gone, and the drafts swept."""
     backend = open_backend(disk)
     found = [backend.claim(entry.id.removeprefix(f"{backend.name}/")) for entry in backend.entries()]
-    for _ in leftovers(backend._directory):
-        pass
+    sweep(backend.name)
     assert os.listdir(disk.root / "mail" / ".unspool" / "tmp") == []
     claims = [claim for claim in found if isinstance(claim, Claim)]
     assert [claim.envelope.body for claim in claims] == [BODY] * len(claims)

@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from unspool.backends.spool import SpoolBackend, lock
-from unspool.backends.spool.sweep import leftovers
+from unspool.backends.spool.layout import Directory
 from unspool.message import Bury, Claim, Envelope, Record, Refusal, RefusalKind, State
+
+from ..spool.sweep import sweep
 
 ENVELOPE = Envelope({"msg": b"task"}, b"", None, None)
 HOUR = 3600.0
@@ -82,14 +84,14 @@ def test_a_link_to_a_directory_of_other_files(backend: SpoolBackend, tmp_path: P
     """The sweep, which root may do for another user, removes nothing that a link leads to."""
     outside = tmp_path / "outside"
     outside.mkdir()
-    names = {"precious", "x.reason", f"x.{backend._directory.drafts.number + 1:x}"}
+    names = {"precious", "x.reason", f"x.{Directory(backend.name).drafts.number + 1:x}"}
     for name in names:
         path = outside / name
         path.touch(mode=0o600)
         os.utime(path, (0, 0))
     os.makedirs(os.path.dirname(f"{backend.name}/.unspool/{link}"), exist_ok=True)
     os.symlink(outside, f"{backend.name}/.unspool/{link}")
-    sweep(backend)
+    sweep_old(backend)
     assert set(os.listdir(outside)) == names
 
 
@@ -97,7 +99,7 @@ def test_links_without_end(backend: SpoolBackend) -> None:
     """Two links of a directory to itself lead to as many paths as there are ways: none is followed."""
     for name in "56":
         os.symlink(".", f"{backend.name}/.unspool/dead/{name}")
-    sweep(backend)
+    sweep_old(backend)
 
 
 def test_a_journal_that_is_too_large(backend: SpoolBackend) -> None:
@@ -153,13 +155,12 @@ def bury(backend: SpoolBackend, ref: str) -> None:
     backend.settle(claim, Bury("no use"))
 
 
-def sweep(backend: SpoolBackend) -> None:
+def sweep_old(backend: SpoolBackend) -> None:
     """Sweeps when all that is there is two hours old."""
     for place, _, names in os.walk(f"{backend.name}/.unspool"):
         for name in names:
             os.utime(f"{place}/{name}", (time.time() - 2 * HOUR,) * 2)
-    for _ in leftovers(backend._directory):
-        pass
+    sweep(backend.name)
 
 
 @pytest.mark.parametrize("ending", [".reason", ".reason.reason", "_" + "x" * (255 - 28) + ".reason", "x" * 234])
@@ -170,7 +171,7 @@ def test_a_task_that_is_called_as_a_reason(backend: SpoolBackend, ending: str) -
     for _ in range(2):
         (entry,) = backend.entries()
         assert (entry.state, entry.reason) == (State.DEAD, "no use")
-        sweep(backend)
+        sweep_old(backend)
     again = backend.retry(entry.id)
     assert isinstance(backend.claim(os.path.basename(again)), Claim)
     assert list(Path(backend.name, ".unspool", "dead").iterdir()) == []
@@ -186,9 +187,9 @@ def test_a_task_that_was_moved_to_where_a_reason_is_kept(backend: SpoolBackend) 
     for entry in list(backend.entries(frozenset({State.DEAD}))):
         backend.remove(entry.id)
     assert backend.counts()[State.DEAD] == 0
-    sweep(backend)
+    sweep_old(backend)
     assert backend.counts()[State.DEAD] == 2
-    sweep(backend)
+    sweep_old(backend)
     assert backend.counts()[State.DEAD] == 2
 
 
@@ -197,7 +198,7 @@ def test_a_reason_without_its_task(backend: SpoolBackend) -> None:
     for name in ("uwsgi_spoolfile_on_x_1_1_1_1", "uwsgi_spoolfile_on_x_1_1_1_2"):
         Path(backend.name, ".unspool", "dead", f"{name}.reason").write_text('{"reason": "former"}')
     bury(backend, put(backend, name))
-    sweep(backend)
+    sweep_old(backend)
     (entry,) = backend.entries()
     assert entry.reason == "no use"
     assert sorted(os.listdir(f"{backend.name}/.unspool/dead")) == [name, f"{name}.reason"]

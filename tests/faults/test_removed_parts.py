@@ -8,7 +8,8 @@ import pytest
 
 from unspool.backends.keyvalue import EPHEMERAL, FOREVER
 from unspool.backends.spool import SpoolBackend
-from unspool.backends.spool.attempts import Count, _Sidecars
+from unspool.backends.spool.attempts import Count, Sidecars
+from unspool.backends.spool.layout import Directory
 from unspool.message import Bury, Claim, Envelope, Record, State
 
 from ..runtime.conftest import Place
@@ -76,9 +77,8 @@ def test_in_one_process(tmp_path: Path, part: str, priority: int | None) -> None
 def test_with_many_priorities(tmp_path: Path) -> None:
     """More than a process holds open: the directory of the dead is made again for one that is not."""
     backend = SpoolBackend(str(tmp_path / "mail"), durable=False)
-    for part in range(70):
-        backend._directory.fd(str(part))
-    use(backend, 29)
+    for id in backend.send([Envelope({"msg": b"task"}, b"", priority, None) for priority in range(1, 71)]):
+        backend.remove(id)
     shutil.rmtree(Path(backend.name, ".unspool", "dead"))
     use(backend, 29)
     use(backend, 100)
@@ -87,7 +87,7 @@ def test_with_many_priorities(tmp_path: Path) -> None:
 def test_counts_beside_the_tasks(tmp_path: Path) -> None:
     """Where a file system has no extended attributes, their directory is made again as well."""
     backend = SpoolBackend(str(tmp_path / "mail"), durable=False)
-    kept = _Sidecars(backend._directory)
+    kept = Sidecars(Directory(backend.name))
     kept.write("", "5/task", Count(2, 1))
     assert kept.read("5/task") == Count(2, 1)
     shutil.rmtree(Path(backend.name, ".unspool", "attempts"))

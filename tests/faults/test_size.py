@@ -8,6 +8,8 @@ import pytest
 
 from unspool import Spooler, configure, dispatch, points, raw_message, wire
 from unspool.backends.spool import SpoolBackend
+from unspool.backends.spool.attempts import open_attempts
+from unspool.backends.spool.layout import Directory
 from unspool.compat import uwsgi
 from unspool.errors import PayloadRefused
 from unspool.message import Bury, Claim, Envelope, Outcome, Refusal, RefusalKind, State
@@ -46,9 +48,8 @@ def test_after_three_crashes_the_body_is_not_read(tmp_path: Path) -> None:
     """The claim that sets a task aside reads its variables alone, so that it cannot be the next crash."""
     backend = SpoolBackend(str(tmp_path / "mail"))
     (id,) = backend.send([Envelope({"msg": b"task"}, b"x" * LARGE, None, None)])
-    backend._claims.attempts.write(
-        id, os.path.basename(id), backend._claims.attempts.read(os.path.basename(id))._replace(crashes=3)
-    )
+    attempts, ref = open_attempts(Directory(backend.name)), os.path.basename(id)
+    attempts.write(id, ref, attempts.read(ref)._replace(crashes=3))
     claim = backend.claim(os.path.basename(id))
     assert isinstance(claim, Claim)
     assert (dict(claim.envelope.vars)["msg"], claim.envelope.body, claim.crashes) == (b"task", b"", 3)

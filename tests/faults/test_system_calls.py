@@ -12,10 +12,10 @@ import pytest
 from unspool.backends.keyvalue import EPHEMERAL
 from unspool.backends.spool import SpoolBackend
 from unspool.backends.spool.layout import is_task
-from unspool.backends.spool.sweep import leftovers
 from unspool.errors import SpoolerUnusable
 from unspool.message import Ack, Bury, Claim, Disposition, Envelope, Refusal, RefusalKind, Retry, State
 
+from ..spool.sweep import sweep
 from . import tracing
 from .conftest import needs
 
@@ -39,8 +39,7 @@ def send(backend: SpoolBackend, priority: int | None = None) -> str:
 
 def swept(backend: SpoolBackend) -> list[str]:
     """What lies among the drafts after sweeping."""
-    for _ in leftovers(backend._directory):
-        pass
+    sweep(backend.name)
     return [path.name for path in Path(backend.name, ".unspool", "tmp").glob("*")]
 
 

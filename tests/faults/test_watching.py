@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import inotify_simple
 import pytest
 
 from unspool.backends.spool import SpoolBackend, feed, watcher
@@ -83,7 +84,7 @@ def test_too_many_events(tmp_path: Path) -> None:
         pytest.skip(f"this system keeps {limit} events")
     clock = [1_000.0]
     backend = SpoolBackend(str(tmp_path / "mail"), durable=False, clock=lambda: clock[0])
-    found = feed.SpoolFeed(backend._directory, backend.control, lambda: clock[0], backend.wakefile)
+    found = backend.feed()
     assert taken(found) == set()
     (id,) = send(backend)
     for number in range(limit + 100):  # events that have no end: each changes its name
@@ -102,15 +103,10 @@ def test_a_watch_that_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     seen = watcher.Watcher()
     assert seen.working
 
-    class Full:
-        def add_watch(self, *_: object) -> int:
-            raise OSError(errno.ENOSPC, "no watches left")
+    def refuse(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "no watches left")
 
-        def close(self) -> None:
-            pass
-
-    seen._notify.close()  # type: ignore[union-attr]
-    seen._notify = Full()  # type: ignore[assignment]
+    monkeypatch.setattr(inotify_simple.INotify, "add_watch", refuse)
     seen.watch("", str(tmp_path))
     assert not seen.working
     assert seen.fileno() is None

@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 
 from unspool import Spooler, settings, wire
-from unspool.backends.spool import SpoolBackend
-from unspool.backends.spool.sweep import leftovers
 from unspool.functions import call_message
 from unspool.message import Claim, Retry, State
 from unspool.signing import Signer
 
+from ..spool.sweep import sweep
 from .conftest import KEY, Ends, fail, ran, work
 
 
@@ -210,10 +209,7 @@ def test_reasons_survive_a_killed_move(ends: Ends) -> None:
     (note,) = Path(ends.names["spool"]).glob(".unspool/dead/*.reason")
     os.utime(note, (1, 1))
     ends.kill("carry.begun", "move", "spool", "pg")
-    backend = ends.backend("spool")
-    assert isinstance(backend, SpoolBackend)
-    for _ in leftovers(backend._directory):
-        pass
+    sweep(ends.names["spool"])
     ends.move("spool", "pg")
     (entry,) = ends.backend("pg").entries()
     assert (entry.reason, entry.attempts) == ("ValueError: no luck with dead", 1)

@@ -82,7 +82,7 @@ class Server:
         ]  # fmt: skip
         self._process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            start_new_session=True, **_as_nobody(),
+            start_new_session=True, **as_nobody(),
         )  # fmt: skip
         deadline = time.monotonic() + 60
         while self._run("pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self.port), check=False) != 0:
@@ -146,7 +146,7 @@ class Server:
 
     def _run(self, program: str, *words: str, check: bool = True) -> int:
         done = subprocess.run(
-            [str(self.programs / program), *words], capture_output=True, check=False, cwd=self.place, **_as_nobody()
+            [str(self.programs / program), *words], capture_output=True, check=False, cwd=self.place, **as_nobody()
         )
         assert not check or done.returncode == 0, done.stderr.decode()
         return done.returncode
@@ -168,14 +168,13 @@ def _programs(place: Path) -> Path:
 def _may_come(program: Path) -> bool:
     try:
         return (
-            subprocess.run([str(program), "--version"], capture_output=True, check=False, **_as_nobody()).returncode
-            == 0
+            subprocess.run([str(program), "--version"], capture_output=True, check=False, **as_nobody()).returncode == 0
         )
     except PermissionError:
         return False
 
 
-def _as_nobody() -> dict[str, Any]:
+def as_nobody() -> dict[str, Any]:
     return {"user": NOBODY, "group": NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
 
 

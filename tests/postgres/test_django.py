@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ..runtime.conftest import Place
-from ..uwsgi.conftest import _require
+from ..uwsgi.conftest import require_uwsgi
 from ..uwsgi.instance import Instance
 from .server import Server, serving
 
@@ -102,7 +102,7 @@ def test_tasks_go_on_after_a_restart_of_the_database(worker: Place, restarted: S
 
 def test_tasks_inside_uwsgi_go_on_after_a_restart_of_the_database(tmp_path: Path, restarted: Server) -> None:
     """The same in one of uWSGI's spooler processes."""
-    _require()
+    require_uwsgi()
     here = Instance(tmp_path)
     here.write_app(TASKS.format(port=restarted.port, age=None))
     try:

@@ -19,7 +19,7 @@ from unspool.message import Ack, Claim, Envelope, State
 from ..ports import free_port
 from ..runtime.conftest import PATIENCE
 from .conftest import look_at
-from .server import NOBODY, Server, _as_nobody
+from .server import NOBODY, Server, as_nobody
 
 PROGRAM = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="there is no pgbouncer here")
@@ -40,7 +40,7 @@ def pooled(request: pytest.FixtureRequest, server: Server, address: Address, tmp
         for path in (place, *place.iterdir()):
             os.chown(path, NOBODY, NOBODY)
     assert PROGRAM is not None
-    process = subprocess.Popen([PROGRAM, str(place / "ini")], stderr=subprocess.PIPE, text=True, **_as_nobody())
+    process = subprocess.Popen([PROGRAM, str(place / "ini")], stderr=subprocess.PIPE, text=True, **as_nobody())
     assert process.stderr is not None
     while "process up" not in process.stderr.readline():
         assert process.poll() is None

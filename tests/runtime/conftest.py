@@ -123,10 +123,14 @@ class Running:
             while not self._lines.empty():
                 self.seen.append(self._lines.get() or {})
             raise AssertionError(f"it does not end; it said {self.seen}, and {self.complaints}") from None
-        self._reader.join(PATIENCE)
+        self.wait_for_last_process()
         while (line := self._lines.get(timeout=PATIENCE)) is not None:
             self.seen.append(line)
         return status
+
+    def wait_for_last_process(self) -> None:
+        """Waits until the supervisor and its workers, which hold the other end of its log, have ended."""
+        self._reader.join(PATIENCE)
 
     def stop(self) -> int:
         """Stops it gracefully; its exit status."""
@@ -174,7 +178,7 @@ class Place:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             running.process.wait(PATIENCE)
-            running._reader.join(PATIENCE)
+            running.wait_for_last_process()
             assert running.process.stderr is not None
             running.process.stderr.close()
 

@@ -144,7 +144,7 @@ def test_an_orphan_begins_nothing_new(place: Place) -> None:
     place.wait_for_line("begun one")
     kill(running)
     place.open_gate("one")
-    running._reader.join(PATIENCE)  # the worker holds the other end: it has ended
+    running.wait_for_last_process()
     assert place.lines() == ["begun one", "ended one"]
     place.burst()
     assert sorted(map(int, place.lines()[2:])) == list(range(20))

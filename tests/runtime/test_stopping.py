@@ -354,7 +354,7 @@ def test_a_killed_supervisor_loses_nothing(place: Place) -> None:
     running.signal(signal.SIGKILL)
     running.process.wait(PATIENCE)
     place.open_gate("one")
-    running._reader.join(PATIENCE)  # the worker holds the other end: it has ended
+    running.wait_for_last_process()
     left = place.backend.counts()[State.READY]
     place.burst("--processes", "2")
     numbers = [int(line) for line in place.lines() if line.isdigit()]
@@ -393,7 +393,7 @@ def test_the_ends_of_orphaned_runs_are_told(place: Place) -> None:
     running.process.wait(PATIENCE)
     for name in ("one", "two", "three"):
         place.open_gate(name)
-    running._reader.join(PATIENCE)  # the workers hold the other end: they have ended
+    running.wait_for_last_process()
     with contextlib.suppress(AssertionError):
         running.wait_for_message("there is no such line")
     lines = {line["task"]: (line["verdict"], line["reason"]) for line in running.seen if "verdict" in line}

@@ -51,10 +51,10 @@ class Cast:
         self.log = log
         self.parts = parts
         self._scratch = scratch
-        self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self.running: dict[str, subprocess.Popen[bytes]] = {}
         self._ended_by_us: set[str] = set()
         self._starts = 0
-        self._leaders: set[int] = set()
+        self.leaders: set[int] = set()
 
     def environment(self, name: str) -> dict[str, str]:
         """Return the environment of a process."""
@@ -64,8 +64,8 @@ class Cast:
 
     def start(self, name: str) -> None:
         """Start a process, unless it is running. Log it if it has ended unexpectedly."""
-        if name in self._running:
-            status = self._running[name].poll()
+        if name in self.running:
+            status = self.running[name].poll()
             if status is None:
                 return
             if name not in self._ended_by_us:
@@ -73,12 +73,12 @@ class Cast:
         self._ended_by_us.discard(name)
         self._starts += 1
         with open(self._scratch / f"{name}.log", "ab") as out:
-            self._running[name] = subprocess.Popen(
+            self.running[name] = subprocess.Popen(
                 self.parts[name].command(self._starts), cwd=self._scratch, env=self.environment(name),
                 stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,
             )  # fmt: skip
         # The id of a session is used again once all its processes have ended.
-        self._leaders = {leader for leader in self._leaders if self._of({leader})} | {self._running[name].pid}
+        self.leaders = {leader for leader in self.leaders if self._of({leader})} | {self.running[name].pid}
 
     def start_all(self, *, senders: bool = True) -> None:
         """Start all processes that are not running."""
@@ -92,15 +92,15 @@ class Cast:
         return [name for name in self.parts if name.partition("-")[0] == kind and self._is_running(name)]
 
     def _is_running(self, name: str) -> bool:
-        return name in self._running and self._running[name].poll() is None
+        return name in self.running and self.running[name].poll() is None
 
     def pid(self, name: str) -> int:
         """Return the id of its leading process."""
-        return self._running[name].pid
+        return self.running[name].pid
 
     def members(self, *names: str) -> list[int]:
         """Return all processes in the sessions of these."""
-        return self._of({self._running[name].pid for name in names if name in self._running})
+        return self._of({self.running[name].pid for name in names if name in self.running})
 
     def children(self, name: str) -> list[int]:
         """Return the processes in its session, without the leading one."""
@@ -132,17 +132,17 @@ class Cast:
     def kill(self, name: str) -> None:
         """Kill a process and its whole session."""
         self._ended_by_us.add(name)
-        if name in self._running:
+        if name in self.running:
             while pids := self.members(name):
                 for pid in pids:
                     self.kill_one(pid)
-            self._running[name].wait()
+            self.running[name].wait()
 
     def kill_leader(self, name: str) -> None:
         """Kill only its leading process."""
         self._ended_by_us.add(name)
         self.kill_one(self.pid(name))
-        self._running[name].wait()
+        self.running[name].wait()
 
     def kill_one(self, pid: int) -> None:
         """Kill one process."""
@@ -156,7 +156,7 @@ class Cast:
         not.
         """
         self._ended_by_us.add(name)
-        process = self._running[name]
+        process = self.running[name]
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
             if force:
@@ -182,29 +182,27 @@ class Cast:
     def signal(self, name: str, number: int) -> None:
         """Send a signal to its leading process."""
         if self._is_running(name):
-            self._running[name].send_signal(number)
+            self.running[name].send_signal(number)
 
     def freeze(self) -> None:
         """Stop all processes at once, as a power cut does."""
-        for pid in self._of(self._leaders):  # including the workers of a killed supervisor
+        for pid in self._of(self.leaders):  # including the workers of a killed supervisor
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGSTOP)
 
     def end(self) -> None:
         """Kill all processes."""
-        for name in [*self._running]:
+        for name in [*self.running]:
             self.kill(name)
-        while pids := self._of(self._leaders):
+        while pids := self._of(self.leaders):
             for pid in pids:
                 self.kill_one(pid)
-        self._leaders.clear()
+        self.leaders.clear()
 
     def end_orphans(self, seconds: float) -> list[int]:
         """Kill workers of former supervisors that do not end within these seconds, and return their ids."""
         end = time.monotonic() + seconds
-        while (
-            pids := self._of(self._leaders - {one.pid for one in self._running.values()})
-        ) and time.monotonic() < end:
+        while (pids := self._of(self.leaders - {one.pid for one in self.running.values()})) and time.monotonic() < end:
             time.sleep(0.1)
         for pid in pids:
             self._describe(pid)

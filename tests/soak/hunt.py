@@ -12,9 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from unspool.backends.spool import SpoolBackend
-from unspool.backends.spool.sweep import leftovers
-
+from ..spool.sweep import sweep
 from . import oracle
 from .cast import Cast, Sample
 from .kills import Kills
@@ -110,7 +108,7 @@ class Hunt:
             self.cast.stop(name)
         for name in self.cast.names("uwsgi"):
             self.cast.kill(name)
-        return self._left()
+        return self.left()
 
     def _drain(self) -> bool:
         """Wait until no task waits or runs, or until nothing changes any more.
@@ -149,7 +147,7 @@ class Hunt:
             counts.update({name: value for name, value in row.items() if type(value) is int})
         return counts
 
-    def _left(self) -> Left:
+    def left(self) -> Left:
         listing = self.operators.run("ls", "--json")
         entries = json.loads(listing.stdout) if listing is not None and not listing.returncode else None
         counts = self._counts()
@@ -200,10 +198,7 @@ class Hunt:
         """Return the number of unfinished drafts in the directories after a sweep."""
         number = 0
         for spooler in filter(os.path.isdir, self.target.spoolers):
-            backend = SpoolBackend(spooler)
-            for _ in leftovers(backend._directory):
-                pass
-            backend.close()
+            sweep(spooler)
             tmp = Path(spooler) / ".unspool" / "tmp"
             if tmp.is_dir():
                 number += sum(not name.startswith(".") for name in os.listdir(tmp))

@@ -110,13 +110,13 @@ class Operators:
         state = source.choice(["dead", "deferred", "ready", "running"])
         chosen = self._known(self._some(source, self.entries(state), 3))
         if chosen:
-            self._remove(chosen, source, "rm", *chosen)
+            self.remove(chosen, source, "rm", *chosen)
 
     def purge(self, source: random.Random) -> None:
         known = self._known(self.entries())  # a task that is sent and dies from now on is too young
-        self._remove(known, source, "purge", "--state=dead", f"--older-than={_OLD}", "--yes")
+        self.remove(known, source, "purge", "--state=dead", f"--older-than={_OLD}", "--yes")
 
-    def _remove(self, known: Mapping[str, str], source: random.Random, *words: str) -> None:
+    def remove(self, known: Mapping[str, str], source: random.Random, *words: str) -> None:
         """Remove tasks. All known tasks may be gone until the command has listed the ones that it removed, or until
         they are listed after it was killed.
         """

@@ -18,9 +18,10 @@ import pytest
 from unspool.backends.keyvalue import EPHEMERAL, LARGEST_VALUE, Item, Until
 from unspool.backends.spool import SpoolBackend, lock, mutex
 from unspool.backends.spool.item import LARGEST_FILE, Stored, dump
-from unspool.backends.spool.sweep import leftovers
 from unspool.errors import SpoolerUnusable
 from unspool.testing import FakeClock
+
+from .sweep import sweep
 
 ITEM = dump(Stored(Item(b"forged", 5), EPHEMERAL))
 
@@ -86,8 +87,7 @@ def test_what_is_no_item(backend: SpoolBackend, kind: str) -> None:
     assert "key" not in [key for key, _ in kv.scan("")]
     assert not kv.wait({"key": 0}, 0)
     assert not kv.drop("key")
-    for _ in leftovers(backend._directory):
-        pass
+    sweep(backend.name)
     assert os.path.lexists(table(backend) / ",key") == (kind != "unlocked")  # an item of a dead process
     if kind == "directory":
         with pytest.raises(SpoolerUnusable, match="kv/,key is a directory; move it away"):
@@ -185,12 +185,10 @@ def test_what_is_swept(backend: SpoolBackend, clock: FakeClock) -> None:
     backend.kv.put("past", b"", life=Until(clock() - 60))
     backend.kv.put("later", b"", life=Until(clock() + 60))
     (table(backend) / "README").touch()
-    for _ in leftovers(backend._directory):
-        pass
+    sweep(backend.name)
     assert sorted(os.listdir(table(backend))) == [",later", ",mine", ",present", ",theirs", "README", "lock"]
     other.close()
-    for _ in leftovers(backend._directory):
-        pass
+    sweep(backend.name)
     assert sorted(os.listdir(table(backend))) == [",later", ",mine", ",present", "README", "lock"]
 
 

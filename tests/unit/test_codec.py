@@ -1,5 +1,6 @@
 """Messages to envelopes and back: what uwsgiconf and uwsgidecorators wrote is understood, and damage is told apart."""
 
+import inspect
 import json
 import pickle
 import random
@@ -151,7 +152,7 @@ def test_a_programs_own_message() -> None:
         ((1, lambda: None), {}, "argument 2 of app:f (a function)"),
         ((), {"good": 1, "bad": lambda: None}, "argument 'bad' of app:f (a function)"),
         ((Unpicklable(),), {}, "argument 1 of app:f (a Unpicklable)"),
-        ((open,), {"bad": sys._getframe()}, "argument 'bad' of app:f (a frame)"),
+        ((open,), {"bad": inspect.currentframe()}, "argument 'bad' of app:f (a frame)"),
     ],
 )
 def test_an_unpicklable_argument_is_named(args: tuple[Any, ...], kwargs: dict[str, Any], named: str) -> None:

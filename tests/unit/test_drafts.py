@@ -24,6 +24,12 @@ def drafts(place: int) -> Callable[[], Drafts]:
     return lambda: Drafts(lambda: place)
 
 
+def descriptors(path: Path) -> set[int]:
+    """This process's descriptors of a file."""
+    links = [link for name in os.listdir("/proc/self/fd") if os.path.exists(link := f"/proc/self/fd/{name}")]
+    return {int(os.path.basename(link)) for link in links if os.path.samefile(link, path)}
+
+
 def test_a_writer_is_dead_when_its_lock_is_gone(drafts: Callable[[], Drafts], tmp_path: Path) -> None:
     """Not while it lives, not even for a while in which it sends nothing; a living one never takes itself for dead."""
     device = tmp_path.stat().st_dev
@@ -59,9 +65,11 @@ def test_a_judge_that_has_lost_its_file_proves_nothing(drafts: Callable[[], Draf
     """Its descriptor's number may be that of any file, on which nobody has a lock."""
     writer, judge = drafts(), drafts()
     number = writer.number
+    before = descriptors(tmp_path / "writers")
     assert judge.number
+    (fd,) = descriptors(tmp_path / "writers") - before
     other = os.open(tmp_path / "other", os.O_RDWR | os.O_CREAT)
-    os.dup2(other, judge._fd)
+    os.dup2(other, fd)
     os.close(other)
     assert not judge.is_dead(number, tmp_path.stat().st_dev)
 
@@ -74,12 +82,13 @@ def test_a_number_that_is_lost(drafts: Callable[[], Drafts], tmp_path: Path, wha
     assert number
     assert {writer.current for _ in range(2 * _LOOKS)} == {number}
     assert not writer.lost
+    (fd,) = descriptors(tmp_path / "writers")
     match what:
         case "closed":
-            os.close(writer._fd)
+            os.close(fd)
         case "another file":
             other = os.open(tmp_path / "other", os.O_RDWR | os.O_CREAT)
-            os.dup2(other, writer._fd)
+            os.dup2(other, fd)
             os.close(other)
         case "removed":
             (tmp_path / "writers").unlink()
@@ -88,7 +97,6 @@ def test_a_number_that_is_lost(drafts: Callable[[], Drafts], tmp_path: Path, wha
     assert writer.current == 0
     if what == "removed":
         return
-    fd = writer._fd
     del writer
     if what == "another file":
         os.close(fd)  # is still open: it is not the writer's

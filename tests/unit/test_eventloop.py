@@ -1,7 +1,9 @@
 """Coroutines beside a main thread that is busy, away, or waiting for their ends."""
 
 import asyncio
+import contextlib
 import os
+import queue
 import random
 import signal
 import threading
@@ -189,8 +191,10 @@ def test_a_loop_that_ran_nothing_is_closed() -> None:
 def test_the_last_end_wakes_the_main_thread_though_it_cannot_be_settled(main: Main) -> None:
     """Whatever is wrong with the last one's end, the main thread does not wait for it for ever."""
     gate = asyncio.Event()
+    loops: queue.SimpleQueue[asyncio.AbstractEventLoop] = queue.SimpleQueue()
 
     async def one() -> None:
+        loops.put(asyncio.get_running_loop())
         await gate.wait()
 
     def done(*_: object) -> None:
@@ -199,7 +203,7 @@ def test_the_last_end_wakes_the_main_thread_though_it_cannot_be_settled(main: Ma
     main.loop.start(one(), None, done)
     main.loop.leave()
     assert not main.loop.expect(0)
-    main.loop._loop.call_soon_threadsafe(gate.set)
+    loops.get(timeout=PATIENCE).call_soon_threadsafe(gate.set)
     assert main.rung.wait(PATIENCE)
     main.loop.come_back()
 
@@ -287,13 +291,18 @@ def test_a_coroutine_that_is_cancelled_before_it_begins_fails(main: Main) -> Non
             other.cancel()
         return True
 
-    with main.loop._lock:  # the loop looks when all three are there
-        main.loop._looking = True
+    ready = threading.Event()
+
+    async def block() -> bool:
+        return ready.wait(PATIENCE)  # the loop looks at the others when all three are there
+
+    main.start(0, block())
     main.start(1, cancel_all())
     main.start(2, asyncio.sleep(PATIENCE))
     main.start(3, asyncio.sleep(PATIENCE))
-    main.loop._loop.call_soon_threadsafe(main.loop._look)
+    ready.set()
     main.wait(0)
+    main.settled.remove((0, Verdict.PROCESSED))
     assert sorted(main.settled) == [(1, Verdict.PROCESSED), (2, Verdict.RESCHEDULED), (3, Verdict.RESCHEDULED)]
     assert main.errors[2] == main.errors[3] == "it was cancelled before it began"
 
@@ -302,7 +311,10 @@ def test_a_loop_whose_descriptors_are_closed_is_lost() -> None:
     """It cannot go on, and says so to whoever has it: a worker ends its process then."""
 
     async def close() -> None:
-        os.close(asyncio.get_running_loop()._selector.fileno())  # type: ignore[attr-defined]
+        for name in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(OSError):
+                if os.readlink(f"/proc/self/fd/{name}") == "anon_inode:[eventpoll]":
+                    os.close(int(name))
 
     pid = os.fork()
     if pid == 0:

@@ -352,12 +352,13 @@ def test_two_writers(opened: Open) -> None:
 
 
 @pytest.mark.parametrize("written", [True, False])
-def test_a_directory_that_is_removed(opened: Open, database: Path, tmp_path: Path, written: bool) -> None:
+def test_a_directory_that_is_removed(database: Path, tmp_path: Path, clock: FakeClock, written: bool) -> None:
     """With the history in it, be it in use or not yet: history alone does not bring it back, and begins anew in the one
     that takes its place.
     """
-    history = opened()
-    history._directory.fd("")
+    directory = Directory(str(tmp_path / "mail"))
+    directory.fd("")
+    history = History(directory, 100, 1000.0, clock)
     if written:
         history.add(runs(1))
     shutil.rmtree(tmp_path / "mail")
@@ -368,6 +369,7 @@ def test_a_directory_that_is_removed(opened: Open, database: Path, tmp_path: Pat
     history.add(runs(3))
     assert history.latest(None, 10) == runs(3)
     assert rows(database) == 1
+    history.close()
 
 
 def journals(database: Path) -> list[Path]:

@@ -83,7 +83,7 @@ def test_records_are_whole_with_several_readers(queue: Queue) -> None:
         waiting = queue.put(waiting)
         if waiting:
             room = select.poll()
-            room.register(queue._writer, select.POLLOUT)
+            room.register(queue.descriptors[1], select.POLLOUT)
             assert room.poll(PATIENCE * 1000), "nobody reads"
     queue.close_writer()
 

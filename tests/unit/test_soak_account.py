@@ -150,7 +150,7 @@ def test_processes_that_outlive_their_leader_are_found(hunt: Hunt, tmp_path: Pat
     for stop in (True, False):
         hunt.cast.start("supervisor-1")
         while len(hunt.cast.children("supervisor-1")) < 1:
-            assert hunt.cast._running["supervisor-1"].poll() is None
+            assert hunt.cast.running["supervisor-1"].poll() is None
         (child,) = hunt.cast.children("supervisor-1")
         if stop:
             hunt.cast.stop("supervisor-1")
@@ -158,8 +158,8 @@ def test_processes_that_outlive_their_leader_are_found(hunt: Hunt, tmp_path: Pat
         else:
             leader = hunt.cast.pid("supervisor-1")
             hunt.cast.kill_leader("supervisor-1")
-            del hunt.cast._running["supervisor-1"]
-            assert leader in hunt.cast._leaders
+            del hunt.cast.running["supervisor-1"]
+            assert leader in hunt.cast.leaders
             assert hunt.cast.end_orphans(0.0) == [child]
 
 
@@ -169,7 +169,7 @@ def test_removed_tasks_that_are_held_open_are_found(hunt: Hunt, tmp_path: Path) 
     descriptors = [os.open(task, os.O_CREAT | os.O_RDONLY) for task in tasks]
     tasks[0].unlink()
     process = subprocess.Popen(["sleep", "600"], pass_fds=descriptors, start_new_session=True)
-    hunt.cast._running["supervisor-1"] = process  # type: ignore[assignment]
+    hunt.cast.running["supervisor-1"] = process  # type: ignore[assignment]
     assert hunt.cast.held_tasks("supervisor-1") == [f"{process.pid} {tasks[0]} (deleted)"]
     process.kill()
     process.wait()
@@ -181,7 +181,7 @@ def test_a_process_that_ends_by_itself_is_found(hunt: Hunt) -> None:
     pid = hunt.cast.pid("supervisor-1")
     for one in hunt.cast.members("supervisor-1"):
         os.kill(one, signal.SIGKILL)  # without the soak's knowledge
-    hunt.cast._running["supervisor-1"].wait()
+    hunt.cast.running["supervisor-1"].wait()
     hunt.cast.start("supervisor-1")
     assert hunt.cast.pid("supervisor-1") != pid
     assert _said(hunt.cast, "gaveup") == [("supervisor-1", str(-signal.SIGKILL))]
@@ -190,7 +190,7 @@ def test_a_process_that_ends_by_itself_is_found(hunt: Hunt) -> None:
 def test_what_is_left_and_cannot_be_listed_is_no_success(hunt: Hunt) -> None:
     """A command that fails lists nothing, which looks like an empty queue."""
     hunt.operators = _operators(hunt.scratch, "raise SystemExit(1)")
-    assert hunt._left().oddities
+    assert hunt.left().oddities
 
 
 def _operators(scratch: Path, program: str) -> Operators:
@@ -241,7 +241,7 @@ import sys, time
 print('[{{"id": "{kept}"}}]') if sys.argv[1] == "ls" else time.sleep(600)
 """
     operated = _operators(tmp_path, program)
-    operated._remove({str(kept): "k1:ok", "/gone": "k2:ok"}, _Kills(), "rm")
+    operated.remove({str(kept): "k1:ok", "/gone": "k2:ok"}, _Kills(), "rm")
     lines = oracle.read(tmp_path / "log")
     assert [(line.word, *line.rest) for line in lines] == [("remove", "k1:ok"), ("remove", "k2:ok"), ("kept", "k1:ok")]
     lines += [Line(lines[0].at, "ack", (key, f"/{key}")) for key in ("k1:ok", "k2:ok")]

@@ -1,5 +1,6 @@
-"""What the supervisor decides without a process. Its parts are private, because only its workers show the rest."""
+"""How tickets get into the queue and back, decided without a process."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,7 +8,12 @@ import pytest
 
 from unspool.backends.spool import SpoolBackend
 from unspool.message import Envelope
-from unspool.runtime.supervisor import Options, Supervisor
+from unspool.runtime.listeners import Statistics
+from unspool.runtime.patience import Patience
+from unspool.runtime.queue import Queue
+from unspool.runtime.served import Served
+from unspool.runtime.tickets import Tickets
+from unspool.runtime.watches import Watches
 
 
 class Withholding(SpoolBackend):
@@ -16,85 +22,103 @@ class Withholding(SpoolBackend):
     capabilities = SpoolBackend.capabilities._replace(withholds=True)
 
 
-@pytest.fixture
-def backend(tmp_path: Path) -> Iterator[Withholding]:
-    """Without tasks."""
-    made = Withholding(str(tmp_path / "mail"), durable=False)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def supervisor(backend: Withholding) -> Iterator[Supervisor]:
-    """Without workers, so that nobody takes its tickets."""
-    made = Supervisor("app", [backend], Options())
-    yield made
-    made._close()
-
-
 class Worker:
-    """A process that is ready."""
+    """A process that is ready, and takes no ticket."""
 
-    ready, leaving, stopped, busy, ahead = True, False, False, False, None
+    ready, leaving, stopped, ahead = True, False, False, None
 
     def shown(self) -> set[tuple[int, str]]:
-        return {(0, "long")} if self.busy else set()
+        return set()
 
-    def next_watch(self) -> None:
-        return None
+
+class Workers(list[Worker]):
+    """A pool of these processes, with a real queue."""
+
+    stopping = False
+
+    def __init__(self, *workers: Worker) -> None:
+        super().__init__(workers)
+        self.queue = Queue()
+
+    def processes(self) -> Iterator[Worker]:
+        return iter(self)
+
+    def ready(self) -> list[Worker]:
+        return [one for one in self if one.ready and not (one.leaving or one.stopped)]
 
 
 @pytest.fixture
-def worker(supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch) -> Worker:
-    """The only one, which takes no ticket."""
-    made = Worker()
-    monkeypatch.setattr(supervisor._pool, "processes", lambda: [made])
-    return made
+def spooler(tmp_path: Path) -> Iterator[Served]:
+    """A spooler without tasks, as its supervisor sees it."""
+    watches = Watches()
+    backend = Withholding(str(tmp_path / "mail"), durable=False)
+    made = Served(backend, watches)
+    yield made
+    made.close(Patience(1.0, lambda: False))
+    backend.close()
+    watches.close()
 
 
-def test_nothing_is_taken_before_a_worker_is_ready(
-    backend: Withholding, supervisor: Supervisor, worker: Worker
-) -> None:
+@pytest.fixture
+def pool() -> Iterator[Workers]:
+    """A pool of one process."""
+    made = Workers(Worker())
+    yield made
+    made.queue.close_reader()
+    made.queue.close_writer()
+
+
+@pytest.fixture
+def tickets(spooler: Served, pool: Workers) -> Tickets:
+    """The tickets of the spooler and the pool."""
+    return Tickets([spooler], pool, Statistics(), time.time)  # type: ignore[arg-type]
+
+
+def test_nothing_is_taken_before_a_worker_is_ready(spooler: Served, pool: Workers, tickets: Tickets) -> None:
     """Other supervisors may have idle workers, while those of this one import, are stopped, or leave."""
-    backend.send([Envelope({"msg": b"task"}, b"", None, None)])
-    while supervisor._spoolers[0].state.head is None:
-        supervisor._refresh()
+    spooler.backend.send([Envelope({"msg": b"task"}, b"", None, None)])
+    while spooler.state.head is None:
+        spooler.refresh()
+    (worker,) = pool
     for state in ("ready", "stopped", "leaving"):
         setattr(worker, state, state != "ready")
-        supervisor._tickets.fill()
-        assert len(supervisor._pool.queue) == 0
+        tickets.fill()
+        assert len(pool.queue) == 0
         setattr(worker, state, state == "ready")
-    supervisor._tickets.fill()
-    assert len(supervisor._pool.queue) == 1
+    tickets.fill()
+    assert len(pool.queue) == 1
 
 
 @pytest.fixture
-def filled(backend: Withholding, supervisor: Supervisor, worker: Worker, monkeypatch: pytest.MonkeyPatch) -> Supervisor:
-    """A supervisor that has taken two tasks of different priorities for its two workers."""
-    monkeypatch.setattr(supervisor._pool, "processes", lambda: [worker, worker])
-    backend.send([Envelope({"msg": b"task"}, b"", priority, None) for priority in (1, 5)])
-    while supervisor._more or supervisor._spoolers[0].state.ready < 2:
-        supervisor._refresh()
-    supervisor._tickets.fill()
-    assert len(supervisor._pool.queue) == 2
-    return supervisor
+def filled(spooler: Served, pool: Workers, tickets: Tickets) -> Tickets:
+    """Two tasks of different priorities are taken for two workers."""
+    pool.append(Worker())
+    spooler.backend.send([Envelope({"msg": b"task"}, b"", priority, None) for priority in (1, 5)])
+    while spooler.state.more or spooler.state.ready < 2:
+        spooler.refresh()
+    tickets.fill()
+    assert len(pool.queue) == 2
+    return tickets
 
 
-def test_a_ticket_in_the_queue_is_not_more_urgent_than_the_queue(filled: Supervisor) -> None:
+def test_a_ticket_in_the_queue_is_not_more_urgent_than_the_queue(
+    spooler: Served, pool: Workers, filled: Tickets
+) -> None:
     """The head of the last state is in the queue, so it takes no ticket back."""
-    filled._tickets.fill()
-    assert len(filled._pool.queue) == 2
-    assert not filled._more, "tickets were released"
+    filled.fill()
+    assert len(pool.queue) == 2
+    assert not spooler.state.more, "tickets were released"
 
 
-def test_tickets_that_a_pause_takes_back_are_refreshed(backend: Withholding, filled: Supervisor) -> None:
+def test_tickets_that_a_pause_takes_back_are_refreshed(spooler: Served, pool: Workers, filled: Tickets) -> None:
     """A supervisor with ``burst`` would otherwise wait for the next scan to find that nothing is left to do."""
-    backend.control.pause()
-    while not filled._spoolers[0].state.paused:
-        filled._refresh()
-    assert len(filled._pool.queue) == 0
-    assert filled._more
-    assert not filled._spoolers[0].state.idle
-    filled._refresh()
-    assert not filled._more
-    assert filled._spoolers[0].state.idle
+    spooler.backend.control.pause()
+    while not spooler.pausing:
+        spooler.refresh()
+    filled.recall()
+    assert len(pool.queue) == 0
+    assert spooler.state.more
+    assert not spooler.state.idle
+    spooler.refresh()
+    assert not spooler.state.more
+    assert spooler.state.idle

@@ -14,7 +14,7 @@ from .instance import PATIENCE, PROGRAM, Instance
 @pytest.fixture
 def run_uwsgi(tmp_path: Path) -> Callable[..., None]:
     """Runs uWSGI with some options until its program has written the file ``done`` beside it."""
-    _require()
+    require_uwsgi()
 
     def run(*options: str) -> None:
         done = tmp_path / "done"
@@ -37,13 +37,13 @@ def run_uwsgi(tmp_path: Path) -> Callable[..., None]:
 @pytest.fixture
 def instance(tmp_path: Path) -> Iterator[Instance]:
     """A uWSGI that the test starts, and that is stopped when the test ends."""
-    _require()
+    require_uwsgi()
     here = Instance(tmp_path)
     yield here
     here.close()
 
 
-def _require() -> None:
+def require_uwsgi() -> None:
     if not PROGRAM.exists():
         if os.environ.get("CI"):
             pytest.fail(f"there is no {PROGRAM}, and CI must have it")

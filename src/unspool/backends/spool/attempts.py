@@ -26,7 +26,7 @@ from typing import NamedTuple, Protocol
 from .file import open_private
 from .layout import ATTEMPTS, TMP, Directory
 
-__all__ = ["DONE", "RUNNING", "WAITING", "Attempts", "Count", "open_attempts", "read_count"]
+__all__ = ["DONE", "RUNNING", "WAITING", "Attempts", "Count", "Sidecars", "open_attempts", "read_count"]
 
 RUNNING, WAITING, DONE = "r", "w", "d"
 _NAME = "user.unspool"
@@ -93,10 +93,10 @@ def open_attempts(directory: Directory) -> Attempts:
     try:
         os.setxattr(directory.fd(TMP), _NAME, b"")
     except AttributeError:
-        return _Sidecars(directory)
+        return Sidecars(directory)
     except OSError as error:
         if error.errno not in _FULL:  # a full file system with attribute support
-            return _Sidecars(directory)
+            return Sidecars(directory)
     return _Attributes(directory)
 
 
@@ -162,7 +162,7 @@ class _Attributes:
 _FIRST_BYTES = _FIRST.dump()
 
 
-class _Sidecars:
+class Sidecars:
     outlive = True
 
     def __init__(self, directory: Directory) -> None:
