@@ -6,8 +6,8 @@ PACKAGE := $(VENV)/.package
 INSTALLED := $(VENV)/.installed
 SEED ?=
 SECONDS ?= 60
-# Three tests at once, because most wait for other processes. JOBS= runs one after another, as a debugger needs.
-JOBS ?= -n 3 --dist worksteal
+# Four tests at once, because most wait for other processes. JOBS= runs one after another, as a debugger needs.
+JOBS ?= -n 4 --dist worksteal
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import sys
 import weakref
 from collections.abc import Iterator
@@ -19,6 +20,9 @@ pytest_plugins = ["pytester", "tests.nats.fixtures"]
 
 
 _PYTEST = os.getpid()
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell does to what it starts in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # or Ctrl-C would do nothing in what tests start
 
 
 @pytest.hookimpl(tryfirst=True)

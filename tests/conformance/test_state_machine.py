@@ -18,6 +18,7 @@ from unspool.backends.base import UNNUMBERED, Backend, Feed
 from unspool.backends.memory import MemoryBackend
 from unspool.backends.spool import SpoolBackend
 from unspool.backends.spool.feed import SpoolFeed
+from unspool.backends.spool.layout import Directory
 from unspool.backends.spool.lookahead import Lookahead
 from unspool.errors import TaskBusy
 from unspool.message import Ack, Bury, Claim, Disposition, Entry, Envelope, Refusal, RefusalKind, Release, Retry, State
@@ -322,8 +323,9 @@ class SpoolLikeMemory(LikeMemory):
     def open(self) -> None:
         self.backend = SpoolBackend(f"{self.place}/mail", durable=False, clock=self.clock)
         self.spool = self.backend
+        directory = Directory(self.backend.name)
         self.feed = SpoolFeed(
-            self.backend._directory, self.backend.control, self.clock, self.backend.wakefile, Lookahead(self.window)
+            directory, self.backend.control, self.clock, self.backend.wakefile, Lookahead(self.window)
         )
 
     def kill(self, claim: Claim) -> None:

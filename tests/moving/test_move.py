@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from unspool import Spooler, settings, wire
+from unspool.backends.spool import SpoolBackend
 from unspool.functions import call_message
 from unspool.message import Claim, Retry, State
 from unspool.signing import Signer
@@ -140,8 +141,8 @@ def test_what_is_no_task_of_ours_stays(ends: Ends, damage: str) -> None:
         Path(id).write_bytes(data)
     os.utime(id, (1, 1))
     work.using(spooler=there)("good")
-    ends.backend("spool")._clock = lambda: 4e9  # type: ignore[attr-defined]  # nobody is still writing it
-    ends.backend("spool").depot._clock = lambda: 4e9  # type: ignore[attr-defined]
+    later = SpoolBackend(there, signer=Signer([KEY], "spool"), clock=lambda: 4e9)  # nobody is still writing it
+    settings.configure(secret_key=KEY, spoolers=[later])
     said = ends.move("spool", "pg", status=1)
     assert [one["id"] for one in said["stayed"]] == [id]
     assert said["moved"]["ready"] == 1

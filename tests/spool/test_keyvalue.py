@@ -18,6 +18,8 @@ import pytest
 from unspool.backends.keyvalue import EPHEMERAL, LARGEST_VALUE, Item, Until
 from unspool.backends.spool import SpoolBackend, lock, mutex
 from unspool.backends.spool.item import LARGEST_FILE, Stored, dump
+from unspool.backends.spool.layout import KV, Directory
+from unspool.backends.spool.mutex import Mutex
 from unspool.errors import SpoolerUnusable
 from unspool.testing import FakeClock
 
@@ -223,7 +225,7 @@ def test_a_lock_file_that_is_removed(backend: SpoolBackend, monkeypatch: pytest.
 
     monkeypatch.setattr(lock, "acquire", replaced)
     inode = os.stat(path).st_ino
-    with backend.kv._mutex.held():
+    with Mutex(Directory(backend.name), KV, "lock").held():
         assert os.stat(path).st_ino != inode
         present = os.open(path, os.O_RDWR)
         assert not lock.acquire(present)
