@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -109,7 +110,12 @@ def test_a_lookup_reads_each_name_once(tmp_path: Path, monkeypatch: pytest.Monke
     backend = _spool(tmp_path / "mail", NAME, f"5/{NAME.replace('_6_', '_7_')}")
     read: list[str] = []
     scandir = os.scandir
-    monkeypatch.setattr(os, "scandir", lambda path: read.append(str(path)) or scandir(path))
+
+    def note(found: int | str) -> Any:
+        read.append(found if isinstance(found, str) else os.readlink(f"/proc/self/fd/{found}"))
+        return scandir(found)
+
+    monkeypatch.setattr(os, "scandir", note)
     for piece, found in (
         ("11022_7_2191279654", True),
         (NAME.replace("_6_", "_7_"), True),
@@ -122,7 +128,7 @@ def test_a_lookup_reads_each_name_once(tmp_path: Path, monkeypatch: pytest.Monke
         assert len(tasks) == len(set(tasks)), tasks
     read.clear()
     assert find_task(f"{tmp_path}/mail/{NAME}", [backend]) is not None
-    assert f"{tmp_path}/mail/" not in read
+    assert f"{tmp_path}/mail" not in map(os.path.normpath, read)
 
 
 def test_python_takes_short_ids(tmp_path: Path) -> None:

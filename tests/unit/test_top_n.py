@@ -5,7 +5,7 @@ from typing import NamedTuple
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unspool.backends.spool.top_n import Earliest, Selection, time_text
+from unspool.backends.spool.top_n import Selection, TopN
 
 NOW = 1_800_000_000.0
 
@@ -35,12 +35,13 @@ def order(name: str) -> tuple[float, str]:
 def test_the_earliest_are_kept(found: list[str], most: int, step: int) -> None:
     """In whatever order and steps the names come, with equal times among them: what is given are the earliest, at most
     twice as many as wanted, and all of them unless it says that some were dropped."""
-    earliest = Earliest(most, time_text(NOW + 100))
+    earliest = TopN(most, order)
     for at in range(0, len(found), step):
-        earliest.add(one for one in found[at : at + step] if one[-18:] <= earliest.last)
-    kept = earliest.names()
+        earliest.add(found[at : at + step])
+    kept = earliest.items()
     assert kept == sorted(found, key=order)[: len(kept)]
-    if earliest.cut:
+    if earliest.last is not None:
+        assert kept[-1] == earliest.last
         assert most <= len(kept) <= 2 * most < len(found)
     else:
         assert len(kept) == len(found)
@@ -68,7 +69,7 @@ def test_selection(found: list[str], most: int, last: float, last_later: float) 
         come = sorted((one for one in found if order(one)[0] <= min(last, NOW)), key=order)
         later = sorted((one for one in found if NOW < order(one)[0] <= last_later), key=order)
         assert sorted(others) == sorted([*strange, *(come if exact else [])])
-        for kept, wanted in ((selection.come.names(), [] if exact else come), (selection.later.names(), later)):
+        for kept, wanted in ((selection.come.items(), [] if exact else come), (selection.later.items(), later)):
             assert kept == wanted[: len(kept)]
             assert len(kept) >= min(most, len(wanted))
 

@@ -13,10 +13,11 @@ import os
 from collections.abc import Iterable, Iterator
 
 from ..base import Clock, Control, FeedState, Ticket
+from . import lock
 from .deferred_close import DeferredClose
 from .layout import BELL, PREFIX, PRIVATE, RUN, Directory, hint, is_bell, is_priority, is_task, priority_of, rank_of
 from .lookahead import Lookahead
-from .scan import is_locked
+from .scan import priorities, read
 from .sweep import leftovers
 from .top_n import Selection
 from .uwsgi.wakefile import Wakefile
@@ -24,7 +25,7 @@ from .watcher import Change, Watcher
 
 __all__ = ["SpoolFeed"]
 
-_STEP = 2_000  # directory entries read before other work is checked
+_STEP = 2_000  # tickets taken in before other work is checked
 _SWEPT = 500  # files checked for leftovers after each scan
 _SETTLE = 0.1  # seconds to wait for the removal of the directory to finish
 _POLL = 1.0  # seconds between scans without kernel events, and between checks for a removed directory
@@ -200,7 +201,7 @@ class SpoolFeed:
         return self._deferred_close is not None and all(self._deferred_close.close_some() for _ in range(messages))
 
     def _locked(self, ref: str) -> bool:
-        return is_locked(self._directory.path(ref))
+        return lock.is_locked(self._directory.path(ref))
 
     # --- scans
 
@@ -264,18 +265,15 @@ class SpoolFeed:
         """
         rank, lead = rank_of(int(part) if part else None), f"{part}/" if part else ""
         selection = Selection(self._lookahead.latest(rank, now), self._lookahead.room)
-        with contextlib.suppress(OSError), os.scandir(self._directory.path(part)) as entries:
-            while some := list(itertools.islice(entries, _STEP)):
-                if exact:  # in an exact scan, the lookahead drops the tickets that have no room
-                    selection.limit(self._lookahead.latest(rank, now)[0])
-                found = selection.sift(some)
-                tasks = [one.name for one in found if one.name.startswith(PREFIX)]
-                if parts is not None and len(tasks) < len(found):
-                    parts += [one.name for one in found if is_priority(one.name) and one.is_dir(follow_symlinks=False)]
-                at_once = selection.add(self._unknown(lead, tasks), exact)
-                yield [
-                    Ticket(rank, self._due(lead, name, now) if exact else hint(name), lead + name) for name in at_once
-                ]
+        for entries in read(self._directory, part):
+            if exact:  # in an exact scan, the lookahead drops the tickets that have no room
+                selection.limit(self._lookahead.latest(rank, now)[0])
+            found = selection.sift(entries)
+            tasks = [one.name for one in found if one.name.startswith(PREFIX)]
+            if parts is not None and len(tasks) < len(found):
+                parts += priorities(found)
+            at_once = selection.add(self._unknown(lead, tasks), exact)
+            yield [Ticket(rank, self._due(lead, name, now) if exact else hint(name), lead + name) for name in at_once]
         yield from self._chosen(rank, lead, selection)
 
     def _chosen(self, rank: int, lead: str, selection: Selection) -> Iterator[list[Ticket]]:
@@ -283,9 +281,9 @@ class SpoolFeed:
             (selection.come, self._lookahead.narrow),
             (selection.later, self._lookahead.narrow_deferred),
         ):
-            tickets = [Ticket(rank, hint(name), lead + name) for name in earliest.names()]
+            tickets = [Ticket(rank, hint(name), lead + name) for name in earliest.items()]
             yield from (tickets[at : at + _STEP] for at in range(0, len(tickets), _STEP))
-            if earliest.cut:
+            if earliest.last is not None:
                 narrow(tickets[-1])
 
     def _unknown(self, lead: str, names: list[str]) -> list[str]:

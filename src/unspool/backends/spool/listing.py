@@ -22,7 +22,7 @@ from .file import read_whole
 from .layout import ASIDE, Directory, hint, is_priority, is_task, priority_of, renamed
 from .leaving import Leaving, under_way
 from .pieces import is_piece
-from .scan import Survey, is_locked
+from .snapshot import Snapshot
 from .trust import is_unfinished
 
 __all__ = ["Listing"]
@@ -49,18 +49,18 @@ class Listing:
 
     def summary(self) -> Summary:
         """Return the number of tasks in each state, and the earliest due time of the ready ones."""
-        summary = Survey(self._directory, self._clock()).summary()
+        summary = Snapshot(self._directory, self._clock()).summary()
         for moved in filter(None, map(self._moved, under_way(self._directory))):
             summary.counts[moved.state] += 1
         return summary
 
     def _entries(self, states: frozenset[State], limit: int | None) -> Iterator[Entry]:
-        survey = Survey(self._directory, self._clock())
+        snapshot = Snapshot(self._directory, self._clock())
         waiting: dict[State, Callable[[], Iterable[str]]] = {
-            State.RUNNING: survey.running,
-            State.READY: lambda: survey.ready(limit),
-            State.DEFERRED: lambda: survey.deferred(limit),
-            State.CORRUPT: lambda: survey.refused(limit),
+            State.RUNNING: snapshot.running,
+            State.READY: lambda: snapshot.ready(limit),
+            State.DEFERRED: lambda: snapshot.deferred(limit),
+            State.CORRUPT: lambda: snapshot.refused(limit),
         }
         for state, refs in waiting.items():
             if state in states:
@@ -70,7 +70,7 @@ class Listing:
                         yield entry
         for place in ASIDE:
             if State(place) in states:
-                yield from filter(None, (self._aside(place, ref) for ref in survey.aside(place, limit)))
+                yield from filter(None, (self._aside(place, ref) for ref in snapshot.aside(place, limit)))
         yield from (
             moved for moved in filter(None, map(self._moved, under_way(self._directory))) if moved.state in states
         )
@@ -96,8 +96,8 @@ class Listing:
 
     def matching(self, piece: str) -> list[str]:
         """Return the ids of a few tasks whose names contain this piece. Each name is read once."""
-        survey = Survey(self._directory, self._clock())
-        found = survey.named(lambda name: piece in name and is_piece(piece, name))
+        snapshot = Snapshot(self._directory, self._clock())
+        found = snapshot.named(lambda name: piece in name and is_piece(piece, name))
         moved = (
             (one.place, one.ref) for one in under_way(self._directory) if is_piece(piece, os.path.basename(one.ref))
         )
@@ -257,7 +257,7 @@ class Listing:
             state = State.CORRUPT
         elif state is None:
             waits = State.READY if due <= self._clock() else State.DEFERRED
-            state = State.RUNNING if is_locked(path) else waits
+            state = State.RUNNING if lock.is_locked(path) else waits
         label, problem = ("?", reason) if reason else self._label(ref)
         return Entry(
             path,

@@ -1,7 +1,7 @@
 """Locks that end with their process and exclude uWSGI.
 
 They are open file description locks (``F_OFD_SETLK``). They exclude uWSGI's POSIX locks, but are not dropped when some
-other descriptor of the file is closed. A fork shares them, so a forked child must close the descriptor (see ``store``).
+other descriptor of the file is closed. A fork shares them, so a forked child must close the descriptor (see ``forks``).
 ``flock`` would not exclude uWSGI. Checking a lock (``held``) needs neither a lock nor a writable descriptor, so it
 causes no ``IN_CLOSE_WRITE`` event.
 """
@@ -9,11 +9,12 @@ causes no ``IN_CLOSE_WRITE`` event.
 import errno
 import fcntl
 import mmap
+import os
 import struct
 import sys
 from typing import NamedTuple
 
-__all__ = ["Held", "acquire", "held", "held_inodes", "release", "share"]
+__all__ = ["Held", "acquire", "held", "held_inodes", "is_locked", "release", "share"]
 
 if sys.platform == "darwin":
     _GET, _SET = 92, 90  # F_OFD_GETLK and F_OFD_SETLK of <sys/fcntl.h>, which the fcntl module lacks there
@@ -35,6 +36,7 @@ else:
         return int(_layout.unpack(answer)[0])
 
 
+_LOOK = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _READ, _WRITE, _UNLOCK = _flock(fcntl.F_RDLCK), _flock(fcntl.F_WRLCK), _flock(fcntl.F_UNLCK)
 
 
@@ -68,6 +70,18 @@ def held(fd: int, byte: int | None = None) -> bool:
     """Return whether another process holds a lock on the file, or on the byte."""
     wanted = _WRITE if byte is None else _flock(fcntl.F_WRLCK, byte, 1)
     return _kind(fcntl.fcntl(fd, _GET, wanted)) != fcntl.F_UNLCK
+
+
+def is_locked(path: str) -> bool:
+    """Return whether a process holds the lock of a file."""
+    try:
+        fd = os.open(path, _LOOK)
+    except OSError:
+        return False
+    try:
+        return held(fd)
+    finally:
+        os.close(fd)
 
 
 class Held(NamedTuple):

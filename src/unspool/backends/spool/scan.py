@@ -1,281 +1,75 @@
-"""All tasks of a directory at one moment: counted, or by state and in order, holding only part of a million in memory.
+"""Reading the names in a spool directory, some at a time, so that the memory does not grow with their number.
 
-Nothing is locked. Whether a task is running is read from the kernel's table of locks, so that a million files need not
-be opened. A file is checked itself only if that table contains its inode. If the table is long, the kernel may have
-returned it with gaps. Some files are then checked in any case, so that the result is exact for small numbers.
+No other module reads the tasks of a directory. A name contains a lower bound of the due time, so most readers need no
+``stat``. An entry can be used until the next ones are read.
 """
 
 import contextlib
-import heapq
 import itertools
-import math
 import os
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Generic, NamedTuple, TypeVar
+from collections.abc import Iterable, Iterator
 
-from ...message import State
-from ..base import Summary
-from . import lock
-from .dead_letters import REASON_SUFFIX
-from .layout import ASIDE, BELL, PREFIX, Directory, hint, is_bell, is_priority, rank_of
-from .top_n import sift, time_text
-from .trust import is_unfinished
+from .layout import BELL, PREFIX, Directory, is_bell, is_priority
 
-__all__ = ["Survey", "is_locked"]
+__all__ = ["Entry", "opened", "priorities", "read", "read_all", "tasks"]
 
-# Names held: a minimum that costs little, and a maximum that avoids reading everything again too often.
-_FEW, _MOST = 5_000, 100_000
-_ASKED = 1_000  # maximum number of checks for locks that the table does not contain
-_STEP = 2_000  # directory entries read at a time
-_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+Entry = os.DirEntry[str]
 
-T = TypeVar("T", bound=tuple[Any, ...])
+_BATCH = 2_000
+_OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
-class _Name(NamedTuple):
-    """A name. Names sort in the order of execution, as far as names tell it."""
+def read(directory: Directory, part: str = "") -> Iterator[list[Entry]]:
+    """Yield the entries of the root (an empty part) or of a directory in it. If it cannot be read, there are none."""
+    # By descriptor, because this is faster than by path, also for ``stat``.
+    with contextlib.suppress(OSError), opened(directory, part) as fd, os.scandir(fd) as entries:
+        while batch := list(itertools.islice(entries, _BATCH)):
+            yield batch
 
-    rank: int
-    due: float
-    ref: str
-    inode: int
 
+def read_all(directory: Directory, lead: str = "") -> Iterator[tuple[str, list[Entry]]]:
+    """Yield the entries of the root, or of a directory in it, and then those of its priorities.
 
-class _Some(NamedTuple):
-    """A batch of files with tasks' names, all of one priority or without one.
-
-    :param lead: the part of a ref before the name.
-    :param refused: whether nothing in this directory may be run.
+    Each batch comes with the name of its priority's directory, which is empty at first.
     """
-
-    rank: int
-    lead: str
-    refused: bool
-    files: list[os.DirEntry[str]]
-
-    def named(self) -> list[_Name]:
-        rank, lead = self.rank, self.lead
-        return [_Name(rank, hint(one.name), lead + one.name, one.inode()) for one in self.files]
-
-    def until(self, end: _Name | None, now: float) -> "_Some":
-        """Return the tasks that, by their names, may be due now and are not after ``end``."""
-        last = now
-        if end is not None and self.rank >= end.rank:
-            last = min(end.due, now) if self.rank == end.rank else -math.inf
-        return self._replace(files=sift(self.files, time_text(last), time_text(now), time_text(now)))
+    parts = [""]
+    for part in parts:
+        for entries in read(directory, "/".join(filter(None, (lead, part)))):
+            if not part:
+                parts += priorities(entries)
+            yield part, entries
 
 
-class Survey:
-    """The contents of a directory. Waiting tasks are returned as refs, dead letters as refs within their directory.
+def tasks(entries: Iterable[Entry]) -> list[Entry]:
+    """Return the entries with a task's name."""
+    return [
+        one
+        for one in entries
+        if (name := one.name).startswith(PREFIX) and not (name.startswith(BELL) and is_bell(name))
+    ]
 
-    :param now: Unix time.
+
+def priorities(entries: Iterable[Entry]) -> list[str]:
+    """Return the names of the directories of priorities. Links to directories do not count."""
+    return [
+        one.name
+        for one in entries
+        if one.name < ":" and is_priority(one.name) and one.is_dir(follow_symlinks=False)  # a digit is less than ":"
+    ]
+
+
+@contextlib.contextmanager
+def opened(directory: Directory, part: str) -> Iterator[int]:
+    """Open the root (an empty part) or a directory in it, and yield its descriptor. No link in the root is followed.
+
+    :raises OSError: if it cannot be opened.
     """
-
-    def __init__(self, directory: Directory, now: float) -> None:
-        self._directory = directory
-        self._now = now
-        self._locked = lock.held_inodes()
-        self._asks = 0 if self._locked is None or self._locked.whole else _ASKED
-
-    def summary(self) -> Summary:
-        """Return the number of tasks in each state, and the earliest due time of the ready ones."""
-        counts, oldest = dict.fromkeys(State, 0), math.inf
-        for some in self._all():
-            for one in some.files:
-                state = self._state(some, one)
-                if state is not None:
-                    counts[state] += 1
-                if state is State.READY and (due := one.stat(follow_symlinks=False).st_mtime) < oldest:
-                    oldest = min(oldest, max(due, hint(one.name)))
-        for place, part in ASIDE.items():
-            counts[State(place)] += sum(len(some.files) for some in self._all(part))
-        return Summary(counts, None if oldest == math.inf else oldest)
-
-    def running(self) -> list[str]:
-        """Return the locked tasks, in order."""
-        found: list[_Name] = []
-        for some in self._all():
-            maybe = [one for one in some.files if self._may_run(one.inode())]
-            found += [name for name in some._replace(files=maybe).named() if is_locked(self._directory.path(name.ref))]
-        return [name.ref for name in sorted(found)]
-
-    def ready(self, limit: int | None) -> Iterator[str]:
-        """Yield ready tasks in the order of execution. No more files are read than requested.
-
-        A name's time is never later than its file's.
-        """
-        later: list[tuple[int, float, float, str]] = []
-        for name in _in_order(self._begun, limit):
-            while later and later[0][:2] <= (name.rank, name.due):
-                yield heapq.heappop(later)[-1]
-            with contextlib.suppress(OSError):
-                due = os.stat(self._directory.path(name.ref), follow_symlinks=False).st_mtime
-                if due <= self._now and not self._runs(name.ref, name.inode):
-                    heapq.heappush(later, (name.rank, due, name.due, name.ref))
-        while later:
-            yield heapq.heappop(later)[-1]
-
-    def deferred(self, limit: int | None) -> Iterator[str]:
-        """Return the deferred tasks by due time."""
-        return (ref for _, _, ref in _in_order(self._deferred, limit))
-
-    def refused(self, limit: int | None) -> Iterator[str]:
-        """Return the files among the waiting tasks that are never run."""
-        return (name.ref for name in _in_order(self._refused, limit))
-
-    def aside(self, place: str, limit: int | None) -> Iterator[str]:
-        """Return the dead letters of state ``dead`` or ``corrupt``."""
-        return (name.ref for name in _in_order(lambda _: (some.named() for some in self._all(ASIDE[place])), limit))
-
-    def named(self, is_wanted: Callable[[str], bool]) -> Iterator[tuple[str, str]]:
-        """Yield the state (empty for waiting tasks) and the ref of each file whose name is wanted.
-
-        No file is read.
-        """
-        for place, lead in {"": "", **ASIDE}.items():
-            for some in self._all(lead):
-                yield from ((place, some.lead + one.name) for one in some.files if is_wanted(one.name))
-
-    def _begun(self, first: "_First[_Name]") -> Iterator[list[_Name]]:
-        """Yield the tasks that are ready by their names."""
-        for some in self._all():
-            yield [name for name in some.until(first.end, self._now).named() if name.due <= self._now]
-
-    def _deferred(self, _: object) -> Iterator[list[tuple[float, int, str]]]:
-        """Yield the deferred tasks. A file is checked only if its name does not already say that it is deferred."""
-        for some in self._all():
-            found = []
-            for one in some.files:
-                with contextlib.suppress(OSError):
-                    due = hint(one.name)
-                    due = due if due > self._now else one.stat(follow_symlinks=False).st_mtime
-                    if due > self._now and not self._runs(some.lead + one.name, one.inode()):
-                        found.append((due, some.rank, some.lead + one.name))
-            yield found
-
-    def _refused(self, _: object) -> Iterator[list[_Name]]:
-        for some in self._all():
-            yield some._replace(files=[one for one in some.files if self._state(some, one) is State.CORRUPT]).named()
-
-    def _state(self, some: _Some, one: os.DirEntry[str]) -> State | None:
-        """Return the state of a waiting task. Return None if it no longer exists or is not written yet."""
-        try:
-            found = one.stat(follow_symlinks=False)
-        except OSError:
-            return None
-        if is_unfinished(found):
-            return None
-        if some.refused or self._directory.objection(found):
-            return State.CORRUPT
-        if self._runs(some.lead + one.name, one.inode()):
-            return State.RUNNING
-        # A copy that lost its mtime is not due before the time in its name.
-        return State.DEFERRED if max(found.st_mtime, hint(one.name)) > self._now else State.READY
-
-    def _runs(self, ref: str, inode: int) -> bool:
-        return self._may_run(inode) and is_locked(self._directory.path(ref))
-
-    def _may_run(self, inode: int) -> bool:
-        if self._locked is None or inode in self._locked.inodes:
-            return True
-        self._asks -= 1
-        return self._asks >= 0
-
-    def _all(self, lead: str = "") -> Iterator[_Some]:
-        """Yield the files with a task's name that wait, or that are in a part of the directory."""
-        parts: list[str] = []
-        yield from self._in(lead, "", parts)
-        for part in parts:
-            yield from self._in(lead, part)
-
-    def _in(self, lead: str, part: str, parts: list[str] | None = None) -> Iterator[_Some]:
-        """Yield the tasks of one priority, or without one. Priorities found are added to ``parts``."""
-        rank, before = rank_of(int(part) if part else None), f"{part}/" if part else ""
-        refused = not lead and self._is_refused(before)
-        with contextlib.suppress(OSError), os.scandir(self._directory.path(f"{lead}/{part}")) as entries:
-            while found := list(itertools.islice(entries, _STEP)):
-                tasks = [
-                    one
-                    for one in found
-                    if (name := one.name).startswith(PREFIX) and not (name.startswith(BELL) and is_bell(name))
-                ]
-                if parts is not None and len(tasks) < len(found):
-                    parts += [one.name for one in found if is_priority(one.name) and one.is_dir(follow_symlinks=False)]
-                yield _Some(
-                    rank,
-                    before,
-                    refused,
-                    [one for one in tasks if not one.name.endswith(REASON_SUFFIX)] if lead else tasks,
-                )
-
-    def _is_refused(self, part: str) -> bool:
-        try:
-            return self._directory.part_objection(part) is not None
-        except OSError:
-            return True
-
-
-def is_locked(path: str) -> bool:
-    """Return whether a process holds the lock of a file."""
+    fd = os.open(directory.root, _OPEN)
     try:
-        fd = os.open(path, _READ)
-    except OSError:
-        return False
-    try:
-        return lock.held(fd)
+        for name in part.split("/") if part else ():
+            deeper = os.open(name, _OPEN | os.O_NOFOLLOW, dir_fd=fd)
+            os.close(fd)
+            fd = deeper
+        yield fd
     finally:
         os.close(fd)
-
-
-def _in_order(read: Callable[["_First[T]"], Iterable[list[T]]], limit: int | None) -> Iterator[T]:
-    """Yield all items sorted. Only the first ones are held in memory; the next ones are read again.
-
-    :param read: gets the held items, because it need not return items after ``end``.
-    :param limit: how many items are wanted, if that is known.
-    """
-    first: _First[T] = _First(None, _MOST if limit is None else min(max(limit, _FEW), _MOST))
-    while True:
-        for some in read(first):
-            first.add(some)
-        kept = first.kept()
-        yield from kept
-        if not first.beyond:
-            return
-        first = _First(kept[-1], _MOST)
-
-
-class _First(Generic[T]):
-    """The first items after a given one, of more than are held.
-
-    :param after: None to begin with the first item.
-    """
-
-    def __init__(self, after: T | None, most: int) -> None:
-        self._after = after
-        self._most = most
-        self._kept: list[T] = []
-        self.end: T | None = None
-        """Items from this one on are not wanted. None if unknown."""
-
-    @property
-    def beyond(self) -> bool:
-        """Return whether there are items after those kept."""
-        return self.end is not None
-
-    def add(self, found: Iterable[T]) -> None:
-        """Add the items that are wanted."""
-        after, end = self._after, self.end
-        self._kept += [one for one in found if (end is None or one < end) and (after is None or one > after)]
-        if len(self._kept) > 2 * self._most:
-            self._cut()
-
-    def kept(self) -> list[T]:
-        """Return the kept items in order."""
-        if len(self._kept) > self._most:
-            self._cut()
-        return sorted(self._kept)
-
-    def _cut(self) -> None:
-        self._kept.sort()
-        del self._kept[self._most :]
-        self.end = self._kept[-1]

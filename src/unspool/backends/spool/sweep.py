@@ -6,16 +6,16 @@ import os
 import time
 from collections.abc import Iterator
 
+from . import lock
 from .dead_letters import REASON_SUFFIX, is_note, rename_hidden
 from .keyvalue import SpoolKeyValue
 from .layout import ASIDE, ATTEMPTS, KV, TMP, Directory, is_priority
 from .leaving import carries
-from .scan import is_locked
+from .scan import opened, read_all
 
 __all__ = ["leftovers"]
 
 _HOUR = 3600.0
-_OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def leftovers(directory: Directory) -> Iterator[None]:
@@ -50,18 +50,11 @@ def leftovers(directory: Directory) -> Iterator[None]:
 
 
 def _files(directory: Directory, part: str) -> Iterator[tuple[str, str]]:
-    """Yield the files of a part and of its priorities.
-
-    Links are not followed, because they may lead to other files.
-    """
-    parts = [part]
-    for one in parts:
-        with contextlib.suppress(OSError), _opened(directory, one) as fd, os.scandir(fd) as entries:
-            for entry in entries:
-                if one == part and is_priority(entry.name):
-                    parts.append(f"{part}/{entry.name}")
-                else:
-                    yield one, entry.name
+    """Yield the files of a part and of its priorities."""
+    for priority, entries in read_all(directory, part):
+        for entry in entries:
+            if priority or not is_priority(entry.name):
+                yield f"{part}/{priority}" if priority else part, entry.name
 
 
 def _is_orphan(directory: Directory, part: str, task: str, state: str) -> bool:
@@ -73,29 +66,12 @@ def _is_orphan(directory: Directory, part: str, task: str, state: str) -> bool:
         if os.stat(directory.path(f"{part}/{task}{REASON_SUFFIX}")).st_mtime > time.time() - _HOUR:
             return False
     waiting = directory.path(f"{part}/{task}".removeprefix(f"{state}/"))
-    if is_locked(waiting):
+    if lock.is_locked(waiting):
         return False
     return not os.path.lexists(directory.path(f"{part}/{task}"))
 
 
 def _remove(directory: Directory, path: str) -> None:
     part, _, name = path.rpartition("/")
-    with contextlib.suppress(OSError), _opened(directory, part) as fd:
+    with contextlib.suppress(OSError), opened(directory, part) as fd:  # no link is followed
         os.unlink(name, dir_fd=fd)
-
-
-@contextlib.contextmanager
-def _opened(directory: Directory, part: str) -> Iterator[int]:
-    """Open a part without following links, and yield its descriptor.
-
-    :raises OSError: if a link is on the path, or the part does not exist.
-    """
-    fd = os.dup(directory.fd(""))
-    try:
-        for name in part.split("/"):
-            deeper = os.open(name, _OPEN, dir_fd=fd)
-            os.close(fd)
-            fd = deeper
-        yield fd
-    finally:
-        os.close(fd)

@@ -1,14 +1,14 @@
-"""The earliest names of a directory, found in one reading. No I/O.
+"""The first of many items, found in one reading. No I/O.
 
 A name ends in a time, and texts of ten-digit times sort as the times do. One or two comparisons of texts are enough to
 discard nearly all names that are not wanted, and no object is created for them.
 """
 
 import math
-from collections.abc import Iterable
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Iterable
+from typing import Any, Generic, Protocol, TypeVar
 
-__all__ = ["Earliest", "Selection", "sift", "time_text"]
+__all__ = ["Selection", "TopN", "sift", "time_text"]
 
 _SIZE = len("_1700000000_000000")
 _TEXT_FROM, _TEXT_TO = 1e9, 9.999e9  # times with ten digits
@@ -22,39 +22,38 @@ class Named(Protocol):
     def name(self) -> str: ...
 
 
+T = TypeVar("T")
 Entry = TypeVar("Entry", bound=Named)
 
 
-class Earliest:
-    """The earliest of the names that contain a time.
+class TopN(Generic[T]):
+    """The first items of those that were added.
 
-    :param most: the number of names wanted. Up to twice as many are kept.
-    :param last: the text of the latest wanted time.
+    :param most: the number of items wanted. Up to twice as many are kept.
+    :param key: returns what the items are sorted by.
     """
 
-    def __init__(self, most: int, last: str) -> None:
+    def __init__(self, most: int, key: Callable[[T], Any]) -> None:
         self._most = most
-        self._names: list[str] = []
-        self._end = _BEYOND
-        self.last = last
+        self._key = key
+        self._items: list[T] = []
+        self.last: T | None = None
+        """The item after which all others were dropped; None if none was dropped."""
+        self._end: Any = None
 
-    @property
-    def cut(self) -> bool:
-        """Return whether names were dropped. All of them come after the last of ``names``."""
-        return self._end != _BEYOND
+    def add(self, items: Iterable[T]) -> None:
+        """Add items. Those after ``last`` are dropped."""
+        key, end = self._key, self._end
+        self._items += items if end is None else [one for one in items if key(one) < end]
+        if len(self._items) > 2 * self._most:
+            self._items.sort(key=key)
+            del self._items[self._most :]
+            self.last = self._items[-1]
+            self._end = key(self.last)
 
-    def add(self, names: Iterable[str]) -> None:
-        """Add names that are not later than ``last``."""
-        self._names += names
-        if len(self._names) > 2 * self._most:
-            self._names.sort(key=_order)
-            del self._names[self._most :]
-            self._end = _order(self._names[-1])
-            self.last = self._end[:_SIZE]
-
-    def names(self) -> list[str]:
-        """Return the earliest names, in order."""
-        return sorted((name for name in self._names if _order(name) <= self._end), key=_order)
+    def items(self) -> list[T]:
+        """Return the first items, in order."""
+        return sorted(self._items, key=self._key)
 
 
 class Selection:
@@ -65,17 +64,18 @@ class Selection:
     """
 
     def __init__(self, latest: tuple[float, float, float], most: int) -> None:
-        last, self._now, last_later = map(time_text, latest)
-        self.come = Earliest(most, last)
-        self.later = Earliest(most, max(last_later, self._now))
+        self._last, self._now, last_later = map(time_text, latest)
+        self._last_later = max(last_later, self._now)
+        self.come: TopN[str] = TopN(most, _order)
+        self.later: TopN[str] = TopN(most, _order)
 
     def limit(self, last: float) -> None:
         """Set the latest wanted past time (Unix time)."""
-        self.come.last = time_text(last)
+        self._last = time_text(last)
 
     def sift(self, entries: Iterable[Entry]) -> list[Entry]:
         """Return the entries that may be wanted, and all whose names contain no time."""
-        return sift(entries, self.come.last, self._now, self.later.last)
+        return sift(entries, self._last, self._now, self._last_later)
 
     def add(self, names: Iterable[str], exact: bool) -> list[str]:
         """Add names that ``sift`` has returned. Return the names that were not added.
@@ -95,6 +95,10 @@ class Selection:
                 (others if exact else come).append(name)
         self.come.add(come)
         self.later.add(later)
+        if self.come.last is not None:
+            self._last = self.come.last[-_SIZE:]
+        if self.later.last is not None:
+            self._last_later = self.later.last[-_SIZE:]
         return others
 
 

@@ -5,15 +5,14 @@ only, which contain a lower bound of the due time. A process that claims a task 
 ``later``.
 """
 
-import contextlib
 import heapq
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 
 from ...base import Clock, Ticket
-from ..layout import Directory, hint, is_priority, is_task, priority_of, rank_of
+from ..layout import Directory, hint, priority_of, rank_of
+from ..scan import priorities, read, tasks
 
 __all__ = ["DueList"]
 
@@ -102,10 +101,8 @@ class DueList:
         for part in self._parts():
             lead = f"{part}/" if part else ""
             rank = rank_of(priority_of(lead))
-            with contextlib.suppress(OSError), os.scandir(self._directory.path(part)) as entries:
-                for name in (entry.name for entry in entries):
-                    if is_task(name):
-                        ref = lead + name
-                        yield Ticket(rank, self._later.get(ref) or hint(name), ref)
-                    elif is_priority(name):
-                        self.priorities.append(name)
+            for entries in read(self._directory, part):
+                self.priorities += priorities(entries)
+                for entry in tasks(entries):
+                    ref = lead + entry.name
+                    yield Ticket(rank, self._later.get(ref) or hint(entry.name), ref)

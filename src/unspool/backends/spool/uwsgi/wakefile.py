@@ -21,7 +21,8 @@ from .... import wire
 from ...base import Clock
 from .. import lock
 from ..file import open_private
-from ..layout import BELL, RUN, TMP, Directory, is_bell, is_priority
+from ..layout import BELL, RUN, TMP, Directory, is_bell
+from ..scan import priorities, read
 from .due_list import DueList
 
 __all__ = ["Wakefile"]
@@ -218,8 +219,8 @@ class Wakefile:
                     os.unlink(name, dir_fd=root)
 
     def _parts(self) -> Iterator[str]:
-        with contextlib.suppress(OSError), os.scandir(self._directory.root) as entries:
-            yield from (entry.name for entry in entries if is_priority(entry.name))
+        for entries in read(self._directory):
+            yield from priorities(entries)
 
     def _times(self, parts: Iterable[str]) -> dict[str, float]:
         found = {}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from unspool.backends.spool import SpoolBackend, scan
+from unspool.backends.spool import SpoolBackend, scan, snapshot
 from unspool.message import Claim, Envelope, State
 
 PAST, FUTURE = 1_700_000_000, 4_000_000_000
@@ -43,8 +43,8 @@ def refs(backend: SpoolBackend, states: set[State], limit: int | None = None) ->
 
 def test_the_order_holds_from_window_to_window(backend: SpoolBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 2,000 tasks of all kinds, 50 to 100 are held at once: each is listed once, in order, and as counted."""
-    monkeypatch.setattr(scan, "_FEW", 50)
-    monkeypatch.setattr(scan, "_MOST", 50)
+    monkeypatch.setattr(snapshot, "_FEW", 50)
+    monkeypatch.setattr(snapshot, "_MOST", 50)
     seed = random.randrange(1 << 32)
     print("seed", seed)
     source = random.Random(seed)
@@ -85,8 +85,8 @@ def test_ready_ones_behind_many_that_wait(backend: SpoolBackend) -> None:
 
 def test_memory_does_not_grow_with_the_queue(backend: SpoolBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     """All of 5,000 tasks are listed in the memory that the names of a few of them take."""
-    monkeypatch.setattr(scan, "_MOST", 500)
-    monkeypatch.setattr(scan, "_STEP", 100)
+    monkeypatch.setattr(snapshot, "_MOST", 500)
+    monkeypatch.setattr(scan, "_BATCH", 100)
     for number in range(5_000):
         write(Path(backend.name), number)
     tracemalloc.start()
