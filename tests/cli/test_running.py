@@ -157,7 +157,7 @@ def test_stop_lets_what_runs_end(shell: Shell, number: signal.Signals) -> None:
     waiting = shell.send("app:add", "1")
 
     running.process.send_signal(number)
-    running.wait_for("stopping when what runs has ended")
+    running.wait_for("stopping after the running tasks")
     gate.write_text("go")
 
     running.wait_for("processed")
@@ -172,7 +172,7 @@ def test_stop_at_once(shell: Shell, numbers: list[signal.Signals]) -> None:
     running = shell.start("app")
     running.wait_for_output("holding")
 
-    for number, said in zip(numbers, ["stopping when", "stopping at once"][-len(numbers) :], strict=True):
+    for number, said in zip(numbers, ["stopping after", "stopping at once"][-len(numbers) :], strict=True):
         running.process.send_signal(number)
         running.wait_for(said)
 

@@ -89,7 +89,7 @@ def test_ctrl_c_does_not_reach_the_programs_of_a_task(shell: Shell, session: Ses
     shell.send("app:convert", f'"{gate}"')
     with gate.open("w"):  # once it can be opened, the program has it open
         session.type("\x03")
-        session.wait_for("stopping when what runs has ended")
+        session.wait_for("stopping after the running tasks")
     assert session.end() == 0
     assert "app:convert" in session.text
     assert "processed" in session.text
@@ -108,7 +108,7 @@ def test_a_task_can_read_from_the_terminal(shell: Shell, session: Session) -> No
     session.text = ""
     session.wait_for("name? ")
     session.type("\x03")
-    session.wait_for("stopping when what runs has ended")
+    session.wait_for("stopping after the running tasks")
     session.type("bob\n")
     assert session.end() == 0
     assert "hello bob" in session.text

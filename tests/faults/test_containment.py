@@ -312,7 +312,7 @@ def test_three_forced_stops_do_not_bury_a_long_task(place: Place) -> None:
             running.signal(signal.SIGTERM)
             assert running.end() == 0
             (line,) = [line for line in running.seen if "verdict" in line]
-            assert (line["verdict"], line["reason"]) == ("crashed", "its worker was stopped at once, as asked")
+            assert (line["verdict"], line["reason"]) == ("crashed", "its worker was killed by a forced stop")
     (entry,) = place.backend.entries()
     assert (entry.state, entry.attempts) == (State.READY, 5)
     running = place.run()

@@ -43,7 +43,7 @@ def test_a_name_that_is_no_module(shell: Shell) -> None:
 def test_a_path_that_is_no_python_file(shell: Shell) -> None:
     """A missing file, a module written as a path, and a directory."""
     assert refusal(shell, "nosuch.py") == f"FileNotFoundError: there is no file {shell.root}/nosuch.py; {VALID}"
-    assert refusal(shell, "./app") == f"ImportError: './app' is no module (did you mean ./app.py?); {VALID}"
+    assert refusal(shell, "./app") == f"ImportError: './app' is not a module (did you mean ./app.py?); {VALID}"
     assert refusal(shell, "/tmp") == f"ImportError: '/tmp' is a directory; {VALID}"
     assert refusal(shell, "good/f") == (
         f"ImportError: 'good/f' is neither a module nor a file that ends in .py; {VALID}"
@@ -114,8 +114,8 @@ def test_an_application_that_parses_arguments(shell: Shell) -> None:
     done = shell.result("run", "bad", "--burst")
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == (
-        f"unspool: error: app 'bad' cannot be imported: {path}:3: SystemExit: 2: it calls sys.exit(), as a parser of "
-        "arguments does; do that under if __name__ == '__main__': (--traceback shows more)"
+        f"unspool: error: app 'bad' cannot be imported: {path}:3: SystemExit: 2: it calls sys.exit(), as argparse "
+        "does; call it under if __name__ == '__main__': (--traceback shows more)"
     )
 
 

@@ -213,7 +213,7 @@ def test_a_worker_forwards_as_well(forwarding: Ends) -> None:
         running.wait_for(lambda line: "app:second" in line and "processed" in line)
         (info,) = [one for one in forwarding.backend("spool").control.live() if one.role == "forwarder"]
         os.kill(info.pid, signal.SIGKILL)
-        running.wait_for("the process that forwards was killed by SIGKILL; a new one goes on")
+        running.wait_for("the process that forwards was killed by SIGKILL; a new one replaces it")
         subprocess.run(send, cwd=forwarding.root, env=env, check=True)
         running.wait_for(lambda line: "app:second" in line and "processed" in line)
         running.process.send_signal(signal.SIGTERM)

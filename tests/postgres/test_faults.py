@@ -79,7 +79,7 @@ def test_a_stop_does_not_wait_for_a_server_that_does_not_answer(place: Place, ad
         running.signal(signal.SIGQUIT)
         assert running.end(within=30) == 0
     said = [line["message"] for line in running.seen]
-    assert f"spooler {address.name} does not answer, and is not waited for" in said
+    assert f"spooler {address.name} does not answer; not waiting for it" in said
 
 
 def test_a_killed_worker_s_task_runs_again_at_once(place: Place, address: Address) -> None:

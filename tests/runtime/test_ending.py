@@ -135,7 +135,7 @@ def test_a_task_that_writes_into_the_report_pipe(place: Place, line: bytes) -> N
     assert running.stop() == 0
     crashes = [line["reason"] for line in running.seen if line.get("verdict") == "crashed"]
     assert len(crashes) == 2
-    assert all(reason.startswith("its worker was killed: its report is no report: ") for reason in crashes)
+    assert all(reason.startswith("its worker was killed: it sent an invalid report: ") for reason in crashes)
     assert [line for line in place.lines() if line.isdigit()] == [str(n) for n in range(10)]
     assert place.backend.counts()[State.DEAD] == 1
 
@@ -154,7 +154,7 @@ def test_a_run_that_has_ended_is_no_crash(place: Place) -> None:
     place.wait_for_line("begun last")  # by then the ends of the others have been told
     running.signal(signal.SIGCONT)
     crashed = running.wait_for_verdict("crashed", "write")
-    assert crashed["reason"] == "its worker was killed: its report is no report: b'oops'"
+    assert crashed["reason"] == "its worker was killed: it sent an invalid report: b'oops'"
     place.open_gate("last")
     running.wait_for_verdict("processed", "write")
     assert running.stop() == 0
@@ -249,7 +249,7 @@ def test_a_stop_does_not_wait_for_a_locked_history(place: Place) -> None:
         running.signal(signal.SIGQUIT)
         assert running.end(within=30) == 0
         (said,) = [line["message"] for line in running.seen if "history" in line["message"]]
-        assert said == f"999 runs not in the history of {place.spool} yet; the next supervisor puts them there"
+        assert said == f"999 runs not in the history of {place.spool} yet; the next supervisor adds them"
         assert len({record.id for record in place.backend.history(limit=5000)}) == 1000
     place.call("mark(1000)")
     place.burst()
@@ -276,7 +276,7 @@ def test_a_recorder_that_dies_loses_nothing(place: Place) -> None:
         running.wait_for_verdict("processed")
     assert running.stop() == 0
     said = [line["message"] for line in running.seen if line["message"].startswith("the recorder")]
-    assert said == ["the recorder of history was killed by SIGKILL; a new one goes on"]
+    assert said == ["the recorder of history was killed by SIGKILL; a new one replaces it"]
     records = place.backend.history(limit=5000)
     assert (len(records), len({record.id for record in records})) == (501, 501)
 

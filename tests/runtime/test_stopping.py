@@ -36,7 +36,7 @@ def test_term_lets_the_running_task_end_and_starts_no_other(place: Place) -> Non
     running = place.run()
     place.wait_for_line("begun one")
     running.signal(signal.SIGTERM)
-    running.wait_for_message("stopping when what runs has ended")
+    running.wait_for_message("stopping after the running tasks")
     place.open_gate("one")
     assert running.end() == 0
     assert place.lines() == ["begun one", "ended one"]
@@ -137,7 +137,7 @@ def test_hup_with_a_broken_application_keeps_the_old_workers(place: Place) -> No
     (place.root / "broken.py").write_text("")
     (place.root / "tasks.py").write_text("import broken\n1 / 0\n")
     running.signal(signal.SIGHUP)
-    line = running.wait_for(lambda line: "the old workers go on" in line["message"])
+    line = running.wait_for(lambda line: "the old workers continue" in line["message"])
     assert "tasks.py:2: ZeroDivisionError" in line["message"]
     (place.root / "tasks.py").write_text(good)
     place.call("mark(2)")
@@ -168,7 +168,7 @@ def test_a_hanging_import_is_replaced_by_the_next_reload(place: Place) -> None:
     running.wait_for_verdict("processed")
     (place.root / "gate").unlink()
     running.signal(signal.SIGHUP)
-    running.wait_for_message("reloading, in place of a reload that goes on")
+    running.wait_for_message("reloading, in place of an unfinished reload")
     running.wait_for_message("reloaded")
     os.mkfifo(place.root / "gate")
     running.signal(signal.SIGHUP)
@@ -493,7 +493,7 @@ def test_a_removed_directory_is_told_and_survived(place: Place, how: Callable[[P
     place.call("mark(1)")
     running.wait_for_verdict("processed")
     how(place.spool)
-    running.wait_for(lambda line: line["message"] == f"spooler {place.spool} was removed; going on when it is back")
+    running.wait_for(lambda line: line["message"] == f"spooler {place.spool} was removed; continuing when it is back")
     place.call("mark(2)")
     second = running.wait_for_verdict("processed")
     place.call("mark(3)")  # by an event of the new directory: its period is far off
@@ -503,7 +503,7 @@ def test_a_removed_directory_is_told_and_survived(place: Place, how: Callable[[P
     assert running.stop() == 0
     assert place.lines() == ["1", "2", "3"]
     levels = {line["message"]: line["level"] for line in running.seen}
-    gone, back = f"spooler {place.spool} was removed; going on when it is back", f"spooler {place.spool} is back"
+    gone, back = f"spooler {place.spool} was removed; continuing when it is back", f"spooler {place.spool} is back"
     assert (levels[gone], levels[back]) == ("WARNING", "WARNING")
     assert {record.id for record in SpoolBackend(str(place.spool)).history()} >= {second["id"], third["id"]}
 
@@ -611,8 +611,8 @@ def test_a_worker_that_cannot_be_forked_is_tried_again(place: Place) -> None:
     worker = running.wait_for_verdict("processed")["worker"]
     with limited(resource.RLIMIT_NOFILE, 3, running.process.pid):
         os.kill(worker, signal.SIGKILL)
-        running.wait_for_message("no new worker: Too many open files; trying again in")
-        running.wait_for_message("no new worker: Too many open files; trying again in")
+        running.wait_for_message("cannot start a worker: Too many open files; trying again in")
+        running.wait_for_message("cannot start a worker: Too many open files; trying again in")
     place.call("mark(2)")
     running.wait_for_verdict("processed")
     assert running.stop() == 0

@@ -118,7 +118,7 @@ def test_a_directory_that_is_back_needs_new_workers(
     clock.advance(1_000)
     assert [is_another() for _ in range(4)].count(True) == 1
     name = served.name
-    assert caplog.messages == [f"spooler {name} was removed; going on when it is back", f"spooler {name} is back"]
+    assert caplog.messages == [f"spooler {name} was removed; continuing when it is back", f"spooler {name} is back"]
     assert [info.pid for info in served.backend.control.live()] == [os.getpid()]
     ref = send(served)
     assert len(watches.wait(PATIENCE)) == 1

@@ -129,10 +129,10 @@ def test_logs_are_searched(hunt: Hunt, tmp_path: Path) -> None:
     log.write_text("worker 7 was killed by SIGKILL\n")
     assert hunt.tracebacks() == hunt.own_faults() == []
     log.write_text(
-        "Traceback (most recent call last):\nthe recorder of history was killed by SIGBUS; a new one goes on\n"
+        "Traceback (most recent call last):\nthe recorder of history was killed by SIGBUS; a new one replaces it\n"
     )
     assert hunt.tracebacks() == ["supervisor-1.log"]
-    assert hunt.own_faults() == ["the recorder of history was killed by SIGBUS; a new one goes on"]
+    assert hunt.own_faults() == ["the recorder of history was killed by SIGBUS; a new one replaces it"]
 
 
 def test_drafts_are_counted(hunt: Hunt, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@
                                                    │
                                                    └──> Recorder ──> history
 
-All workers read tickets from one pipe, each when it is free, so the kernel hands out the work: no worker waits while
-another holds what it has not begun. The supervisor holds the reading end too, and takes tickets back when something
-more urgent arrives.
+All workers read tickets from one pipe, each when it is free, so the kernel distributes the work, and no worker is idle
+while another one holds a task that it has not begun. The supervisor also has the reading end, and takes tickets back
+when a more urgent task arrives.
 """

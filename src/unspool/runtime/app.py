@@ -1,4 +1,4 @@
-"""Importing the application whose tasks a worker runs."""
+"""The import of the application whose tasks a worker runs."""
 
 import importlib
 import importlib.util
@@ -19,7 +19,7 @@ def load_app(spec: str, *, interruptible: bool = True) -> ModuleType:
     """Import ``module``, ``module:attr`` or ``path/to/file.py``. The working directory is on the import path.
 
     :param interruptible: whether ``KeyboardInterrupt`` comes from a person and not from the application.
-    :raises AppError: if the import fails. Its one line names the error and the last line in the user's own files.
+    :raises AppError: if the import fails. The message names the error and the last line in the user's own files.
     """
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.insert(0, os.getcwd())
@@ -32,7 +32,7 @@ def load_app(spec: str, *, interruptible: bool = True) -> ModuleType:
         for part in filter(None, attribute.split(".")):
             getattr(module, part)
     except BaseException as error:
-        # Anything may happen while user code is imported; all of it means the same: there is no application.
+        # Whatever user code raises while it is imported: there is no application.
         if interruptible and isinstance(error, KeyboardInterrupt):
             raise
         raise AppError(
@@ -44,8 +44,7 @@ def load_app(spec: str, *, interruptible: bool = True) -> ModuleType:
 
 
 def own_files(app: ModuleType) -> dict[str, float]:
-    """Return the files of the imported modules below the working directory and beside the application, with their times
-    of change."""
+    """Return the imported files below the working directory and beside the application, with their times of change."""
     top = sys.modules.get(app.__name__.partition(".")[0], app)
     places = (os.getcwd() + os.sep, os.path.dirname(os.path.abspath(getattr(top, "__file__", None) or "x")) + os.sep)
     found = {}
@@ -73,7 +72,7 @@ def _load_file(path: str) -> ModuleType:
         return importlib.import_module(name)
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise ImportError(f"{path} is no Python file")
+        raise ImportError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     spec.loader.exec_module(module)
@@ -84,16 +83,16 @@ _VALID = "APP is a module, module:attr or path/to/file.py"
 
 
 def _kind(path: str) -> str:
-    """Return what a path is that is neither a module nor a Python file."""
+    """Return what a path is, for a path that is neither a module nor a Python file."""
     if os.path.isfile(f"{path}.py"):
-        return f"no module (did you mean {path}.py?)"
+        return f"not a module (did you mean {path}.py?)"
     return "a directory" if os.path.isdir(path) else "neither a module nor a file that ends in .py"
 
 
 def _why(name: str, error: BaseException) -> str:
     text = f"{type(error).__name__}: {failure.text(error)}"
     if isinstance(error, SystemExit):
-        return f"{text}: it calls sys.exit(), as a parser of arguments does; do that under if __name__ == '__main__':"
+        return f"{text}: it calls sys.exit(), as argparse does; call it under if __name__ == '__main__':"
     if isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}."):
         return f"{text} in {os.getcwd()} or the installed packages; {_VALID}"
     return text
@@ -108,7 +107,7 @@ def _where(error: BaseException) -> str:
 
 
 def _frames(error: BaseException) -> str:
-    """Return the traceback from the application's first line on; empty if none of its lines was run."""
+    """Return the traceback from the first line of the application on; empty if none of its lines was run."""
     frames = error.__traceback__
     while frames is not None and _is_machinery(frames.tb_frame.f_code.co_filename):
         frames = frames.tb_next
@@ -129,7 +128,7 @@ _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
 def changed(path: str) -> float:
-    """Return a file's time of change; 0 if it is gone."""
+    """Return the mtime of a file; 0 if it does not exist."""
     try:
         return os.stat(path).st_mtime
     except OSError:

@@ -1,4 +1,4 @@
-"""Whether the clock was set while a supervisor ran."""
+"""The detection of changes of the system clock while a supervisor runs."""
 
 import logging
 import time
@@ -8,7 +8,7 @@ from ..backends.base import Clock
 __all__ = ["ClockWatch"]
 
 _log = logging.getLogger("unspool")
-_SET = 10.0  # seconds by which a clock may differ from the time since the boot without having been set
+_SET = 10.0  # seconds by which the clock may drift against the time since the boot
 
 
 class ClockWatch:
@@ -22,13 +22,13 @@ class ClockWatch:
         self._ahead = clock() - _since_boot()
 
     def look(self) -> None:
-        """Log if the clock was set since the last look. Feeds notice that themselves."""
+        """Log if the clock was set since the last call. Feeds notice that themselves."""
         ahead = self._clock() - _since_boot()
         moved, self._ahead = ahead - self._ahead, ahead
         if abs(moved) > _SET:
-            effect = "what was deferred is due that much sooner"
+            effect = "deferred tasks are due that much earlier"
             if moved < 0:
-                effect = "what was sent before is due that much later; unspool retry makes a task due now"
+                effect = "earlier tasks are due that much later; unspool retry makes a task due now"
             way = "forward" if moved > 0 else "back"
             _log.warning("the clock was set %s by %.0f s: %s", way, abs(moved), effect)
 

@@ -26,7 +26,7 @@ def close_old() -> None:
 def close_old_of_coroutines(*, others: bool) -> None:
     """Close the old connections that coroutines use. Django has one thread for the queries of all coroutines.
 
-    That thread closes them after its earlier work and before its later work, so nothing waits for it.
+    This thread closes the connections between its other work, so nothing waits for it.
 
     :param others: whether other coroutines are running. A connection that they may be using is closed only if it is
         broken.
@@ -44,7 +44,7 @@ def close_old_of_coroutines(*, others: bool) -> None:
 
 def _close(database: Any, *, others: bool) -> None:
     try:
-        if not sys.modules["django.conf"].settings.configured:  # without settings there is no connection
+        if not sys.modules["django.conf"].settings.configured:  # without settings, there are no connections
             return
         if not others:
             database.close_old_connections()

@@ -1,4 +1,4 @@
-"""What a supervisor says and records of a worker that died."""
+"""The log lines and records for a worker that died."""
 
 import logging
 import signal
@@ -18,14 +18,14 @@ _log = logging.getLogger("unspool")
 def crashes(
     death: Death, runs: Iterable[Run], spoolers: Sequence[Served], clock: Clock, *, forced: bool
 ) -> Iterator[Ended]:
-    """Yield the ends of the runs that a worker's death has cut short. Log a death that no such end will show.
+    """Yield the ends of the runs that a worker's death has interrupted. Log the death itself if there are none.
 
     :param runs: the tasks that the worker was running.
-    :param forced: whether the supervisor was told to stop at once, and has killed its workers.
+    :param forced: whether the supervisor has killed its workers in a forced stop.
     """
     process = death.process
     how = process.end_of(death.code)
-    how = "was stopped at once, as asked" if forced and death.code == -signal.SIGKILL else how
+    how = "was killed by a forced stop" if forced and death.code == -signal.SIGKILL else how
     if not runs:
         doing = "; it was running no task" if process.ready else " while it imported the application"
         again = f"; trying again in {death.pause:.1f} s" if death.pause else ""
@@ -34,7 +34,13 @@ def crashes(
         try:
             crash = spoolers[index].note_crash(index, ref, process, how, clock())
         except SpoolerUnusable as error:
-            _log.error("worker %d %s while it ran %s, of which no more is known: %s", process.pid, how, ref, error)
+            _log.error(
+                "worker %d %s while it ran %s, about which the spooler cannot be asked: %s",
+                process.pid,
+                how,
+                ref,
+                error,
+            )
             continue
         if crash is not None:
             record, until = crash

@@ -1,9 +1,8 @@
 """The event loop of a worker, which runs many ``async def`` tasks at once in a separate thread.
 
 Two threads that both make system calls take the interpreter from each other at each call, which costs more than the
-calls. So neither thread wakes the other for each task. New coroutines are gathered for the loop. Ended ones are
-gathered for the main thread, which settles them; if the main thread is asleep or runs another task, the loop's thread
-settles them.
+calls. So neither thread wakes the other for each task. New coroutines are collected for the loop, and ended ones for
+the main thread, which settles them. While the main thread waits or runs another task, the loop's thread settles them.
 
 A task may end the loop, because asyncio does not catch SystemExit and KeyboardInterrupt, also from a callback or an
 asyncio task that it has started. The loop then continues with all other coroutines, and the run that caused this fails.
@@ -34,9 +33,9 @@ __all__ = ["EventLoop"]
 Done = Callable[[Ending], None]
 
 _log = logging.getLogger("unspool")
-_GATHER = 0.001  # seconds in which coroutines are gathered, after the first
+_GATHER = 0.001  # seconds in which coroutines are collected, after the first
 _cause: ContextVar[Done | None] = ContextVar("unspool run", default=None)
-"""The run that a callback or an asyncio task belongs to. Both inherit the context of the code that started them."""
+"""The run to which a callback or an asyncio task belongs. Both inherit the context of the code that started them."""
 
 
 class _Run(NamedTuple):
@@ -49,8 +48,8 @@ class _Run(NamedTuple):
 class EventLoop:
     """Runs coroutines while the main thread continues with other tasks. The thread is started for the first coroutine.
 
-    :param wake: wakes the main thread; called when enough coroutines have ended, see ``expect``.
-    :param lost: called in the loop's thread when the loop cannot continue; must not return.
+    :param wake: wakes the main thread. Called when enough coroutines have ended (see ``expect``).
+    :param lost: called in the loop's thread when the loop cannot continue. It must not return.
     """
 
     def __init__(self, wake: Callable[[], None], lost: Callable[[], None]) -> None:
@@ -58,20 +57,20 @@ class EventLoop:
         self._lost = lost
         self._lock = threading.Lock()
         self._fresh: list[_Run] = []
-        self._looking = False  # whether the loop will look at these by itself
+        self._looking = False  # whether the loop will start these without being woken
         self._ended: deque[tuple[Done, Ending]] = deque()
-        self._runs: dict[Done, asyncio.Task[None] | None] = {}  # the loop itself holds tasks only weakly
-        self._begun: list[tuple[_Run, asyncio.Task[None]]] = []  # found by the last look
+        self._runs: dict[Done, asyncio.Task[None] | None] = {}  # the loop itself has only weak references to tasks
+        self._begun: list[tuple[_Run, asyncio.Task[None]]] = []  # started by the last ``_look``
         self._failed: dict[Done, Ending] = {}  # the runs that have ended the loop
         self._closing = False
         self._away = False
         self._expected = -1
         self._thread: threading.Thread | None = None
         self.used = False
-        """Whether there was a coroutine. If not, a worker need not ask any of this at each task, which takes 10 µs."""
+        """Whether there was a coroutine. If not, a worker skips all calls of the loop, which take 10 µs per task."""
 
     def __len__(self) -> int:
-        """Return how many run, or have ended and are not settled yet."""
+        """Return the number of coroutines that run, or have ended and are not settled yet."""
         return len(self._runs)
 
     def start(
@@ -80,8 +79,8 @@ class EventLoop:
         """Run a coroutine, then call ``done`` with its ending, which settles it in either thread.
 
         :param timeout: the time limit in seconds, or None.
-        :param over: called in the loop's thread as soon as the run is over. The main thread may call ``done`` much
-            later, because a server that does not answer holds it up.
+        :param over: called in the loop's thread as soon as the run has ended. The main thread may call ``done`` much
+            later, if it waits for a server.
         """
         if self._thread is None:
             self.used = True
@@ -100,30 +99,28 @@ class EventLoop:
             self._loop.call_soon_threadsafe(self._look)
 
     def settle(self) -> bool:
-        """In the main thread: settles those that have ended. False if there were none."""
+        """Settle the ended runs, in the main thread. Return False if there are none."""
         found = bool(self._ended)
         while self._ended:
             self._settle_one()
         return found
 
     def leave(self) -> bool:
-        """Let the loop's thread settle from now on, and settle the runs that ended before. Return False if there were
-        none."""
+        """Settle the ended runs, and let the loop's thread settle later ones. Return False if there were none."""
         self._away = True
         return self.settle()
 
     def come_back(self) -> None:
-        """The main thread is there again."""
+        """Let the main thread settle again."""
         self._away, self._expected = False, -1
 
     def expect(self, most: int) -> bool:
-        """Return whether no more than ``most`` are left; if not, the main thread, which goes away now, is woken
-        then."""
+        """Return whether at most ``most`` coroutines are left. If not, wake the main thread when that is the case."""
         self._expected = most
         return len(self._runs) <= most
 
     def close(self) -> None:
-        """Close the loop. No coroutine may be left."""
+        """Close the loop, in which no coroutine may be left."""
         if self._thread is not None:
             self._closing = True
             self._loop.call_soon_threadsafe(type(self._loop).stop, self._loop)
@@ -138,15 +135,15 @@ class EventLoop:
             except (SystemExit, KeyboardInterrupt) as error:
                 self._blame(error)
             except BaseException as error:  # noqa: BLE001  as when a task has closed the loop's descriptors
-                _log.error("a worker's event loop cannot go on: %s", failure.reason(error))
+                _log.error("a worker's event loop cannot continue: %s", failure.reason(error))
                 self._lost()
             else:
                 if not self._closing:
-                    _log.error("a task stopped its worker's event loop; the loop goes on")
+                    _log.error("a task stopped its worker's event loop; the loop continues")
 
     def _blame(self, error: BaseException) -> None:
         """Fail the run that has ended the loop, if it is known and still running."""
-        _log.error("a task ended its worker's event loop by %s; the loop goes on", failure.reason(error))
+        _log.error("a task ended its worker's event loop by %s; the loop continues", failure.reason(error))
         done = _cause_of(sys.exc_info()[2])
         run = self._runs.get(done) if done is not None else None
         if done is not None and run is not None and not run.done():
@@ -178,7 +175,7 @@ class EventLoop:
         _cause.set(done)
         connections.close_old_of_coroutines(others=len(self._runs) > 1)
         limit = None
-        try:  # the result and the objects in it are deleted in here too
+        try:  # includes the deletion of the result and its objects
             if timeout is None:
                 ending = dispatch.returned(await coroutine)
             else:
@@ -201,7 +198,7 @@ class EventLoop:
             self._loop.call_soon(self._stand_in)
 
     def _stand_in(self) -> None:
-        """Settle while the main thread is away: what it leaves, that one finds when it is back."""
+        """Settle ended runs while the main thread is away. It settles the rest when it is back."""
         try:
             while self._ended and self._away:
                 self._settle_one()

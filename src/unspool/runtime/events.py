@@ -48,7 +48,7 @@ class Broken(NamedTuple):
 
 
 class Leaving(NamedTuple):
-    """The worker has settled all its runs, takes no more tasks, and is ending."""
+    """The worker has settled all its runs, takes no more tasks, and ends."""
 
 
 class Begun(NamedTuple):
@@ -91,7 +91,7 @@ class Refused(NamedTuple):
     """A claim was refused.
 
     :param kind: a ``RefusalKind``.
-    :param until: when asking again may help (unix seconds).
+    :param until: when another claim may succeed (unix seconds).
     """
 
     spooler: int
@@ -147,7 +147,7 @@ def load(values: Any, line: bytes, spoolers: int) -> Event:
 
     :param values: the decoded JSON of its line.
     :param spoolers: the number of spoolers; an event identifies one by its index.
-    :raises ValueError: if this is no valid event.
+    :raises ValueError: if it is not a valid event.
     """
     if type(values) is list and values:
         if values[0] == "end" and len(values) == 5:
@@ -176,7 +176,7 @@ def load(values: Any, line: bytes, spoolers: int) -> Event:
 def load_records(lines: Iterable[bytes]) -> Iterator[tuple[int, Record]]:
     """Yield the spooler's index and the record of each ``Ended``.
 
-    :param lines: lines that ``load`` has accepted or ``dump`` has made: they are not validated again.
+    :param lines: lines that ``load`` has accepted or ``dump`` has returned. They are not validated again.
     """
     for _, index, _, _, record in json.loads(b"[%b]" % b",".join(lines)):
         yield index, Record._make(record)

@@ -1,6 +1,6 @@
 """The hard limit of a run: the kernel kills the worker if the run overruns and no supervisor is left to kill it.
 
-A kernel timer sends SIGKILL, so no thread has to run. C code may hold the interpreter forever.
+A kernel timer sends SIGKILL, so no thread has to run: C code may hold the interpreter forever.
 """
 
 import logging
@@ -23,9 +23,9 @@ _SIGEVENT = struct.pack("Pii48x", 0, signal.SIGKILL, 0)  # 0: SIGEV_SIGNAL
 
 
 class HardLimit:
-    """Timers that kill this process. They exist on Linux only; elsewhere only the supervisor kills.
+    """Timers that kill this process. They exist only on Linux; elsewhere, only the supervisor kills workers.
 
-    The first timer costs an import of 10 ms. Timers are reused, so that one costs 2 µs a run.
+    The first timer costs an import of 10 ms. Timers are reused, so each run costs 2 µs.
     """
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ class HardLimit:
         return timer
 
     def stop(self, timer: Any) -> None:
-        """Stop a timer. Works in any thread."""
+        """Stop a timer. This works in any thread."""
         if timer is not None:
             self._set(timer, 0, _STOPPED, None)
             self._idle.append(timer)
@@ -55,7 +55,7 @@ class HardLimit:
             return self._create()
         except (ImportError, AttributeError, OSError) as error:
             self._works = False
-            _log.warning("no timer of the kernel: %s; runs that overrun are killed by the supervisor alone", error)
+            _log.warning("cannot create a kernel timer: %s; only the supervisor kills runs that overrun", error)
             return None
 
 

@@ -1,24 +1,25 @@
-"""How many tickets wait for the workers of a supervisor, decided from counts and times alone."""
+"""The decision how many tickets wait for the workers of a supervisor, from counts and times alone."""
 
 from collections.abc import Iterable, Sequence
 
 __all__ = ["NAP", "SLOW", "Hopper", "is_slow"]
 
-NAP = 0.002  # seconds of sleep where workers have enough to do: many reports are then read at once
-SLOW = 0.05  # seconds that a run lasts after which others get what its worker has claimed ahead
-_ENOUGH = 64  # waiting tickets with which workers have enough to do for a nap
-_SOON = 0.05  # seconds; what workers begin within them may be kept from other supervisors
+NAP = 0.002  # seconds to sleep when workers have enough to do, so that many reports are read at once
+SLOW = 0.05  # seconds of a run after which other workers get the tasks that its worker has claimed ahead
+_ENOUGH = 64  # the number of waiting tickets with which workers have enough to do for a nap
+_SOON = 0.05  # seconds; tasks that workers begin in this time may be kept from other supervisors
 _STUCK = 1.0  # seconds after which other supervisors get the tasks that no worker here has begun
 
 
 class Hopper:
     """Decides how many tickets a queue gets, and when they are taken back.
 
-    Taking back costs as much as the queue is deep, so each time halves the depth. Undisturbed, the depth grows again.
-    A spooler that withholds its tickets from other supervisors gives no more than workers begin soon.
+    The cost of taking tickets back grows with the depth of the queue, so each time halves the depth. Otherwise, the
+    depth grows again. A spooler that withholds its tickets from other supervisors gives only as many as workers begin
+    soon.
 
     :param withholds: for each spooler, whether it withholds.
-    :param now: seconds of a timer that is never set, as are all times here.
+    :param now: seconds of a monotonic timer, like all times here.
     """
 
     def __init__(self, withholds: Sequence[bool], now: float) -> None:
@@ -27,10 +28,10 @@ class Hopper:
         """Whether any spooler withholds its tickets."""
         self.waiting = 0
         """The tickets that no worker had taken when they were last counted."""
-        self._waiting_since = 0.0  # since when there are so many
+        self._waiting_since = 0.0  # since when the number is the same
         self._depth = _ENOUGH
         self._last_rank = -1  # the greatest rank in the queue
-        self._rate = 0.0  # tasks a second that ended lately
+        self._rate = 0.0  # ended tasks per second, recently
         self._done, self._rated = 0, now
 
     def note_done(self, done: int, now: float) -> None:
@@ -49,21 +50,21 @@ class Hopper:
         """Note how many tickets wait, and adapt the depth of the queue.
 
         :param done: the number of tasks that have ended since the start.
-        :param ranks: of the first ticket of each spooler that has one.
+        :param ranks: the rank of the first ticket of each spooler that has one.
         :param paused: whether a spooler is paused.
-        :param capacity: the tickets that fit into the queue.
-        :returns: whether all waiting tickets must be taken back: one of them is less urgent than a task of ``ranks``,
-            a spooler is paused, or no worker here begins what other supervisors could.
+        :param capacity: the number of tickets that fit into the queue.
+        :returns: whether all waiting tickets must be taken back: one of them is less urgent than a task of ``ranks``, a
+            spooler is paused, or no worker here begins tasks that other supervisors could run.
         """
         if waiting != self.waiting:
             self.waiting, self._waiting_since = waiting, now
         urgent = any(rank < self._last_rank for rank in ranks)
         stuck = self.withholds and waiting > 0 and now - self._waiting_since >= _STUCK
         recall = stuck or (waiting > 0 and (urgent or paused))
-        if stuck:  # the rate of earlier runs says no more what will soon be begun
+        if stuck:  # the earlier rate no longer predicts how many tasks begin soon
             self._rate, self._done, self._rated = 0.0, done, now
         if recall:
-            self.waiting, self._waiting_since = 0, now  # what is taken again may wait for as long again
+            self.waiting, self._waiting_since = 0, now  # tickets that are taken again may wait as long again
             self._depth = max(self._depth // 2, 2 * workers)
         elif waiting < self._depth // 4:
             self._depth = min(self._depth * 2, capacity)
@@ -72,9 +73,9 @@ class Hopper:
         return recall
 
     def shares(self, waiting: int, idle: int) -> list[int]:
-        """Return how many tickets to take from each spooler: 0 or less for none.
+        """Return how many tickets to take from each spooler; 0 or less for none.
 
-        :param idle: the workers that run nothing.
+        :param idle: the number of idle workers.
         """
         room = self._depth - waiting
         if room <= 0:
@@ -89,14 +90,14 @@ class Hopper:
         return min(naps, _ENOUGH) if self.withholds else _ENOUGH
 
     def wait(self, waiting: int) -> float | None:
-        """Return the seconds until ``count`` may take back what no worker begins."""
+        """Return the seconds until ``count`` may take back tickets that no worker begins; None if never."""
         return _STUCK if self.withholds and waiting else None
 
 
 def is_slow(since: Iterable[float], now: float) -> bool:
-    """Return whether a worker must give back what it has claimed ahead, because one of its runs takes long.
+    """Return whether a worker must return the tasks that it has claimed ahead, because one of its runs takes long.
 
-    :param since: the times at which its runs began; 0 for none.
-    :param now: of the same clock.
+    :param since: the start times of its runs; 0 for none.
+    :param now: the time of the same clock.
     """
     return any(0 < began < now - SLOW for began in since)

@@ -231,7 +231,7 @@ class SpoolerHandler:
         try:
             inside.record([record])
         except Exception as error:  # noqa: BLE001  whatever a database may raise costs history, and nothing else
-            _log.warning("history of %s cannot be written: %s; tasks go on", inside.name, error)
+            _log.warning("history of %s cannot be written: %s; tasks continue", inside.name, error)
 
     @staticmethod
     def _id(inside: "UwsgiBackend", ref: str) -> str:

@@ -1,4 +1,4 @@
-"""What a supervisor does with the end of each run: log it, count it, and keep it in the history."""
+"""What a supervisor does at the end of each run: log it, count it, and store it in history."""
 
 import logging
 from collections.abc import Sequence
@@ -18,9 +18,9 @@ _log = logging.getLogger("unspool")
 
 
 class Listener(Protocol):
-    """Hears of each run that has ended.
+    """An object that is called for each end of a run.
 
-    An event whose ``line`` is empty is the supervisor's own: no worker reported the end, and no backend recorded it.
+    If ``line`` of the event is empty, the supervisor itself has noted the end: no backend has recorded it.
     """
 
     def ended(self, event: Ended) -> None:
@@ -28,7 +28,7 @@ class Listener(Protocol):
 
 
 class Log:
-    """Writes a log line when the application is imported, and for each end."""
+    """Writes a log line when the application is imported, and for each end of a run."""
 
     def __init__(self, app: str, processes: int, spoolers: Sequence[Served], pool: Pool) -> None:
         self._app = app
@@ -54,7 +54,7 @@ class Log:
 
 @dataclass(slots=True)
 class Statistics:
-    """The events since the start, for progress displays."""
+    """Counts since the start, for progress displays."""
 
     done: int = 0
     failed: int = 0
@@ -75,7 +75,7 @@ class Statistics:
 
 
 class History:
-    """Passes each end on to the recorder, unless the backend has recorded it."""
+    """Passes each end to the recorder, unless the backend has recorded it."""
 
     def __init__(self, spoolers: Sequence[Served], recorder: Recorder) -> None:
         self._records = [spooler.records for spooler in spoolers]

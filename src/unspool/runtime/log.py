@@ -22,7 +22,7 @@ _LEVELS: dict[str, int] = {
 def log_end(spooler: str, record: Record, until: float | None) -> None:
     """Log the end of a run.
 
-    :param until: when it runs again (unix seconds), or None.
+    :param until: when the task runs again (unix seconds), or None.
     """
     id, task, verdict, attempt, _, duration, pid, error = record
     level = _LEVELS[verdict]
@@ -42,8 +42,8 @@ def log_end(spooler: str, record: Record, until: float | None) -> None:
         "traceback": record.traceback if error else "",
     }
     text, words = "%s %s %.1f ms", [task, verdict, duration * 1000]
-    if level > logging.INFO:  # whatever formats it, and be it logging's last resort, it says what a person must know
+    if level > logging.INFO:  # every formatter then shows what a person must know, also logging's last resort
         text = f"{text}, attempt %d: %s (%s)"
         words += [attempt, reason or "no reason given", printable(id)]
-    # Not by ``log``, which looks for its caller, and takes twice as long: there is a line for each task.
+    # ``Logger.log`` looks for its caller, and takes twice as long. There is a line for each task.
     _log.handle(_log.makeRecord(_log.name, level, __file__, 0, text, tuple(words), None, extra={"unspool": fields}))

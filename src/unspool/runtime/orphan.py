@@ -1,4 +1,4 @@
-"""Log and record the ends of runs in an orphan, a worker whose supervisor is gone."""
+"""The log lines and records of an orphan: a worker whose supervisor is dead."""
 
 import logging
 
@@ -12,7 +12,7 @@ _log = logging.getLogger("unspool")
 
 
 def keep_end(backend: Backend, record: Record, until: float | None) -> None:
-    """Log the end of a run that no supervisor receives, and store it for the history.
+    """Log the end of a run that no supervisor receives, and store it for history.
 
     :param until: when the task runs again (unix seconds), or None.
     """
@@ -24,5 +24,5 @@ def keep_end(backend: Backend, record: Record, until: float | None) -> None:
             backend.jot([record])
         else:
             backend.record([record])
-    except Exception as error:  # noqa: BLE001  whatever a database may raise costs history, and nothing else
-        _log.warning("history of %s cannot be written: %s; tasks go on", backend.name, error)
+    except Exception as error:  # noqa: BLE001  an error of a database affects only history
+        _log.warning("history of %s cannot be written: %s; tasks continue", backend.name, error)

@@ -1,6 +1,4 @@
-"""How long a stopping supervisor waits for other processes and servers: a bounded time, and less if it is told to
-hurry.
-"""
+"""The time limit for what a stopping supervisor waits for, which becomes shorter if the stop is forced."""
 
 import contextlib
 import os
@@ -13,8 +11,8 @@ from ..backends.base import Clock
 
 __all__ = ["Patience", "end_child"]
 
-_IN_A_HURRY = 0.5  # seconds that are left after it is told to hurry
-_LOOK_EVERY = 0.1  # seconds between two looks at whether it is told to hurry
+_IN_A_HURRY = 0.5  # seconds that are left after it was told to hurry
+_LOOK_EVERY = 0.1  # seconds between two checks whether it was told to hurry
 _DEATH = 1.0  # seconds that a killed process may take to end
 
 
@@ -64,7 +62,7 @@ def _wait(pid: int, patience: Patience) -> int | None:
 
 
 def _wait_for_end(pid: int, seconds: float) -> None:
-    """Wait until the process has ended, for this time at most."""
+    """Wait until the process has ended, or the time has passed."""
     try:
         process = os.pidfd_open(pid)
     except (AttributeError, OSError):  # not Linux, an old kernel, or no descriptor left

@@ -1,8 +1,8 @@
-"""The workers of a supervisor: as many as asked for, replaced when they end, renewed on reload.
+"""The workers of a supervisor: a fixed number, replaced when they end and on a reload.
 
-A generation is the workers of one import of the application and the queue that they share. A reload is a new generation
-beside the old one; when all of the new have imported the application, the old queue is closed, and its workers end with
-what they run. If the new ones cannot import it, they go and the old ones stay.
+A generation consists of the workers of one import of the application and the queue that they share. A reload starts a
+new generation beside the old one. When all new workers have imported the application, the old queue is closed, and its
+workers finish their runs and end. If the import fails, the new workers end and the old ones stay.
 """
 
 import logging
@@ -23,13 +23,13 @@ from .queue import Queue
 __all__ = ["Death", "Pool"]
 
 _log = logging.getLogger("unspool")
-_MAX_PAUSE = 5.0  # seconds between two forks of workers that die at once
+_MAX_PAUSE = 5.0  # seconds between two forks, if workers die at once
 SLOW_IMPORT = 5.0  # seconds after which a running import is logged
 _ENDING_BESIDE = 2  # the maximum number of processes, in multiples of the workers, including those that are ending
 
 
 class Death(NamedTuple):
-    """A worker has ended: with an exit status, or minus the number of the signal that killed it."""
+    """The end of a worker. ``code`` is its exit status, or minus the number of the signal that killed it."""
 
     process: Process
     code: int
@@ -66,16 +66,16 @@ class _Generation:
 
     @property
     def serving(self) -> int:
-        """Return how many workers take tasks, or will. Workers that are ending do not count."""
+        """Return the number of workers that take tasks, now or after their import. Ending workers do not count."""
         return sum(not process.leaving for process in self.processes.values())
 
     @property
     def pause(self) -> float:
-        """Return the seconds until the next try, after failed ones."""
+        """Return the seconds until the next attempt, after failed ones."""
         return min(0.05 * 2.0 ** min(self.vain_deaths, 10), _MAX_PAUSE)
 
     def retire(self) -> None:
-        """No more work for these: they end with what they run, and at once if they are not ready to run anything."""
+        """Let the workers finish their runs and end. Those that are still importing end at once."""
         if not self.retired:
             self.retired = True
             self.queue.close_writer()
@@ -90,8 +90,8 @@ class _Generation:
 class Pool:
     """Worker processes.
 
-    :param size: how many.
-    :param timer: seconds that no clock's being set changes, for limits and pauses.
+    :param size: the number of workers.
+    :param timer: a monotonic timer, for limits and pauses.
     """
 
     def __init__(self, size: int, spawner: Spawner, timer: Clock = time.monotonic) -> None:
@@ -100,13 +100,13 @@ class Pool:
         self._timer = timer
         self._current = _Generation()
         self._generations = [self._current]
-        self._imported = False  # whether a worker has imported the application, which one that dies first does not show
+        self._imported = False  # whether any worker has imported the application
         self.started = False
         """Whether the first workers have all imported the application."""
 
     @property
     def queue(self) -> Queue:
-        """The queue of the workers in charge."""
+        """The queue of the current workers."""
         return self._current.queue
 
     @property
@@ -131,7 +131,7 @@ class Pool:
         return [one for one in self.processes() if one.ready and not (one.leaving or one.stopped)]
 
     def processes(self) -> Iterator[Process]:
-        """All live workers, those of earlier generations too."""
+        """Yield all live workers, also those of earlier generations."""
         for generation in self._generations:
             yield from generation.processes.values()
 
@@ -146,7 +146,7 @@ class Pool:
             yield from process.read(now)
 
     def reap(self) -> list[Death]:
-        """Return the workers that have ended since; the caller closes their processes.
+        """Return the workers that have ended since the last call. The caller closes their processes.
 
         :raises AppError: if one ended at the start because the application could not be imported.
         """
@@ -166,10 +166,10 @@ class Pool:
         return deaths
 
     def turn(self, *, away: bool = False) -> None:
-        """Do what is due: replace processes that have ended, end overdue ones, complete a reload.
+        """Replace processes that have ended, kill overdue ones, and complete a reload.
 
         :param away: whether a spooler is unreachable, for which workers may be waiting.
-        :raises AppError: as ``reap``.
+        :raises AppError: as for ``reap``.
         """
         now = self._timer()
         for generation in self._generations:
@@ -200,15 +200,15 @@ class Pool:
         return min(times) - self._timer() if times else None
 
     def reload(self) -> bool:
-        """Fresh workers; those of a reload that is not complete make way for them. False if there can be none now."""
+        """Start new workers, also in place of those of an unfinished reload. Return False if that is impossible now."""
         if self.stopping:
             return False
         try:
             fresh = _Generation()
         except OSError as error:
-            _log.error("no fresh workers: %s; the old workers go on", error.strerror)
+            _log.error("cannot start new workers: %s; the old workers continue", error.strerror)
             return False
-        _log.info("reloading" if self._newest is self._current else "reloading, in place of a reload that goes on")
+        _log.info("reloading" if self._newest is self._current else "reloading, in place of an unfinished reload")
         if self._newest is not self._current:
             self._newest.retire()
         self._generations.append(fresh)
@@ -216,7 +216,7 @@ class Pool:
         return True
 
     def reload_if_changed(self) -> None:
-        """Fresh workers if a file of the application is not what they imported."""
+        """Reload if a file of the application has changed since its import."""
         for process in self._current.processes.values():
             if any(changed(path) != then for path, then in process.files.items()):
                 if self.reload():
@@ -230,7 +230,7 @@ class Pool:
             generation.retire()
 
     def kill(self) -> None:
-        """End all workers at once."""
+        """Kill all workers."""
         for generation in self._generations:
             generation.kill()
 
@@ -246,7 +246,7 @@ class Pool:
             generation.queue.close_reader()
 
     def close_in_child(self) -> None:
-        """In a fork: closes what would keep other workers' pipes open."""
+        """In a forked child, close what would keep the pipes of other workers open."""
         for generation in self._generations:
             if not generation.retired:
                 generation.queue.close_writer()
@@ -260,11 +260,11 @@ class Pool:
         while generation.serving < self._size and len(generation.processes) < _ENDING_BESIDE * self._size:
             try:
                 process = self._spawner.spawn(generation.queue)
-            except OSError as error:  # too many processes or open files: there may be room again soon
+            except OSError as error:  # too many processes or open files, which may change soon
                 generation.vain_deaths += 1
                 generation.respawn_at = self._timer() + generation.pause
                 why = error.strerror or error
-                _log.error("no new worker: %s; trying again in %.1f s", why, generation.pause)
+                _log.error("cannot start a worker: %s; trying again in %.1f s", why, generation.pause)
                 return
             process.slow_at = self._timer() + SLOW_IMPORT
             generation.processes[process.pid] = process
@@ -278,12 +278,12 @@ class Pool:
         if process.failure and not self._imported and not generation.retired:
             raise process.failure
         if process.failure and generation is not self._current:
-            _tell(process.failure, "the old workers go on")
+            _tell(process.failure, "the old workers continue")
             generation.retire()
             generation.kill()
         elif process.failure:
             _tell(process.failure, "trying again")
-        # A task that kills its worker is set aside after a few times; only workers that die on their own are held back.
+        # Tasks that kill workers are set aside after some crashes, so only workers that die without a task are delayed.
         in_vain = not (process.useful or process.runs()) and (code != 0 or not process.ready)
         generation.vain_deaths = generation.vain_deaths + 1 if in_vain else 0
         pause = generation.pause if generation.vain_deaths > 1 else 0.0

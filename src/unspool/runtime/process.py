@@ -1,7 +1,7 @@
-"""A worker process: fork it, read its reports, end it.
+"""A worker process, as its supervisor forks it, reads its reports and ends it.
 
-Workers are forked from the supervisor, which has imported no user code and has one thread, so a fork costs 2 ms and is
-safe. Each worker leads a process group of its own, which contains the processes that its tasks start.
+Workers are forked from the supervisor, which has one thread and no user code, so a fork is safe and takes 2 ms. Each
+worker leads its own process group, which contains the processes that its tasks start.
 """
 
 import atexit
@@ -39,34 +39,34 @@ class Process:
     reports: report.Reader
     watchdog: Watchdog
     ahead: Queue | None = None
-    """The tickets that it has claimed ahead; None where there are no such claims."""
+    """The tickets that it has claimed ahead; None if no spooler supports such claims."""
     ready: bool = False
     failure: AppError | None = None
-    """Why it could not import the application."""
+    """The error of the import of the application."""
     error: str = ""
-    """The error with which it ended."""
+    """The internal error with which it ended."""
     condemned: str = ""
-    """Why its supervisor has killed it, unless that was for the time limit of a run."""
+    """Why its supervisor has killed it, other than for the time limit of a run."""
     leaving: bool = False
     """Whether it runs no more tasks, and is ending."""
     files: dict[str, float] = field(default_factory=dict)
-    """The application's files and their times of change."""
+    """The files of the application and their times of change."""
     tasks: bool = True
-    """Whether the application defines any."""
+    """Whether the application defines any tasks."""
     deadlines: dict[Run, float] = field(default_factory=dict)
-    """When the runs that have a time limit must have ended, by spooler and ref."""
+    """The time at which each run with a time limit is killed."""
     delays: dict[Run, float] = field(default_factory=dict)
-    """For how long each of them, if it has to be killed, waits for its next run."""
+    """The retry delay, in seconds, of each of these runs if it is killed."""
     put_off: Callable[[int, str, float], None] = lambda *_: None
-    """Has the task of a spooler and ref wait so many seconds."""
+    """Postpones a task (the index of its spooler, its ref) by a number of seconds."""
     starts: dict[Run, float] = field(default_factory=dict)
-    """When the runs began that it has not ended, by its reports: those with a time limit, and coroutines."""
+    """The reported start times of current runs that have a time limit or are coroutines."""
     overrun: set[Run] = field(default_factory=set)
-    """Those for which it was killed."""
+    """The runs for whose time limit it was killed."""
     dismissed: bool = False
     """Whether it was told to end before it had imported the application."""
     useful: bool = False
-    """Whether it has run anything."""
+    """Whether it has run any task."""
     slow_at: float = math.inf
     """When its slow import of the application must be logged."""
     stopped: int = 0
@@ -75,7 +75,7 @@ class Process:
     def read(self, now: float) -> list[Event]:
         """Return its reports, and note those about the process itself.
 
-        A worker that writes anything else is killed.
+        A worker that sends an invalid report is killed.
         """
         try:
             events = self.reports.read()
@@ -123,7 +123,7 @@ class Process:
         return self.starts.get((index, ref)) or (registration.since() if registration.ref() == ref else None)
 
     def runs(self) -> set[Run]:
-        """Return the tasks that it runs, or was running when it died, by spooler and ref."""
+        """Return the runs that it executes, or was executing when it died."""
         return self.starts.keys() | self.shown()
 
     def shown(self) -> set[Run]:
@@ -135,7 +135,7 @@ class Process:
         return self.ahead.recall() if self.ahead is not None else []
 
     def kill(self) -> None:
-        """End it at once."""
+        """Kill it."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
 
@@ -150,7 +150,7 @@ class Process:
                 os.kill(self.pid, signal.SIGTERM)
 
     def condemn(self, why: str) -> None:
-        """Kill it at once, for a reason that its supervisor logs."""
+        """Kill it, for a reason that its supervisor logs."""
         if not self.condemned:
             self.condemned = why
             self.kill()
@@ -174,15 +174,15 @@ class Process:
         return min((*self.deadlines.values(), *([] if deadline is None else [deadline])), default=None)
 
     def kill_children(self) -> None:
-        """After its death: ends what the run that died with it has started, which is about to run again."""
+        """After its death, kill the processes that its last run has started, because the task is about to run again."""
         self._signal_group(signal.SIGKILL)
 
     def stop(self) -> None:
-        """Stop it and its process group, which includes the processes that its tasks started, until ``go_on``."""
+        """Stop its process group, which includes the processes of its tasks, until ``go_on``."""
         self._signal_group(signal.SIGSTOP)
 
     def go_on(self) -> None:
-        """Continue it and its process group after a stop."""
+        """Continue its process group after a stop."""
         self.stopped = 0
         self._signal_group(signal.SIGCONT)
 
@@ -197,7 +197,7 @@ class Process:
 
     def _kill_if_overrun(self, now: float) -> None:
         """Kill it if a run did not end at its time limit."""
-        if self._put_off_overrun(now):  # first, or another worker might begin it in between
+        if self._put_off_overrun(now):  # first, because another worker could begin the task in between
             self.kill()
 
     def _put_off_overrun(self, now: float) -> bool:
@@ -212,7 +212,7 @@ class Process:
         return True
 
     def note_death(self, code: int, now: float) -> None:
-        """Note whether the kernel killed it for a time limit, as it does while the supervisor is stopped.
+        """Note whether the kernel killed it for a time limit, as happens while the supervisor is stopped.
 
         :param code: its exit status, or minus the number of the signal that killed it.
         """
@@ -242,7 +242,7 @@ class Process:
 class Spawner:
     """Forks workers.
 
-    :param close_others: called in the child, to close what belongs to the supervisor alone.
+    :param close_others: called in the child, to close what belongs only to the supervisor.
     """
 
     def __init__(
@@ -260,9 +260,9 @@ class Spawner:
         self._close_others = close_others
 
     def spawn(self, queue: Queue) -> Process:
-        """Return a new worker on a queue.
+        """Fork a worker, and return it.
 
-        :raises OSError: if there is no room for one more process or descriptor.
+        :raises OSError: if there can be no further process or descriptor.
         """
         registrations = [backend.control.register("worker") for backend in self._backends]
         with contextlib.ExitStack() as undo:
@@ -277,7 +277,7 @@ class Spawner:
                 ahead = Queue(_AHEAD_SIZE)
                 undo.callback(ahead.close_reader)
                 undo.callback(ahead.close_writer)
-            # A child takes TERM, but not by our handler.
+            # The child must not handle TERM by the handler of the supervisor.
             mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
             undo.callback(signal.pthread_sigmask, signal.SIG_SETMASK, mask)
             pid = os.fork()
@@ -286,7 +286,7 @@ class Spawner:
             os.setpgid(0, 0)
             self._live(queue, ahead, registrations, reader, writer, mask)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        with contextlib.suppress(OSError):  # in both processes, because either may be first; or it is already dead
+        with contextlib.suppress(OSError):  # in both processes, because either may be first; the child may be dead
             os.setpgid(pid, pid)
         os.close(writer)
         if ahead is not None:
@@ -309,12 +309,12 @@ class Spawner:
         writer: int,
         mask: Iterable[int],
     ) -> None:
-        """The child's life; it never returns into the supervisor's code."""
+        """Run the child process, and exit. It never returns into the supervisor's code."""
         status = 70
         pipe = os.fstat(writer)
         try:
             for number in (signal.SIGINT, signal.SIGHUP):
-                signal.signal(number, signal.SIG_IGN)  # until the worker itself says what it does with them
+                signal.signal(number, signal.SIG_IGN)  # until the worker sets its own handlers
             for number in (signal.SIGTERM, signal.SIGQUIT, signal.SIGCHLD, signal.SIGTSTP):
                 signal.signal(number, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
@@ -324,8 +324,8 @@ class Spawner:
             self._close_others()
             reports = report.Writer(writer)
             status = main(self.app, self._backends, registrations, queue, ahead, reports, self._limits, self._clock)
-        except BaseException as error:  # noqa: BLE001  nothing may unwind into the supervisor's frames
-            with contextlib.suppress(OSError):  # a task may have closed the pipe, or replaced it by a file of its own
+        except BaseException as error:  # noqa: BLE001  no exception may reach the supervisor's code
+            with contextlib.suppress(OSError):  # a task may have closed the pipe, or replaced it with a file
                 if os.path.samestat(os.fstat(writer), pipe):
                     report.Writer(writer).write(Broken(failure.reason(error)))
         finally:
@@ -337,5 +337,5 @@ def describe(code: int) -> str:
     if code == EX_LOST:
         return LOST
     if code == EX_UNUSABLE:
-        return "ended because a task left it in a state that cannot be put right"
+        return "ended because a task left it in a state that cannot be restored"
     return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"

@@ -1,10 +1,10 @@
-"""Restore process state that a task may have changed, for the tasks that run after it in the process.
+"""The state of a process, which is restored after each task for those that run after it.
 
 Working directory, umask, signal handlers and mask, alarm and locale are restored after each run without a log line,
-which takes 4 µs a run. User, resource limits, root directory, standard streams and the worker's own descriptors are
+which takes 4 µs per run. User, resource limits, root directory, standard streams and the worker's own descriptors are
 checked after a failure, a refusal, or a run of some milliseconds, and after shorter runs every 20 ms, because tasks
-seldom change them and a check takes as long as a short task. All are restored to their state after the import of the
-application. Environment variables, threads and the state of modules are not restored.
+seldom change them and a check takes as long as a short task. The state after the import of the application is restored.
+Environment variables, threads and the state of modules are not restored.
 """
 
 import errno
@@ -21,11 +21,11 @@ from collections.abc import Iterable
 
 __all__ = ["ProcessState"]
 
-# Those of the signal module turn each number into an enum, which costs ten times the call.
+# The functions of ``signal`` convert each number to an enum, which takes ten times as long as the call.
 _signal = importlib.import_module("_signal")
 _getsignal = _signal.getsignal
-_geteuid, _getrlimit = os.geteuid, resource.getrlimit  # called after each run, in half of the time
-_setlocale = importlib.import_module("_locale").setlocale  # nor need a locale that is only looked at be normalised
+_geteuid, _getrlimit = os.geteuid, resource.getrlimit  # called after each run; local names take half of the time
+_setlocale = importlib.import_module("_locale").setlocale  # ``locale`` would also normalise the name
 _WATCHED = tuple(
     int(number)
     for number in (
@@ -77,14 +77,14 @@ class ProcessState:
         if threading.get_ident() != self._main:
             return
         _signal.alarm(0)
-        if any(map(operator.is_not, map(_getsignal, _WATCHED), self._handlers)):  # half of the time of a loop
+        if any(map(operator.is_not, map(_getsignal, _WATCHED), self._handlers)):  # takes half of the time of a loop
             for number, handler in zip(_WATCHED, self._handlers, strict=True):
                 signal.signal(number, signal.SIG_DFL if handler is None else handler)
         if _signal.pthread_sigmask(signal.SIG_BLOCK, ()) != self._mask:
             signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
 
     def differ(self) -> bool:
-        """Return whether state that ``repair`` restores has changed in a way that harms the next task at once.
+        """Return whether state that ``repair`` restores has changed so that it would harm the next task.
 
         Only part of the state is checked, because this is called after each run.
         """
@@ -98,14 +98,14 @@ class ProcessState:
     def check_descriptors(self) -> None:
         """Check that the worker's own descriptors are unchanged.
 
-        :raises OSError: if one was closed. Its number may belong to another file by now.
+        :raises OSError: if one was closed. Its number may now belong to another file.
         """
         for fd, was in self._own:
             if _identity(fd) != was:
                 raise OSError(errno.EBADF, f"descriptor {fd} is not what it was")
 
     def repair(self, *, alone: bool) -> tuple[list[str], list[str]]:
-        """Restore the state that tasks seldom change. Return what was changed, and which of it cannot be restored.
+        """Restore the state that tasks seldom change. Return what had changed, and which of it cannot be restored.
 
         :param alone: whether no run is active that may have temporarily replaced a standard stream.
         :raises OSError: if the user or the root directory cannot be restored, without which no task can be settled.

@@ -13,7 +13,7 @@ _EVERY = 0.2  # seconds
 
 
 class Progress:
-    """Calls a display with the statistics, a few times a second while runs end.
+    """Calls a display with the statistics, up to five times a second while runs end.
 
     :param display: None to show nothing.
     """
@@ -29,7 +29,7 @@ class Progress:
         self._shown = 0  # the runs that had ended at the last call
 
     def wait(self) -> float | None:
-        """Return the seconds until ``turn`` has something to show; None if nothing has ended."""
+        """Return the seconds until ``turn`` must be called; None if no run has ended since."""
         return None if self._display is None or self._shown == self._stats.done else self._interval.left()
 
     def turn(self) -> None:

@@ -1,7 +1,7 @@
-"""The pipe from which all workers take tickets: records of one size, so that any reader gets whole records.
+"""The pipe from which all workers take tickets: records of a fixed size, so that each reader gets whole records.
 
-A write of up to PIPE_BUF bytes is atomic, and the pipe only ever contains whole records, so a read of one record's size
-returns one record. Reading does not block. A worker waits with epoll, and of several waiting workers one is woken.
+A write of up to PIPE_BUF bytes is atomic, and the pipe contains only whole records, so a read of a record's size
+returns one record. Reading does not block. Workers wait with epoll, and the kernel wakes one of them.
 """
 
 import contextlib
@@ -23,10 +23,10 @@ _PIPE_SIZE = 1 << 18
 
 
 class Queue:
-    """Tickets on their way from the supervisor to whichever worker is free; or those that a worker has claimed ahead,
-    which it takes out again one by one, unless its supervisor does.
+    """Tickets from the supervisor for the next free worker, or the tickets that one worker has claimed ahead. The
+    worker takes these out again one by one, and the supervisor can take them back.
 
-    :param size: bytes of the pipe.
+    :param size: the size of the pipe in bytes.
     """
 
     def __init__(self, size: int = _PIPE_SIZE) -> None:
@@ -39,12 +39,12 @@ class Queue:
         self.capacity = found // _RECORD
 
     def fileno(self) -> int:
-        """Return the reading end."""
+        """Return the descriptor of the reading end."""
         return self._reader
 
     @property
     def descriptors(self) -> tuple[int, int]:
-        """Return the descriptors of both ends, of which a process may have closed one."""
+        """Return the descriptors of both ends. A process may have closed one of them."""
         return self._reader, self._writer
 
     def __len__(self) -> int:
@@ -53,10 +53,10 @@ class Queue:
         return int(struct.unpack("i", answer)[0]) // _RECORD
 
     def put(self, tickets: Iterable[tuple[int, Ticket]], *, workers: int = 0) -> list[tuple[int, Ticket]]:
-        """Put tickets in, each with its spooler's number; return those that found no room.
+        """Put tickets into the pipe, each with the index of its spooler. Return those for which there was no room.
 
-        :param workers: how many processes may wait for tickets. The kernel wakes one of them for each write, so as many
-            tickets are written one by one.
+        :param workers: the number of processes that may wait for tickets. The kernel wakes one of them for each write,
+            so this number of tickets is written one by one.
         """
         waiting = list(tickets)
         while waiting:
@@ -73,7 +73,7 @@ class Queue:
         """Return the next ticket.
 
         :raises BlockingIOError: if there is none now.
-        :returns: None when the supervisor has closed the queue, or is gone.
+        :returns: None if the supervisor has closed the queue or is dead.
         """
         record = os.read(self._reader, _RECORD)
         if not record:
@@ -81,10 +81,10 @@ class Queue:
         return _load(record)
 
     def get_some(self, most: int) -> list[tuple[int, Ticket]]:
-        """Return the next tickets, as many as there are now, of two no more than one: the rest is for other workers.
+        """Return the next tickets, at most half of those in the pipe, so that other workers get some too.
 
         :raises BlockingIOError: if there is none now.
-        :returns: none when the supervisor has closed the queue, or is gone.
+        :returns: an empty list if the supervisor has closed the queue or is dead.
         """
         some = os.read(self._reader, _RECORD * (min(most, max(len(self) // 2, 1)) if most > 1 else 1))
         return [_load(some, start) for start in range(0, len(some), _RECORD)]
@@ -98,11 +98,11 @@ class Queue:
         return found
 
     def close_writer(self) -> None:
-        """No more tickets come: workers end when those within are taken."""
+        """Close the writing end. Workers end when they have taken the remaining tickets."""
         os.close(self._writer)
 
     def close_reader(self) -> None:
-        """In the supervisor, when the queue is done with."""
+        """Close the reading end."""
         os.close(self._reader)
 
 

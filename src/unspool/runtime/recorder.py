@@ -2,8 +2,7 @@
 
 The supervisor sends records to it, and keeps a copy of each line until the process confirms that it is written. If the
 process dies, a new one gets the unconfirmed lines. Lines that are not written at the end go into a journal, which the
-process of the next supervisor imports. Beyond a limit, the oldest lines are dropped and counted. This does not affect
-tasks.
+recorder of the next supervisor imports. Beyond a limit, the oldest lines are dropped and counted. No task is affected.
 """
 
 import contextlib
@@ -28,15 +27,15 @@ __all__ = ["Recorder"]
 
 _log = logging.getLogger("unspool")
 _KEPT = 50_000
-_BATCH = 2_000  # lines that are passed on at once
+_BATCH = 2_000  # lines that are sent at once
 _LARGEST = 5_000  # lines in one transaction
 _RESTART = 5.0  # seconds between two starts, which limits the work for a process that cannot start
 _AGAIN = 0.002  # seconds until a pipe that was full may have room
-_GATHER = 0.1  # seconds in which records are gathered into one transaction
+_GATHER = 0.1  # seconds in which records are collected for one transaction
 _APART = 1.0  # seconds between transactions of fewer than _LARGEST records, because each one waits for the disk
 _DEATH = 0.5  # seconds in which a process that closed its pipe ends
 _RETRY = 1.0  # seconds until a failed write is tried again
-_written = struct.Struct("=HI")  # a confirmation: the spooler's number, and how many of its lines
+_written = struct.Struct("=HI")  # a confirmation: the index of a spooler, and the number of its lines
 
 
 class Recorder:
@@ -58,11 +57,11 @@ class Recorder:
         self._try_to_start()
 
     def put(self, index: int, record: Record) -> None:
-        """Hands over one run of a spooler's task."""
+        """Send the record of a run of a task."""
         self.put_line(index, dump(Ended(index, "", None, record)).encode())
 
     def put_line(self, index: int, line: bytes) -> None:
-        """Put a record as the line that the worker has reported."""
+        """Send a record as the line that the worker has reported."""
         self._waiting.append((index, line))
         if len(self._waiting) > _KEPT:
             self._waiting.popleft()
@@ -80,7 +79,7 @@ class Recorder:
         return max(_AGAIN, self._next_start - time.monotonic() if self._writer < 0 else 0.0)
 
     def push(self) -> None:
-        """Pass on what the pipe takes."""
+        """Write as much as the pipe accepts."""
         while self.full:
             if self._writer < 0 and not self._try_to_start():
                 return
@@ -97,19 +96,19 @@ class Recorder:
             except BrokenPipeError:
                 code = self._end(Patience(_DEATH, lambda: False))
                 how = "closed its pipe" if code is None else describe(code)
-                _log.warning("the recorder of history %s; a new one goes on", how)
+                _log.warning("the recorder of history %s; a new one replaces it", how)
                 self._take_back()
                 continue
             self._rest = self._rest[written:]
 
     def detach(self) -> None:
-        """In a fork of the supervisor: the recorder ends when the supervisor does, not with its children."""
+        """In a forked child, close the pipes, so that the recorder ends together with the supervisor."""
         for fd in (self._writer, self._answers):
             with contextlib.suppress(OSError):
                 os.close(fd)
 
     def finish(self, patience: Patience) -> None:
-        """Pass on the last records. The process then writes them and ends."""
+        """Send the last records. The process then writes them and ends."""
         self._next_start = float("inf")
         while self.full and self._writer >= 0 and (left := patience.left()):
             self.push()
@@ -157,7 +156,11 @@ class Recorder:
         try:
             self._start()
         except OSError as error:  # too many processes or open files: there may be room again soon
-            _log.error("no recorder of history: %s; trying again in %g s, and tasks go on", error.strerror, _RESTART)
+            _log.error(
+                "cannot start the recorder of history: %s; trying again in %g s; tasks continue",
+                error.strerror,
+                _RESTART,
+            )
             return False
         return True
 
@@ -194,11 +197,11 @@ class Recorder:
 
 
 def _live(backends: Sequence[Backend], reader: int, answerer: int, close_others: Callable[[], None]) -> None:
-    """The process's life: until the supervisor closes the pipe, or is gone."""
+    """Run the process until the supervisor closes the pipe or dies, and exit."""
     status = 1
     try:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
-            signal.signal(number, signal.SIG_IGN)  # the supervisor says when to end
+            signal.signal(number, signal.SIG_IGN)  # the supervisor decides when it ends
         signal.set_wakeup_fd(-1)
         close_others()
         _record(backends, reader, answerer)
@@ -246,11 +249,11 @@ def _write(backend: Backend, records: Sequence[Record], reader: int) -> bool:
             backend.record(records)
         except SpoolerUnusable as error:  # locked, full, or unreachable
             if not said:
-                _log.warning("history of %s cannot be written: %s; tasks go on", backend.name, error)
+                _log.warning("history of %s cannot be written: %s; tasks continue", backend.name, error)
             said = True
             if closed.poll(1000 * _RETRY):
                 return False
-        except Exception as error:  # noqa: BLE001  whatever a database may raise costs history, and nothing else
+        except Exception as error:  # noqa: BLE001  an error of a database affects only history
             _log.warning("left %s out of the history of %s: %s", counted(len(records), "run"), backend.name, error)
             return True
         else:
@@ -258,13 +261,13 @@ def _write(backend: Backend, records: Sequence[Record], reader: int) -> bool:
 
 
 def _keep(backend: Backend, records: Sequence[Record]) -> int:
-    """Write unwritten runs to a journal. Return how many are lost because there is no journal.
+    """Write runs to a journal. Return the number of runs that are lost because there is no journal.
 
     :raises OSError: if the journal cannot be written.
     """
     if not isinstance(backend, Journals):
         return len(records)
     backend.jot(records)
-    text = "%s not in the history of %s yet; the next supervisor puts them there"
+    text = "%s not in the history of %s yet; the next supervisor adds them"
     _log.warning(text, counted(len(records), "run"), backend.name)
     return 0

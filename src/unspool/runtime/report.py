@@ -18,7 +18,7 @@ _LONGEST = 1 << 24  # bytes of a line; the longest valid one contains a tracebac
 
 
 class Writer:
-    """The worker's end. Safe from several threads."""
+    """The worker's end of the pipe. It can be used from several threads."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -46,10 +46,10 @@ class Writer:
 
 
 class BadReport(Exception):
-    """An invalid line on a worker's pipe. Nothing after it can be trusted."""
+    """An invalid line in a worker's pipe. Nothing after it can be trusted."""
 
     def __init__(self, line: bytes, events: list[Event]) -> None:
-        super().__init__(f"its report is no report: {line[:60]!r}")
+        super().__init__(f"it sent an invalid report: {line[:60]!r}")
         self.events = events
         """The events before that line, as ``Reader.read`` returns them."""
 
@@ -66,7 +66,7 @@ class Reader:
         self._spoolers = spoolers
         self._rest = b""
         self.ended = False
-        """Whether the worker's end is closed: it is dead, or its task closed what was not its own."""
+        """Whether the worker's end is closed: the worker is dead, or a task has closed its descriptor."""
 
     def fileno(self) -> int:
         """Return the descriptor to wait on."""
@@ -75,7 +75,7 @@ class Reader:
     def read(self) -> list[Event]:
         """Return the events that have arrived.
 
-        :raises BadReport: once, at an invalid line; the reader then reads no more and counts as ended.
+        :raises BadReport: once, for an invalid line. The reader then counts as ended, and reads nothing more.
         """
         parts = [self._rest]
         size = len(self._rest)
@@ -110,5 +110,5 @@ class Reader:
         return BadReport(bad, events)
 
     def close(self) -> None:
-        """End the channel."""
+        """Close the pipe."""
         os.close(self._fd)

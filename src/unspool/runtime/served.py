@@ -22,9 +22,9 @@ _LEAVE = 0.5  # the minimum of seconds for closing a spooler
 
 
 class Served:
-    """A backend with its feed and this supervisor's registration, and what was logged about them.
+    """A backend, its feed, the registration of this supervisor, and what was logged about them.
 
-    :param watches: gets the feed's descriptor.
+    :param watches: receives the descriptor of the feed.
     :raises SpoolerUnusable: if the spooler cannot be used.
     """
 
@@ -32,7 +32,7 @@ class Served:
         self.backend = backend
         self._feed = backend.feed()
         self.state = FeedState()
-        """The state of the feed, as far as it is known. It has ``more`` if ``refresh`` must be called before a wait."""
+        """The last state of the feed. ``more`` is set if ``refresh`` must be called before the next wait."""
         self.withholds = backend.capabilities.withholds
         self.records = backend.capabilities.records
         self._registration = backend.control.register("supervisor")
@@ -59,7 +59,7 @@ class Served:
             self._watched = fd
 
     def take(self, limit: int) -> list[Ticket]:
-        """Take up to ``limit`` due tickets. If the spooler cannot be reached, none; the next ``refresh`` notes that."""
+        """Return up to ``limit`` due tickets; none if the spooler is unreachable, which the next ``refresh`` notes."""
         try:
             tickets = self._feed.take(limit)
         except SpoolerUnusable:  # the feed logs it
@@ -99,7 +99,7 @@ class Served:
         remote = self.backend.capabilities.remote
         if not self._available:
             what = "is away" if remote else "was removed"
-            _log.warning("spooler %s %s; going on when it is back", self.name, what)
+            _log.warning("spooler %s %s; continuing when it is back", self.name, what)
             return False
         _log.warning("spooler %s is back", self.name)  # the level of the message about its loss
         if remote:
@@ -160,9 +160,9 @@ class Served:
         return record, max(now, entry.due)
 
     def close(self, patience: Patience) -> None:
-        """Close the feed and take the registration away.
+        """Close the feed, and remove the registration.
 
-        A server that does not answer is not waited for: it detects the end of this process by itself.
+        This does not wait for a server that does not answer, because the server detects the end of this process itself.
         """
         try:
             with limit(max(patience.left(), _LEAVE)):
@@ -170,9 +170,9 @@ class Served:
                 self._registration.detach()
                 self._registration.close()
         except TaskTimeout:
-            _log.warning("spooler %s does not answer, and is not waited for", self.name)
+            _log.warning("spooler %s does not answer; not waiting for it", self.name)
 
     def close_in_child(self) -> None:
-        """In a fork: close what would keep the feed and the registration of the supervisor alive."""
+        """In a forked child, close what would keep the feed and the registration of the supervisor alive."""
         self._feed.close()
         self._registration.detach()

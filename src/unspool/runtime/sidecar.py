@@ -1,4 +1,4 @@
-"""A process beside the supervisor that forwards, and is renewed when it dies. It ends with the supervisor."""
+"""A process beside the supervisor that forwards tasks. It is replaced when it dies, and ends with the supervisor."""
 
 import contextlib
 import logging
@@ -19,7 +19,8 @@ _RESTART = 5.0  # seconds between two starts, which limits the work for a proces
 class Sidecar:
     """The supervisor's end.
 
-    :param live: what the process does, given a descriptor that becomes readable when it is to end.
+    :param live: the function that the process runs. Its argument is a descriptor that becomes readable when the process
+        must end.
     """
 
     def __init__(self, live: Callable[[int], object]) -> None:
@@ -31,33 +32,33 @@ class Sidecar:
     def turn(self, close_others: Callable[[], None]) -> None:
         """Start the process, and restart it if it has died.
 
-        :param close_others: called in the new process, to close what it must not hold.
+        :param close_others: called in the new process, to close what belongs only to the supervisor.
         """
         if self._pid:
             found, status = os.waitpid(self._pid, os.WNOHANG)
             if found:
                 code = os.waitstatus_to_exitcode(status)
-                _log.error("the process that forwards %s; a new one goes on", describe(code))
+                _log.error("the process that forwards %s; a new one replaces it", describe(code))
                 self._forget()
         if not self._pid and time.monotonic() >= self._next_start:
             self._next_start = time.monotonic() + _RESTART
             try:
                 self._start(close_others)
-            except OSError as error:  # too many processes or open files: there may be room again soon
-                _log.error("no process that forwards: %s; trying again in %g s", error.strerror, _RESTART)
+            except OSError as error:  # too many processes or open files, which may change soon
+                _log.error("cannot start the process that forwards: %s; trying again in %g s", error.strerror, _RESTART)
 
     def wait(self) -> float | None:
-        """Return the seconds after which ``turn`` has something to do even if nothing happens; None if never."""
+        """Return the seconds after which ``turn`` must be called even without an event; None if never."""
         return None if self._pid else max(0.0, self._next_start - time.monotonic())
 
     def detach(self) -> None:
-        """In a fork of the supervisor: the process ends when the supervisor does, not with its children."""
+        """In a forked child, close the lifeline, so that the process ends together with the supervisor."""
         if self._lifeline >= 0:
             with contextlib.suppress(OSError):
                 os.close(self._lifeline)
 
     def close(self, patience: Patience) -> None:
-        """End it, and wait until it has passed on its tasks. If it is killed, the next one continues."""
+        """End it, and wait until it has finished its transfers. If it is killed, the next one continues them."""
         if self._pid:
             pid = self._pid
             self._forget()

@@ -1,4 +1,4 @@
-"""Signals as something to wait on: their numbers are kept for the loop, and a descriptor wakes it."""
+"""Signals as events of a loop: their numbers are kept, and a descriptor becomes readable."""
 
 import contextlib
 import signal
@@ -12,7 +12,7 @@ _CAUGHT = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP)
 
 
 class Signals:
-    """The signals that a supervisor handles. The death of a child only wakes it.
+    """The signals that a supervisor handles. The death of a child only wakes the loop.
 
     :param others: signals to handle in addition to TERM, INT, QUIT and HUP.
     """
@@ -27,13 +27,13 @@ class Signals:
         self._former_wakeup = -1
 
     def catch(self) -> None:
-        """Take the signals over. In the main thread only."""
+        """Install the handlers, in the main thread."""
         self._former = {number: signal.signal(number, self._note) for number in self._numbers}
         self._former[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: None)
         self._former_wakeup = signal.set_wakeup_fd(self._ringer.fileno(), warn_on_full_buffer=False)
 
     def release(self) -> None:
-        """Gives them back."""
+        """Restore the former handlers, and close the descriptors."""
         signal.set_wakeup_fd(self._former_wakeup)
         for number, handler in self._former.items():
             signal.signal(number, handler)
@@ -45,7 +45,7 @@ class Signals:
         self._ringer.close()
 
     def fileno(self) -> int:
-        """Readable when a signal came."""
+        """Return a descriptor that becomes readable when a signal arrives."""
         return self._waker.fileno()
 
     def drain(self) -> None:
@@ -55,7 +55,7 @@ class Signals:
                 pass
 
     def take(self) -> list[int]:
-        """Return the signals that came, in order."""
+        """Return the signals that have arrived, in order."""
         taken, self._pending = self._pending, []
         return taken
 

@@ -1,9 +1,10 @@
-"""The parent process: asks the feeds for due tasks, fills the queue, reads the workers' reports, keeps them alive.
+"""The supervisor: it takes due tasks from the feeds, fills the queue, reads the reports of workers, and replaces them.
 
-It imports no user code, runs no task and holds no lock on one, so it can die without losing a task. Its workers then
-see the end of their queue and stop, and another supervisor finds every task where it was.
+It imports no user code, runs no task and holds no lock on a task, so it can die without losing one. Its workers then
+see the end of their queue and stop, and another supervisor finds all tasks.
 
-One thread, one loop: read reports, reap, refresh the feeds, fill the queue, wait for the next event or time.
+It has one thread with one loop: read reports, reap, refresh the feeds, fill the queue, and wait for the next event or
+timer.
 """
 
 import logging
@@ -44,11 +45,11 @@ _LAST_WAIT = 5.0  # seconds for history and forwarding after all workers have en
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How a supervisor works.
+    """The options of a supervisor.
 
-    :param processes: workers.
-    :param burst: stop when nothing is ready.
-    :param reload: fresh workers when a file of the application changes.
+    :param processes: the number of workers.
+    :param burst: whether to stop when no task is ready.
+    :param reload: whether to replace the workers when a file of the application changes.
     """
 
     processes: int = 1
@@ -62,7 +63,7 @@ class Supervisor:
 
     :param app: ``module``, ``module:attr`` or ``path/to/file.py``.
     :param progress: called a few times a second while there is work.
-    :param sidecar: a process that is kept alive beside the workers.
+    :param sidecar: a process to keep alive beside the workers.
     :raises SpoolerUnusable: if a spooler cannot be used.
     """
 
@@ -137,7 +138,7 @@ class Supervisor:
     # --- the loop
 
     def _turn(self) -> None:
-        if self._tickets.exhausted:  # a worker may be waiting for what has just come: that before all else
+        if self._tickets.exhausted:  # a worker may be waiting for a ticket, so do this first
             if self._more:
                 self._tickets.fill()
             self._refresh()
@@ -181,8 +182,9 @@ class Supervisor:
         return min(times) - self._clock() if times else None
 
     def _is_idle(self) -> bool:
-        """Return whether nothing is ready and nothing runs. After a worker's death the feeds do not know all that
-        others still run, but each worker says what it does, and reports once it has ended that."""
+        """Return whether no task is ready or running. After the death of a worker, the feeds do not know all current
+        runs, so the workers are asked too.
+        """
         running = any(process.runs() for process in self._pool.processes())
         return all(spooler.state.idle for spooler in self._spoolers) and not running
 
@@ -201,10 +203,10 @@ class Supervisor:
             self._tickets.give_back(self._pool.queue.recall())
             self._pool.retire()
             self._tickets.recall_ahead()
-            self._excuse()  # the process that asked for the stop may kill this one before the end
+            self._excuse()  # a service manager may kill this process before the runs end
 
     def _excuse(self) -> None:
-        """What is running now may be cut short by order, which must not count against it."""
+        """Mark the current runs, so that a forced stop does not count as their crash."""
         for process in self._pool.processes():
             for index, ref in process.runs():
                 self._spoolers[index].backend.excuse(ref)
@@ -230,7 +232,7 @@ class Supervisor:
         return self._forced
 
     def _close_in_child(self) -> None:
-        """In a fork: closes what would keep the supervisor's pipes, watches and locks alive."""
+        """In a forked child, close what would keep the supervisor's pipes, watches and locks alive."""
         self._watches.close()
         self._signals.close()
         self._pool.close_in_child()
@@ -255,7 +257,7 @@ class Supervisor:
                 self._pool.kill()
             else:
                 self._stop()
-                _log.info("stopping when what runs has ended; again to stop at once")
+                _log.info("stopping after the running tasks; signal again to stop at once")
 
     def _suspend(self) -> None:
         """Stop this process and all workers, as Ctrl-Z requests, until this process is continued."""
@@ -273,7 +275,7 @@ class Supervisor:
         self._pool.turn(away=not all(spooler.state.available for spooler in self._spoolers))
         if self._pool.started:
             self._log.started()
-        if self._pool.queue is not queue:  # a reload is complete: what the old have not begun is for the new
+        if self._pool.queue is not queue:  # a reload is complete: the new workers get the remaining tickets
             self._tickets.give_back(queue.recall())
         if self._options.reload and self._reloading.begin():
             self._pool.reload_if_changed()

@@ -1,4 +1,4 @@
-"""Whether a worker itself may be the reason why its tasks fail, decided from counts alone."""
+"""The decision whether a worker itself is the reason why its tasks fail, from counts alone."""
 
 __all__ = ["Suspicion"]
 
@@ -10,8 +10,8 @@ class Suspicion:
     """Counts the failures in one worker.
 
     If few tasks have failed in a worker and then all fail, a task may have changed the worker in a way that no other
-    check detects. A worker in which all tasks have failed from its start is not suspected, because a new one would
-    behave alike.
+    check detects. A worker in which all tasks have failed from its start is not suspected, because a new one would do
+    the same.
     """
 
     def __init__(self) -> None:

@@ -1,9 +1,9 @@
-"""The terminal of a supervisor, which lends it to a worker whose task reads from it, as a shell does with its jobs.
+"""The terminal of a supervisor, which lends it to a worker whose task reads from it, as a shell does for its jobs.
 
-Workers lead process groups of their own, in the background of the terminal. So Ctrl-C reaches only the supervisor, and
-not the programs that tasks have started. If a task reads from the terminal, as a debugger does, the kernel stops its
+Workers lead their own process groups, in the background of the terminal. So Ctrl-C reaches only the supervisor, and not
+the programs that tasks have started. If a task reads from the terminal, as a debugger does, the kernel stops its
 process group. The supervisor detects this, brings the group into the foreground, and continues it. When the run has
-ended, the supervisor takes the terminal back. Input in between goes to the worker, which passes an interrupt on.
+ended, the supervisor takes the terminal back. Until then, input goes to the worker, which passes interrupts on.
 """
 
 import contextlib
@@ -49,9 +49,7 @@ class Terminal:
         self._holder: Borrower | None = None
 
     def turn(self, processes: Iterable[Borrower]) -> None:
-        """Take the terminal back from a process that no longer needs it, and lend it to a process that was stopped
-        without it.
-        """
+        """Take the terminal back from a process that no longer needs it, and lend it to one that was stopped for it."""
         alive = list(processes)
         if self._holder is not None and not (self._holder in alive and self._holder.busy):
             self.take_back()
@@ -62,8 +60,7 @@ class Terminal:
                 process.go_on()
 
     def wait(self, processes: Iterable[Borrower]) -> float | None:
-        """Return the seconds after which ``turn`` may have something to do even without an event; None if it has
-        not."""
+        """Return the seconds after which ``turn`` must be called even without an event; None if never."""
         return _LOOK_EVERY if any(process.stopped in _WANT for process in processes) else None
 
     @property
@@ -72,7 +69,7 @@ class Terminal:
         return self._holder is not None and self._holder.stopped == signal.SIGTSTP
 
     def take_back(self) -> None:
-        """Bring this process into the foreground again, if another one was."""
+        """Bring this process into the foreground again, if another process is there."""
         if self._holder is not None:
             self._holder = None
             self._give(os.getpgrp())

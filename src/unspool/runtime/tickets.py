@@ -1,4 +1,4 @@
-"""The way of the tickets: from the feeds into the workers' queue, and back."""
+"""The transfer of tickets from the feeds into the queue of the workers, and back."""
 
 import time
 from collections.abc import Iterable, Sequence
@@ -13,9 +13,9 @@ __all__ = ["Tickets"]
 
 
 class Tickets:
-    """Moves the tickets of some spoolers.
+    """The tickets of all spoolers.
 
-    :param stats: the number of ended runs, from which the rate of the workers follows.
+    :param stats: has the number of ended runs, which gives the rate of the workers.
     """
 
     def __init__(self, spoolers: Sequence[Served], pool: Pool, stats: Statistics, clock: Clock) -> None:
@@ -37,14 +37,14 @@ class Tickets:
 
     @property
     def ready(self) -> int:
-        """The number of tasks that are ready, here and in the queue."""
+        """The number of ready tasks, in the feeds and in the queue."""
         return sum(spooler.state.ready for spooler in self._spoolers) + len(self._pool.queue)
 
     def wait(self) -> float | None:
-        """Return the seconds until tickets that no worker begins may have to be taken back; None for never."""
+        """Return the seconds until tickets that no worker begins may have to be taken back; None if never."""
         if any(process.ahead for process in self._pool.processes()):
             return SLOW
-        return self._hopper.wait(len(self._pool.queue))  # the last fill may have put some in
+        return self._hopper.wait(len(self._pool.queue))  # the last fill may have added some
 
     def fill(self) -> None:
         """Keep the queue filled in order. Take its tickets back for a more urgent task, or when a pause begins."""
@@ -73,13 +73,13 @@ class Tickets:
         self.recall_ahead()
 
     def recall_ahead(self) -> None:
-        """Take back all that workers have claimed ahead."""
+        """Take back all tasks that workers have claimed ahead and not begun."""
         for process in self._pool.processes():
             if process.ahead:
                 self.give_back(process.recall())
 
     def recall_from_slow(self) -> None:
-        """Take back what workers have claimed ahead where a run before it takes long."""
+        """Take back the tasks that workers have claimed ahead behind a long run."""
         now = self._clock()
         for process in self._pool.processes():
             if process.ahead and is_slow((registration.since() for registration in process.registrations), now):

@@ -1,4 +1,4 @@
-"""Interrupting Python code that overruns its time limit."""
+"""The time limit of a run, which interrupts Python code."""
 
 import contextlib
 import signal
@@ -10,14 +10,14 @@ from ..errors import TaskTimeout
 __all__ = ["KILL_AFTER", "limit"]
 
 KILL_AFTER = 2.0
-"""Seconds after its time limit at which a run that cannot be interrupted is killed."""
+"""Seconds after its time limit when a run that cannot be interrupted is killed."""
 
 
 @contextlib.contextmanager
 def limit(timeout: float | None) -> Iterator[None]:
-    """Raises ``TaskTimeout`` in the body after ``timeout`` seconds, by SIGALRM; in the main thread only.
+    """Raise ``TaskTimeout`` in the body after ``timeout`` seconds, by SIGALRM. This works only in the main thread.
 
-    A call that does not come back to Python cannot be interrupted; who watches from outside must kill it.
+    A call that does not return to Python cannot be interrupted. Another process must kill this one.
     """
     if timeout is None:
         yield

@@ -1,4 +1,4 @@
-"""When a supervisor must look again although nothing happens."""
+"""The times at which a supervisor must act even without an event."""
 
 import time
 from collections.abc import Callable
@@ -7,30 +7,30 @@ from ..backends.base import Clock
 
 __all__ = ["Interval", "Timers"]
 
-_LONGEST = 3600.0  # seconds of waiting; the kernel limits what it takes, and periods may be longer
+_LONGEST = 3600.0  # seconds of a wait; periods may be longer than the kernel accepts
 
 Timer = Callable[[], float | None]
 """Returns the seconds until something is due; None if nothing is."""
 
 
 class Timers:
-    """The timers of everything that becomes due by time alone."""
+    """The timers of everything that becomes due without an event."""
 
     def __init__(self) -> None:
         self._timers: list[Timer] = []
 
     def add(self, timer: Timer) -> None:
-        """Take a further timer into account."""
+        """Add a timer."""
         self._timers.append(timer)
 
     def wait(self) -> float | None:
-        """Return the seconds until the first timer is due, an hour at most; None if none is set."""
+        """Return the seconds until the first timer is due, at most an hour; None if no timer is set."""
         waits = [wait for timer in self._timers if (wait := timer()) is not None]
         return min(max(0.0, min(waits)), _LONGEST) if waits else None
 
 
 class Interval:
-    """Something that is done again and again, with at least so many seconds in between."""
+    """An action that is repeated with at least this many seconds in between."""
 
     def __init__(self, seconds: float, timer: Clock = time.monotonic) -> None:
         self._seconds = seconds

@@ -1,4 +1,4 @@
-"""What wakes a worker that waits."""
+"""The object that wakes a waiting worker."""
 
 import contextlib
 import os
@@ -11,9 +11,9 @@ __all__ = ["Waker"]
 
 
 class Waker:
-    """Rung by signals, and by other threads.
+    """A wait that signals and other threads can end.
 
-    :param fd: what has the tickets. Of several processes that wait for it, the kernel wakes one.
+    :param fd: the descriptor of the tickets. If several processes wait for it, the kernel wakes one of them.
     """
 
     def __init__(self, fd: int) -> None:
@@ -38,12 +38,12 @@ class Waker:
         return self._reader, self._writer, *([self._both.fileno()] if hasattr(self._both, "fileno") else [])
 
     def ring(self) -> None:
-        """End the present wait, or the next one."""
-        with contextlib.suppress(BlockingIOError):  # it has been rung often enough
+        """End the current wait, or the next one."""
+        with contextlib.suppress(BlockingIOError):  # enough rings are waiting
             os.write(self._writer, b"\0")
 
     def wait(self, *, or_ticket: bool = False) -> None:
-        """Wait until it is rung, or, if asked, there may be a ticket."""
+        """Wait for a ring, or, with ``or_ticket``, until there may be a ticket."""
         poller = self._both if or_ticket else self._alone
         if any(ready == self._reader for ready, _ in poller.poll()):
             os.read(self._reader, 64)

@@ -1,11 +1,11 @@
-"""When a worker must be killed although no run overruns: it does not end, or sends no reports."""
+"""The decision to kill a worker that does not end, or that sends no reports."""
 
 from collections.abc import Set
 
 __all__ = ["LATER", "LOST", "Watchdog"]
 
 LATER = 12.0
-"""The factor by which the end of a worker may take longer while a spooler that must save its runs is unreachable."""
+"""The factor by which a worker may take longer to end while a spooler that must store its runs is unreachable."""
 LOST = "lost its descriptors, which a task closed"
 
 Run = tuple[int, str]
@@ -30,7 +30,7 @@ class _Grace:
 
 
 class Watchdog:
-    """Watches one worker. All times are in seconds of a timer.
+    """Watches one worker. All times are in seconds of a monotonic timer.
 
     :param ending: seconds that it may take to end after its last run, or to report the end of a run.
     """
@@ -61,7 +61,7 @@ class Watchdog:
         """Return why the worker must be killed now; None if it must not.
 
         :param shown: the runs that its registrations show.
-        :param begun: the runs whose beginning it has reported, and not yet the end.
+        :param begun: the runs whose start it has reported, but not their end.
         :param to_end: whether it is ending, or was told to end.
         :param away: whether a spooler is unreachable, for which it may be waiting.
         :param closed: whether the pipe for its reports is closed.

@@ -18,7 +18,7 @@ class Watches:
             self._selector.register(fd, selectors.EVENT_READ)
 
     def discard(self, fd: int) -> None:
-        """End the watch of a descriptor, which its owner may have closed."""
+        """Stop watching a descriptor, which may already be closed."""
         with contextlib.suppress(KeyError, ValueError, OSError):
             self._selector.unregister(fd)
 

@@ -1,4 +1,4 @@
-"""The life of a worker's process, from its fork to its end."""
+"""The process of a worker, from its fork to its end."""
 
 import atexit
 import contextlib
@@ -32,7 +32,7 @@ def main(
     limits: Limits,
     clock: Clock,
 ) -> int:
-    """Run a worker process from its fork on, and return its exit status."""
+    """Run a worker after its fork, and return its exit status."""
     for registration in registrations:
         registration.running("", 0.0)  # the registration now carries this process's id
     supervisor = os.getppid()
