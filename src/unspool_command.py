@@ -1,5 +1,7 @@
-"""The console script. It stands outside the package, which takes a while to import, to answer signals from the first
-line on: no traceback for Ctrl-C, and no HUP or TERM that kills a supervisor before it can take them.
+"""The console script.
+
+It is outside the package, whose import takes a while, so that signals are handled from the start: Ctrl-C prints no
+traceback, and HUP or TERM do not kill a supervisor before it handles them.
 """
 
 import gc
@@ -10,7 +12,7 @@ from types import FrameType
 
 __all__ = ["main"]
 
-INTERRUPTED = 130  # as a shell reports a command that SIGINT has ended
+INTERRUPTED = 130  # the status that a shell reports for SIGINT
 
 
 def main() -> int:
@@ -19,23 +21,23 @@ def main() -> int:
         return _run()
     finally:
         gc.disable()
-        gc.freeze()  # otherwise the interpreter looks through all objects twice before it ends, which takes 10 ms
+        gc.freeze()  # otherwise the interpreter visits all objects twice before it ends, which takes 10 ms
 
 
 def _run() -> int:
     serves = sys.argv[1:2] == ["run"]
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _leave)
-    if serves and hasattr(signal, "SIGHUP"):  # until the supervisor takes them
+    if serves and hasattr(signal, "SIGHUP"):  # until the supervisor handles them
         signal.signal(signal.SIGTERM, _leave)
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # its workers will be fresh anyway
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # its first workers will be new anyway
     from unspool.cli import main as command
 
     if serves or signal.getsignal(signal.SIGINT) is not _leave:
         return command()
     try:
         try:
-            signal.signal(signal.SIGINT, signal.default_int_handler)  # what has begun is cleaned up
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # the command cleans up
             return command()
         finally:
             signal.signal(signal.SIGINT, _leave)
@@ -44,5 +46,5 @@ def _run() -> int:
 
 
 def _leave(number: int, _frame: FrameType | None) -> None:
-    """Nothing has begun, or all has ended: there is nothing to clean up."""
+    """Exit at once: before the start and after the end of a command, there is nothing to clean up."""
     os._exit(INTERRUPTED if number == signal.SIGINT else 0)

@@ -303,7 +303,7 @@ def test_three_forced_stops_do_not_bury_a_long_task(place: Place) -> None:
         running = place.run()
         place.wait_for_line("begun gate", times=stop)
         running.signal(signal.SIGTERM)
-        running.wait_for_message("stopping when")
+        running.wait_for_message("stopping after")
         if stop <= 2:
             for info in place.backend.control.live():
                 os.kill(info.pid, signal.SIGKILL)

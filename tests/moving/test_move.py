@@ -197,7 +197,7 @@ def test_on_the_way_to_another_place(ends: Ends) -> None:
     work.using(spooler=ends.backend("spool").name)("one")
     ends.kill("carry.noted", "move", "spool", "pg")
     said = ends.move("spool", "other", status=1)
-    assert f"is on its way to {ends.pg}" in said["stayed"][0]["reason"]
+    assert f"is being moved to {ends.pg}" in said["stayed"][0]["reason"]
     assert ends.counts("spool") == {State.READY: 1}
     ends.move("spool", "pg")
     assert ends.burst("pg") == ["processed"]

@@ -76,7 +76,7 @@ def test_a_second_signal_stops_at_once(place: Place) -> None:
     running = place.run()
     place.wait_for_line("begun one")
     running.signal(signal.SIGINT)
-    running.wait_for_message("stopping when")
+    running.wait_for_message("stopping after")
     running.signal(signal.SIGTERM)
     assert running.end() == 0
     (entry,) = place.backend.entries()

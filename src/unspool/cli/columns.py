@@ -1,4 +1,4 @@
-"""Fit a table to the width of a terminal, one line for each row, by shortening cells and omitting columns."""
+"""Tables that fit the width of a terminal: one line for each row, with shortened cells and omitted columns."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -29,7 +29,7 @@ _number = re.compile(r"-[0-9.]", re.ASCII)
 @click.option("--args", metavar="JSON", show_envvar=True, help="All positional arguments as a JSON array.")
 @click.option("--kwargs", metavar="JSON", show_envvar=True, help="All keyword arguments as a JSON object.")
 @click.option("--message", metavar="TEXT", show_envvar=True, help="Send this message instead of a function call.")
-@click.option("--payload", metavar="JSON", show_envvar=True, help="What the message carries.")
+@click.option("--payload", metavar="JSON", show_envvar=True, help="The payload of the message.")
 @click.option(
     "--priority",
     type=options.WholeNumber(),
@@ -45,14 +45,14 @@ _number = re.compile(r"-[0-9.]", re.ASCII)
     envvar="UNSPOOL_ENQUEUE_IN",
     allow_from_autoenv=False,
     show_envvar=True,
-    help="Not before so long from now: 90s, 5m, 1h30m, 2d.",
+    help="Run the task after this time: 90s, 5m, 1h30m, 2d.",
 )
 @click.option(
     "--at",
     type=durations.to_datetime,
     metavar="TIME",
     show_envvar=True,
-    help="Not before this time, in ISO 8601; local unless it has an offset.",
+    help="Run the task at this time, in ISO 8601; local unless it has an offset.",
 )
 @click.option(
     "--app",
@@ -67,7 +67,7 @@ _number = re.compile(r"-[0-9.]", re.ASCII)
     type=spoolers.SPOOLER,
     metavar="SPOOLER",
     show_envvar=True,
-    help="A spool directory, a URL, or the base name of a configured one. Default: the first that is configured.",
+    help="A spool directory, a URL, or the base name of a configured one. Default: the first configured one.",
 )
 def enqueue(
     *,

@@ -12,8 +12,8 @@ __all__ = ["COMMANDS"]
 
 @click.command()
 @spoolers.spooler_option
-@click.option("--burst", is_flag=True, show_envvar=True, help="Stop when nothing waits; with status 3 if a server is "
-              "away.")  # fmt: skip
+@click.option("--burst", is_flag=True, show_envvar=True, help="Stop when no task is waiting; exit with "
+              "status 3 if a server is away.")  # fmt: skip
 @options.require_ready
 @options.log_format
 @options.log_level("info is each batch, warning a server that is away or back, error what cannot be forwarded")

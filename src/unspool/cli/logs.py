@@ -49,7 +49,7 @@ class _Handler(logging.StreamHandler[Any]):
 
 
 class _TextFormatter(logging.Formatter):
-    """Format the time, level, pid and message. A run's message has spooler, task, id, verdict, duration and reason."""
+    """A line of time, level, pid and message. That of a run has spooler, task, id, verdict, duration and reason."""
 
     def __init__(self, tracebacks: bool) -> None:
         super().__init__()

@@ -15,8 +15,8 @@ from . import output, spoolers
 
 __all__ = ["COMMANDS"]
 
-_BATCH = 200  # tasks carried together, each a locked file or row
-_BYTES = 1 << 24  # maximum bytes carried together, unless a single task is larger
+_BATCH = 200  # tasks in one batch, each a locked file or row
+_BYTES = 1 << 24  # maximum bytes in one batch, unless a single task is larger
 _EVERY = 0.2  # seconds between two updates of the progress line
 
 
@@ -91,13 +91,15 @@ def _carried(here: Backend, carrier: Carrier, states: frozenset[State]) -> Itera
 
 
 def _again(here: Backend, carrier: Carrier, id: str) -> Batch:
-    """Retry a task that was not carried. It may have ended or started meanwhile, or exceeded the batch's size."""
+    """Retry a task that was not transferred. It may have ended or started meanwhile, or exceeded the size of
+    the batch.
+    """
     entry = here.find(id)
     if entry is None or entry.state is State.RUNNING:
         return Batch()  # running tasks are reported at the end
     batch = carrier.carry([id])
     if not batch.moved and not batch.stayed and (entry := here.find(id)) is not None:
-        return Batch((), [Stayed(id, entry.reason or "cannot be taken just now")])
+        return Batch((), [Stayed(id, entry.reason or "cannot be moved now")])
     return batch
 
 

@@ -47,7 +47,7 @@ require_ready = click.option(
     "--require-ready",
     is_flag=True,
     show_envvar=True,
-    help="End with status 3 if a spooler's server cannot be reached now, instead of waiting for it.",
+    help="Exit with status 3 if the server of a spooler cannot be reached now, instead of waiting for it.",
 )
 
 log_format = click.option(

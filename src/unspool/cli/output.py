@@ -97,7 +97,7 @@ def note(text: str) -> None:
 
 
 def lines(text: str) -> None:
-    """Write several lines for a person, such as a traceback, to stderr."""
+    """Write several lines, such as a traceback, to stderr."""
     sys.stderr.write("".join(f"{printable(one)}\n" for one in text.split("\n")))
 
 

@@ -17,7 +17,7 @@ _WINDOW = 2.0  # seconds over which the rate is measured
 
 
 class ProgressLine:
-    """Show the supervisor's ``Statistics``, with which it is called."""
+    """A progress line, which is called with the supervisor's ``Statistics``."""
 
     def __init__(self) -> None:
         self._past: deque[tuple[float, int]] = deque([(time.monotonic(), 0)])

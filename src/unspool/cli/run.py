@@ -28,22 +28,24 @@ __all__ = ["COMMANDS"]
     help="Worker processes.",
 )
 @options.require_ready
-@click.option("--burst", is_flag=True, show_envvar=True, help="Stop when nothing is ready.")
+@click.option("--burst", is_flag=True, show_envvar=True, help="Stop when no task is ready.")
 @click.option(
     "--max-tasks",
     type=options.WholeNumber(1),
     metavar="N",
     show_envvar=True,
-    help="Replace a worker by a fresh one after so many tasks.",
+    help="Replace a worker after this many tasks.",
 )
 @click.option(
     "--max-memory",
     type=options.Number(0, min_open=True),
     metavar="MB",
     show_envvar=True,
-    help="Replace a worker by a fresh one when it holds more megabytes.",
+    help="Replace a worker that uses more megabytes after a task.",
 )
-@click.option("--reload", is_flag=True, show_envvar=True, help="Fresh workers when a file of the application changes.")
+@click.option(
+    "--reload", is_flag=True, show_envvar=True, help="Replace the workers when a file of the application changes."
+)
 @click.option(
     "--concurrency",
     type=options.WholeNumber(1),
@@ -51,14 +53,14 @@ __all__ = ["COMMANDS"]
     show_default=True,
     show_envvar=True,
     metavar="N",
-    help="How many async def tasks a worker runs at once.",
+    help="The number of async def tasks that a worker runs at once.",
 )
 @options.traceback
 @options.log_format
 @options.log_level("info is each run, warning each that failed, error each that is dead")
 @click.option("--progress/--no-progress", default=None, show_envvar=True,
-              help="A line with rate and backlog in place of a log line for each run that went well, which come back "
-              "if --log-level is given. Default: on a terminal, with --log-format text.")  # fmt: skip
+              help="Show one line with rate and backlog instead of log lines of successful runs, unless --log-level is "
+              "given. Default: on a terminal, with --log-format text.")  # fmt: skip
 @click.pass_context
 def run(
     ctx: click.Context,

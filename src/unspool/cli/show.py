@@ -28,7 +28,7 @@ def show(id: str, json: bool, spooler: Sequence[str]) -> None:
 
     JSON arguments are shown unchanged, pickled ones as an outline: nothing is unpickled.
 
-    ID is an id from ls, or a piece of it that no other task has.
+    ID is an id from ls, or a part of it that no other task has.
     """
     found = spoolers.find(id, spooler)
     read = found[0].read(found[1].id) if found else None

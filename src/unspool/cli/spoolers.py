@@ -61,7 +61,7 @@ spooler_option = click.option(
     type=SPOOLER,
     show_envvar=True,
     help="A spool directory (a path with a slash), a URL, or the base name of a configured one; may be repeated. "
-    "Default: all that are configured.",
+    "Default: all configured ones.",
 )
 
 
@@ -69,7 +69,7 @@ def backends(given: Sequence[str]) -> list[Backend]:
     """Return the spoolers of a command, each once.
 
     :raises NoSpooler: if none is given or configured.
-    :raises OptionRefused: as ``shared``.
+    :raises OptionRefused: as for ``shared``.
     """
     if given:
         found = [_backend(name) for name in given]
@@ -120,9 +120,9 @@ def existing(given: Sequence[str]) -> list[Backend]:
 
 
 def find(id: str, given: Sequence[str]) -> tuple[Backend, Entry] | None:
-    """Return the task of an id or a piece of it, and its spooler.
+    """Return the task of an id or of a part of one, and its spooler.
 
-    :raises AmbiguousId: if several tasks have this piece.
+    :raises AmbiguousId: if several tasks have this part.
     """
     return lookup.find_task(id, _candidates(id, given))
 

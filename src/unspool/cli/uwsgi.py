@@ -37,14 +37,14 @@ __all__ = ["COMMANDS"]
     "--cheap",
     is_flag=True,
     show_envvar=True,
-    help="Start no spooler process before there is a task; from uWSGI 2.1 on.",
+    help="Start no spooler process until there is a task; from uWSGI 2.1 on.",
 )
 @click.option(
     "--harakiri",
     type=options.WholeNumber(1),
     metavar="SECONDS",
     show_envvar=True,
-    help="Kill a process whose task takes longer, whatever the task's own timeout.",
+    help="Kill a process whose task takes longer, whatever its own timeout is.",
 )
 @click.option(
     "--chdir",
@@ -58,7 +58,7 @@ __all__ = ["COMMANDS"]
     type=options.WholeNumber(1),
     metavar="N",
     show_envvar=True,
-    help="Replace a process by a fresh one after so many tasks.",
+    help="Replace a process after this many tasks.",
 )
 @click.option(
     "--frequency",
@@ -67,7 +67,7 @@ __all__ = ["COMMANDS"]
     show_default=True,
     show_envvar=True,
     metavar="SECONDS",
-    help="Look so often for tasks of other programs, and for postponed ones that are due.",
+    help="Seconds between scans for tasks of other programs and for postponed tasks that are due.",
 )
 @click.option("--binary", metavar="PROGRAM", show_envvar=True, help="The uWSGI to start. Default: pyuwsgi or uwsgi, "
               "beside this Python, else on PATH.")  # fmt: skip

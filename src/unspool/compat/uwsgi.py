@@ -26,9 +26,10 @@ from .variables import pack, send
 __all__ = ["SPOOL_IGNORE", "SPOOL_OK", "SPOOL_RETRY", "send_to_spooler", "spool", "spooler_handler"]
 
 SPOOL_OK, SPOOL_RETRY, SPOOL_IGNORE = -2, -1, 0
-"""The codes that a handler returns. ``SPOOL_OK``: the task is done. ``SPOOL_RETRY``: run it again after a growing
-delay, as if it had raised. ``SPOOL_IGNORE``: the task ends as skipped, where uWSGI would offer it again at every
-scan."""
+"""The codes that a handler returns. ``SPOOL_OK``: the task is done. ``SPOOL_RETRY``: the task runs again after a
+growing delay, as if it had raised. ``SPOOL_IGNORE``: the task ends as skipped, while uWSGI would offer it again at each
+scan.
+"""
 
 Handler = TypeVar("Handler", bound=Callable[[dict[Any, Any]], Any])
 
@@ -36,8 +37,8 @@ Handler = TypeVar("Handler", bound=Callable[[dict[Any, Any]], Any])
 def spool(message: Mapping[Any, Any] | None = None, /, **variables: Any) -> bytes:
     """Send a message to the function that is registered with :func:`spooler_handler`, and return its file's path.
 
-    :param message: keys and values are str or bytes, values also numbers. ``body`` may be large, the others have at
-        most 65535 bytes. ``priority`` (0 or more, smaller runs first), ``at`` (Unix time) and ``spooler`` (a
+    :param message: keys and values are str or bytes, values also numbers. ``body`` may be large; all others together
+        have at most 65535 bytes. ``priority`` (0 or more, smaller runs first), ``at`` (Unix time) and ``spooler`` (a
         directory) have the same meaning as in uWSGI.
     :param variables: further keys and values, as keyword arguments.
     :raises OptionRefused, PayloadRefused, NoSpooler: if nothing was sent.

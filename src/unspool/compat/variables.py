@@ -1,4 +1,4 @@
-"""uWSGI's variables: conversion of what a program passes to ``uwsgi.spool()`` into an envelope."""
+"""The conversion of the arguments of ``uwsgi.spool()`` into an envelope."""
 
 import os
 from collections.abc import Mapping

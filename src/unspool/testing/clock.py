@@ -10,7 +10,7 @@ _AHEAD = 60.0
 class FakeClock:
     """A clock that returns the same Unix time until it is advanced.
 
-    It starts a minute ahead of the real time, because files in a directory carry times of the kernel's clock. A task
+    It starts a minute ahead of the real time, because files in a directory have times of the kernel's clock, and a task
     that is sent to run at once must not appear to be in the future.
 
     :param now: the start time; None for the default.

@@ -40,7 +40,7 @@ class Spooled(NamedTuple):
 
 
 class TemporarySpooler:
-    """The spoolers of a test: the default one, and each other one that the program sends to by name.
+    """The spoolers of a test: the default one, and each other one to which the program sends.
 
     Each is a separate directory in the test's temporary one. No task is sent to a real spooler.
 
@@ -60,7 +60,7 @@ class TemporarySpooler:
         return self.backend.name
 
     def tasks(self, spooler: str | os.PathLike[str] | None = None) -> list[Spooled]:
-        """Return the waiting tasks, those of each spooler in the order in which they would run.
+        """Return the waiting tasks, in the order of execution for each spooler.
 
         This unpickles them.
 
@@ -122,7 +122,7 @@ class TemporarySpooler:
 
 @contextlib.contextmanager
 def temporary_spooler(path: str | os.PathLike[str] | None = None) -> Iterator[TemporarySpooler]:
-    """Catch all that this process sends, to whatever spooler, and afterwards set everything as it was before.
+    """Capture all tasks that this process sends, to any spooler, and restore everything at the end.
 
     For tests without pytest::
 
@@ -130,7 +130,7 @@ def temporary_spooler(path: str | os.PathLike[str] | None = None) -> Iterator[Te
             def setUp(self):
                 self.spooler = self.enterContext(unspool.testing.temporary_spooler())
 
-    :param path: a directory to work in; None for a temporary one, which is removed afterwards.
+    :param path: a directory for the spoolers; None for a temporary one, which is removed at the end.
     """
     with contextlib.ExitStack() as stack:
         root = os.path.abspath(path) if path is not None else stack.enter_context(tempfile.TemporaryDirectory())

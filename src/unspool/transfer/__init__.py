@@ -1,1 +1,1 @@
-"""Tasks that go from one spooler to another: once (``unspool move``), or as they come (``unspool forward``)."""
+"""Transfers of tasks from one spooler to another, once (``unspool move``) or continuously (``unspool forward``)."""

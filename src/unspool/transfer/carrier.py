@@ -1,6 +1,6 @@
-"""Carries tasks from one queue to another, each exactly once, in batches: five steps that ``backends.depot`` argues.
+"""The transfer of tasks from one queue to another, each exactly once, in the five steps that ``backends.depot`` argues.
 
-Whoever carries them may be killed anywhere. The first thing that a carrier does is to finish what another has begun.
+The process may be killed at any point. So a carrier first completes the transfers that another one has begun.
 """
 
 import contextlib
@@ -19,14 +19,14 @@ __all__ = ["Batch", "Carrier", "Stayed", "carrier_between"]
 
 
 class Stayed(NamedTuple):
-    """A task that was not carried: which, and why."""
+    """A task that was not transferred, and why."""
 
     id: str
     reason: str
 
 
 class Batch(NamedTuple):
-    """What came of one batch."""
+    """The result of one batch."""
 
     moved: Sequence[Parcel] = ()
     stayed: Sequence[Stayed] = ()
@@ -41,11 +41,12 @@ def _named(parcel: Parcel) -> str:
 
 
 class Carrier:
-    """Carries tasks from one depot to another.
+    """Transfers tasks from one depot to another.
 
-    :param name: the destination's, which the source notes.
-    :param readdress: makes the bytes of a task those of the destination's; raises ``Damaged`` if it must not go there.
-    :param refuse: True to set what must not go there aside as corrupt, False to leave it as it was.
+    :param name: the name of the destination, which the source records.
+    :param readdress: returns the bytes of a task for the destination. It raises ``Damaged`` if the task must not be
+        transferred.
+    :param refuse: True to set tasks aside as corrupt that cannot be transferred, False to leave them unchanged.
     """
 
     def __init__(
@@ -64,29 +65,29 @@ class Carrier:
         self._refuse = refuse
 
     def resume(self) -> Batch:
-        """Finish what others have begun, and did not live to finish.
+        """Complete the transfers of processes that have died.
 
-        :raises SpoolerUnusable: if one of the places is away. Nothing is lost or doubled; try again.
+        :raises SpoolerUnusable: if the source or destination is away. No task is lost or duplicated; try again.
         """
         with self._letting_go():
             parcels = self._source.departures()
-            staged_here = (self._here(), self._name)  # an older version has recorded the name alone
+            staged_here = (self._here(), self._name)  # older versions record only the name
             known = [parcel for parcel in parcels if parcel.destination in staged_here]
             self._finish(known)
             fresh = [parcel for parcel in parcels if self._is_for(parcel) and parcel.destination not in staged_here]
             batch = self._go(fresh)
             stayed = [
-                Stayed(one.id, f"is on its way to {_named(one)}, which has accepted it; carry on to there first")
+                Stayed(one.id, f"is being moved to {_named(one)}, which has accepted it; complete that move first")
                 for one in parcels
                 if not self._is_for(one)
             ]
             return Batch([*known, *batch.moved], [*stayed, *batch.stayed])
 
     def carry(self, ids: Iterable[str]) -> Batch:
-        """Carry tasks by their ids; in neither list of the batch are those that were running, not there any more, or
-        too many for one batch.
+        """Transfer tasks by their ids. The result does not contain tasks that are running, do not exist, or exceed the
+        size of a batch.
 
-        :raises SpoolerUnusable: if one of the places is away. What had not arrived is where it was.
+        :raises SpoolerUnusable: if the source or destination is away. Tasks that have not arrived stay at the source.
         """
         with self._letting_go():
             return self._go(self._source.leave(ids))
@@ -97,7 +98,7 @@ class Carrier:
         return f"{self._name}#{identity}" if identity else self._name
 
     def _is_for(self, parcel: Parcel) -> bool:
-        """Return whether a task is to be staged here: no place has staged it, or only a former one of this name."""
+        """Return whether a task must be staged here: it was staged nowhere, or at a former destination of this name."""
         return parcel.destination == "" or _named(parcel) == self._name
 
     def _go(self, parcels: Sequence[Parcel]) -> Batch:
@@ -111,7 +112,7 @@ class Carrier:
                 good.append(parcel if parcel.state is State.CORRUPT else self._addressed(parcel))
             except Damaged as error:
                 bad.append((parcel, str(error)))
-        here = self._here()  # before: if the place is replaced meanwhile, the tasks are staged again
+        here = self._here()  # before staging: if the destination is replaced meanwhile, the tasks are staged again
         try:
             accepted = self._offer(good, bad)
         except SpoolerUnusable:
@@ -129,8 +130,9 @@ class Carrier:
         return parcel._replace(data=self._readdress(parcel.data))
 
     def _offer(self, parcels: Sequence[Parcel], bad: list[tuple[Parcel, str]]) -> Sequence[Parcel]:
-        """Return what the destination accepts. If it refuses something it is offered the tasks one by one, and ``bad``
-        gets those that it does not take."""
+        """Return the tasks that the destination accepts. After a refusal, offer them one by one, and add refused ones
+        to ``bad``.
+        """
         try:
             if parcels:
                 self._destination.accept(parcels)
@@ -150,7 +152,7 @@ class Carrier:
 
     @contextlib.contextmanager
     def _letting_go(self) -> Iterator[None]:
-        """What fails in the middle is let go of, for ``resume`` to find."""
+        """After an error, release the tasks in transfer, so that ``resume`` finds them."""
         try:
             yield
         except BaseException:
@@ -159,11 +161,11 @@ class Carrier:
 
 
 def carrier_between(source: Backend, destination: Backend, *, vouch: bool = False, refuse: bool = False) -> Carrier:
-    """Return a carrier of tasks from one spooler to another.
+    """Return a carrier between two spoolers.
 
-    :param vouch: True to sign, where a secret key is set, what carries no signature at all.
-    :param refuse: True to set what cannot go there aside as corrupt.
-    :raises OptionRefused: if they are the same spooler, or of a kind that tasks cannot be carried from or to.
+    :param vouch: True to sign unsigned tasks, if a secret key is set.
+    :param refuse: True to set tasks aside as corrupt that cannot be transferred.
+    :raises OptionRefused: if they are the same spooler, or if one of them does not support transfers.
     """
     if address.real(source.name) == address.real(destination.name):
         raise OptionRefused(f"spooler {source.name} and {destination.name} are the same; name two")
@@ -179,5 +181,5 @@ def carrier_between(source: Backend, destination: Backend, *, vouch: bool = Fals
 
 def _depot(one: Backend) -> Depot:
     if not isinstance(one, Movable):
-        raise OptionRefused(f"spooler {one.name} is of a kind that tasks cannot be carried from or to")
+        raise OptionRefused(f"spooler {one.name} does not support moving tasks")
     return one.depot

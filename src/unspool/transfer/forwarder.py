@@ -1,7 +1,7 @@
-"""Sends on what waits in directories: tasks go to a server as soon as it takes them, and wait while it is away.
+"""The forwarding of tasks from directories to servers. Tasks wait in the directory while the server is away.
 
-One process, one loop. A directory's feed says what waits, due or not, in order; a carrier takes it along. Nothing is
-kept in memory that could be lost: what is not confirmed at the other end is in the directory.
+It is one process with one loop. The feed of a directory returns all waiting tasks in order, due or not, and a carrier
+transfers them. Nothing can be lost with the process: tasks that are not confirmed are in the directory.
 """
 
 import contextlib
@@ -27,28 +27,28 @@ Pair = tuple[Backend, Backend]
 """A directory, and the destination of its tasks."""
 
 _log = logging.getLogger("unspool")
-_BATCH = 200  # tasks carried together
-_AGAIN = 1.0  # seconds after which a task that another process had is looked at again
-_PATIENCE = (0.1, 30.0)  # seconds between attempts to reach a server that is away, at first and at most
-_JITTER = 0.25  # by so much these differ, so that not all machines come back at the same moment
+_BATCH = 200  # tasks in one batch
+_AGAIN = 1.0  # seconds until a task that another process had is checked again
+_PATIENCE = (0.1, 30.0)  # seconds between attempts to reach a server that is away: at first, and at most
+_JITTER = 0.25  # the fraction by which these are changed at random, so that not all machines return at once
 _LONGEST = 3600.0
 
 
 class Route:
-    """One directory, and where its tasks go.
+    """One directory, and the destination of its tasks.
 
-    :raises OptionRefused: if tasks of such a spooler cannot be sent on.
+    :raises OptionRefused: if the tasks of the spooler cannot be forwarded.
     :raises SpoolerUnusable: if the directory cannot be used.
     """
 
     def __init__(self, source: Backend, destination: Backend, carrier: Carrier) -> None:
         if not isinstance(source, Outbox):
-            raise OptionRefused(f"spooler {source.name} is no directory; its tasks are not forwarded")
+            raise OptionRefused(f"spooler {source.name} is not a directory; its tasks cannot be forwarded")
         self.source = source.name
         self.destination = destination.name
         self.sent = 0
         self.problem = ""
-        """Why nothing can be sent just now; empty if it can."""
+        """Why nothing can be sent now; empty if tasks can be sent."""
         self._backend: Backend = source
         self._there = destination
         self._ahead = source.ahead
@@ -66,11 +66,11 @@ class Route:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing waits, but for what a pause holds back."""
+        """Whether no task is waiting, except during a pause."""
         return not self._resume and self._state.idle
 
     def turn(self) -> bool:
-        """Send one batch on; True if there may be more at once."""
+        """Forward one batch. Return True if another one may be ready."""
         if time.monotonic() < self._next_try:
             return False
         self._state = self._feed.refresh()
@@ -84,7 +84,7 @@ class Route:
                 self._resume, more = False, True
             elif tickets:
                 self._carry(tickets)
-                more = True  # the feed is refreshed before the next wait, because the state is outdated
+                more = True  # the state is outdated, so refresh the feed before the next wait
         except SpoolerUnusable as error:
             self._lose(error, tickets)
             return False
@@ -101,7 +101,7 @@ class Route:
         return _LONGEST if due is None else max(0.0, min(due - self._feed_time(), _LONGEST))
 
     def close(self) -> None:
-        """End it: what is under way is taken on by the next."""
+        """Release all resources. The next forwarder continues unfinished transfers."""
         self._feed.close()
         self._registration.detach()
         self._registration.close()
@@ -124,7 +124,7 @@ class Route:
             _log.error("task %s is not forwarded: %s", one.id, one.reason)
 
     def _lose(self, error: SpoolerUnusable, tickets: Sequence[Ticket]) -> None:
-        """The server is away, or has no use for us: says so once, and tries again after a while."""
+        """Log once that the server is away or unusable, and schedule the next attempt."""
         self._feed.release(tickets)
         if not self.problem:
             reason = error.strerror or error
@@ -141,8 +141,8 @@ class Route:
 class Forwarder:
     """Runs routes until it is told to stop.
 
-    :param burst: stop when nothing waits any more, or a server is away.
-    :param lifeline: a descriptor; when it becomes readable, as when its other end is closed, this stops.
+    :param burst: whether to stop when no task is waiting, or a server is away.
+    :param lifeline: a descriptor. When it becomes readable, for example because its other end is closed, this stops.
     """
 
     def __init__(self, routes: Sequence[Route], *, burst: bool = False, lifeline: int | None = None) -> None:
@@ -153,7 +153,7 @@ class Forwarder:
         self._stopping = False
 
     def run(self) -> int:
-        """Forwards; returns how many tasks.
+        """Forward tasks, and return their number.
 
         :raises SpoolerUnusable: with ``burst``, if a server is away.
         """
@@ -180,7 +180,7 @@ class Forwarder:
         return sent
 
     def _obey(self, numbers: Sequence[int]) -> None:
-        if self._lifeline is None:  # otherwise the holder of the lifeline is signalled too, and says when to end
+        if self._lifeline is None:  # otherwise the process at the other end decides
             self._stopping |= any(number != signal.SIGHUP for number in numbers)
 
     def _wait(self) -> None:
@@ -199,7 +199,7 @@ class Forwarder:
 
 
 def forwarded(chosen: Iterable[Backend]) -> list[Pair]:
-    """Return the forwarded spoolers among these, each with its destination."""
+    """Return those of the spoolers that are forwarded, each with its destination."""
     found = ((backend, destination(backend.name)) for backend in chosen)
     return [(backend, registry.backend(name)) for backend, name in found if name is not None]
 
