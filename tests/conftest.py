@@ -1,4 +1,4 @@
-"""What all tests share: settings of their own."""
+"""Fixtures of all tests, which give each test its own settings."""
 
 import contextlib
 import os
@@ -35,7 +35,7 @@ def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> None:
 
 @pytest.fixture
 def own_registries() -> Iterator[None]:
-    """The tasks that a test defines are gone after it."""
+    """Remove the tasks that a test defines at its end."""
     types, functions = dict(spooler_task_types), dict(registry.functions)
     bare = {name: list(tasks) for name, tasks in registry.bare.items()}
     yield
@@ -46,7 +46,7 @@ def own_registries() -> Iterator[None]:
 
 @pytest.fixture
 def only_own_tasks(request: pytest.FixtureRequest, own_registries: None) -> None:
-    """The tasks of other test modules, which may have the same bare names, are unknown during a test."""
+    """Hide the tasks of other test modules, which may have the same bare names, during a test."""
     own = [task for task in registry.functions.values() if task.__module__ == request.module.__name__]
     registry.functions.clear()
     registry.bare.clear()
@@ -56,7 +56,7 @@ def only_own_tasks(request: pytest.FixtureRequest, own_registries: None) -> None
 
 @pytest.fixture(autouse=True)
 def own_settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No test sees the settings of the environment, nor those that another test made. Each begins where it is then."""
+    """Hide the settings of the environment and of other tests. Each test reads the settings again."""
     monkeypatch.setattr(settings, "_start", None)
     for name in list(os.environ):
         if name.startswith("UNSPOOL_") or name in {"COLUMNS", "LINES"}:  # readline, which pytest imports, sets both

@@ -11,7 +11,7 @@ _RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
 def free_port() -> int:
-    """A port of loopback that nothing uses.
+    """Return a port of loopback that nothing uses.
 
     The kernel gives none of these ports to a client, so that a server finds its port free again after a restart. Tests
     that run at the same time choose at random, because each looks for a port before its server takes it.

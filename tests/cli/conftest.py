@@ -1,4 +1,4 @@
-"""The real console script in real processes, on a spool directory and an application of the test's own."""
+"""Fixtures that run the real console script in real processes, on a spool directory and a separate application."""
 
 import contextlib
 import fcntl
@@ -66,7 +66,7 @@ class Cleanup(SpoolerTask):
 
 
 class Running:
-    """An ``unspool run`` that goes on beside the test."""
+    """An ``unspool run`` that runs beside the test."""
 
     def __init__(self, command: list[str], cwd: Path, env: Mapping[str, str]) -> None:
         self.process = subprocess.Popen(
@@ -78,7 +78,7 @@ class Running:
         self.seen: list[str] = []
 
     def wait_for(self, wanted: Callable[[str], bool] | str) -> str:
-        """The first line of stderr from here on that is wanted, or contains this text."""
+        """Return the next line of stderr that satisfies a condition or contains a text."""
         while True:
             try:
                 line = self._lines.get(timeout=PATIENCE)
@@ -90,12 +90,12 @@ class Running:
                 return line
 
     def wait_for_output(self, text: str) -> None:
-        """Waits for this line on stdout, which is the tasks' own."""
+        """Wait for a line on stdout, which the tasks write."""
         assert self.process.stdout is not None
         assert self.process.stdout.readline() == f"{text}\n"
 
     def end(self) -> int:
-        """Waits until it has ended by itself; its status."""
+        """Wait until the command has ended by itself, and return its status."""
         status = self.process.wait(PATIENCE)
         self._reader.join(PATIENCE)
         while (line := self._lines.get(timeout=PATIENCE)) is not None:
@@ -103,7 +103,7 @@ class Running:
         return status
 
     def close(self) -> None:
-        """Ends whatever is left of it, workers that a failed test left at a gate, too."""
+        """Kill all remaining processes, also workers that a failed test has left at a gate."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(PATIENCE)
@@ -123,7 +123,7 @@ _INTERRUPT = "\x03"
 
 
 class Shell:
-    """Where a test's commands are typed: a directory with ``app.py`` and, once it is used, the spooler ``mail``."""
+    """The environment of commands: a directory with ``app.py`` and, after its first use, the spooler ``mail``."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -136,13 +136,13 @@ class Shell:
         (root / "app.py").write_text(APP)
 
     def __call__(self, *words: str, status: int = 0, stdin: str = "", **env: str) -> str:
-        """Runs a command, checks its status and that it did not fail with a traceback, and returns its output."""
+        """Run a command, check its status and that it printed no traceback, and return its output."""
         done = self.result(*words, stdin=stdin, **env)
         assert done.returncode == status, (words, done.stdout, done.stderr)
         return done.stdout
 
     def result(self, *words: str, stdin: str = "", **env: str) -> subprocess.CompletedProcess[str]:
-        """Runs a command."""
+        """Run a command."""
         done = subprocess.run(
             [SCRIPT, *words],
             cwd=self.root,
@@ -160,7 +160,7 @@ class Shell:
         return done
 
     def error(self, *words: str, status: int, **env: str) -> str:
-        """The one line with which a command fails, after ``unspool: error: ``."""
+        """Return the one line with which a command fails, without ``unspool: error: ``."""
         done = self.result(*words, **env)
         assert done.returncode == status, (words, done.stdout, done.stderr)
         start, line = "unspool: error: ", done.stderr
@@ -169,24 +169,24 @@ class Shell:
         return line.removeprefix(start).rstrip("\n")
 
     def json(self, *words: str, **env: str) -> Any:
-        """What a command prints with --json."""
+        """Return the value that a command prints with --json."""
         return json.loads(self(*words, "--json", **env))
 
     def send(self, *words: str) -> str:
-        """Enqueues something, in this process, which is faster than a command of its own; its id."""
+        """Enqueue a task in this process, which is faster than a command, and return its id."""
         settings.configure(spoolers=[str(self.mail)], durability="relaxed")
         with contextlib.redirect_stdout(io.StringIO()) as printed, contextlib.chdir(self.root):
             assert main(["enqueue", *words]) == 0
         return printed.getvalue().removesuffix("\n")
 
     def burst(self, *words: str) -> list[str]:
-        """Runs all that is ready; the log lines."""
+        """Run all ready tasks, and return the log lines."""
         done = self.result("run", "app", "--burst", *words)
         assert done.returncode == 0, done.stderr
         return done.stderr.splitlines()
 
     def start(self, *words: str, **env: str) -> Running:
-        """Starts ``unspool run``, which the test's end ends."""
+        """Start ``unspool run``, which ends with the test."""
         running = Running([SCRIPT, "run", *words], self.root, self.env | env)
         self.running.append(running)
         return running
@@ -218,8 +218,9 @@ class Shell:
 
     @staticmethod
     def _talk(terminal: int, question: str, answer: str) -> str:
-        """Types the answer to a question; and ^C again, as a person would: one that comes when ``input`` has begun, but
-        does not wait yet, is seen by Python at the next key only."""
+        """Type the answer to a question. Type ^C repeatedly: Python may see the first one only at the next key, if it
+        arrives before ``input`` waits.
+        """
         written = b""
         patience = PATIENCE
         with contextlib.suppress(OSError):  # EIO: all who could write have gone
@@ -240,14 +241,14 @@ class Shell:
         return written.decode().replace("\r\n", "\n")
 
     def gate(self, name: str = "gate") -> Path:
-        """A gate at which ``app:hold`` waits."""
+        """Return a gate at which ``app:hold`` waits."""
         path = self.root / name
         os.mkfifo(path)
         return path
 
 
 def all_commands() -> dict[str, click.Command]:
-    """All commands by name."""
+    """Return all commands by name."""
     context = click.Context(commands)
     found = ((name, commands.get_command(context, name)) for name in commands.list_commands(context))
     return {name: command for name, command in found if command is not None}

@@ -1,4 +1,4 @@
-"""``retry``, ``rm``, ``purge``, ``pause``, ``resume`` and ``set-period``: what a person does to a queue."""
+"""``retry``, ``rm``, ``purge``, ``pause``, ``resume`` and ``set-period``: the changes of a queue."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from .conftest import Shell
 
 
 def bury(shell: Shell, number: int) -> list[str]:
-    """So many dead tasks; their ids."""
+    """Create dead tasks, and return their ids."""
     for _ in range(number):
         shell.send("app:fail")
     shell.burst()
@@ -19,7 +19,7 @@ def bury(shell: Shell, number: int) -> list[str]:
 
 
 def test_retry_brings_a_dead_task_back(shell: Shell) -> None:
-    """It is ready again, its attempts afresh, under the id that is printed."""
+    """The task is ready again, with its attempts reset, under the printed id."""
     [dead] = bury(shell, 1)
 
     id = shell("retry", dead).strip()
@@ -29,7 +29,7 @@ def test_retry_brings_a_dead_task_back(shell: Shell) -> None:
 
 
 def test_retry_makes_a_waiting_task_due(shell: Shell) -> None:
-    """A deferred task becomes ready now, by its bare name, too."""
+    """A deferred task becomes ready, also by its bare name."""
     id = shell.send("app:add", "1", "--in", "1d", "--priority", "3")
 
     renewed = shell("retry", Path(id).name).strip()
@@ -39,7 +39,7 @@ def test_retry_makes_a_waiting_task_due(shell: Shell) -> None:
 
 
 def test_retry_all_dead(shell: Shell) -> None:
-    """All that are dead, and no others, are tried again."""
+    """All dead tasks, and no others, are retried."""
     bury(shell, 3)
     later = shell.send("app:add", "1", "--in", "1h")
 
@@ -50,7 +50,7 @@ def test_retry_all_dead(shell: Shell) -> None:
 
 
 def test_what_is_not_there_does_not_keep_the_rest_from_being_done(shell: Shell) -> None:
-    """Of several ids each is tried; one that is not there is said, and makes the status 1."""
+    """Each of several ids is tried. A missing task is reported, and the status is 1."""
     one, two = shell.send("app:add", "1"), shell.send("app:add", "1")
     gone = f"{one}9"
 
@@ -63,8 +63,9 @@ def test_what_is_not_there_does_not_keep_the_rest_from_being_done(shell: Shell) 
 
 
 def test_short_ids(shell: Shell) -> None:
-    """Each command takes the short id that a terminal shows, of a waiting, a dead and an ended task. One of several
-    tasks is an error that names them, and keeps nothing else from being done."""
+    """Each command accepts the short id that a terminal shows, for a waiting, a dead and an ended task. If several
+    tasks match, an error names them, and the command continues with the other ids.
+    """
 
     def own(id: str) -> str:
         return "_".join(id.rsplit("_", 5)[1:4])
@@ -94,7 +95,7 @@ def test_short_ids(shell: Shell) -> None:
 
 
 def test_rm_touches_nothing_but_tasks(shell: Shell) -> None:
-    """A file that is no task is "not there", wherever it is, and stays."""
+    """A file that is not a task is reported as missing, wherever it is, and stays."""
     stranger = shell.root / "important"
     stranger.write_text("mine")
     shell.send("app:add", "1")
@@ -120,13 +121,14 @@ def test_rm_touches_nothing_but_tasks(shell: Shell) -> None:
     ],
 )
 def test_changes_need_their_words(shell: Shell, words: list[str]) -> None:
-    """Too few words, or contradicting ones, are status 2."""
+    """Missing or contradicting arguments are status 2."""
     shell.error(*words, status=2)
 
 
 def test_purge_deletes_a_state(shell: Shell) -> None:
-    """Only tasks in the state that was given are deleted, each is told, and how many; from the variables of the
-    environment, too."""
+    """Only tasks in the given state are deleted, also if a variable gives the state. The ids and the number are
+    printed.
+    """
     one, two = bury(shell, 2)
     ready, later = shell.send("app:add", "1"), shell.send("app:add", "1", "--in", "1h")
 
@@ -136,7 +138,7 @@ def test_purge_deletes_a_state(shell: Shell) -> None:
 
 
 def test_purge_spares_the_young(shell: Shell) -> None:
-    """--older-than goes by the time at which a task was last due."""
+    """--older-than compares the time at which a task was last due."""
     old, young = bury(shell, 2)
     os.utime(old, (time.time() - 90_000,) * 2)
 
@@ -145,7 +147,7 @@ def test_purge_spares_the_young(shell: Shell) -> None:
 
 
 def test_purge_asks(shell: Shell) -> None:
-    """Without --yes a person is asked, and a script is refused; nothing is deleted unless the answer is yes."""
+    """Without --yes, a person is asked and a script is refused. Tasks are deleted only if the answer is yes."""
     shell.send("app:add", "1")
 
     assert "delete 1 task; add --yes" in shell.error("purge", "--state", "ready", status=2)
@@ -157,7 +159,7 @@ def test_purge_asks(shell: Shell) -> None:
 
 
 def test_pause_and_resume(shell: Shell) -> None:
-    """Paused, a worker starts nothing, and status says so; resumed, it does at once."""
+    """During a pause, a worker starts no task and status shows the pause; after resume, it starts one at once."""
     shell.send("app:add", "1")
 
     assert shell("pause") == f"paused {shell.mail}\n"
@@ -174,7 +176,7 @@ def test_pause_and_resume(shell: Shell) -> None:
 
 @pytest.mark.parametrize("period", ["1e9", "1e300", "inf", "nan", "-3", "x"])
 def test_a_period_longer_than_any_wait(shell: Shell, period: str) -> None:
-    """Workers run under the longest one that can be set, and under whatever somebody has written into the file."""
+    """Workers run with the longest period that can be set, and with any content of the file."""
     (shell.mail / ".unspool/run").mkdir(parents=True, mode=0o700)
     (shell.mail / ".unspool/run/period").write_text(period)
     running = shell.start("app", "--burst", UNSPOOL_HISTORY_LIMIT="0")
@@ -186,7 +188,7 @@ def test_a_period_longer_than_any_wait(shell: Shell, period: str) -> None:
 
 
 def test_set_period(shell: Shell) -> None:
-    """The period is shown by status; what is no positive number is refused."""
+    """status shows the period. A value that is not a positive number is refused."""
     assert shell("set-period", "12.5") == f"period of {shell.mail} is 12.5 s\n"
     assert shell.json("status")["spoolers"][0]["period"] == 12.5
     for wrong in ("-1", "nan", "often"):
@@ -196,7 +198,7 @@ def test_set_period(shell: Shell) -> None:
 
 @pytest.mark.parametrize("words", [["pause"], ["resume"], ["set-period", "5"]])
 def test_switches_of_a_mistyped_spooler(shell: Shell, words: list[str]) -> None:
-    """What is neither there nor configured is not made, and a file is no spooler."""
+    """A spooler that neither exists nor is configured is not created, and a file is not a spooler."""
     typo = shell.root / "mial"
     assert "no spooler is named 'mial' (configured: mail)" in shell.error(*words, "--spooler", "mial", status=2)
     assert f"no spooler {typo}: it does not exist" in shell.error(*words, "--spooler", "./mial", status=1)
@@ -207,7 +209,7 @@ def test_switches_of_a_mistyped_spooler(shell: Shell, words: list[str]) -> None:
 
 
 def test_a_directory_with_the_name_of_a_task(shell: Shell) -> None:
-    """It is listed, is neither deleted nor moved, and is in the way of no other."""
+    """The task is listed, is neither deleted nor moved, and does not affect the others."""
     (shell.mail / "uwsgi_spoolfile_on_a").mkdir(parents=True)
     (shell.mail / "uwsgi_spoolfile_on_b").symlink_to("nowhere")
 
@@ -225,8 +227,9 @@ def test_a_directory_with_the_name_of_a_task(shell: Shell) -> None:
 
 
 def test_what_is_not_a_task_is_never_moved_as_one(shell: Shell) -> None:
-    """Of all that lies among the dead tasks, only the tasks are retried. The directory of a priority, a note and any
-    other file stay, and each is an error."""
+    """Of all files among the dead tasks, only tasks are retried. The directory of a priority, a note and any other file
+    stay, and each is an error.
+    """
     shell.send("app:fail", "--priority", "5")
     ranked, plain = bury(shell, 1)
     dead = shell.mail / ".unspool/dead"
@@ -257,7 +260,7 @@ def test_what_is_not_a_task_is_never_moved_as_one(shell: Shell) -> None:
 
 
 def test_an_unusable_priority_keeps_no_other_task(shell: Shell) -> None:
-    """Dead tasks of a priority whose directory is a file now are errors; all others are ready again."""
+    """Dead tasks of a priority whose directory is now a file are errors. All others are ready again."""
     shell.send("app:fail", "--priority", "5")
     ranked, plain = bury(shell, 1)
     (shell.mail / "5").rmdir()
@@ -274,7 +277,7 @@ def test_an_unusable_priority_keeps_no_other_task(shell: Shell) -> None:
 
 
 def test_a_name_that_is_taken(shell: Shell) -> None:
-    """Dead tasks of one name, whose place is taken by a waiting task of that name, all become ready beside it."""
+    """Dead tasks with the same name, which a waiting task also has, all become ready beside it."""
     dead = shell.mail / ".unspool/dead"
     dead.mkdir(parents=True)
     for path in (shell.mail / "uwsgi_spoolfile_on_a", dead / "uwsgi_spoolfile_on_a", dead / "uwsgi_spoolfile_on_a~2"):
@@ -285,8 +288,9 @@ def test_a_name_that_is_taken(shell: Shell) -> None:
 
 
 def test_bulk_changes_report_ids(shell: Shell) -> None:
-    """Each prints the ids of the tasks that it changed, as lines or as a JSON array; an array also if there are errors,
-    or nothing to do."""
+    """Each command prints the ids of the tasks that it changed, as lines or as a JSON array, also after errors or if
+    there is nothing to do.
+    """
     one, two, three = bury(shell, 3)
     gone = f"{one}9"
 
@@ -300,8 +304,9 @@ def test_bulk_changes_report_ids(shell: Shell) -> None:
 
 
 def test_retry_all_corrupt(shell: Shell) -> None:
-    """All that are corrupt, or dead too if both are asked for, are tried again. What cannot be is told, and in the way
-    of no other."""
+    """All corrupt tasks are retried, with both options also all dead ones. A task that cannot be retried is reported,
+    and does not stop the others.
+    """
     corrupt = shell.mail / ".unspool/corrupt"
     [dead] = bury(shell, 1)
     for name in ("uwsgi_spoolfile_on_a", "uwsgi_spoolfile_on_b"):

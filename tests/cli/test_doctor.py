@@ -1,4 +1,4 @@
-"""``doctor``: what is right is ok, what is wrong is found, and the status says which kind it is."""
+"""``doctor``: what is right is ok, each problem is found, and the status shows its kind."""
 
 import os
 from pathlib import Path
@@ -9,7 +9,7 @@ from .conftest import Shell
 
 
 def levels(shell: Shell, *words: str, status: int = 0, **env: str) -> dict[str, tuple[str, str]]:
-    """Level and text by subject, from --json."""
+    """Return level and text by subject, from --json."""
     import json
 
     found = json.loads(shell("doctor", "--json", *words, status=status, **env))
@@ -19,7 +19,7 @@ def levels(shell: Shell, *words: str, status: int = 0, **env: str) -> dict[str, 
 
 
 def test_all_is_well(shell: Shell) -> None:
-    """A spooler in use, an application that imports: no fail, and each setting with where it comes from."""
+    """With a used spooler and an importable application, nothing fails, and each setting has its source."""
     shell.send("app:add", "1", "--in", "1h")
     (shell.root / "pyproject.toml").write_text("[tool.unspool]\nhistory_limit = 7\n")
 
@@ -37,7 +37,7 @@ def test_all_is_well(shell: Shell) -> None:
 
 
 def test_lines_say_what_to_do(shell: Shell) -> None:
-    """As text, each finding is a line, and what to do about it follows."""
+    """In text form, each finding is a line, followed by the advice."""
     shell.send("app:fail")
     shell.burst()
     shell.send("app:add", "1")
@@ -51,13 +51,13 @@ def test_lines_say_what_to_do(shell: Shell) -> None:
 
 
 def test_a_relative_path_in_the_environment(shell: Shell) -> None:
-    """Each program takes it from where it is started, so it may mean several directories."""
+    """A relative path depends on where each program is started, so it may mean several directories."""
     level, text = levels(shell, status=1, UNSPOOL_SPOOLERS="mail")["spoolers"]
     assert (level, text.partition(" (")[0]) == ("warn", str(shell.mail))
 
 
 def test_a_spooler_that_is_not_there_yet(shell: Shell) -> None:
-    """It is fine as long as it can be made, and looking does not make it."""
+    """A missing directory is fine if it can be created. The check does not create it."""
     assert levels(shell)[str(shell.mail)][0] == "ok"
     assert not shell.mail.exists()
 
@@ -66,7 +66,9 @@ def test_a_spooler_that_is_not_there_yet(shell: Shell) -> None:
     ("mode", "level", "status"), [(0o700, "ok", 0), (0o755, "warn", 1), (0o770, "warn", 1), (0o707, "fail", 3)]
 )
 def test_modes(shell: Shell, mode: int, level: str, status: int) -> None:
-    """Whoever may write to a spooler may run code as its workers: the world fails, a group is warned of."""
+    """Everyone who can write to a spooler can run code as its workers: write access for all fails, for a group it
+    warns.
+    """
     shell.mail.mkdir()
     shell.mail.chmod(mode)
 
@@ -74,8 +76,9 @@ def test_modes(shell: Shell, mode: int, level: str, status: int) -> None:
 
 
 def test_a_place_that_others_may_change(shell: Shell) -> None:
-    """Whoever may write to a directory above can put another one in the spooler's place; one like /tmp, where only a
-    file's owner may, is no such."""
+    """Everyone who can write to a parent directory can replace the spooler, except in a sticky directory such
+    as /tmp.
+    """
     shell.mail.mkdir(mode=0o700)
     place = f"{shell.mail} place"
     assert place not in levels(shell)
@@ -91,7 +94,7 @@ def test_a_place_that_others_may_change(shell: Shell) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="giving files away needs root")
 @pytest.mark.root
 def test_somebody_elses_spooler(shell: Shell) -> None:
-    """Root may look at it; its workers would not start, and the command says why."""
+    """Root may check the directory. Its workers would not start, and the command says why."""
     shell.mail.mkdir(mode=0o700)
     os.chown(shell.mail, 12345, 12345)
     level, text = levels(shell, status=1)[str(shell.mail)]
@@ -101,14 +104,14 @@ def test_somebody_elses_spooler(shell: Shell) -> None:
 
 
 def test_a_spooler_that_is_a_file(shell: Shell) -> None:
-    """Status 3."""
+    """A file in place of the directory fails, with status 3."""
     shell.mail.write_text("")
 
     assert levels(shell, status=3)[str(shell.mail)][0] == "fail"
 
 
 def test_leftovers_are_counted(shell: Shell) -> None:
-    """Drafts that nobody is writing any more are warned of; fresh ones may be somebody's."""
+    """Drafts of dead processes are a warning. New ones may belong to a live process."""
     shell.send("app:add", "1", "--in", "1h")
     (shell.mail / ".unspool/tmp/uwsgi_spoolfile_on_fresh").write_text("")
 
@@ -125,7 +128,7 @@ def test_leftovers_are_counted(shell: Shell) -> None:
     ],
 )
 def test_an_app_that_does_not_import(shell: Shell, source: str, wanted: str) -> None:
-    """It cannot harm the doctor, whatever it does when it is imported; status 2."""
+    """An application that does anything on import cannot harm the command; the status is 2."""
     (shell.root / "app.py").write_text(f"print('noise')\n{source}".replace("print('noise')\ndef", "def"))
 
     level, text = levels(shell, "app", status=2)["app"]
@@ -135,14 +138,14 @@ def test_an_app_that_does_not_import(shell: Shell, source: str, wanted: str) -> 
 
 
 def test_an_app_without_tasks(shell: Shell) -> None:
-    """It can be run, but hardly is the right one: a warning; what it prints is not taken for an answer."""
+    """An application without tasks is a warning. Its own output is not taken for the result."""
     (shell.root / "app.py").write_text('print(\'{"error": "noise"}\')\n')
 
     assert levels(shell, "app", status=1)["app"] == ("warn", "app can be imported, and has no task")
 
 
 def test_bad_settings(shell: Shell) -> None:
-    """A value that cannot be used, or no spooler at all, is status 2, and said with what to set."""
+    """An invalid setting, or no spooler at all, is status 2, and the message says what to set."""
     assert levels(shell, status=2, UNSPOOL_DURABILITY="maybe")["configuration"][0] == "fail"
     assert levels(shell, status=2, UNSPOOL_SPOOLERS="")["spoolers"][0] == "fail"
     assert "UNSPOOL_SPOOLERS=" in shell("doctor", status=2, UNSPOOL_SPOOLERS="")
@@ -151,7 +154,7 @@ def test_bad_settings(shell: Shell) -> None:
 
 @pytest.mark.skipif(not Path("/dev/shm").is_dir() or not os.access("/dev/shm", os.W_OK), reason="needs a tmpfs")
 def test_memory_is_no_disk(shell: Shell, tmp_path: Path) -> None:
-    """A spooler on tmpfs does not outlive a reboot: a warning."""
+    """A spooler on tmpfs does not survive a reboot, which is a warning."""
     place = Path("/dev/shm") / f"unspool-{tmp_path.name}-{os.getpid()}"
     place.mkdir(mode=0o700)
     try:
@@ -162,7 +165,7 @@ def test_memory_is_no_disk(shell: Shell, tmp_path: Path) -> None:
 
 
 def test_variables_that_unspool_does_not_know(shell: Shell) -> None:
-    """A typing error in a setting, or in an option's variable, is a warning, with what was meant."""
+    """A misspelt variable of a setting or option is a warning that names the correct one."""
     known = {"UNSPOOL_DURABILITY": "relaxed", "UNSPOOL_RUN_PROCESSES": "2", "UNSPOOL_MAX_TASK_SIZE": "5"}
     found = levels(shell, status=1, UNSPOOL_DURABILTY="full", UNSPOOL_RUN_PROCESES="2", **known)
     assert found["UNSPOOL_DURABILTY"] == ("warn", "is not a variable that unspool knows")
@@ -174,13 +177,13 @@ def test_variables_that_unspool_does_not_know(shell: Shell) -> None:
 
 
 def test_no_spooler_because_of_a_misspelt_variable(shell: Shell) -> None:
-    """Commands and programs say which one is set."""
+    """Commands and programs say which variable is set."""
     said = shell.error("ls", status=2, UNSPOOL_SPOOLERS="", UNSPOOL_SPOOLER="mail")
     assert "UNSPOOL_SPOOLER is set; did you mean UNSPOOL_SPOOLERS?" in said
 
 
 def test_a_server_that_cannot_be_asked(shell: Shell) -> None:
-    """Its line is there, whether its driver is missing or it cannot be reached: status 3."""
+    """There is a line if the driver is missing or the server cannot be reached; the status is 3."""
     url = "nats://127.0.0.1:1?spooler=mail"
     hide = shell.root / "hide"
     hide.mkdir()

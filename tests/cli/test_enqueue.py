@@ -1,4 +1,4 @@
-"""``enqueue``: what is sent is what was typed, and a mistake sends nothing."""
+"""``enqueue``: it sends what was typed, and a mistake sends nothing."""
 
 import time
 from datetime import UTC, datetime
@@ -13,12 +13,14 @@ from .conftest import Shell
 
 
 def verdicts(shell: Shell) -> dict[str, str]:
-    """How the last run of each task ended."""
+    """Return how the last run of each task ended."""
     return {run["id"]: run["verdict"] for run in reversed(shell.json("history"))}
 
 
 def test_arguments_arrive(shell: Shell) -> None:
-    """JSON arguments, by position and by name, in both forms, reach the function; the id that was printed is theirs."""
+    """JSON arguments, by position and by name, in both forms, reach the function. The printed id is that of the
+    task.
+    """
     (shell.root / "echo.py").write_text(
         "from unspool import Spooler\n"
         "@Spooler.task\n"
@@ -43,7 +45,7 @@ def test_arguments_arrive(shell: Shell) -> None:
 
 
 def test_the_id_is_the_path_of_the_file(shell: Shell) -> None:
-    """What is printed is the absolute path of a file that is there."""
+    """The absolute path of an existing file is printed."""
     id = shell("enqueue", "app:add", "1", "--priority", "12").strip()
 
     assert Path(id).is_file()
@@ -51,7 +53,7 @@ def test_the_id_is_the_path_of_the_file(shell: Shell) -> None:
 
 
 def test_without_app_nothing_of_the_user_s_is_imported(shell: Shell) -> None:
-    """An application that cannot be imported, or is not there, does not keep anybody from sending to it."""
+    """An application that is missing or cannot be imported does not prevent sending to it."""
     (shell.root / "app.py").write_text("this is no Python")
 
     assert shell("enqueue", "app:add", "1")
@@ -59,7 +61,7 @@ def test_without_app_nothing_of_the_user_s_is_imported(shell: Shell) -> None:
 
 
 def test_with_app_the_task_s_own_options_hold(shell: Shell) -> None:
-    """--app brings the task's priority and serialiser; what is typed goes before."""
+    """--app uses the task's priority and serialiser, which options override."""
     own = shell.json("show", shell("enqueue", "--app", "app.py", "app:urgent", '"ann"').strip())
     typed = shell.json(
         "show", shell("enqueue", "--app", "app.py", "urgent", '"ann"', "--priority", "1", "--in", "1h").strip()
@@ -70,7 +72,7 @@ def test_with_app_the_task_s_own_options_hold(shell: Shell) -> None:
 
 
 def test_with_app_mistakes_are_found_before_sending(shell: Shell) -> None:
-    """A function that is not there, and arguments that it does not take, are status 2 and send nothing."""
+    """A missing function, and arguments that it does not accept, are status 2 and send nothing."""
     assert "no task function 'app:nope'" in shell.error("enqueue", "--app", "app", "app:nope", status=2)
     assert "missing a required argument: 'a'" in shell.error("enqueue", "--app", "app", "app:add", status=2)
     assert "too many" in shell.error("enqueue", "--app", "app", "app:add", "1", "2", "3", status=2)
@@ -79,7 +81,7 @@ def test_with_app_mistakes_are_found_before_sending(shell: Shell) -> None:
 
 
 def test_a_message_reaches_its_handler(shell: Shell) -> None:
-    """--message goes to the heir of that type, with its payload."""
+    """--message goes to the subclass of this type, with its payload."""
     right = shell.send("--message", "cleanup", "--payload", '{"days": 30}')
     plain = shell.send("--message", "anything else")
     shell.burst()
@@ -88,7 +90,7 @@ def test_a_message_reaches_its_handler(shell: Shell) -> None:
 
 
 def test_in_is_from_now(shell: Shell) -> None:
-    """--in is the time from now."""
+    """--in is relative to now."""
     before = time.time()
     id = shell.send("app:add", "1", "--in", "1h30m")
 
@@ -99,7 +101,7 @@ def test_in_is_from_now(shell: Shell) -> None:
 
 
 def test_at_takes_iso_times(shell: Shell) -> None:
-    """An offset is heeded, a time without one is local, and the past is now."""
+    """An offset is respected, a time without one is local, and a past time is now."""
     shell("enqueue", "app:add", "1", "--at", "2030-06-01T12:00:00+00:00")
     shell("enqueue", "app:add", "1", "--at", "2030-06-02 12:00")
     shell("enqueue", "app:add", "1", "--at", "1999-01-01")
@@ -140,7 +142,7 @@ def test_at_takes_iso_times(shell: Shell) -> None:
 def test_mistakes_are_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], wanted: str
 ) -> None:
-    """Each is status 2, is named in one line, and sends nothing."""
+    """Each mistake is status 2, is named in one line, and sends nothing."""
     mail = tmp_path / "mail"
     settings.configure(spoolers=[str(mail)])
 
@@ -154,7 +156,7 @@ def test_mistakes_are_one_line(
 
 
 def test_options_from_the_environment(shell: Shell) -> None:
-    """Every option has its variable, also the one whose name is a word of Python's."""
+    """Every option has a variable, also the one whose name is a keyword of Python."""
     id = shell("enqueue", "app:add", "1", UNSPOOL_ENQUEUE_IN="1h", UNSPOOL_ENQUEUE_PRIORITY="6").strip()
 
     found = shell.json("show", id)

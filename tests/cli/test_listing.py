@@ -1,4 +1,4 @@
-"""``ls``, ``show``, ``history`` and ``status``: what they say, and in which form."""
+"""``ls``, ``show``, ``history`` and ``status``: their content, and its form."""
 
 import json
 import os
@@ -26,7 +26,7 @@ WIDE = 5000  # columns of a terminal on which nothing is cut: a path has 4096 by
 
 
 def test_ls_json_tells_each_task_in_the_order_of_running(shell: Shell) -> None:
-    """An array of objects with the documented keys; ready by priority, then deferred, then set aside."""
+    """An array of objects with the documented keys: ready by priority, then deferred, then dead letters."""
     later = shell.send("app:add", "1", "--in", "1h")
     plain = shell.send("app:add", "1")
     failing = shell.send("app:fail", "--priority", "3")
@@ -55,14 +55,16 @@ def test_ls_json_tells_each_task_in_the_order_of_running(shell: Shell) -> None:
 
 
 def test_ls_piped_is_a_line_a_task(shell: Shell) -> None:
-    """Piped, there are no headings, colours or alignment: tab-separated fields, the id first, due in local time."""
+    """In a pipe, there are no headings, colours or alignment: fields separated by tabs, the id first, due in local
+    time.
+    """
     id = shell.send("app:add", "1", "--priority", "4", "--at", "2030-01-01T00:00:00Z")
 
     assert shell("ls") == f"{id}\tdeferred\tapp:add\t4\t2030-01-01T01:00:00.000+01:00\t0\t\n"
 
 
 def test_ls_agrees_with_the_directory(shell: Shell) -> None:
-    """Every task file that ``ls`` of the system finds is listed, and nothing else."""
+    """Exactly the task files that the system's ``ls`` finds are listed."""
     for priority in range(3):
         shell.send("app:add", "1", "--priority", str(priority))
     shell.send("--message", "hello")
@@ -74,7 +76,7 @@ def test_ls_agrees_with_the_directory(shell: Shell) -> None:
 
 
 def test_ls_takes_states_and_a_limit(shell: Shell) -> None:
-    """Options choose; the same options work from the environment."""
+    """Options filter the tasks, also if variables give them."""
     shell.send("app:add", "1")
     late = shell.send("app:add", "1", "--in", "1d")
     later = shell.send("app:add", "1", "--in", "2d")
@@ -87,7 +89,7 @@ def test_ls_takes_states_and_a_limit(shell: Shell) -> None:
 
 
 def test_ls_covers_several_spoolers(shell: Shell) -> None:
-    """All that are configured, or those of --spooler: by path, relative path or base name."""
+    """All configured spoolers are listed, or those of --spooler, given by path, relative path or base name."""
     other = shell.root / "other"
     both = f"{shell.mail},{other}"
     one = shell.send("app:add", "1")
@@ -101,7 +103,7 @@ def test_ls_covers_several_spoolers(shell: Shell) -> None:
 
 
 def test_ls_on_a_terminal_is_a_table(shell: Shell) -> None:
-    """A person gets headings, short ids that show takes, and a relative time."""
+    """On a terminal, there are headings, short ids that show accepts, and a relative time."""
     id = shell.send("app:add", "1", "--in", "90m")
 
     text = shell.on_terminal("ls", columns=WIDE)
@@ -119,8 +121,9 @@ def _plain(text: str) -> list[str]:
 
 
 def test_listings_fit_the_terminal(shell: Shell) -> None:
-    """Of ls, history, status and status --workers, each row is one line, no longer than the terminal is wide. No id is
-    cut, whatever tasks, reasons and spoolers are called. A pipe gets everything."""
+    """Each row of ls, history, status and status --workers is one line that fits the terminal. No id is cut, however
+    long the tasks, reasons and names of spoolers are. A pipe gets everything.
+    """
     shell.send("app:fail", json.dumps("a \N{SNOWMAN} \N{CJK UNIFIED IDEOGRAPH-6F22} " * 40), "--priority", "123456789")
     shell.send("app:add", "1")
     shell.burst()
@@ -143,7 +146,7 @@ def test_listings_fit_the_terminal(shell: Shell) -> None:
 
 
 def test_history_of_several_spoolers_on_a_terminal(shell: Shell) -> None:
-    """The spooler of each run is shown where there are several, and short ids are those of its own tasks."""
+    """With several spoolers, each run has its own. Short ids are made among the tasks of each spooler."""
     shell.send("app:add", "1")
     shell.burst()
     shell.send("app:add", "1", "--spooler", "./other")
@@ -155,7 +158,7 @@ def test_history_of_several_spoolers_on_a_terminal(shell: Shell) -> None:
 
 
 def test_colours_only_where_they_are_wanted(shell: Shell) -> None:
-    """A terminal gets colours, unless NO_COLOR is set; a pipe gets none."""
+    """A terminal gets colours, unless NO_COLOR is set. A pipe gets none."""
     shell.send("app:add", "1")
 
     assert "\x1b[32mready" in shell.on_terminal("ls")
@@ -164,7 +167,7 @@ def test_colours_only_where_they_are_wanted(shell: Shell) -> None:
 
 
 def test_ls_of_a_spooler_that_was_never_used(shell: Shell) -> None:
-    """It is empty, which is no error, and looking does not make it; a person is told."""
+    """A missing spooler is empty, which is not an error. It is not created, and a person is told."""
     done = shell.result("ls", "--json")
 
     assert (done.returncode, done.stdout) == (0, "[]\n")
@@ -173,7 +176,7 @@ def test_ls_of_a_spooler_that_was_never_used(shell: Shell) -> None:
 
 
 def test_a_closed_pipe_ends_quietly(shell: Shell) -> None:
-    """``unspool ls | head`` writes no complaint, and its status is that of a program that SIGPIPE ended."""
+    """``unspool ls | head`` prints no error, and has the status of a program that SIGPIPE ended."""
     for _ in range(2):
         shell.send("app:add", "1")
     for words in (["ls"], ["ls", "--json"], ["status"], ["history"], ["doctor"]):
@@ -188,8 +191,9 @@ def test_a_closed_pipe_ends_quietly(shell: Shell) -> None:
 
 
 def test_hostile_names_and_messages_are_shown_not_sent(shell: Shell) -> None:
-    """Control characters in a message, and bytes in a file's name that are no text, neither reach the terminal nor
-    break a line."""
+    """Control characters in a message, and bytes in a file name that are not text, neither reach the terminal nor break
+    a line.
+    """
     shell.send("--message", "a\x1b[31m\tb\nc")
     odd = os.fsencode(shell.mail) + b"/uwsgi_spoolfile_on_\xff\n_1"
     with open(odd, "wb") as file:
@@ -214,8 +218,9 @@ def test_hostile_names_and_messages_are_shown_not_sent(shell: Shell) -> None:
     ],
 )
 def test_no_locale_ends_a_listing(shell: Shell, locale: dict[str, str]) -> None:
-    """Whatever stdout encodes, each task is listed: half of a surrogate pair, and what the encoding lacks, is escaped.
-    In a pipe, an id that is not text is the file's own name, and can be given back."""
+    """Each task is listed in every encoding of stdout: lone surrogates and characters that it lacks are escaped. In a
+    pipe, an id that is not text is the exact file name, which commands accept.
+    """
     shell.send("--message", "\N{SNOWMAN}")
     odd = os.fsencode(shell.mail) + b"/uwsgi_spoolfile_on_\xff_1"
     with open(odd, "wb") as file:
@@ -235,7 +240,7 @@ def test_no_locale_ends_a_listing(shell: Shell, locale: dict[str, str]) -> None:
 
 
 def test_show_json_has_all_that_is_known(shell: Shell) -> None:
-    """The keys of ls and more: variables decoded, sizes, and the history with its tracebacks."""
+    """The keys of ls and more: decoded variables, sizes, and the history with its tracebacks."""
     id = shell.send("app:stumble")
     shell.burst()
 
@@ -253,7 +258,7 @@ def test_show_json_has_all_that_is_known(shell: Shell) -> None:
 
 
 def test_show_never_unpickles(shell: Shell) -> None:
-    """Listing, showing and doctoring a task whose pickle would run code do not run it."""
+    """Listing, showing and checking a task does not run the code of its pickle."""
     proof = shell.root / "proof"
     code = (
         "import os, sys\nfrom unspool import Spooler\n"
@@ -279,7 +284,9 @@ def test_show_never_unpickles(shell: Shell) -> None:
 
 
 def test_show_prints_what_a_person_needs(shell: Shell) -> None:
-    """State, reason, attempts, due time both ways, and the traceback; a dead task is found under its former id, too."""
+    """State, reason, attempts, due time in both forms, and the traceback. A dead task is also found by its
+    former id.
+    """
     id = shell.send("app:fail", '"broken glass"', "--priority", "9")
     shell.burst()
 
@@ -301,8 +308,9 @@ def test_show_prints_what_a_person_needs(shell: Shell) -> None:
 
 
 def test_show_the_arguments(shell: Shell) -> None:
-    """Pickled arguments are an outline, on one line and without control characters, of a waiting and of a dead task; on
-    a terminal a dead task comes with what can be done about it."""
+    """Pickled arguments of waiting and dead tasks are an outline, in one line and without control characters. On a
+    terminal, a dead task is shown with the possible commands.
+    """
     id = shell.send("app:add", '["a", {"b": null}]', 'b="\\u001b[31m\\n"')
     wanted = "add(['a', {'b': None}], b='\\x1b[31m\\n')"
     assert f"call:     {wanted}\n" in shell("show", id)
@@ -318,7 +326,7 @@ def test_show_the_arguments(shell: Shell) -> None:
 
 
 def test_show_a_json_body(shell: Shell) -> None:
-    """A task that was serialised as JSON is shown with its arguments: reading JSON runs nothing."""
+    """A JSON task is shown with its arguments, because reading JSON runs no code."""
     id = shell("enqueue", "--app", "app", "app:urgent", '"ann"', "copies=2").strip()
 
     shown = shell.json("show", id)
@@ -330,7 +338,7 @@ def test_show_a_json_body(shell: Shell) -> None:
 
 
 def test_show_a_task_that_is_not_there(shell: Shell) -> None:
-    """Status 1; and if it has run, when it ended and how."""
+    """The status is 1. If the task has run, the message says when and how it ended."""
     id = shell.send("app:add", "1")
     shell.burst()
     settings.configure(spoolers=[str(shell.mail)], durability="relaxed")
@@ -343,7 +351,7 @@ def test_show_a_task_that_is_not_there(shell: Shell) -> None:
 
 
 def test_a_copy_that_lost_its_time(shell: Shell) -> None:
-    """A deferred task whose copy has the present time is not due before the time in its name, as listings say."""
+    """A copy of a deferred task with the current mtime is due at the time in its name, as listings show."""
     id = Path(shell.send("app:add", "1", "--in", "1d"))
     due = id.stat().st_mtime
     os.utime(id)
@@ -357,7 +365,7 @@ def test_a_copy_that_lost_its_time(shell: Shell) -> None:
 
 
 def test_show_without_configuration(shell: Shell) -> None:
-    """A path is enough: the spooler is found from it, also for a priority and for a dead task, and nothing is made."""
+    """A path identifies the spooler, also for a priority and a dead task, and nothing is created."""
     plain = shell.send("app:add", "1")
     first = shell.send("app:fail", "--priority", "5")
     before = {path for path in shell.mail.rglob("*") if path.is_dir()}
@@ -374,7 +382,7 @@ def test_show_without_configuration(shell: Shell) -> None:
 
 
 def test_a_running_task_shows_its_worker(shell: Shell) -> None:
-    """While a task runs it is listed as running, with the process that runs it, and cannot be removed."""
+    """A running task is listed as running, with its process, and cannot be removed."""
     gate = shell.gate()
     id = shell.send("app:hold", json.dumps(str(gate)))
     running = shell.start("app")
@@ -401,7 +409,7 @@ def test_a_running_task_shows_its_worker(shell: Shell) -> None:
 
 
 def test_history_lists_runs(shell: Shell) -> None:
-    """Newest first, of all tasks or one, all or those that failed, as lines or JSON."""
+    """Newest first, for all tasks or one, all runs or failed ones, as lines or JSON."""
     good = shell.send("app:add", "1")
     shell.burst()
     bad = shell.send("app:fail")
@@ -422,7 +430,7 @@ def test_history_lists_runs(shell: Shell) -> None:
 
 
 def test_odd_rows_in_the_history(shell: Shell) -> None:
-    """history and show leave out what is no run, and escape what a row brings along."""
+    """history and show omit invalid rows, and escape the values of others."""
     id = shell.send("app:fail")
     shell.burst()
     with closing(sqlite3.connect(shell.mail / ".unspool/history.sqlite3")) as connection, connection:
@@ -440,7 +448,7 @@ def test_odd_rows_in_the_history(shell: Shell) -> None:
 
 @pytest.mark.parametrize("words", [["ls"], ["history"]])
 def test_a_limit_that_no_number_of_rows_reaches(shell: Shell, words: list[str]) -> None:
-    """A limit above what a server or SQLite can count to is bad usage."""
+    """A limit above the largest number of a server or SQLite is wrong usage."""
     assert "--limit" in shell.error(*words, "--limit", "99999999999999999999", status=2)
     shell(*words, "--limit", str(2**31 - 1))
 
@@ -449,7 +457,7 @@ def test_a_limit_that_no_number_of_rows_reaches(shell: Shell, words: list[str]) 
     "note", ["[" * 30_000, '{"reason": [], "attempts": true}', '{"reason": 5, "attempts": "x"}', "[]"]
 )
 def test_an_odd_note_beside_a_dead_task(shell: Shell, note: str) -> None:
-    """A note that tells no reason costs the listing nothing but that."""
+    """A note without a reason only leaves the reason empty."""
     shell.send("app:fail")
     shell.burst()
     [dead] = [Path(entry["id"]) for entry in shell.json("ls")]
@@ -460,7 +468,7 @@ def test_an_odd_note_beside_a_dead_task(shell: Shell, note: str) -> None:
 
 
 def test_history_of_what_never_was(shell: Shell) -> None:
-    """An unknown task is status 1; one that has not run yet has an empty history."""
+    """An unknown task is status 1. A task that has not run has an empty history."""
     id = shell.send("app:add", "1")
 
     assert "no task" in shell.error("history", f"{id}9", status=1)
@@ -469,7 +477,7 @@ def test_history_of_what_never_was(shell: Shell) -> None:
 
 
 def test_history_s_limit_is_not_the_setting(shell: Shell) -> None:
-    """UNSPOOL_HISTORY_LIMIT is how many runs are kept; what is listed has a variable of its own."""
+    """UNSPOOL_HISTORY_LIMIT is the number of runs that are kept. The limit of the listing has another variable."""
     for _ in range(3):
         shell.send("app:add", "1")
     shell.burst()
@@ -479,7 +487,7 @@ def test_history_s_limit_is_not_the_setting(shell: Shell) -> None:
 
 
 def test_a_body_that_is_nested_too_deep(shell: Shell) -> None:
-    """A hostile file is shown like any other: its body, which no program could print, is measured only."""
+    """A hostile file is shown like any other. Only the size of its body, which cannot be printed, is shown."""
     shell.mail.mkdir(mode=0o700)
     for name, depth in (("deep", 100_000), ("deep enough", 990)):
         id = shell.mail / f"uwsgi_spoolfile_on_{name}_1_1_1_1_1"
@@ -489,7 +497,7 @@ def test_a_body_that_is_nested_too_deep(shell: Shell) -> None:
 
 
 def test_status_counts(shell: Shell) -> None:
-    """The documented object for each spooler, also for one that was never used; a table for people."""
+    """The documented object for each spooler, also for one that was never used, and a table for people."""
     other = shell.root / "other"
     shell.send("app:add", "1")
     shell.send("app:add", "1", "--in", "1h")
@@ -514,7 +522,7 @@ def test_status_counts(shell: Shell) -> None:
 
 
 def test_rich_is_for_terminals_only(shell: Shell) -> None:
-    """A piped command does not spend the time of importing rich."""
+    """A command in a pipe does not import rich, which takes time."""
     shell.send("app:add", "1")
     code = "import sys; from unspool.cli import main; main(['ls']); assert 'rich' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], cwd=shell.root, env=shell.env, check=True, stdout=subprocess.DEVNULL)
@@ -522,7 +530,7 @@ def test_rich_is_for_terminals_only(shell: Shell) -> None:
 
 @pytest.mark.parametrize("states", ["deferred,ready", "deferred ready", "deferred, ready"])
 def test_states_in_the_environment(shell: Shell, states: str) -> None:
-    """Several are separated by commas, as spoolers are, or by spaces."""
+    """Several values are separated by commas, like spoolers, or by spaces."""
     shell.send("app:add", "1")
     shell.send("app:add", "2", "--in", "1h")
     found = {entry["state"] for entry in shell.json("ls", UNSPOOL_LS_STATE=states)}
@@ -531,7 +539,7 @@ def test_states_in_the_environment(shell: Shell, states: str) -> None:
 
 
 def test_a_large_task_is_shown_whole(shell: Shell) -> None:
-    """With its message and the size of its body, and in a listing without a look at either."""
+    """show prints the message and the size of the body. A listing reads neither."""
     settings.configure(spoolers=[str(shell.mail)], durability="relaxed")
     id = Spooler.send_message_raw("large", payload=b"x" * (65 << 20))
     shown = shell.json("show", id)
@@ -544,7 +552,7 @@ def test_a_large_task_is_shown_whole(shell: Shell) -> None:
 
 
 def test_status_without_workers(shell: Shell) -> None:
-    """The list of processes says so if it is empty, on a terminal and beside a pipe; JSON is an empty list."""
+    """An empty list of processes is reported on a terminal and on stderr beside a pipe. JSON is an empty array."""
     assert "no worker is running" in shell.on_terminal("status", "--workers")
     assert shell.result("status", "--workers").stderr.endswith("unspool: no worker is running\n")
     assert shell.json("status", "--workers") == {"processes": []}

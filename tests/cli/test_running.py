@@ -1,4 +1,4 @@
-"""``run``: real supervisors with real workers, told what to do by options and signals."""
+"""``run``: real supervisors with real workers, controlled by options and signals."""
 
 import json
 import re
@@ -10,7 +10,7 @@ from .conftest import Shell
 
 
 def test_burst_runs_what_is_ready_and_ends(shell: Shell) -> None:
-    """Everything ready is run, in order of priority; what is deferred stays; the status is 0."""
+    """All ready tasks run in order of priority, deferred tasks stay, and the status is 0."""
     second = shell.send("app:add", "1")
     first = shell.send("app:add", "1", "--priority", "1")
     later = shell.send("app:add", "1", "--in", "1h")
@@ -23,7 +23,7 @@ def test_burst_runs_what_is_ready_and_ends(shell: Shell) -> None:
 
 
 def test_text_log_lines(shell: Shell) -> None:
-    """Time with offset, level, pid, spooler, task, id, verdict, duration and reason, one line a run."""
+    """One line per run has time with offset, level, pid, spooler, task, id, verdict, duration and reason."""
     id = shell.send("app:fail", '"two\\nlines"')
     lines = shell.burst()
 
@@ -38,7 +38,7 @@ def test_text_log_lines(shell: Shell) -> None:
 
 
 def test_json_log_lines(shell: Shell) -> None:
-    """--log-format json writes one object a line, with the fields of a run where it tells of one."""
+    """--log-format json writes one object per line, with the fields of a run for its end."""
     id = shell.send("app:stumble")
 
     lines = [json.loads(line) for line in shell.burst("--log-format", "json")]
@@ -77,8 +77,9 @@ def half():
 
 
 def test_a_reason_is_the_same_everywhere(shell: Shell) -> None:
-    """The type and the first line of the error are in the log, in ls, show and history; the traceback follows in show
-    and in JSON. An exception whose text cannot be had or stored costs no other task its run."""
+    """The log, ls, show and history have the type and the first line of the error. show and JSON also have the
+    traceback. An exception whose text cannot be read or stored affects no other task.
+    """
     (shell.root / "odd.py").write_text(ODD)
     reasons = {
         shell.send("odd:group"): "ValueError: order 17 has no price (and 1 more in ExceptionGroup)",
@@ -101,7 +102,7 @@ def test_a_reason_is_the_same_everywhere(shell: Shell) -> None:
 
 
 def test_log_level(shell: Shell) -> None:
-    """What is below the level is not written; the level may come from the environment."""
+    """Lines below the level are not written. The level may come from the environment."""
     shell.send("app:add", "1")
     shell.send("app:fail")
 
@@ -112,8 +113,9 @@ def test_log_level(shell: Shell) -> None:
 
 
 def test_progress_on_a_terminal(shell: Shell) -> None:
-    """A line rewritten in place stands for the runs that went well; failures are lines above it; at the end it is
-    gone."""
+    """A line that is rewritten in place replaces the lines of successful runs. Failures are lines above it. At the end
+    it is cleared.
+    """
     shell.send("app:add", "1")
     shell.send("app:fail")
 
@@ -129,7 +131,7 @@ def test_progress_on_a_terminal(shell: Shell) -> None:
 
 
 def test_a_log_level_brings_the_runs_back(shell: Shell) -> None:
-    """Whoever gives --log-level or --no-progress on a terminal sees each run."""
+    """With --log-level or --no-progress, a terminal shows each run."""
     shell.send("app:add", "1")
     assert "processed" in shell.on_terminal("run", "app", "--burst", "--log-level", "info")
     shell.send("app:add", "1")
@@ -139,7 +141,7 @@ def test_a_log_level_brings_the_runs_back(shell: Shell) -> None:
 
 
 def test_a_paused_burst_says_why_it_ran_nothing(shell: Shell) -> None:
-    """With the command that ends the pause."""
+    """The log line has the command that ends the pause."""
     shell.send("app:add", "1")
     shell("pause")
     lines = shell.burst()
@@ -149,7 +151,7 @@ def test_a_paused_burst_says_why_it_ran_nothing(shell: Shell) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_stop_lets_what_runs_end(shell: Shell, number: signal.Signals) -> None:
-    """TERM or INT: the running task ends well, the next one is not begun, status 0."""
+    """After TERM or INT, the running task ends, the next one does not begin, and the status is 0."""
     gate = shell.gate()
     shell.send("app:hold", json.dumps(str(gate)))
     running = shell.start("app")
@@ -167,7 +169,7 @@ def test_stop_lets_what_runs_end(shell: Shell, number: signal.Signals) -> None:
 
 @pytest.mark.parametrize("numbers", [[signal.SIGTERM, signal.SIGINT], [signal.SIGQUIT]])
 def test_stop_at_once(shell: Shell, numbers: list[signal.Signals]) -> None:
-    """A second TERM or INT, or QUIT, ends a task that would not; it is not lost, and the status is 0."""
+    """A second TERM or INT, or QUIT, kills a task that does not end. It is not lost, and the status is 0."""
     id = shell.send("app:hold", json.dumps(str(shell.gate())))
     running = shell.start("app")
     running.wait_for_output("holding")
@@ -182,7 +184,7 @@ def test_stop_at_once(shell: Shell, numbers: list[signal.Signals]) -> None:
 
 
 def test_hup_brings_fresh_workers(shell: Shell) -> None:
-    """HUP: the application is imported anew, so that a changed task runs as it is written now."""
+    """After HUP, the application is imported again, so a changed task runs its new code."""
     running = shell.start("app", "--log-format", "json")
     running.wait_for("started")
     (shell.root / "app.py").write_text("from unspool import Spooler\n@Spooler.task\ndef fresh(): return True\n")
@@ -218,7 +220,7 @@ def test_reload_on_change(shell: Shell) -> None:
     ],
 )
 def test_an_app_that_does_not_import(shell: Shell, source: str, wanted: str) -> None:
-    """Status 2 and one line, which names file, line and error; nothing was started, and the tasks stay."""
+    """The status is 2, and one line names file, line and error. No task is started, and all stay."""
     shell.send("app:add", "1")
     (shell.root / "app.py").write_text(source)
 
@@ -233,7 +235,7 @@ def test_an_app_that_is_not_there(shell: Shell) -> None:
 
 
 def test_a_spooler_that_cannot_be_used(shell: Shell) -> None:
-    """A file, or a directory that all may write to, is status 3, and said why."""
+    """A file, or a directory that everyone can write to, is status 3, with the reason."""
     (shell.root / "file").write_text("")
     (shell.root / "open").mkdir()
     (shell.root / "open").chmod(0o777)
@@ -244,7 +246,7 @@ def test_a_spooler_that_cannot_be_used(shell: Shell) -> None:
 
 
 def test_tasks_of_a_given_spooler_may_send_tasks(shell: Shell) -> None:
-    """With --spooler and nothing configured, a task that sends another finds the same spooler."""
+    """With --spooler and no configured spooler, a task that sends another one finds the same spooler."""
     (shell.root / "chain.py").write_text(
         "from unspool import Spooler\n"
         "@Spooler.task\n"
@@ -266,7 +268,7 @@ def test_tasks_of_a_given_spooler_may_send_tasks(shell: Shell) -> None:
 
 
 def test_one_supervisor_serves_several_spoolers(shell: Shell) -> None:
-    """--spooler may be repeated, and a directory named twice is served once."""
+    """--spooler may be repeated. A directory that is named twice is served once."""
     one = shell.send("app:add", "1", "--spooler", "./one")
     two = shell.send("app:add", "1", "--spooler", "./two")
 

@@ -1,4 +1,4 @@
-"""Signals that come while a command is still starting: sent when it imports a given module."""
+"""Signals that arrive while a command is starting, sent when it imports a given module."""
 
 import os
 import signal
@@ -24,7 +24,7 @@ sys.meta_path.insert(0, Signalled())
 
 
 def signalled(shell: Shell, number: int, module: str, *words: str) -> subprocess.CompletedProcess[str]:
-    """Runs a command that gets a signal when it begins to import this module."""
+    """Run a command that gets a signal when it begins to import this module."""
     (shell.root / "sitecustomize.py").write_text(SIGNALLED)
     env = shell.env | {"PYTHONPATH": str(shell.root), "SIGNALLED_AT": module, "SIGNALLED_BY": str(int(number))}
     return subprocess.run(
@@ -35,26 +35,26 @@ def signalled(shell: Shell, number: int, module: str, *words: str) -> subprocess
 @pytest.mark.parametrize("module", ["unspool", "click", "unspool.cli.output"])
 @pytest.mark.parametrize("words", [["ls"], ["run", "app"], ["enqueue", "app:add", "1"]])
 def test_ctrl_c_during_the_start(shell: Shell, module: str, words: list[str]) -> None:
-    """Nothing has begun: it ends as a shell reports an interrupted command, and says nothing."""
+    """While the command starts, Ctrl-C ends it with status 130, without output."""
     done = signalled(shell, signal.SIGINT, module, *words)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
 def test_ctrl_c_before_the_supervisor_takes_it(shell: Shell) -> None:
-    """The same as late as that."""
+    """The status is also 130 just before the supervisor handles the signal."""
     done = signalled(shell, signal.SIGINT, "unspool.runtime.recorder", "run", "app")
     assert (done.returncode, done.stderr) == (130, "")
 
 
 def test_ctrl_c_once_a_command_has_begun(shell: Shell) -> None:
-    """What it does is left in order, and the status is the same."""
+    """The command cleans up, and ends with the same status."""
     done = signalled(shell, signal.SIGINT, "unspool.backends.spool", "enqueue", "app:add", "1")
     assert (done.returncode, done.stdout, done.stderr.strip()) == (130, "", "")
 
 
 @pytest.mark.parametrize("module", ["unspool", "click", "unspool.runtime.recorder"])
 def test_hup_and_term_before_the_supervisor_takes_them(shell: Shell, module: str) -> None:
-    """HUP asks for fresh workers, which the first ones are; after TERM it has stopped, with status 0."""
+    """HUP asks for new workers, which the first ones are. TERM stops the command with status 0."""
     shell.send("app:add", "1")
     done = signalled(shell, signal.SIGTERM, module, "run", "app", "--burst")
     assert (done.returncode, done.stderr) == (0, "")

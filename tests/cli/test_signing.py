@@ -1,4 +1,4 @@
-"""Secret keys, as the person who runs workers meets them."""
+"""Secret keys, as the user of the command line sees them."""
 
 from itertools import pairwise
 
@@ -10,12 +10,12 @@ NEW, OLD = "n" * 32, "o" * 32
 
 
 def enqueue(shell: Shell, **env: str) -> str:
-    """Sends a task by a command of its own; its id."""
+    """Send a task by a command, and return its id."""
     return shell("enqueue", "app:add", "1", **env).strip()
 
 
 def run(shell: Shell, *keys: str) -> list[str]:
-    """What a worker with these keys logs of all that is ready."""
+    """Return what a worker with these keys logs for all ready tasks."""
     env = {"UNSPOOL_SECRET_KEY": ",".join(keys)} if keys else {}
     done = shell.result("run", "app", "--burst", **env)
     assert done.returncode == 0, done.stderr
@@ -23,9 +23,10 @@ def run(shell: Shell, *keys: str) -> list[str]:
 
 
 def test_rotation(shell: Shell) -> None:
-    """The guide's steps: the new key is added behind the old one everywhere, then put first, then the old one is taken
-    away. At each step, tasks of before and after it run. What is still signed with the old key after that is set aside,
-    and comes back when the key does."""
+    """The steps of the guide: the new key is added after the old one everywhere, then put first, then the old one is
+    removed. At each step, earlier and later tasks run. Tasks that are still signed with the old key are then set aside,
+    and run when the key is back.
+    """
     steps = [(OLD,), (OLD, NEW), (NEW, OLD), (NEW,)]
     for before, after in pairwise(steps):
         for sender, worker in ((before, after), (after, before), (after, after)):
@@ -42,7 +43,7 @@ def test_rotation(shell: Shell) -> None:
 
 
 def test_first_key(shell: Shell) -> None:
-    """Senders get the key first: workers without one run both kinds. Then the workers get it."""
+    """Senders get the key first: workers without a key run both kinds. Then the workers get it."""
     enqueue(shell)
     enqueue(shell, UNSPOOL_SECRET_KEY=NEW)
     assert len(run(shell)) == 2
@@ -52,7 +53,7 @@ def test_first_key(shell: Shell) -> None:
 
 
 def test_an_unsigned_task(shell: Shell) -> None:
-    """Set aside; the log, ls, show and the counts say so, and none of them decodes it."""
+    """Unsigned tasks are set aside. The log, ls, show and the counts say so, and none of them decodes a task."""
     id = enqueue(shell)
     (line,) = run(shell, NEW)
     reason = "unsigned, and here a secret key is set: its sender has none"
@@ -64,7 +65,7 @@ def test_an_unsigned_task(shell: Shell) -> None:
 
 
 def test_show_tells_the_queue_and_hides_nothing_else(shell: Shell) -> None:
-    """A signed task is shown like any other, without its seal, whether or not the key is there."""
+    """A signed task is shown like any other, without its seal, with or without the key."""
     id = enqueue(shell, UNSPOOL_SECRET_KEY=NEW)
     for env in ({}, {"UNSPOOL_SECRET_KEY": NEW}):
         found = shell.json("show", id, **env)
@@ -75,7 +76,9 @@ def test_show_tells_the_queue_and_hides_nothing_else(shell: Shell) -> None:
 @pytest.mark.parametrize("key", ["", "short", f"{NEW},"])
 @pytest.mark.parametrize("words", [("run", "app", "--burst"), ("enqueue", "app:add", "1"), ("ls",), ("uwsgi", "app")])
 def test_an_empty_or_short_key_refuses_to_start(shell: Shell, key: str, words: tuple[str, ...]) -> None:
-    """Status 2 and one line with the variable, the minimum and the way to a key. Nothing is sent or run."""
+    """The status is 2, with one line that names the variable, the minimum and how to make a key. Nothing is sent or
+    run.
+    """
     line = shell.error(*words, status=2, UNSPOOL_SECRET_KEY=key)
     assert line.startswith("secret_key from UNSPOOL_SECRET_KEY cannot be used: ")
     assert "32 or more" in line
@@ -84,7 +87,9 @@ def test_an_empty_or_short_key_refuses_to_start(shell: Shell, key: str, words: t
 
 
 def test_doctor(shell: Shell) -> None:
-    """It tells whether there are keys and from where, never a key; a file that is kept with the code is no place."""
+    """doctor shows whether there are keys and their source, but never a key. A file that is kept with the code is a
+    warning.
+    """
     assert "ok   secret_key: none: tasks are not signed" in shell("doctor")
     told = shell("doctor", UNSPOOL_SECRET_KEY=f"{NEW},{OLD}")
     assert "ok   secret_key: 2 keys, the first signs; unsigned tasks become corrupt (from UNSPOOL_SECRET_KEY)" in told

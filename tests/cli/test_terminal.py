@@ -1,4 +1,4 @@
-"""``unspool run`` on a terminal: what is typed, and to whom it goes."""
+"""``unspool run`` on a terminal: who receives the input."""
 
 import contextlib
 import fcntl
@@ -39,7 +39,7 @@ def add(a, b):
 
 
 class Session:
-    """``unspool run`` in a session of its own on a terminal of its own."""
+    """``unspool run`` in its own session on its own terminal."""
 
     def __init__(self, shell: Shell) -> None:
         (shell.root / "app.py").write_text(APP)
@@ -53,17 +53,17 @@ class Session:
         self.text = ""
 
     def wait_for(self, text: str) -> None:
-        """Waits until this is on the screen."""
+        """Wait until this text is on the screen."""
         while text not in self.text:
             assert readable(self.terminal, PATIENCE), f"{text!r} never came; there is {self.text}"
             self.text += os.read(self.terminal, 1 << 16).decode()
 
     def type(self, text: str) -> None:
-        """Types it."""
+        """Type this text."""
         os.write(self.terminal, text.encode())
 
     def end(self) -> int:
-        """Waits for its end; its status."""
+        """Wait for the end, and return the status."""
         with contextlib.suppress(OSError):  # EIO: all who could write have gone
             while readable(self.terminal, PATIENCE) and (part := os.read(self.terminal, 1 << 16)):
                 self.text += part.decode()
@@ -72,7 +72,7 @@ class Session:
 
 @pytest.fixture
 def session(shell: Shell) -> Iterator[Session]:
-    """A session, which the test's end ends."""
+    """A session that ends with the test."""
     with contextlib.ExitStack() as stack:
         here = Session(shell)
         stack.callback(os.close, here.terminal)
@@ -83,7 +83,7 @@ def session(shell: Shell) -> Iterator[Session]:
 
 
 def test_ctrl_c_does_not_reach_the_programs_of_a_task(shell: Shell, session: Session) -> None:
-    """The program that a task runs goes on, and its task ends well, before the supervisor does."""
+    """The program that a task runs continues, and the task ends before the supervisor does."""
     gate = shell.root / "gate"
     os.mkfifo(gate)
     shell.send("app:convert", f'"{gate}"')
@@ -97,7 +97,7 @@ def test_ctrl_c_does_not_reach_the_programs_of_a_task(shell: Shell, session: Ses
 
 
 def test_a_task_can_read_from_the_terminal(shell: Shell, session: Session) -> None:
-    """As a debugger does. Ctrl-C stops the supervisor all the same, and the answer still goes to the task."""
+    """A task reads like a debugger. Ctrl-C stops the supervisor, and the input still goes to the task."""
     shell.send("app:ask")
     session.wait_for("name? ")
     session.type("ann\n")
@@ -116,7 +116,7 @@ def test_a_task_can_read_from_the_terminal(shell: Shell, session: Session) -> No
 
 
 def test_ctrl_c_after_a_task_has_read(shell: Shell, session: Session) -> None:
-    """The terminal is the supervisor's again when the task has ended, and Ctrl-C stops it."""
+    """When the task has ended, the supervisor has the terminal again, and Ctrl-C stops it."""
     shell.send("app:ask")
     session.wait_for("name? ")
     session.type("ann\n")

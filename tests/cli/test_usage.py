@@ -1,4 +1,4 @@
-"""The command line as a whole: statuses, help, and that no mistake is ever answered by a traceback."""
+"""The command line as a whole: statuses, help, and no traceback for any mistake."""
 
 import contextlib
 import os
@@ -19,7 +19,7 @@ from .conftest import Shell, all_commands
 
 
 def test_version(shell: Shell) -> None:
-    """--version prints name and version; ``python -m unspool`` is the same program."""
+    """--version prints name and version. ``python -m unspool`` is the same program."""
     assert shell("--version") == f"unspool {unspool.__version__}\n"
     done = subprocess.run(
         [sys.executable, "-m", "unspool", "ls", "--bad"], cwd=shell.root, env=shell.env, capture_output=True, text=True,
@@ -31,7 +31,7 @@ def test_version(shell: Shell) -> None:
 
 
 def test_help_names_every_variable(capsys: pytest.CaptureFixture[str]) -> None:
-    """Each command's help names, for each option, the variable that sets it; no setting's variable is among them."""
+    """The help of each command names the variable of each option. None of them is the variable of a setting."""
     taken = {f"UNSPOOL_{name.upper()}" for name in Settings._fields}
     for name, command in all_commands().items():
         assert main([name, "--help"]) == 0
@@ -45,7 +45,7 @@ def test_help_names_every_variable(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_without_words_there_is_help(shell: Shell) -> None:
-    """No command is bad usage, answered by what commands there are."""
+    """No command is wrong usage, and the answer lists the commands."""
     done = shell.result()
 
     assert done.returncode == 2
@@ -53,13 +53,13 @@ def test_without_words_there_is_help(shell: Shell) -> None:
 
 
 def test_a_bad_value_from_the_environment_is_traced(shell: Shell) -> None:
-    """The line names the variable that the value came from."""
+    """The line names the variable that has set the value."""
     assert "UNSPOOL_RUN_PROCESSES is set" in shell.error("run", "app", status=2, UNSPOOL_RUN_PROCESSES="many")
     assert "UNSPOOL_PERIOD" in shell.error("ls", status=2, UNSPOOL_PERIOD="never")
 
 
 def test_bad_settings_files(shell: Shell) -> None:
-    """A pyproject.toml that cannot be read, or has an unknown setting, is status 2, whatever is asked."""
+    """A pyproject.toml that cannot be read, or has an unknown setting, is status 2 for every command."""
     (shell.root / "pyproject.toml").write_text("[tool.unspool]\nspolers = ['mail']\n")
     assert "unknown setting 'spolers'" in shell.error("status", status=2)
     (shell.root / "pyproject.toml").write_text("[tool.unspool\n")
@@ -67,7 +67,7 @@ def test_bad_settings_files(shell: Shell) -> None:
 
 
 def test_an_interrupt_is_no_traceback(shell: Shell) -> None:
-    """Ctrl-C at a question ends with 130 and nothing else."""
+    """Ctrl-C at a question ends with 130, without output."""
     shell.send("app:add", "1")
 
     text = shell.on_terminal("purge", "--state", "ready", answer=("for good?", "\x03"), status=130)
@@ -89,8 +89,9 @@ WORDS = [
 @settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(words=st.lists(st.sampled_from(WORDS), max_size=7))
 def test_no_words_make_a_traceback(words: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Whatever is typed, in any order, ends with one of the documented statuses; and with 1, 2 or 3, with a line that
-    says why."""
+    """Any words in any order end with one of the documented statuses, and with 1, 2 or 3 also with a line that says
+    why.
+    """
     (tmp_path / "file").write_text("")
     configure(spoolers=[str(tmp_path / "mail")])
     with contextlib.chdir(tmp_path):

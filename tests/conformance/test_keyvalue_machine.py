@@ -1,7 +1,7 @@
-"""The key-value table of a spool directory does what the table in memory does, whatever is asked of the two.
+"""The key-value table of a spool directory behaves like the table in memory.
 
-Hypothesis makes up commands of two processes; both tables obey, and after each all that can be seen of them is
-compared. Versions are compared by the order in which they were first seen, since the numbers differ.
+Hypothesis generates commands of two processes. Both tables execute them, and after each command, everything that can be
+seen of them is compared. Versions are compared by the order in which they were returned.
 """
 
 import shutil
@@ -41,7 +41,7 @@ class TableLikeMemory(RuleBasedStateMachine):
         shutil.rmtree(self.place)
 
     def expected(self, number: int | None) -> tuple[int | None, int | None]:
-        """One of the versions so far, of the directory and of the model."""
+        """Return one of the versions so far, of the directory and of the model."""
         return (None, None) if number is None else self.versions[number % len(self.versions)]
 
     def same(self, found: Item | None, model: Item | None) -> bool:
@@ -111,4 +111,4 @@ TableLikeMemory.TestCase.settings = settings(
 
 
 class TestTableLikeMemory(TableLikeMemory.TestCase):
-    """No sequence of commands tells the two apart."""
+    """No sequence of commands distinguishes the two."""

@@ -1,4 +1,4 @@
-"""The memory backend keeps the contract."""
+"""The memory backend passes the conformance suite."""
 
 from pathlib import Path
 

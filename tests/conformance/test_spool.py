@@ -1,4 +1,4 @@
-"""The spool directory keeps the contract, in each way in which it can be set up or must do without."""
+"""The spool directory passes the conformance suite in each configuration."""
 
 import errno
 import os
@@ -13,7 +13,7 @@ from unspool.testing import BackendConformance
 
 
 class TestRelaxed(BackendConformance):
-    """Without syncs, as most of these tests need none."""
+    """Without syncs, which most of these tests do not need."""
 
     durable = False
 
@@ -29,13 +29,13 @@ class TestRelaxed(BackendConformance):
 
 
 class TestDurable(TestRelaxed):
-    """With every task synced."""
+    """With a sync of every task."""
 
     durable = True
 
 
 class TestWithoutAttributes(TestRelaxed):
-    """On a file system that has no extended attributes: attempts are kept in files beside."""
+    """Without extended attributes: attempts are stored in files."""
 
     @pytest.fixture(autouse=True)
     def no_attributes(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,7 +47,7 @@ class TestWithoutAttributes(TestRelaxed):
 
 
 class TestWithoutEvents(TestRelaxed):
-    """Where the kernel tells nothing of changes: looking again finds them."""
+    """Without change events of the kernel: scans find the changes."""
 
     @pytest.fixture(autouse=True)
     def no_events(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,8 +47,9 @@ class Task:
 
 
 class LikeMemory(RuleBasedStateMachine):
-    """What any ground is asked to do. An heir says what the ground is: ``spool`` and ``feed``, a worker's ``claim``,
-    and what is left of it when it is killed."""
+    """Commands for any backend. A subclass provides the backend: ``spool`` and ``feed``, a worker's ``claim``, and the
+    effect of a kill.
+    """
 
     spool: Backend
     feed: Feed
@@ -64,28 +65,28 @@ class LikeMemory(RuleBasedStateMachine):
         self.open()
 
     def open(self) -> None:
-        """Starts a supervisor."""
+        """Start a supervisor."""
         raise NotImplementedError
 
     def claim(self, ref: str) -> Claim | Refusal:
-        """A worker claims a task."""
+        """Let a worker claim a task."""
         return self.spool.claim(ref)
 
     def settle_claim(self, claim: Claim, disposition: Disposition) -> float | None:
-        """It settles what it claimed."""
+        """Settle a claim."""
         return self.spool.settle(claim, disposition)
 
     def kill(self, claim: Claim) -> None:
-        """It dies, and the ground has noticed."""
+        """Kill the worker of a claim, and wait until the backend has noticed."""
         raise NotImplementedError
 
     def look(self) -> None:
-        """The feed takes in all that was done before."""
+        """Let the feed process all earlier changes."""
         while self.feed.refresh().more:
             pass
 
     def clean(self) -> None:
-        """Removes what there was."""
+        """Remove all tasks."""
 
     def teardown(self) -> None:
         for task in self.tasks.values():
@@ -102,14 +103,14 @@ class LikeMemory(RuleBasedStateMachine):
         self.clock.now = self.start + self.moment / 1000
 
     def now(self) -> None:
-        """Moves on to a moment at which nothing is due yet."""
+        """Advance to a time at which no further task is due."""
         self.pass_time(1)
         while self.moment in self.used:
             self.pass_time(1)
         self.used.add(self.moment)
 
     def later(self, seconds: float) -> float:
-        """A time at which nothing else is due."""
+        """Return a time at which nothing else is due."""
         moment = self.moment + int(1000 * seconds)
         while moment in self.used:
             moment += 1
@@ -142,7 +143,7 @@ class LikeMemory(RuleBasedStateMachine):
 
     @rule(end=ENDS)
     def run(self, end: Disposition | None) -> None:
-        """Begins a task and ends it at once; None kills its worker."""
+        """Begin a task and end it at once. None kills its worker."""
         task = self.begin_next()
         if task is not None:
             self.end(task, end)
@@ -150,7 +151,7 @@ class LikeMemory(RuleBasedStateMachine):
     @precondition(lambda self: self.held())
     @rule(choice=CHOICES, end=ENDS)
     def end_one(self, choice: int, end: Disposition | None) -> None:
-        """Ends a task that was begun before, perhaps while others run."""
+        """End a task that was begun before, perhaps while others run."""
         self.end(self.pick(self.held(), choice), end)
 
     @precondition(lambda self: self.tasks)
@@ -172,14 +173,14 @@ class LikeMemory(RuleBasedStateMachine):
 
     @rule()
     def pause(self) -> None:
-        """While the queue is paused nothing is begun."""
+        """Check that no task begins while the queue is paused."""
         self.spool.control.pause()
         assert self.next_claim() is None
         self.spool.control.resume()
 
     @rule()
     def restart(self) -> None:
-        """The supervisor and its workers are killed, and others started."""
+        """Kill the supervisor and its workers, and start others."""
         for task in self.held():
             self.die(task)
         self.feed.close()
@@ -224,7 +225,7 @@ class LikeMemory(RuleBasedStateMachine):
                 self.feed.done(tickets[0].ref, claim.until)
 
     def begin_next(self) -> Task | None:
-        """Claims what the feed gives, and the same in memory."""
+        """Claim the next task of the feed, and the same task in memory."""
         claim = self.next_claim()
         ready = list(self.memory.entries(frozenset({State.READY})))
         if claim is None:
@@ -252,7 +253,7 @@ class LikeMemory(RuleBasedStateMachine):
             self.settle(task, end)
 
     def check_order(self, task: Task, ready: list[Entry]) -> None:
-        """It is of the first priority that is ready, and of the fresh ones there the first that was due."""
+        """Check that the task has the first priority that is ready, and was due first among the new ones there."""
         by_label = {entry.task: entry for entry in ready}
         assert task.label in by_label, f"{task.label} was begun; memory has {ready}"
         ranks = {entry.task: UNNUMBERED if entry.priority is None else entry.priority for entry in ready}
@@ -280,7 +281,7 @@ class LikeMemory(RuleBasedStateMachine):
         task.held = None
 
     def both(self, task: Task, verb: str) -> tuple[str, str] | None:
-        """Does the same to the task in both; their answers, or None if both say that it is running."""
+        """Do the same to the task in both backends, and return their answers; None if both say that it is running."""
         answers = []
         for backend, id in ((self.spool, task.spool_id), (self.memory, task.memory_id)):
             try:
@@ -294,7 +295,7 @@ class LikeMemory(RuleBasedStateMachine):
         return [task for task in self.tasks.values() if task.held]
 
     def those(self, state: State) -> list[Task]:
-        """The tasks in this state, or all if there are none."""
+        """Return the tasks in this state; all tasks if there are none."""
         labels = self.labels(self.memory, state) or list(self.tasks)
         return [self.tasks[label] for label in labels]
 
@@ -329,7 +330,7 @@ class SpoolLikeMemory(LikeMemory):
         )
 
     def kill(self, claim: Claim) -> None:
-        """What the kernel does to a claim when its process is killed: nothing but to close its descriptors."""
+        """Close the descriptors of a claim, which is all that the kernel does when it kills a process."""
         self.backend._claims._held.discard(claim.token.file)
         os.close(claim.token.file)
 
@@ -355,9 +356,9 @@ SpoolLikeMemory.TestCase.settings = WithNarrowWindow.TestCase.settings = setting
 
 @pytest.mark.timeout(600)  # a failure takes minutes to be made small
 class TestSpoolLikeMemory(SpoolLikeMemory.TestCase):
-    """No sequence of commands tells the two apart."""
+    """No sequence of commands distinguishes the two."""
 
 
 @pytest.mark.timeout(600)
 class TestWithNarrowWindow(WithNarrowWindow.TestCase):
-    """Nor where the feed has to drop tickets and to look for them again."""
+    """The same holds if the feed has to drop tickets and find them again."""

@@ -1,4 +1,4 @@
-"""A page of documentation as data: its headings, links, code, and the script that its examples make up."""
+"""A page of documentation as data: its headings, links, code, and the script of its examples."""
 
 import re
 from collections.abc import Iterator
@@ -42,7 +42,7 @@ class Page:
         assert info is None, f"{self.name} has a fence without an end"
 
     def anchors(self) -> set[str]:
-        """What a link may name after ``#``: the headings, as GitHub writes them."""
+        """Return the anchors of its headings, as GitHub writes them."""
         found: set[str] = set()
         for line in self.prose:
             heading = _heading.match(line)
@@ -57,15 +57,17 @@ class Page:
         return found
 
     def links(self) -> list[str]:
-        """The targets of its links, but for those in code."""
+        """Return the targets of its links, except those in code."""
         return _link.findall(_span.sub("", "\n".join(self.prose)))
 
     def spans(self) -> list[str]:
-        """Its code in running text; a table's escaped bar is a bar."""
+        """Return its code in running text. An escaped bar of a table is a bar."""
         return [span.replace("\\|", "|") for span in _span.findall("\n".join(self.prose))]
 
     def code(self) -> list[str]:
-        """All code but Python, line by line; continued lines are one, and a list of words is a command line."""
+        """Return all code except Python, line by line. Continued lines are joined, and a list of words is a command
+        line.
+        """
         lines = self.spans()
         for block in self.blocks:
             if block.info[:1] != ["python"]:
@@ -73,16 +75,16 @@ class Page:
         return [line.replace('", "', " ").replace('["', " ") for line in lines]
 
     def rows(self) -> Iterator[list[str]]:
-        """The rows of its tables, without headings and rules."""
+        """Yield the rows of its tables, without headings and rules."""
         for line in self.prose:
             if line.startswith("| "):
                 yield [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
 
     def script(self) -> tuple[str, list[str | None]]:
-        """The executable blocks as one shell script, and what each is said to print, or None.
+        """Return the executable blocks as one shell script, and the expected output of each, or None.
 
-        ``python file=NAME`` is written, or added, to a file; ``python run`` and ``sh run`` are run; ``text output`` is
-        what the block before it prints, with ``...`` for anything.
+        ``python file=NAME`` is written, or appended, to a file. ``python run`` and ``sh run`` are run. ``text output``
+        is the output of the block before it, with ``...`` for any text.
         """
         lines, outputs, files = ["set -eu"], list[str | None](), set[str]()
         for number, (info, text) in enumerate(self.blocks):
@@ -102,6 +104,6 @@ class Page:
 
 
 def pages() -> list[Page]:
-    """All documentation of the repository."""
+    """Return all pages of the repository."""
     paths = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("examples/**/*.md")]
     return [Page(path) for path in sorted(paths)]

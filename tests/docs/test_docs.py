@@ -1,4 +1,4 @@
-"""The documentation is true: its examples run, its links lead somewhere, and what it names exists."""
+"""The documentation is correct: its examples run, its links lead somewhere, and what it names exists."""
 
 import doctest
 import importlib.util
@@ -30,7 +30,7 @@ _test = re.compile(r"\btest_[a-z0-9_]+\b(?!\.py)")
 
 
 def execute(page: Page, place: Path) -> list[str]:
-    """Runs a page's examples in order in a directory of their own; what each printed. Log lines are not looked at."""
+    """Run the examples of a page in order in a new directory, and return the output of each. Log lines are ignored."""
     script, expected = page.script()
     temporary = place / "temporary"  # or an example's pytest would clean up the directories of others
     temporary.mkdir()
@@ -55,7 +55,7 @@ def execute(page: Page, place: Path) -> list[str]:
 
 @pytest.mark.parametrize("name", EXECUTED)
 def test_examples(name: str, tmp_path: Path) -> None:
-    """The page's examples run one after the other as they stand, and print what the page says."""
+    """The examples of the page run in order, and print what the page shows."""
     checker = doctest.OutputChecker()
     for output, expected in zip(execute(PAGES[name], tmp_path), PAGES[name].script()[1], strict=True):
         if expected is not None:
@@ -64,7 +64,7 @@ def test_examples(name: str, tmp_path: Path) -> None:
 
 
 def test_first_program(tmp_path: Path) -> None:
-    """The README's first program sends a task that its worker runs, and leaves nothing behind but a line of history."""
+    """The first program of the README sends a task that its worker runs, and leaves only a line of history."""
     [output] = execute(PAGES["README.md"], tmp_path)
     assert output.count("Good morning, world!") == 1
     assert not list(tmp_path.glob("mail/uwsgi_spoolfile_on_*"))
@@ -81,7 +81,7 @@ def test_first_program_is_the_example() -> None:
 
 @pytest.mark.parametrize("name", PAGES)
 def test_links(name: str) -> None:
-    """Each link to a file of the repository leads to one, and each anchor to a heading."""
+    """Each link to a file of the repository leads to an existing file, and each anchor to a heading."""
     page = PAGES[name]
     for link in page.links():
         if re.match(r"[a-z]+:", link):
@@ -95,7 +95,7 @@ def test_links(name: str) -> None:
 
 
 def test_every_page_is_reachable() -> None:
-    """From the README all pages can be reached by links."""
+    """All pages can be reached from the README by links."""
     found, todo = set[Path](), [ROOT / "README.md"]
     while todo:
         path = todo.pop()
@@ -109,7 +109,7 @@ def test_every_page_is_reachable() -> None:
 
 @pytest.mark.parametrize("name", PAGES)
 def test_commands(name: str) -> None:
-    """Each command of ``unspool``, and each option that is written behind it, exists."""
+    """Each command of ``unspool``, and each option after it, exists."""
     for line in re.split(r"[|;&()\n]", "\n".join(PAGES[name].code())):
         for command, rest in _command.findall(line):
             if command.startswith("-"):
@@ -122,7 +122,7 @@ def test_commands(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in PAGES if name.startswith(("README", "docs/guide"))])
 def test_options(name: str) -> None:
-    """Each option that stands alone in the guide is one of some command's."""
+    """Each option that stands alone in the guide belongs to some command."""
     known = set[str]().union(*OPTIONS.values(), {"--help", "--version", "--init"})  # --init is Docker's
     for span in PAGES[name].spans():
         if span.startswith("--"):
@@ -144,7 +144,7 @@ def test_every_command_is_told_of() -> None:
 
 @pytest.mark.parametrize("name", PAGES)
 def test_variables(name: str) -> None:
-    """Each environment variable that is named exists."""
+    """Each environment variable that a page names exists."""
     known = {f"UNSPOOL_{name.upper()}" for name in Settings._fields}
     for command_name, command in COMMANDS.items():
         context = click.Context(command, info_name=command_name, auto_envvar_prefix=f"UNSPOOL_{command_name.upper()}")
@@ -157,7 +157,7 @@ def test_variables(name: str) -> None:
 
 
 def test_settings() -> None:
-    """The guide's table has each setting, its variable and its default."""
+    """The table of the guide has each setting with its variable and default."""
     rows = {row[0]: row[1:3] for row in GUIDE.rows() if len(row) == 4 and "UNSPOOL_" in row[1]}
     expected = {}
     for name, default in Settings._field_defaults.items():
@@ -167,7 +167,7 @@ def test_settings() -> None:
 
 
 def test_task_options() -> None:
-    """The guide's table has each option of a task and its default."""
+    """The table of the guide has each option of a task with its default."""
     rows = {row[0].strip("`"): row[1].strip("`") for row in PAGES["docs/guide/tasks.md"].rows() if len(row) == 3}
     options, retry = TaskOptions(), RetryPolicy()
     for name in TaskKeywords.__annotations__:
@@ -177,7 +177,7 @@ def test_task_options() -> None:
 
 @pytest.mark.parametrize("name", PAGES)
 def test_tests(name: str) -> None:
-    """Each test that is named as a proof exists."""
+    """Each test that a page names as a proof exists."""
     known = {
         found
         for path in [*ROOT.glob("tests/**/*.py"), *ROOT.glob("src/unspool/testing/**/*.py")]
@@ -188,7 +188,7 @@ def test_tests(name: str) -> None:
 
 
 def test_sources() -> None:
-    """Each module that the architecture names is there."""
+    """Each module that the architecture names exists."""
     for span in PAGES["docs/architecture.md"].spans():
         if span.endswith(".py"):
             assert list((ROOT / "src" / "unspool").glob(f"**/{span}")), span

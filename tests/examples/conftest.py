@@ -1,4 +1,4 @@
-"""Running the examples as their readers do: as programs, with the command line beside this Python."""
+"""Fixtures that run the examples as readers do: as programs, with the command line of this Python."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture
 def env(tmp_path: Path) -> dict[str, str]:
-    """The environment of a reader: no settings but where the spooler is, and a temporary directory that is ours."""
+    """The environment of a reader: no setting except the spooler, and a separate temporary directory."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("UNSPOOL_")}
     temporary = tmp_path / "temporary"
     temporary.mkdir()
@@ -26,7 +26,7 @@ def env(tmp_path: Path) -> dict[str, str]:
 
 @pytest.fixture
 def run(tmp_path: Path, env: dict[str, str]) -> Run:
-    """Runs a command to its end, its output piped."""
+    """Run a command to its end, with its output in a pipe."""
 
     def run(*command: object) -> "subprocess.CompletedProcess[str]":
         words = [str(word) for word in command]

@@ -1,4 +1,4 @@
-"""The demo keeps its word: what its tables claim is counted here once more."""
+"""The demo is correct: the figures of its tables are counted again here."""
 
 import json
 import re
@@ -16,24 +16,24 @@ _SMALL = _STANDARD_LIBRARY / "asyncio"
 
 
 def cells(output: str) -> list[list[str]]:
-    """The rows of all tables."""
+    """Return the rows of all tables."""
     rows = [line for line in output.splitlines() if line.startswith("│")]
     return [[cell.strip() for cell in row.strip("│").split("│")] for row in rows]
 
 
 def figure(output: str, start: str) -> float:
-    """The number in the row that starts so."""
+    """Return the number in the row that starts with these words."""
     (found,) = (row[-1] for row in cells(output) if row[0].startswith(start))
     return float(found.replace(",", ""))
 
 
 def modules(folder: Path) -> list[Path]:
-    """The modules of a folder, without what was installed beside them."""
+    """Return the modules of a folder, without packages that are installed beside them."""
     return [path for path in folder.rglob("*.py") if not re.search("/(site|dist)-packages/", str(path))]
 
 
 def test_it_runs_the_standard_library_and_proves_that_nothing_is_lost(run: Run) -> None:
-    """One task for each module, all of them accounted for; the counts are those of the files themselves."""
+    """There is one task for each module, and all are accounted for. The counts match the files."""
     done = run(sys.executable, _DEMO)
 
     assert done.returncode == 0, done.stderr
@@ -53,8 +53,9 @@ def test_it_runs_the_standard_library_and_proves_that_nothing_is_lost(run: Run) 
 
 
 def test_it_shows_the_tasks_that_fail_and_leaves_nothing_behind(run: Run, env: dict[str, str]) -> None:
-    """One is rescheduled twice and then processed, one ends dead; piped, nothing but text comes out, and the temporary
-    directory is empty afterwards."""
+    """One task is rescheduled twice and then processed, and one ends dead. In a pipe, the output is plain text, and the
+    temporary directory is empty at the end.
+    """
     done = run(sys.executable, _DEMO, _SMALL)
 
     assert done.returncode == 0, done.stderr
@@ -72,7 +73,7 @@ def test_it_shows_the_tasks_that_fail_and_leaves_nothing_behind(run: Run, env: d
 
 
 def test_its_commands_show_what_it_says_they_show(run: Run, env: dict[str, str]) -> None:
-    """With --keep, the directory that it names holds the dead task, and each command it prints works there."""
+    """With --keep, the directory that it names contains the dead task, and each printed command works there."""
     done = run(sys.executable, _DEMO, _SMALL, "--keep")
 
     assert done.returncode == 0, done.stderr
@@ -89,7 +90,7 @@ def test_its_commands_show_what_it_says_they_show(run: Run, env: dict[str, str])
 
 
 def test_a_lost_task_fails_the_proof(run: Run) -> None:
-    """Without one line of the results, the demo says which task is missing and exits with 1."""
+    """If a line of the results is missing, the demo names the missing task and exits with 1."""
     program = (
         f"import sys; sys.path.insert(0, {str(EXAMPLES)!r}); sys.argv[1:] = [{str(_SMALL)!r}]; import demo\n"
         "everything = demo.read_results\n"
@@ -107,7 +108,7 @@ def test_a_lost_task_fails_the_proof(run: Run) -> None:
 
 @pytest.mark.parametrize("options", [["/nowhere/at/all"], ["--no-such-option"]])
 def test_it_refuses_what_it_cannot_do(run: Run, options: list[str]) -> None:
-    """A folder without modules, or an unknown option, is answered without a traceback."""
+    """A folder without modules, or an unknown option, gives no traceback."""
     done = run(sys.executable, _DEMO, *options)
 
     assert done.returncode != 0

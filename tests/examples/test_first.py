@@ -9,7 +9,7 @@ from .conftest import EXAMPLES, UNSPOOL, Run
 
 
 def test_it_sends_and_a_worker_does_it(run: Run, tmp_path: Path) -> None:
-    """Run, it prints the task's id, which is a file; a worker then greets, and nothing is left."""
+    """The program prints the id of the task, which is a file. A worker then greets, and nothing is left."""
     program = Path(shutil.copy(EXAMPLES / "first.py", tmp_path))
 
     sent = run(sys.executable, program.name)

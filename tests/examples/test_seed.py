@@ -1,4 +1,4 @@
-"""The example of the API that unspool implements, as it stands in uwsgiconf's documentation."""
+"""The example of the API that unspool implements, verbatim from the documentation of uwsgiconf."""
 
 import json
 import subprocess
@@ -35,7 +35,7 @@ run_me('some', b='other')
 
 
 def processed(command: list[str], cwd: Path, env: dict[str, str]) -> dict[str, object]:
-    """Runs a worker until its log tells of a processed task; what it tells."""
+    """Run a worker until its log has a processed task, and return this log line."""
     worker = subprocess.Popen(command, cwd=cwd, env=env, stderr=subprocess.PIPE, text=True)
     late = threading.Timer(PATIENCE, worker.kill)
     late.start()
@@ -53,7 +53,7 @@ def processed(command: list[str], cwd: Path, env: dict[str, str]) -> dict[str, o
 
 
 def test_it_runs_unchanged(run: Run, tmp_path: Path, env: dict[str, str]) -> None:
-    """The call spools to `myspooler`, postponed by a second; a worker runs it then, and not before."""
+    """The call goes to `myspooler`, postponed by a second. A worker runs it then, and not before."""
     (tmp_path / "seed.py").write_text(_APP)
     (tmp_path / "caller.py").write_text(_CALLER)
 
@@ -76,7 +76,9 @@ def test_it_runs_unchanged(run: Run, tmp_path: Path, env: dict[str, str]) -> Non
 
 
 def test_it_runs_as_one_program(run: Run, tmp_path: Path, env: dict[str, str]) -> None:
-    """The whole example in one file, the call at its top level: a worker that imports it calls it too, and runs it."""
+    """The whole example is one file with the call at its top level: a worker that imports it sends the task too, and
+    runs it.
+    """
     (tmp_path / "seed.py").write_text(_APP + _CALLER.partition("\n")[2])
 
     called = run(sys.executable, "seed.py")

@@ -1,4 +1,6 @@
-"""The backend of the guide, as an installed package: workers find it by its URL, programs also make it themselves."""
+"""The backend of the guide, as an installed package: workers find it by its URL, and programs also create it
+themselves.
+"""
 
 import json
 import re
@@ -63,7 +65,7 @@ def installed(tmp_path: Path, env: dict[str, str]) -> None:
 
 
 def test_a_worker_runs_what_an_instance_has_sent(run: Run, tmp_path: Path, env: dict[str, str]) -> None:
-    """The program sends by its own object, the worker is given the URL, and a killed worker's task runs again."""
+    """The program sends with its own object, the worker gets the URL, and the task of a killed worker runs again."""
     (tmp_path / "shop.py").write_text(APP)
     sent = run(sys.executable, "shop.py")
     assert sent.stdout.split() == [f"sqlite://{tmp_path}/mail/{number}" for number in (1, 2)], sent.stderr
@@ -86,7 +88,7 @@ def test_a_worker_runs_what_an_instance_has_sent(run: Run, tmp_path: Path, env: 
 
 
 def test_a_url_with_a_host(run: Run) -> None:
-    """The error says how the URL is written."""
+    """The error says how to write the URL."""
     done = run(UNSPOOL, "ls", "--spooler", "sqlite://srv/app/mail")
     assert done.returncode == 2
     assert "write sqlite:///DIRECTORY/NAME" in done.stderr
@@ -94,7 +96,7 @@ def test_a_url_with_a_host(run: Run) -> None:
 
 @pytest.mark.parametrize("protocol", [Backend, Feed, Control, Registration])
 def test_the_guide_names_all_members(protocol: type) -> None:
-    """A reader learns what each member is for."""
+    """The guide explains each member."""
     members = {name for name in vars(protocol) if not name.startswith("_")}
     named = {span for row in GUIDE.rows() for span in re.findall("`([a-z_]+)`", row[0])}
     assert members <= named

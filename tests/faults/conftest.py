@@ -1,4 +1,4 @@
-"""What all fault tests share: places with real supervisors, and ways to need root or a tool."""
+"""Fixtures of all fault tests: places with real supervisors, and tests that need root or a tool."""
 
 import os
 import shutil
@@ -11,7 +11,7 @@ __all__ = ["needs", "place"]
 
 
 def needs(*, root: bool = False, tool: str = "") -> None:
-    """Skips the test where root or a program is missing; in CI, which installs them, that is a failure."""
+    """Skip the test if root or a program is missing. In CI, which installs them, fail it."""
     reason = ""
     if root and os.geteuid() != 0:
         reason = "this test needs root"

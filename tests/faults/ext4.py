@@ -1,4 +1,4 @@
-"""A journalled ext4 on an image of its own, whose power can be cut: what was not synced is gone, as on a real disk."""
+"""A journalled ext4 on an image, whose power can be cut: unsynced data is then lost, as on a real disk."""
 
 import array
 import fcntl
@@ -34,11 +34,11 @@ class Ext4:
         self.mount()
 
     def mount(self) -> None:
-        """Mounts it; after a cut, that replays the journal."""
+        """Mount it. After a cut, this replays the journal."""
         _run("mount", "-o", "loop", str(self.image), str(self.root))
 
     def cut(self) -> None:
-        """Cuts the power: nothing reaches the disk any more, and every call fails."""
+        """Cut the power: nothing reaches the disk any more, and every call fails."""
         fd = os.open(self.root, os.O_RDONLY)
         try:
             fcntl.ioctl(fd, _EXT4_IOC_SHUTDOWN, array.array("I", [_NO_FLUSH_OF_THE_LOG]))
@@ -46,7 +46,7 @@ class Ext4:
             os.close(fd)
 
     def restart(self) -> None:
-        """Mounts it anew. Whoever has a file of it open must be about to end."""
+        """Mount it again. Processes that have files of it open must be about to end."""
         for left in reversed(range(100)):
             try:
                 _run("umount", str(self.root))
@@ -58,7 +58,7 @@ class Ext4:
         self.mount()
 
     def close(self) -> None:
-        """Unmounts it, whoever is still in there."""
+        """Unmount it, also if processes still use it."""
         if os.path.ismount(self.root):
             _run("umount", "--lazy", str(self.root))
         self.image.unlink(missing_ok=True)

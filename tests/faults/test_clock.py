@@ -1,4 +1,6 @@
-"""The clock is set an hour back or forth, and files carry times of 1970 and 2100: nothing is lost, and it is said."""
+"""The clock is set forward or back by an hour, and files have times of 1970 and 2100: nothing is lost, and it is
+logged.
+"""
 
 import os
 import struct
@@ -29,7 +31,7 @@ Supervisor(sys.argv[1], [SpoolBackend(os.environ["UNSPOOL_SPOOLERS"], clock=cloc
 
 
 def set_clock(place: Place, ahead: float) -> None:
-    """Sets the clock of supervisor and worker."""
+    """Set the clock of supervisor and worker."""
     draft = place.root / "clock.new"
     draft.write_bytes(struct.pack("d", ahead))
     draft.rename(place.root / "clock")
@@ -57,7 +59,7 @@ def skewed(place: Place) -> Place:
 
 
 def test_set_forward_in_mid_task(skewed: Place) -> None:
-    """A run with a time limit is not ended for it, and what was deferred for half an hour is due."""
+    """A run with a time limit does not end early, and tasks that were deferred for half an hour are due."""
     skewed.gate("gate")
     skewed.call("from datetime import timedelta\nmark.using(postpone=timedelta(minutes=30))('late'); limited('gate')")
     running = skewed.run()
@@ -74,8 +76,9 @@ def test_set_forward_in_mid_task(skewed: Place) -> None:
 
 
 def test_set_back_in_mid_task(skewed: Place) -> None:
-    """It is said; workers that die are replaced all the same; what was sent before waits for its time, or for
-    ``unspool retry``; and when the clock is right again, all of it runs."""
+    """It is logged, and workers that die are replaced. Earlier tasks wait for their time, or for ``unspool retry``.
+    When the clock is right again, all of them run.
+    """
     skewed.gate("gate")
     skewed.call("limited('gate')")
     running = skewed.run()
@@ -102,7 +105,7 @@ def test_set_back_in_mid_task(skewed: Place) -> None:
 
 @pytest.mark.parametrize("year", [1970, 2100])
 def test_odd_times_of_files(place: Place, year: int) -> None:
-    """1970 runs now; 2100 waits, is shown as deferred, and ``retry`` makes it due."""
+    """A task of 1970 runs now. A task of 2100 waits, is shown as deferred, and ``retry`` makes it due."""
     place.write_app("@Spooler.task\ndef mark(n): note(n); return True")
     place.call("mark(1); mark(2)")
     first = Path(sorted(entry.id for entry in place.backend.entries())[0])

@@ -28,8 +28,9 @@ AFTER = """
 
 
 def test_surroundings_are_put_back(place: Place) -> None:
-    """Directory, umask, signal handlers and mask, an alarm and the locale: the next task finds them as the first did,
-    in the same process; and what a task is set aside with is not written under its umask."""
+    """Directory, umask, signal handlers and mask, alarm and locale are the same for the next task in the same process.
+    The umask does not apply to the file of a reason.
+    """
     place.write_app(
         AFTER
         + """
@@ -58,9 +59,10 @@ def test_surroundings_are_put_back(place: Place) -> None:
 
 @pytest.mark.parametrize("lowest", [0, 3])
 def test_a_task_that_closes_all_descriptors(place: Place, lowest: int) -> None:
-    """Its lock is gone with them, so its run counts as a crash and ends dead, also if it goes on for ever; its worker
-    is replaced before anything is written to what its numbers mean now, and the supervisor is not kept busy by the
-    closed pipe."""
+    """This releases its lock, so the run counts as a crash and ends dead, also if it continues forever. The worker is
+    replaced before it writes to other files with the same numbers, and the closed pipe does not keep the supervisor
+    busy.
+    """
     place.write_app(
         AFTER
         + """
@@ -94,7 +96,9 @@ def test_a_task_that_closes_all_descriptors(place: Place, lowest: int) -> None:
 
 
 def test_a_worker_without_descriptors_makes_room(place: Place) -> None:
-    """A task that leaks until there are none: one more may fail for it, and is retried; then a fresh worker goes on."""
+    """A task leaks descriptors until none are left: at most one more task fails, and is retried. A new worker then
+    continues.
+    """
     place.write_app(
         AFTER.replace("@Spooler.task", "@Spooler.task(retry_delay=0.01)")
         + """
@@ -121,7 +125,7 @@ def test_a_worker_without_descriptors_makes_room(place: Place) -> None:
 
 
 def test_few_descriptors_are_enough(place: Place) -> None:
-    """Files that a worker has removed, and not yet passed on, take some; they make way for the next task's."""
+    """Files that a worker has removed and not passed on yet use descriptors. They are closed for the next task."""
     place.write_app(
         AFTER
         + """
@@ -137,7 +141,7 @@ def test_few_descriptors_are_enough(place: Place) -> None:
 
 @pytest.mark.parametrize("own", ["open(path, 'rb').read()", "open(path, 'r+').close()", "os.close(os.dup(3))"])
 def test_a_task_that_opens_its_own_file(place: Place, own: str) -> None:
-    """Its lock stays, so a second supervisor does not run it meanwhile."""
+    """Its lock stays, so a second supervisor does not run the task meanwhile."""
     place.write_app(f"""
     @Spooler.task
     def look():
@@ -158,7 +162,7 @@ def test_a_task_that_opens_its_own_file(place: Place, own: str) -> None:
 
 @pytest.mark.parametrize("end", ["return True", "return ResultRescheduled()", "raise ValueError", "os._exit(1)"])
 def test_a_task_that_deletes_its_own_file(place: Place, end: str) -> None:
-    """It has left, however it ends; nothing of it stays behind and the next one runs."""
+    """The task has left the queue, however it ends. Nothing of it stays, and the next task runs."""
     place.write_app(f"""
     @Spooler.task(max_attempts=1)
     def vanish():
@@ -180,7 +184,7 @@ def test_a_task_that_deletes_its_own_file(place: Place, end: str) -> None:
 
 @pytest.mark.timeout(5 * PATIENCE)
 def test_a_task_that_spools_ten_thousand(place: Place) -> None:
-    """Each of them runs once, and those that were there before it and after it do too."""
+    """Each of them runs once, and so do the tasks before and after it."""
     place.write_app("""
     @Spooler.task
     def many(): mark.enqueue_many(range(10_000)); return True
@@ -197,7 +201,7 @@ def test_a_task_that_spools_ten_thousand(place: Place) -> None:
 
 
 def test_a_gigabyte_on_standard_output(place: Place) -> None:
-    """It goes where the supervisor's goes; no process grows, and the next task runs in the same one."""
+    """The output goes to that of the supervisor. No process grows, and the next task runs in the same one."""
     place.write_app("""
     @Spooler.task
     def shout():
@@ -218,7 +222,7 @@ def test_a_gigabyte_on_standard_output(place: Place) -> None:
 
 
 def test_a_task_that_eats_memory(place: Place) -> None:
-    """Under a limit of the system's it fails with MemoryError; killed by the system, it counts as a crash."""
+    """Under a limit of the system, it fails with MemoryError. If the system kills it, it counts as a crash."""
     place.write_app("""
     import resource
     @Spooler.task(max_attempts=1)
@@ -237,8 +241,9 @@ def test_a_task_that_eats_memory(place: Place) -> None:
 
 
 def test_a_hanging_task_is_ended_with_all_that_it_started(place: Place) -> None:
-    """It ignores TERM, its alarm and what its time limit raises, and waits for a program that does too: both are
-    killed, and the next run of it begins only then."""
+    """The task ignores TERM, its alarm and the exception of its time limit, and waits for a program that does too. Both
+    are killed before its next run begins.
+    """
     place.write_app("""
     import subprocess
     @Spooler.task(timeout=1, max_attempts=2, retry_delay=0)
@@ -265,8 +270,9 @@ def test_a_hanging_task_is_ended_with_all_that_it_started(place: Place) -> None:
 
 
 def test_children_that_a_task_leaves_behind(place: Place) -> None:
-    """They keep no lock, neither of a task that ended nor of one whose worker was killed; those of a worker that
-    ended in good order are left alone."""
+    """They keep no lock, neither of a task that has ended nor of one whose worker was killed. Children of a worker that
+    ended normally are not killed.
+    """
     place.write_app("""
     @Spooler.task
     def leave(crash):
@@ -291,8 +297,9 @@ def test_children_that_a_task_leaves_behind(place: Place) -> None:
 
 
 def test_three_forced_stops_do_not_bury_a_long_task(place: Place) -> None:
-    """Stopped twice as a service manager does, with KILL for all of them after TERM, and three times by a second TERM:
-    each run is an attempt, but none is a crash, and the task is still there."""
+    """It is stopped twice as by a service manager, with KILL for all processes after TERM, and three times by a second
+    TERM. Each run is an attempt, but none is a crash, and the task still exists.
+    """
     place.write_app("""
     @Spooler.task
     def long(): hold("gate"); return True
@@ -323,12 +330,12 @@ def test_three_forced_stops_do_not_bury_a_long_task(place: Place) -> None:
 
 
 def cpu_time(pid: int) -> float:
-    """Seconds of processor time that a process has used."""
+    """Return the seconds of processor time that a process has used."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def zombie(pid: int) -> bool:
-    """Whether a process is dead, and only not yet waited for by whoever inherited it."""
+    """Return whether a process is dead and not reaped yet."""
     found = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False)
     return found.stdout.strip().startswith("Z") or not found.stdout.strip()

@@ -1,4 +1,6 @@
-"""Tasks that are cut short at any byte, and tasks that this program cannot run: set aside or kept, and always named."""
+"""Tasks that are cut short at any byte, and tasks that this program cannot run: they are set aside or kept, and
+named.
+"""
 
 import os
 import pickle
@@ -13,7 +15,7 @@ from ..runtime.conftest import Place
 
 
 def test_cut_short_at_every_byte(tmp_path: Path) -> None:
-    """Whatever remains of a task, it is not run, and is set aside as it is, with a reason."""
+    """However much is left of a task, it does not run, and is set aside unchanged with a reason."""
     backend = SpoolBackend(str(tmp_path / "mail"), clock=lambda: time.time() + 10)
     whole = wire.dump({"msg": b"task", "a": b"1" * 300}, b"body" * 50, None)
     (id,) = backend.send([Envelope({"msg": b"good"}, b"", None, None)])
@@ -31,7 +33,7 @@ def test_cut_short_at_every_byte(tmp_path: Path) -> None:
 
 
 def test_each_bit_altered(tmp_path: Path) -> None:
-    """A single bit that has changed anywhere in a task is found."""
+    """A changed bit anywhere in a task is detected."""
     backend = SpoolBackend(str(tmp_path / "mail"), clock=lambda: time.time() + 10)
     backend.control.set_period(300)  # makes it
     whole = wire.dump({"msg": b"task"}, b"body", None)
@@ -48,8 +50,9 @@ def test_each_bit_altered(tmp_path: Path) -> None:
 
 
 def test_code_of_another_version(place: Place) -> None:
-    """A function that is gone, one whose arguments changed, a type that is gone, and a payload of a newer Python or of
-    a class that is not here: each is kept for a deploy, and then dead with a reason that names it; the others run."""
+    """A missing function, one with other arguments, a missing type, and a payload of a newer Python or of a missing
+    class: each is kept for a deploy, and is then dead with a reason that names it. The others run.
+    """
     place.write_app("""
     class Gone: pass
     class Mail(SpoolerTask):

@@ -1,4 +1,4 @@
-"""A disk that is full, of data or of inodes: sending says so, running goes on and makes room."""
+"""A disk that is full, of data or of inodes: sending says so, and workers continue and make room."""
 
 import contextlib
 import os
@@ -35,7 +35,7 @@ def small(place: Place) -> Iterator[Place]:
 
 
 def fill(directory: Path) -> None:
-    """Takes the last block."""
+    """Use up the last block."""
     fd = os.open(directory / "ballast", os.O_WRONLY | os.O_CREAT)
     with contextlib.suppress(OSError):
         while os.write(fd, bytes(4096)):
@@ -45,8 +45,9 @@ def fill(directory: Path) -> None:
 
 @pytest.mark.parametrize("what", ["data", "inodes"])
 def test_tasks_run_on_a_full_disk(small: Place, what: str) -> None:
-    """Every acknowledged task that can end does, and one that fails is kept; a refused one leaves nothing. Workers come
-    up while there is no room for anything."""
+    """Each acknowledged task that can end does, and one that fails is kept. A refused one leaves nothing. Workers start
+    while there is no room at all.
+    """
     small.write_app("""
     @Spooler.task
     def mark(n, ballast): note("mark", n); return True
@@ -82,7 +83,7 @@ def test_tasks_run_on_a_full_disk(small: Place, what: str) -> None:
 
 
 def test_people_on_a_full_disk(small: Place) -> None:
-    """Listing, retrying and removing need no room; pausing does, and says so."""
+    """Listing, retrying and removing need no room. Pausing does, and says so."""
     backend = SpoolBackend(str(small.spool))
     big = codec.encode(raw_message("hello", payload="x" * 20_000))
     ids: list[str] = []
@@ -103,7 +104,7 @@ def test_people_on_a_full_disk(small: Place) -> None:
 
 
 def test_a_batch_for_which_the_directory_has_no_room(tmp_path: Path) -> None:
-    """A rename may need a new block for it. The tasks before that are in the queue, and the error names them."""
+    """A rename may need a new block. The earlier tasks are in the queue, and the error names them."""
     needs(root=True, tool="mkfs.ext4")
     disk = Ext4(tmp_path)
     try:
@@ -131,7 +132,7 @@ _BLOCK = 1024
 
 @pytest.mark.parametrize("left_in_wal_mode", [False, True])
 def test_history_on_a_full_disk_of_small_blocks(tmp_path: Path, left_in_wal_mode: bool) -> None:
-    """However many blocks are free, no process that reads or writes history is killed by SIGBUS, and reading needs no
+    """With any number of free blocks, no process that reads or writes history is killed by SIGBUS, and reading needs no
     room. The same holds for a database in WAL mode, which SQLite would map into memory.
     """
     needs(root=True, tool="mkfs.ext4")
@@ -166,7 +167,7 @@ def test_history_on_a_full_disk_of_small_blocks(tmp_path: Path, left_in_wal_mode
 
 
 def _set_wal_mode(database: Path) -> None:
-    """Set the two bytes of its header that say so."""
+    """Set the two bytes of the header that select WAL mode."""
     with database.open("r+b") as file:
         file.seek(18)
         file.write(b"\2\2")

@@ -1,4 +1,4 @@
-"""Objects of a task's own: what they do when they are looked at, or end, is a part of its run."""
+"""Objects of a task that run code when they are inspected or deleted, which is part of the run."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ MARK = """
 
 
 def test_results_and_exceptions_that_fail_when_they_are_looked_at(place: Place) -> None:
-    """Results are processed, exceptions are failures, each run is made once, and all in one worker."""
+    """Results are processed, exceptions are failures, and each task runs once, all in one worker."""
     place.write_app(
         MARK
         + """
@@ -61,8 +61,9 @@ def test_results_and_exceptions_that_fail_when_they_are_looked_at(place: Place) 
 
 
 def test_an_object_that_hangs_when_it_ends_does_so_within_the_time_limit(place: Place) -> None:
-    """Be it the result, a part of the task, or held by a failure's traceback: it is interrupted, and the next task
-    runs."""
+    """The object may be the result, a part of the task, or in a failure's traceback: the run is interrupted, and the
+    next task runs.
+    """
     place.write_app(
         MARK
         + """
@@ -91,7 +92,7 @@ def test_an_object_that_hangs_when_it_ends_does_so_within_the_time_limit(place: 
 
 
 def test_a_worker_that_is_told_to_end_ends_after_its_task(place: Place) -> None:
-    """By TERM to itself, as from a service manager, whichever task it is; the next one runs in another worker."""
+    """Each kind of task may send TERM to itself, like a service manager. The next one runs in another worker."""
     place.write_app(
         MARK
         + """

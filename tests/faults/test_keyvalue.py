@@ -1,5 +1,6 @@
-"""Processes that change the key-value table of a directory are killed between any two steps: nothing is half-written,
-the table stays usable, and an ephemeral item is gone at once."""
+"""Processes that change the key-value table of a directory are killed between any two steps: no item is incomplete, the
+table stays usable, and an ephemeral item is absent at once.
+"""
 
 import os
 import signal
@@ -24,12 +25,12 @@ NEW = b"new" * (LARGEST_VALUE // 3)
 
 @pytest.fixture
 def backend(tmp_path: Path) -> SpoolBackend:
-    """A directory of this process."""
+    """A backend on the directory."""
     return SpoolBackend(str(tmp_path / "mail"))
 
 
 def killed_at(point: str, work: Callable[[], object]) -> None:
-    """Does the work in a process that is killed when it reaches the point."""
+    """Do the work in a process that is killed when it reaches the point."""
     pid = os.fork()
     if pid == 0:
         points.reach = lambda name: os.kill(os.getpid(), signal.SIGKILL) if name == point else None
@@ -39,7 +40,7 @@ def killed_at(point: str, work: Callable[[], object]) -> None:
 
 
 def files(backend: SpoolBackend) -> list[str]:
-    """The files of the table and the drafts, after a sweep."""
+    """Return the files of the table and the drafts, after a sweep."""
     sweep(backend.name)
     return sorted(name for part in ("kv", "tmp") for name in os.listdir(f"{backend.name}/.unspool/{part}"))
 
@@ -48,7 +49,9 @@ def files(backend: SpoolBackend) -> list[str]:
 @pytest.mark.parametrize("life", [FOREVER, EPHEMERAL], ids=str)
 @pytest.mark.parametrize("point", PUT)
 def test_a_put_killed_at(backend: SpoolBackend, point: str, life: Life, old: Life | None) -> None:
-    """The item is the old or the new one, whole. An ephemeral one of the dead is absent. The key can be put at once."""
+    """The item is the old or the new one, complete. An ephemeral one of the dead process is absent. The key can be put
+    at once.
+    """
     kv = backend.kv
     before = kv.put("key", b"old", life=old) if old else 0
     killed_at(point, lambda: kv.put("key", NEW, expect=before, life=life))
@@ -67,7 +70,7 @@ def test_a_put_killed_at(backend: SpoolBackend, point: str, life: Life, old: Lif
 
 @pytest.mark.parametrize("point", DROP)
 def test_a_drop_killed_at(backend: SpoolBackend, point: str) -> None:
-    """The item is there or gone, and the key can be put at once."""
+    """The item exists or is absent, and the key can be put at once."""
     version = backend.kv.put("key", b"old")
     assert version
     killed_at(point, lambda: backend.kv.drop("key"))
@@ -76,7 +79,7 @@ def test_a_drop_killed_at(backend: SpoolBackend, point: str) -> None:
 
 
 def test_the_end_of_a_process_wakes_a_wait(backend: SpoolBackend) -> None:
-    """The kernel reports that the process of an ephemeral item was killed: nobody looks before a minute has passed."""
+    """The kernel reports the death of the process of an ephemeral item: the next check would be a minute later."""
     hear, tell = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -104,7 +107,7 @@ def test_the_end_of_a_process_wakes_a_wait(backend: SpoolBackend) -> None:
 
 
 def test_a_fork_during_a_change(backend: SpoolBackend) -> None:
-    """A child that is forked while a thread holds the lock of the table neither keeps the lock nor the item."""
+    """A child that is forked while a thread holds the lock of the table keeps neither the lock nor the item."""
     children: list[int] = []
 
     def fork(name: str) -> None:
@@ -146,7 +149,7 @@ def test_a_fork_during_a_change(backend: SpoolBackend) -> None:
 
 
 def test_a_child_of_a_process_that_was_killed_during_a_change(backend: SpoolBackend) -> None:
-    """A child that was forked while a thread held the lock of the table does not keep it after the kill."""
+    """A child that was forked while a thread held the lock of the table does not keep the lock after the kill."""
     hear, tell = os.pipe()
 
     def fork_and_die(name: str) -> None:

@@ -1,7 +1,7 @@
-"""Killed at each named point of enqueue, claim, run, settle and bury: nothing is lost, nothing runs twice at once.
+"""Kills at each failpoint of enqueue, claim, run, settle and bury: nothing is lost, and nothing runs twice at once.
 
-The oracle is what tasks and producers append to a synced file outside of the spool; unspool's own records are only
-compared with it.
+Tasks and producers append to a synced file outside of the spool, which decides. unspool's own records are only compared
+with it.
 """
 
 import subprocess
@@ -51,7 +51,7 @@ APP = """
 
 @pytest.mark.parametrize("point", WORKER_POINTS)
 def test_a_worker_killed_at(place: Place, point: str) -> None:
-    """Each task ends as it would have, at most one run is made twice, and the crash is logged and recorded."""
+    """Each task ends as expected, at most one run is repeated, and the crash is logged and recorded."""
     place.env["KILL_AT"] = "nowhere"
     place.write_app(APP)
     place.call("done(); again(); hopeless()")
@@ -90,7 +90,7 @@ def test_a_worker_killed_at(place: Place, point: str) -> None:
     ],
 )
 def test_a_producer_killed_at(place: Place, durability: str, point: str, call: str) -> None:
-    """Each task is absent or whole, what is whole runs once, and what is left behind is swept."""
+    """Each task is absent or complete, a complete one runs once, and leftovers are swept."""
     place.env |= {"KILL_AT": point, "UNSPOOL_DURABILITY": durability}
     place.write_app(APP)
     producer = subprocess.run(
@@ -115,7 +115,7 @@ def test_a_producer_killed_at(place: Place, durability: str, point: str, call: s
 
 
 def test_each_point_is_named_once() -> None:
-    """The code has all the points that ``NAMES`` lists, and no others."""
+    """The code has exactly the points that ``NAMES`` lists."""
     source = "\n".join(path.read_text() for path in Path(points.__file__).parent.rglob("*.py"))
     import re
 
@@ -123,7 +123,7 @@ def test_each_point_is_named_once() -> None:
 
 
 def overlapping(lines: list[str]) -> list[str]:
-    """Tasks that a process went on with after another process had begun them: two at once."""
+    """Return the tasks that one process continued after another had begun them."""
     holder: dict[str, str] = {}
     found = []
     for line in lines:

@@ -1,4 +1,4 @@
-"""People look at a directory and change single tasks while workers run, and leftovers are swept if that is certain."""
+"""People inspect a directory and change single tasks while workers run, and leftovers are swept if that is certain."""
 
 import contextlib
 import os
@@ -24,7 +24,7 @@ from .conftest import needs
 
 
 def unspool(place: Place, *words: str) -> subprocess.CompletedProcess[str]:
-    """The command line."""
+    """Run a command line."""
     command = [sys.executable, "-m", "unspool", *words]
     return subprocess.run(
         command, cwd=place.root, env=place.env, capture_output=True, text=True, check=False, timeout=PATIENCE
@@ -32,14 +32,15 @@ def unspool(place: Place, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def tidy(backend: SpoolBackend) -> list[str]:
-    """What lies among the drafts after sweeping."""
+    """Return the drafts that a sweep leaves."""
     sweep(backend.name)
     return os.listdir(Path(backend.name, ".unspool", "tmp"))
 
 
 def test_a_running_task_is_left_alone(place: Place) -> None:
-    """``retry``, ``rm`` and ``purge`` refuse it by name, and it ends as if nothing had been asked; ``ls`` and ``show``
-    show it as running."""
+    """``retry``, ``rm`` and ``purge`` refuse the running task, which ends as usual. ``ls`` and ``show`` show it as
+    running.
+    """
     place.write_app("@Spooler.task\ndef held(): hold('gate'); note('ended'); return True")
     place.gate("gate")
     place.call("held()")
@@ -61,8 +62,9 @@ def test_a_running_task_is_left_alone(place: Place) -> None:
 
 
 def test_all_operations_beside_workers(place: Place) -> None:
-    """Listing, retrying and removing at random while two workers run 1,000 tasks: each that was not removed runs once,
-    and no one that was removed runs afterwards."""
+    """Random listing, retrying and removing while two workers run 1,000 tasks: each task that was not removed runs
+    once, and no removed task runs afterwards.
+    """
     place.write_app("@Spooler.task\ndef mark(n): note(n); return True")
     place.call("mark.enqueue_many(range(1000))")
     ids = {entry.id: number for number, entry in enumerate(place.backend.entries())}
@@ -89,7 +91,7 @@ def test_all_operations_beside_workers(place: Place) -> None:
 
 
 def test_a_retry_beside_a_task_of_the_same_name(tmp_path: Path) -> None:
-    """A copied or restored task may have the name of a dead one. It keeps its own count of attempts."""
+    """A copied or restored task may have the name of a dead one. It has its own count of attempts."""
     with contextlib.closing(SpoolBackend(str(tmp_path / "mail"), durable=False)) as backend:
         (id,) = backend.send([Envelope({"msg": b"task"}, b"", None, None)])
         copy = Path(id).read_bytes()
@@ -113,7 +115,7 @@ def test_a_retry_beside_a_task_of_the_same_name(tmp_path: Path) -> None:
 def test_a_task_that_ends_while_it_is_looked_at(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str, look: str
 ) -> None:
-    """Whichever look it leaves before, it is told as one that is not there."""
+    """Whichever check the task disappears before, an error says that it has just ended."""
     backend = SpoolBackend(str(tmp_path / "mail"), durable=False)
     (id,) = backend.send([Envelope({"msg": b"task"}, b"", None, None)])
     genuine = getattr(os, look)
@@ -129,14 +131,15 @@ def test_a_task_that_ends_while_it_is_looked_at(
 
 
 def test_a_large_spool_is_read_little(tmp_path: Path) -> None:
-    """Of 5,000 tasks, ``status`` opens none and looks at each once; a listing of ten opens and looks at only those. A
-    thousand more are opened where the system's table of locks is long."""
+    """For 5,000 tasks, ``status`` opens no file and reads the status of each once. A listing of ten opens and reads
+    only those. If the system has many locks, up to a thousand more are opened.
+    """
     needs(tool="strace")
     backend = SpoolBackend(str(tmp_path / "mail"), durable=False)
     backend.send([Envelope({"msg": b"task"}, b"", None, None)] * 5_000)
 
     def looks(work: Callable[[], Any]) -> tuple[int, int]:
-        """How often tasks' files are opened, and looked at."""
+        """Return how often files of tasks are opened, and their status read."""
         log = tmp_path / "calls"
         tracing.run(work, log=str(log))
         lines = [line for line in log.read_text().splitlines() if "uwsgi_spoolfile_on_" in line]
@@ -152,7 +155,7 @@ def test_a_large_spool_is_read_little(tmp_path: Path) -> None:
 
 
 def test_retry_begins_afresh_and_keeps_the_history(place: Place) -> None:
-    """A dead task is retried: it has all of its attempts again, and its history has the runs of both lives."""
+    """A dead task that is retried has all its attempts again, and its history has the runs before and after."""
     place.write_app("@Spooler.task(max_attempts=2, retry_delay=0)\ndef fail(): note('run'); raise ValueError('no')")
     place.call("fail()")
     place.burst()
@@ -167,8 +170,9 @@ def test_retry_begins_afresh_and_keeps_the_history(place: Place) -> None:
 
 
 def test_drafts_of_the_living_are_kept(place: Place) -> None:
-    """A process that is in the midst of a send, stopped for as long as it may be, keeps its draft; one that was killed
-    there does not; and what nobody of ours has named stays in any case."""
+    """A process that is stopped during a send keeps its draft for any time. A killed one does not. Files that unspool
+    has not named always stay.
+    """
     place.env["UNSPOOL_DURABILITY"] = "full"
     code = (
         "import os, signal, sys\n"
@@ -198,7 +202,7 @@ def test_drafts_of_the_living_are_kept(place: Place) -> None:
 
 
 def test_a_supervisor_sweeps(place: Place) -> None:
-    """What a killed producer left is gone after the first scan; so are a reason and a count whose task has gone."""
+    """Leftovers of a killed producer are removed after the first scan, and so are reasons and counts without a task."""
     place.write_app("@Spooler.task\ndef mark(): return True")
     place.env |= {"KILL": "1", "UNSPOOL_DURABILITY": "full"}
     code = (
@@ -219,7 +223,7 @@ def test_a_supervisor_sweeps(place: Place) -> None:
 
 
 def test_reasons_of_the_dead_are_kept(tmp_path: Path) -> None:
-    """Sweeping leaves a reason beside its task, and one whose task is just being set aside."""
+    """A sweep keeps a reason beside its task, and one whose task is just being set aside."""
     backend = SpoolBackend(str(tmp_path / "mail"))
     (id,) = backend.send([Envelope({"msg": b"task"}, b"", None, None)])
     name = os.path.basename(id)
@@ -239,7 +243,9 @@ def test_reasons_of_the_dead_are_kept(tmp_path: Path) -> None:
 
 
 def test_threads_of_one_process_sign_their_drafts_once(tmp_path: Path) -> None:
-    """However many send first at once, one byte is locked, and no draft is taken for a dead one's."""
+    """However many threads send first at once, one byte is locked, and no draft is considered that of a dead
+    process.
+    """
     backend = SpoolBackend(str(tmp_path / "mail"), durable=False)
     envelope = Envelope({"msg": b"task"}, b"", None, None)
     threads = [threading.Thread(target=lambda: [backend.send([envelope]) for _ in range(50)]) for _ in range(8)]
@@ -253,7 +259,7 @@ def test_threads_of_one_process_sign_their_drafts_once(tmp_path: Path) -> None:
 
 
 def test_a_fork_has_drafts_of_its_own(tmp_path: Path) -> None:
-    """A forked process that lives on does not keep the drafts of its dead parent alive, nor the other way round."""
+    """A forked process that lives on does not keep the drafts of its dead parent, and the reverse."""
     directory = Directory(str(tmp_path / "mail"))
     mine = directory.drafts.name("x")
     pid = os.fork()
@@ -265,7 +271,7 @@ def test_a_fork_has_drafts_of_its_own(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["x", "x.1", "x.zzzzzzzzzzzz", "x.000000000000", "x.ffffffffffffff"])
 def test_names_that_prove_nothing(tmp_path: Path, name: str) -> None:
-    """A draft without a number, or with none that a process could have, is never swept."""
+    """A draft without a number, or with an impossible number, is never swept."""
     drafts = Directory(str(tmp_path / "mail")).drafts
     assert drafts.number
     assert not drafts.abandoned(name, tmp_path.stat().st_dev)

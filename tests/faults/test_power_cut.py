@@ -1,7 +1,7 @@
-"""The power is cut at each step of sending and of finishing, on a real ext4 that is shut down under the process.
+"""Power cuts at each step of sending and of finishing, on a real ext4 that is shut down while the process uses it.
 
-What was acknowledged is there and whole when the power is back; nothing runs that is not whole; and a task that had
-ended may at worst run once more.
+Acknowledged tasks exist and are complete afterwards. No incomplete task runs. A task that had ended runs at most once
+more.
 """
 
 import os
@@ -35,7 +35,7 @@ def disk(tmp_path: Path) -> Iterator[Ext4]:
 
 
 def cut_at(disk: Ext4, point: str, work: Callable[[], object]) -> None:
-    """Does the work in a process that is stopped when it reaches the point; cuts the power there, and turns it on.
+    """Do the work in a process that is stopped when it reaches the point. Cut the power there, and turn it on again.
 
     An empty point is the end of the work.
     """
@@ -56,18 +56,18 @@ def cut_at(disk: Ext4, point: str, work: Callable[[], object]) -> None:
 
 
 def open_backend(disk: Ext4, *, durable: bool = True) -> SpoolBackend:
-    """A backend; ten seconds on, so that what is damaged is not taken for being written."""
+    """Return a backend ten seconds later, when a damaged task no longer counts as being written."""
     return SpoolBackend(str(disk.root / "mail"), durable=durable, clock=lambda: time.time() + 10)
 
 
 def send(backend: SpoolBackend, many: int = 1) -> list[str]:
-    """Tasks, one of them with a priority."""
+    """Send tasks, one of them with a priority."""
     priorities = [None, 5, None]
     return backend.send([Envelope({"msg": b"task"}, BODY, priority, None) for priority in priorities[:many]])
 
 
 def claimed(disk: Ext4) -> list[Claim]:
-    """What can be claimed; all else must be gone, and the drafts swept."""
+    """Return the tasks that can be claimed. Nothing else must be left after a sweep."""
     backend = open_backend(disk)
     found = [backend.claim(entry.id.removeprefix(f"{backend.name}/")) for entry in backend.entries()]
     sweep(backend.name)
@@ -83,8 +83,9 @@ def claimed(disk: Ext4) -> list[Claim]:
 
 @pytest.mark.parametrize("many", [1, 3])
 def test_while_sending(disk: Ext4, many: int) -> None:
-    """At each point of a send, one after the other on one disk: what had been acknowledged before is whole, what was
-    being sent is whole or absent, and once the call has returned, it is there."""
+    """At each point of a send, one after the other on one disk: earlier acknowledged tasks are complete, the current
+    one is complete or absent, and exists if the call had returned.
+    """
     for point in [name for name in points.NAMES if name.startswith("send.")] + [""]:
         backend = open_backend(disk)
         send(backend)
@@ -100,7 +101,7 @@ def test_while_sending(disk: Ext4, many: int) -> None:
     ("disposition", "prefix"), [(Ack(), "ack"), (Retry(1.0), "retry"), (Bury("no use"), "bury")], ids=str
 )
 def test_while_finishing(disk: Ext4, disposition: Disposition, prefix: str) -> None:
-    """At each point of a settlement: the task has ended, or is there and whole, in one place."""
+    """At each point of a settlement: the task has ended, or is complete in one place."""
     for point in ["claim.counted", *[name for name in points.NAMES if name.startswith(f"{prefix}.")], "settled"]:
         backend = open_backend(disk)
         (id,) = send(backend)
@@ -124,8 +125,9 @@ def test_while_finishing(disk: Ext4, disposition: Disposition, prefix: str) -> N
 
 
 def test_while_the_table_changes(disk: Ext4) -> None:
-    """At each point of a change of the key-value table: the item is the old or the new one, whole, and the new one once
-    the call has returned."""
+    """At each point of a change of the key-value table: the item is the old or the new one, complete, and the new one
+    if the call had returned.
+    """
     for point in [name for name in points.NAMES if name.startswith("put.")] + [""]:
         backend = open_backend(disk)
         backend.kv.put("key", BODY)
@@ -150,7 +152,7 @@ def test_while_the_table_changes(disk: Ext4) -> None:
 
 
 def test_relaxed_durability_never_runs_what_is_not_whole(disk: Ext4) -> None:
-    """Without syncs a task may be lost or be there cut short: then it is set aside, and not run."""
+    """Without syncs, a task may be lost or truncated. A truncated task is set aside, and does not run."""
     cut_at(disk, "", lambda: [send(open_backend(disk, durable=False)) for _ in range(20)])
     backend = open_backend(disk)
     answers = [backend.claim(os.path.basename(entry.id)) for entry in backend.entries()]
@@ -159,7 +161,7 @@ def test_relaxed_durability_never_runs_what_is_not_whole(disk: Ext4) -> None:
 
 
 def test_after_many_tasks(disk: Ext4) -> None:
-    """Two hundred are acknowledged and half of them ended before the cut: all of the others are there."""
+    """Two hundred tasks are acknowledged, and half of them have ended before the cut: all others exist."""
     backend = open_backend(disk)
     ids = [id for _ in range(200) for id in send(backend)]
     backend.close()

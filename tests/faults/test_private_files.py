@@ -1,4 +1,6 @@
-"""Odd files in ``.unspool``, where only the directory's owner can put them: nothing waits, fails or is lost."""
+"""Odd files in ``.unspool``, which only the owner of the directory can create: no process waits or fails, and nothing
+is lost.
+"""
 
 import json
 import logging
@@ -42,7 +44,7 @@ print(json.dumps({
 
 @pytest.fixture
 def backend(tmp_path: Path) -> SpoolBackend:
-    """An empty spooler, all parts of which are there."""
+    """An empty spooler with all its parts."""
     found = SpoolBackend(str(tmp_path / "mail"), durable=False)
     found.control.set_period(7)
     found.control.resume()
@@ -65,7 +67,7 @@ def backend(tmp_path: Path) -> SpoolBackend:
     ],
 )
 def test_what_is_no_regular_file(backend: SpoolBackend, tmp_path: Path, name: str, kind: str) -> None:
-    """In the place of a file of unspool's own: nothing waits for it, and all that this file is not needed for works."""
+    """In the place of a file of unspool, nothing waits for it, and everything that does not need the file works."""
     path = f"{backend.name}/.unspool/{name}"
     os.mkfifo(tmp_path / "fifo")
     if name == "writers":
@@ -81,7 +83,7 @@ def test_what_is_no_regular_file(backend: SpoolBackend, tmp_path: Path, name: st
 
 @pytest.mark.parametrize("link", ["attempts", "attempts/5", "tmp/5", "dead/5", "corrupt/5"])
 def test_a_link_to_a_directory_of_other_files(backend: SpoolBackend, tmp_path: Path, link: str) -> None:
-    """The sweep, which root may do for another user, removes nothing that a link leads to."""
+    """A sweep, which root may do for another user, removes nothing behind a link."""
     outside = tmp_path / "outside"
     outside.mkdir()
     names = {"precious", "x.reason", f"x.{Directory(backend.name).drafts.number + 1:x}"}
@@ -96,14 +98,14 @@ def test_a_link_to_a_directory_of_other_files(backend: SpoolBackend, tmp_path: P
 
 
 def test_links_without_end(backend: SpoolBackend) -> None:
-    """Two links of a directory to itself lead to as many paths as there are ways: none is followed."""
+    """Two links of a directory to itself give exponentially many paths: none is followed."""
     for name in "56":
         os.symlink(".", f"{backend.name}/.unspool/dead/{name}")
     sweep_old(backend)
 
 
 def test_a_journal_that_is_too_large(backend: SpoolBackend) -> None:
-    """A sparse file of 8 TiB is not read; the history is that of the others."""
+    """A sparse file of 8 TiB is not read, and the rest of the history is shown."""
     path = Path(backend.name, ".unspool", "journal-x")
     path.touch(mode=0o600)
     os.truncate(path, 1 << 43)
@@ -126,7 +128,7 @@ def test_a_journal_that_is_too_large(backend: SpoolBackend) -> None:
 )
 @pytest.mark.parametrize("name", ["worker-1-x", "supervisor-1-x", "other-1-x"])
 def test_forged_registrations(backend: SpoolBackend, name: str, content: bytes) -> None:
-    """A locked file that no process of unspool's has written: it is no live process, and is left alone."""
+    """A locked file that no process of unspool has written is not a live process, and is left alone."""
     path = Path(backend.name, ".unspool", "run", name)
     path.write_bytes(content)
     held = os.open(path, os.O_RDWR)
@@ -142,14 +144,14 @@ def test_forged_registrations(backend: SpoolBackend, name: str, content: bytes) 
 
 
 def put(backend: SpoolBackend, name: str) -> str:
-    """A task of this name."""
+    """Create a task with this name."""
     (id,) = backend.send([ENVELOPE])
     os.rename(id, f"{backend.name}/{name}")
     return name
 
 
 def bury(backend: SpoolBackend, ref: str) -> None:
-    """Sets a task aside as dead."""
+    """Set a task aside as dead."""
     claim = backend.claim(ref)
     assert isinstance(claim, Claim)
     backend.settle(claim, Bury("no use"))
@@ -165,7 +167,9 @@ def sweep_old(backend: SpoolBackend) -> None:
 
 @pytest.mark.parametrize("ending", [".reason", ".reason.reason", "_" + "x" * (255 - 28) + ".reason", "x" * 234])
 def test_a_task_that_is_called_as_a_reason(backend: SpoolBackend, ending: str) -> None:
-    """It is listed when it is dead, with its reason, is there after a sweep, and can be retried; so is a long one."""
+    """A dead task with such a name is listed with its reason, survives a sweep, and can be retried; so does a
+    long one.
+    """
     ref = put(backend, f"uwsgi_spoolfile_on_x{ending}"[-255:] if ending[0] != "x" else f"uwsgi_spoolfile_on_xx{ending}")
     bury(backend, ref)
     for _ in range(2):
@@ -178,7 +182,9 @@ def test_a_task_that_is_called_as_a_reason(backend: SpoolBackend, ending: str) -
 
 
 def test_a_task_that_was_moved_to_where_a_reason_is_kept(backend: SpoolBackend) -> None:
-    """By hand: it is deleted neither with the task whose reason it seems to be nor by a sweep, which has it listed."""
+    """A task that was moved by hand is neither deleted with the task whose reason it seems to be nor by a sweep, which
+    leaves it listed.
+    """
     first, second = put(backend, "uwsgi_spoolfile_on_x_1_1_1_1"), put(backend, "uwsgi_spoolfile_on_x_1_1_1_2")
     for name in (f"{first}.reason", second, f"{second}.reason"):
         os.rename(f"{backend.name}/{put(backend, 'uwsgi_spoolfile_on_y')}", f"{backend.name}/.unspool/dead/{name}")
@@ -194,7 +200,7 @@ def test_a_task_that_was_moved_to_where_a_reason_is_kept(backend: SpoolBackend) 
 
 
 def test_a_reason_without_its_task(backend: SpoolBackend) -> None:
-    """As after a kill between the two: it is swept, and the next task of this name takes its place."""
+    """After a kill between the two, the reason is swept, and the next task with this name can take its place."""
     for name in ("uwsgi_spoolfile_on_x_1_1_1_1", "uwsgi_spoolfile_on_x_1_1_1_2"):
         Path(backend.name, ".unspool", "dead", f"{name}.reason").write_text('{"reason": "former"}')
     bury(backend, put(backend, name))
@@ -222,7 +228,7 @@ def test_a_reason_without_its_task(backend: SpoolBackend) -> None:
     ],
 )
 def test_a_forged_count(backend: SpoolBackend, value: bytes) -> None:
-    """What is no count is none: the task is run as if it were new, and its runs are counted."""
+    """An invalid count is ignored: the task runs as if it were new, and its runs are counted."""
     (id,) = backend.send([ENVELOPE])
     os.setxattr(id, "user.unspool", value)
     for attempt in (1, 2):
@@ -234,8 +240,9 @@ def test_a_forged_count(backend: SpoolBackend, value: bytes) -> None:
 
 @pytest.mark.parametrize("how", ["claim", "leave"])
 def test_a_task_that_is_marked_as_done(backend: SpoolBackend, caplog: pytest.LogCaptureFixture, how: str) -> None:
-    """Whoever may write to a file can mark it so. It is removed without a run, as after an end whose file could not be
-    removed; one line says so."""
+    """Everyone who can write to a file can set this mark. The task is removed without a run, as after an end whose file
+    could not be removed, and one line says so.
+    """
     (id,) = backend.send([ENVELOPE])
     os.setxattr(id, "user.unspool", b"1 0 d")
     with caplog.at_level(logging.WARNING, "unspool"):

@@ -1,4 +1,4 @@
-"""Parts of ``.unspool`` that somebody removes under the processes that use them: they are made again."""
+"""Parts of ``.unspool`` that are removed under the processes that use them: they are created again."""
 
 import os
 import shutil
@@ -37,7 +37,7 @@ def test_under_a_worker(place: Place, part: str, priority: int | None) -> None:
 
 
 def use(backend: SpoolBackend, priority: int | None) -> None:
-    """Does with a directory what needs a part of ``.unspool``; nothing is left."""
+    """Do something that needs this part of ``.unspool``, and leave nothing."""
     ids = backend.send([Envelope({"msg": b"task"}, b"", priority, None)] * 3)
     dead, corrupt = (backend.claim(os.path.relpath(id, backend.name)) for id in ids[:2])
     assert isinstance(dead, Claim)
@@ -67,7 +67,7 @@ def use(backend: SpoolBackend, priority: int | None) -> None:
 @pytest.mark.parametrize("priority", [None, 5])
 @pytest.mark.parametrize("part", ["dead", "corrupt", "dead/5", "tmp", "run", "kv", "leaving", "left", ""])
 def test_in_one_process(tmp_path: Path, part: str, priority: int | None) -> None:
-    """All that needs the part works as before."""
+    """Everything that needs the part works as before."""
     backend = SpoolBackend(str(tmp_path / "mail"), durable=False)
     for _ in range(3):
         use(backend, priority)
@@ -75,7 +75,7 @@ def test_in_one_process(tmp_path: Path, part: str, priority: int | None) -> None
 
 
 def test_with_many_priorities(tmp_path: Path) -> None:
-    """More than a process holds open: the directory of the dead is made again for one that is not."""
+    """With more priorities than a process holds open, the directory of dead tasks is created again for each."""
     backend = SpoolBackend(str(tmp_path / "mail"), durable=False)
     for id in backend.send([Envelope({"msg": b"task"}, b"", priority, None) for priority in range(1, 71)]):
         backend.remove(id)
@@ -85,7 +85,7 @@ def test_with_many_priorities(tmp_path: Path) -> None:
 
 
 def test_counts_beside_the_tasks(tmp_path: Path) -> None:
-    """Where a file system has no extended attributes, their directory is made again as well."""
+    """On a file system without extended attributes, the directory of attempts is created again as well."""
     backend = SpoolBackend(str(tmp_path / "mail"), durable=False)
     kept = Sidecars(Directory(backend.name))
     kept.write("", "5/task", Count(2, 1))

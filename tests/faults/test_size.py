@@ -21,7 +21,7 @@ LARGE = 200_000  # bytes: more than is read at first
 
 
 def test_a_task_larger_than_a_workers_memory(place: Place) -> None:
-    """Each try to read it counts as a crash; after three it is dead, and the tasks behind it have run."""
+    """Each attempt to read it counts as a crash. After three it is dead, and the tasks behind it have run."""
     place.write_app("""
     @Spooler.task
     def large(data): note("large"); return True
@@ -45,7 +45,7 @@ def test_a_task_larger_than_a_workers_memory(place: Place) -> None:
 
 
 def test_after_three_crashes_the_body_is_not_read(tmp_path: Path) -> None:
-    """The claim that sets a task aside reads its variables alone, so that it cannot be the next crash."""
+    """The claim that sets a task aside reads only its variables, so it cannot be the next crash."""
     backend = SpoolBackend(str(tmp_path / "mail"))
     (id,) = backend.send([Envelope({"msg": b"task"}, b"x" * LARGE, None, None)])
     attempts, ref = open_attempts(Directory(backend.name)), os.path.basename(id)
@@ -62,8 +62,9 @@ def test_after_three_crashes_the_body_is_not_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("send", ["raw", "many", "uwsgi.spool"])
 def test_sending_what_is_too_large(tmp_path: Path, send: str) -> None:
-    """It is refused, with the size, the limit and the setting's name, and nothing is sent; what is as large as allowed
-    is sent and can be claimed."""
+    """It is refused with the size, the limit and the name of the setting, and nothing is sent. A task of the largest
+    size is sent and can be claimed.
+    """
     configure(spoolers=[tmp_path / "mail"], max_task_size=1 / 16)
     backend = SpoolBackend(str(tmp_path / "mail"), max_size=1 << 16)
     with pytest.raises(PayloadRefused, match=r"takes 65\d{3} bytes, and max_task_size allows 0.0625 MB.*_TASK_SIZE"):
@@ -82,7 +83,7 @@ _SENDERS: dict[str, Any] = {
 
 
 def test_a_file_that_is_too_large(tmp_path: Path) -> None:
-    """Set aside as corrupt, with a reason that says what to raise; once that is raised, it can be retried."""
+    """It is set aside as corrupt, with a reason that says what to raise. After that, it can be retried."""
     path = _put(tmp_path, wire.dump({"msg": b"task"}, b"x" * LARGE, None))
     small = SpoolBackend(str(tmp_path / "mail"), max_size=LARGE // 4, clock=FakeClock(path.stat().st_mtime + 10))
     refusal = small.claim(path.name)
@@ -100,7 +101,7 @@ def test_a_file_that_is_too_large(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("first", [1_000, LARGE // 2 + 1, LARGE])
 def test_a_file_that_grows_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: int) -> None:
-    """It is waited for, without an attempt counted, however often it is looked at; when it is whole, it is claimed."""
+    """The worker waits for it, without counting an attempt, and claims it when it is complete."""
     whole = wire.dump({"msg": b"task"}, b"x" * LARGE, None)
     path = _put(tmp_path, whole[:first])
     clock = FakeClock()
@@ -129,7 +130,7 @@ def test_a_file_that_grows_while_it_is_read(tmp_path: Path, monkeypatch: pytest.
 
 
 def _put(tmp_path: Path, data: bytes) -> Path:
-    """A file that another program wrote in place."""
+    """Write a file in place, as another program does."""
     place = tmp_path / "mail"
     place.mkdir(mode=0o700)
     path = place / "uwsgi_spoolfile_on_elsewhere_1_1_1_1_1"

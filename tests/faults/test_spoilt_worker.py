@@ -1,4 +1,4 @@
-"""A task changes its whole process: the worker is put right or replaced, with one line, and the tasks after it run."""
+"""A task changes its whole process: the worker is restored or replaced, with one line, and the next tasks run."""
 
 import subprocess
 import sys
@@ -68,7 +68,7 @@ APP = """
     ],
 )
 def test_what_a_task_has_changed_harms_no_other(place: Place, task: str, line: str) -> None:
-    """Before others, each of which would fail by it, or lose what it prints."""
+    """This happens before other tasks, each of which would fail or lose its output."""
     needs(root=True)
     place.write_app(APP)
     place.call(f"for _ in range(5): good()\n{task}()\nfor _ in range(5): good()")
@@ -82,7 +82,7 @@ def test_what_a_task_has_changed_harms_no_other(place: Place, task: str, line: s
 
 
 def test_a_limit_that_cannot_be_raised_again_ends_the_worker(place: Place) -> None:
-    """By a process that may not raise hard limits; or it is put back, by one that may."""
+    """A process that may not raise hard limits is replaced. One that may restores the limit."""
     place.write_app(APP)
     place.call("good()\nno_bytes_for_good()\nfor _ in range(5): good()")
     running = place.burst()
@@ -94,7 +94,7 @@ def test_a_limit_that_cannot_be_raised_again_ends_the_worker(place: Place) -> No
 
 @pytest.mark.parametrize("kind", ["report", "directory"])
 def test_a_descriptor_of_the_worker_that_has_become_another_file(place: Place, kind: str) -> None:
-    """As after a double close: the run counts as a crash, nothing is written to the file, and the others run."""
+    """As after a double close, the run counts as a crash, nothing is written to the file, and the other tasks run."""
     place.write_app(APP)
     other = place.root / "other"
     if kind == "directory":
@@ -110,7 +110,7 @@ def test_a_descriptor_of_the_worker_that_has_become_another_file(place: Place, k
 
 
 def test_a_worker_in_which_everything_fails_suddenly_is_replaced(place: Place) -> None:
-    """Whatever the reason is: here a module's state, which is never put back."""
+    """This holds for any cause, here the state of a module, which is never restored."""
     place.write_app("""
     broken = False
     @Spooler.task
@@ -141,7 +141,7 @@ STREAMS = """
 
 @pytest.mark.parametrize("stdout", ["None", "Odd()", "type('NoFlush', (), {'write': len})()", "closed"])
 def test_standard_output_of_any_kind(place: Place, stdout: str) -> None:
-    """None, closed, or an object without ``flush`` or with one that raises: it is no failure of the worker."""
+    """None, a closed stream, or an object without ``flush`` or with one that raises is not a failure of the worker."""
     change = "sys.stdout.close()" if stdout == "closed" else f"sys.stdout = {stdout}"
     place.write_app(f"{STREAMS}\n    if 'SUPERVISED' in os.environ: {change}")
     place.call("good()")
@@ -152,7 +152,7 @@ def test_standard_output_of_any_kind(place: Place, stdout: str) -> None:
 
 
 def test_a_command_line_without_standard_streams(place: Place) -> None:
-    """Files that it opens do not get their numbers, so that nothing that a task prints gets into them."""
+    """Files that it opens do not get their numbers, so the output of tasks does not go into them."""
     place.write_app(STREAMS)
     place.call("good()")
     for words in ("run tasks --burst", "status"):
@@ -163,7 +163,7 @@ def test_a_command_line_without_standard_streams(place: Place) -> None:
 
 
 def test_work_that_a_task_left_to_an_executor_is_waited_for(place: Place) -> None:
-    """As Python does at its end; so is a thread that is no daemon."""
+    """The worker waits for it, and for threads that are not daemons, as Python does at its end."""
     place.write_app("""
     import threading
     from concurrent.futures import ThreadPoolExecutor

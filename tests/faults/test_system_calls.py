@@ -1,4 +1,4 @@
-"""Killed before each system call of sending, claiming and settling that changes anything, and each of them failing."""
+"""Kills before each system call of sending, claiming and settling that changes anything, and errors of each of them."""
 
 import contextlib
 import errno
@@ -28,23 +28,25 @@ def _strace() -> None:
 
 
 def open_backend(root: Path, clock: float = 0.0) -> SpoolBackend:
-    """A backend of this process."""
+    """Return a backend of this process."""
     return SpoolBackend(str(root / "mail"), clock=lambda: time.time() + clock)
 
 
 def send(backend: SpoolBackend, priority: int | None = None) -> str:
-    """One task."""
+    """Send one task."""
     return backend.send([Envelope({"msg": b"task"}, b"body" * 100, priority, None)])[0]
 
 
 def swept(backend: SpoolBackend) -> list[str]:
-    """What lies among the drafts after sweeping."""
+    """Return the drafts that a sweep leaves."""
     sweep(backend.name)
     return [path.name for path in Path(backend.name, ".unspool", "tmp").glob("*")]
 
 
 def killed_at_each_call(root: Path, work: Callable[[Path], None], prepare: Callable[[Path], None]) -> Iterator[Path]:
-    """The places in which the work was killed, at another system call in each; at last one in which it was not."""
+    """Yield the places in which the work was killed, each at another system call, and at last one in which it
+    was not.
+    """
     (root / "whole").mkdir()
     prepare(root / "whole")
     calls = tracing.calls(lambda: work(root / "whole"), root / "calls")
@@ -63,8 +65,9 @@ def killed_at_each_call(root: Path, work: Callable[[Path], None], prepare: Calla
 
 
 def test_a_producer_killed_before_each_call(tmp_path: Path) -> None:
-    """From the first use of a directory on: the task is absent or whole, there if the call has returned, and what is
-    left of it is swept."""
+    """From the first use of a directory on, the task is absent or complete, exists if the call had returned, and
+    leftovers are swept.
+    """
 
     def work(place: Path) -> None:
         send(open_backend(place), priority=5)
@@ -83,8 +86,9 @@ def test_a_producer_killed_before_each_call(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("disposition", [Ack(), Retry(LATER), Bury("no use")], ids=["ack", "retry", "bury"])
 def test_a_worker_killed_before_each_call(tmp_path: Path, disposition: Disposition) -> None:
-    """Between its claim and its end a task is never lost, never in two places, and what was not done is claimed again
-    at once with the attempt counted."""
+    """Between its claim and its end, a task is never lost and never in two places. If it had not ended, it can be
+    claimed at once, with the attempt counted.
+    """
 
     def work(place: Path) -> None:
         worker = open_backend(place)
@@ -116,7 +120,7 @@ def test_a_worker_killed_before_each_call(tmp_path: Path, disposition: Dispositi
 @pytest.mark.parametrize("calls", ["write", "fsync", "rename,renameat,renameat2", "openat", "mkdir,mkdirat"])
 @pytest.mark.parametrize("many", [1, 3])
 def test_sending_to_a_failing_disk(tmp_path: Path, calls: str, many: int) -> None:
-    """The caller is told which spooler it is, and nothing is left behind; the next send is as if nothing had been."""
+    """The error names the spooler, nothing is left, and the next send works."""
 
     def work() -> None:
         backend = open_backend(tmp_path)
@@ -149,7 +153,7 @@ def test_sending_to_a_failing_disk(tmp_path: Path, calls: str, many: int) -> Non
 def test_a_send_that_fails_half_way(
     tmp_path: Path, many: int, priority: int | None, durable: bool, failing: str, sent: int
 ) -> None:
-    """The error names exactly the tasks that are in the queue, and who sends the others has each of them once."""
+    """The error names exactly the tasks that are in the queue. After sending the others again, each is there once."""
     envelopes = [Envelope({"msg": b"%d" % number}, b"", priority, None) for number in range(many)]
     backend = SpoolBackend(str(tmp_path / "mail"), durable=durable)
     backend.remove(send(backend, priority))  # the directories are there
@@ -165,8 +169,9 @@ def test_a_send_that_fails_half_way(
 
 
 def test_a_change_of_the_table_killed_before_each_call(tmp_path: Path) -> None:
-    """An item is the old or the new one, whole, and the new one if the call has returned. An ephemeral item is absent.
-    The table stays usable, and what is left behind is swept."""
+    """An item is the old or the new one, complete, and the new one if the call had returned. An ephemeral item is
+    absent. The table stays usable, and leftovers are swept.
+    """
 
     def prepare(place: Path) -> None:
         open_backend(place).kv.put("key", b"one" * 1000)
@@ -209,7 +214,7 @@ def test_a_change_of_the_table_on_a_failing_disk(tmp_path: Path, calls: str, whe
 
 @pytest.mark.parametrize("calls", ["openat", "read", "fstat,newfstatat", "fsetxattr", "fcntl"])
 def test_claiming_from_a_failing_disk(tmp_path: Path, calls: str) -> None:
-    """The file is kept and looked at again a minute later; the worker lives, and no crash is counted."""
+    """The file is kept and tried again a minute later. The worker lives, and no crash is counted."""
     backend = open_backend(tmp_path)
     ref = os.path.basename(send(backend))
     assert backend._claims.attempts is not None  # only what a claim does is to fail
@@ -227,7 +232,7 @@ def test_claiming_from_a_failing_disk(tmp_path: Path, calls: str) -> None:
 
 
 def test_a_finished_task_that_cannot_be_removed(tmp_path: Path) -> None:
-    """It is put off, does not run again, and is removed when that is possible."""
+    """It is postponed, does not run again, and is removed when that is possible."""
     backend = open_backend(tmp_path)
     ref = os.path.basename(send(backend))
 
@@ -245,7 +250,7 @@ def test_a_finished_task_that_cannot_be_removed(tmp_path: Path) -> None:
 
 
 def test_a_process_without_descriptors_is_told_so(tmp_path: Path) -> None:
-    """EMFILE in a producer: an error that names it, and nothing is left behind."""
+    """EMFILE in a producer is an error that says so, and nothing is left."""
     backend = open_backend(tmp_path)
     send(backend)
 

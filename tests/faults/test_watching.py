@@ -1,4 +1,4 @@
-"""The kernel has no watches left, or too many events: scans find what is there."""
+"""The kernel has no watches left, or loses events: scans find all tasks."""
 
 import errno
 import os
@@ -16,12 +16,12 @@ from .conftest import needs
 
 
 def send(backend: SpoolBackend, many: int = 1) -> list[str]:
-    """Some tasks."""
+    """Send some tasks."""
     return backend.send([Envelope({"msg": b"task"}, b"", None, None)] * many)
 
 
 def taken(found: feed.SpoolFeed) -> set[str]:
-    """All that it gives after a look."""
+    """Return all tickets after a refresh."""
     while found.refresh().more:
         pass
     return {ticket.ref for ticket in found.take(100_000)}
@@ -61,8 +61,11 @@ print("last")
     ],
 )
 def test_no_watches_left(tmp_path: Path, limit: str) -> None:
-    """Whatever the kernel refuses to watch, and when: one line says so, and from then on the directory is looked at
-    once a second. The limit is one of a user namespace of the test's own."""
+    """Whichever watch the kernel refuses at any time, one line says so, and the directory is then scanned once a
+    second.
+
+    The limit belongs to a user namespace of the test.
+    """
     needs(root=True, tool="unshare")
     name, number = limit.split()
     command = f'echo {number} > /proc/sys/user/{name}; exec {sys.executable} -c "$CODE"'
@@ -78,7 +81,7 @@ def test_no_watches_left(tmp_path: Path, limit: str) -> None:
 
 
 def test_too_many_events(tmp_path: Path) -> None:
-    """More names arrive than the kernel keeps events for: the overflow asks for a scan, which has all of them."""
+    """More names arrive than the kernel keeps events for: the overflow causes a scan, which finds all of them."""
     limit = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
     if limit > 50_000:
         pytest.skip(f"this system keeps {limit} events")
@@ -99,7 +102,7 @@ def test_too_many_events(tmp_path: Path) -> None:
 
 
 def test_a_watch_that_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """ENOSPC for one directory ends all watching: half of the events would be worse than none."""
+    """ENOSPC for one directory ends all watching, because half of the events would be worse than none."""
     seen = watcher.Watcher()
     assert seen.working
 

@@ -1,4 +1,4 @@
-"""A child process under strace, which kills it at one of its system calls, or has some of them fail."""
+"""A child process under strace, which kills it at one of its system calls, or makes some of them fail."""
 
 import gc
 import os
@@ -42,7 +42,7 @@ _CHANGING = frozenset(
 
 
 class Killed(Exception):
-    """It was killed before it had ended."""
+    """The process was killed before the end of its work."""
 
 
 def calls(work: Callable[[], Any], log: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""The fuzzers' targets: with random bytes, and with all that ever broke them."""
+"""The targets of the fuzzers, with random bytes and with all inputs that have broken them."""
 
 import os
 import random
@@ -15,7 +15,7 @@ FINDS = sorted((Path(__file__).parent / "finds").iterdir())
 
 @pytest.fixture(autouse=True)
 def as_it_was(tmp_path: Path) -> Iterator[None]:
-    """The targets choose a directory to work in, and keep pickles from being run; neither outlasts the test."""
+    """Restore the working directory and the loader of pickles, which the targets replace."""
     place, ours = os.getcwd(), dict(codec.SERIALIZERS)
     codec.SERIALIZERS["pickle"] = targets.SAFE_PICKLE
     targets.start(str(tmp_path))

@@ -1,4 +1,4 @@
-"""The command line, in processes of its own, or in the test's for mistakes that are found before anything runs."""
+"""The command line, in separate processes, or in that of the test for mistakes that are found before anything runs."""
 
 import pytest
 
@@ -11,7 +11,7 @@ __all__ = ["Quick", "quick", "shell"]
 
 
 class Quick:
-    """The command line in the test's own process, which is faster by far."""
+    """The command line in the test's own process, which is much faster."""
 
     def __init__(self, shell: Shell, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         self.shell = shell
@@ -19,7 +19,7 @@ class Quick:
         self._capsys = capsys
 
     def error(self, *words: str, status: int, **env: str) -> str:
-        """The one line with which a command fails, after ``unspool: error: ``."""
+        """Return the one line with which a command fails, without ``unspool: error: ``."""
         for name, value in (self.shell.env | env).items():
             self._patch.setenv(name, value)
         self._patch.chdir(self.shell.root)
@@ -32,5 +32,5 @@ class Quick:
 
 @pytest.fixture
 def quick(shell: Shell, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Quick:
-    """The command line in this process, where the shell is."""
+    """The command line in this process, in the directory of the shell."""
     return Quick(shell, monkeypatch, capsys)

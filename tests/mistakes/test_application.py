@@ -1,4 +1,4 @@
-"""What a user may give as APP, and what an application may do when it is imported."""
+"""Mistakes in APP, and what an application may do when it is imported."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ VALID = "APP is a module, module:attr or path/to/file.py"
 
 
 def write(shell: Shell, name: str, source: str) -> Path:
-    """A file beside the application."""
+    """Write a file beside the application."""
     path = shell.root / name
     path.parent.mkdir(exist_ok=True)
     path.write_text(textwrap.dedent(source))
@@ -21,19 +21,19 @@ def write(shell: Shell, name: str, source: str) -> Path:
 
 
 def refusal(shell: Shell, app: str, *words: str) -> str:
-    """Why ``unspool run`` does not start."""
+    """Return why ``unspool run`` does not start."""
     text = shell.error("run", app, "--burst", *words, status=2)
     assert text.startswith(f"app {app!r} cannot be imported: ")
     return text.partition(" cannot be imported: ")[2]
 
 
 def test_no_application(shell: Shell) -> None:
-    """The argument that is missing is named."""
+    """The missing argument is named."""
     assert shell.error("run", status=2).startswith("Missing argument 'APP'.")
 
 
 def test_a_name_that_is_no_module(shell: Shell) -> None:
-    """The error says where the module was looked for, and what APP may be."""
+    """The error says where the module was searched for, and what APP may be."""
     missing = f"in {shell.root} or the installed packages; {VALID}"
     assert refusal(shell, "nosuch") == f"ModuleNotFoundError: No module named 'nosuch' {missing}"
     text = "ModuleNotFoundError: No module named 'app.tasks'; 'app' is not a package"
@@ -64,14 +64,15 @@ def test_an_attribute_that_is_not_there(shell: Shell) -> None:
     ],
 )
 def test_an_error_in_the_application(shell: Shell, source: str, error: str) -> None:
-    """The file, the line, the type and the text are in one line."""
+    """One line has the file, the line, the type and the text."""
     path = write(shell, "bad.py", source)
     assert f"{path.parent}/{error}" in refusal(shell, "bad")
 
 
 def test_an_error_below_a_library(shell: Shell) -> None:
-    """The line is the last one of the user's, not one in the library; the whole traceback can be had, also from the
-    other commands that import an application, and by the variables of their options."""
+    """The line is the last one of the user, not one of the library. The whole traceback is printed on request, also by
+    the other commands that import an application, and by the variables of their options.
+    """
     path = write(shell, "bad.py", "import json\n\njson.loads('{')\n")
     line = f"{path}:3: JSONDecodeError: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"
     assert refusal(shell, "bad") == f"{line} (--traceback shows more)"
@@ -97,7 +98,7 @@ def test_an_error_below_a_library(shell: Shell) -> None:
 
 
 def test_a_reload_that_fails(shell: Shell) -> None:
-    """The old workers go on; the line in the log is followed by the traceback, if that was asked for."""
+    """The old workers continue. With the option, the log line is followed by the traceback."""
     running = shell.start("app", "--traceback")
     running.wait_for("started")
     shell.send("app:add", "1")
@@ -109,7 +110,7 @@ def test_a_reload_that_fails(shell: Shell) -> None:
 
 
 def test_an_application_that_parses_arguments(shell: Shell) -> None:
-    """What parses the command line when it is imported gets that of unspool, and ends the process."""
+    """Code that parses the command line on import gets that of unspool, and ends the process."""
     path = write(shell, "bad.py", "import argparse\nparser = argparse.ArgumentParser()\nparser.parse_args()\n")
     done = shell.result("run", "bad", "--burst")
     assert done.returncode == 2
@@ -120,7 +121,7 @@ def test_an_application_that_parses_arguments(shell: Shell) -> None:
 
 
 def test_an_application_without_tasks(shell: Shell) -> None:
-    """It is most likely the wrong module."""
+    """It is probably the wrong module, which a warning says."""
     write(shell, "empty.py", "")
     assert "app empty defines no task: is it the right module" in shell.result("run", "empty", "--burst").stderr
 
@@ -155,7 +156,7 @@ def test_an_application_that_sends_when_it_is_imported(shell: Shell) -> None:
 
 
 def test_a_spooler_that_is_not_configured(shell: Shell) -> None:
-    """Where the seed's own idiom finds none, a warning names those that are configured, before Python's error."""
+    """If the usual idiom finds no spooler, a warning names the configured ones before Python's error."""
     path = write(
         shell,
         "typo.py",
@@ -172,7 +173,7 @@ def test_a_spooler_that_is_not_configured(shell: Shell) -> None:
 
 
 def test_classes_of_a_script(shell: Shell) -> None:
-    """What a script sends, with objects of its own classes, its worker can rebuild."""
+    """A worker can rebuild what a script sends, also objects of its own classes."""
     write(
         shell,
         "script.py",
@@ -198,7 +199,7 @@ def test_classes_of_a_script(shell: Shell) -> None:
 
 
 def test_a_function_that_was_renamed(shell: Shell) -> None:
-    """The reason says so, and names what the worker has."""
+    """The reason says so, and names the functions of the worker."""
     shell.send("old:add", "1")
     [line] = [line for line in shell.burst() if "old:add" in line]
     assert line.endswith(

@@ -1,4 +1,4 @@
-"""What a user may mistype on the command line. Each answer is one line that names what is valid."""
+"""Mistakes on the command line. Each answer is one line that names what is valid."""
 
 import pytest
 
@@ -34,7 +34,7 @@ MISTAKES = [
 
 @pytest.mark.parametrize(("words", "answer"), MISTAKES)
 def test_mistake(quick: Quick, words: list[str], answer: str) -> None:
-    """One line, status 2, and no variable is blamed that is not set."""
+    """One line, status 2, and no hint at a variable that is not set."""
     quick.shell.mail.mkdir(mode=0o700)
     text = quick.error(*words, status=2)
     assert answer in text
@@ -43,7 +43,7 @@ def test_mistake(quick: Quick, words: list[str], answer: str) -> None:
 
 
 def test_a_mistake_in_the_environment(quick: Quick) -> None:
-    """The variable that brought the value is named, also where its name is not made of the option's."""
+    """The variable that has set the value is named, also if its name differs from that of the option."""
     text = quick.error("run", "app", status=2, UNSPOOL_RUN_PROCESSES="abc")
     assert "'abc' is not a valid whole number. (UNSPOOL_RUN_PROCESSES is set; see 'unspool run --help')" in text
     text = quick.error("enqueue", "app:add", "1", status=2, UNSPOOL_ENQUEUE_IN="5minutes")
@@ -51,7 +51,7 @@ def test_a_mistake_in_the_environment(quick: Quick) -> None:
 
 
 def test_a_task_that_is_not_there(quick: Quick) -> None:
-    """Each command names the id, and ends with status 1."""
+    """Each command names the id, and exits with 1."""
     id = f"{quick.shell.mail}/nothing"
     quick.shell.mail.mkdir(mode=0o700)
     for command in ("rm", "show", "retry"):
@@ -60,12 +60,12 @@ def test_a_task_that_is_not_there(quick: Quick) -> None:
 
 
 def test_a_directory_needs_no_schema(shell: Shell) -> None:
-    """Which is said, and no error."""
+    """There is nothing to do, which is said, and is not an error."""
     assert shell("migrate") == f"{shell.mail} needs no schema\n"
 
 
 def test_a_function_that_nothing_has_checked(shell: Shell) -> None:
-    """Sent without --app, a function may be mistyped; a note on stderr says how to have it checked."""
+    """Without --app, the name of a function may be mistyped. A note on stderr says how to check it."""
     done = shell.result("enqueue", "app:typo")
     assert (done.returncode, done.stdout.startswith(f"{shell.mail}/")) == (0, True)
     assert done.stderr == (

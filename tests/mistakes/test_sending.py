@@ -1,4 +1,4 @@
-"""What a program may do wrong when it defines and sends tasks. Each mistake is made in one real process."""
+"""Mistakes of a program that defines and sends tasks. Each is made in one real process."""
 
 import json
 import os
@@ -110,7 +110,7 @@ MISTAKES = {
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
-    """What each mistake raised: the name of the exception and its text."""
+    """The name and the text of the exception that each mistake raises."""
     root = tmp_path_factory.mktemp("mistakes")
     (root / "app.py").write_text(f"SOURCE = {chr(10).join(MISTAKES)!r}\n{PROGRAM}")
     env = {name: value for name, value in os.environ.items() if not name.startswith("UNSPOOL_")}
@@ -123,8 +123,9 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistake(mistake: str, outcomes: dict[str, list[str]]) -> None:
-    """The exception is one of unspool's, or an AttributeError; it names the value, and what to do instead. Nothing is
-    sent."""
+    """The exception is one of unspool's, or an AttributeError. It names the value, and what to do instead. Nothing is
+    sent.
+    """
     kind, text = MISTAKES[mistake]
     assert outcomes[mistake][0] == kind, outcomes[mistake]
     assert re.search(text, outcomes[mistake][1]), outcomes[mistake]

@@ -1,4 +1,4 @@
-"""What a user may do wrong with settings and spoolers."""
+"""Mistakes with settings and spoolers."""
 
 import os
 import subprocess
@@ -23,7 +23,7 @@ def without_spoolers(shell: Shell) -> Shell:
 
 
 def test_no_spooler(shell: Shell) -> None:
-    """All ways to configure one are named, also in Python; and a variable that has nearly the right name."""
+    """All ways to configure a spooler are named, also those in Python, and a variable with a similar name."""
     without_spoolers(shell)
     assert shell.error("ls", status=2) == f"{HOW}; or give --spooler DIR or URL"
     text = shell.error("enqueue", "app:add", "1", status=2, UNSPOOL_SPOOLER="/tmp/mail")
@@ -34,7 +34,7 @@ def test_no_spooler(shell: Shell) -> None:
 
 
 def test_a_variable_that_is_none_of_unspools(shell: Shell) -> None:
-    """``doctor`` names it and the likely right one."""
+    """``doctor`` names the variable and the probably correct one."""
     text = shell("doctor", status=1, UNSPOOL_DURABILTY="relaxed")
     assert (
         "warn UNSPOOL_DURABILTY: is not a variable that unspool knows\n     -> did you mean UNSPOOL_DURABILITY?" in text
@@ -53,13 +53,13 @@ def test_a_variable_that_is_none_of_unspools(shell: Shell) -> None:
     ],
 )
 def test_values(quick: Quick, variable: str, value: str, error: str) -> None:
-    """The variable, the value and what is valid are named."""
+    """The variable, the value and the valid values are named."""
     name = f"UNSPOOL_{variable}"
     assert quick.error("ls", status=2, **{name: value}) == f"{variable.lower()} from {name} cannot be used: {error}"
 
 
 def test_durations(shell: Shell) -> None:
-    """What stands for seconds may be written with a unit, in the environment, in a file, and in Python."""
+    """A setting in seconds accepts a unit, in the environment, in a file and in Python."""
     (shell.root / "pyproject.toml").write_text('[tool.unspool]\nhistory_age = "1d"\n')
     found = shell("doctor", status=1, UNSPOOL_PERIOD="5m", UNSPOOL_MISSPELT="")
     assert "ok   period: 300 s (from UNSPOOL_PERIOD)" in found
@@ -90,7 +90,7 @@ def test_pyproject(quick: Quick, text: str, error: str) -> None:
 
 
 def test_places_that_cannot_be_used(quick: Quick) -> None:
-    """A file, a directory that everybody may write to, a mistyped server and a server that is not there."""
+    """A file, a directory that everyone can write to, a mistyped server and an unreachable server."""
     file = quick.shell.root / "file"
     file.touch()
     assert quick.error("ls", "--spooler", str(file), status=3) == (
@@ -117,7 +117,7 @@ def test_a_directory_of_another_user(shell: Shell) -> None:
 
 
 def test_a_relative_spooler(shell: Shell) -> None:
-    """A worker and ``doctor`` warn that other programs may use another directory, and give the absolute path."""
+    """A worker and ``doctor`` warn that other programs may use another directory, and name the absolute path."""
     done = shell.result("run", "app", "--burst", UNSPOOL_SPOOLERS="mail")
     [warning] = [line for line in done.stderr.splitlines() if "WARNING" in line]
     assert warning.endswith(
@@ -133,7 +133,7 @@ def test_a_relative_spooler(shell: Shell) -> None:
 
 @pytest.mark.parametrize("command", [("run", "app", "--burst"), ("ls",), ("pause",), ("enqueue", "app:add", "1")])
 def test_a_mistyped_spooler(quick: Quick, command: tuple[str, ...]) -> None:
-    """It is refused, and no directory of that name is made; a path has a slash."""
+    """The name is refused, and no directory of this name is created. A path contains a slash."""
     assert quick.error(*command, "--spooler", "mial", status=2) == (
         "no spooler is named 'mial' (configured: mail); for a directory, write its path with a slash: ./mial"
     )

@@ -1,4 +1,6 @@
-"""Directories, queues on real servers, tasks that tell of their runs, and carriers that are killed."""
+"""Directories, queues on real servers, tasks that record their runs, and processes that are killed during a
+transfer.
+"""
 
 import contextlib
 import io
@@ -31,14 +33,14 @@ ran: Counter[str] = Counter()
 
 @Spooler.task
 def work(name: str) -> bool:
-    """Tells that it was run."""
+    """Record a run."""
     ran[name] += 1
     return True
 
 
 @Spooler.task(max_attempts=1)
 def fail(name: str) -> bool:
-    """The same, and fails for good."""
+    """Record a run, and fail for good."""
     ran[name] += 1
     raise ValueError(f"no luck with {name}")
 
@@ -57,15 +59,15 @@ class Ends:
         ran.clear()
 
     def backend(self, end: str) -> Backend:
-        """What is at one of the ends."""
+        """Return the backend of one of the ends."""
         return registry.backend(name_of(self.names[end]))
 
     def burst(self, end: str) -> list[str]:
-        """Runs all that is ready there; the verdicts."""
+        """Run all ready tasks of one end, and return the verdicts."""
         return [run.verdict for run in run_all(self.backend(end))]
 
     def command(self, *words: str) -> tuple[int, str, str]:
-        """Runs a command in this process: its status, output and complaints."""
+        """Run a command in this process, and return its status, output and errors."""
         with contextlib.redirect_stdout(io.StringIO()) as said, contextlib.redirect_stderr(io.StringIO()) as complaints:
             status = main([self.names.get(word, word) for word in words])
         for end in self.names:  # what an ended process had taken is let go of
@@ -73,13 +75,13 @@ class Ends:
         return status, said.getvalue(), complaints.getvalue()
 
     def move(self, source: str, destination: str, *words: str, status: int = 0) -> Any:
-        """Carries the tasks of one end to another; what is said about it."""
+        """Move the tasks of one end to another, and return the report."""
         found, said, complaints = self.command("move", source, destination, "--json", *words)
         assert found == status, (said, complaints)
         return json.loads(said) if said else complaints
 
     def kill(self, point: str, *words: str, time: int = 1) -> None:
-        """Runs a command in another process, which is killed when it reaches a point for the time with this number."""
+        """Run a command in another process, which is killed when it reaches a point for the given time."""
         pid = os.fork()
         if pid == 0:
             left = time
@@ -100,7 +102,7 @@ class Ends:
         wait_for_ends(self._url)
 
     def counts(self, end: str) -> dict[State, int]:
-        """How many tasks there are, of the states that have any."""
+        """Return the number of tasks in each state that has any."""
         return {state: count for state, count in self.backend(end).counts().items() if count}
 
 

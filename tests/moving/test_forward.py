@@ -1,4 +1,4 @@
-"""Store and forward: senders write to a directory, and tasks go on to a server that may be away."""
+"""Store and forward: senders write to a directory, and tasks are forwarded to a server that may be away."""
 
 import json
 import os
@@ -34,8 +34,9 @@ def forwarding(ends: Ends) -> Ends:
 @pytest.mark.parametrize("there", ["pg", "nats"])
 @pytest.mark.parametrize("point", POINTS)
 def test_killed(ends: Ends, point: str, there: str) -> None:
-    """A forwarder that is killed at any point, and another after it, bring each task there once, whatever ran there in
-    between."""
+    """A forwarder that is killed at any point, and another one after it, transfer each task once, whatever runs at the
+    destination meanwhile.
+    """
     settings.configure(spoolers=[ends.names["spool"]], forward={"spool": ends.names[there]})
     names = [f"task {number}" for number in range(4)]
     for name in names:
@@ -49,7 +50,7 @@ def test_killed(ends: Ends, point: str, there: str) -> None:
 
 
 def test_all_that_waits_goes_in_order(forwarding: Ends) -> None:
-    """By priority and age, also what is not due yet; and it keeps its due time."""
+    """Tasks are forwarded by priority and age, also those that are not due, which keep their due times."""
     for name, priority in [("c", None), ("a", 1), ("d", None), ("b", 1)]:
         work.using(priority=priority)(name)
     work.using(postpone=timedelta(days=2))("later")
@@ -63,7 +64,7 @@ def test_all_that_waits_goes_in_order(forwarding: Ends) -> None:
 
 
 def test_what_cannot_go_is_set_aside(forwarding: Ends) -> None:
-    """An unsigned task is not in the way of others: it is set aside here, with the reason, and said."""
+    """An unsigned task does not stop the others: it is set aside in the directory with the reason, and logged."""
     settings.configure(secret_key=None)
     envelope_file = Spooler.send_many(
         [Message("plain", {"a": 1}, serializer="json")], spooler=forwarding.names["spool"]
@@ -78,7 +79,7 @@ def test_what_cannot_go_is_set_aside(forwarding: Ends) -> None:
 
 
 def test_paused(forwarding: Ends) -> None:
-    """A pause of the directory holds its tasks back."""
+    """A pause of the directory stops its forwarding."""
     work("one")
     forwarding.backend("spool").control.pause()
     assert forwarding.command("forward", "--burst")[0] == 0
@@ -89,14 +90,14 @@ def test_paused(forwarding: Ends) -> None:
 
 
 def test_unsigned_pickles_are_refused_when_they_are_sent(forwarding: Ends) -> None:
-    """What the server would not take the directory does not either: the sender hears of it."""
+    """The directory refuses what the server would refuse, so the sender gets the error."""
     settings.configure(secret_key=None)
     with pytest.raises(PayloadRefused, match="UNSPOOL_SECRET_KEY"):
         work("one")
 
 
 def test_what_is_seen(forwarding: Ends) -> None:
-    """Status and doctor tell where a directory's tasks go; ls lists those that are still here."""
+    """status and doctor show the destination of a directory. ls lists the tasks that are still in it."""
     work("one")
     (row,) = json.loads(forwarding.command("status", "--json")[1])["spoolers"]
     assert (row["forward"], row["ready"], row["workers"]) == (forwarding.pg, 1, 0)
@@ -106,7 +107,7 @@ def test_what_is_seen(forwarding: Ends) -> None:
 
 
 def test_bad_settings(ends: Ends) -> None:
-    """Each has its line; without the setting there is nothing to forward."""
+    """Each mistake has its line. Without the setting, there is nothing to forward."""
     for wrong in ("mail", "mail=/srv/other", 5, {"mail": "/srv"}, "mysql://db", "a=nats://a,a=nats://b"):
         with pytest.raises(ConfigurationError, match="forward"):
             settings.configure(forward=wrong)
@@ -116,7 +117,7 @@ def test_bad_settings(ends: Ends) -> None:
 
 
 def test_the_setting(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One URL for all, each to the queue of its own name; or a URL for each; no password is shown."""
+    """One URL for all directories, each to the queue of the same name, or a URL for each. No password is shown."""
     monkeypatch.setenv("UNSPOOL_FORWARD", "postgresql://me:sesame@db/app")
     assert routes.destination("/srv/mail") == "postgresql://db/app/mail"
     assert routes.destination("/srv/bulk") == "postgresql://db/app/bulk"
@@ -141,19 +142,20 @@ def own() -> Iterator[Server]:
 
 
 def start(command: list[str], ends: Ends) -> Running:
-    """A command that goes on beside the test."""
+    """Start a command that runs beside the test."""
     return Running(command, ends.root, {**os.environ, **environment(ends)})
 
 
 def environment(ends: Ends) -> dict[str, str]:
-    """The settings of a test, for a process of its own."""
+    """Return the settings of a test, for a separate process."""
     return {"UNSPOOL_SPOOLERS": ends.names["spool"], "UNSPOOL_FORWARD": f"spool={ends.names['pg']}",
             "UNSPOOL_SECRET_KEY": KEY}  # fmt: skip
 
 
 def test_the_server_goes_and_comes_back(ends: Ends, own: Server) -> None:
-    """While it is away, senders send as ever and one line is logged; when it is back, all goes on, each task once; TERM
-    ends it with status 0."""
+    """While the server is away, sending works as usual and one line is logged. When it is back, each task arrives once.
+    TERM ends the forwarder with status 0.
+    """
     ends.names["pg"] = f"{own.url()}?spooler=away"
     settings.configure(spoolers=[ends.names["spool"]], forward=f"spool={ends.names['pg']}")
     work("before")
@@ -200,8 +202,9 @@ def second(name):
 
 
 def test_a_worker_forwards_as_well(forwarding: Ends) -> None:
-    """``unspool run`` with such a directory sends its tasks on, and runs them there, also those that tasks send; a
-    forwarder that was killed is replaced; it ends with the worker."""
+    """``unspool run`` with such a directory forwards its tasks and runs them at the destination, also those that tasks
+    send. A killed forwarder is replaced, and it ends with the supervisor.
+    """
     (forwarding.root / "app.py").write_text(APP)
     command = [SCRIPT, "run", "app"]
     send = [sys.executable, "-c", "import app; app.first('one')"]
@@ -226,7 +229,7 @@ def test_a_worker_forwards_as_well(forwarding: Ends) -> None:
 
 
 def test_a_worker_in_a_burst(forwarding: Ends) -> None:
-    """With --burst it sends on what waits, then runs what is there."""
+    """With --burst, it forwards the waiting tasks, and then runs the tasks at the destination."""
     (forwarding.root / "app.py").write_text(APP)
     env = {**os.environ, **environment(forwarding)}
     subprocess.run([sys.executable, "-c", "import app; app.second('one')"], cwd=forwarding.root, env=env, check=True)
@@ -235,7 +238,7 @@ def test_a_worker_in_a_burst(forwarding: Ends) -> None:
 
 
 def test_a_server_that_is_away_at_the_start(ends: Ends) -> None:
-    """It is waited for; with --burst or --require-ready the status is 3. The tasks stay."""
+    """``unspool run`` waits for it. With --burst or --require-ready, the status is 3. The tasks stay."""
     settings.configure(spoolers=[ends.names["spool"]], forward="postgresql://127.0.0.1:1/app")
     work("one")
     for option in ("--burst", "--require-ready"):
@@ -246,7 +249,7 @@ def test_a_server_that_is_away_at_the_start(ends: Ends) -> None:
 
 
 def test_two_forwarders(forwarding: Ends) -> None:
-    """Two at once share the work: each task arrives once."""
+    """Two forwarders share the work, and each task arrives once."""
     names = [f"{number}" for number in range(300)]
     settings.configure(durability="relaxed")
     work.enqueue_many([(name,) for name in names])

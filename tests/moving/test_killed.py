@@ -1,4 +1,4 @@
-"""``unspool move`` killed at each named point, while workers run at both ends: each task is run exactly once."""
+"""``unspool move`` is killed at each failpoint while workers run at both ends: each task runs exactly once."""
 
 import os
 import signal
@@ -31,8 +31,9 @@ CASES = [
 
 @pytest.mark.parametrize(("source", "destination", "point"), CASES)
 def test_killed(ends: Ends, source: str, destination: str, point: str) -> None:
-    """Workers at both ends run what they find after the kill and after the move is run again: nothing is lost,
-    nothing runs twice, what was dead keeps its reason, what was postponed its time."""
+    """Workers at both ends run the tasks that they find after the kill and after the next move: nothing is lost,
+    nothing runs twice, dead tasks keep their reasons, and postponed ones their due times.
+    """
     there = ends.backend(source).name
     fail.using(spooler=there)("dead")
     fail.using(spooler=there, priority=2)("urgently dead")
@@ -65,7 +66,7 @@ STAGED = ("accept.renamed", "carry.accepted", "carry.noted", "confirm.renamed")
     [("spool", "left.renamed"), *((end, name) for end in ("spool", "pg", "nats") for name in STAGED)],
 )
 def test_a_destination_that_is_replaced_after_the_kill(ends: Ends, source: str, point: str, how: str) -> None:
-    """Its staged tasks are staged again, in the directory that has its name now, so that none is lost."""
+    """Its tasks are staged again, in the directory that now has the name, so that none is lost."""
     names = [f"task {number}" for number in range(5)]
     work.using(spooler=ends.backend(source).name).enqueue_many([(name,) for name in names])
     ends.kill(point, "move", source, "other", time=1 if point.startswith("carry.") else 3)
@@ -83,12 +84,12 @@ def test_a_destination_that_is_replaced_after_the_kill(ends: Ends, source: str, 
 
 
 def test_each_point_is_covered() -> None:
-    """All points of carrying are among the cases."""
+    """All points of a transfer are among the cases."""
     assert {point for _, _, point in CASES} == {*COMMON, *LEAVING, *ARRIVING}
 
 
 def test_killed_again_and_again(ends: Ends) -> None:
-    """A move that is killed at each of its points in turn gets to its end, with each task run once."""
+    """A move that is killed at each of its points in turn completes, and each task runs once."""
     names = [f"task {number}" for number in range(12)]
     work.using(spooler=ends.backend("spool").name).enqueue_many([(name,) for name in names])
     for point in (*LEAVING[:1], *COMMON[:3]):
@@ -100,8 +101,9 @@ def test_killed_again_and_again(ends: Ends) -> None:
 
 
 def move_until(ends: Ends, number: int, source: str, destination: str) -> bool:
-    """Moves in another process, which is killed when the NATS server has answered the so-manieth change that it was
-    asked for; False if there are fewer."""
+    """Move in another process, which is killed when the NATS server has answered this number of its changes. Return
+    False if there are fewer.
+    """
     pid = os.fork()
     if pid == 0:
         ask, left = JetStream._ask, number
@@ -127,8 +129,9 @@ def move_until(ends: Ends, number: int, source: str, destination: str) -> bool:
 
 @pytest.mark.parametrize(("source", "destination"), [("spool", "nats"), ("nats", "spool")])
 def test_killed_between_any_two_changes(ends: Ends, source: str, destination: str) -> None:
-    """A server takes several changes for one step. Wherever between them the carrier is killed, each task is run once,
-    what was dead is there once, and what was postponed too."""
+    """A step needs several changes of the server. Wherever the process is killed between them, each task runs once, and
+    dead and postponed tasks exist once.
+    """
     for number in range(1, 100):
         ran.clear()
         there = ends.backend(source).name

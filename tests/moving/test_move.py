@@ -1,4 +1,4 @@
-"""``unspool move``: what goes along, what stays, and what is said about it."""
+"""``unspool move``: what is moved, what stays, and what is reported."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from .conftest import KEY, Ends, fail, ran, work
     [("spool", "pg"), ("pg", "spool"), ("spool", "other"), ("spool", "nats"), ("nats", "spool")],
 )
 def test_all_goes_along(ends: Ends, source: str, destination: str) -> None:
-    """Priorities, due times, attempts and reasons; counts are told by state; the order of running stays."""
+    """Priorities, due times, attempts and reasons are kept, and so is the order. The counts are by state."""
     there = ends.backend(source).name
     fail.using(spooler=there)("dead")
     ends.burst(source)
@@ -39,7 +39,7 @@ def test_all_goes_along(ends: Ends, source: str, destination: str) -> None:
 
 
 def test_a_dead_task_is_retried_at_its_new_place(ends: Ends) -> None:
-    """It runs there, its attempts afresh."""
+    """A retried task runs there, with its attempts reset."""
     fail.using(spooler=ends.backend("spool").name)("dead")
     ends.burst("spool")
     ends.move("spool", "pg")
@@ -51,7 +51,7 @@ def test_a_dead_task_is_retried_at_its_new_place(ends: Ends) -> None:
 
 
 def test_what_runs_stays(ends: Ends) -> None:
-    """A task that is running is left and told of, with status 1; afterwards it is carried with its attempt."""
+    """A running task stays and is reported, with status 1. Afterwards, it is moved with its attempt."""
     backend = ends.backend("spool")
     work.using(spooler=backend.name)("runs")
     (entry,) = backend.entries()
@@ -72,7 +72,7 @@ def test_what_runs_stays(ends: Ends) -> None:
 
 
 def test_chosen_states(ends: Ends) -> None:
-    """With --state the others stay, without a word; --dry-run counts, and changes nothing."""
+    """With --state, the others stay without a report. --dry-run counts, and changes nothing."""
     there = ends.backend("spool").name
     fail.using(spooler=there)("dead")
     ends.burst("spool")
@@ -84,7 +84,7 @@ def test_chosen_states(ends: Ends) -> None:
 
 
 def test_states_chosen_by_the_environment(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The variable lists several states, separated by commas, as the variables of other commands do."""
+    """The variable lists several states, separated by commas, like the variables of other commands."""
     there = ends.backend("spool").name
     fail.using(spooler=there)("dead")
     ends.burst("spool")
@@ -95,14 +95,14 @@ def test_states_chosen_by_the_environment(ends: Ends, monkeypatch: pytest.Monkey
 
 
 def test_what_is_said(ends: Ends) -> None:
-    """One line for people."""
+    """The output is one line."""
     work.using(spooler=ends.backend("spool").name)("one")
     assert ends.command("move", "spool", "pg")[:2] == (0, "moved 1 task: 1 ready\n")
     assert ends.command("move", "spool", "pg")[:2] == (0, "moved 0 tasks\n")
 
 
 def test_signed_for_the_new_name(ends: Ends) -> None:
-    """Between queues of different names tasks are signed anew, so that workers there run them."""
+    """Between queues with different names, tasks are signed again, so that workers there run them."""
     work.using(spooler=ends.backend("spool").name)("one")
     ends.move("spool", "other")
     (file,) = Path(ends.names["other"]).glob("uwsgi_*")
@@ -111,7 +111,9 @@ def test_signed_for_the_new_name(ends: Ends) -> None:
 
 
 def test_without_the_key(ends: Ends) -> None:
-    """Signed for one name, a task does not go to another without the key; to the same name it goes as it is."""
+    """A task that is signed for one name is not moved to another without the key. To the same name, it is moved
+    unchanged.
+    """
     work.using(spooler=ends.backend("spool").name)("one")
     settings.configure(secret_key=None)
     said = ends.move("spool", "other", status=1)
@@ -127,7 +129,7 @@ def test_without_the_key(ends: Ends) -> None:
 
 @pytest.mark.parametrize("damage", ["unsigned", "torn", "forged"])
 def test_what_is_no_task_of_ours_stays(ends: Ends, damage: str) -> None:
-    """Unsigned, damaged and forged tasks stay as they are and are reported, with status 1; the others go."""
+    """Unsigned, damaged and forged tasks stay unchanged and are reported, with status 1. The others are moved."""
     there = ends.backend("spool").name
     if damage == "unsigned":
         settings.configure(secret_key=None)
@@ -157,7 +159,7 @@ def test_what_is_no_task_of_ours_stays(ends: Ends, damage: str) -> None:
 
 
 def test_what_uwsgi_left(ends: Ends) -> None:
-    """Messages of uwsgidecorators and uwsgiconf, unsigned, run in PostgreSQL once a person has vouched for them."""
+    """Unsigned messages of uwsgidecorators and uwsgiconf run in PostgreSQL after a person has vouched for them."""
     spool = Path(ends.names["spool"])
     spool.mkdir(mode=0o700)
     call = {"spooler": None, "priority": None, "postpone": None, "func": "work", "arg": ("of uwsgiconf",), "kwg": {}}
@@ -181,7 +183,7 @@ def test_what_uwsgi_left(ends: Ends) -> None:
 
 
 def test_unsigned_pickles_do_not_go_to_a_server(ends: Ends) -> None:
-    """Without a key they stay, and both ways out are named; JSON goes."""
+    """Without a key, pickles stay, and both solutions are named. JSON tasks are moved."""
     settings.configure(secret_key=None)
     there = ends.backend("spool").name
     work.using(spooler=there)("pickled")
@@ -193,7 +195,9 @@ def test_unsigned_pickles_do_not_go_to_a_server(ends: Ends) -> None:
 
 
 def test_on_the_way_to_another_place(ends: Ends) -> None:
-    """What one destination has accepted no other is given: the way there is named, and finishes it."""
+    """A task that one destination has accepted is not given to another. The report names the first one, and moving
+    there completes it.
+    """
     work.using(spooler=ends.backend("spool").name)("one")
     ends.kill("carry.noted", "move", "spool", "pg")
     said = ends.move("spool", "other", status=1)
@@ -204,7 +208,7 @@ def test_on_the_way_to_another_place(ends: Ends) -> None:
 
 
 def test_reasons_survive_a_killed_move(ends: Ends) -> None:
-    """A supervisor that sweeps up what killed processes have left does not take the reason of a task under way."""
+    """A supervisor that sweeps leftovers of dead processes does not remove the reason of a task in transfer."""
     fail.using(spooler=ends.backend("spool").name)("dead")
     ends.burst("spool")
     (note,) = Path(ends.names["spool"]).glob(".unspool/dead/*.reason")
@@ -217,7 +221,7 @@ def test_reasons_survive_a_killed_move(ends: Ends) -> None:
 
 
 def test_a_destination_that_is_away(ends: Ends) -> None:
-    """Status 3, and all tasks are where they were."""
+    """The status is 3, and no task has moved."""
     there = ends.backend("spool").name
     work.using(spooler=there)("one")
     ends.names["pg"] = "postgresql://127.0.0.1:1/app?spooler=mail"
@@ -245,7 +249,7 @@ def test_bad_usage(ends: Ends, words: list[str], status: int, part: str) -> None
 
 
 def test_a_full_queue(ends: Ends) -> None:
-    """More tasks than one batch holds, all of them, once."""
+    """More tasks than one batch holds are moved, each once."""
     names = [(f"{number}",) for number in range(450)]
     settings.configure(durability="relaxed")
     work.using(spooler=ends.backend("spool").name).enqueue_many(names)
@@ -256,7 +260,7 @@ def test_a_full_queue(ends: Ends) -> None:
 
 
 def test_large_tasks(ends: Ends) -> None:
-    """Tasks of megabytes go, a few at a time."""
+    """Tasks of megabytes are moved a few at a time."""
     there = ends.backend("spool").name
     names = [str(number) * 9_000_000 for number in range(5)]
     for name in names:
@@ -267,7 +271,7 @@ def test_large_tasks(ends: Ends) -> None:
 
 
 def test_a_foreign_task_stays_foreign() -> None:
-    """Signed by somebody who vouched for it, another program's task is read as one that never had a seal."""
+    """A task of another program that a person has vouched for is decoded as one without a seal."""
     old, new = Signer([KEY], "old"), Signer([KEY], "new")
     foreign = b"\x11" + (9).to_bytes(2, "little") + b"\x00\x03\x00key\x02\x00xy"
     signed = wire.readdress(foreign, "new", old, new, vouch=True)

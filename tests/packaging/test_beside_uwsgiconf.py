@@ -1,4 +1,4 @@
-"""The wheel beside an installed uwsgiconf: neither touches the other's files. Needs a package index."""
+"""The wheel beside an installed uwsgiconf: neither changes the other's files. This needs a package index."""
 
 import os
 import subprocess
@@ -15,13 +15,13 @@ OURS = "from uwsgiconf.runtime.spooler import Spooler; print(Spooler.__module__)
 
 
 def pip(*words: str) -> None:
-    """Runs this environment's pip."""
+    """Run this environment's pip."""
     command = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", *words]
     subprocess.run(command, check=True, timeout=100)
 
 
 class Environment:
-    """A virtual environment of its own, without pip."""
+    """A separate virtual environment without pip."""
 
     def __init__(self, place: Path) -> None:
         venv.create(place, with_pip=False)
@@ -29,15 +29,15 @@ class Environment:
         self.packages = next(place.glob("lib/python*/site-packages"))
 
     def install(self, *what: str) -> None:
-        """Without what they depend on: the seed's import path needs none of it."""
+        """Install distributions without their dependencies, which the import path does not need."""
         pip("--python", self.python, "install", "--no-deps", *what)
 
     def uninstall(self, what: str) -> None:
-        """Removes a distribution."""
+        """Remove a distribution."""
         pip("--python", self.python, "uninstall", "--yes", what)
 
     def says(self, code: str) -> str:
-        """What a program prints."""
+        """Return the output of a program."""
         ended = subprocess.run(
             [self.python, "-c", code],
             cwd="/",
@@ -52,7 +52,7 @@ class Environment:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """unspool's wheel, built from this tree."""
+    """The wheel of unspool, built from this tree."""
     place = tmp_path_factory.mktemp("wheel")
     pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(place), str(ROOT))
     [built] = place.glob("unspool-*.whl")
@@ -60,7 +60,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_the_wheel_owns_nothing_of_uwsgiconfs(wheel: str) -> None:
-    """No file of it lies in a folder ``uwsgiconf`` of site-packages."""
+    """None of its files is in a folder ``uwsgiconf`` of site-packages."""
     with zipfile.ZipFile(wheel) as archive:
         tops = {name.partition("/")[0] for name in archive.namelist()}
     assert {top for top in tops if not top.endswith(".dist-info")} == {
@@ -72,7 +72,7 @@ def test_the_wheel_owns_nothing_of_uwsgiconfs(wheel: str) -> None:
 
 
 def test_alone_it_brings_the_seeds_import_path(wheel: str, tmp_path: Path) -> None:
-    """Without uwsgiconf, the seed's own first line gives unspool's objects."""
+    """Without uwsgiconf, its import path gives the objects of unspool."""
     environment = Environment(tmp_path)
     environment.install(wheel)
     assert environment.says(OURS) == "unspool.spooler"
@@ -80,8 +80,9 @@ def test_alone_it_brings_the_seeds_import_path(wheel: str, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("order", ["before", "after"])
 def test_beside_uwsgiconf(wheel: str, tmp_path: Path, order: str) -> None:
-    """Installed in either order, uwsgiconf's files stay as they were, also when unspool is uninstalled; on request the
-    path is unspool's."""
+    """In both orders of installation, uwsgiconf's files are unchanged, also after unspool is uninstalled. On request,
+    the path is unspool's.
+    """
     environment = Environment(tmp_path)
     for what in (UWSGICONF, wheel) if order == "before" else (wheel, UWSGICONF):
         environment.install(what)

@@ -1,4 +1,4 @@
-"""Real supervisors with real workers on a real directory, waited for by what they log and what their tasks write."""
+"""Real supervisors with real workers on a real directory. Tests wait for their log lines and for what tasks write."""
 
 import contextlib
 import json
@@ -88,7 +88,7 @@ class Running:
         self._lines.put(None)
 
     def wait_for(self, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        """The first line from here on that is wanted."""
+        """Return the next line that satisfies a condition."""
         while True:
             try:
                 line = self._lines.get(timeout=PATIENCE)
@@ -104,19 +104,19 @@ class Running:
                 return line
 
     def wait_for_message(self, start: str) -> dict[str, Any]:
-        """The first line from here on whose message starts so."""
+        """Return the next line whose message starts with this text."""
         return self.wait_for(lambda line: str(line["message"]).startswith(start))
 
     def wait_for_verdict(self, verdict: str, task: str = "") -> dict[str, Any]:
-        """The first end of a run from here on with this verdict."""
+        """Return the next end of a run with this verdict."""
         return self.wait_for(lambda line: line.get("verdict") == verdict and str(line.get("task")).endswith(task))
 
     def signal(self, number: int) -> None:
-        """Sends a signal to the supervisor."""
+        """Send a signal to the supervisor."""
         self.process.send_signal(number)
 
     def end(self, within: float = PATIENCE) -> int:
-        """Waits until it has ended by itself; its exit status."""
+        """Wait until it has ended by itself, and return its exit status."""
         try:
             status = self.process.wait(within)
         except subprocess.TimeoutExpired:
@@ -133,17 +133,17 @@ class Running:
         self._reader.join(PATIENCE)
 
     def stop(self) -> int:
-        """Stops it gracefully; its exit status."""
+        """Stop it gracefully, and return its exit status."""
         self.signal(signal.SIGTERM)
         return self.end()
 
     def verdicts(self) -> list[str]:
-        """All verdicts that were seen, in order."""
+        """Return all verdicts so far, in order."""
         return [line["verdict"] for line in self.seen if "verdict" in line]
 
 
 class Place:
-    """A directory for an app, its spooler, its oracle and its gates."""
+    """A directory for an application, its spooler, the file that tasks write to, and gates."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -163,16 +163,16 @@ class Place:
         self.backend = SpoolBackend(str(self.spool), durable=False)
 
     def write_app(self, source: str) -> None:
-        """The application: these lines after ``APP_START``."""
+        """Write the application: ``APP_START`` and these lines."""
         (self.root / "tasks.py").write_text(APP_START + textwrap.dedent(source))
 
     def call(self, code: str) -> None:
-        """Runs code in another process with everything of the app imported, as a producer would."""
+        """Run code in another process that has imported everything of the application, as a producer would."""
         program = f"from tasks import *\n{textwrap.dedent(code)}"
         subprocess.run([sys.executable, "-c", program], cwd=self.root, env=self.env, check=True, timeout=PATIENCE)
 
     def close(self) -> None:
-        """End all that runs here, workers that a failed test left at a gate too."""
+        """Kill all processes that run here, also workers that a failed test has left at a gate."""
         for running in self.running:
             for pid in session(running.process.pid):
                 with contextlib.suppress(ProcessLookupError):
@@ -183,29 +183,29 @@ class Place:
             running.process.stderr.close()
 
     def run(self, *options: str) -> Running:
-        """Starts a supervisor; the test's end ends it."""
+        """Start a supervisor, which ends with the test."""
         running = Running(self, *options)
         self.running.append(running)
         return running
 
     def burst(self, *options: str) -> Running:
-        """Runs a supervisor until nothing is ready."""
+        """Run a supervisor until no task is ready."""
         running = self.run("--burst", *options)
         assert running.end() == 0, running.complaints
         return running
 
     def gate(self, name: str) -> Path:
-        """A gate at which a task will wait."""
+        """Create a gate at which a task waits."""
         path = self.gates / name
         os.mkfifo(path)
         return path
 
     def open_gate(self, name: str) -> None:
-        """Lets the task that waits there go on; waits until it has come to the gate."""
+        """Wait until a task has come to the gate, and let it continue."""
         (self.gates / name).write_text("go")
 
     def wait_for_line(self, wanted: str, times: int = 1) -> None:
-        """Waits until tasks have noted this so many times, woken by the kernel when the oracle changes."""
+        """Wait until tasks have noted this the given number of times. The kernel reports changes of the file."""
         self.wait_for_lines(lambda lines: lines.count(wanted) >= times, wanted)
 
     def wait_for_lines(self, come: Callable[[list[str]], object], wanted: str) -> None:
@@ -219,20 +219,20 @@ class Place:
                 assert changes.read(timeout=PATIENCE * 1000), f"{wanted!r} never came; there is {self.lines()}"
 
     def lines(self) -> list[str]:
-        """What the tasks have noted."""
+        """Return what the tasks have noted."""
         return self.oracle.read_text().splitlines() if self.oracle.exists() else []
 
 
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Place]:
-    """A place whose supervisors are ended when the test is."""
+    """A place whose supervisors end with the test."""
     here = Place(tmp_path)
     yield here
     here.close()
 
 
 def session(leader: int) -> list[int]:
-    """The live processes of a session, in whichever process group: its supervisor's is not its workers'."""
+    """Return the live processes of a session. Workers are in other process groups than their supervisor."""
     found = []
     for entry in os.scandir("/proc"):
         if entry.name.isdigit():

@@ -1,4 +1,4 @@
-"""Runs a supervisor in this process and tells, a JSON line each, what it logs. The tests start it."""
+"""Run a supervisor in this process, and write what it logs as JSON lines. The tests start this program."""
 
 import argparse
 import json
@@ -14,7 +14,7 @@ from unspool.runtime.worker import Limits
 
 
 class JsonLines(logging.Handler):
-    """Every record on standard error; standard output is the tasks'."""
+    """Write every record to standard error. Standard output belongs to the tasks."""
 
     def emit(self, record: logging.LogRecord) -> None:
         fields = {"message": record.getMessage(), "level": record.levelname, **getattr(record, "unspool", {})}

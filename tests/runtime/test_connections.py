@@ -1,10 +1,14 @@
-"""Django beside tasks: what needs no database. With one, see ``tests/postgres/test_django.py``."""
+"""Django's connections around tasks, as far as this needs no database. With one, see
+``tests/postgres/test_django.py``.
+"""
 
 from .conftest import Place
 
 
 def test_an_error_of_closing_changes_no_verdict(place: Place) -> None:
-    """It is logged, and the task is processed once. A program that imports Django and does not configure it is fine."""
+    """An error is logged, and the task is processed once. A program that imports Django without configuring it
+    works.
+    """
     place.write_app(
         """
         import django.db

@@ -1,4 +1,4 @@
-"""Workers that do not end, or cannot be heard: each end has a time limit, and other tasks go on."""
+"""Workers that do not end or report: each end has a time limit, and other tasks continue."""
 
 import contextlib
 import os
@@ -34,8 +34,9 @@ HANGING = """
 
 @pytest.mark.parametrize("task", ["child", "handler"])
 def test_a_worker_that_hangs_at_its_end_is_replaced_at_once(place: Place, task: str) -> None:
-    """Its tasks are done: others run in a fresh worker while it hangs; it is killed after a while with what it has
-    started, one line says so, and no task is blamed."""
+    """Its tasks have ended: a new worker runs others while it hangs. It is then killed together with the processes that
+    it has started, one line says so, and no task counts a crash.
+    """
     place.write_app(HANGING)
     place.call(f"{task}.using(priority=1)(); [mark(n) for n in range(10)]")
     running = place.run("--ending", "0.5", "--max-tasks", "1")
@@ -53,7 +54,7 @@ def test_a_worker_that_hangs_at_its_end_is_replaced_at_once(place: Place, task: 
 
 
 def test_term_ends_in_time_though_a_worker_does_not(place: Place) -> None:
-    """One that hangs at its end, and one that ignores TERM while it imports: both are killed, with status 0."""
+    """One worker hangs at its end, and one ignores TERM while it imports: both are killed, and the status is 0."""
     place.write_app(
         HANGING
         + """
@@ -125,7 +126,7 @@ WRITING = """
     ],
 )
 def test_a_task_that_writes_into_the_report_pipe(place: Place, line: bytes) -> None:
-    """Its worker is killed and replaced with one line; its run, which goes on, is a crash; others run."""
+    """Its worker is killed and replaced with one line. The current run counts as a crash, and other tasks run."""
     place.write_app(WRITING)
     place.call(f"write({line!r}); [mark(n) for n in range(10)]")
     running = place.run()
@@ -141,8 +142,9 @@ def test_a_task_that_writes_into_the_report_pipe(place: Place, line: bytes) -> N
 
 
 def test_a_run_that_has_ended_is_no_crash(place: Place) -> None:
-    """A task ends after it has written into the pipe, and so does another after it: their worker is killed, and neither
-    of them is blamed or runs again, but the one that it runs then."""
+    """A task ends after it has written into the pipe, and so does the next one: their worker is killed. Neither of the
+    two counts a crash or runs again, but the third task, which was running, does.
+    """
     place.write_app(WRITING)
     place.gate("first")
     place.gate("last")
@@ -164,8 +166,9 @@ def test_a_run_that_has_ended_is_no_crash(place: Place) -> None:
 
 
 def test_a_worker_whose_reports_go_elsewhere_is_replaced(place: Place) -> None:
-    """A task puts a file of its own in the place of the report pipe, which a process that it left keeps open: the
-    worker notices before it writes into that file, and a fresh one goes on."""
+    """A task replaces the report pipe with a file, and a child process keeps the pipe open: the worker notices before
+    it writes into the file, and is replaced.
+    """
     place.write_app(
         WRITING
         + """
@@ -194,8 +197,9 @@ def test_a_worker_whose_reports_go_elsewhere_is_replaced(place: Place) -> None:
 
 
 def test_a_worker_that_reports_nothing_is_replaced(place: Place) -> None:
-    """A task keeps its worker from reporting, and its pipe stays open: the supervisor sees that the end of a run is not
-    told, and a fresh worker goes on."""
+    """A task prevents its worker from reporting, and the pipe stays open: the supervisor notices that the end of a run
+    was not reported, and the worker is replaced.
+    """
     place.write_app(
         WRITING
         + """
@@ -223,7 +227,7 @@ def test_a_worker_that_reports_nothing_is_replaced(place: Place) -> None:
 
 @contextlib.contextmanager
 def locked_history(place: Place) -> Iterator[None]:
-    """The database of history is locked by another program, as by a backup."""
+    """Lock the database of history, as a backup program may."""
     with contextlib.closing(sqlite3.connect(place.spool / ".unspool/history.sqlite3", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         yield
@@ -236,8 +240,9 @@ MARKS = """
 
 
 def test_a_stop_does_not_wait_for_a_locked_history(place: Place) -> None:
-    """Tasks run on, and QUIT stops at once; what is not written is told, and no run is missing: it is in a journal,
-    from where it is read, and put into the database by the next supervisor."""
+    """Tasks continue, and QUIT stops at once. A line says how many runs are not written. They are in a journal, from
+    which they are read, and which the next supervisor writes into the database.
+    """
     place.write_app(MARKS)
     place.call("mark(0)")
     place.burst()
@@ -259,7 +264,7 @@ def test_a_stop_does_not_wait_for_a_locked_history(place: Place) -> None:
 
 
 def test_a_recorder_that_dies_loses_nothing(place: Place) -> None:
-    """It is killed with records that it has not written; a new one, or the journal, has each of them once."""
+    """The recorder is killed with unwritten records. A new one, or the journal, has each of them once."""
     place.write_app(MARKS)
     place.call("mark(0)")
     place.burst()
@@ -282,7 +287,7 @@ def test_a_recorder_that_dies_loses_nothing(place: Place) -> None:
 
 
 def is_running(pid: int) -> bool:
-    """Whether there is a process that is no zombie."""
+    """Return whether a process exists that is not a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
@@ -290,7 +295,7 @@ def is_running(pid: int) -> bool:
 
 
 def test_a_report_that_a_task_has_forged_is_shown_escaped(place: Place) -> None:
-    """What a task writes as the worker's own words puts no control character into the log."""
+    """A forged report of a task puts no control character into the log."""
     dying = """
     @Spooler.task(max_attempts=1)
     def die(line):

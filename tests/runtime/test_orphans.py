@@ -1,4 +1,4 @@
-"""Workers whose supervisor was killed: each ends in bounded time, whatever its tasks do."""
+"""Workers whose supervisor was killed: each ends in a limited time, whatever its tasks do."""
 
 import os
 import select
@@ -59,20 +59,20 @@ STUCK = """
 
 
 def begun(place: Place, name: str) -> int:
-    """Waits until a task has begun, and returns the process in which."""
+    """Wait until a task has begun, and return its process."""
     start = f"begun {name} "
     place.wait_for_lines(lambda lines: any(line.startswith(start) for line in lines), start)
     return next(int(line.split()[2]) for line in place.lines() if line.startswith(start))
 
 
 def kill(running: Running) -> None:
-    """Kills a supervisor."""
+    """Kill a supervisor."""
     running.signal(signal.SIGKILL)
     running.process.wait(PATIENCE)
 
 
 def wait_for_end(pid: int) -> None:
-    """Waits until a process that is no child has ended."""
+    """Wait until a process that is not a child has ended."""
     descriptor = os.pidfd_open(pid)
     try:
         assert select.select([descriptor], [], [], PATIENCE)[0], f"process {pid} lives"
@@ -82,8 +82,9 @@ def wait_for_end(pid: int) -> None:
 
 @pytest.mark.parametrize("task", ["function", "coroutine", "stubborn"])
 def test_an_orphan_that_overruns_is_killed(place: Place, task: str) -> None:
-    """A run that nothing can interrupt ends with its worker, though no supervisor is left; its task and the worker's
-    coroutines run again."""
+    """A run that cannot be interrupted ends with its worker, although no supervisor is left. Its task and the
+    coroutines of the worker run again.
+    """
     place.write_app(STUCK)
     place.call("waits()")
     running = place.run("--ending", "0.1")
@@ -98,8 +99,9 @@ def test_an_orphan_that_overruns_is_killed(place: Place, task: str) -> None:
 
 
 def test_the_limit_of_a_run_ends_with_it(place: Place) -> None:
-    """A worker that has ended a task with a time limit may run another for longer, with or without a limit, while the
-    kernel kills a worker beside it."""
+    """A worker that has ended a task with a time limit may run another one for longer, with or without a limit, while
+    the kernel kills a worker beside it.
+    """
     place.write_app(STUCK)
     place.gate("free")
     place.gate("late")
@@ -121,7 +123,7 @@ def test_the_limit_of_a_run_ends_with_it(place: Place) -> None:
 
 
 def test_an_overrun_while_the_supervisor_is_stopped_is_one(place: Place) -> None:
-    """The kernel kills the worker meanwhile; the supervisor counts that as its own kill once it goes on."""
+    """The kernel kills the worker meanwhile. When the supervisor continues, it treats this as its own kill."""
     place.write_app(STUCK)
     place.call("function()")
     running = place.run("--ending", "0.1")
@@ -136,7 +138,7 @@ def test_an_overrun_while_the_supervisor_is_stopped_is_one(place: Place) -> None
 
 
 def test_an_orphan_begins_nothing_new(place: Place) -> None:
-    """It ends what it runs, and leaves what has been handed out to the next supervisor."""
+    """It finishes its runs, and leaves the other tickets to the next supervisor."""
     place.write_app(STUCK)
     place.gate("one")
     place.call("held('one'); [mark(n) for n in range(20)]")
@@ -151,7 +153,7 @@ def test_an_orphan_begins_nothing_new(place: Place) -> None:
 
 
 def test_an_orphan_that_hangs_at_its_end_is_killed(place: Place) -> None:
-    """A handler of ``atexit`` that hangs keeps no worker alive."""
+    """An ``atexit`` handler that hangs keeps no worker alive."""
     place.write_app(
         STUCK
         + """

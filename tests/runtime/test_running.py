@@ -1,4 +1,4 @@
-"""What a supervisor and its workers do with tasks: real processes, real files."""
+"""The results of tasks in real supervisors and workers, on real files."""
 
 import signal
 from collections import Counter
@@ -11,7 +11,7 @@ from .conftest import Place
 
 
 def test_each_task_runs_once_and_nothing_is_left(place: Place) -> None:
-    """Two workers run a thousand tasks of two producers, each once, and the history knows all of them."""
+    """Two workers run a thousand tasks of two producers, each once, and all are in the history."""
     place.write_app("@Spooler.task\ndef mark(n): note(n); return True")
     place.call("[mark(n) for n in range(500)]; mark.enqueue_many(range(500, 1000))")
     running = place.burst("--processes", "2")
@@ -24,7 +24,9 @@ def test_each_task_runs_once_and_nothing_is_left(place: Place) -> None:
 
 
 def test_verdicts(place: Place) -> None:
-    """True, another value and ResultProcessed are processed; None and ResultSkipped are skipped; all of them end."""
+    """True, another value and ResultProcessed are processed, None and ResultSkipped are skipped, and all of
+    them end.
+    """
     place.write_app("""
         results = [True, "x", ResultProcessed(3), None, ResultSkipped()]
         @Spooler.task
@@ -38,7 +40,7 @@ def test_verdicts(place: Place) -> None:
 
 
 def test_a_failing_task_is_retried_and_then_dead(place: Place) -> None:
-    """A task that raises runs again after its delay, three times in all, and is then set aside, its traceback kept."""
+    """A task that raises runs again after its delay, three times in all, and is then set aside with its traceback."""
     place.write_app("""
         @Spooler.task(max_attempts=3, retry_delay=0.05)
         def fail(n): note("run", n); raise ValueError("number %d" % n)
@@ -58,7 +60,7 @@ def test_a_failing_task_is_retried_and_then_dead(place: Place) -> None:
 
 
 def test_a_rescheduled_result_runs_again(place: Place) -> None:
-    """ResultRescheduled means another run, as an exception does."""
+    """ResultRescheduled causes another run, like an exception."""
     place.write_app("""
         @Spooler.task(retry_delay=0.01)
         def again():
@@ -73,7 +75,7 @@ def test_a_rescheduled_result_runs_again(place: Place) -> None:
 
 
 def test_a_task_that_kills_its_worker_is_dead_after_three_crashes(place: Place) -> None:
-    """A segfaulting task is counted although it reports nothing, ends dead, and others go on."""
+    """A segfaulting task is counted although it reports nothing, and ends dead. Others continue."""
     place.write_app("""
         @Spooler.task
         def crash(): note("crash"); os.kill(os.getpid(), signal.SIGSEGV)
@@ -90,7 +92,7 @@ def test_a_task_that_kills_its_worker_is_dead_after_three_crashes(place: Place) 
 
 
 def test_exit_in_a_task_is_a_failure_and_not_a_crash(place: Place) -> None:
-    """A segfaulting task is counted although it reports nothing, and ends dead; others go on."""
+    """A segfaulting task is counted although it reports nothing, and ends dead. Others continue."""
     place.write_app("""
         @Spooler.task(max_attempts=1)
         def leave(): sys.exit(3)
@@ -104,7 +106,7 @@ def test_exit_in_a_task_is_a_failure_and_not_a_crash(place: Place) -> None:
 
 
 def test_a_run_that_ends_its_worker_is_one_of_the_attempts(place: Place) -> None:
-    """A task that may run once and ends its worker runs once, and history and listing agree on that."""
+    """A task with one attempt that kills its worker runs once, and history and listing agree."""
     place.write_app("@Spooler.task(max_attempts=1)\ndef vanish(): note('ran'); os._exit(1)")
     place.call("vanish()")
     assert place.burst().verdicts() == ["crashed", "dead"]
@@ -124,7 +126,7 @@ STUCK = """
 
 
 def test_a_run_that_had_to_be_killed_waits_for_the_next(place: Place) -> None:
-    """It is put off as a failed one is, and that is there for everybody to see."""
+    """The task is postponed like a failed one, and listings show that."""
     place.write_app(STUCK.format(attempts=3, delay=600))
     place.call("stuck()")
     line = next(line for line in place.burst().seen if line.get("verdict") == "timeout")
@@ -137,7 +139,7 @@ def test_a_run_that_had_to_be_killed_waits_for_the_next(place: Place) -> None:
 
 
 def test_a_run_that_ends_its_worker_has_its_times(place: Place) -> None:
-    """History says when such a run began and how long it took, of plain functions as of coroutines."""
+    """History shows when such a run began and how long it took, for functions and coroutines."""
     place.write_app("""
         @Spooler.task(max_attempts=1)
         def plain(): note(time.time()); time.sleep(0.2); os._exit(1)
@@ -155,7 +157,7 @@ def test_a_run_that_ends_its_worker_has_its_times(place: Place) -> None:
 
 
 def test_the_last_run_that_had_to_be_killed(place: Place) -> None:
-    """Its attempts are used up: it is set aside at once."""
+    """Its attempts are used up, so it is set aside at once."""
     place.write_app(STUCK.format(attempts=1, delay=600))
     place.call("stuck()")
     assert place.burst().verdicts() == ["timeout", "dead"]
@@ -163,7 +165,7 @@ def test_the_last_run_that_had_to_be_killed(place: Place) -> None:
 
 
 def test_a_time_limit_interrupts_python_code(place: Place) -> None:
-    """A task that overruns is interrupted, may clean up, counts as an attempt, and its worker is replaced."""
+    """A task that overruns is interrupted, may clean up, counts an attempt, and its worker is replaced."""
     place.write_app("""
         @Spooler.task(max_attempts=1, timeout=1)
         def slow():
@@ -203,7 +205,7 @@ def test_a_time_limit_kills_what_cannot_be_interrupted(place: Place) -> None:
 
 
 def test_a_time_limit_does_not_include_the_settling_of_the_end(place: Place) -> None:
-    """A backend that does not answer may delay it for long. Another worker shows when the limit has passed."""
+    """A backend that does not answer may take long to settle. Another worker's task shows that the limit has passed."""
     place.write_app("""
         from unspool import points
         points.reach = lambda name: hold("settling") if name == "run.end" and quick.ran else None
@@ -252,7 +254,7 @@ def test_a_later_task_of_higher_priority_overtakes_all_that_wait(place: Place) -
 
 
 def test_postponed_tasks_are_never_early_and_come_in_order(place: Place) -> None:
-    """Tasks due at different times run in the order of those times, none before its own."""
+    """Tasks with different due times run in this order, none before its time."""
     place.write_app("""
         @Spooler.task
         def late(due): note(due, time.time()); return True
@@ -273,7 +275,7 @@ def test_postponed_tasks_are_never_early_and_come_in_order(place: Place) -> None
 
 
 def test_async_tasks_run_many_at_once(place: Place) -> None:
-    """Fifty coroutines that each wait for all the others can end only if they run together."""
+    """Fifty coroutines that each wait for all others can only end if they run at the same time."""
     place.write_app("""
         arrived = []
         everybody = asyncio.Event()
@@ -296,7 +298,7 @@ def test_async_tasks_run_many_at_once(place: Place) -> None:
 
 
 def test_no_more_coroutines_run_than_asked_for(place: Place) -> None:
-    """However many wait; and each that ends makes room for another."""
+    """However many are waiting, the limit holds, and each one that ends makes room for another."""
     place.write_app("""
         running = 0
         @Spooler.task
@@ -315,7 +317,7 @@ def test_no_more_coroutines_run_than_asked_for(place: Place) -> None:
 
 
 def test_a_coroutine_that_blocks_the_loop_stops_no_plain_function(place: Place) -> None:
-    """It can end only when a function after it has run, and has itself been told of, in the same worker."""
+    """It can end only when a later function has run and was reported, in the same worker."""
     place.write_app("""
         @Spooler.task(priority=1)
         async def blocking():
@@ -335,7 +337,7 @@ def test_a_coroutine_that_blocks_the_loop_stops_no_plain_function(place: Place) 
 
 
 def test_coroutines_end_while_a_plain_function_runs(place: Place) -> None:
-    """They are settled and told of, though the worker's main thread comes back only afterwards."""
+    """They are settled and reported before the worker's main thread returns."""
     place.write_app("""
         @Spooler.task(priority=1)
         async def quick(n):
@@ -360,7 +362,7 @@ def test_coroutines_end_while_a_plain_function_runs(place: Place) -> None:
 
 
 def test_an_unknown_function_is_kept_for_a_deploy(place: Place) -> None:
-    """A task whose function is missing is deferred with the name in the log, and runs when the function is there."""
+    """A task whose function is missing is deferred, the log names it, and it runs when the function exists."""
     place.write_app("@Spooler.task(retry_delay=0.05)\ndef old(n): note('ran', n); return True")
     place.call("old(1)")
     (place.root / "tasks.py").write_text("import unspool")
@@ -377,7 +379,9 @@ def test_an_unknown_function_is_kept_for_a_deploy(place: Place) -> None:
 
 
 def test_heirs_and_raw_messages_find_their_handlers(place: Place) -> None:
-    """``ucfg_<type id>`` and ``<type id>`` go to the heir, others to SpoolerTask, unknown ``ucfg_`` ones are kept."""
+    """``ucfg_<type id>`` and ``<type id>`` go to the subclass, others to SpoolerTask, and unknown ``ucfg_`` ones are
+    kept.
+    """
     place.write_app("""
         class Mail(SpoolerTask):
             type_id = "mail"
@@ -397,7 +401,7 @@ def test_heirs_and_raw_messages_find_their_handlers(place: Place) -> None:
 
 
 def test_large_messages_and_payloads_arrive_whole(place: Place) -> None:
-    """Arguments of 3 MB and a message text of 200 KB, beyond what uWSGI's variables hold, arrive as they were."""
+    """Arguments of 3 MB and a message text of 200 KB, which exceed uWSGI's variables, arrive unchanged."""
     place.write_app("""
         import hashlib
         digest = lambda data: hashlib.sha256(data).hexdigest()
@@ -417,7 +421,9 @@ def test_large_messages_and_payloads_arrive_whole(place: Place) -> None:
 
 
 def test_one_bad_task_does_not_stop_the_others(place: Place) -> None:
-    """Tasks that leak descriptors, change directory, mask and signal handlers, and write a lot: the rest still run."""
+    """Some tasks leak descriptors, change directory, mask and signal handlers, and write a lot: the others
+    still run.
+    """
     place.write_app("""
         @Spooler.task
         def mess(n):
@@ -435,7 +441,7 @@ def test_one_bad_task_does_not_stop_the_others(place: Place) -> None:
 
 
 def test_burst_ends_only_when_no_worker_runs_anything(place: Place) -> None:
-    """Each run ends its worker while the other takes the next one: all runs are made before the end."""
+    """Each run kills its worker while the other worker takes the next task: all runs are made before the end."""
     place.write_app("""
         @Spooler.task(max_attempts=5, retry_delay=0, timeout=0.05)
         def slow(): time.sleep(3600)
@@ -445,8 +451,9 @@ def test_burst_ends_only_when_no_worker_runs_anything(place: Place) -> None:
 
 
 def test_a_task_that_kills_its_worker_takes_no_coroutine_with_it(place: Place) -> None:
-    """Coroutines that run beside one that kills the worker again and again die with it, but only so often that they
-    do not end dead: then each runs alone, and it is the guilty one that is set aside."""
+    """Coroutines beside one that kills the worker repeatedly die with it, but not often enough to be dead: then each
+    runs alone, and only the one that kills is set aside.
+    """
     place.write_app("""
         import asyncio
         @Spooler.task
@@ -461,14 +468,14 @@ def test_a_task_that_kills_its_worker_takes_no_coroutine_with_it(place: Place) -
 
 
 def test_a_coroutine_that_kills_its_worker_is_named(place: Place) -> None:
-    """Each of its crashes has its line and its record, as a plain function's."""
+    """Each of its crashes has a line and a record, like those of a function."""
     place.write_app("@Spooler.task\nasync def guilty(): os._exit(9)")
     place.call("guilty()")
     assert place.burst().verdicts() == ["crashed", "crashed", "crashed", "dead"]
 
 
 def test_a_coroutine_that_ends_leaves_the_sign_of_life_to_another(place: Place) -> None:
-    """While a plain function runs beside them, coroutines end: the worker is still shown, and known, to run it."""
+    """While a function runs beside them, coroutines end: the worker is still shown to run it."""
     place.write_app("""
         @Spooler.task(priority=1)
         async def quick():
@@ -498,7 +505,9 @@ def test_a_coroutine_that_ends_leaves_the_sign_of_life_to_another(place: Place) 
 
 
 def test_a_result_that_is_none_fails_its_task_alone(place: Place) -> None:
-    """An exception that is none, given or set by an heir, is told as that run's error; the worker lives."""
+    """A result with an exception that is not one, given or set by a subclass, is an error of this run, and the worker
+    lives.
+    """
     place.write_app("""
         class Odd(ResultSkipped):
             def __init__(self): self.exception = "odd"
@@ -522,7 +531,7 @@ def test_a_result_that_is_none_fails_its_task_alone(place: Place) -> None:
 
 
 def test_programs_that_tasks_start_can_be_interrupted(place: Place) -> None:
-    """SIGINT and SIGHUP, which workers leave to their supervisor, are not ignored in what a task starts."""
+    """SIGINT and SIGHUP, which workers leave to their supervisor, are not ignored in programs that a task starts."""
     place.write_app("""
         import subprocess
         @Spooler.task

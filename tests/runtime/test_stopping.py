@@ -29,7 +29,7 @@ HOLDING = """
 
 
 def test_term_lets_the_running_task_end_and_starts_no_other(place: Place) -> None:
-    """After TERM the task at work is finished, those handed out stay ready with no attempt counted; the status is 0."""
+    """After TERM, the running task finishes, the others stay ready without a counted attempt, and the status is 0."""
     place.write_app(HOLDING)
     place.gate("one")
     place.call("held('one'); [mark(n) for n in range(50)]")
@@ -46,7 +46,7 @@ def test_term_lets_the_running_task_end_and_starts_no_other(place: Place) -> Non
 
 
 def test_term_lets_coroutines_end_and_starts_no_other(place: Place) -> None:
-    """As many run as may; what waits behind them is still there when they have ended."""
+    """The maximum number of coroutines run. Those that wait behind them are still ready when they have ended."""
     place.write_app("""
         @Spooler.task
         async def held(n):
@@ -69,7 +69,7 @@ def test_term_lets_coroutines_end_and_starts_no_other(place: Place) -> None:
 
 
 def test_a_second_signal_stops_at_once(place: Place) -> None:
-    """A task that does not end is given up at the second TERM; it is not lost, and counts as begun."""
+    """A task that does not end is killed at the second TERM. It is not lost, and its attempt counts."""
     place.write_app(HOLDING)
     place.gate("one")
     place.call("held('one')")
@@ -96,7 +96,9 @@ def test_quit_stops_at_once(place: Place) -> None:
 
 
 def test_term_to_a_worker_ends_it_after_its_task(place: Place) -> None:
-    """A worker told to stop, as by a service manager that signals the whole group, ends its task and is replaced."""
+    """A worker that gets TERM, as from a service manager that signals the whole group, ends its task and is
+    replaced.
+    """
     place.write_app(
         HOLDING + "    @Spooler.task\n    def term(): os.kill(os.getpid(), signal.SIGTERM); note('term'); return True\n"
     )
@@ -107,7 +109,7 @@ def test_term_to_a_worker_ends_it_after_its_task(place: Place) -> None:
 
 
 def test_hup_brings_fresh_workers_beside_the_old(place: Place) -> None:
-    """While an old worker is busy, new ones already run the new code; the old task ends as if nothing had happened."""
+    """While an old worker is busy, new ones already run the new code. The old task ends normally."""
     place.write_app(
         HOLDING + "    VERSION = 1\n    @Spooler.task\n    def version(): note('version', VERSION); return True\n"
     )
@@ -128,7 +130,7 @@ def test_hup_brings_fresh_workers_beside_the_old(place: Place) -> None:
 
 
 def test_hup_with_a_broken_application_keeps_the_old_workers(place: Place) -> None:
-    """A deploy that does not import is reported and changes nothing; the next one that does is taken."""
+    """A deploy that cannot be imported is logged and changes nothing. The next one that can be is used."""
     place.write_app(HOLDING)
     running = place.run()
     place.call("mark(1)")
@@ -156,8 +158,9 @@ WAITING = """
 
 
 def test_a_hanging_import_is_replaced_by_the_next_reload(place: Place) -> None:
-    """New code that hangs while it is imported keeps the old workers; another HUP begins anew with what is there by
-    then, and TERM does not wait for an import either."""
+    """New code that hangs on import leaves the old workers running. Another HUP imports again, and TERM does not wait
+    for an import either.
+    """
     place.write_app(HOLDING + WAITING)
     running = place.run()
     running.wait_for_message("started")
@@ -178,7 +181,7 @@ def test_a_hanging_import_is_replaced_by_the_next_reload(place: Place) -> None:
 
 
 def test_a_slow_import_is_told_once(place: Place) -> None:
-    """As where a program starts its server when it is imported: a line says what goes on, one for each reload."""
+    """If a program starts its server when it is imported, a line says that the import takes long, once per reload."""
     place.write_app(HOLDING + WAITING)
     os.mkfifo(place.root / "gate")
     running = place.run("--processes", "2", "--slow-import", "0.1")
@@ -192,7 +195,7 @@ def test_a_slow_import_is_told_once(place: Place) -> None:
 
 
 def test_term_does_not_wait_for_the_first_import(place: Place) -> None:
-    """The same before there is any worker."""
+    """The same holds for the first workers."""
     place.write_app(HOLDING + WAITING)
     os.mkfifo(place.root / "gate")
     running = place.run()
@@ -202,7 +205,7 @@ def test_term_does_not_wait_for_the_first_import(place: Place) -> None:
 
 
 def test_a_change_while_a_reload_hangs_is_not_missed(place: Place) -> None:
-    """With reload on, a file that is saved while an import hangs begins another."""
+    """With --reload, a file that is saved while an import hangs starts another reload."""
     place.write_app(HOLDING + WAITING)
     running = place.run("--reload")
     running.wait_for_message("started")
@@ -216,7 +219,7 @@ def test_a_change_while_a_reload_hangs_is_not_missed(place: Place) -> None:
 
 
 def test_reload_on_change(place: Place) -> None:
-    """With reload on, saving a file of the application is enough."""
+    """With --reload, saving a file of the application is enough."""
     place.write_app("VERSION = 1\n@Spooler.task\ndef version(): note('version', VERSION); return True\n")
     running = place.run("--reload")
     place.call("version()")
@@ -231,7 +234,7 @@ def test_reload_on_change(place: Place) -> None:
 
 
 def test_reload_on_change_of_an_application_from_elsewhere(place: Place) -> None:
-    """The application's own file is watched, and those beside it, wherever the worker was started."""
+    """The application's own file and those beside it are watched, wherever the worker was started."""
     away = place.root / "away"
     away.mkdir()
     (away / "beside.py").write_text("VERSION = 1\n")
@@ -250,7 +253,7 @@ def test_reload_on_change_of_an_application_from_elsewhere(place: Place) -> None
 
 
 def test_an_application_that_does_not_import_stops_the_start(place: Place) -> None:
-    """One line names the file, the line and the error; nothing is run."""
+    """One line names the file, the line and the error, and nothing runs."""
     (place.root / "tasks.py").write_text("import os\n\nraise RuntimeError('no database')\n")
     running = place.run()
     assert running.end() == 1
@@ -265,7 +268,7 @@ def test_an_application_that_does_not_import_stops_the_start(place: Place) -> No
     ],
 )
 def test_an_application_that_leaves_while_imported_stops_the_start(place: Place, statement: str, error: str) -> None:
-    """What would end a program is one more way for an import to fail."""
+    """An import that would end the program fails like any other."""
     (place.root / "tasks.py").write_text(f"import os\n\n{statement}\n")
     running = place.run()
     assert running.end() == 1
@@ -273,7 +276,9 @@ def test_an_application_that_leaves_while_imported_stops_the_start(place: Place,
 
 
 def test_an_application_without_tasks_is_warned_of(place: Place) -> None:
-    """One that defines none, such as a directory that was taken for a module, is told as the likely mistake it is."""
+    """A module that defines no task, such as a directory that was taken for a module, is reported as a probable
+    mistake.
+    """
     (place.root / "tasks.py").write_text("import unspool")
     running = place.burst()
     assert any(line["message"].startswith("app tasks.py defines no task") for line in running.seen)
@@ -291,8 +296,9 @@ def test_an_application_without_tasks_is_warned_of(place: Place) -> None:
     ],
 )
 def test_the_first_workers_die_while_they_import(place: Place, death: str, how: str) -> None:
-    """No mistake of the application's, as the out-of-memory killer shows: it is tried again, ever later, with a line
-    each, until it can be imported; the tasks then run."""
+    """This is not a mistake of the application, as with the out-of-memory killer: the import is retried with growing
+    delays and a line each, until it works. The tasks then run.
+    """
     place.write_app(
         HOLDING
         + f"""
@@ -313,7 +319,7 @@ def test_the_first_workers_die_while_they_import(place: Place, death: str, how: 
 
 
 def test_term_while_the_first_workers_die(place: Place) -> None:
-    """There is no worker, and none was ever ready: TERM stops all the same."""
+    """There is no worker, and none was ever ready: TERM still stops the command."""
     (place.root / "tasks.py").write_text("import os\nos._exit(1)\n")
     running = place.run()
     for _ in range(3):
@@ -322,7 +328,7 @@ def test_term_while_the_first_workers_die(place: Place) -> None:
 
 
 def test_a_killed_worker_loses_nothing(place: Place) -> None:
-    """SIGKILL in mid-task: the task runs again at once, by another worker, and the log names it."""
+    """SIGKILL during a task: another worker runs the task again at once, and the log names it."""
     place.write_app(HOLDING)
     place.gate("one")
     place.call("held('one'); [mark(n) for n in range(20)]")
@@ -345,7 +351,7 @@ def test_a_killed_worker_loses_nothing(place: Place) -> None:
 
 
 def test_a_killed_supervisor_loses_nothing(place: Place) -> None:
-    """Its worker ends the task that it runs and stops; a new supervisor goes on with the rest, each task once."""
+    """Its worker finishes its task and stops. A new supervisor runs the rest, each task once."""
     place.write_app(HOLDING)
     place.gate("one")
     place.call("held('one'); [mark(n) for n in range(1000)]")
@@ -380,8 +386,9 @@ ORPHANS = """
 
 
 def test_the_ends_of_orphaned_runs_are_told(place: Place) -> None:
-    """Workers whose supervisor was killed log the ends of their runs, and history has them: success, failure and
-    coroutine; also in the database, once the next supervisor has something to write."""
+    """Workers whose supervisor was killed log and record the ends of their runs: success, failure and coroutine. The
+    next supervisor writes them into the database when it has something to write.
+    """
     place.write_app("    import logging.config\n" + ORPHANS + HOLDING.replace("held", "other"))
     for name in ("one", "two", "three"):
         place.gate(name)
@@ -422,7 +429,9 @@ def test_two_supervisors_share_a_directory(place: Place) -> None:
 
 
 def test_a_pause_is_heeded_at_once(place: Place) -> None:
-    """Paused in mid-task, with tasks handed out: that one ends, no other begins until the queue is resumed."""
+    """The queue is paused during a task, with others handed out: the task finishes, and no other begins until the queue
+    is resumed.
+    """
     place.write_app(HOLDING)
     place.gate("one")
     place.call("held('one'); [mark(n) for n in range(30)]")
@@ -447,7 +456,9 @@ def test_a_pause_is_heeded_at_once(place: Place) -> None:
 
 
 def test_workers_are_recycled(place: Place) -> None:
-    """With a limit of ten tasks a worker, fifty tasks take five workers; with a tiny memory limit, one each."""
+    """With a limit of ten tasks per worker, fifty tasks need five workers. With a tiny memory limit, each task needs
+    one.
+    """
     place.write_app("@Spooler.task\ndef mark(): note(os.getpid()); return True")
     place.call("mark.enqueue_many([()] * 50)")
     place.burst("--max-tasks", "10")
@@ -459,7 +470,7 @@ def test_workers_are_recycled(place: Place) -> None:
 
 
 def test_live_processes_are_known(place: Place) -> None:
-    """get_pids() names the workers and only them, from any process, and none when they are gone."""
+    """get_pids() returns exactly the workers, in any process, and none after they have ended."""
     place.write_app(HOLDING)
     running = place.run("--processes", "3")
     place.call("mark(1)")
@@ -475,19 +486,19 @@ def test_live_processes_are_known(place: Place) -> None:
 
 
 def move_away(spool: Path) -> None:
-    """Renames a directory."""
+    """Rename a directory."""
     spool.rename(spool.with_name("elsewhere"))
 
 
 def remove(spool: Path) -> None:
-    """Removes a directory in which other processes make files meanwhile."""
+    """Remove a directory in which other processes create files meanwhile."""
     while spool.exists():
         shutil.rmtree(spool, ignore_errors=True)
 
 
 @pytest.mark.parametrize("how", [move_away, remove])
 def test_a_removed_directory_is_told_and_survived(place: Place, how: Callable[[Path], object]) -> None:
-    """The spooler is moved or removed under the workers: they say so, and run what comes when it is back."""
+    """The spooler is moved or removed under the workers: they log it, and run new tasks when it is back."""
     place.write_app(HOLDING)
     running = place.run()
     place.call("mark(1)")
@@ -509,7 +520,7 @@ def test_a_removed_directory_is_told_and_survived(place: Place, how: Callable[[P
 
 
 def test_a_directory_moved_away_and_back_shows_its_workers(place: Place) -> None:
-    """Whether or not another has its place meanwhile: those that serve it are seen, and nobody else is."""
+    """Exactly the processes that serve a directory are listed, also if another directory has its name meanwhile."""
     place.write_app(HOLDING)
     away = place.root / "away"
     running = place.run("--processes", "2")
@@ -534,7 +545,7 @@ def test_a_directory_moved_away_and_back_shows_its_workers(place: Place) -> None
 
 
 def test_several_spoolers_under_one_supervisor(place: Place) -> None:
-    """One supervisor serves two directories, and each is drained."""
+    """One supervisor serves two directories, and drains both."""
     place.write_app(HOLDING)
     other = place.root / "other"
     place.env["UNSPOOL_SPOOLERS"] = f"{place.spool},{other}"
@@ -545,7 +556,9 @@ def test_several_spoolers_under_one_supervisor(place: Place) -> None:
 
 
 def test_term_while_workers_wait_to_be_replaced(place: Place) -> None:
-    """The application breaks on disk and the only worker dies: new ones are tried ever later, and TERM still stops."""
+    """The application breaks on disk and the only worker dies: new ones are started with growing delays, and TERM still
+    stops.
+    """
     place.write_app(HOLDING)
     place.call("mark(1)")
     running = place.run()
@@ -558,7 +571,7 @@ def test_term_while_workers_wait_to_be_replaced(place: Place) -> None:
 
 
 def test_a_killed_recorder_is_replaced(place: Place) -> None:
-    """History goes on in a new process; tasks never notice."""
+    """A new process writes the history, and tasks do not notice."""
     place.write_app(HOLDING)
     running = place.run()
     place.call("mark(1)")
@@ -576,7 +589,7 @@ def test_a_killed_recorder_is_replaced(place: Place) -> None:
 
 @contextlib.contextmanager
 def limited(what: int, most: int, pid: int = 0) -> Iterator[None]:
-    """A process, or this one and those that it starts, can have no more than that for a while."""
+    """Limit a resource of a process, or of this one and those that it starts, for a while."""
     soft, hard = resource.prlimit(pid, what)
     resource.prlimit(pid, what, (most, hard))
     try:
@@ -586,7 +599,7 @@ def limited(what: int, most: int, pid: int = 0) -> Iterator[None]:
 
 
 def test_a_disk_without_room_keeps_nobody_from_working(place: Place) -> None:
-    """No file can be written: a supervisor still starts, runs what is there, renews its workers and stops."""
+    """No file can be written: a supervisor still starts, runs the tasks, replaces its workers and stops."""
     place.write_app("@Spooler.task\ndef fine(): return True")
     place.call("fine()")
     with limited(resource.RLIMIT_FSIZE, 0):
@@ -604,7 +617,7 @@ def test_a_disk_without_room_keeps_nobody_from_working(place: Place) -> None:
 
 
 def test_a_worker_that_cannot_be_forked_is_tried_again(place: Place) -> None:
-    """With no descriptor left for a new worker the supervisor says so and waits; when there is room, it goes on."""
+    """Without a descriptor for a new worker, the supervisor logs this and waits. When there is room, it continues."""
     place.write_app(HOLDING)
     place.call("mark(1)")
     running = place.run()
@@ -641,7 +654,7 @@ def test_random_kills_lose_nothing(place: Place) -> None:
 
 
 def test_a_worker_killed_in_its_import_is_replaced_where_another_has_imported(place: Place) -> None:
-    """The application can be imported, as the other one shows; so this is no reason to stop."""
+    """The application can be imported, as the other worker shows, so the supervisor does not stop."""
     place.write_app(
         HOLDING
         + """

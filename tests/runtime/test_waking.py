@@ -1,4 +1,4 @@
-"""Idle workers are woken for the tasks that there are."""
+"""Idle workers are woken for waiting tasks."""
 
 from .conftest import HOLDING, Place
 
@@ -6,7 +6,7 @@ WORKERS = 4
 
 
 def test_idle_workers_begin_a_batch_together(place: Place) -> None:
-    """Each begins a task of a batch that arrives at once. None waits for the end of another one."""
+    """Each worker begins a task of a batch that arrives at once. None waits for the end of another one."""
     place.write_app(HOLDING)
     running = place.run("--processes", str(WORKERS))
     for turn in range(3):

@@ -22,7 +22,7 @@ POSTPONED = ENVELOPE._replace(due=2e9)
 
 @pytest.fixture(params=[False, True], ids=["relaxed", "full"])
 def backend(request: pytest.FixtureRequest, tmp_path: Path) -> SpoolBackend:
-    """A spooler that this process has used already, with one task in it and one of priority 5."""
+    """A spooler that this process has used before, with one task, and one of priority 5."""
     (tmp_path / "rel1").mkdir()
     (tmp_path / "current").symlink_to("rel1")
     backend = SpoolBackend(str(tmp_path / "current" / "mail"), durable=request.param)
@@ -32,40 +32,40 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path) -> SpoolBackend:
 
 
 def tasks(place: Path) -> list[str]:
-    """The names of the tasks below a directory."""
+    """Return the names of the tasks below a directory."""
     return sorted(path.name for path in place.rglob("uwsgi_spoolfile_on_*") if is_task(path.name))
 
 
 def swap_link(root: Path) -> None:
-    """As a deploy does."""
+    """Change a link, as a deploy does."""
     (root.parent.parent / "rel2").mkdir()
     (root.parent.parent / "new").symlink_to("rel2")
     (root.parent.parent / "new").rename(root.parent.parent / "current")
 
 
 def move_away(root: Path) -> None:
-    """Nothing takes its place."""
+    """Move the directory away. Nothing takes its place."""
     root.rename(root.with_name("old"))
 
 
 def replace(root: Path) -> None:
-    """Another directory has its name."""
+    """Move the directory away, and give its name to another one."""
     root.rename(root.with_name("old"))
     root.mkdir(mode=0o700)
 
 
 def move_priority(root: Path) -> None:
-    """Only the directory of priority 5."""
+    """Move only the directory of priority 5."""
     (root / "5").rename(root.parent / "old")
 
 
 def remove(root: Path) -> None:
-    """With all that is in it."""
+    """Remove the directory with its content."""
     shutil.rmtree(root)
 
 
 def remove_private(root: Path) -> None:
-    """The directory of unspool's own files."""
+    """Remove the directory of unspool's own files."""
     shutil.rmtree(root / ".unspool")
 
 
@@ -74,7 +74,7 @@ def remove_private(root: Path) -> None:
 def test_a_task_goes_where_the_path_leads(
     backend: SpoolBackend, change: Callable[[Path], None], envelope: Envelope
 ) -> None:
-    """Each task, and each of a batch, is found by its id, and where it was sent before nothing is added."""
+    """Each single task and each task of a batch is found by its id, and the former directory gets nothing."""
     root = Path(backend.name)
     change(root)
     old = [place for place in (root.with_name("old"), root.parent.parent / "rel1") if place.exists()]
@@ -99,7 +99,7 @@ def test_a_batch_into_a_priority_that_was_removed(backend: SpoolBackend) -> None
 
 @pytest.fixture
 def mounted(tmp_path: Path) -> Iterator[Callable[[], None]]:
-    """Mounts a new file system over the spool, whose root has the same inode number as that of the former one."""
+    """Mount a new file system over the spool, whose root has the same inode number as that of the former one."""
     if os.geteuid() != 0:
         pytest.skip("mounting needs root")
     root = tmp_path / "mail"
@@ -116,7 +116,7 @@ def mounted(tmp_path: Path) -> Iterator[Callable[[], None]]:
 
 @pytest.mark.root
 def test_another_volume_of_the_same_inode_number(mounted: Callable[[], None], tmp_path: Path) -> None:
-    """Senders write to it, and workers notice it: an inode number is unique in one file system only."""
+    """Senders write to it, and workers notice it, because an inode number is unique only within a file system."""
     root = tmp_path / "mail"
     worker, sender = Directory(str(root)), SpoolBackend(str(root), durable=False)
     sender.send([ENVELOPE])
@@ -138,7 +138,7 @@ CLOSED = {
 
 @pytest.mark.parametrize("then", CLOSED)
 def test_a_daemon_sets_the_period(backend: SpoolBackend, tmp_path: Path, then: str) -> None:
-    """What else a program may do first after it has closed all descriptors."""
+    """This holds for whatever a program does first after closing all descriptors."""
     (tmp_path / "mine").mkdir()
     pid = os.fork()
     if pid == 0:
@@ -157,7 +157,7 @@ def test_a_daemon_sets_the_period(backend: SpoolBackend, tmp_path: Path, then: s
 @pytest.mark.parametrize("then", CLOSED)
 @pytest.mark.parametrize("envelope", [ENVELOPE, URGENT, POSTPONED], ids=["plain", "priority", "postponed"])
 def test_a_daemon_closes_all_descriptors(backend: SpoolBackend, tmp_path: Path, then: str, envelope: Envelope) -> None:
-    """It sends on, whatever has its former descriptors' numbers; and that is left as it was."""
+    """It sends on, and leaves the files alone that now have its former descriptors' numbers."""
     (tmp_path / "mine").mkdir()
     pid = os.fork()
     if pid == 0:
@@ -181,7 +181,7 @@ def test_a_daemon_closes_all_descriptors(backend: SpoolBackend, tmp_path: Path, 
 
 
 def at(point: str, monkeypatch: pytest.MonkeyPatch, work: Callable[[], None]) -> None:
-    """Does something when a send first reaches the point."""
+    """Do something when a send first reaches the point."""
     done: list[str] = []
 
     def reach(name: str) -> None:
@@ -194,7 +194,7 @@ def at(point: str, monkeypatch: pytest.MonkeyPatch, work: Callable[[], None]) ->
 
 @pytest.mark.parametrize("removed", ["a priority", ".unspool", ".unspool/writers"])
 def test_a_living_sender_is_not_taken_for_dead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, removed: str) -> None:
-    """Whatever is removed while it writes, and whatever another thread does about it: no worker removes its file."""
+    """Whatever is removed while it writes, and whatever another thread does about that, no worker removes its file."""
     sender = SpoolBackend(str(tmp_path / "mail"), durable=False)
     root = Path(sender.name)
     os.unlink(*sender.send([URGENT]))
@@ -226,7 +226,7 @@ def test_a_living_sender_is_not_taken_for_dead(tmp_path: Path, monkeypatch: pyte
 def test_what_vanishes_while_it_is_written_is_sent_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, envelope: Envelope, durable: bool, change: str
 ) -> None:
-    """An id is never returned for a file that lost its name before it was a task."""
+    """No id is returned for a file that lost its name before it became a task."""
     sender = SpoolBackend(str(tmp_path / "mail"), durable=durable)
     root = Path(sender.name)
     (before,) = sender.send([envelope])
@@ -252,7 +252,7 @@ def test_what_vanishes_while_it_is_written_is_sent_again(
 def test_an_interrupted_send_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, durable: bool, error: type[BaseException]
 ) -> None:
-    """What a living process does not finish, nobody else may remove."""
+    """No other process may remove what a live process has not finished."""
     sender = SpoolBackend(str(tmp_path / "mail"), durable=durable)
 
     def work() -> None:
@@ -265,7 +265,7 @@ def test_an_interrupted_send_leaves_nothing(
 
 
 def test_a_task_is_removed_by_its_verdict_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that a worker has ended before the send returns is not sent again."""
+    """A task that a worker has ended before the send returns is not sent again."""
     sender = SpoolBackend(str(tmp_path / "mail"), durable=False)
 
     def work() -> None:
@@ -283,7 +283,9 @@ def test_a_task_is_removed_by_its_verdict_alone(tmp_path: Path, monkeypatch: pyt
 
 
 def test_descriptors_stay_flat(tmp_path: Path) -> None:
-    """However often a directory is removed under a process with threads, which must not close what others may use."""
+    """Descriptors do not accumulate when a directory is removed repeatedly under a process with threads, which must not
+    close those that others may use.
+    """
     stop = threading.Event()
     thread = threading.Thread(target=stop.wait)
     thread.start()
@@ -304,7 +306,7 @@ def test_descriptors_stay_flat(tmp_path: Path) -> None:
 
 
 def test_a_part_keeps_its_number(tmp_path: Path) -> None:
-    """Another thread may be about to use it: it is then that of the directory which took the removed one's place."""
+    """Another thread may be about to use it, so it becomes a descriptor of the new directory."""
     directory = Directory(str(tmp_path / "mail"))
     fd = directory.fd(TMP)
     shutil.rmtree(directory.root)
@@ -314,7 +316,7 @@ def test_a_part_keeps_its_number(tmp_path: Path) -> None:
 
 
 def test_a_spooler_that_cannot_be_reached_any_more(tmp_path: Path) -> None:
-    """Something else has its name: the sender is told, and what it has open is not written to."""
+    """Something else has its name: the sender gets an error, and writes nothing to the open directory."""
     sender = SpoolBackend(str(tmp_path / "mail"), durable=False)
     sender.send([ENVELOPE])
     (tmp_path / "mail").rename(tmp_path / "old")

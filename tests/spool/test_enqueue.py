@@ -1,4 +1,4 @@
-"""Putting tasks into a directory: whole or not at all, from anywhere, whatever the disk does."""
+"""Sending tasks to a directory: each is complete or absent, from any process, whatever the disk does."""
 
 import os
 import signal
@@ -33,17 +33,17 @@ def spool(tmp_path: Path) -> Path:
 
 
 def files(spool: Path) -> list[Path]:
-    """The task files of a spooler."""
+    """Return the task files of a spooler."""
     return sorted(path for path in spool.rglob("uwsgi_spoolfile_on_*") if ".unspool" not in path.parts)
 
 
 def leftovers(spool: Path) -> list[Path]:
-    """What an enqueue left half-done."""
+    """Return the files of an unfinished send."""
     return list((spool / ".unspool" / "tmp").iterdir())
 
 
 def test_a_call_returns_the_absolute_path_of_its_file(spool: Path) -> None:
-    """The id is the file; the directory and the file are private."""
+    """The id is the path of the file. The directory and the file are private."""
     path = Path(add(1))
     assert path.is_absolute()
     assert path.parent == spool
@@ -53,7 +53,7 @@ def test_a_call_returns_the_absolute_path_of_its_file(spool: Path) -> None:
 
 
 def test_a_priority_is_a_directory_and_a_due_time_the_mtime(spool: Path) -> None:
-    """Where uWSGI would put and date them: a sub-directory named by the number, the mtime in the future."""
+    """They are where uWSGI puts them: a sub-directory with the number as its name, and an mtime in the future."""
     due = datetime.now(UTC) + timedelta(hours=1)
     path = Path(add.using(priority=7, postpone=due)(1))
     assert path.parent == spool / "7"
@@ -61,14 +61,14 @@ def test_a_priority_is_a_directory_and_a_due_time_the_mtime(spool: Path) -> None
 
 
 def test_a_datetime_in_the_past_runs_now(spool: Path) -> None:
-    """It is as if nothing had been said."""
+    """It means at once."""
     path = Path(add.using(postpone=datetime(1999, 1, 1))(1))
     assert abs(path.stat().st_mtime - datetime.now().timestamp()) < 60
     assert [entry.state for entry in SpoolBackend(str(spool)).entries()] == [State.READY]
 
 
 def test_get_tasks_covers_all_in_the_order_of_running(spool: Path, tmp_path: Path) -> None:
-    """All spoolers and priorities, ready before deferred."""
+    """The list has all spoolers and priorities, ready tasks before deferred ones."""
     other = tmp_path / "other"
     configure(spoolers=[spool, other])
     late = add.using(postpone=timedelta(hours=2))(1)
@@ -81,7 +81,7 @@ def test_get_tasks_covers_all_in_the_order_of_running(spool: Path, tmp_path: Pat
 
 
 def test_read_task_file_tells_all_and_unpickles_nothing(spool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By absolute and relative path and by name; a payload that would run code when unpickled stays bytes."""
+    """It accepts an absolute or relative path and a name. A payload that would run code when unpickled stays bytes."""
     path = Spooler.send_message_raw("hello", priority=3, payload={"k": 1})
     info = Spooler.read_task_file(path)
     assert info["msg"] == "hello"
@@ -129,7 +129,7 @@ def test_many_at_once_from_threads_processes_and_forks(spool: Path) -> None:
 
 
 def test_a_fork_in_the_middle_of_another_threads_first_use(spool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process forked while another thread makes a priority's directory can send all the same."""
+    """A process that is forked while another thread creates the directory of a priority can send."""
     add(1)
     children: list[int] = []
     make = os.mkdir
@@ -152,7 +152,7 @@ def test_a_fork_in_the_middle_of_another_threads_first_use(spool: Path, monkeypa
 
 
 def test_a_batch_returns_ids_in_order(spool: Path) -> None:
-    """enqueue_many and send_many: ids in the order of the calls, tasks in the same order."""
+    """enqueue_many and send_many return ids in the order of the calls, and the tasks have the same order."""
     ids = add.enqueue_many([1, (2, 3), {"a": 4}])
     ids += Spooler.send_many([add.message(5), raw_message("raw", payload=1)])
     assert [Path(id).exists() for id in ids] == [True] * 5
@@ -177,7 +177,7 @@ def test_a_batch_with_a_bad_argument_sends_nothing(spool: Path) -> None:
     ],
 )
 def test_what_cannot_be_sent_is_named(spool: Path, call: object, named: str) -> None:
-    """An argument that another process cannot rebuild is refused when called, and named."""
+    """An argument that another process cannot rebuild is refused by the call, and named."""
     with pytest.raises(PayloadRefused, match=named.replace("(", r"\(").replace(")", r"\)")):
         call()  # type: ignore[operator]
     assert not spool.exists()
@@ -185,7 +185,7 @@ def test_what_cannot_be_sent_is_named(spool: Path, call: object, named: str) -> 
 
 @pytest.mark.parametrize("priority", [-1, "3", "../../x", 1.5, True, 10**9])
 def test_bad_priorities_are_refused(spool: Path, priority: object) -> None:
-    """Negative, textual, path-like, fractional or enormous priorities never become a directory."""
+    """Negative, textual, path-like, fractional or huge priorities never become a directory."""
     with pytest.raises(OptionRefused, match="priority"):
         Spooler.send_message_raw("x", priority=priority)  # type: ignore[arg-type]
     with pytest.raises(OptionRefused, match="priority"):
@@ -208,7 +208,7 @@ def test_no_spooler_configured() -> None:
 
 
 def test_a_path_that_is_a_file(tmp_path: Path) -> None:
-    """Said so, and the file is left alone."""
+    """An error says so, and the file is left alone."""
     path = tmp_path / "mail"
     path.write_text("mine")
     configure(spoolers=[path])
@@ -218,7 +218,7 @@ def test_a_path_that_is_a_file(tmp_path: Path) -> None:
 
 
 def test_a_world_writable_directory_is_refused(tmp_path: Path) -> None:
-    """Anybody could put code there."""
+    """Everyone could put code there."""
     path = tmp_path / "mail"
     path.mkdir()
     path.chmod(0o777)
@@ -228,7 +228,9 @@ def test_a_world_writable_directory_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_directory_that_is_not_writable(tmp_path: Path) -> None:
-    """Another user's directory: one clear error. Run as an ordinary user, for root may write anywhere."""
+    """The directory of another user gives one clear error. This runs as an ordinary user, because root may write
+    anywhere.
+    """
     path = tmp_path / "mail"
     path.mkdir(mode=0o755)
     tmp_path.chmod(0o755)
@@ -255,7 +257,7 @@ def test_a_directory_that_is_not_writable(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
 @pytest.mark.root
 def test_a_full_disk(tmp_path: Path) -> None:
-    """Sending raises and leaves nothing behind; what was sent before can still be run, which makes room."""
+    """Sending raises and leaves no files. Earlier tasks can still run, which makes room."""
     mount = tmp_path / "small"
     mount.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k,nr_inodes=64,mode=700", "tmpfs", mount], check=True)
@@ -286,7 +288,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
 
 
 def test_the_directory_is_made_again_if_it_was_removed(spool: Path) -> None:
-    """A producer that held it open sends into a new one."""
+    """A producer that had it open sends to a new one."""
     import shutil
 
     add(1)
@@ -296,14 +298,14 @@ def test_the_directory_is_made_again_if_it_was_removed(spool: Path) -> None:
 
 
 def test_messages_are_frozen() -> None:
-    """What was decided at the call cannot change on the way."""
+    """The values at the time of the call are sent."""
     message = Message("x")
     with pytest.raises(AttributeError):
         message.message = "y"  # type: ignore[misc]
 
 
 def test_looking_makes_nothing(tmp_path: Path) -> None:
-    """Listings of a directory that only uWSGI has used leave it as it is, attempts of its tasks included."""
+    """Listings of a directory that only uWSGI has used do not change it, nor the attempts of its tasks."""
     mail = tmp_path / "mail"
     mail.mkdir(mode=0o700)
     task = mail / "uwsgi_spoolfile_on_host_1_1_1_1700000000_000001"

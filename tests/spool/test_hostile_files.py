@@ -1,4 +1,4 @@
-"""Files that are no tasks, or not ours, under a task's name: never run, never in the way, always with a reason."""
+"""Files with the name of a task that are not tasks, or not ours: they never run, affect no other, and have a reason."""
 
 import os
 import random
@@ -29,7 +29,7 @@ class Clock:
 
 @pytest.fixture
 def clock() -> Clock:
-    """Ten seconds ahead of the files, which so are old enough not to be in the writing."""
+    """Ten seconds ahead of the files, so that they do not count as being written."""
     found = Clock()
     found.ahead = 10.0
     return found
@@ -44,7 +44,7 @@ def backend(tmp_path: Path, clock: Clock) -> SpoolBackend:
 
 
 def claim_all(backend: SpoolBackend) -> tuple[list[Claim], list[Refusal]]:
-    """Claims all that the feed knows."""
+    """Claim all tasks of the feed."""
     feed = backend.feed()
     while feed.refresh().more:
         pass
@@ -58,7 +58,7 @@ def claim_all(backend: SpoolBackend) -> tuple[list[Claim], list[Refusal]]:
 
 
 def put(backend: SpoolBackend, data: bytes, name: str = NAME) -> Path:
-    """A file that somebody else wrote in place."""
+    """Write a file in place, as another program does."""
     path = Path(backend.name, name)
     path.write_bytes(data)
     return path
@@ -83,7 +83,7 @@ GOOD = wire.dump({"msg": b"x"}, b"body", None)
     ids=["empty", "1 byte", "3 bytes", "no variables", "body cut", "variables cut", "longer", "garbage", "zeros"],
 )
 def test_damaged_files_are_set_aside_undecoded(backend: SpoolBackend, data: bytes) -> None:
-    """Moved to corrupt with a reason, its bytes unchanged; the good task is claimed beside it."""
+    """They are moved to corrupt with a reason and unchanged bytes. The good task is claimed."""
     put(backend, data)
     claims, refusals = claim_all(backend)
     assert [claim.envelope.vars["msg"] for claim in claims] == [b"good"]
@@ -95,7 +95,7 @@ def test_damaged_files_are_set_aside_undecoded(backend: SpoolBackend, data: byte
 
 
 def test_a_file_in_the_writing_is_waited_for(backend: SpoolBackend, clock: Clock) -> None:
-    """A short file that is only seconds old may still be coming in: not yet, instead of corrupt."""
+    """A short file that is a few seconds old may still be written: the claim is refused as early, not as corrupt."""
     clock.ahead = 0.0
     path = put(backend, GOOD[:10])
     refusal = backend.claim(path.name)
@@ -107,7 +107,7 @@ def test_a_file_in_the_writing_is_waited_for(backend: SpoolBackend, clock: Clock
 
 @pytest.mark.parametrize("size", [1 << 43, 1 << 30, (1 << 28) + (1 << 17)])
 def test_an_8_tib_sparse_file_allocates_nothing(backend: SpoolBackend, size: int) -> None:
-    """Set aside at once, in a process that may use 200 MB; so is one that is not much larger than allowed."""
+    """It is set aside at once by a process that may use 200 MB; so is a file slightly larger than allowed."""
     path = put(backend, GOOD)
     os.truncate(path, size)
     code = (
@@ -124,7 +124,7 @@ def test_an_8_tib_sparse_file_allocates_nothing(backend: SpoolBackend, size: int
 
 @pytest.mark.parametrize("kind", ["symlink", "dangling symlink", "fifo", "directory", "hard link", "socket"])
 def test_what_is_no_regular_file_is_never_run(backend: SpoolBackend, tmp_path: Path, kind: str) -> None:
-    """Skipped with a reason, without waiting on it, left where it is, and listed; the good task is claimed."""
+    """It is skipped with a reason, without blocking, stays where it is, and is listed. The good task is claimed."""
     outside = tmp_path / "outside"
     outside.write_bytes(GOOD)
     path = Path(backend.name, NAME)
@@ -163,7 +163,9 @@ def test_what_is_no_regular_file_is_never_run(backend: SpoolBackend, tmp_path: P
 @pytest.mark.skipif(os.geteuid() != 0, reason="giving files away needs root")
 @pytest.mark.root
 def test_somebody_elses_file_is_never_run(tmp_path: Path, clock: Clock) -> None:
-    """Neither the directory's owner's, nor root's, nor ours: skipped, naming the user."""
+    """A file that belongs neither to the owner of the directory, nor to root or this user is skipped, and the user
+    named.
+    """
     backend = SpoolBackend(str(tmp_path / "mail"), clock=clock)
     backend.send([Envelope({"msg": b"good"}, b"", None, None)])
     path = put(backend, GOOD)
@@ -174,7 +176,7 @@ def test_somebody_elses_file_is_never_run(tmp_path: Path, clock: Clock) -> None:
 
 
 def test_an_unreadable_file_is_skipped(tmp_path: Path) -> None:
-    """Mode 000, for an ordinary user: a reason, and no end of the worker."""
+    """Mode 000, for an ordinary user: it has a reason, and does not end the worker."""
     spool = tmp_path / "mail"
     code = (
         "import os, sys\n"
@@ -195,7 +197,7 @@ def test_an_unreadable_file_is_skipped(tmp_path: Path) -> None:
 
 
 def test_random_files_never_do_harm(backend: SpoolBackend) -> None:
-    """Random bytes, and random changes to a good file: each is claimed unchanged or refused; nothing raises."""
+    """Random bytes, and random changes of a good file: each is claimed unchanged or refused, and nothing raises."""
     seed = random.randrange(1 << 32)
     print("seed", seed)
     source = random.Random(seed)
@@ -216,7 +218,7 @@ def test_random_files_never_do_harm(backend: SpoolBackend) -> None:
 
 
 def test_junk_names_are_ignored(backend: SpoolBackend) -> None:
-    """Other names, dot names and oddly named directories are not looked into."""
+    """Other names, dot names and directories with odd names are ignored."""
     for name in ("README", ".hidden", "uwsgi_spoolfile", "x.swp"):
         put(backend, b"junk", name)
     for folder in ("-1", "1e3", "²", "..5", "0x10", "1234567890"):
@@ -228,7 +230,7 @@ def test_junk_names_are_ignored(backend: SpoolBackend) -> None:
 
 
 def test_a_copied_queue_is_drained(backend: SpoolBackend, tmp_path: Path, clock: Clock) -> None:
-    """The spool of a machine that is gone: ``cp -r`` into a new place, and its tasks are there."""
+    """The spool of a lost machine is copied with ``cp -r``, and its tasks exist."""
     backend.send([Envelope({"msg": b"five"}, b"", 5, None)])
     subprocess.run(["cp", "-r", backend.name, tmp_path / "copy"], check=True)
     claims, _ = claim_all(SpoolBackend(str(tmp_path / "copy"), clock=clock))

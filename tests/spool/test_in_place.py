@@ -1,4 +1,4 @@
-"""Tasks that need no sync are written under their final names, and nobody takes one for a task before it is whole."""
+"""Tasks that need no sync are written under their final names, and are tasks only when they are complete."""
 
 import os
 import stat
@@ -32,12 +32,12 @@ def backend(tmp_path: Path) -> SpoolBackend:
 
 
 def tasks(backend: SpoolBackend) -> list[Path]:
-    """The files with the name of a task."""
+    """Return the files with the name of a task."""
     return [path for path in Path(backend.name).rglob("uwsgi_spoolfile_on_*") if path.is_file()]
 
 
 def seen_while_sending(backend: SpoolBackend, envelopes: list[Envelope], monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The directories, below the spooler, in which files were being written."""
+    """Return the directories below the spooler in which files were written."""
     found: list[str] = []
 
     def look(name: str) -> None:
@@ -50,7 +50,7 @@ def seen_while_sending(backend: SpoolBackend, envelopes: list[Envelope], monkeyp
 
 
 def test_nobody_takes_it_for_a_task_while_it_is_written(backend: SpoolBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither workers nor listings, whoever they run as; then it is one like any other."""
+    """Neither workers nor listings of any user see it. Afterwards, it is an ordinary task."""
     answers: list[Claim | Refusal] = []
 
     def look(name: str) -> None:
@@ -73,7 +73,7 @@ def test_nobody_takes_it_for_a_task_while_it_is_written(backend: SpoolBackend, m
 
 @pytest.mark.parametrize("point", ["send.created", "send.written"])
 def test_what_a_dead_sender_left_is_removed(backend: SpoolBackend, point: str) -> None:
-    """By the worker that comes upon it, without a trace: nobody was told that it had been sent."""
+    """The worker that finds it removes it without a trace, because its send never returned."""
     subprocess.run([sys.executable, "-c", DIES, backend.name, point], check=True)
     (path,) = tasks(backend)
     answer = backend.claim(path.name)
@@ -82,7 +82,7 @@ def test_what_a_dead_sender_left_is_removed(backend: SpoolBackend, point: str) -
 
 
 def test_what_a_person_made_unreadable_is_kept(backend: SpoolBackend) -> None:
-    """Without any mode it is still a task that was sent, by whoever; a sender leaves another mode behind."""
+    """A file without any mode is still a task. A sender leaves another mode."""
     subprocess.run([sys.executable, "-c", DIES, backend.name, "nowhere"], check=True)
     (path,) = tasks(backend)
     path.chmod(0)
@@ -107,18 +107,18 @@ def test_what_a_person_made_unreadable_is_kept(backend: SpoolBackend) -> None:
 def test_which_ones(
     backend: SpoolBackend, envelopes: list[Envelope], places: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Only such as one write makes whole at once, and that may run at once."""
+    """Only a task that one write completes, and that may run at once, is written in place."""
     assert seen_while_sending(backend, envelopes, monkeypatch) == places
 
 
 def test_not_where_tasks_are_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A power cut would leave it there under its name, and empty."""
+    """A power cut would leave an empty file under its name."""
     backend = SpoolBackend(str(tmp_path / "mail"))
     assert seen_while_sending(backend, [ENVELOPE], monkeypatch) == [".unspool/tmp"]
 
 
 def test_a_full_disk_leaves_nothing_behind(backend: SpoolBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Told to the caller, as ever."""
+    """The caller gets an error, as always."""
 
     def fail(name: str) -> None:
         if name == "send.created":
@@ -134,7 +134,7 @@ def test_a_full_disk_leaves_nothing_behind(backend: SpoolBackend, monkeypatch: p
 def test_of_several_none_is_seen_before_all_of_them_are_written(
     backend: SpoolBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As far as so many files may be open at once; then each is seen, in order."""
+    """As many files are open at once as is possible. Each is then visible, in order."""
     seen: list[int] = []
     other = SpoolBackend(backend.name)
     monkeypatch.setattr(
@@ -146,6 +146,6 @@ def test_of_several_none_is_seen_before_all_of_them_are_written(
 
 
 def test_the_file_is_uwsgis_own_format(backend: SpoolBackend) -> None:
-    """Written at once, byte for byte what a draft would hold."""
+    """It is written at once, with the same bytes as in a draft."""
     (id,) = backend.send([ENVELOPE])
     assert Path(id).read_bytes() == wire.dump(ENVELOPE.vars, ENVELOPE.body, None)

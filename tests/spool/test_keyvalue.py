@@ -1,4 +1,4 @@
-"""The key-value table of a spool directory: odd files, what is swept, and a process or disk that has no room."""
+"""The key-value table of a spool directory: odd files, sweeps, and a process or disk without room."""
 
 import contextlib
 import errno
@@ -30,7 +30,7 @@ ITEM = dump(Stored(Item(b"forged", 5), EPHEMERAL))
 
 @pytest.fixture
 def clock() -> FakeClock:
-    """The clock of the directory. The sweep uses the real one."""
+    """The clock of the directory. Sweeps use the real one."""
     return FakeClock(time.time())
 
 
@@ -49,7 +49,7 @@ def table(backend: SpoolBackend) -> Path:
 
 
 def bind(path: Path) -> None:
-    """Makes a socket, by a path that is short enough for one."""
+    """Create a socket, with a path that is short enough."""
     at = os.open(path.parent, os.O_RDONLY)
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(f"/proc/self/fd/{at}/{path.name}")
@@ -57,7 +57,7 @@ def bind(path: Path) -> None:
 
 
 def grow(path: Path) -> None:
-    """Makes a sparse file of 8 TiB."""
+    """Create a sparse file of 8 TiB."""
     path.write_bytes(ITEM)
     os.truncate(path, 1 << 43)
 
@@ -82,7 +82,7 @@ ODD: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("kind", ODD)
 def test_what_is_no_item(backend: SpoolBackend, kind: str) -> None:
-    """An odd file is no item. It blocks nothing, is not followed, and is replaced by the next put."""
+    """An odd file is not an item. It blocks nothing, is not followed, and the next put replaces it."""
     ODD[kind](table(backend) / ",key")
     kv = backend.kv
     assert kv.get(["key"]) == [None]
@@ -104,7 +104,7 @@ def test_what_is_no_item(backend: SpoolBackend, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["fifo", "link", "hard link", "directory", "socket"])
 def test_what_is_no_lock(backend: SpoolBackend, kind: str) -> None:
-    """An odd file in the place of the lock prevents changes with a clear error, and no reading."""
+    """An odd file in place of the lock prevents changes with a clear error, but not reading."""
     os.unlink(table(backend) / "lock")
     ODD[kind](table(backend) / "lock")
     use: Callable[[], object]
@@ -118,7 +118,7 @@ def test_what_is_no_lock(backend: SpoolBackend, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["fifo", "link", "file"])
 def test_what_is_no_table(tmp_path: Path, kind: str) -> None:
-    """An odd file in the place of the table's directory is not followed, and the error names it."""
+    """An odd file in place of the directory of the table is not followed, and the error names it."""
     outside = tmp_path / "outside"
     outside.mkdir()
     backend = SpoolBackend(str(tmp_path / "mail"))
@@ -139,7 +139,7 @@ def test_what_is_no_table(tmp_path: Path, kind: str) -> None:
 
 
 def test_reading_creates_nothing(tmp_path: Path) -> None:
-    """A directory without a table has no items. To look does not create either."""
+    """A directory without a table has no items. Reading creates neither."""
     backend = SpoolBackend(str(tmp_path / "mail"))
     for _ in range(2):
         assert backend.kv.get(["key"]) == [None]
@@ -168,7 +168,7 @@ def test_a_table_that_is_removed(backend: SpoolBackend) -> None:
 
 
 def test_a_wait_survives_the_removal_of_the_table(backend: SpoolBackend) -> None:
-    """A wait for a key without an item goes on in the directory that replaces the table's."""
+    """A wait for a key without an item continues in the directory that replaces that of the table."""
     woken: list[bool] = []
     thread = threading.Thread(target=lambda: woken.append(backend.kv.wait({"new": 0}, 50)))
     thread.start()
@@ -180,7 +180,7 @@ def test_a_wait_survives_the_removal_of_the_table(backend: SpoolBackend) -> None
 
 
 def test_what_is_swept(backend: SpoolBackend, clock: FakeClock) -> None:
-    """Only items whose life has ended are swept, and files that are not the table's are left alone."""
+    """Only expired items are swept. Files that do not belong to the table are left alone."""
     other = SpoolBackend(backend.name, durable=False, clock=clock)
     backend.kv.put("mine", b"", life=EPHEMERAL)
     other.kv.put("theirs", b"", life=EPHEMERAL)
@@ -233,7 +233,7 @@ def test_a_lock_file_that_is_removed(backend: SpoolBackend, monkeypatch: pytest.
 
 
 def in_a_child(work: Callable[[], object]) -> None:
-    """Does the work in a process of its own, and fails if it fails."""
+    """Do the work in a child process, and fail if it fails."""
     pid = os.fork()
     if pid == 0:
         status = 1
@@ -264,7 +264,7 @@ def test_a_process_without_descriptors(backend: SpoolBackend) -> None:
 
 
 def test_a_file_that_cannot_be_written(backend: SpoolBackend) -> None:
-    """A value for which there is no room is an error, the old one stays, and nothing is left behind."""
+    """A value for which there is no room is an error. The old one stays, and nothing is left behind."""
 
     def work() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
@@ -278,7 +278,9 @@ def test_a_file_that_cannot_be_written(backend: SpoolBackend) -> None:
 
 
 def _files_of(backend: SpoolBackend) -> int:
-    """The number of items that this process has open. The garbage of other tests may close descriptors meanwhile."""
+    """Return the number of items that this process has open. The garbage collection of other tests may close
+    descriptors meanwhile.
+    """
     number = 0
     for fd in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""The order of running, over more tasks than are read at a time or held at once."""
+"""The order of execution, with more tasks than are read at a time or held at once."""
 
 import contextlib
 import random
@@ -15,7 +15,9 @@ from unspool.backends.spool.lookahead import Lookahead
 
 
 def drain(feed: Feed, root: Path) -> list[str]:
-    """All refs in the order in which a supervisor would hand them out, a few at a time, while the feed still reads."""
+    """Return all refs in the order in which a supervisor would hand them out, a few at a time, while the feed still
+    reads.
+    """
     found: list[str] = []
     while True:
         more = feed.refresh().more
@@ -30,7 +32,9 @@ def drain(feed: Feed, root: Path) -> list[str]:
 
 
 def test_the_order_holds_over_a_large_directory(tmp_path: Path) -> None:
-    """10,000 tasks of some priorities, with a window of 800: given out by priority and time, as if all were known."""
+    """10,000 tasks of several priorities, with a lookahead of 800, are handed out by priority and time, as if all were
+    known.
+    """
     seed = random.randrange(1 << 32)
     print("seed", seed)
     source = random.Random(seed)

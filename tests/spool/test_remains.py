@@ -1,4 +1,4 @@
-"""Removed files on their way from a worker to the supervisor that closes them."""
+"""Descriptors of removed files, which a worker passes to the supervisor to close."""
 
 import os
 import threading
@@ -13,7 +13,7 @@ BATCH = 64
 
 
 def removed(directory: Path, count: int) -> list[int]:
-    """Descriptors of files that have no name any more."""
+    """Return descriptors of files that have no name any more."""
     fds = []
     for number in range(count):
         fds.append(os.open(directory / str(number), os.O_RDWR | os.O_CREAT))
@@ -22,7 +22,7 @@ def removed(directory: Path, count: int) -> list[int]:
 
 
 def is_open(fd: int) -> bool:
-    """Whether the number stands for anything."""
+    """Return whether the number is an open descriptor."""
     try:
         os.fstat(fd)
     except OSError:
@@ -32,14 +32,14 @@ def is_open(fd: int) -> bool:
 
 @pytest.fixture
 def remains() -> Iterator[DeferredClose]:
-    """A way, of which this process is both ends."""
+    """A connection of which this process has both ends."""
     made = DeferredClose()
     yield made
     made.close()
 
 
 def test_a_batch_is_closed_by_whoever_receives_it(remains: DeferredClose, tmp_path: Path) -> None:
-    """The sender has none of them any more, and the receiver closes them all."""
+    """The sender no longer has any of them, and the receiver closes them all."""
     before = len(os.listdir("/proc/self/fd"))
     fds = removed(tmp_path, BATCH)
     for fd in fds:
@@ -51,7 +51,7 @@ def test_a_batch_is_closed_by_whoever_receives_it(remains: DeferredClose, tmp_pa
 
 
 def test_what_nobody_receives_is_closed_by_the_sender(remains: DeferredClose, tmp_path: Path) -> None:
-    """Many batches, and then one when the other end is gone: nothing is left open, nothing raised."""
+    """Many batches are sent, and one when the other end is gone: nothing stays open, and nothing is raised."""
     before = len(os.listdir("/proc/self/fd"))
     for round in range(40):
         (place := tmp_path / str(round)).mkdir()
@@ -65,7 +65,7 @@ def test_what_nobody_receives_is_closed_by_the_sender(remains: DeferredClose, tm
 
 
 def test_less_than_a_batch_is_closed_when_passed_on(remains: DeferredClose, tmp_path: Path) -> None:
-    """As before a worker waits."""
+    """A worker does so before it waits."""
     (fd,) = removed(tmp_path, 1)
     remains.add(fd, os.fstat(fd).st_ino)
     assert is_open(fd)
@@ -74,7 +74,7 @@ def test_less_than_a_batch_is_closed_when_passed_on(remains: DeferredClose, tmp_
 
 
 def test_a_number_that_means_another_file_by_now_is_left_alone(remains: DeferredClose, tmp_path: Path) -> None:
-    """A task closed what was not its own, and opened a file of its own that got the number."""
+    """A task has closed a descriptor that is not its own, and has opened a file that got the number."""
     (fd,) = removed(tmp_path, 1)
     remains.add(fd, os.fstat(fd).st_ino)
     own = os.open(tmp_path / "own", os.O_RDWR | os.O_CREAT)
@@ -86,7 +86,7 @@ def test_a_number_that_means_another_file_by_now_is_left_alone(remains: Deferred
 
 
 def test_threads_close_each_file_once(remains: DeferredClose, tmp_path: Path) -> None:
-    """Several add, and pass on what they find: nothing stays open, and nobody closes what is closed."""
+    """Several threads add and pass on descriptors: none stays open, and none is closed twice."""
     before = len(os.listdir("/proc/self/fd"))
     failures: list[OSError] = []
 
@@ -113,7 +113,7 @@ def test_threads_close_each_file_once(remains: DeferredClose, tmp_path: Path) ->
 
 
 def test_a_fork_lets_go_of_what_its_parent_keeps(remains: DeferredClose, tmp_path: Path) -> None:
-    """Or a child that a task leaves behind would keep the files on the disk."""
+    """Otherwise a child that a task leaves behind would keep the files on the disk."""
     (fd,) = removed(tmp_path, 1)
     remains.add(fd, os.fstat(fd).st_ino)
     pid = os.fork()

@@ -1,4 +1,4 @@
-"""One directory, several users: root beside its owner, and the members of a group that shares it."""
+"""One directory for several users: root beside the owner, and the members of a group that shares it."""
 
 import os
 import pickle
@@ -34,7 +34,7 @@ KINDS = {
 
 @pytest.fixture
 def spool() -> Iterator[Path]:
-    """A directory of ``OWNER``'s, which others can reach: pytest closes its own at each start."""
+    """A directory of ``OWNER``, which others can reach. pytest makes its own directories private at each start."""
     with tempfile.TemporaryDirectory() as place:
         os.chmod(place, 0o755)
         path = Path(place, "mail")
@@ -45,14 +45,14 @@ def spool() -> Iterator[Path]:
 
 @pytest.fixture(autouse=True, scope="module")
 def _imported(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """All that is imported late, by this user: others may not be able to read it."""
+    """Import as this user everything that is imported late, because other users may not be able to read it."""
     warm = tmp_path_factory.mktemp("warm")
     for signer in (None, SIGNER):
         assert run(warm, SpoolBackend(str(warm), signer=signer).send([TASK, TASK])[0], Ack(), signer) == "attempt 1"
 
 
 def as_user(uid: int, work: Callable[[], Any], *, gid: int = GROUP, umask: int = 0o022) -> Any:
-    """What the work returns, or raises, when it is done as this user, in a process of its own."""
+    """Return what the work returns, or raise what it raises, as this user in a separate process."""
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -78,7 +78,7 @@ def as_user(uid: int, work: Callable[[], Any], *, gid: int = GROUP, umask: int =
 
 
 def run(spool: Path, id: str, disposition: Disposition, signer: Signer | None = None, late: float = 7200.0) -> str:
-    """A worker's claim and settlement of a task; why not, if it is refused."""
+    """Claim and settle a task as a worker does. If it is refused, return the reason."""
     worker = SpoolBackend(str(spool), signer=signer, clock=lambda: time.time() + late)
     worker.feed().close()
     claim = worker.claim(os.path.relpath(id, spool))
@@ -92,8 +92,9 @@ def run(spool: Path, id: str, disposition: Disposition, signer: Signer | None = 
 @pytest.mark.parametrize("durable", [False, True], ids=["relaxed", "full"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_root_sends_is_run_by_the_owner(spool: Path, kind: str, durable: bool) -> None:
-    """Also if root is the first to use the directory, or its priority: all that it makes is the owner's, who can then
-    run it, put it off, and send."""
+    """Also if root is the first to use the directory or a priority, everything that it creates belongs to the owner,
+    who can run and postpone tasks, and send.
+    """
 
     def send() -> str:
         (id,) = SpoolBackend(str(spool), durable=durable).send([KINDS[kind]])
@@ -113,8 +114,9 @@ def test_what_root_sends_is_run_by_the_owner(spool: Path, kind: str, durable: bo
 @pytest.mark.parametrize(("owner", "mode"), [(0, 0o2770), (OWNER, 0o770)], ids=["root's, setgid", "a user's"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_group_with_a_secret_key(spool: Path, kind: str, owner: int, mode: int, durable: bool) -> None:
-    """Whoever of the group comes first, whatever umask and group of its own: the others run what it sends, put it off,
-    and send."""
+    """Whichever member of the group is first, with any umask and group, the others can run and postpone its tasks, and
+    send.
+    """
     os.chown(spool, owner, GROUP)
     spool.chmod(mode)
 
@@ -130,7 +132,7 @@ def test_a_group_with_a_secret_key(spool: Path, kind: str, owner: int, mode: int
 
 
 def test_a_group_without_a_secret_key(spool: Path) -> None:
-    """A task of another member would not be run by the owner's workers: it is refused when it is sent."""
+    """The owner's workers would not run a task of another member, so it is refused when it is sent."""
     spool.chmod(0o770)
     with pytest.raises(SpoolerUnusable, match=f"belongs to user {OWNER}, whose workers would not run a task of"):
         as_user(OTHER, lambda: SpoolBackend(str(spool)).send([TASK]))
@@ -140,7 +142,7 @@ def test_a_group_without_a_secret_key(spool: Path) -> None:
 
 
 def test_a_group_without_a_secret_key_runs_no_foreign_file(spool: Path) -> None:
-    """A file that a member of the group put there is his, and is not run: who sent it, nobody can tell."""
+    """A file of a member of the group does not run, because its sender is unknown."""
     spool.chmod(0o770)
     name = "uwsgi_spoolfile_on_host_1_1_1_1_1"
 
@@ -154,7 +156,7 @@ def test_a_group_without_a_secret_key_runs_no_foreign_file(spool: Path) -> None:
 
 
 def test_a_priority_of_roots_names_itself(spool: Path) -> None:
-    """As an earlier program made it: the error says which directory it is."""
+    """An earlier program has created it so: the error names the directory."""
     as_user(OWNER, lambda: SpoolBackend(str(spool)).send([TASK]))
     (spool / "5").mkdir(mode=0o700)
     with pytest.raises(SpoolerUnusable, match="this user may not use its directory 5; check"):
@@ -162,7 +164,7 @@ def test_a_priority_of_roots_names_itself(spool: Path) -> None:
 
 
 def test_what_was_there_is_not_given_away(spool: Path) -> None:
-    """The owner could put another name of a file of root's where root is about to write."""
+    """The owner could put another name of a file of root where root is about to write."""
     secret = spool.parent / "secret"
     secret.touch()
     os.link(secret, spool / "writers")
@@ -174,7 +176,7 @@ def test_what_was_there_is_not_given_away(spool: Path) -> None:
 
 
 def test_a_claim_is_whole(spool: Path) -> None:
-    """What another member of the group wrote arrives as it was, also after it was copied to be put off."""
+    """A task of another member of the group arrives unchanged, also after it was copied to be postponed."""
     spool.chmod(0o2770)
     body = os.urandom(3 << 20)
 
@@ -195,7 +197,9 @@ def test_a_claim_is_whole(spool: Path) -> None:
 
 
 def test_items_that_root_puts_are_the_owners(spool: Path) -> None:
-    """Root, who may be the first to use the table, and the directory's owner read and replace each other's items."""
+    """Root, who may be the first to use the table, and the owner of the directory read and replace each other's
+    items.
+    """
 
     def use(uid: int, value: bytes) -> bytes:
         def work() -> bytes:
@@ -233,7 +237,7 @@ def test_items_of_a_group(spool: Path, umask: int) -> None:
 
 
 def test_an_item_of_a_stranger(spool: Path) -> None:
-    """A file of a user who is neither the owner nor of the group is no item."""
+    """A file of a user who is neither the owner nor in the group is not an item."""
     as_user(OWNER, lambda: SpoolBackend(str(spool)).kv.put("key", b"value"))
     os.chown(spool / ".unspool/kv/,key", OTHER, OTHER)
     assert SpoolBackend(str(spool)).kv.get(["key"]) == [None]

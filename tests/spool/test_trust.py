@@ -1,4 +1,4 @@
-"""The boundary of a directory without a secret key: owners and modes, of the directory, its parts and each file."""
+"""The boundary of a directory without a secret key: owners and modes of the directory, its parts and each file."""
 
 import os
 import subprocess
@@ -24,7 +24,7 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="giving files away needs 
 
 @pytest.fixture
 def spool(tmp_path: Path) -> Path:
-    """A directory of this user's, which others can reach."""
+    """A directory of this user, which others can reach."""
     path = tmp_path / "mail"
     path.mkdir(mode=0o700)
     for folder in path.parents[:4]:
@@ -33,7 +33,7 @@ def spool(tmp_path: Path) -> Path:
 
 
 def put(path: Path, data: bytes = wire.dump(TASK.vars, TASK.body, None), owner: int | None = None) -> None:
-    """A task's file that somebody wrote there."""
+    """Write the file of a task."""
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(data)
     path.chmod(0o600)
@@ -43,7 +43,7 @@ def put(path: Path, data: bytes = wire.dump(TASK.vars, TASK.body, None), owner: 
 
 
 def refused(backend: SpoolBackend, ref: str = NAME) -> str:
-    """Why the task is not run; it stays, and a listing says the same."""
+    """Return why a task is not run. It stays, and a listing shows the same reason."""
     answer = backend.claim(ref)
     assert isinstance(answer, Refusal), "it would have been run"
     assert answer.kind is RefusalKind.UNUSABLE
@@ -52,7 +52,7 @@ def refused(backend: SpoolBackend, ref: str = NAME) -> str:
 
 
 def listed(backend: SpoolBackend, ref: str = NAME) -> str:
-    """The reason that a listing gives; every way of looking shows it as corrupt."""
+    """Return the reason in a listing. All listings show the task as corrupt."""
     (entry,) = backend.entries()
     assert entry.id == f"{backend.name}/{ref}"
     assert entry.state is State.CORRUPT
@@ -63,8 +63,9 @@ def listed(backend: SpoolBackend, ref: str = NAME) -> str:
 @as_root
 @pytest.mark.root
 def test_somebody_elses_directory(spool: Path) -> None:
-    """Its owner could run code as this user: a worker does not start, nor claim. To look at it is fine. With a key, the
-    owner cannot have anything run that was not signed, and it is served."""
+    """Its owner could run code as this user: a worker neither starts nor claims, but listings work. With a key, the
+    owner cannot run unsigned code, and the directory is served.
+    """
     put(spool / NAME, owner=SOMEBODY)
     os.chown(spool, SOMEBODY, SOMEBODY)
     backend = SpoolBackend(str(spool))
@@ -83,7 +84,9 @@ def test_somebody_elses_directory(spool: Path) -> None:
 @as_root
 @pytest.mark.root
 def test_a_directory_that_took_the_place_of_ours(spool: Path, tmp_path: Path) -> None:
-    """Whoever may write to the directory above can swap it while workers run. What is in the new one is not run."""
+    """Everyone who can write to the parent can replace the directory while workers run. The tasks in the new one are
+    not run.
+    """
     put(spool / NAME)
     backend = SpoolBackend(str(spool))
     backend.feed().close()
@@ -98,8 +101,9 @@ def test_a_directory_that_took_the_place_of_ours(spool: Path, tmp_path: Path) ->
 @pytest.mark.root
 @pytest.mark.parametrize("part", [".unspool", "5"])
 def test_a_part_that_somebody_else_made(spool: Path, part: str) -> None:
-    """Who may write to the directory by its group could make a priority's directory, or ours, and own it: a task in it
-    is not run, and nothing is sent through it."""
+    """A member of a group with write access could create and own the directory of a priority, or ours: a task in it is
+    not run, and nothing is sent through it.
+    """
     backend = SpoolBackend(str(spool))
     (spool / part).mkdir()
     os.chown(spool / part, SOMEBODY, SOMEBODY)
@@ -112,7 +116,9 @@ def test_a_part_that_somebody_else_made(spool: Path, part: str) -> None:
 
 
 def test_a_part_that_everybody_may_write_to(spool: Path) -> None:
-    """As a uWSGI with umask 0 makes it: whoever reaches it could rename any file of ours to a task."""
+    """A uWSGI with umask 0 creates such directories: everyone who reaches them could rename a file of ours to a
+    task.
+    """
     backend = SpoolBackend(str(spool))
     put(spool / "5" / NAME)
     (spool / "5").chmod(0o777)
@@ -127,7 +133,7 @@ def test_a_part_that_everybody_may_write_to(spool: Path) -> None:
 
 
 def test_parts_beyond_those_that_are_held_open(spool: Path) -> None:
-    """With a hundred priorities, descriptors are not kept for all: the others are judged each time."""
+    """With a hundred priorities, descriptors are not kept for all directories. The others are checked each time."""
     backend = SpoolBackend(str(spool), durable=False)
     for priority in range(100):
         backend.send([TASK._replace(priority=priority)])
@@ -145,7 +151,7 @@ def test_parts_beyond_those_that_are_held_open(spool: Path) -> None:
     ("mode", "fine"), [(0o600, True), (0o644, True), (0o664, True), (0o602, False), (0o666, False)]
 )
 def test_a_file_that_everybody_may_write_to(spool: Path, mode: int, fine: bool) -> None:
-    """Its content is anybody's, where the directory can be passed through."""
+    """Its content may be anyone's, if others can pass through the directory."""
     backend = SpoolBackend(str(spool))
     put(spool / NAME)
     (spool / NAME).chmod(mode)
@@ -159,7 +165,7 @@ def test_a_file_that_everybody_may_write_to(spool: Path, mode: int, fine: bool) 
 
 
 def test_a_directory_that_its_group_may_write_to(spool: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """It is served: on many systems the group is the user alone. The worker warns, unless there is a key."""
+    """It is served, because the group often consists only of the user. The worker warns, unless there is a key."""
     spool.chmod(0o770)
     SpoolBackend(str(spool), signer=SIGNER).feed().close()
     assert caplog.text == ""
@@ -179,7 +185,7 @@ Intrude = Callable[[str], None]
 
 @pytest.fixture
 def intrude(spool: Path) -> Intrude:
-    """Does something in the directory as a member of its group, who is not its owner."""
+    """Do something in the directory as a member of its group who is not its owner."""
 
     def intrude(deed: str) -> None:
         code = INTRUDER.format(deed=deed)
@@ -205,7 +211,7 @@ def intrude(spool: Path) -> Intrude:
     ids=["file", "link", "fifo", "priority", "linked priority"],
 )
 def test_what_a_member_of_the_group_can_put_there(spool: Path, intrude: Intrude, deed: str) -> None:
-    """A file, link, pipe or directory of his own is never run, and does not keep others from being run."""
+    """A file, link, pipe or directory of another user never runs, and does not prevent others from running."""
     put(spool.parent / "task")
     put(spool.parent / NAME)
     (spool.parent / "task").chmod(0o644)

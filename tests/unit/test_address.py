@@ -1,4 +1,4 @@
-"""URLs of spoolers: what they name, what is shown of them, and what is none."""
+"""URLs of spoolers: their names, what is shown of them, and what is invalid."""
 
 import pytest
 
@@ -24,7 +24,7 @@ SECRETS = ("s3cret", "tok3n")
     ],
 )
 def test_lists(text: str, parts: list[str]) -> None:
-    """Commas part spoolers, but for those among a URL's servers."""
+    """Commas separate spoolers, except those between the servers of a URL."""
     assert split(text) == parts
 
 
@@ -79,7 +79,7 @@ def test_lists(text: str, parts: list[str]) -> None:
     ],
 )
 def test_names(text: str, name: str, url: str) -> None:
-    """A name has neither user nor password, says which queue is meant, and is its own name."""
+    """A name has neither user nor password, identifies the queue, and is its own name."""
     found = parse(text)
     assert (found.name, found.url, found.spooler) == (name, url, name.rpartition("/")[2])
     assert parse(name).name == name
@@ -102,7 +102,7 @@ def test_names(text: str, name: str, url: str) -> None:
     ],
 )
 def test_what_is_no_url(text: str, problem: str) -> None:
-    """The line says what is wrong, and shows no password."""
+    """The message says what is wrong, and shows no password."""
     with pytest.raises(OptionRefused) as caught:
         parse(text)
     assert problem in str(caught.value)

@@ -43,7 +43,7 @@ KEYWORDS: list[dict[str, int]] = [{}, {"a": 1}, {"b": 1}, {"a": 1, "b": 2}, {"c"
 
 @pytest.mark.parametrize("function", FUNCTIONS, ids=lambda function: function.__name__)
 def test_what_python_takes_is_taken_and_nothing_else(function: Any) -> None:
-    """The quick check agrees with the signature, for each number of arguments and each set of names."""
+    """The quick check agrees with the signature for each number of arguments and each set of names."""
     arguments, signature = Arguments(function), inspect.signature(function)
     for count, kwargs in itertools.product(range(4), KEYWORDS):
         args = (0,) * count
@@ -57,7 +57,7 @@ def test_what_python_takes_is_taken_and_nothing_else(function: Any) -> None:
 
 
 def test_a_wrapper_counts_as_it_is() -> None:
-    """It may give the function some of its arguments itself."""
+    """A wrapper may pass some arguments to the function itself."""
 
     @functools.wraps(two)
     def wrapper(b: Any) -> None:
@@ -89,7 +89,7 @@ def resize(path: str, width: int) -> None:
     ],
 )
 def test_wrong_arguments_are_refused_when_sent(tmp_path: Any, call: Any, message: str) -> None:
-    """By each way of sending, as a TypeError that names the parameter; nothing is sent."""
+    """Each way of sending raises a TypeError that names the parameter, and nothing is sent."""
     configure(spoolers=[tmp_path / "mail"])
     with pytest.raises(TypeError, match=message):
         call(resize)

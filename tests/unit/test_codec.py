@@ -1,4 +1,6 @@
-"""Messages to envelopes and back: what uwsgiconf and uwsgidecorators wrote is understood, and damage is told apart."""
+"""Conversion of messages to envelopes and back: messages of uwsgiconf and uwsgidecorators are understood, and damage is
+detected.
+"""
 
 import inspect
 import json
@@ -17,19 +19,19 @@ from unspool.message import Envelope, Message
 
 
 def travelled(message: Message) -> Message:
-    """The message after encoding, writing, reading and decoding."""
+    """Return the message after encoding, writing, reading and decoding."""
     envelope = codec.encode(message)
     data = wire.dump(envelope.vars, envelope.body, None)
     return codec.decode(wire.load(data, None, priority=envelope.priority, due=envelope.due))
 
 
 def foreign(vars: dict[str, bytes], body: bytes = b"") -> Envelope:
-    """An envelope that another program wrote."""
+    """Return an envelope that another program wrote."""
     return Envelope(vars, body, None, None, False)
 
 
 class Unpicklable:
-    """Raises what no serialiser would."""
+    """An object whose pickling raises an unusual exception."""
 
     def __reduce__(self) -> Any:
         raise RuntimeError("not this one")
@@ -46,13 +48,13 @@ class Unpicklable:
     ],
 )
 def test_a_message_travels(message: Message) -> None:
-    """Text, payload, priority, due time and serialiser arrive as they were sent."""
+    """Text, payload, priority, due time and serialiser arrive unchanged."""
     assert travelled(message) == message
 
 
 @pytest.mark.parametrize("serializer", ["pickle", "json"])
 def test_a_function_call_travels(serializer: str) -> None:
-    """With either serialiser the function, its arguments as a tuple, and its keyword arguments arrive."""
+    """With both serialisers, the function, its arguments as a tuple and its keyword arguments arrive."""
     sent = call_message("app.mail:Box.send", ("ann", 2), {"copy": None}, 7, serializer=serializer)
     found = travelled(sent)
     assert (found.message, found.task, found.priority) == ("ucfg_fcall", "app.mail:Box.send", 7)
@@ -63,7 +65,7 @@ def test_a_function_call_travels(serializer: str) -> None:
 @pytest.mark.parametrize("size", [0, 63_486, 63_487, 63_488, 65_535, 65_536, 3_000_000])
 @pytest.mark.parametrize("letter", ["x", "\N{SNOWMAN}"])
 def test_a_text_of_any_size_travels(size: int, letter: str) -> None:
-    """What does not fit into the format's variables goes into the body, with and without a payload."""
+    """A text that does not fit into the variables goes into the body, with and without a payload."""
     text = (letter * size)[:size]
     for payload in (None, {"k": "v"}):
         assert travelled(Message(text, payload)) == Message(text, payload)
@@ -78,14 +80,14 @@ def test_uwsgiconf_can_read_what_is_sent() -> None:
 
 
 def test_uwsgis_variables() -> None:
-    """``priority`` and ``at`` are uWSGI's own keys, as decimal text; what is not given is not there."""
+    """``priority`` and ``at`` are uWSGI's own keys, as decimal text. Options that are not given have no key."""
     envelope = codec.encode(Message("m", priority=12, due=1_900_000_000.5))
     assert envelope.vars == {"msg": b"m", "priority": b"12", "at": b"1900000000.500000"}
     assert codec.encode(Message("m")).vars == {"msg": b"m"}
 
 
 def test_json_is_json() -> None:
-    """A JSON body is readable by anything, and names its serialiser."""
+    """A JSON body is plain JSON, and a variable names the serialiser."""
     envelope = codec.encode(Message("m", {"a": 1}, serializer="json"))
     assert json.loads(envelope.body) == {"payload": {"a": 1}}
     assert envelope.vars["unspool_codec"] == b"json"
@@ -107,7 +109,7 @@ def test_a_raw_message_of_uwsgiconf() -> None:
 
 
 def test_uwsgidecorators_with_pass_arguments() -> None:
-    """Arguments and keyword arguments travel as two pickled variables."""
+    """Arguments and keyword arguments are two pickled variables."""
     vars = {
         "ud_spool_func": b"resize",
         "ud_spool_ret": b"-2",
@@ -120,7 +122,7 @@ def test_uwsgidecorators_with_pass_arguments() -> None:
 
 
 def test_uwsgidecorators_without_pass_arguments() -> None:
-    """The function takes the message itself: text where it is text, bytes where it is not, and the body."""
+    """The function gets the message itself: text where possible, otherwise bytes, and the body."""
     vars = {"ud_spool_func": b"resize", "ud_spool_ret": b"-2", "path": b"a.png", "raw": b"\xff"}
     found = codec.decode(foreign(vars, b"BODY"))
     given = {"ud_spool_func": "resize", "ud_spool_ret": "-2", "path": "a.png", "raw": b"\xff", "body": "BODY"}
@@ -128,7 +130,7 @@ def test_uwsgidecorators_without_pass_arguments() -> None:
 
 
 def test_spoolraw_returns_its_own() -> None:
-    """``@spoolraw`` fixes no verdict: the function returns one."""
+    """``@spoolraw`` determines no verdict: the function returns one."""
     assert codec.decode(foreign({"ud_spool_func": b"resize"})).payload["returns"] == "own"
 
 
@@ -140,7 +142,7 @@ def test_damaged_arguments_of_uwsgidecorators(vars: dict[str, bytes]) -> None:
 
 
 def test_a_programs_own_message() -> None:
-    """A message of a program's own ``uwsgi.spool()`` has no text; its variables and body are its payload."""
+    """A message of a program's own ``uwsgi.spool()`` has no text. Its variables and body are its payload."""
     for body in (pickle.dumps([1]), b"any bytes", b""):
         found = codec.decode(foreign({"k": b"v"}, body))
         assert (found.message, found.payload) == ("", {"k": b"v", "body": body})
@@ -156,7 +158,7 @@ def test_a_programs_own_message() -> None:
     ],
 )
 def test_an_unpicklable_argument_is_named(args: tuple[Any, ...], kwargs: dict[str, Any], named: str) -> None:
-    """The error says which argument of which function, and of what type it is, whatever pickling it raised."""
+    """The error names the argument, the function and the type, whatever exception pickling raises."""
     with pytest.raises(PayloadRefused) as caught:
         codec.encode(call_message("app:f", args, kwargs))
     assert str(caught.value).startswith(named)
@@ -164,19 +166,19 @@ def test_an_unpicklable_argument_is_named(args: tuple[Any, ...], kwargs: dict[st
 
 
 def test_an_argument_that_json_does_not_know_is_named() -> None:
-    """What pickle takes, JSON may not."""
+    """JSON refuses some values that pickle accepts."""
     with pytest.raises(PayloadRefused, match=r"argument 'when' of app:f \(a set\) cannot be sent with json"):
         codec.encode(call_message("app:f", (1,), {"when": {1}}, serializer="json"))
 
 
 def test_an_unpicklable_payload() -> None:
-    """A raw message has no arguments to name; its payload is named by its type."""
+    """A raw message has no arguments, so the error has the type of its payload."""
     with pytest.raises(PayloadRefused, match=r"the payload \(a generator\)"):
         codec.encode(Message("m", (n for n in ())))
 
 
 def test_an_unknown_serializer() -> None:
-    """Refused when sending; damage when reading, and named."""
+    """It is refused when sent, and damage when read. The error names it."""
     with pytest.raises(OptionRefused, match="'yaml'"):
         codec.encode(Message("m", 1, serializer="yaml"))
     with pytest.raises(Damaged, match="'yaml'"):
@@ -184,7 +186,7 @@ def test_an_unknown_serializer() -> None:
 
 
 def test_a_class_that_is_not_there_is_not_damage(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A deploy may bring the module or the class: another kind of error, and one that is tried again."""
+    """A deploy may add the module or the class, so this is another error, and the task is retried."""
     module = ModuleType("module_of_tomorrow")
     thing = type("Thing", (), {"__module__": module.__name__})
     module.Thing = thing  # type: ignore[attr-defined]
@@ -205,7 +207,7 @@ def test_a_class_that_is_not_there_is_not_damage(monkeypatch: pytest.MonkeyPatch
 
 
 class Rebuilt:
-    """Raises what it was given while it is rebuilt."""
+    """An object that raises the given exception while it is rebuilt."""
 
     def __init__(self, error: Exception) -> None:
         self.error = error
@@ -224,7 +226,9 @@ def _rebuild(error: Exception) -> None:
     ids=lambda error: type(error).__name__,
 )
 def test_an_error_while_an_argument_is_rebuilt_is_not_damage(error: Exception) -> None:
-    """The checksum was right: the program lacks something. Without a checksum, nothing shows that the data is whole."""
+    """The checksum matches, so the program lacks something. Without a checksum, nothing shows that the data is
+    complete.
+    """
     envelope = codec.encode(Message("m", Rebuilt(error)))
     with pytest.raises(type(error)):
         codec.decode(envelope)
@@ -247,13 +251,13 @@ def test_an_error_while_an_argument_is_rebuilt_is_not_damage(error: Exception) -
     ],
 )
 def test_a_damaged_body(vars: dict[str, bytes], body: bytes) -> None:
-    """What its serialiser did not write, or holds something else than it must, is damage."""
+    """A body that its serialiser did not write, or with an unexpected value, is damage."""
     with pytest.raises(Damaged):
         codec.decode(foreign(vars, body))
 
 
 def test_garbage_for_a_body() -> None:
-    """Random bytes where a pickle or JSON should be raise nothing but what a worker expects."""
+    """Random bytes in place of a pickle or JSON raise only the errors that a worker expects."""
     seed = random.SystemRandom().randrange(2**32)
     print(f"seed {seed}")
     generator = random.Random(seed)

@@ -8,13 +8,15 @@ from unspool.cli.columns import GAP, Column, cut, fit
 
 
 def test_a_table_that_fits_is_left_alone() -> None:
-    """Each column is as wide as its widest cell or heading, empty ones too."""
+    """Each column is as wide as its widest cell or heading, also empty ones."""
     found = fit([Column("A"), Column("EMPTY", spare=1), Column("C", 1)], [("a" * 9, "", "c")], 100)
     assert (found.places, found.widths) == ([0, 1, 2], [9, 5, 1])
 
 
 def test_what_is_given_up_first() -> None:
-    """Empty columns, then the widest cells, then spare columns, the largest number first; never what cannot be cut."""
+    """First empty columns are omitted, then the widest cells are cut, then spare columns are omitted, the largest
+    number first. Cells that cannot be cut stay.
+    """
     columns = [Column("ID"), Column("E"), Column("S1", spare=1), Column("S2", spare=2), Column("TEXT", 5)]
     row = ["i" * 20, "", "s" * 10, "t" * 10, "x" * 50]
     found = [fit(columns, [row], width) for width in (70, 51, 50, 38, 26, 9)]
@@ -29,7 +31,7 @@ def test_what_is_given_up_first() -> None:
 
 
 def test_random_tables() -> None:
-    """Whatever the cells are, the table fits unless what cannot be cut is too wide, and a cut cell has its width."""
+    """For any cells, the table fits unless its minimum is too wide, and a cut cell has its width."""
     seed = random.randrange(1 << 32)
     print("seed", seed)
     chance = random.Random(seed)
@@ -56,7 +58,7 @@ def test_random_tables() -> None:
 
 
 def test_what_is_cut() -> None:
-    """The beginning stays, or the end; wide characters are never halved."""
+    """The beginning or the end stays. Wide characters are never halved."""
     assert cut("abcdef", 6) == "abcdef"
     assert cut("abcdef", 5) == "abcd…"
     assert cut("/srv/app/mail", 6, keeps_end=True) == "…/mail"

@@ -63,7 +63,7 @@ async def later(text: str) -> None:
 
 
 class Unpicklable:
-    """Cannot be sent."""
+    """An object that cannot be sent."""
 
     def __reduce__(self) -> Any:
         raise TypeError("not this one")
@@ -71,24 +71,24 @@ class Unpicklable:
 
 @pytest.fixture(autouse=True)
 def spool_directory(tmp_path: Path, own_registries: None) -> Path:
-    """A configured spooler; what a test registers is its own."""
+    """A configured spooler. Tasks that a test registers are removed at its end."""
     configure(spoolers=[tmp_path / "mail", tmp_path / "other"], durability="relaxed")
     ran.clear()
     return tmp_path / "mail"
 
 
 def run() -> list[Run]:
-    """Runs all that is ready."""
+    """Run all ready tasks."""
     return run_all(registry.backend())
 
 
 def sent(path: bytes) -> dict[str, Any]:
-    """What lies in a task's file."""
+    """Return the content of a task's file."""
     return Spooler.read_task_file(os.fsdecode(path))
 
 
 def test_what_is_sent_is_what_uwsgidecorators_sends() -> None:
-    """The function's bare name, the code, and pickled arguments as variables; the full name beside them."""
+    """The variables are the function's bare name, the code, and pickled arguments, and in addition the full name."""
     found = sent(with_arguments(1, b=2))
     assert (found["ud_spool_func"], found["ud_spool_ret"], found["body"]) == ("with_arguments", "-2", b"")
     assert found["unspool_task"] == found["function"] == f"{HERE}:with_arguments"
@@ -98,7 +98,9 @@ def test_what_is_sent_is_what_uwsgidecorators_sends() -> None:
 
 
 def test_the_message_is_given_as_it_was_sent() -> None:
-    """A dict, keyword arguments, or both; text and bytes; numbers become text; unspool's own variables are left out."""
+    """A dict, keyword arguments, or both; text and bytes. Numbers become text, and unspool's own variables are
+    omitted.
+    """
     path = plain({"a": "ä", b"b": b"\xff", "n": 5}, body="BODY", priority="3")
     run()
     assert ran == [
@@ -116,7 +118,7 @@ def test_the_message_is_given_as_it_was_sent() -> None:
 
 
 def test_special_keys(spool_directory: Path) -> None:
-    """Where to, in which order, and when; with arguments as keyword arguments that the function does not get."""
+    """Spooler, priority and time are keyword arguments that the function does not get."""
     other = str(spool_directory.with_name("other"))
     at = int(time.time()) + 1000
     found = sent(with_arguments("x", spooler=other, priority=7, at=at, body="unused"))
@@ -129,7 +131,7 @@ def test_special_keys(spool_directory: Path) -> None:
 
 @pytest.mark.parametrize("special", [{"priority": "-1"}, {"priority": "../x"}, {"at": "soon"}, {"at": "nan"}])
 def test_special_keys_that_are_none(special: dict[str, str]) -> None:
-    """A priority that is a path, or a time that is none, is refused, and nothing is sent."""
+    """A priority that is a path, or an invalid time, is refused, and nothing is sent."""
     with pytest.raises(OptionRefused):
         plain(special)
     with pytest.raises(OptionRefused):
@@ -140,7 +142,7 @@ def test_special_keys_that_are_none(special: dict[str, str]) -> None:
 
 
 def test_large_arguments_travel_in_the_body() -> None:
-    """uWSGI's variables end at 64 KiB, where uWSGI cuts; sizes just below and above arrive whole."""
+    """uWSGI's variables end at 64 KiB, where uWSGI truncates. Sizes just below and above arrive complete."""
     overhead = MAX_VARS - len(pickle.dumps(("",), 4))
     for size in (overhead - 400, overhead - 200, overhead, 1 << 20):
         with_arguments("x" * size, n=size)
@@ -155,7 +157,7 @@ def test_large_arguments_travel_in_the_body() -> None:
 
 
 def test_large_values_of_a_message_are_refused() -> None:
-    """What uWSGI would cut is refused, and says where to put it."""
+    """What uWSGI would truncate is refused, and the error says where to put it."""
     with pytest.raises(PayloadRefused, match="body"):
         plain({"text": "x" * MAX_VARS})
     with pytest.raises(PayloadRefused, match="body"):
@@ -167,13 +169,13 @@ def test_large_values_of_a_message_are_refused() -> None:
 
 @pytest.mark.parametrize("name", ["unspool_sum", "unspool_sig", "unspool_queue"])
 def test_a_variable_that_is_named_like_a_part_of_the_seal(name: str) -> None:
-    """It would be taken for that, and lost: refused, saying so. A fuzzer found it."""
+    """It would be lost as a part of the seal, so it is refused with a clear error. A fuzzer found this."""
     with pytest.raises(PayloadRefused, match=f"'{name}', which is unspool's own"):
         uwsgi.spool({name: b"x" * 43})
 
 
 def test_what_cannot_be_sent_is_named() -> None:
-    """An argument that cannot be pickled; a value or key that is neither text nor a number."""
+    """An argument that cannot be pickled, and a value or key that is neither text nor a number."""
     with pytest.raises(PayloadRefused, match=r"argument 'b' of .*with_arguments.*Unpicklable"):
         with_arguments(1, b=Unpicklable())
     with pytest.raises(PayloadRefused, match="'a' is a list"):
@@ -192,13 +194,13 @@ def test_what_cannot_be_sent_is_named() -> None:
     ],
 )
 def test_spoolraw_returns_uwsgis_codes(code: object, verdict: Verdict) -> None:
-    """Anything else is again, as in uWSGI."""
+    """Any other value means again, as in uWSGI."""
     returning(code)
     assert [ended.verdict for ended in run()] == [verdict]
 
 
 def test_spool_is_done_unless_it_raises() -> None:
-    """``None`` is done; an exception is again."""
+    """``None`` means done, an exception means again."""
 
     @spool
     def fail(message: dict[str, Any]) -> int:
@@ -211,7 +213,7 @@ def test_spool_is_done_unless_it_raises() -> None:
 
 @pytest.mark.parametrize("fails", [True, False])
 def test_spoolforever_has_a_steady_period(spool_directory: Path, fails: bool) -> None:
-    """A hundred runs later it is neither dead nor slower, whether it raises or not."""
+    """After a hundred runs it is neither dead nor slower, whether it raises or not."""
     clock = FakeClock()
     backend = SpoolBackend(str(spool_directory), durable=False, clock=clock)
     forever(fails)
@@ -225,7 +227,7 @@ def test_spoolforever_has_a_steady_period(spool_directory: Path, fails: bool) ->
 
 
 def test_the_period_of_spoolforever_can_be_chosen(spool_directory: Path) -> None:
-    """In seconds; what is no such number is refused where the function is decorated."""
+    """The period is in seconds. An invalid number is refused at decoration."""
     clock = FakeClock()
     backend = SpoolBackend(str(spool_directory), durable=False, clock=clock)
     often()
@@ -239,14 +241,14 @@ def test_the_period_of_spoolforever_can_be_chosen(spool_directory: Path) -> None
 
 
 def test_a_coroutine_function_runs() -> None:
-    """Its verdict counts when it has run, and not before."""
+    """Its verdict counts after it has run."""
     later("new")
     [ended] = run()
     assert (ended.verdict, ran) == (Verdict.PROCESSED, ["new"])
 
 
 def test_left_messages_for_a_function_that_is_now_a_coroutine_function() -> None:
-    """A program that went on to ``Spooler.task`` and ``async def`` runs what was sent before, and it is not lost."""
+    """A program that changes to ``Spooler.task`` and ``async def`` runs the earlier tasks, and loses none."""
 
     async def resize(name: str) -> None:
         ran.append(name)
@@ -259,7 +261,7 @@ def test_left_messages_for_a_function_that_is_now_a_coroutine_function() -> None
 
 
 def test_the_forms_of_decorating() -> None:
-    """Bare and called; ``.spool`` on the function and on the original; ``.f`` is the original."""
+    """With and without parentheses; ``.spool`` on the function and on the original; ``.f`` is the original."""
 
     def define() -> Any:
         def original(message: dict[str, Any]) -> None:
@@ -284,7 +286,7 @@ def test_the_forms_of_decorating() -> None:
 
 
 def test_functions_of_one_name() -> None:
-    """A task function of the same bare name elsewhere is not mistaken for this one."""
+    """A task function of another module with the same bare name is not confused with this one."""
 
     def other(message: dict[str, Any]) -> None:
         raise AssertionError("not mine")
@@ -298,7 +300,7 @@ def test_functions_of_one_name() -> None:
 
 
 def test_the_path_is_returned(spool_directory: Path) -> None:
-    """As bytes, which is what uWSGI returns."""
+    """It is bytes, as uWSGI returns them."""
     path = os.fsdecode(plain(name="x"))
     assert Path(path).parent == spool_directory
     assert Path(path).is_file()
@@ -306,7 +308,7 @@ def test_the_path_is_returned(spool_directory: Path) -> None:
 
 
 def test_the_command_line_can_send_to_them() -> None:
-    """A call that is sent as unspool's own has the decorator's verdict, too."""
+    """A call in unspool's own form has the decorator's verdict, too."""
     [function] = {find_function(name) for name in ("returning", f"{HERE}:returning")}
     function.enqueue(-1)
     function.using(priority=1).enqueue(0)
@@ -315,7 +317,7 @@ def test_the_command_line_can_send_to_them() -> None:
 
 @pytest.mark.parametrize("name", ["timer", "cron", "lock", "mule", "postfork", "signal"])
 def test_what_is_not_offered_says_so(name: str) -> None:
-    """The other decorators need uWSGI; an import of them names those that do not."""
+    """The other decorators need uWSGI. The error of an import names those that do not."""
     with pytest.raises(ImportError, match=f"no {name}: only spool, spoolraw and spoolforever"):
         exec(f"from unspool.compat.uwsgidecorators import {name}", {})  # noqa: S102  the statement itself is what is tested
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
@@ -323,7 +325,7 @@ def test_what_is_not_offered_says_so(name: str) -> None:
 
 
 def test_a_bare_message_needs_a_handler() -> None:
-    """Without one it waits for a program that has one, and nothing is decoded, whatever its variables are called."""
+    """Without a handler, it waits for a program that has one, and nothing is decoded, whatever its variables are."""
     uwsgi.spool({"msg": "ucfg_fcall", "ud": "x"}, body=b"no pickle")
     [ended] = run()
     assert ended.verdict is Verdict.RESCHEDULED
@@ -347,7 +349,7 @@ def test_a_bare_message_needs_a_handler() -> None:
     [(-2, Verdict.PROCESSED), (-1, Verdict.RESCHEDULED), (0, Verdict.SKIPPED), (None, Verdict.RESCHEDULED)],
 )
 def test_the_codes_of_a_handler(code: int | None, verdict: Verdict) -> None:
-    """uWSGI's, and anything else is again; the last handler that was registered counts."""
+    """These are uWSGI's codes, and any other value means again. The last registered handler is used."""
     compat.spooler_handler(lambda env: -2)
     compat.spooler_handler(lambda env: code)
     compat.spool(a="b")
@@ -355,7 +357,7 @@ def test_the_codes_of_a_handler(code: int | None, verdict: Verdict) -> None:
 
 
 def test_a_handler_takes_no_others_messages() -> None:
-    """What unspool and uwsgidecorators sent goes where it belongs."""
+    """Messages of unspool and uwsgidecorators go to their own handlers."""
 
     @compat.spooler_handler
     def handle(env: dict[Any, bytes]) -> int:
@@ -368,7 +370,7 @@ def test_a_handler_takes_no_others_messages() -> None:
 
 
 def test_the_handler_may_be_assigned() -> None:
-    """As a program written for uWSGI does it; and the older name sends, too."""
+    """As a program for uWSGI does it. The older name sends, too."""
     seen = []
 
     def handle(env: dict[Any, bytes]) -> int:

@@ -1,4 +1,4 @@
-"""Where settings come from, and what errors say."""
+"""The sources of settings, and the errors about them."""
 
 import gc
 import os
@@ -19,7 +19,7 @@ from unspool.signing import Signer
 
 @pytest.fixture(autouse=True)
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working directory: two levels deep, so that there is an above."""
+    """The working directory, two levels deep, so that it has a parent."""
     place = tmp_path / "project" / "deep"
     place.mkdir(parents=True)
     monkeypatch.chdir(place)
@@ -27,7 +27,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def write(directory: Path, *lines: str) -> Path:
-    """A project file with these settings."""
+    """Write a project file with these settings."""
     path = directory / "pyproject.toml"
     path.write_text("\n".join(["[tool.unspool]", *lines]))
     configure()  # settings are read once; this has them read again
@@ -44,7 +44,9 @@ def test_the_defaults() -> None:
 
 
 def test_precedence(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """``configure()`` over the environment over the project file, each setting for itself; ``origins`` says which."""
+    """For each setting, ``configure()`` overrides the environment, which overrides the project file. ``origins``
+    returns the source.
+    """
     project = write(place, "period = 10", 'durability = "relaxed"', "history_limit = 3", 'spoolers = ["mail"]')
     assert current() == Settings((str(place / "mail"),), "relaxed", 10.0, 3)
     monkeypatch.setenv("UNSPOOL_PERIOD", "20")
@@ -65,7 +67,7 @@ def test_precedence(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_none_gives_a_setting_back() -> None:
-    """Each call of ``configure`` adds to those before; None takes one of theirs away."""
+    """Calls of ``configure`` are cumulative. None removes a setting."""
     configure(period=5)
     configure(history_limit=7)
     assert (current().period, current().history_limit) == (5.0, 7)
@@ -74,7 +76,7 @@ def test_none_gives_a_setting_back() -> None:
 
 
 def test_the_nearest_project_file_is_the_one(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """That of the working directory before those above it, which add nothing, even if it has no settings."""
+    """The file in the working directory replaces those of its parents, even if it has no settings."""
     write(place.parent, "period = 1", "history_limit = 1")
     assert current().period == 1.0
     write(place, "period = 2")
@@ -88,14 +90,14 @@ def test_the_nearest_project_file_is_the_one(place: Path, monkeypatch: pytest.Mo
 
 
 def test_an_empty_variable_is_none(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As shells and service managers leave them."""
+    """Shells and service managers leave empty variables."""
     write(place, "period = 2")
     monkeypatch.setenv("UNSPOOL_PERIOD", "")
     assert current().period == 2.0
 
 
 def test_settings_are_read_once(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Until they are configured anew."""
+    """They are the same object until they are configured again."""
     first = current()
     monkeypatch.setenv("UNSPOOL_PERIOD", "20")
     assert current() is first
@@ -108,7 +110,7 @@ def test_settings_are_read_once(place: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("source", ["configure", "environment", "project"])
 def test_relative_paths_are_resolved_once(place: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
-    """Against the working directory, or the project file's; a later change of directory changes nothing."""
+    """They are relative to the working directory, or to the project file. A later change of directory has no effect."""
     write(place.parent)
     base = place
     if source == "configure":
@@ -129,7 +131,7 @@ def test_relative_paths_are_resolved_once(place: Path, monkeypatch: pytest.Monke
     "odd", ['"/srv/mail"', "'/srv/mail'", "$HOME/mail", "${HOME}/mail", "~nobody-of-this-name/mail"]
 )
 def test_a_path_that_no_shell_has_expanded(place: Path, monkeypatch: pytest.MonkeyPatch, odd: str) -> None:
-    """Refused from each source: it would be a directory below the working directory."""
+    """It is refused from each source, because it would be a directory below the working directory."""
     with pytest.raises(ConfigurationError, match="begins with"):
         configure(spoolers=["/srv/other", odd])
     monkeypatch.setenv("UNSPOOL_SPOOLERS", f"/srv/other,{odd}")
@@ -143,7 +145,7 @@ def test_a_path_that_no_shell_has_expanded(place: Path, monkeypatch: pytest.Monk
 
 
 def test_a_program_that_changes_its_directory(place: Path) -> None:
-    """Relative paths and the project file are those of where it began, also if settings are read later."""
+    """Relative paths and the project file are those of the start, also if settings are read later."""
     (place / "sub").mkdir()
     write(place, "period = 2")
     code = "import os, unspool; os.chdir('sub'); from unspool import settings; print(*settings.current()[:3])"
@@ -156,13 +158,13 @@ def test_a_program_that_changes_its_directory(place: Path) -> None:
     "spoolers", ["/srv/mail,/srv/other", ["/srv/mail", "/srv/other"], (Path("/srv/mail"), "/srv/other")]
 )
 def test_spoolers_may_be_given_as_a_string_or_a_list(spoolers: Any) -> None:
-    """Of strings or paths, with a comma between in the one case."""
+    """A sequence of strings or paths, or a text with commas."""
     configure(spoolers=spoolers)
     assert current().spoolers == ("/srv/mail", "/srv/other")
 
 
 def test_a_home_directory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """``~`` is the user's."""
+    """``~`` is the home directory."""
     monkeypatch.setenv("HOME", "/home/ann")
     configure(spoolers="~/mail")
     assert current().spoolers == ("/home/ann/mail",)
@@ -174,14 +176,14 @@ KEY, OTHER = "k" * 32, "o" * 32
 
 
 def signer(name: str | None = None) -> Signer | None:
-    """What a backend signs with."""
+    """Return what a backend signs with."""
     backend = registry.backend(name)
     assert isinstance(backend, SpoolBackend)
     return backend._signer
 
 
 def test_secret_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From the environment with commas between, as a string or a list; none is set unless one is."""
+    """They come from the environment with commas, or are a string or a list. There is no signer without keys."""
     configure(spoolers=[tmp_path / "mail"])
     assert current().secret_key == ()
     assert signer() is None
@@ -197,7 +199,9 @@ def test_secret_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_file_of_secret_keys(place: Path, tmp_path: Path) -> None:
-    """One a line, relative to where it is named; empty lines count for nothing. ``origins`` names the file."""
+    """The file has one key per line, its path is relative to the source, and empty lines are ignored. ``origins`` names
+    the file.
+    """
     (place / "keys").write_text(f"{KEY}\n\n{OTHER}\n")
     write(place, 'secret_key_file = "keys"')
     assert current().secret_key == (KEY, OTHER)
@@ -206,7 +210,7 @@ def test_a_file_of_secret_keys(place: Path, tmp_path: Path) -> None:
 
 
 def test_a_key_replaces_a_file_and_the_reverse(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is set nearer counts; both set in one place is a mistake."""
+    """The more important source is used. Both settings in one source are an error."""
     (place / "keys").write_text(KEY)
     write(place, 'secret_key_file = "keys"')
     monkeypatch.setenv("UNSPOOL_SECRET_KEY", OTHER)
@@ -221,7 +225,7 @@ def test_a_key_replaces_a_file_and_the_reverse(place: Path, monkeypatch: pytest.
 
 
 def test_a_key_is_never_shown() -> None:
-    """Not in the text of the settings, which logs and tracebacks may show."""
+    """The text of the settings, which logs and tracebacks may show, has no key."""
     configure(secret_key=KEY)
     assert current().secret_key == (KEY,)
     assert KEY not in f"{current()!r} {current()!s} {origins()}"
@@ -229,8 +233,9 @@ def test_a_key_is_never_shown() -> None:
 
 @pytest.mark.parametrize("value", ["", " ", "short", f"{KEY},", f",{KEY}", f"{KEY},short"])
 def test_an_empty_or_short_key_is_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
-    """Also an empty variable, which elsewhere stands for none: who meant to sign must not go on unsigned. The error
-    names the variable, the minimum and the way to a key, and quotes none."""
+    """This includes an empty variable, because a user who sets one wants to sign. The error names the variable, the
+    minimum and how to make a key, and quotes none.
+    """
     monkeypatch.setenv("UNSPOOL_SECRET_KEY", value)
     with pytest.raises(ConfigurationError, match=r"UNSPOOL_SECRET_KEY .* 32 or more; make one with: python3") as caught:
         current()
@@ -244,7 +249,7 @@ def test_an_empty_or_short_key_is_refused(monkeypatch: pytest.MonkeyPatch, value
 
 
 def test_a_file_that_has_no_keys(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A missing, empty or binary file, and one with a short key: named, with the reason."""
+    """A missing, empty or binary file, and one with a short key, are named with the reason."""
     for content, reason in (
         (None, "No such file"),
         (b"", "it is empty"),
@@ -264,7 +269,7 @@ def test_a_file_that_has_no_keys(place: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_the_queue_is_named_by_the_last_part_of_its_real_path(tmp_path: Path) -> None:
-    """So that it may lie anywhere, and be reached through a link."""
+    """The directory may be anywhere, and be reached through a link."""
     (tmp_path / "mail").mkdir()
     (tmp_path / "current").symlink_to("mail")
     configure(spoolers=[tmp_path / "mail"], secret_key=KEY)
@@ -275,7 +280,7 @@ def test_the_queue_is_named_by_the_last_part_of_its_real_path(tmp_path: Path) ->
 
 
 def test_a_backend_by_name(tmp_path: Path) -> None:
-    """The default, one by its base name, and any by its path; the same object for the same place."""
+    """The default spooler, one by its base name, and any by its path: the same object for the same spooler."""
     mail, other = str(tmp_path / "mail"), str(tmp_path / "other")
     configure(spoolers=[mail, other])
     assert registry.backend().name == mail
@@ -287,7 +292,7 @@ def test_a_backend_by_name(tmp_path: Path) -> None:
 
 
 def test_get_by_basename(tmp_path: Path) -> None:
-    """The first of that name, or None."""
+    """The first spooler of this name, or None."""
     configure(spoolers=[tmp_path / "a" / "mail", tmp_path / "b" / "mail"])
     assert Spooler.get_by_basename("mail") == Spooler(str(tmp_path / "a" / "mail"))
     assert Spooler.get_by_basename("other") is None
@@ -297,7 +302,9 @@ def test_get_by_basename(tmp_path: Path) -> None:
 
 
 def test_a_server_s_spooler_is_found_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the whole name and by its last part; neither shows a password, whichever way it was configured."""
+    """A spooler on a server is found by its whole name and by its last part. Neither shows a password, however it was
+    configured.
+    """
     monkeypatch.setenv("UNSPOOL_SPOOLERS", "/srv/mail,postgresql://ann:s3cret@a,b:5433/app?spooler=bulk, nats://x,y/n")
     names = ("/srv/mail", "postgresql://a,b:5433/app/bulk", "nats://x,y/n")
     assert current().spoolers == names
@@ -306,7 +313,7 @@ def test_a_server_s_spooler_is_found_by_its_name(monkeypatch: pytest.MonkeyPatch
 
 
 def test_what_a_server_needs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the client's package, one line says what to install."""
+    """Without the package of the client, one line says what to install."""
     monkeypatch.setattr(registry.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigurationError, match=re.escape("pip install 'psycopg[binary]'")):
         registry.backend("postgresql://db/app?spooler=mail")
@@ -318,7 +325,7 @@ def test_what_a_server_needs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_no_spooler_says_what_to_set() -> None:
-    """All three ways."""
+    """The error names all three ways to configure one."""
     with pytest.raises(NoSpooler) as caught:
         registry.backend()
     for way in ("UNSPOOL_SPOOLERS=", "unspool.configure(spoolers=[...])", "[tool.unspool]"):
@@ -328,7 +335,7 @@ def test_no_spooler_says_what_to_set() -> None:
 
 
 def test_an_unknown_name_says_which_there_are(tmp_path: Path) -> None:
-    """And what to set."""
+    """The error names it, and says what to set."""
     configure(spoolers=[tmp_path / "mail"])
     with pytest.raises(NoSpooler, match=rf"'other' \(there are: {tmp_path}/mail\).*UNSPOOL_SPOOLERS"):
         registry.backend("other")
@@ -364,7 +371,7 @@ def test_an_unknown_name_says_which_there_are(tmp_path: Path) -> None:
     ],
 )
 def test_a_bad_value_is_refused(name: str, value: Any) -> None:
-    """The error names the setting and where it came from; what was configured before stays in force."""
+    """The error names the setting and its source. The former configuration stays in force."""
     configure(period=5)
     with pytest.raises(ConfigurationError, match=name) as caught:
         configure(**{"history_limit": 1} | {name: value})
@@ -376,7 +383,7 @@ def test_a_bad_value_is_refused(name: str, value: Any) -> None:
     ("name", "value"), [("DURABILITY", "maybe"), ("PERIOD", "0"), ("HISTORY_LIMIT", "1.5"), ("SPOOLERS", "nats://x")]
 )
 def test_a_bad_variable_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
-    """By its own name."""
+    """The error has the name of the setting."""
     monkeypatch.setenv(f"UNSPOOL_{name}", value)
     with pytest.raises(ConfigurationError, match=f"UNSPOOL_{name}"):
         current()
@@ -386,7 +393,7 @@ def test_a_bad_variable_is_named(monkeypatch: pytest.MonkeyPatch, name: str, val
     ("name", "value"), [("period", '"often"'), ("colour", '"blue"'), ("spoolers", "5"), ("history_limit", "inf")]
 )
 def test_a_bad_project_file_is_named(place: Path, name: str, value: str) -> None:
-    """With the setting in it."""
+    """The error names the setting."""
     write(place, f"{name} = {value}")
     with pytest.raises(ConfigurationError, match=name) as caught:
         current()
@@ -397,7 +404,7 @@ def test_a_bad_project_file_is_named(place: Path, name: str, value: str) -> None
     "content", [b"[tool.unspool", b"\xff", b"tool = 5", b"[tool]\nunspool = 5", b"[[tool.unspool]]"]
 )
 def test_a_project_file_that_cannot_be_read_is_named(place: Path, content: bytes) -> None:
-    """By its path, whatever is wrong with it."""
+    """The error has the path, whatever is wrong with the file."""
     (place / "pyproject.toml").write_bytes(content)
     for ask in (current, origins):
         with pytest.raises(ConfigurationError, match=str(place / "pyproject.toml")):
@@ -405,7 +412,7 @@ def test_a_project_file_that_cannot_be_read_is_named(place: Path, content: bytes
 
 
 def test_a_change_of_settings_lets_go_of_open_directories(tmp_path: Path) -> None:
-    """However often settings are changed: the backends that are dropped close what they had opened."""
+    """However often settings change, the former backends close what they have opened."""
     for number in range(50):
         configure(spoolers=[tmp_path / "mail"], period=number + 1)
         Spooler.send_message_raw("m", priority=number % 3)
@@ -415,6 +422,6 @@ def test_a_change_of_settings_lets_go_of_open_directories(tmp_path: Path) -> Non
 
 
 def test_an_empty_message_is_refused() -> None:
-    """It would name no handler; nothing is sent, so no spooler is needed to say so."""
+    """It would name no handler. Nothing is sent, so this needs no spooler."""
     with pytest.raises(OptionRefused, match="message is empty"):
         Spooler.send_message_raw("")

@@ -1,4 +1,4 @@
-"""From a claim to an outcome: the table of verdicts, one case a row."""
+"""From a claim to an outcome: the table of verdicts, one case per row."""
 
 import inspect
 import pickle
@@ -22,7 +22,7 @@ OPTIONS = TaskOptions(retry=RetryPolicy(max_attempts=3, delay=10, backoff=2, jit
 
 @Spooler.task(max_attempts=3, retry_delay=10, retry_jitter=0)
 def echo(result: Any = True, *, error: BaseException | None = None) -> Any:
-    """Gives back what it is given, or raises it."""
+    """Return the argument, or raise it."""
     if error is not None:
         raise error
     return result
@@ -36,13 +36,13 @@ def once() -> bool:
 
 @Spooler.task
 async def aecho(result: Any = True) -> Any:
-    """The same as a coroutine."""
+    """Return the argument in a coroutine, or raise it."""
     return result
 
 
 @pytest.fixture(autouse=True)
 def types() -> Iterator[None]:
-    """Task types that a test defines are its own."""
+    """Remove the task types that a test defines at its end."""
     before = dict(spooler_task_types)
     yield
     spooler_task_types.clear()
@@ -50,20 +50,20 @@ def types() -> Iterator[None]:
 
 
 def claim(message: Message | Envelope, attempts: int = 1, crashes: int = 0, unhandled: int = 0) -> Claim:
-    """A claim as a backend makes it."""
+    """Return a claim as a backend returns it."""
     envelope = message if isinstance(message, Envelope) else codec.encode(message)
     return Claim("/mail/uwsgi_spoolfile_1", "uwsgi_spoolfile_1", envelope, attempts, crashes, None, unhandled)
 
 
 def prepared(message: Message | Envelope, attempts: int = 1) -> Call:
-    """What is to run, where something is."""
+    """Return the call of a claim, which must be one that can run."""
     call = dispatch.prepare(claim(message, attempts), NOW, lambda: 0.0)
     assert isinstance(call, Call)
     return call
 
 
 def refused(message: Message | Envelope, attempts: int = 1, crashes: int = 0, unhandled: int = 0) -> Outcome:
-    """The outcome, where nothing is to run."""
+    """Return the outcome of a claim, which must be one that cannot run."""
     outcome = dispatch.prepare(claim(message, attempts, crashes, unhandled), NOW, lambda: 0.0)
     assert isinstance(outcome, Outcome)
     return outcome
@@ -72,7 +72,7 @@ def refused(message: Message | Envelope, attempts: int = 1, crashes: int = 0, un
 def concluded(
     result: Any = None, exception: BaseException | None = None, attempts: int = 1, options: TaskOptions = OPTIONS
 ) -> Outcome:
-    """What a run that ended so came to."""
+    """Return the outcome of a run that ended like this."""
     ending = dispatch.returned(result) if exception is None else dispatch.raised(exception)
     return dispatch.conclude(options, claim(Message("m"), attempts), ending, NOW, lambda: 0.0)
 
@@ -81,19 +81,19 @@ def concluded(
     "result", [True, False, 0, "", [], object(), ResultProcessed(), ResultProcessed(5), TaskResult()]
 )
 def test_processed(result: Any) -> None:
-    """Anything but ``None`` and the two other results is done, also what is false."""
+    """Every value except ``None`` and the two other results is processed, also false ones."""
     assert concluded(result) == Outcome(Verdict.PROCESSED, Ack())
 
 
 @pytest.mark.parametrize("result", [None, ResultSkipped(), ResultSkipped("not mine")])
 def test_skipped(result: Any) -> None:
-    """``None`` ends a task too."""
+    """``None`` ends a task, too."""
     assert concluded(result) == Outcome(Verdict.SKIPPED, Ack())
 
 
 @pytest.mark.parametrize("result", [None, ResultSkipped()])
 def test_skipped_for_another_handler(result: Any) -> None:
-    """Where the task says so, it is offered again with back-off, until its attempts are used up."""
+    """With this option, it runs again with back-off until its attempts are used up."""
     options = TaskOptions(retry=OPTIONS.retry, release_skipped=True)
     outcome = concluded(result, options=options)
     assert (outcome.verdict, outcome.disposition) == (Verdict.SKIPPED, Retry(NOW + 10))
@@ -103,7 +103,9 @@ def test_skipped_for_another_handler(result: Any) -> None:
 
 @pytest.mark.parametrize("exception", [ValueError("x"), SystemExit(1), KeyboardInterrupt(), BaseException("y")])
 def test_raised(exception: BaseException) -> None:
-    """Runs again after each back-off; after the last run it is dead. The reason is the error's type and first line."""
+    """It runs again after each back-off. After the last run it is dead. The reason is the type and first line of the
+    error.
+    """
     for attempts, delay in ((1, 10), (2, 20)):
         outcome = concluded(exception=exception, attempts=attempts)
         assert (outcome.verdict, outcome.disposition) == (Verdict.RESCHEDULED, Retry(NOW + delay))
@@ -115,7 +117,7 @@ def test_raised(exception: BaseException) -> None:
 
 
 def test_rescheduled() -> None:
-    """What a task asks for itself counts as a failure does."""
+    """A reschedule that a task requests counts like a failure."""
     outcome = concluded(ResultRescheduled())
     assert (outcome.verdict, outcome.disposition) == (Verdict.RESCHEDULED, Retry(NOW + 10))
     assert outcome.error == "the task asked to be rescheduled"
@@ -123,7 +125,7 @@ def test_rescheduled() -> None:
 
 
 def test_timed_out() -> None:
-    """A verdict of its own while there are attempts left."""
+    """It is a separate verdict while attempts are left."""
     outcome = concluded(exception=TaskTimeout("ran for more than 5 s"))
     assert (outcome.verdict, outcome.disposition) == (Verdict.TIMEOUT, Retry(NOW + 10))
     assert concluded(exception=TaskTimeout("x"), attempts=3).verdict is Verdict.DEAD
@@ -138,14 +140,14 @@ def test_timed_out() -> None:
     ],
 )
 def test_an_exception_in_a_result_is_kept(kind: type[TaskResult], verdict: Verdict) -> None:
-    """It changes no verdict, and is there to read."""
+    """It does not change the verdict, and is recorded."""
     outcome = concluded(kind(exception=ValueError("why")))
     assert outcome.verdict is verdict
     assert outcome.error.endswith("ValueError: why")
 
 
 def test_the_traceback_is_kept_and_bounded() -> None:
-    """With the line that raised it; of a very long one the end, which tells most."""
+    """It contains the line that raised. Of a very long one, the end is kept, which is the most useful part."""
     call = prepared(call_message(echo.name, (), {"error": ValueError("x" * 20_000 + "end")}))
     with pytest.raises(ValueError, match="end") as caught:
         dispatch.run(call)
@@ -158,14 +160,14 @@ def test_the_traceback_is_kept_and_bounded() -> None:
 
 
 def call_and_catch(text: str) -> BaseException:
-    """The exception of a run, with its traceback."""
+    """Return the exception of a run, with its traceback."""
     with pytest.raises(ValueError, match=text) as caught:
         dispatch.run(prepared(call_message(echo.name, (), {"error": ValueError(text)})))
     return caught.value
 
 
 def test_a_function_call_runs() -> None:
-    """By its full name, with its arguments and its own options."""
+    """It is found by its full name, and has its arguments and options."""
     call = prepared(call_message(echo.name, (["x"],), {}))
     assert call.task.process() == ["x"]
     assert dispatch.run(call) == Ending(Verdict.PROCESSED)
@@ -174,7 +176,7 @@ def test_a_function_call_runs() -> None:
 
 
 def test_a_coroutine_is_left_to_the_event_loop() -> None:
-    """``run`` gives the coroutine itself; whoever has a loop awaits it."""
+    """``run`` returns the coroutine itself, which the owner of a loop awaits."""
     unfinished = dispatch.run(prepared(call_message(aecho.name, (5,), {})))
     assert isinstance(unfinished, Unfinished)
     found = unfinished.coroutine
@@ -204,7 +206,9 @@ def test_a_bare_name_runs() -> None:
     ],
 )
 def test_uwsgidecorators_verdicts(returns: bytes, given: Any, kind: type[TaskResult]) -> None:
-    """``@spool`` is done, ``@spoolforever`` again, whatever the function returns; ``@spoolraw`` says it."""
+    """``@spool`` means done and ``@spoolforever`` again, whatever the function returns. With ``@spoolraw``, the
+    function decides.
+    """
     vars = {"ud_spool_func": b"echo", "args": pickle.dumps((given,)), "kwargs": pickle.dumps({})}
     if returns:
         vars["ud_spool_ret"] = returns
@@ -214,7 +218,7 @@ def test_uwsgidecorators_verdicts(returns: bytes, given: Any, kind: type[TaskRes
 
 
 def test_a_message_goes_to_the_heir_of_its_type() -> None:
-    """With and without the prefix; any other text goes to ``SpoolerTask`` itself, which has it processed."""
+    """They are found with and without the prefix. Any other text goes to ``SpoolerTask`` itself, which is processed."""
 
     class Mail(SpoolerTask):
         type_id = "mail"
@@ -244,7 +248,7 @@ def test_a_message_goes_to_the_heir_of_its_type() -> None:
     ],
 )
 def test_no_handler(message: Message | Envelope, missing: str) -> None:
-    """Kept with back-off for a deploy to catch up, then dead with the missing name."""
+    """It is kept with back-off for a deploy, and is then dead with the missing name."""
     outcome = refused(message)
     assert (outcome.verdict, outcome.disposition) == (Verdict.RESCHEDULED, Retry(NOW + 5, begun=False))
     assert missing in outcome.error
@@ -257,7 +261,7 @@ def test_no_handler(message: Message | Envelope, missing: str) -> None:
 
 
 def test_a_missing_module_is_waited_for() -> None:
-    """A payload of a class that this program does not have: as for a missing handler."""
+    """A payload of a class that this program does not have is treated like a missing handler."""
     body = pickle.dumps({"payload": 1}).replace(b"K\x01", b"cmodule_of_tomorrow\nThing\n")
     outcome = refused(Envelope({"msg": b"m"}, body, None, None))
     assert (outcome.verdict, outcome.disposition) == (Verdict.RESCHEDULED, Retry(NOW + 5, begun=False))
@@ -265,14 +269,14 @@ def test_a_missing_module_is_waited_for() -> None:
 
 
 class NotYet:
-    """Raises while it is rebuilt, as an enum without this value does."""
+    """An object that raises while it is rebuilt, like an enum member that no longer exists."""
 
     def __reduce__(self) -> Any:
         return int, ("no number",)
 
 
 def test_an_argument_that_cannot_be_rebuilt_is_waited_for() -> None:
-    """A deploy may bring what it needs; then dead, and not corrupt."""
+    """A deploy may add what it needs. Without one, it is dead, and not corrupt."""
     outcome = refused(Message("m", NotYet()))
     assert (outcome.verdict, outcome.disposition) == (Verdict.RESCHEDULED, Retry(NOW + 5, begun=False))
     assert "ValueError: invalid literal" in outcome.error
@@ -283,7 +287,7 @@ def test_an_argument_that_cannot_be_rebuilt_is_waited_for() -> None:
 
 
 def test_corrupt() -> None:
-    """A sealed body that cannot be read was sent so: set aside at once."""
+    """A sealed body that cannot be read was sent like that, so it is set aside at once."""
     outcome = refused(Envelope({"msg": b"m"}, b"garbage", None, None, True))
     assert outcome.verdict is Verdict.CORRUPT
     assert isinstance(outcome.disposition, Bury)
@@ -291,7 +295,7 @@ def test_corrupt() -> None:
 
 
 def test_an_unsealed_file_is_given_one_more_look() -> None:
-    """Another program may still be copying it in; the second time it is set aside."""
+    """Another program may still be copying it. The second time, it is set aside."""
     envelope = Envelope({"msg": b"m"}, b"garbage", None, None, False)
     outcome = refused(envelope)
     assert (outcome.verdict, outcome.disposition) == (Verdict.RESCHEDULED, Retry(NOW + 5))
@@ -302,7 +306,7 @@ def test_an_unsealed_file_is_given_one_more_look() -> None:
 
 
 def test_killed_its_worker_too_often() -> None:
-    """After three crashes it is not even decoded."""
+    """After three crashes, it is not decoded."""
     prepared(Message("m"), attempts=3)
     outcome = refused(Envelope({"msg": b"m"}, b"garbage", None, None), attempts=4, crashes=MAX_CRASHES)
     assert outcome.verdict is Verdict.DEAD
@@ -311,17 +315,17 @@ def test_killed_its_worker_too_often() -> None:
 
 
 def test_jitter_is_given() -> None:
-    """The random number comes from outside, so a test can say what it is."""
+    """The random number is a parameter, so that a test can choose it."""
     options = TaskOptions(retry=RetryPolicy(delay=10, jitter=0.5))
     outcome = dispatch.conclude(options, claim(Message("m")), Ending(Verdict.RESCHEDULED, "why"), NOW, lambda: 1.0)
     assert outcome.disposition == Retry(NOW + 15)
 
 
 def test_an_heir_that_cannot_be_made_fails_as_a_run_would() -> None:
-    """A constructor that raises is the task's failure, with its traceback; the worker lives."""
+    """A constructor that raises is a failure of the task, with its traceback, and the worker lives."""
 
     class Broken(SpoolerTask):
-        """Its constructor raises."""
+        """A type whose constructor raises."""
 
         type_id = "broken-constructor"
 
@@ -337,8 +341,9 @@ def test_an_heir_that_cannot_be_made_fails_as_a_run_would() -> None:
 
 
 def test_attempts_that_ended_with_their_worker_are_used_up_too() -> None:
-    """A run that kills its worker has no verdict of its own, so the next claim sets the task aside instead of running
-    it once more; the claim itself is no attempt."""
+    """A run that kills its worker has no verdict, so the next claim sets the task aside instead of running it once
+    more. This claim is not an attempt.
+    """
     message = call_message("tests.unit.test_dispatch:echo", (), {})
     assert isinstance(dispatch.prepare(claim(message, attempts=3, crashes=2), NOW), Call)
     outcome = refused(message, attempts=4, crashes=1)
@@ -349,18 +354,18 @@ def test_attempts_that_ended_with_their_worker_are_used_up_too() -> None:
 
 
 def test_attempts_without_a_handler_do_not_keep_a_task_from_its_first_run() -> None:
-    """A task that waited for a deploy runs once, even if the attempts of the wait are more than it may have."""
+    """A task that waited for a deploy runs once, even if an older version counted more attempts than it may have."""
     assert isinstance(dispatch.prepare(claim(call_message(once.name, (), {}), attempts=5), NOW), Call)
 
 
 def test_the_delay_after_a_run_that_was_killed() -> None:
-    """It is that of a failed run, and there is none after the last attempt."""
+    """It is the delay of a failed run, and there is none after the last attempt."""
     assert dispatch.delay_after(echo.options, claim(Message("m"), attempts=2), lambda: 0.0) == 20
     assert dispatch.delay_after(echo.options, claim(Message("m"), attempts=3), lambda: 0.0) is None
 
 
 class Proxy:
-    """Of an object that is not there: whatever it is asked, it raises."""
+    """A proxy of an object that does not exist, which raises on every access."""
 
     def __getattribute__(self, name: str) -> Any:
         raise RuntimeError(f"asked for {name}")
@@ -375,28 +380,29 @@ class Proxy:
 
 
 class Munch(dict[str, Any]):
-    """Has any attribute."""
+    """An object that has any attribute."""
 
     def __getattr__(self, name: str) -> Any:
         return self.setdefault(name, Munch())
 
 
 class AttributeDict(dict[str, Any]):
-    """Raises a KeyError for an attribute that it does not have."""
+    """A dict that raises a KeyError for a missing attribute."""
 
     __getattr__ = dict.__getitem__
 
 
 class Impostor:
-    """Says that it is of another class."""
+    """An object that claims to be of another class."""
 
     __class__ = ResultRescheduled  # type: ignore[assignment]
 
 
 @pytest.mark.parametrize("kind", [Proxy, Munch, AttributeDict, Impostor])
 def test_a_result_is_not_asked_for_anything(kind: type) -> None:
-    """Whatever its attributes are, or its class claims to be, the task is processed; also by a function for uWSGI that
-    has its verdict fixed."""
+    """Whatever its attributes are, or its class claims to be, the task is processed, also by a function for uWSGI with
+    a fixed verdict.
+    """
     payload = {"func": echo.name, "arg": (kind(),), "kwg": {}}
     call = Call(SpoolerFunctionCallTask("name", "m", payload), OPTIONS)
     assert dispatch.run(call) == Ending(Verdict.PROCESSED)
@@ -405,7 +411,7 @@ def test_a_result_is_not_asked_for_anything(kind: type) -> None:
 
 
 def test_a_result_that_computes_its_exception_fails_in_the_run() -> None:
-    """What it raises goes to whoever contains the errors of the run."""
+    """The caller, which handles the errors of the run, gets the exception."""
 
     class Computed(ResultProcessed):
         @property
@@ -421,7 +427,7 @@ def test_a_result_that_computes_its_exception_fails_in_the_run() -> None:
 
 
 class Mute(Exception):
-    """Gives no text, and is not even true."""
+    """An exception that has no text, and is false."""
 
     def __str__(self) -> str:
         raise SystemExit("asked for its text")
@@ -435,14 +441,14 @@ class Mute(Exception):
 
 
 def test_an_exception_that_cannot_be_read_is_a_failure_as_any_other() -> None:
-    """Raised, or in a result: its type is what can be told of it."""
+    """Raised, or in a result: its type is shown."""
     name = f"{__name__}.Mute: <exception str() failed>"
     assert dispatch.raised(Mute()) == Ending(Verdict.RESCHEDULED, name)
     assert dispatch.returned(ResultRescheduled(exception=Mute())).error == name
 
 
 class Bomb:
-    """Raises when it is unpickled."""
+    """An object that raises when it is unpickled."""
 
     def __init__(self, error: type[BaseException]) -> None:
         self.error = error
@@ -456,32 +462,32 @@ def _raise(error: type[BaseException]) -> None:
 
 
 class Missing(Mute, ImportError):
-    """Says that something is missing, and not what."""
+    """An exception that says that something is missing, but not what."""
 
 
 @pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, GeneratorExit, TaskTimeout, Missing])
 def test_whatever_unpickling_raises_is_contained(error: type[BaseException]) -> None:
-    """It is a failure of the task, which is tried again."""
+    """It is a failure of the task, which is retried."""
     outcome = refused(Message("m", Bomb(error)))
     assert outcome.verdict is Verdict.RESCHEDULED
     assert error.__name__ in outcome.error
 
 
 class Stubborn(Exception):
-    """Raised by what cannot be pickled; gives no text."""
+    """An exception without text, which pickling raises."""
 
     def __str__(self) -> str:
         raise RuntimeError("asked for its text")
 
 
 class Unsendable:
-    """Cannot be pickled."""
+    """An object that cannot be pickled."""
 
     def __reduce__(self) -> Any:
         raise Stubborn
 
 
 def test_an_argument_that_cannot_even_say_why_it_cannot_be_sent() -> None:
-    """It is refused all the same, and named."""
+    """It is refused and named."""
     with pytest.raises(PayloadRefused, match=r"argument 1 of .*:echo .*<exception str\(\) failed>"):
         codec.encode(echo.message(Unsendable()))

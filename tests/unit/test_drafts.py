@@ -1,4 +1,4 @@
-"""Whose unfinished files are in a directory, and the proof that a writer is dead."""
+"""The owners of unfinished files in a directory, and the proof that a writer is dead."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -20,7 +20,7 @@ def place(tmp_path: Path) -> Iterator[int]:
 
 @pytest.fixture
 def drafts(place: int) -> Callable[[], Drafts]:
-    """Makes what another process would have."""
+    """Create the drafts that another process would have."""
     return lambda: Drafts(lambda: place)
 
 
@@ -31,7 +31,7 @@ def descriptors(path: Path) -> set[int]:
 
 
 def test_a_writer_is_dead_when_its_lock_is_gone(drafts: Callable[[], Drafts], tmp_path: Path) -> None:
-    """Not while it lives, not even for a while in which it sends nothing; a living one never takes itself for dead."""
+    """It is not considered dead while it lives, not even while it sends nothing, and never by itself."""
     device = tmp_path.stat().st_dev
     writer, judge = drafts(), drafts()
     number, draft = writer.number, writer.name("x")
@@ -46,7 +46,7 @@ def test_a_writer_is_dead_when_its_lock_is_gone(drafts: Callable[[], Drafts], tm
 
 @pytest.mark.parametrize("other", ["file", "device"])
 def test_another_file_proves_nothing(drafts: Callable[[], Drafts], tmp_path: Path, other: str) -> None:
-    """A process that has another ``writers`` file than the writer does not see its lock, and so does not judge."""
+    """A process with another ``writers`` file than the writer does not see its lock, and so does not decide."""
     device = tmp_path.stat().st_dev
     writer = drafts()
     number = writer.number
@@ -62,7 +62,7 @@ def test_another_file_proves_nothing(drafts: Callable[[], Drafts], tmp_path: Pat
 
 
 def test_a_judge_that_has_lost_its_file_proves_nothing(drafts: Callable[[], Drafts], tmp_path: Path) -> None:
-    """Its descriptor's number may be that of any file, on which nobody has a lock."""
+    """The number of its descriptor may belong to any file, which no process has locked."""
     writer, judge = drafts(), drafts()
     number = writer.number
     before = descriptors(tmp_path / "writers")
@@ -76,7 +76,9 @@ def test_a_judge_that_has_lost_its_file_proves_nothing(drafts: Callable[[], Draf
 
 @pytest.mark.parametrize("what", ["closed", "another file", "removed"])
 def test_a_number_that_is_lost(drafts: Callable[[], Drafts], tmp_path: Path, what: str) -> None:
-    """A process that closed the descriptor, and so lost the lock, notices it at once; a removed file after a while."""
+    """A process that has closed the descriptor, and so has lost the lock, notices this at once. A removed file is
+    noticed after a while.
+    """
     writer = drafts()
     number = writer.current
     assert number
@@ -103,7 +105,7 @@ def test_a_number_that_is_lost(drafts: Callable[[], Drafts], tmp_path: Path, wha
 
 
 def test_the_number_of_a_fork(drafts: Callable[[], Drafts], tmp_path: Path) -> None:
-    """A child has a number of its own, and its end leaves the parent alive."""
+    """A child has its own number, and its end does not affect the parent."""
     writer = drafts()
     number = writer.number
     pid = os.fork()
@@ -114,7 +116,7 @@ def test_the_number_of_a_fork(drafts: Callable[[], Drafts], tmp_path: Path) -> N
 
 
 def test_without_locks_there_is_no_number(tmp_path: Path) -> None:
-    """Then nothing is judged, and tasks are sent by way of drafts."""
+    """Then no draft is judged, and tasks are sent by drafts."""
 
     def place() -> int:
         raise OSError
@@ -125,7 +127,7 @@ def test_without_locks_there_is_no_number(tmp_path: Path) -> None:
 
 
 def test_another_program_has_locked_the_whole_file(drafts: Callable[[], Drafts], tmp_path: Path) -> None:
-    """There is no number then, and so no proof of anything; nothing waits for the lock."""
+    """Without a number, there is no proof of death. Nothing waits for the lock."""
     held = os.open(tmp_path / "writers", os.O_RDWR | os.O_CREAT, 0o600)
     assert lock.acquire(held)
     writer = drafts()

@@ -22,7 +22,7 @@ PATIENCE = 30.0  # seconds after which something that should happen has not
 
 
 class Main:
-    """The main thread of a worker: its loop, what rings at its door, and what was settled, by whom."""
+    """The main thread of a worker: its loop, its wake-ups, and what was settled in which thread."""
 
     def __init__(self) -> None:
         self.rung = threading.Event()
@@ -33,7 +33,7 @@ class Main:
         self.threads: set[str] = set()
 
     def start(self, number: int, coroutine: Any, timeout: float | None = None) -> None:
-        """Runs a coroutine under this number."""
+        """Run a coroutine with this number."""
 
         def done(ending: Ending) -> None:
             self.threads.add(threading.current_thread().name)
@@ -43,7 +43,7 @@ class Main:
         self.loop.start(coroutine, timeout, done)
 
     def wait(self, most: int) -> None:
-        """Goes away until no more than so many are left."""
+        """Leave until at most this many are left."""
         while True:
             self.rung.clear()
             self.loop.leave()
@@ -55,7 +55,7 @@ class Main:
 
 @pytest.fixture
 def main() -> Iterator[Main]:
-    """A main thread, whose loop is empty again when the test ends."""
+    """A main thread, whose loop is empty at the end of the test."""
     made = Main()
     yield made
     made.wait(0)
@@ -63,13 +63,13 @@ def main() -> Iterator[Main]:
 
 
 async def fails() -> None:
-    """A run that raises."""
+    """A coroutine that raises."""
     raise ValueError("bad")
 
 
 @pytest.mark.parametrize("run", [lambda: asyncio.sleep(0), fails, lambda: asyncio.sleep(3600)])
 def test_a_run_is_over_before_it_is_settled(main: Main, run: Callable[[], Any]) -> None:
-    """The main thread may wait for a server for long, and the time limit of a run that has ended must not kill it."""
+    """The main thread may wait long for a server, and the time limit of a run that has ended must not kill it."""
     over = threading.Event()
     settled: list[Ending] = []
     main.loop.start(run(), 0.1, settled.append, over.set)
@@ -80,7 +80,7 @@ def test_a_run_is_over_before_it_is_settled(main: Main, run: Callable[[], Any]) 
 
 
 def test_a_main_thread_that_is_there_settles_in_its_turn(main: Main) -> None:
-    """What has ended waits for it, and is settled by nobody else."""
+    """Ended runs wait for it, and no other thread settles them."""
     ended = threading.Event()
 
     async def one() -> int:
@@ -97,7 +97,7 @@ def test_a_main_thread_that_is_there_settles_in_its_turn(main: Main) -> None:
 
 
 def test_the_loop_settles_while_the_main_thread_is_away(main: Main) -> None:
-    """What ends meanwhile, and the main thread is woken when no more are left than it said."""
+    """The loop settles what ends meanwhile, and wakes the main thread when at most the given number is left."""
     main.loop.leave()
     assert main.loop.expect(0)
     go = asyncio.Event()
@@ -121,7 +121,9 @@ def test_the_loop_settles_while_the_main_thread_is_away(main: Main) -> None:
 
 
 def test_whatever_a_coroutine_raises_is_its_end(main: Main) -> None:
-    """Also what would end a program; and a time limit that it overran is told from a timeout of its own."""
+    """This includes exceptions that would end a program. A time limit is distinguished from a timeout of the
+    coroutine.
+    """
 
     async def fail(error: BaseException) -> None:
         raise error
@@ -144,7 +146,7 @@ def test_whatever_a_coroutine_raises_is_its_end(main: Main) -> None:
 
 
 def test_an_end_that_cannot_be_settled_stops_no_other(main: Main, caplog: pytest.LogCaptureFixture) -> None:
-    """It is told of, and those after it are settled."""
+    """It is reported, and later ones are settled."""
 
     def broken(_ending: Ending) -> None:
         raise OSError("no disk")
@@ -162,7 +164,7 @@ def test_an_end_that_cannot_be_settled_stops_no_other(main: Main, caplog: pytest
 
 
 def test_each_end_is_settled_once_however_the_main_thread_comes_and_goes(main: Main) -> None:
-    """Thousands of short coroutines, begun and settled from both threads, in no foreseeable order."""
+    """Thousands of short coroutines are begun and settled by both threads in an arbitrary order."""
     seed = time.time_ns()
     print("seed", seed)
     chance = random.Random(seed)
@@ -181,7 +183,7 @@ def test_each_end_is_settled_once_however_the_main_thread_comes_and_goes(main: M
 
 
 def test_a_loop_that_ran_nothing_is_closed() -> None:
-    """It has no thread to end."""
+    """There is no thread to end."""
     before = threading.active_count()
     loop = EventLoop(lambda: None, lambda: None)
     assert threading.active_count() == before
@@ -189,7 +191,7 @@ def test_a_loop_that_ran_nothing_is_closed() -> None:
 
 
 def test_the_last_end_wakes_the_main_thread_though_it_cannot_be_settled(main: Main) -> None:
-    """Whatever is wrong with the last one's end, the main thread does not wait for it for ever."""
+    """If the settlement of the last one fails, the main thread does not wait forever."""
     gate = asyncio.Event()
     loops: queue.SimpleQueue[asyncio.AbstractEventLoop] = queue.SimpleQueue()
 
@@ -217,7 +219,7 @@ def _interrupt() -> None:
 
 
 async def ends_the_loop(how: str) -> None:
-    """A task that ends the loop of its worker in this way, and then waits."""
+    """Return a task that ends the loop of its worker in this way, and then waits."""
     loop = asyncio.get_running_loop()
     match how:
         case "exit":
@@ -244,7 +246,7 @@ async def ends_the_loop(how: str) -> None:
 def test_a_coroutine_that_ends_the_loop_fails_alone(
     main: Main, how: str, reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """At once; those beside it and after it go on, on the same loop."""
+    """It fails at once. Those beside it and after it continue on the same loop."""
     gate = asyncio.Event()
 
     async def beside() -> bool:
@@ -266,7 +268,7 @@ def test_a_coroutine_that_ends_the_loop_fails_alone(
 
 
 def test_a_loop_that_is_ended_after_its_cause_has_ended(main: Main, caplog: pytest.LogCaptureFixture) -> None:
-    """Nobody is left to fail; the others go on."""
+    """No run is left to fail, and the others continue."""
     over = threading.Event()
 
     async def cause() -> bool:
@@ -284,7 +286,7 @@ def test_a_loop_that_is_ended_after_its_cause_has_ended(main: Main, caplog: pyte
 
 
 def test_a_coroutine_that_is_cancelled_before_it_begins_fails(main: Main) -> None:
-    """As when another one cancels all that there are."""
+    """Another task may cancel all tasks."""
 
     async def cancel_all() -> bool:
         for other in asyncio.all_tasks() - {asyncio.current_task()}:
@@ -308,7 +310,7 @@ def test_a_coroutine_that_is_cancelled_before_it_begins_fails(main: Main) -> Non
 
 
 def test_a_loop_whose_descriptors_are_closed_is_lost() -> None:
-    """It cannot go on, and says so to whoever has it: a worker ends its process then."""
+    """It cannot continue, and calls ``lost``, with which a worker ends its process."""
 
     async def close() -> None:
         for name in os.listdir("/proc/self/fd"):

@@ -1,4 +1,4 @@
-"""An exception as text: the reason in one line, whatever the exception is."""
+"""An exception as text: it has a reason in one line, whatever the exception is."""
 
 from collections.abc import Callable
 
@@ -8,18 +8,18 @@ from unspool import failure
 
 
 class Price(ValueError):
-    """An exception of a program's own."""
+    """An exception of the program."""
 
 
 def noted() -> BaseException:
-    """An exception with a note, which is its traceback's last line."""
+    """Return an exception with a note, which is the last line of its traceback."""
     error = ConnectionError("bank refused")
     error.add_note("hint: ask again on Monday")
     return error
 
 
 def caused() -> BaseException:
-    """An exception that another one caused."""
+    """Return an exception that another one caused."""
     error = RuntimeError("no answer")
     error.__cause__ = OSError("reset")
     return error
@@ -52,15 +52,16 @@ def caused() -> BaseException:
     ],
 )  # fmt: skip
 def test_reason(exception: BaseException, reason: str) -> None:
-    """It is the type and the first line of the message; of a group that of the first leaf, and the number of the
-    others."""
+    """It is the type and the first line of the message; for a group that of the first exception, and the number of the
+    others.
+    """
     assert failure.reason(exception) == reason
     assert failure.describe(exception).split("\n")[0] == reason
     assert len(reason) <= 300
 
 
 def test_the_traceback_follows_the_reason() -> None:
-    """Each of its lines is printable. It is left out where it only repeats the reason."""
+    """Each line is printable. The traceback is omitted if it would only repeat the reason."""
     try:
         raise ValueError("half \ud83d\nsecond\x1b[31m\0line")
     except ValueError as error:
@@ -72,7 +73,7 @@ def test_the_traceback_follows_the_reason() -> None:
 
 
 def raising(name: str) -> BaseException:
-    """An exception on which looking at this attribute, or calling this method, raises."""
+    """Return an exception that raises when this attribute is read or this method is called."""
 
     def fail(*_: object) -> str:
         raise SystemExit(f"from {name}")
@@ -83,7 +84,7 @@ def raising(name: str) -> BaseException:
 
 
 def with_odd_class() -> BaseException:
-    """An exception whose class's own module raises, and which says it is of another class."""
+    """Return an exception whose class raises for its module, and which claims to be of another class."""
 
     class Meta(type):
         @property
@@ -94,12 +95,12 @@ def with_odd_class() -> BaseException:
 
 
 def with_odd_module() -> BaseException:
-    """An exception of a class whose module is no text."""
+    """Return an exception of a class whose module is not a string."""
     return type("Odd", (Exception,), {"__module__": 5})("x")
 
 
 def with_odd_text() -> BaseException:
-    """An exception whose message is a string of a kind that lies."""
+    """Return an exception whose message is a string of a misleading subclass."""
 
     class Text(str):
         def splitlines(self, keepends: bool = False) -> list[str]:
@@ -129,7 +130,7 @@ def with_odd_text() -> BaseException:
     ],
 )  # fmt: skip
 def test_an_exception_that_raises_when_it_is_looked_at(make: Callable[[], BaseException], reason: str) -> None:
-    """Whatever of it raises, or gives what it should not, there is a reason."""
+    """Whatever part of it raises or is invalid, there is a reason."""
     exception = make()
     assert failure.reason(exception) == f"{__name__}.Odd: {reason}"
     assert failure.describe(exception).startswith(f"{__name__}.Odd: {reason}")
@@ -137,20 +138,20 @@ def test_an_exception_that_raises_when_it_is_looked_at(make: Callable[[], BaseEx
 
 @pytest.mark.parametrize("value", [lambda self: 1 / 0, lambda self: [self], lambda self: [type(self)("y", [self])]])
 def test_a_group_that_lies_about_its_exceptions(value: Callable[[object], object]) -> None:
-    """The exceptions that it was made of are shown, also where its attribute raises or has no end."""
+    """The exceptions of the group are shown, also if its attribute raises or never ends."""
     odd = type("Odd", (ExceptionGroup,), {"__module__": __name__, "exceptions": property(value)})
     assert failure.reason(odd("x", [ValueError("5"), OSError()])) == f"ValueError: 5 (and 1 more in {__name__}.Odd)"
     assert failure.describe(odd("x", [ValueError("5")])).startswith("ValueError: 5")
 
 
 def test_a_class_with_odd_names() -> None:
-    """A module that is no text is unknown; names are printable."""
+    """A module that is not a string is unknown. Names are printable."""
     assert failure.reason(with_odd_module()) == "<unknown>.Odd: x"
     odd = type("Two\nlines", (Exception,), {"__module__": "m\ud83d"})
     assert failure.reason(odd()) == "m\\ud83d.Two\\nlines"
 
 
 def test_shown() -> None:
-    """The repr of an object, or its type where that raises."""
+    """Return the repr of an object, or its type if the repr raises."""
     assert failure.shown("a\ud83d") == "'a\\ud83d'"
     assert failure.shown(raising("__repr__")) == f"<{__name__}.Odd object>"

@@ -1,6 +1,7 @@
-"""What is due in a real directory: told by the kernel, and found by scans where it is not.
+"""The due tasks of a real directory, which the kernel reports, and which scans find otherwise.
 
-The clock stands still unless a test moves it, and scans are minutes apart: what is seen without moving it was told.
+The clock stands still unless a test moves it, and scans are minutes apart. So what is found without moving the clock
+was reported by the kernel.
 """
 
 import contextlib
@@ -34,7 +35,7 @@ Make = Callable[..., "Watched"]
 
 
 class Watched:
-    """A spool directory in use, with a feed on it that has looked once, and another program's view of the same."""
+    """A spool directory with a feed that was refreshed once, and another program that uses it."""
 
     def __init__(self, root: Path, clock: FakeClock) -> None:
         self.root = root
@@ -54,25 +55,25 @@ class Watched:
 
     @property
     def told(self) -> bool:
-        """Whether the kernel has something to say."""
+        """Return whether the kernel reports a change."""
         fd = self.feed.fileno()
         return readable(fd, 0)
 
     def send(self, text: str = "m", priority: int | None = None, due: float | None = None) -> str:
-        """Sends from elsewhere, a moment passes, and the ref is returned."""
+        """Send as another program, a moment later than before, and return the ref."""
         (id,) = self.other.send([codec.encode(Message(text, priority=priority, due=due))])
         self.clock.advance(TICK)
         return os.path.relpath(id, self.root)
 
     def given(self) -> list[str]:
-        """The refs that are given out after a look."""
+        """Return the refs that are handed out after a refresh."""
         self.refresh()
         return [ticket.ref for ticket in self.feed.take(100)]
 
 
 @pytest.fixture
 def make(tmp_path: Path) -> Iterator[Make]:
-    """Makes one when the test is ready for it; all of a test have the same time."""
+    """Return a function that creates one when the test is ready. All of them have the same time."""
     made: list[Watched] = []
     clock = FakeClock()
 
@@ -89,7 +90,7 @@ def make(tmp_path: Path) -> Iterator[Make]:
 
 @pytest.fixture
 def watched(make: Make) -> Watched:
-    """An empty directory under watch."""
+    """An empty directory with a feed."""
     return make()
 
 
@@ -97,7 +98,7 @@ def watched(make: Make) -> Watched:
 
 
 def test_nothing_happens_in_silence(watched: Watched) -> None:
-    """A feed that has looked once has nothing to do until the next scan."""
+    """A feed that was refreshed has nothing to do until the next scan."""
     assert not watched.told
     assert watched.given() == []
     state = watched.refresh()
@@ -106,7 +107,7 @@ def test_nothing_happens_in_silence(watched: Watched) -> None:
 
 
 def test_an_arrival_is_told(watched: Watched) -> None:
-    """By the kernel and without a scan: the descriptor is readable, and one look gives the task."""
+    """The kernel reports it without a scan: the descriptor is readable, and one refresh returns the task."""
     ref = watched.send()
     assert watched.told
     assert not watched.feed.refresh().more, "there is no scan to go on with"
@@ -115,7 +116,7 @@ def test_an_arrival_is_told(watched: Watched) -> None:
 
 
 def test_many_arrivals(watched: Watched) -> None:
-    """In order, all of them told."""
+    """All of them are reported, and in order."""
     refs = [watched.send() for _ in range(300)]
     found = []
     while given := watched.given():
@@ -124,7 +125,7 @@ def test_many_arrivals(watched: Watched) -> None:
 
 
 def test_what_was_there_before(watched: Watched) -> None:
-    """A feed begins with a scan, of priorities too."""
+    """A feed begins with a scan, also of priorities."""
     refs = [watched.send(priority=2), watched.send(priority=10), watched.send()]
     watched.feed.close()
     watched.feed = watched.backend.feed()
@@ -132,7 +133,9 @@ def test_what_was_there_before(watched: Watched) -> None:
 
 
 def test_a_priority_that_is_new(watched: Watched) -> None:
-    """Its directory is made after the watch began: it is watched from then on, and what is in it already is found."""
+    """Its directory is created after the watch began: from then on it is watched, and tasks that are already in it are
+    found.
+    """
     first = watched.send(priority=7)
     assert watched.told
     assert watched.given() == [first]
@@ -142,7 +145,7 @@ def test_a_priority_that_is_new(watched: Watched) -> None:
 
 
 def test_a_priority_that_is_moved_in(watched: Watched, make: Make, tmp_path: Path) -> None:
-    """With a task in it, as somebody who merges two spoolers would."""
+    """The directory already has a task, as when a person merges two spoolers."""
     ref = make("former").send(priority=3)
     (tmp_path / "former" / "3").rename(watched.root / "3")
     assert watched.told
@@ -150,7 +153,7 @@ def test_a_priority_that_is_moved_in(watched: Watched, make: Make, tmp_path: Pat
 
 
 def test_a_deferred_one_is_not_given_before_its_time(watched: Watched) -> None:
-    """It is known when to look again: at its time, to the moment."""
+    """The feed knows its due time exactly."""
     due = watched.clock() + 20
     ref = watched.send(due=due)
     assert watched.given() == []
@@ -163,7 +166,7 @@ def test_a_deferred_one_is_not_given_before_its_time(watched: Watched) -> None:
 
 
 def test_touched_to_an_earlier_time(watched: Watched) -> None:
-    """``touch`` on a deferred task: its file's time is the truth, and it is given without waiting for anything."""
+    """After ``touch`` on a deferred task, the mtime decides, and the task is handed out at once."""
     ref = watched.send(due=watched.clock() + 200)
     assert watched.given() == []
     subprocess.run(["touch", str(watched.root / ref)], check=True)
@@ -172,7 +175,7 @@ def test_touched_to_an_earlier_time(watched: Watched) -> None:
 
 
 def test_a_foreign_writer_in_place_is_seen_when_it_closes(watched: Watched) -> None:
-    """uWSGI writes under the final name: nothing is given while it does, and the task as soon as it is whole."""
+    """uWSGI writes under the final name: the task is handed out as soon as it is complete, and not before."""
     data = wire.dump({"msg": b"hello"}, b"", None)
     name = f"{PREFIX}1700000000_000000"
     with open(watched.root / name, "wb", buffering=0) as file:
@@ -190,7 +193,7 @@ def test_a_foreign_writer_in_place_is_seen_when_it_closes(watched: Watched) -> N
 
 
 def test_other_names_are_nobodys_task(watched: Watched) -> None:
-    """A file of any other name, and a directory that is no number."""
+    """A file with any other name, and a directory that is not a number."""
     (watched.root / "README").write_text("")
     (watched.root / "notes").mkdir()
     (watched.root / "notes" / f"{PREFIX}1_0").write_text("")
@@ -203,7 +206,7 @@ def test_other_names_are_nobodys_task(watched: Watched) -> None:
 
 
 def test_let_go_of_by_another(watched: Watched) -> None:
-    """A task that another process holds is given again when that one is killed, and not before."""
+    """A task that another process holds is handed out again when this process is killed, and not before."""
     ref = watched.send()
     reader, writer = os.pipe()
     pid = os.fork()
@@ -230,7 +233,7 @@ def test_let_go_of_by_another(watched: Watched) -> None:
 
 
 def test_let_go_of_before_we_heard(watched: Watched) -> None:
-    """Between the refusal and its report the holder ended: nobody would tell of it any more, so it is looked at."""
+    """The holder ended between the refusal and its report. No event follows, so the task is checked."""
     ref = watched.send()
     assert watched.given() == [ref]
     watched.feed.recheck([ref])
@@ -241,7 +244,7 @@ def test_let_go_of_before_we_heard(watched: Watched) -> None:
 
 
 def test_the_period_is_a_safety_net(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What no event told of is found by the scan at the end of the period."""
+    """The scan at the end of the period finds tasks without an event."""
     with monkeypatch.context() as patch:
         patch.setattr(inotify_simple.INotify, "read", lambda self, timeout=None: [])
         ref = watched.send()
@@ -253,7 +256,7 @@ def test_the_period_is_a_safety_net(watched: Watched, monkeypatch: pytest.Monkey
 
 
 def test_lost_events_ask_for_a_scan(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel says that its queue overflowed: all is looked for, without waiting for the period."""
+    """The kernel reports that its queue has overflowed: all tasks are searched without waiting for the period."""
     overflow = inotify_simple.Event(-1, int(inotify_simple.flags.Q_OVERFLOW), 0, "")
     with monkeypatch.context() as patch:
         patch.setattr(inotify_simple.INotify, "read", lambda self, timeout=None: [overflow])
@@ -264,7 +267,7 @@ def test_lost_events_ask_for_a_scan(watched: Watched, monkeypatch: pytest.Monkey
 
 
 def test_a_scan_goes_in_steps(make: Make) -> None:
-    """Of a long directory: the supervisor is never away for long, and is told to come back."""
+    """A long directory is scanned in parts, so that the supervisor is never busy for long, and is called again."""
     watched = make()
     for number in range(5_000):
         (watched.root / f"{PREFIX}{number}_000000").touch()
@@ -283,12 +286,12 @@ def test_a_scan_goes_in_steps(make: Make) -> None:
 
 
 def no_instances() -> None:
-    """What the system says when there are too many watchers."""
+    """The error of the system for too many watches."""
     raise OSError(errno.EMFILE, "Too many open files")
 
 
 def test_polling_where_there_is_no_inotify(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The system refuses a watcher: there is nothing to wait on, and a scan a second."""
+    """The system refuses a watcher: there is no descriptor, and a scan every second."""
     monkeypatch.setattr(inotify_simple, "INotify", lambda **options: no_instances())
     watched = make()
     assert watched.feed.fileno() is None
@@ -302,7 +305,7 @@ def test_polling_where_there_is_no_inotify(make: Make, monkeypatch: pytest.Monke
 
 
 def test_polling_where_watches_run_out(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The system refuses one more watch: half of them would be worse than none, so it polls."""
+    """The system refuses one more watch: half of them would be worse than none, so the feed polls."""
 
     def refuse(self: object, path: str, mask: int) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -326,7 +329,7 @@ def test_polling_where_watches_run_out(make: Make, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("how", ["removed", "moved"])
 def test_a_lost_directory(watched: Watched, tmp_path: Path, how: str) -> None:
-    """It is told at once that it is gone; when it is back it is found, watched anew, and gives what is in it."""
+    """Its absence is noticed at once. When it is back, it is found, watched again, and its tasks are handed out."""
     watched.send()
     watched.refresh()
     if how == "moved":
@@ -351,7 +354,9 @@ def test_a_lost_directory(watched: Watched, tmp_path: Path, how: str) -> None:
 
 
 def test_a_directory_that_is_moved_away_and_back(watched: Watched, tmp_path: Path) -> None:
-    """The same directory, or another that had its place at once: each time it is told gone, then back."""
+    """The same directory, or another one that took its place at once: each time it is reported as gone, then as
+    back.
+    """
     watched.refresh()
     watched.root.rename(tmp_path / "aside")
     assert watched.told
@@ -377,7 +382,7 @@ def test_a_directory_that_is_moved_away_and_back(watched: Watched, tmp_path: Pat
 
 
 def test_a_priority_that_is_removed(watched: Watched) -> None:
-    """And made again: the rest goes on, and the new one is watched."""
+    """It is created again: the other priorities continue, and the new directory is watched."""
     watched.send(priority=3)
     watched.refresh()
     shutil.rmtree(watched.root / "3")
@@ -395,7 +400,7 @@ def test_a_priority_that_is_removed(watched: Watched) -> None:
 
 
 def test_a_shorter_period_is_heard_at_once(watched: Watched) -> None:
-    """Set by another process: the kernel tells, and the next scan is as much nearer."""
+    """Another process sets the period: the kernel reports it, and the next scan is earlier accordingly."""
     watched.other.control.set_period(5)
     assert watched.told
     assert watched.refresh().next_due == watched.clock() + 5
@@ -404,7 +409,7 @@ def test_a_shorter_period_is_heard_at_once(watched: Watched) -> None:
 
 
 def test_a_longer_period(watched: Watched) -> None:
-    """Holds from the next scan on."""
+    """It applies from the next scan on."""
     before = watched.refresh().next_due
     watched.other.control.set_period(1_000)
     assert watched.refresh().next_due == before
@@ -413,7 +418,9 @@ def test_a_longer_period(watched: Watched) -> None:
 
 
 def test_pause_and_resume_are_heard_at_once(watched: Watched) -> None:
-    """Set by another process: nothing is given while it lasts, and all of it when it ends, without a scan."""
+    """Another process pauses the queue: no task is handed out during the pause, and all of them at its end, without a
+    scan.
+    """
     watched.other.control.pause()
     assert watched.told
     ref = watched.send()

@@ -1,4 +1,4 @@
-"""Task functions as objects: one of each name, attributes, pickling, and hints for what people try."""
+"""Task functions as objects: unique names, attributes, pickling, and hints for common mistakes."""
 
 import asyncio
 import functools
@@ -25,7 +25,7 @@ HERE = __name__
 
 @pytest.fixture(autouse=True)
 def registries(own_registries: None) -> None:
-    """What a test registers is its own."""
+    """Remove the tasks that a test registers at its end."""
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def note(x: Any = 0, **more: Any) -> bool:
 
 
 def test_a_second_task_of_one_name_is_refused() -> None:
-    """Or the last one would silently replace the first: here, run it three times instead of once."""
+    """Otherwise the last one would silently replace the first: here, it would run three times instead of once."""
     Spooler.task(max_attempts=1)(charge)
     with pytest.raises(
         FunctionRefused, match=rf"{HERE}:charge is the name of a task already \(at .*test_functions.py:\d+\)"
@@ -59,7 +59,7 @@ def test_a_second_task_of_one_name_is_refused() -> None:
 
 
 def test_wrappers_of_one_function_are_refused() -> None:
-    """They have its name, and do different things."""
+    """They have the same name, and do different things."""
 
     def region(name: str) -> Callable[[Callable[[int], None]], Callable[[int], None]]:
         def decorate(function: Callable[[int], None]) -> Callable[[int], None]:
@@ -76,7 +76,7 @@ def test_wrappers_of_one_function_are_refused() -> None:
 
 
 def test_the_same_task_may_be_made_twice() -> None:
-    """With the same options on the same spooler nothing changes."""
+    """With the same options on the same spooler, nothing changes."""
     assert Spooler.task(charge).options == Spooler.task(charge).options
 
 
@@ -89,7 +89,7 @@ def greet(name): ...
 
 
 def test_a_module_may_be_imported_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By a reload, also after an edit that moves its lines; and as ``__main__`` beside its own name."""
+    """This happens with a reload, also after an edit that moves its lines, and for ``__main__`` beside its own name."""
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     file = tmp_path / "reloaded_module.py"
@@ -120,7 +120,7 @@ def test_two_functions_of_a_module_with_one_name_are_refused(tmp_path: Path, mon
 
 
 def test_a_bare_name_of_two_functions_is_refused_when_looked_up() -> None:
-    """Other programs send the bare name; which of the two is meant cannot be known."""
+    """Other programs send the bare name, which does not say which of the two is meant."""
 
     def define(module: str) -> None:
         def send() -> None: ...
@@ -138,7 +138,7 @@ def test_a_bare_name_of_two_functions_is_refused_when_looked_up() -> None:
 
 
 def test_a_second_type_of_one_id_is_refused() -> None:
-    """The same for task types; a subclass may take the place of its base."""
+    """The same holds for task types. A subclass may replace its base."""
 
     class Mail(SpoolerTask):
         type_id = "mail of this test"
@@ -161,7 +161,7 @@ def test_a_second_type_of_one_id_is_refused() -> None:
 
 
 def test_attributes_of_the_function_do_not_shadow_the_tasks_own() -> None:
-    """Others are kept, as by ``functools.wraps``."""
+    """Other attributes are kept, as by ``functools.wraps``."""
 
     def labelled(function: Any) -> Any:
         function.name, function.options, function.using, function.label = "My label", ["GET"], None, "kept"
@@ -178,7 +178,7 @@ def test_attributes_of_the_function_do_not_shadow_the_tasks_own() -> None:
 
 @pytest.mark.parametrize("name", ["delay", "apply_async", "send", "defer"])
 def test_names_of_other_task_queues_are_answered_with_a_hint(name: str) -> None:
-    """An AttributeError that says how to send here."""
+    """An AttributeError says how to send here."""
     with pytest.raises(AttributeError, match=rf"has no attribute '{name}'; to run it later, call it: note\(\.\.\.\)"):
         getattr(note, name)
     assert not hasattr(note, "nonsense")
@@ -195,7 +195,7 @@ class Mailer:
 
 
 def test_it_is_no_method() -> None:
-    """Looked up on an instance, it would get no self; on a class it works, as does one that the class refers to."""
+    """On an instance, it would get no self. On a class it works, and so does one that the class refers to."""
     assert Mailer.deliver is Mailer().deliver is note
     assert Mailer.post.name.endswith(":Mailer.post")
     with pytest.raises(FunctionRefused, match=r"is not a method.* call it as .*Mailer\.post"):
@@ -203,7 +203,7 @@ def test_it_is_no_method() -> None:
 
 
 def test_it_pickles_by_its_name(spool: Path) -> None:
-    """So it can go to another process, with its options, and be the argument of a task."""
+    """So it can go to another process, with its options, and can be an argument of a task."""
     assert pickle.loads(pickle.dumps(note)) is note
     other = note.using(priority=3, spooler="mail")
     again = pickle.loads(pickle.dumps(other))
@@ -217,14 +217,14 @@ def test_it_pickles_by_its_name(spool: Path) -> None:
 
 
 def test_any_keyword_argument_reaches_the_function(spool: Path) -> None:
-    """Also ``self``, and the names of a task's own parameters."""
+    """This includes ``self``, and the names of a task's own parameters."""
     id = note(**{"self": 1, "args": 2, "name": 3})
     assert Spooler.get_tasks() == [id]
     assert note.call_local(**{"self": 1}) is True
 
 
 def test_help_and_signature_of_the_decorator() -> None:
-    """What everybody looks up first."""
+    """Users look these up first."""
     import inspect
 
     assert str(inspect.signature(Spooler.task)).startswith("(func: Any = None, /, **options")
@@ -236,7 +236,7 @@ def test_help_and_signature_of_the_decorator() -> None:
 
 
 def test_a_path_names_a_spooler(spool: Path) -> None:
-    """A ``pathlib.Path`` wherever a name is taken."""
+    """A ``pathlib.Path`` is accepted wherever a name is."""
     for place in (pathlib.Path(spool), str(spool), Spooler(spool)):
         assert note.using(spooler=place)(1).startswith(str(spool))
         assert Spooler.send_message_raw("x", spooler=place).startswith(str(spool))
@@ -245,7 +245,7 @@ def test_a_path_names_a_spooler(spool: Path) -> None:
 
 @pytest.mark.parametrize("spooler", [None, 5, b"mail", "", object()])
 def test_what_is_no_spooler_is_refused(spooler: Any) -> None:
-    """None too, which is what ``get_by_basename`` returns for a typing error: it must not mean the default queue."""
+    """This includes None, which ``get_by_basename`` returns for a mistyped name. It must not mean the default queue."""
     with pytest.raises(OptionRefused, match=r"spooler is .*; it must be a name, a path, a Spooler or a backend"):
         note.using(spooler=spooler)
     if spooler is not None:
@@ -254,14 +254,14 @@ def test_what_is_no_spooler_is_refused(spooler: Any) -> None:
 
 
 def test_an_unknown_base_name_is_logged(spool: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The seed has None for it; the log says what is configured, before ``None.task`` fails."""
+    """The API returns None. The log lists the configured ones, before ``None.task`` fails."""
     assert Spooler.get_by_basename("typo") is None
     assert "no spooler is named 'typo' (configured: mail)" in caplog.text
 
 
 @pytest.mark.parametrize("calls", ["abc", b"abc", {"x": 1}, 5, None])
 def test_what_is_no_list_of_calls_is_refused(spool: Path, calls: Any) -> None:
-    """A string would be one call for each letter, a mapping one for each key."""
+    """A string would be one call per letter, a mapping one per key."""
     with pytest.raises(PayloadRefused, match=r"pass a list with one entry for each call"):
         note.enqueue_many(calls)
     assert Spooler.get_tasks() == []
@@ -269,7 +269,7 @@ def test_what_is_no_list_of_calls_is_refused(spool: Path, calls: Any) -> None:
 
 @pytest.mark.parametrize("messages", [[1], [note], "x", None, raw_message("x"), [raw_message("x"), "y"]])
 def test_what_is_no_message_is_refused(spool: Path, messages: Any) -> None:
-    """Before anything is sent, saying how messages are made."""
+    """Nothing is sent, and the error says how to make messages."""
     with pytest.raises(PayloadRefused, match=r"task.message\(...\) or unspool.raw_message\(...\)"):
         Spooler.send_many(messages)
     assert Spooler.get_tasks() == []
@@ -283,7 +283,7 @@ def test_what_is_no_path_of_a_task_is_refused(spool: Path, path: Any) -> None:
 
 
 def test_options_take_timedeltas() -> None:
-    """Wherever they take seconds; ``postpone`` also by position, as the seed's signature has it."""
+    """It is accepted wherever seconds are, and ``postpone`` also by position, as in the API of uwsgiconf."""
     options = TaskOptions.of(timeout=timedelta(minutes=1), retry_delay=timedelta(seconds=2))
     assert (options.timeout, options.retry.delay) == (60.0, 2.0)
     for bad in (timedelta(), timedelta(days=400)):
@@ -295,7 +295,7 @@ def test_options_take_timedeltas() -> None:
 
 
 def test_a_call_that_is_awaited(spool: Path) -> None:
-    """The error says that the task was sent, and how to call it; the id is a plain string in everything else."""
+    """The error says that the task was sent, and how to call it. In all other respects, the id is a plain string."""
 
     async def await_it() -> None:
         await note(1)  # type: ignore[misc]

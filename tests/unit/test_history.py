@@ -1,4 +1,4 @@
-"""The history of a spool directory: bounded, in nobody's way, and never in need of being whole."""
+"""The history of a spool directory: it is limited, delays no task, and need not be complete."""
 
 import os
 import shutil
@@ -30,13 +30,13 @@ def clock() -> FakeClock:
 
 @pytest.fixture
 def database(tmp_path: Path) -> Path:
-    """Where the history is kept."""
+    """The path of the database."""
     return tmp_path / "mail" / HISTORY
 
 
 @pytest.fixture
 def opened(tmp_path: Path, clock: FakeClock) -> Iterator[Open]:
-    """Opens histories of the same directory, as different processes would."""
+    """Return a function that opens histories of the same directory, as different processes do."""
     made: list[History] = []
 
     def open(limit: int = 100, age: float = 1000.0) -> History:
@@ -49,24 +49,24 @@ def opened(tmp_path: Path, clock: FakeClock) -> Iterator[Open]:
 
 
 def run(number: int, started: float = 1_000_000.0, id: str | None = None) -> Record:
-    """One run."""
+    """Return one run."""
     return Record(id or f"/mail/task{number}", "app:f", "processed", number, started, 0.5, 4711, "")
 
 
 def runs(*numbers: int) -> list[Record]:
-    """Several."""
+    """Return several runs."""
     return [run(number) for number in numbers]
 
 
 def rows(database: Path) -> int:
-    """How many rows there are."""
+    """Return the number of rows."""
     with closing(sqlite3.connect(database)) as connection:
         (count,) = connection.execute("SELECT count(*) FROM runs").fetchone()
     return int(count)
 
 
 def test_newest_first(opened: Open) -> None:
-    """All fields as they were given; of all tasks or one; as many as asked for; seen by other processes."""
+    """All fields are unchanged, of all tasks or one, up to the limit, and visible to other processes."""
     history = opened()
     history.add(runs(1, 2))
     history.add([Record("/mail/5/task", "app:\N{SNOWMAN}", "dead", 20, 1_000_000.0, 0.5, 1, "Traceback\nx"), run(4)])
@@ -80,20 +80,20 @@ def test_newest_first(opened: Open) -> None:
 
 
 def test_looking_makes_nothing(opened: Open, tmp_path: Path) -> None:
-    """Where there was no run there is no database, and no directory."""
+    """Without a run, there is neither a database nor a directory."""
     assert opened().latest(None, 10) == []
     assert list(tmp_path.iterdir()) == []
 
 
 def test_it_is_private(opened: Open, database: Path) -> None:
-    """Tracebacks tell secrets: its files are the owner's alone."""
+    """Only the owner can read its files, because tracebacks may contain secrets."""
     opened().add(runs(1))
     for path in database.parent.glob("history*"):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
 
 
 def test_bounded_in_number(opened: Open, database: Path) -> None:
-    """At most the limit and what may gather between two trimmings; after a trimming exactly the newest."""
+    """It has at most the limit and what is added between two trims, and after a trim exactly the newest runs."""
     history = opened(limit=50)
     history.add(runs(*range(200)))
     assert [record.attempt for record in history.latest(None, 1000)] == list(range(199, 149, -1))
@@ -106,7 +106,7 @@ def test_bounded_in_number(opened: Open, database: Path) -> None:
 
 
 def test_a_trim_that_fails_stores_no_row_twice(opened: Open, database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another process may hold the database when it is time to trim. The rows before are stored, once."""
+    """Another process may hold the database when it is time to trim. The earlier rows are stored once."""
     history = opened()
 
     def locked(writer: sqlite3.Connection) -> None:
@@ -118,7 +118,7 @@ def test_a_trim_that_fails_stores_no_row_twice(opened: Open, database: Path, mon
 
 
 def test_bounded_in_age(opened: Open, clock: FakeClock, database: Path) -> None:
-    """What is older than its age goes at the next trimming, and nothing younger does."""
+    """The next trim removes exactly the runs that are too old."""
     history = opened(age=1000.0)
     history.add([run(number, started=clock()) for number in range(5)])
     clock.advance(600)
@@ -133,7 +133,7 @@ def test_bounded_in_age(opened: Open, clock: FakeClock, database: Path) -> None:
 
 
 def test_none_is_kept_where_none_is_wanted(opened: Open, tmp_path: Path) -> None:
-    """A limit of 0 makes no database."""
+    """With a limit of 0, there is no database."""
     history = opened(limit=0)
     history.add(runs(1))
     assert history.latest(None, 10) == []
@@ -142,7 +142,9 @@ def test_none_is_kept_where_none_is_wanted(opened: Open, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("damage", ["garbage", "cut", "pages", "a table of another form"])
 def test_a_damaged_database_is_set_aside(opened: Open, database: Path, damage: str) -> None:
-    """Looking finds what can be read, and raises nothing; adding begins a new one, with the old beside it."""
+    """Reading returns what can be read, and raises nothing. Writing begins a new database, and keeps the old one beside
+    it.
+    """
     first = opened(limit=10_000)
     first.add([run(number, id="/mail/task" + "x" * 500) for number in range(1_000)])
     first.close()
@@ -168,8 +170,9 @@ def test_a_damaged_database_is_set_aside(opened: Open, database: Path, damage: s
 
 
 def test_rows_of_other_types_are_left_out(opened: Open, database: Path) -> None:
-    """A look gives the rows that are runs, and no error, whatever the others hold: other types, bytes, numbers that are
-    none, texts that are not UTF-8."""
+    """Reading returns the valid rows without an error, whatever the others contain: other types, bytes, invalid
+    numbers, texts that are not UTF-8.
+    """
     opened().add(runs(1, 2))
     odd: list[tuple[object, ...]] = [
         ("b", "odd", "x", 1, "y", "z", ""),
@@ -189,7 +192,7 @@ def test_rows_of_other_types_are_left_out(opened: Open, database: Path) -> None:
 
 @pytest.mark.parametrize("columns", ["id TEXT", "number INTEGER, id TEXT, task TEXT", "when TEXT"])
 def test_a_history_of_another_form(opened: Open, database: Path, columns: str) -> None:
-    """A look finds nothing in it, and raises nothing; adding sets it aside, and begins a new one."""
+    """Reading returns nothing, and raises nothing. Writing sets the file aside, and begins a new one."""
     database.parent.mkdir(parents=True)
     with closing(sqlite3.connect(database)) as connection:
         connection.execute(f"CREATE TABLE runs ({columns.replace('when', '[when]')})")
@@ -201,7 +204,7 @@ def test_a_history_of_another_form(opened: Open, database: Path, columns: str) -
 
 
 def test_odd_lines_in_a_journal(opened: Open, database: Path) -> None:
-    """What is no run is left out, by a look and by the next writer; the runs between are kept."""
+    """Invalid rows are omitted by a reader and by the next writer. The rows between them are kept."""
     database.parent.mkdir(parents=True)
     lines = [
         run(1).to_json(), '"eightchr"', '{"a":1,"b":2,"c":3,"d":4,"e":5,"f":6,"g":7,"h":8}', "[1]", "null",
@@ -216,7 +219,7 @@ def test_odd_lines_in_a_journal(opened: Open, database: Path) -> None:
 
 
 def test_damage_under_a_writer(opened: Open, database: Path) -> None:
-    """It comes while the database is in use: the same."""
+    """The same holds if it appears while the database is in use."""
     history = opened()
     history.add(runs(1, 2))
     for path in database.parent.glob("history*"):
@@ -227,7 +230,7 @@ def test_damage_under_a_writer(opened: Open, database: Path) -> None:
 
 
 def test_readable_while_written(opened: Open, database: Path) -> None:
-    """Within a writer's transaction, a reader sees what was there before it, and does not wait for its end."""
+    """During a transaction, a reader sees the state before it, and does not wait for its end."""
     opened().add(runs(1, 2))
     with closing(sqlite3.connect(database, isolation_level=None)) as writer:
         writer.execute("BEGIN IMMEDIATE")
@@ -239,7 +242,9 @@ def test_readable_while_written(opened: Open, database: Path) -> None:
 def test_a_locked_database_is_named(
     opened: Open, database: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A reader that waits in vain for another program returns what is in journals, and logs why the rest is missing."""
+    """A reader that waits in vain for another program returns the runs in journals, and logs why the rest is
+    missing.
+    """
     monkeypatch.setattr("unspool.backends.spool.history._BUSY", 0.0)
     history = opened()
     history.add(runs(1))
@@ -253,7 +258,7 @@ def test_a_locked_database_is_named(
 
 
 def _killed(database: Path, *statements: str) -> None:
-    """Execute statements in a process that is killed then."""
+    """Execute statements in a process that is then killed."""
     child = os.fork()
     if child == 0:
         try:
@@ -266,7 +271,7 @@ def _killed(database: Path, *statements: str) -> None:
 
 
 def test_a_writer_that_was_killed_in_a_transaction(opened: Open, database: Path) -> None:
-    """What it has written to the database is taken back, by a reader too."""
+    """Its changes of the database are rolled back, also by a reader."""
     opened(limit=1_000).add(runs(*range(1_000)))
     _killed(database, "PRAGMA cache_size = 1", "BEGIN", "UPDATE runs SET verdict = 'half done'")
     journal = database.with_name(f"{database.name}-journal")
@@ -280,7 +285,7 @@ def test_a_writer_that_was_killed_in_a_transaction(opened: Open, database: Path)
 def test_a_database_in_wal_mode_is_converted(
     opened: Open, database: Path, first: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Rows that an earlier version wrote, and had not moved from ``-wal`` when it was killed, are kept."""
+    """Rows that an earlier version had written, and not yet moved from ``-wal`` when it was killed, are kept."""
     history = opened()
     history.add(runs(1))
     history.close()
@@ -321,7 +326,7 @@ def test_a_fifo_in_the_place_of_the_journal(opened: Open, database: Path) -> Non
 
 
 def test_each_batch_is_seen_whole(opened: Open) -> None:
-    """Looking all the while that batches of ten are added shows whole batches only, and ever more."""
+    """Reading while batches of ten are added returns only whole batches, and more each time."""
     writer, reader = opened(limit=10_000), opened()
     batches = 40
 
@@ -344,7 +349,7 @@ def test_each_batch_is_seen_whole(opened: Open) -> None:
 
 
 def test_two_writers(opened: Open) -> None:
-    """Two supervisors of one directory each add theirs."""
+    """Two supervisors of one directory each add their runs."""
     first, second = opened(), opened()
     for number in range(10):
         (first if number % 2 else second).add(runs(number))
@@ -353,8 +358,8 @@ def test_two_writers(opened: Open) -> None:
 
 @pytest.mark.parametrize("written", [True, False])
 def test_a_directory_that_is_removed(database: Path, tmp_path: Path, clock: FakeClock, written: bool) -> None:
-    """With the history in it, be it in use or not yet: history alone does not bring it back, and begins anew in the one
-    that takes its place.
+    """The directory is removed with the history in it, used or not: history alone does not create it again, and begins
+    anew in the directory that takes its place.
     """
     directory = Directory(str(tmp_path / "mail"))
     directory.fd("")
@@ -373,19 +378,21 @@ def test_a_directory_that_is_removed(database: Path, tmp_path: Path, clock: Fake
 
 
 def journals(database: Path) -> list[Path]:
-    """Files of runs that are not in the database yet, the oldest first."""
+    """Return the files of runs that are not in the database yet, the oldest first."""
     return sorted(database.parent.glob("journal-*"))
 
 
 def jot(history: History, count: int) -> list[int]:
-    """Jots down so many long runs; their numbers, the newest first."""
+    """Write long runs to the journal, and return their numbers, the newest first."""
     for number in range(count):
         history.jot([run(number, started=1_000_000.0 + number)._replace(error="x" * 10_000)])
     return list(range(count - 1, -1, -1))
 
 
 def test_what_is_jotted_down_waits_for_time(opened: Open, database: Path) -> None:
-    """It is in files, and seen there; who has time puts the oldest into the database, never one that is written to."""
+    """The runs are in files, and shown. A process with time moves the oldest into the database, but none that is
+    written to.
+    """
     history = opened(limit=1_000)
     numbers = jot(history, 100)
     waiting = journals(database)
@@ -401,7 +408,7 @@ def test_what_is_jotted_down_waits_for_time(opened: Open, database: Path) -> Non
 
 
 def test_what_is_jotted_down_is_bounded(opened: Open, database: Path) -> None:
-    """By a process that never has time: it lets some files wait, and not more and more."""
+    """A process that never has time leaves some files waiting, but a limited number."""
     history = opened(limit=10_000)
     numbers = jot(history, 1_500)
     assert len(journals(database)) < 40
@@ -411,7 +418,7 @@ def test_what_is_jotted_down_is_bounded(opened: Open, database: Path) -> None:
 
 @pytest.mark.parametrize("taken_by", ["the next process that jots", "a supervisor's writer"])
 def test_what_a_dead_process_jotted_down(opened: Open, database: Path, taken_by: str) -> None:
-    """Nothing of it is lost but a line that was cut short; what a living one writes to is left alone."""
+    """Only a truncated line is lost. The file of a live process is left alone."""
     history = opened()
     child = os.fork()
     if child == 0:
@@ -433,7 +440,7 @@ def test_what_a_dead_process_jotted_down(opened: Open, database: Path, taken_by:
 
 
 def test_a_process_that_is_killed_as_it_begins_a_journal(opened: Open, tmp_path: Path) -> None:
-    """Its draft has the number of the process, as all drafts have, so a sweep removes it."""
+    """Its draft has the number of the process, like all drafts, so a sweep removes it."""
     history = opened()
     child = os.fork()
     if child == 0:
@@ -450,8 +457,9 @@ def test_a_process_that_is_killed_as_it_begins_a_journal(opened: Open, tmp_path:
 
 
 def test_texts_that_are_none(opened: Open) -> None:
-    """Bytes of file names and errors that are no text are kept escaped, in the database and in the journal, and found
-    by their task's id."""
+    """Bytes of file names and errors that are not text are kept escaped, in the database and in the journal, and found
+    by the id of their task.
+    """
     history = opened()
     strange = Record("/mail/\udcff", "app:f", "dead", 1, 1_000_000.0, 0.5, 1, "ValueError: \ud800")
     kept = strange._replace(id="/mail/\\udcff", error="ValueError: \\ud800")
@@ -465,7 +473,7 @@ def test_texts_that_are_none(opened: Open) -> None:
 def test_a_row_that_cannot_be_kept_costs_no_other(
     opened: Open, database: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is left out with a line; the rest of its batch is there, and so is the database."""
+    """It is omitted with a log line. The rest of its batch is stored, and the database stays."""
     history = opened()
     history.add([run(1), run(2)._replace(pid=1 << 70), run(3)._replace(task=None), run(4)])  # type: ignore[arg-type]
     assert history.latest(None, 10) == [run(4), run(1)]

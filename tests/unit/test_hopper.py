@@ -1,4 +1,4 @@
-"""How many tickets wait for the workers."""
+"""The number of tickets that wait for the workers."""
 
 from unspool.runtime.hopper import Hopper, is_slow
 
@@ -11,7 +11,7 @@ def count(hopper: Hopper, waiting: int, now: float = 0.0, ranks: tuple[int, ...]
 
 
 def test_an_undisturbed_queue_grows_to_its_capacity() -> None:
-    """It doubles whenever it has run low, and spoolers share the room."""
+    """It doubles whenever few tickets are left, and spoolers share the room."""
     hopper = Hopper([False, False], 0.0)
     assert hopper.shares(0, 0) == [32, 32]
     depths = []
@@ -25,12 +25,12 @@ def test_an_undisturbed_queue_grows_to_its_capacity() -> None:
 
 
 def test_a_small_rest_of_room_is_given_to_each_spooler() -> None:
-    """Otherwise a queue of many spoolers would never be full."""
+    """Otherwise, a queue of many spoolers would never be full."""
     assert Hopper([False] * 3, 0.0).shares(63, 0) == [1, 1, 1]
 
 
 def test_a_more_urgent_task_recalls_the_queue_and_halves_it() -> None:
-    """Down to two tickets for each worker. A task of the same rank recalls nothing."""
+    """It falls to two tickets per worker. A task of the same rank recalls nothing."""
     hopper = Hopper([False], 0.0)
     depths = []
     for _ in range(5):
@@ -43,7 +43,7 @@ def test_a_more_urgent_task_recalls_the_queue_and_halves_it() -> None:
 
 
 def test_an_empty_queue_is_not_recalled() -> None:
-    """Its depth grows, although a more urgent task comes."""
+    """The depth grows, although a more urgent task arrives."""
     hopper = Hopper([False], 0.0)
     hopper.note_taken([7])
     assert not count(hopper, 0, ranks=(1,), paused=True)
@@ -51,12 +51,14 @@ def test_an_empty_queue_is_not_recalled() -> None:
 
 
 def test_a_pause_recalls_the_queue() -> None:
-    """Whatever is urgent."""
+    """This holds for any urgency."""
     assert count(Hopper([False], 0.0), 1, paused=True)
 
 
 def test_a_spooler_that_withholds_gives_what_begins_soon() -> None:
-    """A ticket for each idle worker, and as many as lately ended within a moment; another spooler is not limited."""
+    """There is a ticket for each idle worker, and as many as have recently ended within a moment. Another spooler is
+    not limited.
+    """
     hopper = Hopper([True, False], 100.0)
     assert hopper.shares(0, 3) == [3, 32]
     assert hopper.shares(2, 3) == [1, 31]
@@ -68,7 +70,7 @@ def test_a_spooler_that_withholds_gives_what_begins_soon() -> None:
 
 
 def test_tickets_that_no_worker_begins_are_recalled_for_others() -> None:
-    """After a second without a change, and only where other supervisors could have them."""
+    """They are recalled after a second without a change, and only if other supervisors could run them."""
     hopper, own = Hopper([False, True], 0.0), Hopper([False], 0.0)
     assert hopper.wait(0) is None
     assert [count(one, 5, 10.0) for one in (hopper, own)] == [False, False]
@@ -81,7 +83,7 @@ def test_tickets_that_no_worker_begins_are_recalled_for_others() -> None:
 
 
 def test_enough_to_do_for_a_nap() -> None:
-    """Fewer where tickets are withheld, by the number of the workers and their rate."""
+    """The number is smaller if tickets are withheld, by the number of workers and their rate."""
     assert Hopper([False], 0.0).enough(4) == 64
     hopper = Hopper([True], 0.0)
     assert hopper.enough(4) == 8
@@ -91,7 +93,7 @@ def test_enough_to_do_for_a_nap() -> None:
 
 
 def test_a_long_run_holds_up_what_its_worker_has_claimed() -> None:
-    """A worker that runs nothing holds up nothing."""
+    """An idle worker delays nothing."""
     assert is_slow([0.0, 99.9], 100.0)
     assert not is_slow([0.0, 99.96], 100.0)
     assert not is_slow([], 100.0)

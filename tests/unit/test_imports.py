@@ -1,4 +1,4 @@
-"""A program that forks while one of its threads imports what a first send needs."""
+"""A program forks while one of its threads imports what a first send needs."""
 
 import os
 import subprocess
@@ -73,10 +73,10 @@ def run(place: Path, program: str) -> None:
 
 @pytest.mark.parametrize("module", ["tomllib", "unspool.backends.spool.uwsgi", "unspool.backends.spool", "ctypes"])
 def test_a_fork_in_the_middle_of_a_first_send(tmp_path: Path, module: str) -> None:
-    """The child of a fork that came while another thread was importing this module can send."""
+    """A child that is forked while another thread imports this module can send."""
     run(tmp_path, FORK.format(module=module, patience=PATIENCE // 3))
 
 
 def test_whatever_a_first_send_imports_is_waited_for(tmp_path: Path) -> None:
-    """Each import that a first send makes is one that a fork waits for."""
+    """A fork waits for each import that a first send makes."""
     run(tmp_path, GUARDED)

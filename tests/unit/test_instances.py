@@ -1,4 +1,4 @@
-"""Backends that a program makes itself: where a name stands, the object can stand."""
+"""Backends that a program creates: the object is accepted wherever a name is."""
 
 import os
 import pickle
@@ -29,7 +29,7 @@ def plain() -> None:
 
 @pytest.fixture(autouse=True)
 def own_instances(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The instances of a test are unknown after it."""
+    """Remove the instances of a test at its end."""
     monkeypatch.setattr(instances, "known", {})
     ran.clear()
 
@@ -44,7 +44,7 @@ def labels(backend: MemoryBackend) -> list[str]:
 
 
 def test_a_spooler_of_a_backend(backend: MemoryBackend) -> None:
-    """It has the backend's name, and a task that is sent to it can be looked up by its id and runs."""
+    """The spooler has the name of the backend. A task that is sent to it is found by its id, and runs."""
     spooler = Spooler(backend=backend)
     assert (spooler.name, repr(spooler)) == ("memory://mail", "Spooler('memory://mail')")
     assert spooler == Spooler("memory://mail")
@@ -66,7 +66,7 @@ def test_a_decorator_of_a_backend(backend: MemoryBackend, own_registries: None) 
 
 
 def test_where_a_name_stands(backend: MemoryBackend) -> None:
-    """The backend itself is taken by ``using``, ``send_message_raw`` and ``send_many``."""
+    """``using``, ``send_message_raw`` and ``send_many`` accept the backend itself."""
     other = MemoryBackend("other")
     greet.using(spooler=backend)("ann")
     pickle.loads(pickle.dumps(greet.using(spooler=backend)))("bob")
@@ -91,7 +91,7 @@ def test_configured(backend: MemoryBackend, tmp_path: Path) -> None:
 
 
 def test_one_alone(backend: MemoryBackend, tmp_path: Path) -> None:
-    """One backend or path need not be in a list. Its task is found by the short id."""
+    """A single backend or path need not be in a list. Its task is found by the short id."""
     configure(spoolers=tmp_path / "dir")
     assert [one.name for one in Spooler.get_spoolers()] == [str(tmp_path / "dir")]
     configure(spoolers=backend)
@@ -100,7 +100,7 @@ def test_one_alone(backend: MemoryBackend, tmp_path: Path) -> None:
 
 
 def test_a_name_of_any_scheme(backend: MemoryBackend) -> None:
-    """No entry point is needed for the name of a backend: the name and ids of it lead to the object."""
+    """The name and the ids of a backend lead to the object without an entry point."""
     for name in ("ledger://db/mail", "/srv/ledger.db"):
         mine = Named(name)
         spooler = Spooler(backend=mine)
@@ -112,7 +112,7 @@ def test_a_name_of_any_scheme(backend: MemoryBackend) -> None:
 
 
 def test_a_later_backend_of_the_same_name(backend: MemoryBackend) -> None:
-    """It takes the place of the earlier one, for all spoolers of that name and for lookups."""
+    """It replaces the earlier one, for all spoolers of this name and for lookups."""
     configure(spoolers=[backend])
     spooler = Spooler(backend=backend)
     first = greet("ann")
@@ -126,7 +126,7 @@ def test_a_later_backend_of_the_same_name(backend: MemoryBackend) -> None:
 
 
 def test_other_settings_change_no_backend(backend: MemoryBackend) -> None:
-    """The object stays the same when a setting changes, and so does the one of a ``memory://`` URL."""
+    """The object stays the same when a setting changes, also for a ``memory://`` URL."""
     configure(spoolers=[backend, "memory://"])
     for name in ("mail", "memory"):
         greet.using(spooler=name)("ann")
@@ -138,7 +138,7 @@ def test_other_settings_change_no_backend(backend: MemoryBackend) -> None:
 
 @pytest.mark.parametrize("text", ["memory://", "memory://memory", "memory://?spooler=memory", "MEMORY:///memory"])
 def test_a_url_of_memory(text: str) -> None:
-    """``memory://NAME`` is a queue in this process, of its own for each name; the name can be left out."""
+    """``memory://NAME`` is a separate queue of this process for each name. The name may be omitted."""
     configure(spoolers=[text, "memory://other"])
     assert greet("ann") == "memory://memory/1"
     assert greet.using(spooler="memory://other")("bob") == "memory://other/1"
@@ -169,7 +169,7 @@ class Named(MemoryBackend):
 
 
 class Partial:
-    """What has a part of the members."""
+    """An object that has some of the members."""
 
     name = "partial://mail"
 
@@ -190,7 +190,7 @@ BAD = {
 
 @pytest.mark.parametrize("kind", BAD)
 def test_what_is_no_backend(kind: str) -> None:
-    """It is refused when it is given, wherever a backend can be given, and nothing is changed."""
+    """It is refused wherever a backend can be given, and nothing is changed."""
     make, text = BAD[kind]
     with pytest.raises(OptionRefused, match=f"^backend {text}"):
         Spooler(backend=make())  # type: ignore[call-overload]
@@ -212,13 +212,13 @@ def test_a_name_beside_a_backend(backend: MemoryBackend) -> None:
 
 @pytest.mark.parametrize("name", ["", None, 5])
 def test_a_memory_backend_without_a_name(name: Any) -> None:
-    """The name must be text."""
+    """The name must be a string."""
     with pytest.raises(OptionRefused, match=r"name of a memory backend is .*; it must be text, such as 'mail'"):
         MemoryBackend(name)
 
 
 def test_two_of_one_name(backend: MemoryBackend) -> None:
-    """Two backends of one name in one list are a mistake. Another setting's mistake adds no backend either."""
+    """Two backends of one name in one list are an error. An error in another setting adds no backend."""
     configure(spoolers=[backend])
     with pytest.raises(ConfigurationError, match="two backends are named memory://mail; give one of them another name"):
         configure(spoolers=[MemoryBackend("mail"), MemoryBackend("mail")])
@@ -230,7 +230,7 @@ def test_two_of_one_name(backend: MemoryBackend) -> None:
 
 
 def test_nothing_is_forwarded_to_memory() -> None:
-    """There, the tasks would be lost at the end of the process that forwards them."""
+    """There, the tasks would be lost at the end of the forwarding process."""
     with pytest.raises(ConfigurationError, match="cannot be forwarded to memory"):
         configure(forward="memory://")
 
@@ -288,6 +288,6 @@ def test_a_command_sees_no_memory(command: str, name: str, tmp_path: Path) -> No
 
 
 def test_a_memory_backend_has_no_workers(backend: MemoryBackend) -> None:
-    """The error says how its tasks are run instead."""
+    """The error says how to run its tasks instead."""
     with pytest.raises(OptionRefused, match=r"no worker process can run them; run them .*run_all"):
         backend.control.register("worker")

@@ -1,4 +1,4 @@
-"""Names and places in a spool directory."""
+"""Names and directories of a spool directory."""
 
 import errno
 import itertools
@@ -33,7 +33,7 @@ NOW = 1_900_000_000.25
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Directory:
-    """One that does not exist yet."""
+    """A spool directory that does not exist yet."""
     return Directory(str(tmp_path / "deep" / "mail"))
 
 
@@ -41,14 +41,14 @@ def directory(tmp_path: Path) -> Directory:
 
 
 def test_a_name_is_uwsgis() -> None:
-    """Prefix, host, process, counter, random number, seconds and microseconds."""
+    """A name consists of prefix, host, process, counter, random number, seconds and microseconds."""
     name = Names().next(NOW, None)
     assert re.fullmatch(rf"{PREFIX}[^/]+_{os.getpid()}_1_[0-9]+_1900000000_250000", name)
     assert Names().next(NOW, NOW + 3600.5).endswith("_1900003600_750000")
 
 
 def test_names_are_unique_across_threads() -> None:
-    """Eight threads at once, all at the same time of the clock, some with a due time."""
+    """Eight threads make names at the same clock time, some with a due time."""
     names, found = Names(), [list[str]() for _ in range(8)]
     start = threading.Barrier(8)
 
@@ -68,7 +68,7 @@ def test_names_are_unique_across_threads() -> None:
 
 
 def test_names_are_unique_across_forks() -> None:
-    """Children that inherit the maker make other names than it and each other, even with the lock held meanwhile."""
+    """Children that inherit the object make other names than it and each other, also if its lock was held."""
     names = Names()
     names.next(NOW, None)
     found = []
@@ -93,8 +93,8 @@ def test_names_are_unique_across_forks() -> None:
 
 @given(st.lists(st.floats(0, 0.99), max_size=100))
 def test_times_rise_within_a_process(steps: list[float]) -> None:
-    """Whatever the clock does within a second, standing still and going back too, each name's time is later than the
-    one before: first in, first out.
+    """Whatever the clock does within a second, also if it stands still or goes back, the time of each name is later
+    than the one before: first in, first out.
     """
     names = Names()
     times = [hint(names.next(NOW + step, None)) for step in steps]
@@ -102,7 +102,7 @@ def test_times_rise_within_a_process(steps: list[float]) -> None:
 
 
 def test_a_clock_that_is_set_far_back_delays_nothing() -> None:
-    """A name's time is never more than a second ahead of the clock, or tasks would wait for it to catch up."""
+    """The time of a name is never more than a second ahead of the clock, because tasks would wait for the clock."""
     names = Names()
     names.next(NOW, None)
     for later in (0.0, 0.1, 0.2):
@@ -110,20 +110,20 @@ def test_a_clock_that_is_set_far_back_delays_nothing() -> None:
 
 
 def test_the_hint_of_a_name() -> None:
-    """The time at its end; 0, which is always due, where a foreign name has none."""
+    """It is the time at the end; 0, which is always due, if the name of another program has none."""
     assert hint(f"{PREFIX}host_1_2_3_1900000000_250000") == NOW
     for name in (PREFIX, "x", "", "a_b_c", "a_1_x", "a__"):
         assert hint(name) == 0.0
 
 
 def test_a_name_with_another_time() -> None:
-    """The rest of it stays, so it stays unique; in a priority too."""
+    """The rest of the name stays, so it is unique, also in a priority."""
     assert renamed(f"5/{PREFIX}h_1_2_3_1700000000_000001", NOW) == f"5/{PREFIX}h_1_2_3_1900000000_250000"
     assert renamed(f"5/{PREFIX}a", NOW) == f"5/{PREFIX}a_1900000000_250000", "it has no time, and stays a task's name"
 
 
 def test_priorities_and_ranks() -> None:
-    """A directory named by up to nine digits is a priority; without one a task comes after all numbers."""
+    """A directory named by up to nine digits is a priority. A task without one comes after all numbers."""
     assert [bool(is_priority(name)) for name in ("0", "007", "999999999", "1000000000", "", "-1", "a", "1 ", "٣")] == [
         True,
         True,
@@ -136,7 +136,9 @@ def test_priorities_and_ranks() -> None:
 
 
 def test_the_spooler_of_a_path(tmp_path: Path) -> None:
-    """By the path alone: of a task, of one with a priority, of one set aside, and in a spooler named by a number."""
+    """The path alone determines it: of a task, of one with a priority, of one set aside, and in a spooler named by a
+    number.
+    """
     for path in ("name", "5/name", ".unspool/dead/name", ".unspool/corrupt/5/name"):
         assert spooler_of(f"/srv/mail/{path}") == "/srv/mail"
     (tmp_path / "5" / ".unspool").mkdir(parents=True)
@@ -147,7 +149,7 @@ def test_the_spooler_of_a_path(tmp_path: Path) -> None:
 
 
 def test_it_is_made_private_on_first_use(directory: Directory) -> None:
-    """Not before; with those above it, and its parts, each 0700."""
+    """They are created only then, with their parents, each with mode 0700."""
     assert not os.path.exists(directory.root)
     directory.fd(TMP)
     for part in ("", ".unspool", TMP):
@@ -156,7 +158,7 @@ def test_it_is_made_private_on_first_use(directory: Directory) -> None:
 
 
 def test_looking_for_a_ref_makes_nothing(directory: Directory) -> None:
-    """``at`` finds a name in the root and in priorities that are there; ``place`` makes a priority."""
+    """``at`` finds a name in the root and in existing priorities. ``place`` creates a priority."""
     fd, name = directory.at("name")
     assert (os.fstat(fd).st_ino, name) == (os.stat(directory.root).st_ino, "name")
     with pytest.raises(FileNotFoundError):
@@ -168,7 +170,7 @@ def test_looking_for_a_ref_makes_nothing(directory: Directory) -> None:
 
 
 def test_descriptors_are_bounded(directory: Directory) -> None:
-    """Hundreds of priorities are all usable, with some dozens of descriptors."""
+    """Hundreds of priorities can be used with some dozens of descriptors."""
     for priority in range(200):
         fd, name = directory.place(str(priority), "name")
         os.close(os.open(name, os.O_CREAT | os.O_WRONLY, 0o600, dir_fd=fd))
@@ -180,7 +182,7 @@ def test_descriptors_are_bounded(directory: Directory) -> None:
 
 
 def test_a_file_in_its_place(tmp_path: Path) -> None:
-    """Says what it is and what to name instead."""
+    """The error says what it is and what to name instead."""
     (tmp_path / "mail").write_text("")
     for root in (tmp_path / "mail", tmp_path / "mail" / "below"):
         with pytest.raises(SpoolerUnusable, match="name a directory") as caught:
@@ -190,7 +192,7 @@ def test_a_file_in_its_place(tmp_path: Path) -> None:
 
 
 def test_a_directory_that_everybody_may_write_to(tmp_path: Path) -> None:
-    """Anybody could run code as its worker; the error says what to do, and doing it helps."""
+    """Everyone could run code as its worker. The error says what to do, which helps."""
     place = tmp_path / "mail"
     place.mkdir()
     place.chmod(0o777)
@@ -202,7 +204,7 @@ def test_a_directory_that_everybody_may_write_to(tmp_path: Path) -> None:
 
 
 def test_the_spooler_may_be_a_link_and_its_parts_may_not(tmp_path: Path) -> None:
-    """Where a spooler lies is its owner's choice; what is in it may be another's."""
+    """The owner chooses where a spooler is, but its content may belong to others."""
     (tmp_path / "disk").mkdir()
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "mail").symlink_to("disk")
@@ -214,7 +216,7 @@ def test_the_spooler_may_be_a_link_and_its_parts_may_not(tmp_path: Path) -> None
 
 
 def test_what_is_never_run(directory: Directory) -> None:
-    """Links, directories, FIFOs, and files with a second name; a plain file of this user may be."""
+    """Links, directories, FIFOs and files with a second name may not, a plain file of this user may."""
     directory.fd("")
     root = Path(directory.root)
     (root / "plain").write_text("")
@@ -239,7 +241,7 @@ def test_what_is_never_run(directory: Directory) -> None:
 
 @pytest.mark.parametrize("removed", ["root", "all", "moved", "replaced"])
 def test_a_directory_that_is_gone(directory: Directory, tmp_path: Path, removed: str) -> None:
-    """Removed, moved away, or another in its place: noticed, and usable again after ``reopen``."""
+    """If it is removed, moved away or replaced, this is noticed, and it can be used again after ``reopen``."""
     directory.fd(TMP)
     assert not directory.is_gone()
     root, aside = Path(directory.root), tmp_path / "aside"

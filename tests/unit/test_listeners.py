@@ -1,4 +1,4 @@
-"""What is done with the end of a run."""
+"""The listeners of the end of a run."""
 
 import logging
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ class Pool:
 
 
 class Recorder:
-    """Keeps what it is given."""
+    """A recorder that keeps its input."""
 
     def __init__(self) -> None:
         self.given: list[tuple[int, object]] = []
@@ -39,12 +39,12 @@ class Recorder:
 
 
 def end(verdict: str, index: int = 0, line: bytes = b"line") -> Ended:
-    """The end of a run."""
+    """Return the end of a run."""
     return Ended(index, "ref", None, Record("/mail/ref", "app:job", verdict, 1, 5.0, 0.25, 7, ""), line)
 
 
 def test_statistics() -> None:
-    """A corrupt task is never run, and what is postponed has failed."""
+    """A corrupt task is never run, and a postponed one has failed."""
     stats = Statistics()
     for verdict in ("processed", "skipped", "rescheduled", "timeout", "dead", "corrupt"):
         stats.ended(end(verdict))
@@ -52,7 +52,7 @@ def test_statistics() -> None:
 
 
 def test_log(caplog: pytest.LogCaptureFixture) -> None:
-    """The first end is logged after the start, which is logged once, and the spooler is the one of the event."""
+    """The first end is logged after the start, which is logged once, with the spooler of the event."""
     caplog.set_level(logging.INFO, "unspool")
     log = Log("app", 2, cast(Any, [Spooler("/a"), Spooler("/b")]), cast(Any, Pool()))
     log.ended(end("processed", 1))
@@ -65,7 +65,7 @@ def test_log(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_history() -> None:
-    """A backend that records ends is not given those that workers report, but those that only the supervisor knows."""
+    """A backend that records ends gets only those that the supervisor has noted itself."""
     recorder = Recorder()
     history = History(cast(Any, [Spooler("/a"), Spooler("/b", records=True)]), cast(Any, recorder))
     own = end("crashed", 1, b"")

@@ -1,4 +1,4 @@
-"""File locks that exclude uWSGI's, and die with their process."""
+"""File locks that exclude uWSGI's, and end with their process."""
 
 import fcntl
 import os
@@ -34,7 +34,7 @@ sys.stdin.read()
 
 
 def locked_inodes() -> frozenset[int]:
-    """Those that the system tells of."""
+    """Return the locked inodes, as the system lists them."""
     held = lock.held_inodes()
     assert held is not None
     return held.inodes
@@ -50,7 +50,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def fd(path: Path) -> Iterator[int]:
-    """The same, open."""
+    """The open file."""
     fd = os.open(path, os.O_RDWR)
     yield fd
     os.close(fd)
@@ -58,7 +58,7 @@ def fd(path: Path) -> Iterator[int]:
 
 @contextmanager
 def process(code: str, path: Path, says: str) -> Iterator["subprocess.Popen[str]"]:
-    """Another process, once it has tried to lock the file; it keeps what it got until it ends."""
+    """Return another process that has tried to lock the file, and keeps the lock until it ends."""
     other = subprocess.Popen(
         [sys.executable, "-c", code, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -71,7 +71,7 @@ def process(code: str, path: Path, says: str) -> Iterator["subprocess.Popen[str]
 
 @pytest.mark.parametrize("code", [POSIX, OURS])
 def test_another_process_excludes_us(path: Path, fd: int, code: str) -> None:
-    """Be it uWSGI or one of ours: not locked, without waiting, and seen to be held."""
+    """If uWSGI or unspool has it, the file is not locked, without waiting, and is seen as held."""
     with process(code, path, "locked"):
         assert lock.held(fd)
         assert not lock.acquire(fd)
@@ -79,7 +79,7 @@ def test_another_process_excludes_us(path: Path, fd: int, code: str) -> None:
 
 @pytest.mark.parametrize("code", [POSIX, OURS])
 def test_we_exclude_another_process(path: Path, fd: int, code: str) -> None:
-    """The other way round."""
+    """The reverse holds, too."""
     assert lock.acquire(fd)
     with process(code, path, "excluded"):
         pass
@@ -90,7 +90,7 @@ def test_we_exclude_another_process(path: Path, fd: int, code: str) -> None:
 
 @pytest.mark.parametrize("code", [POSIX, OURS])
 def test_it_dies_with_its_process(path: Path, fd: int, code: str) -> None:
-    """Killed, not ended: the file can be locked at once."""
+    """When the process is killed, the file can be locked at once."""
     with process(code, path, "locked") as other:
         other.kill()
         other.wait()
@@ -99,7 +99,7 @@ def test_it_dies_with_its_process(path: Path, fd: int, code: str) -> None:
 
 
 def test_two_descriptors_of_one_process_exclude_each_other(path: Path, fd: int) -> None:
-    """So threads do; and one may ask twice."""
+    """Threads do so, and one may ask twice."""
     other = os.open(path, os.O_RDWR)
     try:
         assert lock.acquire(fd)
@@ -114,7 +114,7 @@ def test_two_descriptors_of_one_process_exclude_each_other(path: Path, fd: int) 
 
 
 def test_closing_another_descriptor_drops_nothing(path: Path, fd: int) -> None:
-    """As it would a POSIX lock: a task that reads its own file would give it away."""
+    """It would release a POSIX lock: a task that reads its own file would lose it."""
     assert lock.acquire(fd)
     path.read_text()
     with process(POSIX, path, "excluded"):
@@ -122,7 +122,7 @@ def test_closing_another_descriptor_drops_nothing(path: Path, fd: int) -> None:
 
 
 def test_closing_its_own_descriptor_drops_it(path: Path) -> None:
-    """There is nothing else to let go of."""
+    """Nothing else has to be released."""
     fd = os.open(path, os.O_RDWR)
     assert lock.acquire(fd)
     os.close(fd)
@@ -131,7 +131,7 @@ def test_closing_its_own_descriptor_drops_it(path: Path) -> None:
 
 
 def test_looking_needs_no_writable_descriptor(path: Path, fd: int) -> None:
-    """So looking makes no event of a closed writer."""
+    """So the check causes no event of a closed writer."""
     reader = os.open(path, os.O_RDONLY)
     try:
         assert not lock.held(reader)
@@ -142,7 +142,7 @@ def test_looking_needs_no_writable_descriptor(path: Path, fd: int) -> None:
 
 
 def test_a_read_lock_is_held_too(path: Path, fd: int) -> None:
-    """Whoever reads under a shared lock is not to be disturbed either."""
+    """A reader with a shared lock must not be disturbed either."""
     code = POSIX.replace("LOCK_EX", "LOCK_SH")
     with process(code, path, "locked"):
         assert lock.held(fd)
@@ -150,7 +150,7 @@ def test_a_read_lock_is_held_too(path: Path, fd: int) -> None:
 
 
 def test_flock_would_not_do(path: Path, fd: int) -> None:
-    """The reason for this kind of lock: the other kind does not exclude uWSGI's."""
+    """This is the reason for this kind of lock: the other kind does not exclude uWSGI's."""
     fcntl.flock(fd, fcntl.LOCK_EX)
     with process(POSIX, path, "locked"):
         pass
@@ -158,7 +158,7 @@ def test_flock_would_not_do(path: Path, fd: int) -> None:
 
 @pytest.mark.skipif(not os.path.exists("/proc/locks"), reason="this system does not list its locks")
 def test_the_inodes_of_locked_files(path: Path, fd: int) -> None:
-    """Ours and another process's are listed, and gone when they are let go of."""
+    """Locks of this process and another one are listed, and not after their release."""
     inode = os.fstat(fd).st_ino
     assert inode not in locked_inodes()
     assert lock.acquire(fd)

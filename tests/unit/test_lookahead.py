@@ -1,4 +1,4 @@
-"""The bounded window: order over all of a queue of any length, held against a sorted list."""
+"""The bounded lookahead: the order of a queue of any length, compared with a sorted list."""
 
 from typing import Any
 
@@ -25,12 +25,12 @@ operations = st.lists(
 
 
 def ticket(number: int, due: float = 0.0, rank: int = 0) -> Ticket:
-    """A ticket with a ref of its own."""
+    """Return a ticket with a unique ref."""
     return Ticket(rank, due, f"task{number:05}")
 
 
 class Queue:
-    """A directory as a window's owner sees it: a list of all that waits, and scans of it."""
+    """A directory as the owner of a lookahead sees it: a list of all waiting tasks, and scans of it."""
 
     def __init__(self, limit: int, selective: bool) -> None:
         self.window = Lookahead(limit)
@@ -43,27 +43,27 @@ class Queue:
         self.most_out = 0
 
     def arrive(self, rank: int, due: float) -> None:
-        """An event tells of a new task."""
+        """Report a new task by an event."""
         self.made += 1
         new = ticket(self.made, due, rank)
         self.waiting.add(new)
         self.window.add(new, self.now)
 
     def look(self) -> None:
-        """What a feed does before it gives anything out: a scan only where the window asks for one."""
+        """Scan if the lookahead requests it, as a feed does before it hands out tickets."""
         self.window.promote(self.now)
         if self.window.lacking:
             self.rescan()
             assert not self.window.lacking, "one scan is enough"
 
     def rescan(self) -> None:
-        """As a feed does it: all that is found may come in, in order again only at the end."""
+        """Scan as a feed does: the names are in order only at the end."""
         self.window.open_horizon()
         self.scan()
         self.window.lift_barrier()
 
     def scan(self) -> None:
-        """Brings all that waits, or only as many as there is room for."""
+        """Add all waiting tasks, or as many as there is room for."""
         unknown = [waiting for waiting in self.waiting if waiting.ref not in self.window]
         if not self.selective:
             for waiting in unknown:
@@ -79,7 +79,7 @@ class Queue:
                 narrow(found[room - 1])
 
     def take(self, limit: int) -> None:
-        """Takes what is due from the window; it is what the sorted list of all that waits begins with."""
+        """Take due tickets from the lookahead, and check that the sorted list begins with them."""
         taken: list[Ticket] = []
         while len(taken) < limit:
             self.look()
@@ -93,7 +93,7 @@ class Queue:
         assert taken == due[:limit]
 
     def apply(self, operation: Operation) -> None:
-        """One step, and what holds after each."""
+        """Make one step, and check what holds after each."""
         match operation:
             case "arrive", (rank, due):
                 self.arrive(rank, due)
@@ -126,8 +126,8 @@ class Queue:
 @settings(max_examples=200, deadline=None)
 @given(operations, st.integers(1, 5), st.booleans())
 def test_order_over_the_whole_queue(steps: list[Operation], limit: int, selective: bool) -> None:
-    """Whatever arrives, is taken, given back or becomes due, however small the window, and whether scans bring all or
-    the earliest: what it gives out is what a sorted list of all that waits begins with; at the end nothing is left.
+    """Whatever arrives, is taken, returned or becomes due, however small the lookahead is, and whether scans return all
+    or the earliest: it hands out what a sorted list of all waiting tasks begins with, and at the end nothing is left.
     """
     queue = Queue(limit, selective)
     for step in steps:
@@ -149,7 +149,7 @@ def test_bounds() -> None:
 
 
 def test_nothing_beyond_the_horizon() -> None:
-    """After a cut, a later ticket is not taken in: others, dropped, would have gone before it. An earlier one is."""
+    """After a cut, a later ticket is not added, because others that were dropped come before it. An earlier one is."""
     window = Lookahead(2)
     for number in range(10, 15):
         window.add(ticket(number), 0.0)
@@ -168,8 +168,9 @@ def test_nothing_beyond_the_horizon() -> None:
 
 
 def test_far_ones_do_not_hide_that_nearer_ones_were_passed_over() -> None:
-    """When a scan finds more deferred ones than there is room for, those known before that are later than these do not
-    count for known: the next scan comes in time."""
+    """If a scan finds more deferred tickets than there is room for, known ones that are later than these count as
+    unknown, so the next scan comes in time.
+    """
     queue = Queue(6, selective=True)
     for _ in range(4):
         queue.arrive(0, 100.0)
@@ -180,7 +181,7 @@ def test_far_ones_do_not_hide_that_nearer_ones_were_passed_over() -> None:
 
 
 def test_lacking_before_it_is_empty() -> None:
-    """A scan is asked for while a third of the limit is left, so that workers need not wait for it."""
+    """A scan is requested while a third of the limit is left, so that workers do not wait for it."""
     window = Lookahead(10)
     for number in range(21):
         window.add(ticket(number), 0.0)
@@ -192,7 +193,7 @@ def test_lacking_before_it_is_empty() -> None:
 
 
 def test_not_lacking_when_nothing_was_dropped() -> None:
-    """An empty window that knows all of an empty queue asks for nothing."""
+    """An empty lookahead that knows all of an empty queue requests nothing."""
     window = Lookahead(10)
     assert not window.lacking
     window.add(ticket(1), 0.0)
@@ -201,7 +202,7 @@ def test_not_lacking_when_nothing_was_dropped() -> None:
 
 
 def test_a_known_ticket_is_not_taken_twice() -> None:
-    """Neither while it waits nor while it is handed out; once it has ended, it may come again."""
+    """Neither while it waits nor while it is handed out. After it has ended, it may come again."""
     window = Lookahead()
     for _ in range(2):
         window.add(ticket(1), 0.0)
@@ -214,7 +215,7 @@ def test_a_known_ticket_is_not_taken_twice() -> None:
 
 
 def test_deferred_until_due() -> None:
-    """Not given before its time, and then in order with the others."""
+    """It is not handed out before its time, and then in order with the others."""
     window = Lookahead()
     window.add(ticket(1, due=10.0), 0.0)
     window.add(ticket(2, due=5.0), 0.0)
@@ -228,7 +229,7 @@ def test_deferred_until_due() -> None:
 
 
 def test_put_off() -> None:
-    """A ticket that has ended may be looked at again at a later time, and then has that for its due time."""
+    """A ticket that has ended may be checked again at a later time, which is then its due time."""
     window = Lookahead()
     window.add(ticket(1), 0.0)
     (taken,) = window.take(1)
@@ -242,7 +243,7 @@ def test_put_off() -> None:
 
 
 def test_give_back_only_what_is_out() -> None:
-    """What has ended meanwhile does not come back."""
+    """A ticket that has ended meanwhile does not come back."""
     window = Lookahead()
     for number in range(3):
         window.add(ticket(number), 0.0)
@@ -255,7 +256,9 @@ def test_give_back_only_what_is_out() -> None:
 
 @pytest.mark.parametrize("due", [3.0, 20.0])
 def test_a_deferred_ticket_may_change_its_time(due: float) -> None:
-    """Forgotten and taken in anew, it is there once, at the new time; a ready one and one handed out stay."""
+    """After it was dropped and added again, it is there once with the new time. A ready ticket and one that was handed
+    out stay.
+    """
     window = Lookahead()
     window.add(ticket(1, due=10.0), 0.0)
     window.add(ticket(2), 0.0)
@@ -269,7 +272,7 @@ def test_a_deferred_ticket_may_change_its_time(due: float) -> None:
 
 
 def test_a_forgotten_ticket_comes_at_its_new_time_and_once() -> None:
-    """What is taken in anew, earlier or later, no longer comes at the time that was known before."""
+    """A ticket that is added again with an earlier or later time no longer comes at the former one."""
     window = Lookahead()
     for ref, before, after in [("earlier", 20.0, 10.0), ("later", 20.0, 30.0), ("same", 20.0, 20.0)]:
         window.add(Ticket(0, before, ref), 0.0)
@@ -286,8 +289,9 @@ def test_a_forgotten_ticket_comes_at_its_new_time_and_once() -> None:
 
 
 def test_forgetting_costs_no_look_at_all_the_others() -> None:
-    """Tens of thousands that were each touched, as after a restart with many in back-off, are taken in anew in little
-    time and memory, and none is dropped for those forgotten."""
+    """Tens of thousands of touched tickets, as after a restart with many retries, are added again in little time and
+    memory, and none is dropped for the former ones.
+    """
     window = Lookahead(limit=20_000)
     for round in range(3):
         for number in range(20_000):

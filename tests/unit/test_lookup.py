@@ -1,4 +1,4 @@
-"""Which task a piece of an id means."""
+"""The task that a part of an id identifies."""
 
 import os
 from collections.abc import Callable
@@ -22,13 +22,13 @@ OWN = "11022_6_2191279654"
 
 @pytest.mark.parametrize("host", ["vm", "my_vm", "vm_1_2", "", "7"])
 def test_the_part_of_a_name_that_differs(host: str) -> None:
-    """Prefix, host and time are left out, whatever the host is called."""
+    """Prefix, host and time are omitted, whatever the host is called."""
     assert short(f"uwsgi_spoolfile_on_{host}_{OWN}_1795678695_496742") == OWN
 
 
 @pytest.mark.parametrize("name", ["uwsgi_spoolfile_on_report", f"{NAME}~2", "uwsgi_spoolfile_on_1_2_3"])
 def test_the_name_of_another_program(name: str) -> None:
-    """All of it but the prefix is short, and nothing less is a piece."""
+    """The short form is everything except the prefix, and no shorter part is accepted."""
     assert short(name) == name.removeprefix("uwsgi_spoolfile_on_")
     assert is_piece(short(name), name)
     assert is_piece(name, name)
@@ -51,7 +51,7 @@ def test_the_name_of_another_program(name: str) -> None:
     ],
 )
 def test_pieces(piece: str) -> None:
-    """What begins with the pid or the prefix, or ends with the time, is a piece."""
+    """A part begins with the pid or the prefix, or ends with the time."""
     assert is_piece(piece, NAME)
 
 
@@ -59,7 +59,7 @@ def test_pieces(piece: str) -> None:
     "piece", ["11022", "1102", "022_6_2191279654", "vm_11022_6_2191", "uwsgi_spoolfile_on_my", "6742", "6_2191279654"]
 )
 def test_what_is_no_piece(piece: str) -> None:
-    """Half a number, what lies in the middle, and what all tasks have, is none."""
+    """Half a number, a part from the middle, and a part that all tasks have are not accepted."""
     assert not is_piece(piece, NAME)
     assert not is_piece("11022_6", NAME.replace("_6_", "_61_"))
 
@@ -72,7 +72,7 @@ def _spool(path: Path, *names: str) -> SpoolBackend:
 
 
 def test_a_piece_of_several_ids(tmp_path: Path) -> None:
-    """The error names the tasks, of priorities and those set aside too; more of the id finds one of them."""
+    """The error names the tasks, also those with priorities and dead letters. More of the id finds one of them."""
     names = [NAME, f"5/{NAME.replace('2191279654', '77')}", f".unspool/dead/5/{NAME.replace('2191279654', '78')}"]
     backend = _spool(tmp_path / "mail", *names)
     with pytest.raises(AmbiguousId) as error:
@@ -86,7 +86,7 @@ def test_a_piece_of_several_ids(tmp_path: Path) -> None:
 
 
 def test_an_error_names_a_few_of_many(tmp_path: Path) -> None:
-    """A piece of very many ids makes no longer error than one of a few."""
+    """For a part of very many ids, the error is not longer than for a few."""
     backend = _spool(tmp_path / "mail", *(NAME.replace("2191279654", str(number)) for number in range(100, 200)))
     with pytest.raises(AmbiguousId, match=", and others; give more of the id") as error:
         find_task("11022_6", [backend])
@@ -95,7 +95,7 @@ def test_an_error_names_a_few_of_many(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("find", [find_task, find_ended])
 def test_one_id_in_two_spoolers(find: Callable[..., object]) -> None:
-    """A number that tasks of two spoolers have is as ambiguous as a piece."""
+    """A number that tasks of two spoolers have is ambiguous, like a part."""
     backends = [MemoryBackend("a"), MemoryBackend("b")]
     for backend in backends:
         backend.send([encode(raw_message("x"))])
@@ -106,7 +106,7 @@ def test_one_id_in_two_spoolers(find: Callable[..., object]) -> None:
 
 
 def test_a_lookup_reads_each_name_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However the id is given, each directory is read once at most, and for a whole id none."""
+    """However the id is given, each directory is read at most once, and none for a whole id."""
     backend = _spool(tmp_path / "mail", NAME, f"5/{NAME.replace('_6_', '_7_')}")
     read: list[str] = []
     scandir = os.scandir
@@ -132,7 +132,7 @@ def test_a_lookup_reads_each_name_once(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_python_takes_short_ids(tmp_path: Path) -> None:
-    """``read_task_file`` finds a task by a piece of its id; several are an error, none is ``{}``."""
+    """``read_task_file`` finds a task by a part of its id. Several tasks are an error, no task is ``{}``."""
     settings.configure(spoolers=[str(tmp_path / "mail")], durability="relaxed")
     one, two = Spooler.send_many([raw_message("one", priority=3), raw_message("two")])
     backend = registry.backend()

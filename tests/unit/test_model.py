@@ -1,4 +1,4 @@
-"""The model of throughput agrees with what is known of queueing networks."""
+"""The model of throughput agrees with known results about queueing networks."""
 
 from itertools import pairwise
 
@@ -13,19 +13,19 @@ def machines(hosts: int, workers: int, **more: float) -> Machines:
 
 
 def test_one_worker_waits_for_nobody() -> None:
-    """A single worker takes the sum of all that is on its way, and not the supervisor's time."""
+    """A single worker takes the sum of all stations, without the supervisor's time."""
     rate = throughput(DEMANDS, machines(1, 1, round_trip=0.001, task=0.01))
     assert rate == pytest.approx(1 / (200e-6 + 100e-6 + 0.001 + 0.01))
 
 
 def test_two_workers_at_one_processor() -> None:
-    """Two customers and two equal stations make two thirds of what a station can do: the textbook's value."""
+    """Two customers and two equal stations give two thirds of what one station can do, the textbook's value."""
     alike = Demands(worker=100e-6, supervisor=0.0, server=100e-6, trips=0)
     assert throughput(alike, Machines(1, 2, 1, 1)) == pytest.approx(10_000 * 2 / 3)
 
 
 def test_more_workers_never_make_less_nor_more_than_the_bound() -> None:
-    """Throughput grows with the workers, up to the least of the bounds."""
+    """Throughput grows with the workers, up to the smallest limit."""
     rates = [throughput(DEMANDS, machines(hosts, 8)) for hosts in range(1, 30)]
     assert all(more > fewer * (1 - 1e-9) for fewer, more in pairwise(rates))
     least = min(bounds(DEMANDS, machines(29, 8)).values())
@@ -34,7 +34,7 @@ def test_more_workers_never_make_less_nor_more_than_the_bound() -> None:
 
 
 def test_parts_that_share_a_machine_share_its_processors() -> None:
-    """Where the server is on the workers' machine, its time and the supervisor's are taken from the same processors."""
+    """If the server is on the workers' machine, its time and the supervisor's use the same processors."""
     here = Machines(1, 100, 2, 0)
     assert throughput(DEMANDS, here) == pytest.approx(2 / 350e-6, rel=0.01)
     assert bounds(DEMANDS, here)["processors"] == pytest.approx(2 / 350e-6)

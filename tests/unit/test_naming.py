@@ -37,7 +37,7 @@ if __name__ == "__main__":
 
 
 def run(place: Path, *words: str, stdin: str = "", check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Another interpreter."""
+    """Run another interpreter."""
     env = {**os.environ, "UNSPOOL_SPOOLERS": str(place / "mail"), "UNSPOOL_DURABILITY": "relaxed"}
     ended = subprocess.run(
         [sys.executable, *words],
@@ -65,14 +65,14 @@ def run(place: Path, *words: str, stdin: str = "", check: bool = True) -> subpro
     ids=lambda how: " ".join(how[:2]),
 )
 def test_a_scripts_functions_are_named_by_its_file(tmp_path: Path, how: list[str]) -> None:
-    """However Python is told to run it: also under a profiler, which is ``__main__`` itself."""
+    """This holds for all ways to run it, also under a profiler, which is itself ``__main__``."""
     (tmp_path / "app.py").write_text(APP.replace("Order(7), Size.L", "7"))
     assert "app:ship" in run(tmp_path, *how).stdout
 
 
 @pytest.mark.parametrize("how", [["app.py"], ["-m", "app"]])
 def test_a_scripts_classes_can_be_arguments(tmp_path: Path, how: list[str]) -> None:
-    """A worker that imports the script as a module finds them there; nobody else needs to know."""
+    """A worker that imports the script as a module finds them there. No other process needs them."""
     (tmp_path / "app.py").write_text(APP)
     run(tmp_path, *how)
     worker = (
@@ -82,7 +82,7 @@ def test_a_scripts_classes_can_be_arguments(tmp_path: Path, how: list[str]) -> N
 
 
 def test_a_file_of_a_package_has_the_packages_name(tmp_path: Path) -> None:
-    """Whether it is run, or a worker is given its path."""
+    """The name is the same if it is run, or if a worker gets its path."""
     inner = tmp_path / "shop" / "mail"
     inner.mkdir(parents=True)
     for folder in (tmp_path / "shop", inner):
@@ -96,7 +96,7 @@ def test_a_file_of_a_package_has_the_packages_name(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", [["-c", APP], ["-"], ["folder"]], ids=["-c", "stdin", "directory"])
 def test_a_function_that_no_worker_can_import_is_refused(tmp_path: Path, how: list[str]) -> None:
-    """When it is decorated, with what to do."""
+    """It is refused at decoration, with advice."""
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "__main__.py").write_text(APP)
     ended = run(tmp_path, *how, stdin=APP, check=False)
@@ -114,24 +114,24 @@ def test_a_function_of_exec_is_refused() -> None:
 
 
 def generate() -> Any:
-    """Runs nothing when it is called."""
+    """A generator, whose call runs nothing."""
     yield 1
 
 
 async def agenerate() -> Any:
-    """The same."""
+    """An asynchronous generator."""
     yield 1
 
 
 class Mailer:
-    """A class whose method somebody decorates."""
+    """A class whose method is decorated."""
 
     def send(self, to: str) -> None:
-        """Needs an instance."""
+        """A method, which needs an instance."""
 
     @classmethod
     def all(cls) -> None:
-        """Needs the class."""
+        """A class method, which needs the class."""
 
 
 @pytest.mark.parametrize("function", [generate, agenerate])

@@ -1,4 +1,4 @@
-"""What a pickle holds, as text, without unpickling it."""
+"""The contents of a pickle as text, without unpickling it."""
 
 import collections
 import datetime
@@ -23,7 +23,7 @@ LONGEST = 2001  # characters of an outline of printable text
 
 
 class Order:
-    """A class with a state of its own."""
+    """A class with its own state."""
 
     def __init__(self, **state: Any) -> None:
         vars(self).update(state)
@@ -36,7 +36,7 @@ class Slotted:
 
 
 class Bomb:
-    """A class whose pickle would make a directory."""
+    """A class whose pickle would create a directory."""
 
     def __reduce__(self) -> Any:
         return os.mkdir, ("/nowhere",)
@@ -55,7 +55,7 @@ def test_a_call() -> None:
 
 
 def test_other_messages() -> None:
-    """Of a message it is the payload; of uwsgiconf's and uwsgidecorators' calls the call; of JSON there is none."""
+    """The outline of a message is its payload; of calls of uwsgiconf and uwsgidecorators the call; JSON has none."""
     envelope = encode(raw_message("cleanup", payload={"days": 30}))
     assert call_of(envelope, "cleanup") == "cleanup({'days': 30})"
     assert call_of(encode(raw_message("cleanup")), "cleanup") is None
@@ -71,7 +71,7 @@ def test_other_messages() -> None:
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_objects(protocol: int) -> None:
-    """An object is shown by the name of its class, and its state as named arguments."""
+    """An object is shown by the name of its class, with its state as named arguments."""
     name = f"{__name__}.Order"
     assert outline(pickle.dumps(Order(id=3, tags=["a"]), protocol)) == f"{name}(id=3, tags=['a'])"
     assert outline(pickle.dumps([Order(), Order], protocol)) == f"[{name}(), {name}]"
@@ -88,7 +88,7 @@ def test_objects(protocol: int) -> None:
 
 
 def test_long_texts_and_numbers_are_cut() -> None:
-    """Each of them, and the whole."""
+    """Each part is limited, and the whole."""
     assert outline(pickle.dumps("x" * 5000)) == f"'{'x' * 100}…'"
     assert outline(pickle.dumps(bytearray(5000))) == "bytearray(b'" + "\\x00" * 100 + "…')"
     assert outline(pickle.dumps(1 << 1_000_000)) == "<an int of 1,000,001 bits>"
@@ -101,7 +101,7 @@ def test_long_texts_and_numbers_are_cut() -> None:
 
 
 def test_what_a_terminal_would_obey_is_escaped() -> None:
-    """In texts, in the names of classes and in what names a persistent object."""
+    """This applies to texts, names of classes and persistent ids."""
     assert outline(pickle.dumps("\x1b[31m\u202e")) == "'\\x1b[31m\\u202e'"
     assert "\x1b" not in outline(b"c\x1bmod\nna\x1bme\n.")
     assert outline(b"Pa\x1b\n.").isprintable()
@@ -137,7 +137,7 @@ def _hostile() -> dict[str, bytes]:
 
 @pytest.mark.parametrize("which", _hostile())
 def test_hostile_pickles(which: str) -> None:
-    """Each has an outline, in a moment and of limited length."""
+    """Each has an outline of limited length, within a moment."""
     data, started = _hostile()[which], time.process_time()
     text = outline(data)
     assert time.process_time() - started < 5
@@ -167,7 +167,7 @@ def _value(chance: random.Random, depth: int = 0) -> Any:
 
 
 def test_random_values() -> None:
-    """The outline of plain data is the expression that makes it, in each protocol; also if it has been optimized."""
+    """The outline of plain data is the expression that creates it, in each protocol, and also for optimised pickles."""
     seed = random.randrange(1 << 32)
     print("seed", seed)
     chance = random.Random(seed)
@@ -182,7 +182,7 @@ def test_random_values() -> None:
 
 
 def test_random_bytes() -> None:
-    """Whatever the bytes are, there is a printable outline of limited length, and no error."""
+    """For any bytes, there is a printable outline of limited length, and no error."""
     seed = random.randrange(1 << 32)
     print("seed", seed)
     chance = random.Random(seed)

@@ -1,4 +1,4 @@
-"""How long a supervisor waits at its end."""
+"""The time that a supervisor waits at its end."""
 
 import os
 import signal
@@ -8,7 +8,7 @@ from unspool.runtime.patience import Patience, end_child
 
 
 def test_time_runs_out_and_faster_in_a_hurry() -> None:
-    """What is left counts down to none; once it was told to hurry it is short, and is never longer again."""
+    """The remaining time counts down to zero. After a forced stop, it is short, and never becomes longer again."""
     now, hurried = 100.0, False
     patience = Patience(5.0, lambda: hurried, lambda: now)
     assert patience.left() == 5.0
@@ -24,7 +24,7 @@ def test_time_runs_out_and_faster_in_a_hurry() -> None:
 
 
 def fork(code: int | None) -> int:
-    """A child that ends by itself with this status, or never if there is none."""
+    """Return a child that ends by itself with this status, or never if there is none."""
     pid = os.fork()
     if pid == 0:
         if code is None:
@@ -35,7 +35,7 @@ def fork(code: int | None) -> int:
 
 
 def test_a_child_that_ends_and_one_that_does_not() -> None:
-    """The first is reaped, and its exit code returned; the second is killed and reaped when the time is up."""
+    """The first is reaped, and its exit code returned. The second is killed and reaped when the time is up."""
     assert end_child(fork(3), Patience(30.0, lambda: False)) == 3
     assert end_child(fork(None), Patience(0.0, lambda: False)) is None
     assert end_child(fork(None), Patience(3600.0, lambda: True)) is None

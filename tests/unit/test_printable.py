@@ -1,4 +1,4 @@
-"""What is shown of names that anybody may have chosen."""
+"""The display of names that anyone may have chosen."""
 
 import logging
 
@@ -28,28 +28,29 @@ from unspool.runtime.log import log_end
     ],
 )
 def test_what_is_shown(text: str, shown: str) -> None:
-    """Controls, new lines, marks of direction or of no width, NUL and lone surrogates are escaped, and nothing else.
-    Escaped text stays as it is."""
+    """Control characters, new lines, direction marks, zero-width characters, NUL and lone surrogates are escaped, and
+    nothing else. Escaped text stays the same.
+    """
     assert printable(text) == shown
     assert printable(shown) == shown
     assert shown.encode()
 
 
 def test_every_code_point_can_be_stored_and_stays_in_its_line() -> None:
-    """The result encodes as UTF-8, is one line and holds no NUL, whatever the text."""
+    """For any text, the result encodes as UTF-8, is one line and has no NUL."""
     shown = printable("".join(map(chr, range(0x110000))))
     assert len(shown.encode().splitlines()) == len(shown.splitlines()) == 1
     assert "\0" not in shown
 
 
 def test_a_tasks_label_cannot_write_into_a_terminal_or_a_log() -> None:
-    """A file may name its task anything; the label is what listings, history and every log show."""
+    """A file may have any name for its task. The label is shown by listings, history and every log."""
     label = codec.task_label({"msg": b"ucfg_x\x1b[2J\n2026-01-01 ERROR faked line\xff"})
     assert label == "x\\x1b[2J\\n2026-01-01 ERROR faked line\N{REPLACEMENT CHARACTER}"
 
 
 def test_a_log_line_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
-    """Whoever formats it, such as uWSGI's log: a task's error, or a file's name, cannot add lines or escapes."""
+    """Neither the error of a task nor the name of a file can add lines or escapes, also in uWSGI's log."""
     record = Record("/mail/uwsgi_\x1b[1m\nx", "app:f", "dead", 3, 0.0, 0.0, 1, "ValueError: \x1b]0;owned\x07")
     with caplog.at_level(logging.ERROR, "unspool"):
         log_end("/mail", record, None)
@@ -59,5 +60,5 @@ def test_a_log_line_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_counted() -> None:
-    """One is singular, and nothing else is."""
+    """Only one is singular."""
     assert [counted(number, "task") for number in (0, 1, 2)] == ["0 tasks", "1 task", "2 tasks"]

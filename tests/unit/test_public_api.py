@@ -1,4 +1,4 @@
-"""What this package promises to importers."""
+"""The public names of this package."""
 
 import importlib
 import subprocess
@@ -50,7 +50,7 @@ MODULES = [
 
 @pytest.mark.parametrize("name", MODULES)
 def test_all_is_sorted_and_there(name: str) -> None:
-    """Each name once, in order (constants, classes, the rest), and importable."""
+    """Each name is listed once, in order (constants, classes, the rest), and can be imported."""
     module = importlib.import_module(name)
     names = module.__all__
 
@@ -63,7 +63,7 @@ def test_all_is_sorted_and_there(name: str) -> None:
 
 
 def test_all_is_complete() -> None:
-    """Whatever ``unspool`` has that is neither private nor a module of its own is public on purpose."""
+    """Everything in ``unspool`` that is neither private nor a submodule is public on purpose."""
     public = {
         name for name, value in vars(unspool).items() if not name.startswith("_") and not isinstance(value, ModuleType)
     }
@@ -72,7 +72,7 @@ def test_all_is_complete() -> None:
 
 
 def test_the_seeds_names_are_the_very_same_objects() -> None:
-    """Imported from where uwsgiconf has them, so both spellings share one registry and one set of types."""
+    """The objects are the same under uwsgiconf's import path, so both share one registry and one set of types."""
     spooler = importlib.import_module("uwsgiconf.runtime.spooler")
     assert spooler.__all__ == SEED
     for name in SEED:
@@ -88,7 +88,7 @@ def test_importing_is_light() -> None:
 
 
 def test_sending_is_light(tmp_path: Path) -> None:
-    """Nor does a producer that sends import what others wrote, or what takes long, but for the sync of a batch."""
+    """A producer that sends imports neither third-party packages nor slow modules, except for the sync of a batch."""
     heavy = ["click", "rich", "inotify_simple", "asyncio", "ctypes"]
     code = (
         f"import sys, unspool; unspool.configure(spoolers=[{str(tmp_path / 'mail')!r}]);"
@@ -100,7 +100,9 @@ def test_sending_is_light(tmp_path: Path) -> None:
 
 
 def test_one_tree_of_errors() -> None:
-    """Every error is in the tree; only a time limit is no ``Exception``, so that no task swallows it unawares."""
+    """Every error is in the tree. Only the time limit is not an ``Exception``, so that no task catches it by
+    accident.
+    """
     for name in errors.__all__:
         error = getattr(errors, name)
         assert error.__doc__
@@ -113,7 +115,7 @@ def test_one_tree_of_errors() -> None:
 
 @pytest.mark.parametrize("name", unspool.__all__)
 def test_every_public_name_is_documented(name: str) -> None:
-    """Each class and function says what it is."""
+    """Each class and function has a docstring."""
     value = getattr(unspool, name)
     if callable(value):
         assert value.__doc__

@@ -15,17 +15,17 @@ PATIENCE = 30.0  # seconds after which a ticket that should come has not
 
 @pytest.fixture
 def queue() -> Queue:
-    """An empty one; what is left of it ends with the test."""
+    """An empty queue, which is closed at the end of the test."""
     return Queue()
 
 
 def ticket(number: int) -> Ticket:
-    """A ticket whose fields all tell its number, with a ref of a length of its own."""
+    """Return a ticket whose fields all depend on its number, with a ref of its own length."""
     return Ticket(number, number / 4, f"{number}/" + "x" * (number % (REF_SIZE - 10)))
 
 
 def read_all(queue: Queue) -> list[tuple[int, Ticket]]:
-    """What a worker takes until the supervisor closes the queue."""
+    """Return what a worker takes until the supervisor closes the queue."""
     found: list[tuple[int, Ticket]] = []
     while True:
         assert readable(queue.fileno(), PATIENCE), "nothing came, and no end"
@@ -39,7 +39,7 @@ def read_all(queue: Queue) -> list[tuple[int, Ticket]]:
 
 
 def test_in_the_order_of_putting(queue: Queue) -> None:
-    """Each with its spooler's number; nothing is lost or altered."""
+    """Each has the index of its spooler, and nothing is lost or altered."""
     items = [(number % 3, ticket(number)) for number in range(50)]
     assert queue.put(items) == []
     assert len(queue) == 50
@@ -52,14 +52,16 @@ def test_in_the_order_of_putting(queue: Queue) -> None:
     "ref", ["", "x" * REF_SIZE, os.fsdecode(b"5/\xff\xfe"), "\N{SNOWMAN}" * (REF_SIZE // 3), "a\0b"]
 )
 def test_any_ref(queue: Queue, ref: str) -> None:
-    """Up to the size that a ref may have, in any bytes that a file's name may have."""
+    """A ref may have up to the maximum size, with any bytes of a file name."""
     item = (65_535, Ticket(10**9, -1.5, ref))
     assert queue.put([item]) == []
     assert queue.get() == item
 
 
 def test_records_are_whole_with_several_readers(queue: Queue) -> None:
-    """Four processes read what one writes: each ticket reaches one of them, whole, and each sees its own in order."""
+    """Four processes read what one writes: each ticket reaches one of them, complete, and each sees its own in
+    order.
+    """
     count, results = 5_000, []
     for _ in range(4):
         reader, writer = os.pipe()
@@ -99,7 +101,7 @@ def test_records_are_whole_with_several_readers(queue: Queue) -> None:
 
 
 def test_what_finds_no_room_comes_back(queue: Queue) -> None:
-    """The queue takes as many as it says; the rest is returned in order, and fits when there is room."""
+    """The queue accepts as many as its capacity. The rest is returned in order, and fits when there is room."""
     items = [(0, ticket(number)) for number in range(queue.capacity + 20)]
     rest = queue.put(items)
     assert rest == items[queue.capacity :]
@@ -111,7 +113,7 @@ def test_what_finds_no_room_comes_back(queue: Queue) -> None:
 
 
 def test_recall(queue: Queue) -> None:
-    """What nobody has taken comes back, and nobody gets it any more."""
+    """Tickets that no worker has taken are returned, and no worker gets them any more."""
     assert queue.recall() == []
     items = [(1, ticket(number)) for number in range(10)]
     queue.put(items)
@@ -123,7 +125,7 @@ def test_recall(queue: Queue) -> None:
 
 
 def test_closed(queue: Queue) -> None:
-    """Workers take what is within, and then hear that no more comes."""
+    """Workers take the remaining tickets, and then see the end."""
     queue.put([(0, ticket(1))])
     queue.close_writer()
     assert read_all(queue) == [(0, ticket(1))]
@@ -133,7 +135,7 @@ def test_closed(queue: Queue) -> None:
 
 
 def test_some_at_once(queue: Queue) -> None:
-    """As many as are asked for, but never more than half of what others may want; then the last, one by one."""
+    """As many as requested are returned, but at most half of the tickets in the pipe, and the last ones one by one."""
     items = [(0, ticket(number)) for number in range(20)]
     assert queue.put(items) == []
     found = [queue.get_some(8), queue.get_some(8), queue.get_some(1)]

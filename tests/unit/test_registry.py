@@ -34,7 +34,7 @@ renamed = ledger_backend:renamed
 
 @pytest.fixture(autouse=True)
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An installed package with a backend."""
+    """Return an installed package with a backend."""
     (tmp_path / "ledger_backend.py").write_text(MODULE)
     metadata = tmp_path / "ledger-1.dist-info"
     metadata.mkdir()
@@ -46,7 +46,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_backend_of_another_package() -> None:
-    """Its URL is used as any other: as the default spooler, by name, and without the password in the name."""
+    """Its URL works like any other: as the default spooler, by name, and without the password in the name."""
     configure(spoolers=["ledger://ann:s3cret@db/srv/app.db?mode=rw&spooler=mail"], period=7)
     id = Spooler.send_message_raw("m", payload=[1])
     backend = registry.backend("mail")
@@ -66,13 +66,13 @@ def test_a_name_stands_for_itself(text: str) -> None:
 
 
 def test_a_backend_that_cannot_be_imported() -> None:
-    """The error names the spooler and what the package says about its backend."""
+    """The error names the spooler and the problem of the package."""
     with pytest.raises(ConfigurationError, match=r"broken://db/mail cannot be opened: .*ledger_backend:absent"):
         registry.backend("broken://db/mail")
 
 
 def test_what_is_no_backend() -> None:
-    """A value of an entry point that returns anything but a backend is named."""
+    """An entry point that returns anything but a backend is named."""
     with pytest.raises(
         ConfigurationError,
         match=r"its backend ledger_backend:empty cannot be used: what it returns is None",
@@ -81,7 +81,7 @@ def test_what_is_no_backend() -> None:
 
 
 def test_another_name() -> None:
-    """A backend must have the name of its address, because ids lead to it by that name."""
+    """A backend must have the name of its address, because ids contain this name."""
     text = r"renamed://db/mail cannot be opened: its backend ledger_backend:renamed is named memory://other; "
     with pytest.raises(ConfigurationError, match=text):
         registry.backend("renamed://db/mail")

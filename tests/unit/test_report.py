@@ -1,4 +1,4 @@
-"""What a worker tells its supervisor."""
+"""The reports of a worker to its supervisor."""
 
 import os
 import threading
@@ -33,7 +33,7 @@ FAILED = Failed("why", "where")
 
 @pytest.fixture
 def ends() -> Iterator[tuple[Reader, int]]:
-    """The reader, and the descriptor to write to, which the test closes or not."""
+    """Return the reader, and the descriptor to write to, which the test may close."""
     reader, writer = os.pipe()
     yield Reader(reader, 2), writer
     for fd in (reader, writer):
@@ -44,7 +44,7 @@ def ends() -> Iterator[tuple[Reader, int]]:
 
 
 def read(reader: Reader, count: int) -> list[Event]:
-    """So many events, waited for."""
+    """Wait for this number of events, and return them."""
     events: list[Event] = []
     while len(events) < count:
         assert readable(reader.fileno(), PATIENCE), f"{len(events)} events, and then none"
@@ -53,7 +53,7 @@ def read(reader: Reader, count: int) -> list[Event]:
 
 
 def test_events_arrive_in_order(ends: tuple[Reader, int]) -> None:
-    """With whatever JSON can say, many at one reading; and then none."""
+    """With any values of JSON, many are read at once, and then none."""
     reader, fd = ends
     writer = Writer(fd)
     sent: list[Event] = [
@@ -74,7 +74,7 @@ def test_events_arrive_in_order(ends: tuple[Reader, int]) -> None:
 
 
 def test_lines_by_hand_are_those_of_the_general_encoder(ends: tuple[Reader, int]) -> None:
-    """Whatever the numbers are: a library's own kind of float does not look like JSON."""
+    """This holds for any numbers: a subclass of float may have another representation than JSON."""
 
     class Own(float):
         def __repr__(self) -> str:
@@ -98,7 +98,7 @@ def test_lines_by_hand_are_those_of_the_general_encoder(ends: tuple[Reader, int]
 
 
 def test_a_part_of_a_line_waits_for_the_rest(ends: tuple[Reader, int]) -> None:
-    """Wherever it is cut."""
+    """This holds wherever a line is cut."""
     reader, fd = ends
     line = b'["failed","why","where"]\n%b\n' % END_LINE
     for cut in range(len(line)):
@@ -110,7 +110,7 @@ def test_a_part_of_a_line_waits_for_the_rest(ends: tuple[Reader, int]) -> None:
 
 
 def test_threads_do_not_mix_their_lines(ends: tuple[Reader, int]) -> None:
-    """Lines larger than a pipe takes at once, from several threads: each arrives whole."""
+    """Lines that exceed the pipe's size arrive complete from several threads."""
     reader, fd = ends
     writer = Writer(fd)
 
@@ -130,7 +130,7 @@ def test_threads_do_not_mix_their_lines(ends: tuple[Reader, int]) -> None:
 
 
 def test_events_survive_their_writer(ends: tuple[Reader, int]) -> None:
-    """A process tells something and is killed: it is there to read, but for the line that it did not finish."""
+    """A process reports something and is killed: everything except an unfinished line can be read."""
     reader, fd = ends
     pid = os.fork()
     if pid == 0:
@@ -147,7 +147,7 @@ def test_events_survive_their_writer(ends: tuple[Reader, int]) -> None:
 
 
 def test_a_supervisor_that_is_gone_hears_nothing(ends: tuple[Reader, int]) -> None:
-    """And the worker, which notices that elsewhere, is not disturbed."""
+    """The worker is not disturbed, and notices it elsewhere."""
     reader, fd = ends
     reader.close()
     writer = Writer(fd)
@@ -195,7 +195,7 @@ def test_a_supervisor_that_is_gone_hears_nothing(ends: tuple[Reader, int]) -> No
     ],
 )
 def test_a_line_that_no_worker_writes_is_refused(ends: tuple[Reader, int], line: bytes) -> None:
-    """What came before it is kept, and nothing after it is read: the pipe counts as ended."""
+    """The events before it are kept, and nothing after it is read: the pipe counts as ended."""
     reader, fd = ends
     os.write(fd, b'%b\n["failed","why","where"]\n' % END_LINE)
     threading.Thread(target=os.write, args=[fd, line + b'\n["failed","why","where"]\n'], daemon=True).start()
@@ -215,7 +215,7 @@ def test_a_line_that_no_worker_writes_is_refused(ends: tuple[Reader, int], line:
 
 
 def test_a_line_without_an_end_is_refused(ends: tuple[Reader, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before it fills the supervisor's memory."""
+    """It is refused before it fills the supervisor's memory."""
     monkeypatch.setattr(report, "_LONGEST", 1_000)
     reader, fd = ends
     os.write(fd, END_LINE + b"\n" + b"x" * 1_000)
@@ -226,7 +226,7 @@ def test_a_line_without_an_end_is_refused(ends: tuple[Reader, int], monkeypatch:
 
 
 def test_records_are_those_of_the_lines() -> None:
-    """The recorder gets the runs from the lines as the workers wrote them, with those that the supervisor wrote."""
+    """The recorder gets the runs from the lines of the workers and from those of the supervisor."""
     other = RECORD._replace(verdict=Verdict.CRASHED, error='line\nbreak "quoted" \N{SNOWMAN}')
     lines = [END_LINE, dump(Ended(0, "", None, other)).encode()]
     assert list(load_records(lines)) == [(1, RECORD), (0, other)]

@@ -1,4 +1,4 @@
-"""What a task may say of itself."""
+"""The results that a task can return."""
 
 import pytest
 
@@ -9,7 +9,9 @@ KINDS = [TaskResult, ResultProcessed, ResultSkipped, ResultRescheduled]
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_keeps_result_and_exception(kind: type[TaskResult]) -> None:
-    """The result by position or name, the exception by name, both None if not given; shown by ``repr``."""
+    """The result is given by position or name, the exception by name, and both are None if not given. ``repr`` shows
+    them.
+    """
     error = ValueError("x")
     full = kind(5, exception=error)
     assert (full.result, full.exception) == (5, error)
@@ -23,17 +25,17 @@ def test_it_keeps_result_and_exception(kind: type[TaskResult]) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_all_are_task_results(kind: type[TaskResult]) -> None:
-    """One root, so that one check finds them all."""
+    """One base class, so that one check finds them all."""
     assert issubclass(kind, TaskResult)
 
 
 def test_uwsgis_codes() -> None:
-    """-2 is done, -1 again. Skipped is done for uWSGI too, which would otherwise offer it for ever."""
+    """-2 is done, -1 again. Skipped is done for uWSGI too, which would otherwise offer it forever."""
     assert [kind.code_uwsgi for kind in KINDS] == [None, -2, -2, -1]
 
 
 def test_a_task_has_them_at_hand() -> None:
-    """As ``mark_…`` on every task."""
+    """They are ``mark_…`` of every task."""
     task = SpoolerTask("name", "message", None)
     assert task.mark_processed is ResultProcessed
     assert task.mark_skipped is ResultSkipped
@@ -42,6 +44,6 @@ def test_a_task_has_them_at_hand() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_exception_is_an_exception(kind: type[TaskResult]) -> None:
-    """Anything else is refused where it is given, naming it."""
+    """Anything else is refused by the constructor, and named."""
     with pytest.raises(TypeError, match=f"{kind.__name__} was given exception='oops', which is not an exception"):
         kind(exception="oops")  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""When a failed task runs again: pure arithmetic, so every case is a call."""
+"""The time when a failed task runs again."""
 
 import math
 from typing import Any
@@ -14,13 +14,13 @@ NOW = 1_900_000_000.0
 
 
 def delays(policy: RetryPolicy, random: float = 0.0) -> list[float]:
-    """The delays after each failed run but the last."""
+    """Return the delays after each failed run except the last."""
     found = (next_attempt(policy, attempts, NOW, lambda: random) for attempts in range(1, policy.max_attempts))
     return [at - NOW for at in found if at is not None]
 
 
 def test_each_delay_is_longer_by_the_factor() -> None:
-    """The first is the delay itself; each further one the factor times as long."""
+    """The first is the delay itself, and each further one is longer by the factor."""
     assert delays(RetryPolicy(max_attempts=6, delay=5, backoff=2)) == [5, 10, 20, 40, 80]
     assert delays(RetryPolicy(max_attempts=4, delay=1, backoff=1)) == [1, 1, 1]
     assert delays(RetryPolicy(max_attempts=4, delay=0)) == [0, 0, 0]
@@ -39,12 +39,12 @@ def test_no_delay_grows_beyond_the_greatest() -> None:
 
 
 def test_a_delay_that_was_asked_for_is_kept() -> None:
-    """``max_delay`` bounds what back-off makes of a delay; one that begins beyond it is not shortened."""
+    """``max_delay`` limits the growth of a delay. A first delay that is longer is not shortened."""
     assert delays(RetryPolicy(max_attempts=4, delay=86_400)) == [86_400, 86_400, 86_400]
 
 
 def test_attempts_are_used_up() -> None:
-    """After as many runs as allowed there is no other; one run allowed means no second."""
+    """After the permitted number of runs, there is no other."""
     assert next_attempt(RetryPolicy(max_attempts=3), 2, NOW, lambda: 0) is not None
     assert next_attempt(RetryPolicy(max_attempts=3), 3, NOW, lambda: 0) is None
     assert next_attempt(RetryPolicy(max_attempts=3), 4, NOW, lambda: 0) is None
@@ -52,7 +52,7 @@ def test_attempts_are_used_up() -> None:
 
 
 def test_jitter_only_lengthens() -> None:
-    """From the delay itself up to the fraction more."""
+    """A delay is lengthened by at most this fraction."""
     policy = RetryPolicy(max_attempts=3, delay=10, jitter=0.5)
     assert delays(policy, 0.0) == [10, 20]
     assert delays(policy, 0.5) == [12.5, 25]
@@ -67,7 +67,9 @@ def test_jitter_only_lengthens() -> None:
     random=st.floats(0, 1),
 )
 def test_any_policy_gives_a_time(delay: float, backoff: float, jitter: float, attempts: int, random: float) -> None:
-    """However large the factor and many the attempts: never early, never later than the bounds say, never an error."""
+    """However large the factor and the number of attempts are: never early, never later than the limits, never an
+    error.
+    """
     policy = RetryPolicy(max_attempts=10**7, delay=delay, backoff=backoff, jitter=jitter)
     at = next_attempt(policy, attempts, 0.0, lambda: random)
     assert at is not None

@@ -30,7 +30,7 @@ def clock() -> FakeClock:
 
 @pytest.fixture
 def watches() -> Iterator[Watches]:
-    """What a supervisor waits for."""
+    """The descriptors that a supervisor waits for."""
     watches = Watches()
     yield watches
     watches.close()

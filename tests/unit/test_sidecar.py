@@ -10,7 +10,7 @@ from unspool.runtime.sidecar import Sidecar
 
 
 def test_no_process_for_the_sidecar(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """The kernel refuses a process. The supervisor goes on, and tries again later."""
+    """The kernel refuses a process. The supervisor continues, and tries again later."""
 
     def refuse() -> int:
         raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))

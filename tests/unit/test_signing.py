@@ -1,4 +1,4 @@
-"""Signatures: what they cover, and keys that are none."""
+"""Signatures: what they cover, and which keys are invalid."""
 
 import contextlib
 import pickle
@@ -21,22 +21,25 @@ DATA = wire.dump(SENT.vars, SENT.body, SIGNER)
 
 
 class Bomb:
-    """Goes off when it is unpickled."""
+    """An object that fails the test when it is unpickled."""
 
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return exec, ("raise SystemExit('decoded')",)
 
 
 def test_a_signed_task_is_read_without_its_seal() -> None:
-    """As it was sent: queue and signature are none of its variables. Who has no key reads it, too."""
+    """It arrives unchanged: queue and signature are not among its variables. A process without a key can read
+    it, too.
+    """
     expected = Envelope(SENT.vars, SENT.body, 3, 7.0, True)
     assert wire.load(DATA, SIGNER, priority=3, due=7.0) == expected
     assert wire.load(DATA, None, priority=3, due=7.0) == expected
 
 
 def test_what_is_signed() -> None:
-    """Name, priority, due time, serialiser and queue stand in the variables, and these are signed with the body: who
-    changes any of them, and makes the checksum fit, is found out."""
+    """Name, priority, due time, serialiser and queue are variables, which are signed together with the body: a change
+    of any of them is detected, even if the checksum matches.
+    """
     names = {"msg", "unspool_task", "priority", "at"}
     assert names <= SENT.vars.keys()
     signature = wire.load_vars(DATA).vars["unspool_sig"]
@@ -51,7 +54,7 @@ def test_what_is_signed() -> None:
 
 
 def test_the_first_key_signs_and_all_verify() -> None:
-    """In whatever place the key stands that signed."""
+    """The key may be anywhere in the list."""
     old = wire.dump(SENT.vars, SENT.body, Signer([OTHER], "mail"))
     for keys in ([OTHER], [KEY, OTHER], [OTHER, KEY]):
         assert wire.load(old, Signer(keys, "mail")).vars == SENT.vars
@@ -61,7 +64,7 @@ def test_the_first_key_signs_and_all_verify() -> None:
 
 
 def test_a_signature_holds_in_its_queue_alone() -> None:
-    """One queue's task is none in another, also if it is made to say so."""
+    """A task for one queue is not accepted in another, even if its variable names that queue."""
     bulk = Signer([KEY], "bulk")
     with pytest.raises(Damaged, match="signed for the queue 'mail', and this is 'bulk'"):
         wire.load(DATA, bulk)
@@ -72,7 +75,7 @@ def test_a_signature_holds_in_its_queue_alone() -> None:
 
 @pytest.mark.parametrize("seal", ["none", "checksum"])
 def test_an_unsigned_task(seal: str) -> None:
-    """Without a seal, as uWSGI, uwsgiconf and uwsgidecorators write it, or with a checksum alone."""
+    """It has no seal, like tasks of uWSGI, uwsgiconf and uwsgidecorators, or only a checksum."""
     data = wire.dump({"msg": b"x"}, b"body", None) if seal == "checksum" else b"\x11\x08\x00\x00\x03\x00msg\x01\x00x"
     assert wire.load(data, None).vars == {"msg": b"x"}
     with pytest.raises(Damaged, match="unsigned"):
@@ -80,7 +83,7 @@ def test_an_unsigned_task(seal: str) -> None:
 
 
 def test_nothing_is_decoded_before_it_is_verified() -> None:
-    """Not even where the forger has made the checksum fit, and left no variable out."""
+    """This holds even if the forger has made the checksum match, and has left out no variable."""
     body = pickle.dumps({"payload": Bomb()})
     with pytest.raises(SystemExit, match="decoded"):
         codec.decode(wire.load(wire.dump({"msg": b"x"}, body, None), None))
@@ -94,7 +97,9 @@ def test_nothing_is_decoded_before_it_is_verified() -> None:
 
 
 def test_the_memory_backend_signs() -> None:
-    """Like any other; the conformance suite cannot show it, for no other process sees its tasks."""
+    """Its tasks are signed like any others, which the conformance suite cannot show, because no other process sees
+    them.
+    """
     backend = MemoryBackend(signer=SIGNER)
     (id,) = backend.send([SENT._replace(due=None)])
     claim = backend.claim(id)
@@ -104,7 +109,7 @@ def test_the_memory_backend_signs() -> None:
 
 
 def test_every_truncation_and_flip_of_a_signed_task_is_damaged() -> None:
-    """But of the two modifiers, which say nothing. Nothing else passes, and nothing else is raised."""
+    """Only flips of the two modifiers, which mean nothing, are accepted. No other error is raised."""
     for length in range(len(DATA)):
         with pytest.raises(Damaged):
             wire.load(DATA[:length], SIGNER)
@@ -122,7 +127,7 @@ def test_every_truncation_and_flip_of_a_signed_task_is_damaged() -> None:
 
 
 def test_random_forgeries() -> None:
-    """Random variables and bodies, random signatures, checksums made to fit: none is taken, none does harm."""
+    """Random variables and bodies, random signatures and matching checksums: none is accepted, none does harm."""
     seed = random.SystemRandom().randrange(2**32)
     print(f"seed {seed}")
     generator = random.Random(seed)
@@ -150,7 +155,7 @@ def test_random_forgeries() -> None:
     ],
 )
 def test_keys_that_are_none(keys: list[object], reason: str) -> None:
-    """The reason says which, why, and how to make one; it never quotes a key."""
+    """The reason says which key is invalid, why, and how to make one. It quotes no key."""
     with pytest.raises(OptionRefused, match=reason) as caught:
         check_keys(keys)
     assert "xxx" not in str(caught.value)
@@ -160,12 +165,14 @@ def test_keys_that_are_none(keys: list[object], reason: str) -> None:
 
 
 def test_keys_are_taken_without_the_blanks_around_them() -> None:
-    """A line's end in a file, or a blank after a comma, is no part of a key: it would be none of another process's."""
+    """A line break in a file, or a space after a comma, is not part of a key, because other processes would not have
+    it.
+    """
     assert check_keys([f" {KEY}\n", OTHER]) == (KEY, OTHER)
 
 
 def test_who_has_no_key_loads_no_library() -> None:
-    """Sending and claiming without a key import nothing of signatures."""
+    """Sending and claiming without a key import nothing that signatures need."""
     code = (
         "import sys\n"
         "from unspool import Spooler, configure\n"

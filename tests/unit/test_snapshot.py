@@ -1,4 +1,4 @@
-"""All tasks of a directory in order, though only some of their names are in memory."""
+"""All tasks of a directory in order, with only some of their names in memory."""
 
 import os
 import random
@@ -37,12 +37,12 @@ def backend(tmp_path: Path) -> SpoolBackend:
 
 
 def refs(backend: SpoolBackend, states: set[State], limit: int | None = None) -> list[str]:
-    """What is listed."""
+    """Return the refs in a listing."""
     return [entry.id.removeprefix(f"{backend.name}/") for entry in backend.entries(frozenset(states), limit)]
 
 
 def test_the_order_holds_from_window_to_window(backend: SpoolBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of 2,000 tasks of all kinds, 50 to 100 are held at once: each is listed once, in order, and as counted."""
+    """Of 2,000 tasks of all kinds, 50 to 100 are held at once: each is listed once, in order, and counted correctly."""
     monkeypatch.setattr(snapshot, "_FEW", 50)
     monkeypatch.setattr(snapshot, "_MOST", 50)
     seed = random.randrange(1 << 32)
@@ -76,7 +76,7 @@ def test_the_order_holds_from_window_to_window(backend: SpoolBackend, monkeypatc
 
 
 def test_ready_ones_behind_many_that_wait(backend: SpoolBackend) -> None:
-    """The first ready tasks are found though more than are held at first have failed, and come earlier by name."""
+    """The first ready tasks are found, although more failed tasks than are held at first have earlier names."""
     for number in range(11_000):
         write(Path(backend.name), number, due=FUTURE)
     ready = [write(Path(backend.name), number, named=PAST + 1) for number in range(20)]
@@ -84,7 +84,7 @@ def test_ready_ones_behind_many_that_wait(backend: SpoolBackend) -> None:
 
 
 def test_memory_does_not_grow_with_the_queue(backend: SpoolBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All of 5,000 tasks are listed in the memory that the names of a few of them take."""
+    """Listing 5,000 tasks needs only the memory of a few names."""
     monkeypatch.setattr(snapshot, "_MOST", 500)
     monkeypatch.setattr(scan, "_BATCH", 100)
     for number in range(5_000):
@@ -99,8 +99,7 @@ def test_memory_does_not_grow_with_the_queue(backend: SpoolBackend, monkeypatch:
 
 
 def test_what_is_never_run_is_listed_last(backend: SpoolBackend) -> None:
-    """A link and a hard link are corrupt wherever their names would put them, and are told once, whatever is asked
-    for."""
+    """A link and a hard link are corrupt wherever their names sort, and are listed once, for all states."""
     root = Path(backend.name)
     late, early = write(root, 1, named=FUTURE), write(root, 2)
     os.link(root / late, root / "7" / "uwsgi_spoolfile_on_test_1_3_1_1_000000")
@@ -113,7 +112,9 @@ def test_what_is_never_run_is_listed_last(backend: SpoolBackend) -> None:
 
 
 def test_what_runs_is_seen_among_many_locks(backend: SpoolBackend, tmp_path: Path) -> None:
-    """A task that runs is told to do so, however many others lock and unlock files while the table of locks is read."""
+    """A running task is listed as running, however many other files are locked and unlocked while the table of locks is
+    read.
+    """
     churn = (
         "import fcntl, os, sys\n"
         "fds = [os.open(f'{sys.argv[1]}/{n}', os.O_RDWR | os.O_CREAT) for n in range(300)]\n"

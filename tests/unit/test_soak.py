@@ -1,4 +1,4 @@
-"""The verdict of a soak finds each kind of broken promise, and accepts what is documented."""
+"""The verdict of a soak detects each kind of broken promise, and accepts what is documented."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ NOTHING = Left(set(), set(), set(), [])
 
 
 def _lines(*texts: str) -> list[Line]:
-    """Lines from ``AT WORD REST``."""
+    """Return lines from ``AT WORD REST``."""
     lines = []
     for text in texts:
         at, word, *rest = text.split()
@@ -30,19 +30,19 @@ def _judge(*texts: str, left: Left = NOTHING) -> Verdict:
 
 
 def test_a_task_that_ends_once_breaks_no_promise() -> None:
-    """One run that ends well is all that there is to say."""
+    """One run that ends well gives an empty verdict."""
     verdict = _judge("1 start k1:ok 7", "2 end k1:ok 7")
     assert verdict == Verdict(acknowledged=1, ended=1)
 
 
 def test_a_task_that_is_nowhere_is_lost() -> None:
-    """Neither run, nor waiting, nor set aside, nor removed."""
+    """The task has not run, is not waiting, was not set aside and not removed."""
     assert _judge().lost == [KEY]
     assert _judge("1 start k1:ok 7").lost == [KEY]
 
 
 def test_a_removed_task_is_not_lost_unless_it_was_kept() -> None:
-    """A command that reports the removal explains it, by the key or by the id; one that left the task does not."""
+    """A command that reports the removal explains it, by the key or by the id. One that left the task does not."""
     assert _judge("1 remove k1:ok").removed == 1
     assert _judge("1 removed /mail/.unspool/dead/one").removed == 1
     assert _judge("1 remove k1:ok", "2 kept k1:ok").lost == [KEY]
@@ -60,7 +60,7 @@ def test_an_unknown_id_that_was_removed_accounts_for_one_task_that_failed() -> N
 
 
 def test_a_run_may_overrun_its_limit_after_its_end() -> None:
-    """The task notes its end before it returns. The log of the worker then says that it overran."""
+    """The task records its end before it returns. The log of the worker then says that it overran."""
     lines = ["1 start k1:limit 7", "1.2 end k1:limit 7", "6 start k1:limit 7", "6.1 end k1:limit 7"]
     lines = ["0 ack k1:limit /mail/two", *lines]
     assert len(_judge(*lines).unexplained) == 1
@@ -71,7 +71,7 @@ def test_a_run_may_overrun_its_limit_after_its_end() -> None:
 
 
 def test_what_is_left_is_waiting_aside_or_taken() -> None:
-    """Each task that has not ended is looked for in what is left."""
+    """Each task that has not ended is searched among those that are left."""
     assert _judge(left=NOTHING._replace(waiting={KEY})).waiting == [KEY]
     assert _judge(left=NOTHING._replace(aside={KEY})).aside == 1
     assert _judge(left=NOTHING._replace(taken={KEY})).removed == 1
@@ -79,17 +79,17 @@ def test_what_is_left_is_waiting_aside_or_taken() -> None:
 
 @pytest.mark.parametrize("state", ["waiting", "aside"])
 def test_what_has_ended_and_is_listed_is_a_ghost(state: str) -> None:
-    """A task that has ended is not listed any more."""
+    """A task that has ended is no longer listed."""
     assert _judge("1 start k1:ok 7", "2 end k1:ok 7", left=NOTHING._replace(**{state: {KEY}})).ghosts == [KEY]
 
 
 def test_a_difference_between_counts_and_listing_is_a_ghost() -> None:
-    """What is counted is listed."""
+    """Counts and listings agree."""
     assert _judge("1 start k1:ok 7", "2 end k1:ok 7", left=NOTHING._replace(oddities=["1, 0"])).ghosts == ["1, 0"]
 
 
 def test_a_second_run_needs_a_cause() -> None:
-    """A run that ended well is not followed by another."""
+    """A run that ended well is not followed by another one."""
     verdict = _judge("1 start k1:ok 7", "2 end k1:ok 7", "5 start k1:ok 8", "6 end k1:ok 8")
     assert len(verdict.unexplained) == 1
     assert not verdict.at_once
@@ -121,14 +121,14 @@ _CARRIED = "a killed move was repeated, because its destination had been replace
     ],
 )
 def test_causes_have_windows(lines: list[str], cause: str) -> None:
-    """A fault explains the runs that it can have harmed, and no others."""
+    """A fault explains only the runs that it can have affected."""
     verdict = _judge("1 start k1:ok 7", "2 end k1:ok 7", *lines, "5 start k1:ok 8", "6 end k1:ok 8")
     assert list(verdict.causes) == [cause] * bool(cause)
     assert len(verdict.unexplained) == (not cause)
 
 
 def test_a_run_that_fails_is_repeated_only_if_it_was_meant_to_fail() -> None:
-    """A kind of task fails by its own exceptions; any other has come from outside."""
+    """A kind of task fails by its own exceptions. Any other exception has another cause."""
     for error, cause in (("ValueError", ["failed as designed"]), ("OSError", [])):
         verdict = judge(
             _lines("0 ack k1:again /one", "1 start k1:again 7", f"2 fail k1:again 7 {error}", "5 start k1:again 8",
@@ -139,14 +139,14 @@ def test_a_run_that_fails_is_repeated_only_if_it_was_meant_to_fail() -> None:
 
 
 def test_a_run_beside_one_that_overran_its_limit_may_be_repeated() -> None:
-    """The worker of a run that cannot be interrupted is killed with all that it runs."""
+    """The worker of a run that cannot be interrupted is killed with all its runs."""
     lines = ["0 start k2:stuck 7", "1 start k1:ok 7", "5 start k1:ok 8", "6 end k1:ok 8"]
     assert list(_judge(*lines).causes) == ["its process was killed for a time limit"]
     assert len(_judge(*lines[1:]).unexplained) == 1
 
 
 def test_two_runs_at_once_are_found_by_their_lock_and_by_their_times() -> None:
-    """Runs at once are accepted where the server had lost the claim of the first, and counted apart."""
+    """Simultaneous runs are accepted if the server had lost the claim of the first, and are counted separately."""
     first, after = ["1 start k1:ok 7"], ["5 start k1:ok 8", "6 end k1:ok 8"]
     assert len(_judge(*first, *after, "7 end k1:ok 7").at_once) == 1
     assert len(_judge(*first, "5 start k1:ok 8", "5 twice k1:ok 8", "6 end k1:ok 8").at_once) == 1
@@ -161,7 +161,7 @@ def test_a_refused_task_that_runs_is_told() -> None:
 
 
 def test_a_run_begins_before_it_waits_for_the_mark_of_another_one(tmp_path: Path) -> None:
-    """The end of the other run, which it waits for, is then within both."""
+    """The end of the other run, for which it waits, is then within both."""
     log, marks = tmp_path / "log", tmp_path / "marks"
     environment = os.environ | {"SOAK_LOG": str(log), "SOAK_MARKS": str(marks)}
     run = "from tests.soak.app import running\nwith running('k1:ok'): pass"
@@ -174,14 +174,14 @@ def test_a_run_begins_before_it_waits_for_the_mark_of_another_one(tmp_path: Path
 
 
 def test_a_directory_stores_the_end_of_a_run_at_once() -> None:
-    """A kill half a second after the end is no cause there."""
+    """There, a kill half a second after the end is not a cause."""
     lines = _lines("0 ack k1:ok /mail/one", "1 start k1:ok 7", "2 end k1:ok 7", "2.5 kill 7", "5 start k1:ok 8")
     assert not judge(lines, NOTHING).unexplained
     assert len(judge(lines, NOTHING, AT_ONCE).unexplained) == 1
 
 
 def test_a_task_fails_as_often_as_it_may() -> None:
-    """More often only if it was retried, or if a failure may not have been counted."""
+    """It may fail more often only if it was retried, or if a failure may not have been counted."""
     runs = [text for at in (1, 2, 3) for text in (f"{at} start k1:hopeless 7", f"{at}.1 fail k1:hopeless 7 ValueError")]
     for lines, beyond in [
         ([], 1),
@@ -211,7 +211,7 @@ def test_a_refused_task_that_is_listed_is_told(state: str) -> None:
 
 
 def test_marks_know_of_other_runs(tmp_path: Path) -> None:
-    """The mark of a task is free again when its run is over, and remembers that there was one."""
+    """The mark of a task is free again when its run has ended, and shows that there was one."""
     path = str(tmp_path / "marks")
     first = Mark(path, KEY)
     beside = Mark(path, KEY)

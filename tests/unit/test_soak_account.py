@@ -76,7 +76,7 @@ def test_each_broken_promise_has_its_row(row: str) -> None:
 
 
 def test_all_rows_have_a_broken_promise() -> None:
-    """Those that are not found in the log are found by the tests below."""
+    """Rows that the log does not show have separate tests below."""
     given = {
         "tracebacks in logs": ("tracebacks", ["a.log"]),
         "processes that a fault of their own has killed": ("own_faults", ["SIGBUS"]),
@@ -124,7 +124,9 @@ def _said(cast: Cast, word: str) -> list[tuple[str, ...]]:
 
 
 def test_logs_are_searched(hunt: Hunt, tmp_path: Path) -> None:
-    """For tracebacks, and for signals that no one sends. A kill is no fault of a process's own."""
+    """The logs are searched for tracebacks, and for signals that no one has sent. A kill is not a fault of the
+    process.
+    """
     log = tmp_path / "supervisor-1.log"
     log.write_text("worker 7 was killed by SIGKILL\n")
     assert hunt.tracebacks() == hunt.own_faults() == []
@@ -136,7 +138,7 @@ def test_logs_are_searched(hunt: Hunt, tmp_path: Path) -> None:
 
 
 def test_drafts_are_counted(hunt: Hunt, tmp_path: Path) -> None:
-    """Those that no sweep removes."""
+    """Drafts that no sweep removes."""
     backend = SpoolBackend(str(tmp_path / "mail"))
     backend.control.set_period(7)
     assert hunt.drafts() == 0
@@ -146,7 +148,7 @@ def test_drafts_are_counted(hunt: Hunt, tmp_path: Path) -> None:
 
 
 def test_processes_that_outlive_their_leader_are_found(hunt: Hunt, tmp_path: Path) -> None:
-    """After a stop, and after the kill of a supervisor."""
+    """They are found after a stop, and after the kill of a supervisor."""
     for stop in (True, False):
         hunt.cast.start("supervisor-1")
         while len(hunt.cast.children("supervisor-1")) < 1:
@@ -164,7 +166,7 @@ def test_processes_that_outlive_their_leader_are_found(hunt: Hunt, tmp_path: Pat
 
 
 def test_removed_tasks_that_are_held_open_are_found(hunt: Hunt, tmp_path: Path) -> None:
-    """By the processes of a supervisor; a task that is still there is no leak."""
+    """Processes of a supervisor hold them. A task that still exists is not a leak."""
     tasks = [tmp_path / f"uwsgi_spoolfile_on_{name}" for name in ("a", "b")]
     descriptors = [os.open(task, os.O_CREAT | os.O_RDONLY) for task in tasks]
     tasks[0].unlink()
@@ -176,7 +178,7 @@ def test_removed_tasks_that_are_held_open_are_found(hunt: Hunt, tmp_path: Path) 
 
 
 def test_a_process_that_ends_by_itself_is_found(hunt: Hunt) -> None:
-    """When it is to be started again."""
+    """It is noticed when the process is started again."""
     hunt.cast.start("supervisor-1")
     pid = hunt.cast.pid("supervisor-1")
     for one in hunt.cast.members("supervisor-1"):
@@ -216,7 +218,7 @@ def _operators(scratch: Path, program: str) -> Operators:
 def test_commands_that_misbehave_are_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, word: str | None, rest: tuple[str, ...]
 ) -> None:
-    """By their status, their standard error and their time."""
+    """They are found by their status, their standard error and their duration."""
     if word == "hung":
         monkeypatch.setattr(operators, "_PATIENCE", 0.3)
     done = _operators(tmp_path, program).run("ls")
@@ -226,7 +228,7 @@ def test_commands_that_misbehave_are_found(
 
 
 class _Kills(random.Random):
-    """Decides that each command is killed, after a moment."""
+    """Operators whose commands are all killed after a moment."""
 
     def random(self) -> float:
         return 0.1

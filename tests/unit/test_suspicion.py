@@ -1,10 +1,10 @@
-"""Which worker is suspected of being why its tasks fail."""
+"""The workers that are suspected to be the reason why their tasks fail."""
 
 from unspool.runtime.suspicion import Suspicion
 
 
 def rows(*counts: int) -> bool:
-    """Whether a worker is suspected after so many successes, so many failures, so many successes, and so on."""
+    """Return whether a worker is suspected after a number of successes, of failures, of successes, and so on."""
     suspicion = Suspicion()
     succeeded, suspected = 0, False
     for at, count in enumerate(counts):
@@ -24,13 +24,13 @@ def test_everything_fails_that_did_not_before() -> None:
 
 
 def test_few_failures_before_do_not_excuse_it() -> None:
-    """A tenth of what ended before may have failed, however it was spread."""
+    """A tenth of the earlier runs may have failed, in any order."""
     assert rows(90, 10, 1, 10)
     assert rows(45, 5, 45, 5, 1, 10)
     assert not rows(90, 11, 1, 10)
 
 
 def test_a_worker_in_which_everything_fails_from_its_start_is_not_suspected() -> None:
-    """As when a database is away: a fresh one would do no better."""
+    """A database may be away, for example: a new worker would do no better."""
     assert not rows(0, 1_000)
     assert not rows(0, 100, 1, 100)

@@ -52,13 +52,13 @@ class Box:
 
     @Spooler.task
     def inside() -> str:  # type: ignore[misc]
-        """Found by its qualified name."""
+        """A function that is found by its qualified name."""
         return "inside"
 
 
 @pytest.fixture(autouse=True)
 def registries(own_registries: None) -> None:
-    """What a test registers is its own."""
+    """Remove the tasks that a test registers at its end."""
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def spool(tmp_path: Path) -> Path:
 
 
 def waiting(field: str) -> list[Any]:
-    """One field of all that waits, in order."""
+    """Return one field of all waiting tasks, in order."""
     return [Spooler.read_task_file(id)[field] for id in Spooler.get_tasks()]
 
 
@@ -94,7 +94,7 @@ def waiting(field: str) -> list[Any]:
 def test_bare_and_called_on_class_and_instance(
     task: FunctionTask[..., Any], spooler: str | None, options: TaskOptions
 ) -> None:
-    """All four forms give a task function; the instance is the spooler that it goes to."""
+    """All four forms return a task function. The instance is the spooler that it goes to."""
     assert isinstance(task, FunctionTask)
     assert (str(task.spooler) if task.spooler else None) == spooler
     assert task.options == options
@@ -114,20 +114,20 @@ def test_it_looks_like_the_original() -> None:
 
 
 def test_call_local_is_the_original() -> None:
-    """Here and now, with its result and its exceptions, and without a spooler."""
+    """It runs directly, with its result and its exceptions, and without a spooler."""
     assert bare.call_local(1, "y", 2, c=True, d="z") == (1, "y")
     with pytest.raises(TypeError, match="missing 1 required positional argument"):
         bare.call_local()  # type: ignore[call-arg]
 
 
 def test_a_lambda_is_refused() -> None:
-    """No worker could find it; the error says what to do."""
+    """No worker could find it. The error says what to do."""
     with pytest.raises(FunctionRefused, match=r"is a lambda.*top of a module"):
         Spooler.task(lambda: None)
 
 
 def test_a_local_function_is_refused() -> None:
-    """For the same reason, however it is decorated."""
+    """It is refused for the same reason, however it is decorated."""
 
     def local() -> None: ...
 
@@ -141,7 +141,7 @@ def test_a_local_function_is_refused() -> None:
 
 @pytest.mark.parametrize("other", [5, "name", Box, functools.partial(print, 1), Box()])
 def test_what_is_no_function_is_refused(other: Any) -> None:
-    """A class, a partial, a callable object: none has a name by which a worker finds it."""
+    """A class, a partial and a callable object have no name by which a worker could find them."""
     with pytest.raises(FunctionRefused, match="is not a function"):
         Spooler.task()(other)
 
@@ -173,7 +173,7 @@ def test_what_is_no_function_is_refused(other: Any) -> None:
     ],
 )
 def test_an_option_that_cannot_be_is_refused(option: dict[str, Any]) -> None:
-    """When decorating, before there is any task; the error names the option, also one that there is not."""
+    """It is refused at decoration, before there is any task. The error names the option, also an unknown one."""
     ((name, _),) = option.items()
     with pytest.raises(OptionRefused, match=name):
         Spooler.task(**option)
@@ -183,7 +183,7 @@ def test_an_option_that_cannot_be_is_refused(option: dict[str, Any]) -> None:
 
 
 def run_python(place: Path, *arguments: str) -> str:
-    """What another interpreter prints."""
+    """Return the output of another interpreter."""
     ended = subprocess.run(
         [sys.executable, *arguments],
         cwd=place,
@@ -217,7 +217,7 @@ def test_a_scripts_functions_are_named_by_its_file(tmp_path: Path) -> None:
 
 
 def test_a_module_that_is_run_keeps_its_full_name(tmp_path: Path) -> None:
-    """With ``python -m``, in a package and of a package."""
+    """This includes ``python -m``, in a package and of a package."""
     package = tmp_path / "app"
     package.mkdir()
     for name in ("__init__", "jobs", "__main__"):
@@ -227,7 +227,7 @@ def test_a_module_that_is_run_keeps_its_full_name(tmp_path: Path) -> None:
 
 
 def test_functions_are_found_by_full_and_bare_name() -> None:
-    """By ``module:qualname``, and as other programs name them; what is not there is named in the error."""
+    """A function is found by ``module:qualname``, and by the names of other programs. The error names a missing one."""
     assert find_function(f"{HERE}:bare") is bare
     assert find_function(f"{HERE}:Box.inside") is Box.inside
     assert find_function("with_options") is with_options
@@ -242,7 +242,7 @@ def test_functions_are_found_by_full_and_bare_name() -> None:
 
 
 def test_a_call_spools(spool: Path) -> None:
-    """By calling it or by ``enqueue``: the id is returned, and the function not run."""
+    """A call and ``enqueue`` return the id, and do not run the function."""
     ids = [bare(1, "y"), bare.enqueue(2)]
     assert [os.path.dirname(id) for id in ids] == [str(spool)] * 2
     assert Spooler.get_tasks() == ids
@@ -250,7 +250,7 @@ def test_a_call_spools(spool: Path) -> None:
 
 
 def test_without_a_spooler_the_error_says_what_to_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And nothing is made anywhere."""
+    """Nothing is created anywhere."""
     monkeypatch.chdir(tmp_path)
     with pytest.raises(NoSpooler, match="UNSPOOL_SPOOLERS"):
         bare(1)
@@ -258,7 +258,7 @@ def test_without_a_spooler_the_error_says_what_to_set(tmp_path: Path, monkeypatc
 
 
 def test_options_go_with_the_call(spool: Path) -> None:
-    """Priority and serialiser of the task; a timedelta counts from each call."""
+    """It has the priority and serialiser of the task. A timedelta counts from each call."""
     with_options("a")
     assert waiting("priority") == [3]
     assert waiting("unspool_codec") == ["json"]
@@ -269,7 +269,7 @@ def test_options_go_with_the_call(spool: Path) -> None:
 
 
 def test_using_is_the_same_task_with_other_options(spool: Path, tmp_path: Path) -> None:
-    """It may be called, enqueued, and changed once more; the task itself stays as it was, also for workers."""
+    """It can be called, enqueued, and changed again. The task itself is unchanged, also for workers."""
     due = datetime(2099, 1, 1, tzinfo=UTC)
     other = with_options.using(priority=7, postpone=due, spooler="other")
     assert other.options.priority == 7
@@ -286,7 +286,7 @@ def test_using_is_the_same_task_with_other_options(spool: Path, tmp_path: Path) 
 
 
 def test_using_takes_a_spooler_object_and_a_path(spool: Path, tmp_path: Path) -> None:
-    """As ``send_message_raw`` does."""
+    """It sends as ``send_message_raw`` does."""
     for spooler in (Spooler(str(tmp_path / "third")), str(tmp_path / "third")):
         assert os.path.dirname(bare.using(spooler=spooler)(1)) == str(tmp_path / "third")
 
@@ -295,14 +295,16 @@ def test_using_takes_a_spooler_object_and_a_path(spool: Path, tmp_path: Path) ->
     "option", [{"priority": -1}, {"postpone": "soon"}, {"serializer": "yaml"}, {"timeout": 5}, {"nonsense": 1}]
 )
 def test_using_refuses(option: dict[str, Any]) -> None:
-    """What the option cannot be, what is no option, and what governs the run, which the worker takes from the task."""
+    """Invalid values, unknown options, and options of the run, which the worker reads from the task."""
     ((name, _),) = option.items()
     with pytest.raises(OptionRefused, match=name):
         bare.using(**option)
 
 
 def test_enqueue_many(spool: Path) -> None:
-    """Each call a tuple or list of arguments, a mapping of keyword arguments, or one argument; ids in order."""
+    """Each call is a tuple or list of arguments, a mapping of keyword arguments, or one argument. The ids are
+    in order.
+    """
     ids = bare.enqueue_many([(1, "y"), [2], {"a": 3, "b": "z"}, 4, "five"])
     assert Spooler.get_tasks() == ids
     assert len(set(ids)) == 5
@@ -310,21 +312,21 @@ def test_enqueue_many(spool: Path) -> None:
 
 
 def test_enqueue_many_is_refused_before_anything_is_sent(spool: Path) -> None:
-    """One call that cannot be sent, at the end: none is."""
+    """If the last call cannot be sent, none is."""
     with pytest.raises(PayloadRefused, match="argument 1 of"):
         called.enqueue_many([1, 2, lambda: None])
     assert Spooler.get_tasks() == []
 
 
 def test_a_message_of_a_call() -> None:
-    """For ``send_many``: what the call would send, without sending it."""
+    """It is the message that the call would send, for ``send_many``. Nothing is sent."""
     message = with_options.message("a")
     assert message == call_message(with_options.name, ("a",), {}, 3, None, "json")
     assert message.payload["func"] == "with_options"
 
 
 def test_a_message_by_name_alone() -> None:
-    """A program that has not the function can send its call."""
+    """A program that does not have the function can send its call."""
     message = call_message("app.mail:Box.send", (1,), {"b": 2})
     assert (message.message, message.task) == ("ucfg_fcall", "app.mail:Box.send")
     assert (message.payload["func"], message.payload["arg"], message.payload["kwg"]) == ("send", (1,), {"b": 2})
@@ -334,7 +336,7 @@ def test_a_message_by_name_alone() -> None:
 
 
 def test_the_types_on_import(tmp_path: Path) -> None:
-    """A fresh interpreter has exactly the one for function calls."""
+    """A new interpreter has exactly the one for function calls."""
     code = (
         "import unspool; from uwsgiconf.runtime import spooler; "
         "print(unspool.spooler_task_types == {'fcall': spooler.SpoolerFunctionCallTask})"
@@ -344,12 +346,14 @@ def test_the_types_on_import(tmp_path: Path) -> None:
 
 
 def test_heirs_are_registered() -> None:
-    """By their ``type_id`` when they are defined; those without one are not; an heir's heir takes its place."""
+    """They are registered by ``type_id`` when they are defined, except those without one. A subclass replaces
+    its base.
+    """
 
     before = dict(spooler_task_types)
 
     class Base(SpoolerTask):
-        """Without an id: a common base."""
+        """A common base without an id."""
 
     class Mail(Base):
         type_id = "mail"
@@ -357,13 +361,13 @@ def test_heirs_are_registered() -> None:
     assert spooler_task_types == before | {"mail": Mail}
 
     class BetterMail(Mail):
-        """With the inherited id."""
+        """A subclass with the inherited id."""
 
     assert spooler_task_types["mail"] is BetterMail
 
 
 def test_an_heir_that_cannot_be_run_is_refused() -> None:
-    """When it is defined, and, if its options are spoilt later, when its task is to run."""
+    """It is refused when it is defined or, if its options are changed later, when its task is about to run."""
     with pytest.raises(OptionRefused, match=r"options of .*Limited is \{'timeout': 5\}; make them with TaskOptions.of"):
 
         class Limited(SpoolerTask):
@@ -375,7 +379,7 @@ def test_an_heir_that_cannot_be_run_is_refused() -> None:
             type_id = 5  # type: ignore[assignment]
 
     class Spoilt(SpoolerTask):
-        """Fine at first."""
+        """A type whose options are changed later."""
 
     Spoilt.options = None  # type: ignore[assignment]
     with pytest.raises(OptionRefused, match=r"options of .*Spoilt is None"):
@@ -383,7 +387,7 @@ def test_an_heir_that_cannot_be_run_is_refused() -> None:
 
 
 def test_a_task_keeps_what_it_was_made_of() -> None:
-    """Name, message and payload; it is processed unless an heir says otherwise."""
+    """It has name, message and payload, and is processed unless a subclass returns something else."""
     task = SpoolerTask("name", "message", {"k": 1})
     assert (task.name, task.message, task.payload) == ("name", "message", {"k": 1})
     assert task.process() is True
@@ -391,7 +395,7 @@ def test_a_task_keeps_what_it_was_made_of() -> None:
 
 
 def test_a_function_call_is_processed_by_calling() -> None:
-    """With the function's result and the function's options."""
+    """It has the result and the options of the function."""
     task = SpoolerFunctionCallTask("name", "ucfg_fcall", {"func": bare.name, "arg": (1,), "kwg": {"b": "y"}})
     assert task.process() == (1, "y")
     assert task.run_options() is bare.options

@@ -1,4 +1,4 @@
-"""What unspool ships for tests: the clock, running in process, the pytest plugin, the suite's own soundness."""
+"""The tools for tests: the clock, running tasks in this process, the pytest plugin, and the soundness of the suite."""
 
 import asyncio
 import subprocess
@@ -33,7 +33,7 @@ ran: list[Any] = []
 
 @Spooler.task(retry_delay=0, max_attempts=3)
 def note(what: Any) -> Any:
-    """Notes what it was called with, and returns or raises that."""
+    """Note the argument, and return or raise it."""
     ran.append(what)
     if isinstance(what, str):
         raise ValueError(what)
@@ -42,7 +42,7 @@ def note(what: Any) -> Any:
 
 @Spooler.task
 def more(count: int) -> bool:
-    """Spools itself until there is nothing left to count."""
+    """Send this task again until the count is zero."""
     ran.append(count)
     if count:
         more(count - 1)
@@ -51,7 +51,7 @@ def more(count: int) -> bool:
 
 @Spooler.task
 async def later(what: Any) -> Any:
-    """Notes what it was called with, on an event loop."""
+    """Note the argument, on an event loop."""
     await asyncio.sleep(0)
     ran.append(what)
     return what
@@ -59,19 +59,19 @@ async def later(what: Any) -> Any:
 
 @Spooler.task
 def hopeless() -> None:
-    """Fails, with the default options."""
+    """Fail, with the default options."""
     raise OSError("again")
 
 
 @Spooler.task
 def leave() -> None:
-    """Tries to end the process."""
+    """Try to end the process."""
     sys.exit(3)
 
 
 @Spooler.task
 def interrupt() -> None:
-    """Ctrl-C, pressed while a task runs."""
+    """Press Ctrl-C while the task runs."""
     raise KeyboardInterrupt
 
 
@@ -87,19 +87,19 @@ def memory() -> MemoryBackend:
 
 class TestFakeClock:
     def test_it_stands_still(self) -> None:
-        """It gives the same time until it is advanced, and then as much more."""
+        """It returns the same time until it is advanced, and then the sum."""
         clock = FakeClock(100.0)
         assert (clock(), clock()) == (100.0, 100.0)
         assert clock.advance(2.5) == clock() == 102.5
 
     def test_it_does_not_go_back(self) -> None:
-        """A negative step is a mistake of the test's."""
+        """A negative step is an error of the test."""
         with pytest.raises(ValueError, match="back by 1 s"):
             FakeClock().advance(-1)
 
 
 class Munch(dict[str, Any]):
-    """Has any attribute."""
+    """An object that has any attribute."""
 
     def __getattr__(self, name: str) -> Any:
         return self.setdefault(name, Munch())
@@ -107,19 +107,19 @@ class Munch(dict[str, Any]):
 
 @Spooler.task
 def munch() -> Any:
-    """Returns such an object."""
+    """Return such an object."""
     return Munch()
 
 
 class TestRunAll:
     def test_a_result_is_not_asked_for_anything(self, memory: MemoryBackend) -> None:
-        """As in a worker: an object that has any attribute is a result, and not something to await."""
+        """As in a worker, an object that has any attribute is a result, and is not awaited."""
         memory.send([encode(munch.message())])
         (run,) = run_all(memory)
         assert (run.verdict, run.result) == (Verdict.PROCESSED, {})
 
     def test_in_order_with_results(self, memory: MemoryBackend) -> None:
-        """Everything that is ready is run in order, and what each run came to is told."""
+        """All ready tasks run in order, and the result of each run is returned."""
         ids = memory.send([encode(note.using(priority=9).message(1)), encode(note.using(priority=1).message(None))])
         skipped, processed = run_all(memory)
         assert ran == [None, 1]
@@ -130,7 +130,7 @@ class TestRunAll:
         assert run_all(memory) == []
 
     def test_a_failing_one_until_it_is_dead(self, memory: MemoryBackend) -> None:
-        """A task that is ready again at once is run again, with its exception and traceback told each time."""
+        """A task that is ready again at once runs again, with its exception and traceback each time."""
         memory.send([encode(note.message("no"))])
         runs = run_all(memory)
         assert [run.verdict for run in runs] == [Verdict.RESCHEDULED, Verdict.RESCHEDULED, Verdict.DEAD]
@@ -140,7 +140,7 @@ class TestRunAll:
         assert memory.counts()[State.DEAD] == 1
 
     def test_deferred_ones_stay(self) -> None:
-        """What is not due by the backend's clock is left alone, until the clock is advanced."""
+        """Tasks that are not due by the backend's clock stay, until the clock is advanced."""
         clock = FakeClock()
         memory = MemoryBackend(clock=clock)
         memory.send([encode(Message("raw", due=clock() + 10))])
@@ -149,13 +149,13 @@ class TestRunAll:
         assert [run.task for run in run_all(memory, clock=clock)] == ["raw"]
 
     def test_what_tasks_spool_is_run_too(self, unspool_spooler: TemporarySpooler) -> None:
-        """Until there is nothing left."""
+        """This continues until none is left."""
         more(3)
         assert len(unspool_spooler.run()) == 4
         assert ran == [3, 2, 1, 0]
 
     def test_for_ever(self, unspool_spooler: TemporarySpooler) -> None:
-        """A task that spools itself again and again is given up, and its last run is not begun."""
+        """A task that sends itself forever raises an error, and its last run is not begun."""
         more(100)
         with pytest.raises(RuntimeError, match="5 runs"):
             unspool_spooler.run(limit=5)
@@ -163,7 +163,7 @@ class TestRunAll:
         assert (waiting.args, waiting.attempts) == ((95,), 0)
 
     def test_coroutines(self, memory: MemoryBackend) -> None:
-        """An ``async def`` task is awaited, also from a test that has an event loop running."""
+        """An ``async def`` task is awaited, also in a test that runs an event loop."""
         memory.send([encode(later.message(7))])
 
         async def test() -> int:
@@ -175,7 +175,7 @@ class TestRunAll:
         assert ran == [7]
 
     def test_what_it_cannot_run(self, memory: MemoryBackend) -> None:
-        """A task without a handler is no error of the test's: its run says what is missing."""
+        """A task without a handler is not an error of the test: its run says what is missing."""
         memory.send([encode(Message("ucfg_no_such_type"))])
         (run,) = run_all(memory)
         assert run.verdict is Verdict.RESCHEDULED
@@ -189,7 +189,7 @@ class TestRunAll:
         assert run.verdict is Verdict.RESCHEDULED
 
     def test_interrupted(self, memory: MemoryBackend) -> None:
-        """Ctrl-C ends the test, and the task is put back with no attempt counted."""
+        """Ctrl-C ends the test, and the task is returned without a counted attempt."""
         (id,) = memory.send([encode(interrupt.message())])
         with pytest.raises(KeyboardInterrupt):
             run_all(memory)
@@ -198,7 +198,7 @@ class TestRunAll:
         assert (entry.state, entry.attempts) == (State.READY, 0)
 
     def test_what_somebody_else_runs(self, tmp_path: Path) -> None:
-        """A task that another worker holds is passed over."""
+        """A task that another worker holds is skipped."""
         backend, other = (SpoolBackend(str(tmp_path), durable=False) for _ in range(2))
         backend.send([encode(note.message(1)), encode(note.message(2))])
         feed = other.feed()
@@ -214,7 +214,7 @@ class TestRunAll:
 
 class TestSpoolerFixture:
     def test_what_was_spooled(self, unspool_spooler: TemporarySpooler) -> None:
-        """Waiting tasks are shown in the order of running, with what they were called with."""
+        """Waiting tasks are returned in order of execution, with their arguments."""
         note(1)
         id = note.using(priority=5).enqueue(what=ResultRescheduled)
         Spooler.send_message_raw("text", payload={"a": 1}, priority=7)
@@ -227,12 +227,12 @@ class TestSpoolerFixture:
         assert (third.args, third.priority) == ((1,), None)
 
     def test_it_is_the_default(self, unspool_spooler: TemporarySpooler) -> None:
-        """It is the only spooler that is configured, and a real directory."""
+        """It is the only configured spooler, and a real directory."""
         assert Spooler.get_spoolers() == [Spooler(unspool_spooler.name)]
         assert Path(note(1)).parent == Path(unspool_spooler.name)
 
     def test_settings_are_as_before(self, tmp_path: Path) -> None:
-        """After the test whatever ``configure`` had set is in force again."""
+        """After the test, the settings of ``configure`` are in force again."""
         settings.configure(spoolers=[tmp_path / "own"], period=5)
         before = settings.current()
         with temporary_spooler(tmp_path / "other"):
@@ -242,7 +242,7 @@ class TestSpoolerFixture:
         assert note(1).startswith(str(tmp_path / "own"))
 
     def test_tasks_of_other_spoolers_are_caught(self, tmp_path: Path, unspool_spooler: TemporarySpooler) -> None:
-        """By a path, a base name, a URL, and in a transaction: no test sends to a real spooler."""
+        """This includes a path, a base name, a URL and a transaction: no test sends to a real spooler."""
         real = tmp_path / "prod" / "mail"
         settings.configure(spoolers=[tmp_path / "prod" / "first", real])
         named = Spooler.get_by_basename("mail")
@@ -265,7 +265,7 @@ class TestSpoolerFixture:
         assert len(unspool_spooler.run()) == 5
 
     def test_time_is_moved(self, unspool_spooler: TemporarySpooler) -> None:
-        """Postponed tasks, second attempts and deaths come without waiting; what is sent then counts from then on."""
+        """Postponed tasks, second attempts and dead tasks come without waiting. Later delays count from then on."""
         fails = note.using(postpone=timedelta(hours=2))
         fails("no")
         assert unspool_spooler.run(advance=3600) == []
@@ -277,13 +277,13 @@ class TestSpoolerFixture:
         assert [run.verdict for run in unspool_spooler.run(advance=1)] == [Verdict.PROCESSED]
 
     def test_attempts_of_the_default_options(self, unspool_spooler: TemporarySpooler) -> None:
-        """One hour at a time, a failing task has its twenty attempts and is dead."""
+        """With one hour at a time, a failing task has its twenty attempts and is dead."""
         hopeless()
         verdicts = [run.verdict for _ in range(20) for run in unspool_spooler.run(advance=2 * 3600)]
         assert verdicts == [Verdict.RESCHEDULED] * 19 + [Verdict.DEAD]
 
     def test_without_pytest(self) -> None:
-        """A context manager with a directory of its own, which is gone afterwards, as are its spoolers."""
+        """A context manager with its own directory, which is removed at the end together with its spoolers."""
         with temporary_spooler() as spooler:
             note(1)
             assert len(spooler.tasks()) == 1
@@ -294,7 +294,7 @@ class TestSpoolerFixture:
 
     @pytest.mark.parametrize("threads", [0, 1])
     def test_many_tests_hold_nothing(self, tmp_path: Path, threads: int) -> None:
-        """It closes what it opened, also where a thread lives on: thousands of tests do not run out of descriptors."""
+        """It closes what it has opened, also if a thread lives on: thousands of tests do not run out of descriptors."""
         over = threading.Event()
         for _ in range(threads):
             threading.Thread(target=over.wait).start()
@@ -319,7 +319,7 @@ class TestSpoolerFixture:
 
 class TestPlugin:
     def test_the_documented_example(self, pytester: pytest.Pytester) -> None:
-        """The example in the plugin's docstring works as it stands, in a pytest that has no configuration."""
+        """The example in the docstring of the plugin works in a pytest without configuration."""
         doc = plugin.__doc__
         assert doc is not None
         example = doc.partition(".. code-block:: python\n")[2].partition("No setup is needed")[0]
@@ -340,7 +340,7 @@ class TestPlugin:
         result.assert_outcomes(passed=1)
 
     def test_it_is_light(self) -> None:
-        """Being loaded in every pytest run, it brings no backend, nor anything that takes long to import."""
+        """It is loaded in every pytest run, so it imports no backend, nor anything slow."""
         heavy = (
             "asyncio sqlite3 click rich inotify_simple hypothesis unspool.backends.spool unspool.testing.conformance"
         )
@@ -353,14 +353,14 @@ class TestPlugin:
 
 
 def test_no_test_of_the_suite_hides_another() -> None:
-    """The suite is put together by inheritance, so a test could silently replace another of its name."""
+    """The suite is composed by inheritance, so a test could silently replace another one with its name."""
     names = Counter(name for part in BackendConformance.__mro__ for name in vars(part) if name.startswith("test_"))
     assert [name for name, count in names.items() if count > 1] == []
     assert len(names) > 80
 
 
 def test_every_test_of_the_suite_says_what_it_proves() -> None:
-    """For whoever writes a backend, the docstrings are the contract."""
+    """For authors of backends, the docstrings are the contract."""
     assert [
         name
         for name in dir(BackendConformance)
@@ -369,8 +369,9 @@ def test_every_test_of_the_suite_says_what_it_proves() -> None:
 
 
 def test_settings_for_a_block(tmp_path: Path) -> None:
-    """They replace those of ``configure``, and are gone afterwards, with what the block has configured and on errors
-    too. The backends are those of the settings in force."""
+    """They replace those of ``configure``. At the end, also after an error, they and everything that the block has
+    configured are removed. The backends are those of the current settings.
+    """
     settings.configure(spoolers=[tmp_path / "mail"], period=5)
     before, backend = settings.current(), registry.backend()
 

@@ -17,7 +17,7 @@ from unspool.runtime.watches import Watches
 
 
 class Withholding(SpoolBackend):
-    """A backend whose other supervisors cannot have what this one has taken."""
+    """A backend whose tickets are withheld from other supervisors."""
 
     capabilities = SpoolBackend.capabilities._replace(withholds=True)
 
@@ -75,7 +75,7 @@ def tickets(spooler: Served, pool: Workers) -> Tickets:
 
 
 def test_nothing_is_taken_before_a_worker_is_ready(spooler: Served, pool: Workers, tickets: Tickets) -> None:
-    """Other supervisors may have idle workers, while those of this one import, are stopped, or leave."""
+    """Other supervisors may have idle workers, while those of this one are importing, stopped or ending."""
     spooler.backend.send([Envelope({"msg": b"task"}, b"", None, None)])
     while spooler.state.head is None:
         spooler.refresh()
@@ -104,7 +104,7 @@ def filled(spooler: Served, pool: Workers, tickets: Tickets) -> Tickets:
 def test_a_ticket_in_the_queue_is_not_more_urgent_than_the_queue(
     spooler: Served, pool: Workers, filled: Tickets
 ) -> None:
-    """The head of the last state is in the queue, so it takes no ticket back."""
+    """The head of the last state is in the queue, so the supervisor takes no ticket back."""
     filled.fill()
     assert len(pool.queue) == 2
     assert not spooler.state.more, "tickets were released"

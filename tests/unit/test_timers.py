@@ -1,11 +1,13 @@
-"""When a supervisor looks again."""
+"""The times at which a supervisor must act."""
 
 from unspool.runtime.timers import Interval, Timers
 from unspool.testing import FakeClock
 
 
 def test_the_first_timer_ends_the_wait() -> None:
-    """Timers that are not set do not count, one that is overdue ends it at once, and none waits beyond an hour."""
+    """Timers that are not set do not count, an overdue one ends the wait at once, and no wait is longer than an
+    hour.
+    """
     timers = Timers()
     assert timers.wait() is None
     waits: list[float | None] = [None, 9000.0, None]
@@ -19,7 +21,7 @@ def test_the_first_timer_ends_the_wait() -> None:
 
 
 def test_an_interval() -> None:
-    """It is due at first, and again when its seconds have passed since it began."""
+    """It is due at first, and again when its seconds have passed."""
     clock = FakeClock(100.0)
     interval = Interval(5.0, clock)
     assert interval.left() <= 0

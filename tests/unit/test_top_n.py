@@ -1,4 +1,4 @@
-"""The earliest of a great many names, held against a sorted list."""
+"""The earliest of very many names, compared with a sorted list."""
 
 from typing import NamedTuple
 
@@ -11,13 +11,13 @@ NOW = 1_800_000_000.0
 
 
 class Entry(NamedTuple):
-    """What a reading gives."""
+    """A directory entry."""
 
     name: str
 
 
 def name(number: int, time: float) -> str:
-    """A task's name with its time at the end."""
+    """Return the name of a task with its time at the end."""
     seconds, rest = divmod(round(time * 1_000_000), 1_000_000)
     return f"uwsgi_spoolfile_on_host_1_{number}_1_{seconds}_{rest:06d}"
 
@@ -27,14 +27,15 @@ names = st.lists(st.tuples(st.integers(0, 9), times).map(lambda made: name(*made
 
 
 def order(name: str) -> tuple[float, str]:
-    """Numbers instead of texts."""
+    """Return numbers for texts."""
     return float(name[-17:].replace("_", ".")), name
 
 
 @given(names, st.integers(1, 8), st.integers(1, 7))
 def test_the_earliest_are_kept(found: list[str], most: int, step: int) -> None:
-    """In whatever order and steps the names come, with equal times among them: what is given are the earliest, at most
-    twice as many as wanted, and all of them unless it says that some were dropped."""
+    """Whatever the order and steps of the names, and with equal times: the earliest are returned, at most twice as many
+    as wanted, and all of them unless some were reported as dropped.
+    """
     earliest = TopN(most, order)
     for at in range(0, len(found), step):
         earliest.add(found[at : at + step])
@@ -49,8 +50,9 @@ def test_the_earliest_are_kept(found: list[str], most: int, step: int) -> None:
 
 @given(names, st.integers(1, 8), times, times)
 def test_selection(found: list[str], most: int, last: float, last_later: float) -> None:
-    """Each kind up to its latest time; names without a time, of other files too, are left to the caller; where files
-    are to be looked at, so are those whose time has come."""
+    """Each kind is kept up to its latest time. Names without a time are left to the caller, and so are due ones if
+    files have to be read.
+    """
     strange = [
         "5",
         "_",
@@ -75,7 +77,7 @@ def test_selection(found: list[str], most: int, last: float, last_later: float) 
 
 
 def test_a_limit_that_moves() -> None:
-    """Where files are looked at, who looks says how far."""
+    """If files have to be read, the caller sets the latest time."""
     selection = Selection((NOW, NOW, NOW), 5)
     selection.limit(NOW - 10)
     assert selection.sift([Entry(name(1, NOW - 9)), Entry(name(2, NOW - 11))]) == [Entry(name(2, NOW - 11))]

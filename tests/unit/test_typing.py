@@ -1,4 +1,4 @@
-"""What a type checker sees: a decorated function keeps its parameters, and its local call its result."""
+"""The view of a type checker: a decorated function keeps its parameters, and its local call its result."""
 
 import re
 import subprocess
@@ -53,7 +53,7 @@ called.call_local(1)
 
 @pytest.fixture(scope="module")
 def mypy(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The file with wrong calls, and all that mypy says of it and of the other: one run, kept warm between sessions."""
+    """The file with wrong calls, and the output of mypy for it and for the other one, from one run with a cache."""
     wrong = tmp_path_factory.mktemp("typing") / "wrong_calls.py"
     wrong.write_text(WRONG)
     kept = getattr(request.config, "cache", None)  # pytest may be run without one
@@ -66,19 +66,19 @@ def mypy(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def errors(path: Path, output: str) -> dict[int, str]:
-    """The code of mypy's error at each line of a file."""
+    """Return the code of mypy's error for each line of a file."""
     found = re.findall(rf"(?m)^\S*{re.escape(path.name)}:(\d+): error: .*\[([a-z-]+)\]$", output)
     return {int(line): code for line, code in found}
 
 
 def test_types_are_kept(mypy: tuple[Path, str]) -> None:
-    """Every ``assert_type`` holds under ``--strict``: bare and called, on class and instance."""
+    """Every ``assert_type`` holds under ``--strict``: with and without parentheses, on class and instance."""
     _, output = mypy
     assert GOOD.name not in output, output
 
 
 def test_wrong_calls_are_errors(mypy: tuple[Path, str]) -> None:
-    """Each wrong call is one, of the kind that says what is wrong, and the right ones are none."""
+    """Each wrong call is an error of the expected kind, and the correct ones are none."""
     wrong, output = mypy
     expected = {
         number: line.partition("# error: ")[2]

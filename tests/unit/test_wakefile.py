@@ -1,4 +1,4 @@
-"""The wakefile that leads uWSGI to tasks with a priority, and the due list that its processes go by."""
+"""The wakefile that leads uWSGI to tasks with a priority, and the due list that its processes use."""
 
 import fcntl
 import itertools
@@ -34,24 +34,24 @@ def backend(tmp_path: Path, clock: FakeClock) -> SpoolBackend:
 
 @pytest.fixture
 def due_list(backend: SpoolBackend, clock: FakeClock) -> DueList:
-    """What a process of uWSGI goes by."""
+    """The due list of a process of uWSGI."""
     return DueList(Directory(backend.name), clock, lambda: [""])
 
 
 def send(backend: SpoolBackend, priority: int | None = 5, due: float | None = None) -> str:
-    """Sends one task; its ref."""
+    """Send one task, and return its ref."""
     (id,) = backend.send([codec.encode(Message("hello", None, None, priority, due))])
     return id.removeprefix(f"{backend.name}/")
 
 
 def bells(backend: SpoolBackend) -> dict[str, float]:
-    """The bells there, with the times at which they are due."""
+    """Return the wakefiles, with their due times."""
     names = [name for name in os.listdir(backend.name) if name.startswith(BELL)]
     return {name: os.stat(f"{backend.name}/{name}").st_mtime for name in names}
 
 
 def test_names() -> None:
-    """A bell is no task, and a task of a host with a strange name is no bell."""
+    """A wakefile is not a task, and a task of a host with an odd name is not a wakefile."""
     for name in (BELL, f"{BELL}_1900000000", f"{BELL}_taken_by_1"):
         assert is_bell(name)
         assert not is_task(name)
@@ -59,13 +59,15 @@ def test_names() -> None:
 
 
 def test_nobody_rings_where_no_uwsgi_needs_it(backend: SpoolBackend) -> None:
-    """A directory that uWSGI does not drain has no bells."""
+    """A directory that uWSGI does not drain has no wakefiles."""
     send(backend)
     assert bells(backend) == {}
 
 
 def test_it_rings_for_tasks_with_a_priority(backend: SpoolBackend, clock: FakeClock) -> None:
-    """Once for all that are due now, at a full second for a deferred one, and never for one without a priority."""
+    """There is one for all tasks that are due now, one at a full second for a deferred task, and none for a task
+    without a priority.
+    """
     backend.wakefile.want()
     send(backend, None)
     assert bells(backend) == {}
@@ -80,14 +82,16 @@ def test_it_rings_for_tasks_with_a_priority(backend: SpoolBackend, clock: FakeCl
 
 
 def test_what_was_there_before_is_announced(backend: SpoolBackend) -> None:
-    """Tasks that were sent before a uWSGI needed the bell are found when one does."""
+    """Tasks that were sent before a uWSGI needed the wakefile are found when one does."""
     send(backend)
     backend.wakefile.want()
     assert list(bells(backend)) == [BELL]
 
 
 def test_it_stays_as_long_as_something_waits(backend: SpoolBackend, clock: FakeClock) -> None:
-    """What is due comes in order; while a task is there, so is a bell, due when the task is; then there is none."""
+    """Due tasks come in order. While there is a task, there is a wakefile that is due with the task. Then there is
+    none.
+    """
     backend.wakefile.want()
     last, first = send(backend, 7), send(backend, 2)
     offered = backend.wakefile.urgent(BELL)
@@ -105,7 +109,7 @@ def test_it_stays_as_long_as_something_waits(backend: SpoolBackend, clock: FakeC
 
 
 def test_a_task_that_somebody_else_runs_keeps_it_due(backend: SpoolBackend, clock: FakeClock) -> None:
-    """Who runs it may die, and then the next process must come upon the bell at once."""
+    """The process that runs the task may die, and then the next process must find the wakefile at once."""
     backend.wakefile.want()
     ref = send(backend)
     bell = Wakefile(Directory(backend.name), clock)
@@ -115,7 +119,7 @@ def test_a_task_that_somebody_else_runs_keeps_it_due(backend: SpoolBackend, cloc
 
 
 def test_to_everybody_else_it_is_no_task(backend: SpoolBackend) -> None:
-    """Listings, counts and workers pass over it."""
+    """Listings, counts and workers ignore it."""
     backend.wakefile.want()
     ref = send(backend)
     assert [entry.id for entry in backend.entries()] == [f"{backend.name}/{ref}"]
@@ -126,7 +130,7 @@ def test_to_everybody_else_it_is_no_task(backend: SpoolBackend) -> None:
 
 
 def test_a_retried_task_is_announced(backend: SpoolBackend, clock: FakeClock) -> None:
-    """One that was deferred and is made ready by hand."""
+    """A deferred task is made ready by hand."""
     backend.wakefile.want()
     ref = send(backend, due=clock() + 100)
     backend.retry(ref)
@@ -134,8 +138,9 @@ def test_a_retried_task_is_announced(backend: SpoolBackend, clock: FakeClock) ->
 
 
 def test_the_due_list_is_in_the_order_of_running(backend: SpoolBackend, due_list: DueList, clock: FakeClock) -> None:
-    """First in, first out, whatever the order of the directory; nothing that is deferred, and nothing with a priority.
-    Tasks that another process runs, or that were found to be deferred, are left out until their time."""
+    """First in, first out, whatever the order of the directory, without deferred tasks and those with a priority. Tasks
+    that another process runs, or that were found to be deferred, are omitted until their time.
+    """
     refs = [send(backend, None) for _ in range(50)]
     send(backend, None, clock() + 5)
     send(backend, 1)
@@ -158,7 +163,7 @@ def test_the_due_list_is_in_the_order_of_running(backend: SpoolBackend, due_list
 
 
 def test_a_lock_of_uwsgis_is_given_up(backend: SpoolBackend) -> None:
-    """So that the task can be claimed with one that does not end when somebody in the process looks at the file."""
+    """The task can then be claimed with a lock that does not end when other code in the process opens the file."""
     module = ModuleType("uwsgi")
     module.opt = {}  # type: ignore[attr-defined]
     inside = UwsgiBackend(backend.name, module, durable=False)
@@ -178,7 +183,7 @@ def test_a_lock_of_uwsgis_is_given_up(backend: SpoolBackend) -> None:
 
 
 def test_ringing_comes_to_an_end(backend: SpoolBackend, clock: FakeClock) -> None:
-    """Also beside a bell of the same second that somebody with a clock a little ahead has made: it is due as early."""
+    """This holds also beside a wakefile of the same second from a clock that is slightly ahead: it is due as early."""
     backend.wakefile.want()
     send(backend, due=clock() + 100)
     ahead = FakeClock(clock() + 0.0001)
@@ -188,7 +193,7 @@ def test_ringing_comes_to_an_end(backend: SpoolBackend, clock: FakeClock) -> Non
 
 
 def scan(backend: SpoolBackend) -> None:
-    """What a supervisor does first."""
+    """Scan as a supervisor does first."""
     feed = backend.feed()
     while feed.refresh().more:
         pass
@@ -196,7 +201,7 @@ def scan(backend: SpoolBackend) -> None:
 
 
 def test_a_link_in_the_place_of_a_bell(backend: SpoolBackend) -> None:
-    """One that leads nowhere keeps nobody from sending."""
+    """A link that leads nowhere does not prevent sending."""
     backend.wakefile.want()
     os.symlink("nowhere", f"{backend.name}/{BELL}")
     send(SpoolBackend(backend.name, durable=False))
@@ -204,7 +209,7 @@ def test_a_link_in_the_place_of_a_bell(backend: SpoolBackend) -> None:
 
 
 def test_nobody_rings_for_a_uwsgi_that_is_gone(backend: SpoolBackend) -> None:
-    """The mark holds as long as a process that made it lives; what was rung for it is swept by the next supervisor."""
+    """The marker holds while a process that has created it lives. The next supervisor sweeps its wakefiles."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -227,7 +232,7 @@ def test_nobody_rings_for_a_uwsgi_that_is_gone(backend: SpoolBackend) -> None:
 
 
 def test_what_nobody_has_rung_for_is_noticed(backend: SpoolBackend, due_list: DueList) -> None:
-    """uWSGI itself puts tasks with a priority there and rings for nobody; a look finds them."""
+    """uWSGI itself puts tasks with a priority there without a wakefile. A scan finds them."""
     bell = backend.wakefile
     bell.want()
     ref = send(backend)
@@ -245,7 +250,7 @@ def test_what_nobody_has_rung_for_is_noticed(backend: SpoolBackend, due_list: Du
 
 
 def test_a_busy_task_is_tried_once_more(due_list: DueList) -> None:
-    """And not at each offer: most have been run by then. Found busy again, it is noted again."""
+    """It is not checked at each offer, because most tasks have run by then. If it is still busy, it is noted again."""
     due_list.later("busy", None)
     assert due_list.busy == ["busy"]
     due_list.tried("busy")
@@ -255,8 +260,9 @@ def test_a_busy_task_is_tried_once_more(due_list: DueList) -> None:
 
 
 def test_a_full_disk_leaves_the_bell_that_was_there(backend: SpoolBackend, caplog: pytest.LogCaptureFixture) -> None:
-    """uWSGI's process goes on with a line in the log, and no draft is left. The disk is full for this process: a limit
-    of file sizes stands for it."""
+    """uWSGI's process continues with a log line, and no draft is left. A limit of file sizes stands for the
+    full disk.
+    """
     backend.wakefile.want()
     ref = send(backend)
     before = bells(backend)

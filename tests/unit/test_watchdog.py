@@ -1,4 +1,4 @@
-"""When a worker has to be killed: decisions, without processes."""
+"""The decision to kill a worker, without processes."""
 
 from unspool.runtime.watchdog import LOST, Watchdog
 
@@ -18,12 +18,12 @@ def look(
     away: bool = False,
     closed: bool = False,
 ) -> str | None:
-    """One look at a worker of which all is well, but for what is said."""
+    """Check a worker of which all is well except for the given values."""
     return watchdog.look(now, shown, begun, to_end=to_end, away=away, closed=closed)
 
 
 def test_a_worker_that_works_is_left_alone() -> None:
-    """Idle or busy, for however long: it is looked at now and then while it runs something, and else never."""
+    """Idle or busy, for any time: it is checked regularly while it runs something, and otherwise never."""
     watchdog = Watchdog(5.0)
     for now in (0.0, 1e6, 2e6):
         assert look(watchdog, now) is None
@@ -35,7 +35,7 @@ def test_a_worker_that_works_is_left_alone() -> None:
 
 
 def test_a_worker_that_is_to_end_and_runs_nothing() -> None:
-    """It has so many seconds from when it runs nothing; what it runs may take as long as it likes."""
+    """It has this many seconds after its last run. The runs may take any time."""
     watchdog = Watchdog(5.0)
     assert look(watchdog, 0.0, frozenset({RUN}), to_end=True) is None
     assert look(watchdog, 1e6, IDLE, frozenset({RUN}), to_end=True) is None
@@ -47,7 +47,7 @@ def test_a_worker_that_is_to_end_and_runs_nothing() -> None:
 
 
 def test_a_worker_that_is_to_end_while_a_spooler_is_away() -> None:
-    """It may have to tell that one what it has run, so it has more time, but not for ever."""
+    """It may have to store the ends of its runs, so it has more time, but not forever."""
     watchdog = Watchdog(5.0)
     assert look(watchdog, 0.0, to_end=True, away=True) is None
     assert look(watchdog, 59.9, to_end=True, away=True) is None
@@ -55,7 +55,7 @@ def test_a_worker_that_is_to_end_while_a_spooler_is_away() -> None:
 
 
 def test_a_worker_whose_pipe_has_ended() -> None:
-    """It is dead, or about to be; if it is not, it has lost the pipe, and is killed in whatever it runs."""
+    """It is dead, or about to be. If it is not, it has lost the pipe, and is killed during any run."""
     watchdog = Watchdog(5.0)
     assert look(watchdog, 0.0, frozenset({RUN}), closed=True) is None
     assert watchdog.deadline == 1.0
@@ -63,7 +63,7 @@ def test_a_worker_whose_pipe_has_ended() -> None:
 
 
 def test_a_worker_that_does_not_tell_the_end_of_a_run() -> None:
-    """Its registration has shown a run, and shows it no more; with coroutines under way there may be a reason."""
+    """Its registration has shown a run, and no longer does. With current coroutines, there may be a reason."""
     watchdog = Watchdog(5.0)
     assert look(watchdog, 0.0, frozenset({RUN})) is None
     assert look(watchdog, 1.0, frozenset({OTHER})) is None

@@ -1,4 +1,4 @@
-"""The bytes of an envelope: uWSGI's format, and damage found before anything is decoded."""
+"""The bytes of an envelope: uWSGI's format, and damage that is detected before anything is decoded."""
 
 import contextlib
 import random
@@ -21,12 +21,12 @@ SEAL_AT = wire.HEADER_SIZE + len(PLAIN)
 
 
 def test_dump_is_byte_for_byte_uwsgis_format() -> None:
-    """A sealed envelope is a hand-built file of uWSGI's, whose last variable is the checksum."""
+    """A sealed envelope equals a file of uWSGI that was built by hand, whose last variable is the checksum."""
     assert wire.dump(VARS, b"BODY", None) == SEALED
 
 
 def test_a_foreign_file_is_read() -> None:
-    """A file that uWSGI wrote has no seal, and is read as it stands, whatever its second modifier."""
+    """A file of uWSGI has no seal, and is read with any second modifier."""
     data = b"\x11\x14\x00\x07" + b"\x03\x00msg\x05\x00hello" + b"\x02\x00at\x02\x0012" + b"\x00\x00BODY"
     assert wire.load(data, None, priority=4, due=5.0) == Envelope(
         {"msg": b"hello", "at": b"12"}, b"\0\0BODY", 4, 5.0, False
@@ -34,7 +34,7 @@ def test_a_foreign_file_is_read() -> None:
 
 
 def test_a_key_that_is_no_text() -> None:
-    """A program's own variables may be named by any bytes: they are read, and come out as the same bytes."""
+    """The names of a program's own variables may be any bytes, which are read and written unchanged."""
     data = b"\x11\x07\x00\x00" + b"\x02\x00k\xff\x01\x00v"
     vars = wire.load(data, None).vars
     assert wire.dump(vars, b"", None)[wire.HEADER_SIZE :].startswith(data[wire.HEADER_SIZE :])
@@ -42,12 +42,12 @@ def test_a_key_that_is_no_text() -> None:
 
 
 def test_a_sealed_file_is_read_without_its_seal() -> None:
-    """The seal is verified and is none of the variables; priority and due time are those that the place says."""
+    """The seal is verified and is not among the variables. Priority and due time are those of the parameters."""
     assert wire.load(SEALED, None, priority=3, due=1.0) == Envelope(VARS, b"BODY", 3, 1.0, True)
 
 
 def test_the_variables_alone() -> None:
-    """A listing needs no more than the head of a file, and sees the seal as a variable like any other."""
+    """A listing needs only the head of a file, and sees the seal as an ordinary variable."""
     head = SEALED[: -len(b"BODY")]
     found = wire.load_vars(head)
     assert found.vars == VARS | {"unspool_sum": head[-8:]}
@@ -59,13 +59,13 @@ def test_the_variables_alone() -> None:
     body=st.binary(max_size=1000),
 )
 def test_what_is_dumped_is_loaded(vars: dict[str, bytes], body: bytes) -> None:
-    """Whatever the variables and the body: empty ones, long ones, any byte in them."""
+    """Any variables and body: empty ones, long ones, any bytes."""
     assert wire.load(wire.dump(vars, body, None), None) == Envelope(vars, body, None, None, True)
 
 
 @pytest.mark.parametrize("body", [b"", b"BODY", b"x" * 300])
 def test_every_truncation_of_a_sealed_file_is_damaged(body: bytes) -> None:
-    """Cut anywhere, in the header, a variable, the seal or the body, a file does not pass for a task."""
+    """A file that is truncated anywhere, in the header, a variable, the seal or the body, is not accepted as a task."""
     data = wire.dump(VARS, body, None)
     for length in range(len(data)):
         with pytest.raises(Damaged):
@@ -73,9 +73,9 @@ def test_every_truncation_of_a_sealed_file_is_damaged(body: bytes) -> None:
 
 
 def test_every_flip_of_a_sealed_file_is_damage_or_harmless_or_unseals_it() -> None:
-    """Each byte replaced by each other value. The two modifiers carry nothing, so their loss changes nothing. In the
-    variables, the checksum and the body every flip is damage. Only flips in the size and in the name of the seal can
-    leave an envelope that passes, and that one is not sealed; flips in the seal's name leave its task as it was.
+    """Each byte is replaced by each other value. The two modifiers mean nothing, so their loss changes nothing. In the
+    variables, the checksum and the body, every flip is damage. Only flips in the size and in the name of the seal can
+    leave an acceptable envelope, which is not sealed. Flips in the name of the seal leave its task unchanged.
     """
     modifiers, size = {0, 3}, {1, 2}
     seal_name = set(range(SEAL_AT, SEAL_AT + len(b"\x0b\x00unspool_sum\x08\x00")))
@@ -100,7 +100,9 @@ def test_every_flip_of_a_sealed_file_is_damage_or_harmless_or_unseals_it() -> No
 
 
 def test_garbage_is_damaged_or_unsealed() -> None:
-    """Random bytes, with and without a plausible header, never pass for sealed, and never raise anything else."""
+    """Random bytes, with and without a plausible header, are never accepted as sealed, and never raise another
+    error.
+    """
     seed = random.SystemRandom().randrange(2**32)
     print(f"seed {seed}")
     generator = random.Random(seed)
@@ -115,7 +117,7 @@ def test_garbage_is_damaged_or_unsealed() -> None:
 
 
 def test_garbage_in_a_sealed_file_is_found() -> None:
-    """Several bytes overwritten at random: what still passes as sealed is unchanged."""
+    """Several random bytes are overwritten: what is still accepted as sealed is unchanged."""
     seed = random.SystemRandom().randrange(2**32)
     print(f"seed {seed}")
     generator = random.Random(seed)
@@ -132,13 +134,13 @@ def test_garbage_in_a_sealed_file_is_found() -> None:
 
 
 def test_a_swapped_body_is_damaged() -> None:
-    """The seal binds variables and body together: those of two tasks do not make a third."""
+    """The seal binds variables and body together: those of two tasks do not make a third one."""
     with pytest.raises(Damaged, match="checksum"):
         wire.load(SEALED[: -len(b"BODY")] + b"BODZ", None)
 
 
 def test_variables_up_to_the_formats_limit() -> None:
-    """65535 bytes of variables, the seal among them, are the most that the size field can say; one more is refused."""
+    """The size field holds at most 65535 bytes of variables, including the seal. One more is refused."""
     room = wire.MAX_VARS - len(b"\x0b\x00unspool_sum\x08\x00") - 8 - len(b"\x01\x00k\x00\x00")
     data = wire.dump({"k": b"x" * room}, b"BODY", None)
     assert data[1:3] == b"\xff\xff"
@@ -149,7 +151,7 @@ def test_variables_up_to_the_formats_limit() -> None:
 
 @pytest.mark.parametrize("vars", [{"k": b"x" * 65536}, {"k" * 65536: b""}, {"k": b"x" * 40_000, "l": b"x" * 40_000}])
 def test_variables_beyond_the_formats_limit(vars: dict[str, bytes]) -> None:
-    """A value, a key or a sum of them that the format cannot hold is refused, not cut."""
+    """A value, a key or their sum that the format cannot hold is refused, not truncated."""
     with pytest.raises(Damaged, match="65535"):
         wire.dump(vars, b"", None)
 
@@ -167,7 +169,7 @@ def test_variables_beyond_the_formats_limit(vars: dict[str, bytes]) -> None:
     ],
 )
 def test_why_it_is_damaged(data: bytes, reason: str) -> None:
-    """The reason says what is wrong, in the whole file as in its head."""
+    """The reason says what is wrong, for the whole file as for its head."""
     for read in (partial(wire.load, signer=None), wire.load_vars):
         with pytest.raises(Damaged, match=reason):
             read(data)

@@ -13,7 +13,7 @@ from .instance import PATIENCE, PROGRAM, Instance
 
 @pytest.fixture
 def run_uwsgi(tmp_path: Path) -> Callable[..., None]:
-    """Runs uWSGI with some options until its program has written the file ``done`` beside it."""
+    """Run uWSGI with these options until its program has written the file ``done`` beside it."""
     require_uwsgi()
 
     def run(*options: str) -> None:
@@ -36,7 +36,7 @@ def run_uwsgi(tmp_path: Path) -> Callable[..., None]:
 
 @pytest.fixture
 def instance(tmp_path: Path) -> Iterator[Instance]:
-    """A uWSGI that the test starts, and that is stopped when the test ends."""
+    """A uWSGI that the test starts, and that is stopped at its end."""
     require_uwsgi()
     here = Instance(tmp_path)
     yield here

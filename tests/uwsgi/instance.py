@@ -1,4 +1,4 @@
-"""A real uWSGI with a program of the test's, and a mule in it that does what the test says."""
+"""A real uWSGI with a program of the test, and a mule that executes what the test requests."""
 
 import contextlib
 import json
@@ -68,7 +68,7 @@ while True:
 
 
 def require(*options: str) -> None:
-    """Skips the test if this uWSGI lacks an option: ``--spooler-cheap`` is newer than uWSGI 2.0."""
+    """Skip the test if this uWSGI lacks an option: ``--spooler-cheap`` is newer than uWSGI 2.0."""
     known = subprocess.run([PROGRAM, "--help"], capture_output=True, text=True, check=True).stdout
     for option in options:
         if f"{option.partition('=')[0]} " not in known:
@@ -95,14 +95,14 @@ class Instance:
         self._process: subprocess.Popen[bytes] | None = None
 
     def write_app(self, source: str) -> None:
-        """The application: these lines after ``APP_START``."""
+        """Write the application: ``APP_START`` and these lines."""
         (self.root / "app.py").write_text(APP_START + textwrap.dedent(source))
         (self.root / "mule.py").write_text(_MULE)
 
     def start(
         self, *options: str, spoolers: tuple[str, ...] = ("myspooler",), frequency: int = 1, quiet: bool = True
     ) -> "Instance":
-        """Starts uWSGI, its options before those of the spoolers; returns when the mule listens."""
+        """Start uWSGI with these options before those of the spoolers. Return when the mule listens."""
         command = [str(PROGRAM), "--master", "--die-on-term", f"--logto={self.log}", *options]
         command += ["--spooler-quiet"] if quiet else []
         command += [f"--spooler={self.root / name}" for name in spoolers]
@@ -112,7 +112,7 @@ class Instance:
         return self
 
     def start_unspool(self, *options: str) -> subprocess.Popen[bytes]:
-        """Starts ``unspool run`` on the spool directory; the test's end ends it."""
+        """Start ``unspool run`` on the spool directory, which ends with the test."""
         command = [sys.executable, "-m", "unspool", "run", "app", *options]
         with open(self.root / "unspool.log", "ab") as log:
             process = subprocess.Popen(command, cwd=self.root, env=self.outside, stderr=log, stdin=subprocess.DEVNULL)
@@ -120,7 +120,9 @@ class Instance:
         return process
 
     def call(self, code: str) -> Any:
-        """Does this in a plain Python process, with everything of the application imported; the value of ``code``."""
+        """Run code in a plain Python process that has imported everything of the application, and return the value of
+        ``code``.
+        """
         program = f"import json\nfrom app import *\nprint(json.dumps({code}))"
         command = [sys.executable, "-c", program]
         done = subprocess.run(
@@ -130,11 +132,11 @@ class Instance:
 
     @property
     def outside(self) -> dict[str, str]:
-        """The environment of processes outside uWSGI."""
+        """Return the environment of processes outside uWSGI."""
         return self.env | {"UNSPOOL_SPOOLERS": str(self.spool)}
 
     def close(self) -> None:
-        """Ends all that was started; uWSGI without the second that it takes to stop."""
+        """Kill all processes. This saves the second that uWSGI takes to stop."""
         if self._process is not None:
             self._process.send_signal(signal.SIGSTOP)  # or it would respawn what is killed
             with open(f"/proc/{self._process.pid}/task/{self._process.pid}/children") as children:
@@ -149,7 +151,7 @@ class Instance:
             process.wait(PATIENCE)
 
     def stop(self) -> None:
-        """Stops uWSGI, which kills its spoolers in the midst of their tasks."""
+        """Stop uWSGI, which kills its spoolers during their tasks."""
         if self._process is not None:
             self._process.terminate()
             try:
@@ -161,9 +163,10 @@ class Instance:
             (self.root / "mule.sock").unlink(missing_ok=True)
 
     def do(self, code: str) -> Any:
-        """Has the mule do this, with everything of the application imported; the value of an expression.
+        """Run code in the mule, which has imported everything of the application, and return the value of an
+        expression.
 
-        :raises RuntimeError: with what it raised.
+        :raises RuntimeError: with the exception of the code.
         """
         place = os.open(self.root, os.O_RDONLY)
         try:
@@ -181,28 +184,28 @@ class Instance:
         return answer["value"]
 
     def lines(self) -> list[str]:
-        """What the tasks have noted."""
+        """Return what the tasks have noted."""
         oracle = self.root / "oracle"
         return oracle.read_text().splitlines() if oracle.exists() else []
 
     def verdicts(self, id: str) -> list[str]:
-        """How the runs of a task ended, the first one first."""
+        """Return how the runs of a task ended, in order."""
         return [record.verdict for record in reversed(self.backend.history(id=id))]
 
     def pids(self) -> list[int]:
-        """The live spooler processes."""
+        """Return the live spooler processes."""
         return [int(pid) for pid in self.do("__import__('uwsgi').spooler_pids()") if pid > 0]
 
     def gate(self, name: str) -> None:
-        """Makes a gate at which a task will wait."""
+        """Create a gate at which a task waits."""
         os.mkfifo(self.gates / name)
 
     def open_gate(self, name: str) -> None:
-        """Lets the task that waits there go on; waits until it has come to the gate."""
+        """Wait until a task has come to the gate, and let it continue."""
         (self.gates / name).write_text("go")
 
     def drop(self, name: str, content: bytes, mtime: float | None = None) -> Path:
-        """Puts a task file there whole, as another program would, telling nobody."""
+        """Put a complete task file into the directory, as another program does, without waking anyone."""
         draft = self.root / "draft"
         draft.write_bytes(content)
         if mtime is not None:
@@ -211,8 +214,11 @@ class Instance:
         return draft.rename(self.spool / f"uwsgi_spoolfile_on_{name}")
 
     def wait(self, condition: Callable[[], Any], what: str = "") -> None:
-        """Waits until this is so, looking again whenever the kernel tells of a change in the instance's directory, but
-        for a small part of the time, or looking would slow down what is waited for."""
+        """Wait until a condition holds.
+
+        It is checked when the kernel reports a change in the directory, but only for a small part of the time, because
+        checks would slow down what is waited for.
+        """
         flags = inotify_simple.flags
         mask = flags.CREATE | flags.MOVED_TO | flags.MOVED_FROM | flags.DELETE | flags.CLOSE_WRITE | flags.MODIFY
         end = time.monotonic() + self.patience
@@ -233,5 +239,5 @@ class Instance:
                 changes.read(timeout=min(left, 1.0) * 1000, read_delay=min(10 + 10_000 * looking, 500))
 
     def wait_for_line(self, wanted: str, times: int = 1) -> None:
-        """Waits until tasks have noted this so many times."""
+        """Wait until tasks have noted this the given number of times."""
         self.wait(lambda: self.lines().count(wanted) >= times, repr(wanted))

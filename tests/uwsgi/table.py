@@ -1,6 +1,6 @@
-"""The table of verdicts, end to end: one program with a task for each row, and what must have become of each.
+"""The table of verdicts, end to end: a program with a task for each row, and the expected end of each.
 
-Who runs it is the test's affair: ``unspool run``, or uWSGI in any of its modes.
+The test chooses what runs them: ``unspool run``, or uWSGI in any of its modes.
 """
 
 from collections.abc import Callable
@@ -142,7 +142,7 @@ ALTERED[-1] ^= 1
 
 
 def verdicts(backend: SpoolBackend, ids: dict[str, str]) -> dict[str, list[str]]:
-    """How each task's runs ended, the first one first; of those that wait for a deploy only the first."""
+    """Return how the runs of each task ended, in order. For those that wait for a deploy, return only the first."""
     found = {name: [run.verdict for run in reversed(backend.history(id=id))] for name, id in ids.items()}
     return {name: ends[: len(VERDICTS[name])] if name in WAITING else ends for name, ends in found.items()}
 
@@ -150,7 +150,7 @@ def verdicts(backend: SpoolBackend, ids: dict[str, str]) -> dict[str, list[str]]
 def wait_and_check(
     backend: SpoolBackend, ids: dict[str, str], lines: Callable[[], list[str]], wait: Callable[..., None]
 ) -> None:
-    """Waits until every row has come to its end, and checks what is left where."""
+    """Wait until every row has come to its end, and check what is left."""
     wait(lambda: {name: len(ends) for name, ends in verdicts(backend, ids).items()} == _LENGTHS, "the last verdict")
     # The files of what is done may still be about to be removed.
     wait(lambda: len(list(backend.entries())) == 10, "the end")

@@ -1,4 +1,4 @@
-"""Leaving uWSGI: programs that real uWSGI ran, and what it left of theirs, in a worker without uWSGI."""
+"""Leaving uWSGI: programs that real uWSGI has run, and their remaining tasks, in a worker without uWSGI."""
 
 import os
 import subprocess
@@ -94,7 +94,7 @@ RAN = sorted(
 
 
 def left(program: str) -> str:
-    """The program after its imports have been changed, and nothing else."""
+    """Return the program with only its imports changed."""
     return program.replace("import uwsgi\n", "from unspool.compat import uwsgi\n").replace(
         "from uwsgidecorators", "from unspool.compat.uwsgidecorators"
     )
@@ -112,17 +112,17 @@ class Shop:
         self.backend = SpoolBackend(str(self.spool))
 
     def write(self, shop: str, send: str) -> None:
-        """The program: its tasks, and what sends them."""
+        """Write the program: its tasks, and the code that sends them."""
         (self.root / "shop.py").write_text(textwrap.dedent(shop))
         (self.root / "send.py").write_text(textwrap.dedent(send))
 
     def send_in_uwsgi(self, run: Run, *options: str) -> None:
-        """Sends from a mule of real uWSGI; nobody runs anything there."""
+        """Send from a mule of real uWSGI, in which no process runs tasks."""
         (self.root / "mule.py").write_text("import uwsgi, send\nopen('done', 'w').close()\nuwsgi.mule_get_msg()\n")
         run(*self.external, f"--mule={self.root / 'mule.py'}", *options)
 
     def run(self, *command: str) -> None:
-        """Runs a command of this Python with the spooler configured."""
+        """Run a command of this Python with the spooler configured."""
         env = os.environ | {"UNSPOOL_SPOOLERS": str(self.spool), "UNSPOOL_DURABILITY": "relaxed"}
         done = subprocess.run(
             [sys.executable, *command],
@@ -136,29 +136,29 @@ class Shop:
         assert done.returncode == 0, done.stderr
 
     def drain(self) -> None:
-        """Runs all that is ready, in a real worker."""
+        """Run all ready tasks in a real worker."""
         self.run("-m", "unspool", "run", "shop.py", "--burst")
 
     def run_inside(self, instance: Instance, then: list[tuple[str, State]]) -> None:
-        """Sends and runs in one real uWSGI, until these tasks are waiting."""
+        """Send and run in one real uWSGI, until these tasks are waiting."""
         instance.write_app("import shop")
         instance.start(spoolers=(self.spool.name,))
         instance.do("import send")
         instance.wait(lambda: self.waiting() == then, str(then))
 
     def lines(self) -> list[str]:
-        """What tasks have noted since this was asked last."""
+        """Return what tasks have noted since the last call."""
         path = self.root / "ran"
         lines = path.read_text().splitlines() if path.exists() else []
         path.unlink(missing_ok=True)
         return lines
 
     def ran(self) -> list[tuple[object, ...]]:
-        """The same as it was noted, sorted."""
+        """Return the same, sorted."""
         return sorted((eval(line, {}) for line in self.lines()), key=str)  # noqa: S307  the test's own program wrote it
 
     def waiting(self) -> list[tuple[str, State]]:
-        """The tasks that are still there, and how they stand."""
+        """Return the remaining tasks and their states."""
         return sorted((entry.task.rpartition(":")[2], entry.state) for entry in self.backend.entries())
 
 
@@ -179,7 +179,9 @@ AGAIN = [
 
 
 def test_uwsgidecorators_left_by_changed_imports(shop: Shop, run_uwsgi: Run) -> None:
-    """What each decorator sent in real uWSGI is run after it, and so is what the changed program sends itself."""
+    """Tasks of each decorator that were sent in real uWSGI run afterwards, and so do those that the changed program
+    sends.
+    """
     shop.write(DECORATED, SEND)
     shop.send_in_uwsgi(run_uwsgi)
     assert len(shop.waiting()) == len(RAN) + 1
@@ -194,7 +196,7 @@ def test_uwsgidecorators_left_by_changed_imports(shop: Shop, run_uwsgi: Run) -> 
 
 
 def test_real_uwsgidecorators_run_what_the_changed_program_sends(shop: Shop, run_uwsgi: Run) -> None:
-    """The way back is open: the unchanged program in real uWSGI runs what the changed one has sent."""
+    """The way back works: the unchanged program in real uWSGI runs the tasks of the changed one."""
     shop.write(left(DECORATED), left(SEND))
     shop.run("send.py")
     shop.write(DECORATED, SEND)
@@ -204,14 +206,14 @@ def test_real_uwsgidecorators_run_what_the_changed_program_sends(shop: Shop, run
 
 
 def test_the_changed_program_runs_inside_uwsgi(shop: Shop, instance: Instance) -> None:
-    """Imports can be changed first, and uWSGI be left later."""
+    """Imports can be changed first, and uWSGI left later."""
     shop.write(left(DECORATED), left(SEND))
     shop.run_inside(instance, AGAIN)
     assert shop.ran() == RAN
 
 
 def test_what_uwsgi_could_not_finish(shop: Shop, run_uwsgi: Run) -> None:
-    """Tasks that uWSGI's spooler ran in vain, or runs for ever, go on where it was stopped."""
+    """Tasks that uWSGI's spooler ran in vain, or runs forever, continue where it was stopped."""
     program = (
         START
         + """
@@ -240,7 +242,9 @@ def tick(name):
 
 
 def test_a_bare_spooler_function(shop: Shop, run_uwsgi: Run, instance: Instance) -> None:
-    """A program's own ``uwsgi.spooler`` gets the same dict from uWSGI, from the worker, and from unspool in uWSGI."""
+    """A program's own ``uwsgi.spooler`` gets the same dict from uWSGI, from the worker, and from unspool inside
+    uWSGI.
+    """
     program = (
         START
         + """
@@ -290,7 +294,7 @@ uwsgi.spooler = handle
 
 @pytest.fixture(scope="session")
 def uwsgiconf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with uwsgiconf itself. It cannot live beside unspool, which brings a module of its name."""
+    """A directory with uwsgiconf itself, which cannot be installed beside unspool's module of the same name."""
     place = tmp_path_factory.mktemp("uwsgiconf")
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", f"--target={place}", UWSGICONF]
     done = subprocess.run(command, capture_output=True, text=True, timeout=250, check=False)
@@ -302,7 +306,9 @@ def uwsgiconf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_uwsgiconf_itself(shop: Shop, run_uwsgi: Run, uwsgiconf: Path) -> None:
-    """Functions, heirs of ``SpoolerTask`` and raw messages, sent by uwsgiconf in real uWSGI; the program unchanged."""
+    """Functions, subclasses of ``SpoolerTask`` and raw messages that uwsgiconf sends in real uWSGI run with the
+    unchanged program.
+    """
     program = """
     import os
     from uwsgiconf.runtime import spooler

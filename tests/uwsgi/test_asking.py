@@ -1,4 +1,4 @@
-"""What a program asks about its spoolers inside real uWSGI, from a mule and from within a running task."""
+"""What a program can ask about its spoolers inside real uWSGI, from a mule and from a running task."""
 
 import json
 import os
@@ -70,7 +70,9 @@ uwsgi.spooler = its_own
 
 
 def test_what_there_is(instance: Instance) -> None:
-    """All spoolers, their processes, and their tasks with those of priorities, told alike by a mule and by a task."""
+    """A mule and a task get the same answers: all spoolers, their processes, and their tasks including those with
+    priorities.
+    """
     instance.write_app(APP)
     instance.gate("gate")
     instance.start("--spooler-processes=2", spoolers=("myspooler", "second"), frequency=3600)
@@ -107,8 +109,9 @@ def test_what_there_is(instance: Instance) -> None:
     ids=["careful", "careless", "of the program's own"],
 )
 def test_a_task_that_reads_its_own_file_runs_once(instance: Instance, send: str) -> None:
-    """A lock of uWSGI's would be dropped when any descriptor of the file is closed in its process, and the other
-    spooler process would run the task, too. Ours is not, be it unspool that looks, or the task itself with ``open``."""
+    """A lock of uWSGI would end when any descriptor of the file is closed in its process, and the other spooler process
+    would run the task too. Ours does not, whether unspool reads the file, or the task itself with ``open``.
+    """
     instance.write_app(APP)
     (instance.root / "link").symlink_to(instance.spool)
     instance.gate("gate")
@@ -127,8 +130,9 @@ def test_a_task_that_reads_its_own_file_runs_once(instance: Instance, send: str)
 
 
 def test_the_period_is_uwsgis_frequency(instance: Instance) -> None:
-    """It takes effect at once, in spoolers that would still wait for an hour, and stays: a file that is put there
-    without a word is seen, and so is the next."""
+    """It applies at once, in spoolers that would still wait for an hour, and stays: a file that is added without a
+    wake-up is found, and so is the next.
+    """
     instance.write_app(APP)
     instance.start(frequency=3600)
     assert instance.do("Spooler.set_period(1)") is True
@@ -143,8 +147,9 @@ def test_the_period_is_uwsgis_frequency(instance: Instance) -> None:
 
 
 def test_a_directory_that_cannot_be_used(instance: Instance) -> None:
-    """The program starts, and says once what is wrong; each send says it; the spooler process lives on, and leaves
-    alone what it is offered."""
+    """The program starts, and logs once what is wrong. Each send raises it. The spooler process lives on, and leaves
+    the offered tasks alone.
+    """
     instance.write_app(APP)
     instance.spool.mkdir()
     (instance.spool / ".unspool").write_text("in the way")
@@ -166,7 +171,9 @@ def test_a_directory_that_cannot_be_used(instance: Instance) -> None:
 @pytest.mark.root
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount a file system")
 def test_a_directory_that_becomes_read_only(instance: Instance) -> None:
-    """Sending raises, saying why; the spooler process lives on, and goes on when the directory is writable again."""
+    """Sending raises with the reason. The spooler process lives on, and continues when the directory is
+    writable again.
+    """
     instance.write_app(APP)
     instance.spool.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,mode=700", "none", instance.spool], check=True)

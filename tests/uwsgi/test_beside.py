@@ -1,4 +1,4 @@
-"""Beside: real uWSGI and ``unspool run`` drain one directory at the same time."""
+"""Real uWSGI and ``unspool run`` drain one directory at the same time."""
 
 import collections
 import os
@@ -64,7 +64,7 @@ PATIENCE = 250.0  # seconds, for so many tasks on a machine with other work
 
 
 def ran(instance: Instance) -> collections.Counter[int]:
-    """How often each number ran."""
+    """Return how often each number ran."""
     path = instance.root / "ran"
     return (
         collections.Counter(int(line.split()[0]) for line in path.read_text().splitlines())
@@ -74,13 +74,13 @@ def ran(instance: Instance) -> collections.Counter[int]:
 
 
 def waiting(instance: Instance) -> int:
-    """How many tasks are there, by their names alone."""
+    """Return the number of tasks, by their names alone."""
     names = (name for _, _, names in os.walk(instance.spool) for name in names)
     return sum(name.startswith("uwsgi_spoolfile_on_") and "bell" not in name for name in names)
 
 
 def fill_from_three_sides(instance: Instance) -> None:
-    """A mule of uWSGI's and two plain processes send at once."""
+    """Send from a mule of uWSGI and two plain processes at once."""
     third = TASKS // 3
     sides = [
         threading.Thread(target=instance.do, args=(f"fill(0, {third})",)),
@@ -94,7 +94,7 @@ def fill_from_three_sides(instance: Instance) -> None:
 
 
 def test_each_of_many_tasks_runs_once(instance: Instance) -> None:
-    """Ten thousand tasks, filled in from three sides and drained by both at once: each runs exactly once."""
+    """Three senders send ten thousand tasks, which both drain at once: each runs exactly once."""
     instance.patience = PATIENCE
     instance.write_app(APP)
     instance.start("--spooler-processes=2")
@@ -109,8 +109,9 @@ def test_each_of_many_tasks_runs_once(instance: Instance) -> None:
 
 
 def test_nothing_is_lost_by_random_kills(instance: Instance) -> None:
-    """The same while spooler processes and workers are killed at random: each task still runs, and no more often
-    than once and once for each kill, which can interrupt one task at most."""
+    """The same holds while spooler processes and workers are killed at random: each task runs, and at most once more
+    per kill, which can interrupt only one task.
+    """
     seed = int(os.environ.get("KILL_SEED", random.randrange(1 << 30)))
     print(f"KILL_SEED={seed}")
     dice = random.Random(seed)
@@ -138,13 +139,13 @@ def test_nothing_is_lost_by_random_kills(instance: Instance) -> None:
 
 
 def children(pid: int) -> list[int]:
-    """The children of a process: of a supervisor its workers and its recorder."""
+    """Return the children of a process: for a supervisor, its workers and its recorder."""
     with open(f"/proc/{pid}/task/{pid}/children") as file:
         return [int(child) for child in file.read().split()]
 
 
 def kill(pid: int) -> int:
-    """Kills it; 1 if it was there."""
+    """Kill a process. Return 1 if it existed."""
     try:
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:
@@ -153,8 +154,9 @@ def kill(pid: int) -> int:
 
 
 def test_either_handles_all_kinds_alike(instance: Instance) -> None:
-    """Postponed, prioritised and failing tasks, sent from both, come to the same end whoever runs them; attempts are
-    counted across both; and a dead one that is retried is run by either."""
+    """Postponed, prioritised and failing tasks from both have the same end, whichever runs them. Attempts are counted
+    across both, and either runs a dead task that is retried.
+    """
     instance.write_app(APP)
     instance.start("--spooler-processes=2")
     instance.start_unspool("--processes=2")
@@ -173,7 +175,7 @@ def test_either_handles_all_kinds_alike(instance: Instance) -> None:
 
 
 def test_attempts_are_shared(instance: Instance) -> None:
-    """A task that failed under uWSGI goes on under ``unspool run`` where it was, and dies after its attempts in all."""
+    """A task that failed under uWSGI continues under ``unspool run``, and is dead after its attempts in all."""
     instance.write_app(APP)
     instance.start()
     id, ranked = instance.do("send('mule')")[:2]

@@ -1,4 +1,4 @@
-"""``unspool uwsgi`` and the doctor, with real uWSGI."""
+"""``unspool uwsgi`` and ``unspool doctor`` with real uWSGI."""
 
 import contextlib
 import json
@@ -52,7 +52,7 @@ def pass_on(to, name):
 
 
 class Place:
-    """A directory with an application, in which commands are typed."""
+    """A directory with an application, in which commands run."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -61,20 +61,20 @@ class Place:
         (root / "app.py").write_text(APP)
 
     def result(self, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
-        """Runs ``unspool`` until it ends."""
+        """Run ``unspool`` until it ends."""
         return subprocess.run(
             [SCRIPT, *words], cwd=self.root, env=self.env | env, capture_output=True, text=True, timeout=PATIENCE,
             stdin=subprocess.DEVNULL, check=False,
         )  # fmt: skip
 
     def __call__(self, *words: str, **env: str) -> str:
-        """The same, for a command that goes well: its output."""
+        """Run a command that succeeds, and return its output."""
         done = self.result(*words, **env)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
     def error(self, status: int, *words: str, **env: str) -> str:
-        """The same, for one that fails with this status and one line."""
+        """Run a command that fails with this status, and return its one line."""
         done = self.result("uwsgi", *words, **env)
         assert (done.returncode, done.stdout) == (status, ""), done
         assert done.stderr.startswith("unspool: error: ")
@@ -83,7 +83,7 @@ class Place:
 
     @contextlib.contextmanager
     def going(self, *command: str) -> Iterator[subprocess.Popen[bytes]]:
-        """A command that goes on until TERM, which it obeys, with all its processes."""
+        """Run a command until TERM, which must end it with all its processes."""
         before = processes_of(self.root)
         with open(self.root / "log", "wb") as log:
             process = subprocess.Popen(
@@ -104,11 +104,11 @@ class Place:
             wait_for_end(pid)
 
     def log(self) -> str:
-        """What uWSGI said."""
+        """Return the log of uWSGI."""
         return (self.root / "log").read_text()
 
     def wait(self, name: str) -> str:
-        """Waits for a file here; its content."""
+        """Wait for a file, and return its content."""
         flags = inotify_simple.flags
         with inotify_simple.INotify() as changes:
             changes.add_watch(str(self.root), flags.CREATE | flags.MOVED_TO)
@@ -117,7 +117,7 @@ class Place:
         return (self.root / name).read_text()
 
     def history(self, spooler: str, runs: int) -> list[str]:
-        """Waits until so many runs have ended, for what a task writes is there before its end is; their lines."""
+        """Wait until this number of runs has ended, because tasks write before their end, and return their lines."""
         end = time.monotonic() + PATIENCE
         while len(lines := self("history", "--spooler", spooler).splitlines()) < runs:
             assert time.monotonic() < end, self.log()
@@ -126,12 +126,12 @@ class Place:
 
 @pytest.fixture
 def place(tmp_path: Path, run_uwsgi: Run) -> Place:
-    """A place where there is uWSGI."""
+    """A place for commands, with uWSGI."""
     return Place(tmp_path)
 
 
 def processes_of(root: Path) -> set[int]:
-    """The processes with a directory in this place among their arguments."""
+    """Return the processes that have a directory of this place among their arguments."""
     found = set()
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -141,7 +141,7 @@ def processes_of(root: Path) -> set[int]:
 
 
 def wait_for_end(pid: int) -> None:
-    """Waits until a process of somebody else's has ended."""
+    """Wait until a process that is not a child has ended."""
     with contextlib.suppress(ProcessLookupError):
         process = os.pidfd_open(pid)
         try:
@@ -151,13 +151,13 @@ def wait_for_end(pid: int) -> None:
 
 
 def as_options(arguments: list[str]) -> list[tuple[str, str]]:
-    """Arguments as an ini has them."""
+    """Return arguments in the form of an ini."""
     pairs = [argument.removeprefix("--").partition("=") for argument in arguments]
     return [(name, value or "true") for name, _, value in pairs]
 
 
 def read_ini(text: str) -> list[tuple[str, str]]:
-    """The options of an ini."""
+    """Return the options of an ini."""
     lines = text.removeprefix("[uwsgi]\n").replace("%%", "%").splitlines()
     return [(name, value) for name, _, value in (line.partition(" = ") for line in lines)]
 
@@ -171,8 +171,9 @@ def read_ini(text: str) -> list[tuple[str, str]]:
     ],
 )
 def test_tasks_run(options: tuple[str, ...], place: Place) -> None:
-    """The command becomes uWSGI, with the options that --print shows, which runs what waits and what comes, and ends
-    on TERM with all its processes."""
+    """The command becomes uWSGI with the options that --print shows. It runs waiting and new tasks, and ends on TERM
+    with all its processes.
+    """
     app = ["app.py", "--spooler", "./mail", *options]
     place("enqueue", "app:work", '"first"', "--spooler", "./mail")
     with place.going(SCRIPT, "uwsgi", *app) as process:
@@ -193,8 +194,9 @@ def test_tasks_run(options: tuple[str, ...], place: Place) -> None:
 
 
 def test_the_printed_ini_runs(place: Place) -> None:
-    """It is a file for ``uwsgi --ini``, with every option that this uWSGI knows, and with paths that no directory
-    changes."""
+    """It is a file for ``uwsgi --ini``, with options that this uWSGI knows, and paths that do not depend on a
+    directory.
+    """
     ini = place(
         "uwsgi", "app", "--spooler", "./mail 100%", "--processes", "2", "--ordered", "--harakiri", "60", "--chdir", ".",
         "--max-tasks", "5", "--frequency", "2", "--print",
@@ -207,8 +209,9 @@ def test_the_printed_ini_runs(place: Place) -> None:
 
 
 def test_all_configured_spoolers(place: Place) -> None:
-    """Without --spooler it serves all that are configured; tasks in it see the same settings, though uWSGI runs them
-    in another directory, where relative paths would mean something else."""
+    """Without --spooler, it serves all configured spoolers. Its tasks see the same settings, although uWSGI runs them
+    in another directory, where relative paths would mean something else.
+    """
     (place.root / "pyproject.toml").write_text('[tool.unspool]\nspoolers = ["var/one", "var/two"]\n')
     place.env["UNSPOOL_SPOOLERS"] = "var/one,var/two"
     place("enqueue", "app:pass_on", '"two"', '"passed"')
@@ -221,7 +224,7 @@ def test_all_configured_spoolers(place: Place) -> None:
 
 
 def test_settings_are_those_of_the_place(place: Place, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """A pyproject.toml is looked for where the command was typed, not in the spool directory."""
+    """A pyproject.toml is searched where the command was typed, not in the spool directory."""
     del place.env["UNSPOOL_DURABILITY"]
     (place.root / "pyproject.toml").write_text("[tool.unspool]\nhistory_limit = 0\n")
     spooler = ("--spooler", str(tmp_path_factory.mktemp("elsewhere")))
@@ -233,8 +236,9 @@ def test_settings_are_those_of_the_place(place: Place, tmp_path_factory: pytest.
 
 
 def test_no_program(place: Place, tmp_path: Path) -> None:
-    """Without uWSGI, status 2 and what to install: where there is none, where --binary names none, and where it
-    names something else."""
+    """Without uWSGI, the status is 2, with advice what to install: if there is none, if --binary names none, and if it
+    names another program.
+    """
     spooler = ("--spooler", "./mail")
     assert "pip install pyuwsgi" in place.error(2, "app", "--binary", "no-such-program", *spooler)
     assert "is not uWSGI; pip install pyuwsgi" in place.error(2, "app", "--binary", "/bin/ls", *spooler)
@@ -251,7 +255,7 @@ def test_no_program(place: Place, tmp_path: Path) -> None:
 
 
 def test_no_app(place: Place) -> None:
-    """An application that is not there, or cannot be imported, is status 2; uWSGI itself would go on without it."""
+    """An application that is missing or cannot be imported is status 2. uWSGI itself would continue without it."""
     spooler = ("--spooler", "./mail")
     assert "Missing argument 'APP'" in place.error(2)
     assert "there is no file" in place.error(2, "nowhere.py", *spooler)
@@ -265,7 +269,7 @@ def test_no_app(place: Place) -> None:
 
 
 def test_options_that_cannot_be(place: Place) -> None:
-    """No spooler, numbers that are none, and an option that this uWSGI lacks: status 2."""
+    """No spooler, invalid numbers, and an option that this uWSGI lacks are status 2."""
     assert "no spooler is configured" in place.error(2, "app")
     for option in ("--processes", "--harakiri", "--max-tasks", "--frequency"):
         assert option in place.error(2, "app", option, "0")
@@ -276,7 +280,7 @@ def test_options_that_cannot_be(place: Place) -> None:
 
 
 def test_spoolers_that_cannot_be(place: Place) -> None:
-    """A file, and a directory that everybody may write to, are status 3, before uWSGI is started."""
+    """A file, and a directory that everyone can write to, are status 3, before uWSGI starts."""
     (place.root / "file").write_text("")
     open_to_all = place.root / "open"
     open_to_all.mkdir()
@@ -288,7 +292,9 @@ def test_spoolers_that_cannot_be(place: Place) -> None:
 @pytest.mark.root
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else then")
 def test_a_directory_of_roots(capfd: pytest.CaptureFixture[str]) -> None:
-    """One that this user cannot write to is status 3: uWSGI would begin its spoolers again and again."""
+    """A directory that this user cannot write to is status 3, because uWSGI would restart its spoolers again
+    and again.
+    """
     with tempfile.TemporaryDirectory() as made:
         os.chmod(made, 0o755)
         child = os.fork()
@@ -319,14 +325,14 @@ uwsgi.mule_get_msg()
 
 
 def told_inside(place: Path) -> tuple[int, str, str]:
-    """The doctor's status, and level and text of what it said of uWSGI."""
+    """Return the status of doctor, and level and text of its findings about uWSGI."""
     found = (place / "done").read_text()
     [uwsgi] = [check for check in json.loads(found[1:])["checks"] if check["subject"] == "uwsgi"]
     return int(found[0]), uwsgi["level"], uwsgi["text"]
 
 
 def test_the_doctor_inside(tmp_path: Path, run_uwsgi: Run) -> None:
-    """Inside uWSGI it says that its spoolers can run, and which they are; or that there is none."""
+    """Inside uWSGI, it says that its spoolers can run, and which they are, or that there is none."""
     (tmp_path / "look.py").write_text(DOCTOR)
     run_uwsgi("--spooler=mail", f"--mule={tmp_path / 'look.py'}")
     status, level, text = told_inside(tmp_path)
@@ -340,7 +346,7 @@ def test_the_doctor_inside(tmp_path: Path, run_uwsgi: Run) -> None:
 
 
 def test_the_doctor_without_a_master(place: Place) -> None:
-    """Without a master process there is no spooler inside uWSGI, and the doctor says so."""
+    """Without a master process, there is no spooler inside uWSGI, and doctor says so."""
     (place.root / "look.py").write_text(DOCTOR)
     command = [str(PROGRAM), "--socket=socket", "--import=look"]
     env = place.env | {"PYTHONPATH": str(place.root)}
@@ -349,7 +355,7 @@ def test_the_doctor_without_a_master(place: Place) -> None:
 
 
 def test_the_doctor_outside(place: Place) -> None:
-    """Outside it says which uWSGI ``unspool uwsgi`` would start, and what is in it."""
+    """Outside, it says which uWSGI ``unspool uwsgi`` would start, and its features."""
     report = json.loads(place("doctor", "--json", "--spooler", "./mail"))
     [uwsgi] = [check for check in report["checks"] if check["subject"] == "uwsgi"]
     version = subprocess.run([PROGRAM, "--version"], capture_output=True, text=True, check=True).stdout.strip()

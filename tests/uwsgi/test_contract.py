@@ -1,4 +1,4 @@
-"""The backend inside uWSGI keeps the contract: the conformance suite, run by pytest within a mule of a real uWSGI."""
+"""The backend inside uWSGI passes the conformance suite, which pytest runs in a mule of a real uWSGI."""
 
 import textwrap
 import xml.etree.ElementTree
@@ -41,7 +41,7 @@ class TestInsideUwsgi(BackendConformance):
 
 
 def test_the_contract(instance: Instance) -> None:
-    """Every test of the suite passes there; none is skipped."""
+    """Every test of the suite passes there, and none is skipped."""
     instance.write_app("import pytest\n")
     suite = instance.root / "suite"
     suite.mkdir()

@@ -1,4 +1,4 @@
-"""A program with a spooler handler of its own in uWSGI: it keeps the messages that are not unspool's."""
+"""A program with its own spooler handler in uWSGI, which keeps the messages that are not unspool's."""
 
 import pytest
 
@@ -42,8 +42,9 @@ UNSPOOL = "from unspool import Spooler\n"
     ids=["before", "after", "chained"],
 )
 def test_its_own_handler_is_kept(instance: Instance, program: str) -> None:
-    """Whether it was set before unspool was imported or after: it gets its messages, unspool its own; and unspool says
-    so in the log."""
+    """Whether it was set before or after the import of unspool, it gets its messages, and unspool its own, which a log
+    line says.
+    """
     instance.write_app(program)
     instance.start()
     instance.do("ours()\nuwsgi.spool({b'colour': b'blue'})")
@@ -64,7 +65,7 @@ def test_uwsgidecorators_beside_unspool(instance: Instance, first: str) -> None:
 
 
 def test_a_message_that_nobody_handles_is_kept(instance: Instance) -> None:
-    """Without a handler of its own, the program's bare message waits with a back-off, and its reason is told."""
+    """Without its own handler, a bare message of the program waits with back-off and a reason."""
     instance.write_app(IMPORTS + UNSPOOL)
     instance.start()
     instance.do("uwsgi.spool({b'colour': b'blue'})")

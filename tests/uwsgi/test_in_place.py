@@ -1,4 +1,4 @@
-"""What real uWSGI makes of a task that is being written in place."""
+"""What real uWSGI does with a task that is being written in place."""
 
 import os
 
@@ -21,8 +21,9 @@ CONTENT = b"\x11\x07\x00\x00\x01\x00a\x02\x00bc"
 
 
 def test_it_waits_for_the_sender(instance: Instance) -> None:
-    """uWSGI leaves a file alone that has no header yet, whoever it runs as; one that is whole only root may run before
-    its sender has given it its mode. Each runs once."""
+    """uWSGI of any user leaves a file alone that has no header yet. Only root may run a complete one before its sender
+    has set its mode. Each runs once.
+    """
     instance.write_app(APP)
     instance.spool.mkdir(exist_ok=True, mode=0o700)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL

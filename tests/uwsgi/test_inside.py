@@ -1,4 +1,4 @@
-"""Inside real uWSGI: its spooler processes run what was sent, in each of its modes, with the same verdicts."""
+"""Inside real uWSGI: its spooler processes run the tasks in each of its modes, with the same verdicts."""
 
 import pytest
 
@@ -34,8 +34,9 @@ def run_me(a, b='c'):
 
 @pytest.mark.parametrize("mode", [*MODES, "several spoolers", "unspool run"])
 def test_the_table_of_verdicts(instance: Instance, mode: str) -> None:
-    """Each row comes out the same in each of uWSGI's modes and without uWSGI; and what went wrong is in uWSGI's log, a
-    line each, though the program has not set up any logging."""
+    """Each row has the same end in each of uWSGI's modes and without uWSGI. Failures are in uWSGI's log, one line each,
+    although the program does not configure logging.
+    """
     instance.write_app(table.APP)
     if mode == "unspool run":
         instance.start_unspool("--processes=2")
@@ -57,7 +58,7 @@ def test_the_table_of_verdicts(instance: Instance, mode: str) -> None:
 
 @pytest.mark.parametrize("place", ["unspool", "uwsgiconf.runtime.spooler"])
 def test_the_seeds_example_as_it_stands(instance: Instance, place: str) -> None:
-    """It runs in real uWSGI from either import, once, and not before its second is over."""
+    """It runs in real uWSGI with both imports, once, and not before its time."""
     instance.write_app(f"from {place} import Spooler\n{SEED}")
     instance.start()
     instance.do("sent = time.time()\nrun_me('some', b='other')")
@@ -69,7 +70,7 @@ def test_the_seeds_example_as_it_stands(instance: Instance, place: str) -> None:
 
 
 def test_postponed_tasks_never_run_early(instance: Instance) -> None:
-    """uWSGI compares whole seconds; a task whose time has a fraction still waits for it, however that is given."""
+    """uWSGI compares whole seconds. A due time with a fraction is still respected, however it is given."""
     instance.write_app(
         """
         from unspool import Spooler
@@ -95,8 +96,9 @@ def test_postponed_tasks_never_run_early(instance: Instance) -> None:
 
 
 def test_uwsgis_time_limit_is_for_one_task(instance: Instance) -> None:
-    """A task that overruns harakiri is killed and counted, three times; short tasks with a priority, which the handler
-    finds one after the other, have their time each."""
+    """A task that overruns harakiri is killed and counted, three times. Short tasks with a priority, which the handler
+    runs one after the other, each have their own time.
+    """
     instance.write_app(
         """
         import threading
@@ -126,7 +128,7 @@ def test_uwsgis_time_limit_is_for_one_task(instance: Instance) -> None:
 
 
 def test_whole_files_from_mules_and_threads(instance: Instance) -> None:
-    """Several processes with several threads each send tasks of many sizes at once: each is whole, and runs once."""
+    """Several processes with several threads each send tasks of many sizes at once: each is complete, and runs once."""
     instance.write_app(
         """
         import threading
@@ -160,8 +162,10 @@ def test_whole_files_from_mules_and_threads(instance: Instance) -> None:
 
 
 def test_what_uwsgi_does_before_anybody_is_asked(instance: Instance) -> None:
-    """Of files that other programs left cut short, uWSGI passes over the shortest, and deletes those whose variables
-    are incomplete: we are not called. A cut body is run by plain uWSGI; ours is sealed, and is set aside."""
+    """Of files that other programs have left truncated, uWSGI ignores the shortest, and deletes those with incomplete
+    variables without calling unspool. Plain uWSGI runs a truncated body. Tasks of unspool are sealed, and are set
+    aside.
+    """
     whole = wire.dump({"msg": b"ucfg_fcall"}, b"x" * 100, None)
     instance.write_app(
         """
@@ -186,8 +190,9 @@ def test_what_uwsgi_does_before_anybody_is_asked(instance: Instance) -> None:
 
 
 def test_a_task_larger_than_memory(instance: Instance) -> None:
-    """One that unspool finds where uWSGI itself does not look: it is dead after three tries to read it, also where the
-    program has a handler of its own, and other tasks run."""
+    """unspool finds it where uWSGI itself does not look: it is dead after three attempts to read it, also if the
+    program has its own handler, and other tasks run.
+    """
     instance.write_app(
         """
         from unspool import Spooler
@@ -215,7 +220,7 @@ def test_a_task_larger_than_memory(instance: Instance) -> None:
 
 
 def test_a_task_that_removes_its_own_file(instance: Instance) -> None:
-    """uWSGI's spooler would exit when it cannot remove a finished task; it is not asked to."""
+    """uWSGI's spooler would exit if it could not remove a finished task. It does not have to."""
     instance.write_app(
         """
         from unspool import Spooler, SpoolerTask
@@ -238,7 +243,7 @@ def test_a_task_that_removes_its_own_file(instance: Instance) -> None:
 
 
 def test_a_pause_holds_for_uwsgi_too(instance: Instance) -> None:
-    """While the spooler is paused, what uWSGI offers is not run; it is when the pause ends."""
+    """During a pause, tasks that uWSGI offers do not run. They run when the pause ends."""
     instance.write_app(
         """
         from unspool import Spooler, registry
@@ -259,7 +264,7 @@ def test_a_pause_holds_for_uwsgi_too(instance: Instance) -> None:
 
 
 def test_a_task_that_pauses_is_the_last(instance: Instance) -> None:
-    """What was due behind it waits, though its process has looked a moment ago whether there is a pause."""
+    """The due tasks behind it wait, although its process has just checked whether there is a pause."""
     instance.write_app(
         """
         from unspool import Spooler, registry
@@ -287,7 +292,7 @@ def test_a_task_that_pauses_is_the_last(instance: Instance) -> None:
 
 
 def test_stopping_uwsgi_in_mid_task_loses_nothing(instance: Instance) -> None:
-    """uWSGI kills its spoolers when it stops. The task runs again at the next start, and that is a crash by count."""
+    """uWSGI kills its spoolers when it stops. The task runs again at the next start, and the kill counts as a crash."""
     instance.write_app(
         """
         from unspool import Spooler
@@ -313,7 +318,7 @@ def test_stopping_uwsgi_in_mid_task_loses_nothing(instance: Instance) -> None:
 
 
 def test_a_task_that_is_due_is_run_without_a_scan(instance: Instance) -> None:
-    """Sending wakes the spoolers, and also one that is busy: uWSGI's own would let the task wait out the frequency."""
+    """Sending wakes the spoolers, also a busy one: with uWSGI alone, the task would wait for the next scan."""
     instance.write_app(
         """
         from unspool import Spooler
@@ -336,7 +341,7 @@ def test_a_task_that_is_due_is_run_without_a_scan(instance: Instance) -> None:
 
 @pytest.mark.parametrize("options", [(), ("--spooler-ordered",), ("--spooler-harakiri=600",)])
 def test_first_in_first_out(instance: Instance, options: tuple[str, ...]) -> None:
-    """Whatever the order in which uWSGI reads the directory, and whether a call may run one task or all."""
+    """The order does not depend on the order of the directory, nor on whether a call may run one task or all."""
     instance.write_app(
         """
         from unspool import Spooler, registry
@@ -355,8 +360,9 @@ def test_first_in_first_out(instance: Instance, options: tuple[str, ...]) -> Non
 
 
 def test_wake_ups_that_come_during_a_task_are_one(instance: Instance) -> None:
-    """uWSGI counts them, and would read the directory once for each; while a task runs, the kernel merges them. A
-    process that the task forks gets its own."""
+    """uWSGI counts signals, and would read the directory once for each. While a task runs, the kernel merges them. A
+    process that the task forks gets its own.
+    """
     instance.write_app(
         """
         from unspool import Spooler
@@ -379,7 +385,9 @@ def test_wake_ups_that_come_during_a_task_are_one(instance: Instance) -> None:
 
 
 def test_its_processes_are_seen_from_outside(instance: Instance) -> None:
-    """Those that have run a task are among the workers, with what each runs; and there no more when uWSGI is not."""
+    """Processes that have run a task are listed as workers, with the current task, and no longer after uWSGI
+    has ended.
+    """
     instance.write_app(
         """
         from unspool import Spooler
@@ -403,8 +411,9 @@ def test_its_processes_are_seen_from_outside(instance: Instance) -> None:
 
 
 def test_the_coroutines_of_a_process_share_one_event_loop(instance: Instance) -> None:
-    """What a program keeps for its loop is good for the next coroutine, and what one has left there goes on; only after
-    one that ended or overran the loop is there another."""
+    """Objects that belong to the loop can be used by the next coroutine, and asyncio tasks of an earlier one continue.
+    There is a new loop only after a coroutine has ended the loop or overrun.
+    """
     instance.write_app(
         """
         from unspool import Spooler
@@ -436,7 +445,7 @@ def test_the_coroutines_of_a_process_share_one_event_loop(instance: Instance) ->
 
 
 def test_a_configuration_of_logging_does_not_silence_failures(instance: Instance) -> None:
-    """By default ``dictConfig`` disables all loggers that it does not name; the end of a dead task is logged still."""
+    """By default, ``dictConfig`` disables all loggers that it does not name. The end of a dead task is still logged."""
     instance.write_app(
         """
         import logging.config

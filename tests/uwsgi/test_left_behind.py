@@ -1,4 +1,4 @@
-"""One directory, two programs: what real uWSGI left behind is drained, and what unspool sent, real uWSGI runs."""
+"""One directory for two programs: tasks that real uWSGI has left are drained, and real uWSGI runs tasks of unspool."""
 
 import textwrap
 from collections.abc import Callable
@@ -15,26 +15,26 @@ ran: list[object] = []
 
 @Spooler.task
 def with_arguments(a: int, b: str = "b") -> None:
-    """For a message of ``@spool(pass_arguments=True)``: its result does not matter."""
+    """A function for a message of ``@spool(pass_arguments=True)``. Its result does not matter."""
     ran.append(("with_arguments", a, b))
 
 
 @Spooler.task
 def with_message(message: dict[str, str]) -> None:
-    """For a message of plain ``@spool``: it takes the message itself."""
+    """A function for a message of plain ``@spool``, which takes the message itself."""
     ran.append(("with_message", message["name"], message["body"]))
 
 
 @Spooler.task
 def raw(message: dict[str, str]) -> int:
-    """For a message of ``@spoolraw``: it returns uWSGI's own codes."""
+    """A function for a message of ``@spoolraw``, which returns uWSGI's own codes."""
     ran.append(("raw", message["name"]))
     return -2
 
 
 @Spooler.task
 def of_uwsgiconf(a: str, *, b: int) -> bool:
-    """For a function call of uwsgiconf, which names functions without their module."""
+    """A function for a call of uwsgiconf, which names functions without their module."""
     ran.append(("of_uwsgiconf", a, b))
     return True
 
@@ -86,7 +86,7 @@ def test_what_uwsgidecorators_and_uwsgiconf_left_is_drained(
 
 
 def test_real_uwsgi_runs_what_unspool_sent(tmp_path: Path, run_uwsgi: Run) -> None:
-    """Its handler gets our variables and body, in every priority, and uWSGI removes the files."""
+    """Its handler gets our variables and body, with every priority, and uWSGI removes the files."""
     spool = tmp_path / "mail"
     configure(spoolers=[spool])
     with_arguments(1, "x" * 100_000)
@@ -116,7 +116,7 @@ def test_real_uwsgi_runs_what_unspool_sent(tmp_path: Path, run_uwsgi: Run) -> No
 
 
 def test_the_format_is_uwsgis_own(tmp_path: Path, run_uwsgi: Run) -> None:
-    """A file that uWSGI wrote reads back; the same variables written here differ from it by nothing but the seal."""
+    """A file of uWSGI can be read. With the same variables, unspool's file differs only by the seal."""
     spool = tmp_path / "mail"
     spool.mkdir(mode=0o700)
     (tmp_path / "sender.py").write_text(
@@ -140,7 +140,7 @@ def test_the_format_is_uwsgis_own(tmp_path: Path, run_uwsgi: Run) -> None:
 
 
 def test_registries_are_the_seeds() -> None:
-    """The names that uwsgiconf's programs look at are there."""
+    """The names that programs for uwsgiconf use exist."""
     assert spooler_task_types["fcall"].type_id == "fcall"
     assert issubclass(SpoolerTask.mark_processed, TaskResult)
     assert codec.FCALL == "ucfg_fcall"

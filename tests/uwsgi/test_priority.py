@@ -1,4 +1,4 @@
-"""Tasks with a priority under a uWSGI that does not look into their directories: none is ever stranded."""
+"""Tasks with a priority under a uWSGI that does not read their directories: none is left waiting."""
 
 import os
 import signal
@@ -51,13 +51,13 @@ def send(*priorities):
 
 
 def marks(instance: Instance) -> list[str]:
-    """What was marked, in order."""
+    """Return the marks, in order."""
     return [line.split()[1] for line in instance.lines() if line.startswith("mark ")]
 
 
 @pytest.mark.parametrize("options", [(), ("--spooler-ordered",), ("--spooler-chdir=/",)])
 def test_smaller_numbers_run_first_and_those_without_last(instance: Instance, options: tuple[str, ...]) -> None:
-    """What was sent while the spooler was busy is run by priority as soon as that has ended: no scan is waited for."""
+    """Tasks that were sent while the spooler was busy run by priority as soon as its task has ended, without a scan."""
     instance.write_app(APP)
     instance.gate("gate")
     instance.start(*options, frequency=3600)
@@ -71,7 +71,7 @@ def test_smaller_numbers_run_first_and_those_without_last(instance: Instance, op
 
 
 def test_what_a_task_sends_with_a_priority_is_next(instance: Instance) -> None:
-    """Before all that was due without one, though its process has looked for a bell a moment ago."""
+    """They run before all due tasks without a priority, although the process has just looked for a wakefile."""
     instance.write_app(APP)
     instance.start(frequency=3600)
     instance.backend.control.pause()
@@ -82,7 +82,7 @@ def test_what_a_task_sends_with_a_priority_is_next(instance: Instance) -> None:
 
 
 def test_what_others_send_and_what_was_left_is_found(instance: Instance) -> None:
-    """A plain process's task rings for uWSGI; and one that was there before uWSGI started is looked for."""
+    """A task of a plain process wakes uWSGI. A task from before uWSGI's start is found."""
     instance.write_app(APP)
     instance.call("[send(5)]")
     instance.start(frequency=3600)
@@ -96,8 +96,9 @@ def test_what_others_send_and_what_was_left_is_found(instance: Instance) -> None
 
 
 def test_failing_and_killing_and_deferred_tasks(instance: Instance) -> None:
-    """One that fails is found again at its time, one that kills its process by the next process, which also finds those
-    behind it; retried by hand, a dead one is found, too."""
+    """A task that fails is found again at its time, one that kills its process by the next process, which also finds
+    those behind it. A dead one that is retried by hand is found, too.
+    """
     instance.write_app(APP)
     instance.start()
     failing = instance.do("fails()")
@@ -118,8 +119,9 @@ def test_failing_and_killing_and_deferred_tasks(instance: Instance) -> None:
 
 
 def test_two_processes_run_them_side_by_side(instance: Instance) -> None:
-    """A long one in one process keeps neither those that come later nor those that were there from the other process;
-    when the process of the long one is killed, the other takes it over."""
+    """A long task in one process delays neither later nor earlier tasks for the other process. When the first process
+    is killed, the other one takes its task over.
+    """
     instance.write_app(APP)
     instance.gate("urgent")
     instance.gate("second")
@@ -140,7 +142,7 @@ def test_two_processes_run_them_side_by_side(instance: Instance) -> None:
 
 
 def test_one_that_waits_in_line_keeps_no_other_from_being_run(instance: Instance) -> None:
-    """While one process runs something urgent, what uWSGI had offered it is free for the other."""
+    """While one process runs an urgent task, the other one can run the task that uWSGI had offered."""
     instance.write_app(APP)
     instance.gate("urgent")
     instance.start("--spooler-processes=2", frequency=3600)
@@ -154,7 +156,7 @@ def test_one_that_waits_in_line_keeps_no_other_from_being_run(instance: Instance
 
 
 def test_what_uwsgi_itself_sent_is_found(instance: Instance) -> None:
-    """A task with a priority that rang for nobody is found when the next task is run."""
+    """A task with a priority that has no wakefile is found when the next task is run."""
     instance.write_app(APP)
     instance.start()
     message = (
@@ -166,14 +168,14 @@ def test_what_uwsgi_itself_sent_is_found(instance: Instance) -> None:
 
 
 def has_open(pid: int, path: str) -> bool:
-    """Whether the process has the file open."""
+    """Return whether the process has the file open."""
     links = f"/proc/{pid}/fd"
     return any(os.path.realpath(f"{links}/{fd}") == path for fd in os.listdir(links))
 
 
 @pytest.mark.parametrize("options", [("--spooler-cheap",), ("--spooler-cheap", "--spooler-ordered")])
 def test_a_cheap_spooler_is_started_for_them(instance: Instance, options: tuple[str, ...]) -> None:
-    """uWSGI starts it for files among the tasks without a priority only; the bell is one."""
+    """uWSGI starts a process only for files among the tasks without a priority. The wakefile is one."""
     require(*options)
     instance.write_app(APP)
     instance.start(*options)
@@ -182,7 +184,9 @@ def test_a_cheap_spooler_is_started_for_them(instance: Instance, options: tuple[
 
 
 def test_priorities_that_are_none_are_refused(instance: Instance) -> None:
-    """A negative, a fraction, text, a path: nothing is sent, and nothing is made outside of the spooler."""
+    """For a negative number, a fraction, text or a path, nothing is sent, and nothing is created outside of the
+    spooler.
+    """
     instance.write_app(APP)
     instance.start()
     for priority in ("-1", "1.5", "True", "'7'", "'../../x'", "10**9", "float('nan')"):

@@ -1,4 +1,4 @@
-"""The section object: what it takes, what it refuses, and that real uWSGI reads it as it was meant."""
+"""The section object: what it accepts, what it refuses, and that real uWSGI reads it correctly."""
 
 import json
 import subprocess
@@ -29,7 +29,7 @@ part.rename(part.with_name("done"))
 
 
 def all_params(place: Path) -> SpoolerParams:
-    """Each parameter that uWSGI 2.0 knows."""
+    """Return each parameter that uWSGI 2.0 knows."""
     return {
         "touch_reload": [place / "touched", str(place / "touched too")],
         "quiet": True,
@@ -44,7 +44,7 @@ def all_params(place: Path) -> SpoolerParams:
 
 
 def section_in(place: Path) -> Section:
-    """A section with everything, and with directories that have odd names."""
+    """Return a section with everything, and with directories that have odd names."""
     (place / "touched").touch()
     (place / "touched too").touch()
     section = Section().set(strict=True, master=True, die_on_term=True, processes=0)
@@ -55,7 +55,7 @@ def section_in(place: Path) -> Section:
 
 
 def test_the_seeds_names() -> None:
-    """The calls that the seed refers to, and the ini that they make."""
+    """The calls of uwsgiconf's API give the expected ini."""
     section = Section()
     section.spooler.set_basic_params(order_tasks=True, process_count=2, poll_interval=5)
     section.spooler.add("/var/spool/mail")
@@ -66,8 +66,9 @@ def test_the_seeds_names() -> None:
 
 @pytest.mark.parametrize("form", ["ini", "arguments"])
 def test_uwsgi_reads_what_was_meant(form: str, tmp_path: Path, run_uwsgi: Run) -> None:
-    """Every parameter, as ini and as arguments, is known to a strict uWSGI, and has there the value that it has here,
-    whatever characters it has."""
+    """A strict uWSGI knows every parameter, as ini and as arguments, and reads the same value, whatever characters it
+    has.
+    """
     section = section_in(tmp_path)
     (tmp_path / "tell.py").write_text(TELL)
     (tmp_path / "app.ini").write_text(section.as_ini())
@@ -83,7 +84,7 @@ def test_uwsgi_reads_what_was_meant(form: str, tmp_path: Path, run_uwsgi: Run) -
 @pytest.mark.usefixtures("run_uwsgi")
 @pytest.mark.parametrize("param", ["cheap", "signal_as_task"])
 def test_what_this_uwsgi_does_not_know(param: str, tmp_path: Path) -> None:
-    """A parameter of a later uWSGI is refused by a strict one that does not have it, and does not pass unnoticed."""
+    """A strict uWSGI refuses a parameter of a later version."""
     section = Section().set(strict=True)
     section.spooler.set_basic_params(**{param: True})
     ini = tmp_path / "app.ini"
@@ -99,7 +100,7 @@ def test_what_this_uwsgi_does_not_know(param: str, tmp_path: Path) -> None:
 
 
 def test_every_parameter_is_rendered() -> None:
-    """Each declared parameter makes an option but for ``base_dir``, and none makes the same as another."""
+    """Each declared parameter except ``base_dir`` gives an option, and no two give the same."""
     section = Section()
     values: dict[str, Any] = {"touch_reload": "/t", "change_dir": "/c", "pythonpath": "/p", "spooler_import": "m"}
     numbers = {"process_count", "max_tasks", "harakiri", "poll_interval", "processes"}
@@ -112,7 +113,7 @@ def test_every_parameter_is_rendered() -> None:
 
 
 def test_unknown_parameters() -> None:
-    """They are refused by a line that has the known ones; nothing is set then."""
+    """The error lists the known ones, and nothing is set."""
     section = Section()
     with pytest.raises(ConfigurationError, match=r"'proces_count'.*process_count"):
         section.spooler.set_basic_params(**{"quiet": True, "proces_count": 2})
@@ -122,7 +123,7 @@ def test_unknown_parameters() -> None:
 
 
 def test_none_false_and_again() -> None:
-    """None leaves a parameter as it is, False takes it away, and a later value replaces an earlier one."""
+    """None leaves a parameter as it is, False removes it, and a later value replaces an earlier one."""
     section = Section()
     section.spooler.set_basic_params(quiet=True, cheap=True, harakiri=5, max_tasks=None)
     section.spooler.set_basic_params(quiet=None, cheap=False, harakiri=6)
@@ -144,7 +145,9 @@ def test_none_false_and_again() -> None:
     ],
 )
 def test_values_that_are_none(param: str, value: object) -> None:
-    """What uWSGI would read as 0, or as something else, is refused with the parameter's name; nothing is set."""
+    """A value that uWSGI would read as 0, or differently, is refused with the name of the parameter, and nothing is
+    set.
+    """
     section = Section()
     with pytest.raises(ConfigurationError, match=param):
         section.spooler.set_basic_params(**{"quiet": True, param: value})
@@ -156,8 +159,7 @@ def test_values_that_are_none(param: str, value: object) -> None:
              "/@(/etc/passwd)", 5, None, ["/fine", "not"]],
 )  # fmt: skip
 def test_directories_that_are_none(path: Any) -> None:
-    """A relative directory, and one that uWSGI would read as something else, is refused, and no other is added with
-    it."""
+    """A relative directory, and one that uWSGI would read differently, is refused, and no other one is added."""
     section = Section()
     with pytest.raises(ConfigurationError):
         section.spooler.add(path)
@@ -165,7 +167,7 @@ def test_directories_that_are_none(path: Any) -> None:
 
 
 def test_a_base_directory() -> None:
-    """Relative directories are put below it; absolute ones stay where they are."""
+    """Relative directories are below it, absolute ones are unchanged."""
     section = Section()
     section.spooler.set_basic_params(base_dir=PurePosixPath("/var/spool"))
     section.spooler.add("mail").spooler.add(("fax/", "/srv/images"), external=True)
@@ -177,7 +179,7 @@ def test_a_base_directory() -> None:
 
 
 def test_a_directory_once_only() -> None:
-    """The same directory twice would be two spoolers, which process_count is for."""
+    """The same directory twice would be two spoolers, for which there is process_count."""
     section = Section()
     section.spooler.add("/var/spool/mail")
     with pytest.raises(ConfigurationError, match="process_count"):
@@ -187,13 +189,13 @@ def test_a_directory_once_only() -> None:
 
 @pytest.mark.parametrize("name", ["", "app.py", "folder/app", "pkg..app", "app.", " app"])
 def test_modules_are_named_as_modules(name: str) -> None:
-    """uWSGI imports a file under a name that it makes up, so a file is refused."""
+    """uWSGI imports a file under an invented name, so a file is refused."""
     with pytest.raises(ConfigurationError, match="spooler_import"):
         Section().set(spooler_import=name)
 
 
 def read_as_uwsgi_does(ini: str) -> list[tuple[str, str]]:
-    """uWSGI's reading of an ini: the percent signs first, then lines, each cut at its first equals sign."""
+    """Read an ini as uWSGI does: first the percent signs, then lines, each split at its first equals sign."""
     text, found = ini.replace("%%", "\0"), []
     assert "%" not in text  # with another character behind it uWSGI would replace both
     for line in text.replace("\0", "%").split("\n"):
@@ -205,7 +207,7 @@ def read_as_uwsgi_does(ini: str) -> list[tuple[str, str]]:
 
 @given(path=st.text(max_size=20).map(lambda text: f"/{text}"))
 def test_any_path_is_refused_or_kept(path: str) -> None:
-    """No path becomes more than one line, another option, or another path."""
+    """No path becomes several lines, another option, or another path."""
     section = Section()
     try:
         section.spooler.add(path)

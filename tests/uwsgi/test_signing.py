@@ -1,4 +1,4 @@
-"""Secret keys inside real uWSGI: what is not signed is never decoded there either."""
+"""Secret keys inside real uWSGI: there, too, an unsigned task is never decoded."""
 
 import pickle
 import struct
@@ -28,7 +28,7 @@ def urgent(name):
 
 
 class Bomb:
-    """Tells the test when it is unpickled."""
+    """An object that tells the test when it is unpickled."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -38,15 +38,16 @@ class Bomb:
 
 
 def as_uwsgi(vars: dict[str, bytes], body: bytes) -> bytes:
-    """A file as uWSGI itself writes it, for uwsgiconf or uwsgidecorators."""
+    """Write a file as uWSGI itself does for uwsgiconf or uwsgidecorators."""
     packed = [struct.pack("<H", len(part)) + part for key, value in vars.items() for part in (key.encode(), value)]
     head = b"".join(packed)
     return struct.pack("<BHB", 17, len(head), 0) + head + body
 
 
 def test_signed_tasks_run(instance: Instance) -> None:
-    """Those that the program sends inside uWSGI and those of other processes, with and without a priority, signed with
-    any of the keys; a bell, which leads uWSGI to a priority, needs none."""
+    """Tasks that the program sends inside uWSGI and those of other processes run, with and without a priority, signed
+    with any of the keys. A wakefile needs no signature.
+    """
     instance.write_app(APP)
     instance.env["UNSPOOL_SECRET_KEY"] = f"{KEY},{OTHER}"
     instance.start()
@@ -68,8 +69,10 @@ def test_signed_tasks_run(instance: Instance) -> None:
 
 
 def test_unsigned_and_forged_tasks_are_set_aside(instance: Instance) -> None:
-    """uwsgiconf's, uwsgidecorators' and a program's own messages, which nobody signs; a task of a process without a
-    key, of one with another key, of another queue, and one that was altered: set aside with the reason, not decoded."""
+    """Messages of uwsgiconf, of uwsgidecorators and of the program itself, which are unsigned; a task of a process
+    without a key, of one with another key, of another queue, and an altered one: each is set aside with the reason, and
+    not decoded.
+    """
     instance.write_app(APP)
     bomb = pickle.dumps(Bomb(str(instance.root / "exploded")))
     own, other, elsewhere = Signer([KEY], "myspooler"), Signer([OTHER], "myspooler"), Signer([KEY], "other")
@@ -101,7 +104,9 @@ def test_unsigned_and_forged_tasks_are_set_aside(instance: Instance) -> None:
 
 @pytest.mark.parametrize("key", ["", "short"])
 def test_an_unusable_key_runs_nothing(instance: Instance, key: str) -> None:
-    """The server starts, for its other work; sending raises, no task is run or set aside; the log says why, once."""
+    """The server starts, for its other work. Sending raises, no task is run or set aside, and the log says why,
+    once.
+    """
     instance.write_app(APP)
     instance.env["UNSPOOL_SECRET_KEY"] = key
     instance.start()
