@@ -33,7 +33,7 @@ PATIENCE = 60.0  # seconds without a finished task, after which something must b
 
 
 def main() -> int:
-    """Runs the demo; returns its exit status."""
+    """Run the demo, and return its exit status."""
     options = parse_options()
     console = Console(width=None if sys.stdout.isatty() else 110, highlight=False)
     modules = find_modules(options.folder)
@@ -46,7 +46,7 @@ def main() -> int:
         with workers(place / "log") as running, progress_bars(console) as bars:
             failing = send_failing()
             sent = failing | send_surveys(modules, bars)
-            wait(len(sent) - 1, place / "results", running, bars)  # all but the one that gives up
+            wait(len(sent) - 1, place / "results", running, bars)  # all except the one that always fails
         seconds = time.monotonic() - begun
 
         results = read_results(place / "results")
@@ -61,9 +61,9 @@ def main() -> int:
 
 
 def send_surveys(modules: Collection[Path], bars: Progress) -> dict[str, str]:
-    """Sends a task for each module; returns what each is about, by the id that its call gave.
+    """Send a task for each module, and return the module of each task by its id.
 
-    Once there is an id, the task is on the disk, and not lost whatever happens.
+    When a call returns an id, the task is on the disk, and is not lost.
     """
     sent = {}
     for module in bars.track(modules, description="sent"):
@@ -72,13 +72,13 @@ def send_surveys(modules: Collection[Path], bars: Progress) -> dict[str, str]:
 
 
 def send_failing() -> dict[str, str]:
-    """The same for two tasks that fail on purpose: one for a while, one for good."""
+    """Send two tasks that fail on purpose, one twice and one always. Return the subject of each by its id."""
     return {recover("restarting"): "restarting", give_up("nobody@example.org"): "nobody@example.org"}
 
 
 @contextlib.contextmanager
 def workers(log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """The workers, started as you would start them, and stopped when the block is left."""
+    """Start the workers with the command line, and stop them at the end of the block."""
     with log.open("wb") as out:
         command = [str(UNSPOOL), "run", str(TASKS), "--processes", str(WORKERS)]
         running = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
@@ -92,7 +92,7 @@ def workers(log: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def wait(expected: int, results: Path, running: subprocess.Popen[bytes], bars: Progress) -> None:
-    """Waits until no task waits or runs; or the workers end, or do nothing for long."""
+    """Wait until no task is waiting or running, or until the workers end or do nothing for long."""
     bar = bars.add_task("finished", total=expected)
     done, changed = 0, time.monotonic()
     while Spooler.get_tasks(limit=1) and running.poll() is None and time.monotonic() < changed + PATIENCE:
@@ -104,13 +104,13 @@ def wait(expected: int, results: Path, running: subprocess.Popen[bytes], bars: P
 
 
 def progress_bars(console: Console) -> Progress:
-    """Bars for what is sent and what is done. Nothing moves where the output is no terminal."""
+    """Return progress bars for sent and finished tasks. They do not move if the output is not a terminal."""
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     return Progress(*columns, console=console)
 
 
 def find_modules(folder: Path) -> list[Path]:
-    """All modules below a folder but those of installed packages."""
+    """Return all modules below a folder, except those of installed packages."""
     found = [path for path in folder.rglob("*.py") if not {"site-packages", "dist-packages"} & set(path.parts)]
     if len(found) < 2:
         sys.exit(f"there are no modules in {folder}; name another folder")
@@ -119,7 +119,7 @@ def find_modules(folder: Path) -> list[Path]:
 
 @contextlib.contextmanager
 def workplace(*, keep: bool) -> Iterator[Path]:
-    """A temporary directory, removed afterwards unless it is to be kept."""
+    """Create a temporary directory, and remove it at the end of the block unless it must be kept."""
     place = Path(tempfile.mkdtemp(prefix="unspool-demo."))
     try:
         yield place
@@ -129,7 +129,7 @@ def workplace(*, keep: bool) -> Iterator[Path]:
 
 
 def parse_options() -> argparse.Namespace:
-    """The command line."""
+    """Return the options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     standard_library = Path(sysconfig.get_path("stdlib"))
     parser.add_argument("folder", nargs="?", type=Path, default=standard_library, help="default: %(default)s")
@@ -138,7 +138,7 @@ def parse_options() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the workers are stopped then, too
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that TERM stops the workers, too
     try:
         sys.exit(main())
     except KeyboardInterrupt:

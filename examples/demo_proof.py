@@ -1,7 +1,7 @@
-"""The proof that nothing is left and nothing was lost: three accounts, kept apart, that must agree.
+"""The proof that no task is left and none was lost: three independent accounts that must agree.
 
-What was acknowledged is what the calls returned. What finished is what the tasks wrote, to a file that the spooler
-knows nothing of. What is left and what was set aside is what the command line says.
+A task is acknowledged if its call has returned an id. It has finished if it has written a line to a file that the
+spooler does not know. The command line says which tasks are left, and which are set aside.
 """
 
 import json
@@ -19,12 +19,12 @@ Result = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Proof:
-    """What was counted.
+    """The counts of the tasks.
 
     :param missing: acknowledged tasks that neither finished nor were set aside.
-    :param strange: what finished without having been acknowledged.
-    :param repeated: how often a task finished that had finished before.
-    :param left: how many tasks are in each state that should be empty.
+    :param strange: tasks that finished although they were not acknowledged.
+    :param repeated: the number of times that a task finished again.
+    :param left: the number of tasks in each state that should be empty.
     """
 
     acknowledged: int
@@ -37,7 +37,7 @@ class Proof:
 
     @property
     def holds(self) -> bool:
-        """Whether nothing is left, and each task either finished once or was set aside."""
+        """Whether no task is left, and each task has either finished once or was set aside."""
         return (
             self.acknowledged == self.finished + self.aside
             and not self.missing
@@ -48,13 +48,15 @@ class Proof:
 
 
 def prove(sent: Mapping[str, str], results: Collection[Result], unspool: Path) -> Proof:
-    """Counts.
+    """Count the tasks.
 
-    :param sent: what each task is about, by its id.
-    :param results: what the tasks wrote, with what each is about as its ``key``.
+    :param sent: the subject of each task, by its id.
+    :param results: the lines that the tasks wrote, with the subject as ``key``.
     """
     finished = Counter(result["key"] for result in results)
-    about = {Path(id).name: subject for id, subject in sent.items()}  # set aside, a task keeps its file's name
+    about = {
+        Path(id).name: subject for id, subject in sent.items()
+    }  # a task that is set aside keeps the name of its file
     dead = ask(unspool, "ls", "--state", "dead")
     aside = {about[Path(task["id"]).name] for task in dead}
     (status,) = ask(unspool, "status")["spoolers"]
@@ -70,16 +72,16 @@ def prove(sent: Mapping[str, str], results: Collection[Result], unspool: Path) -
 
 
 def read_results(path: Path) -> list[Result]:
-    """The lines that the tasks wrote."""
+    """Return the lines that the tasks wrote."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def count_results(path: Path) -> int:
-    """How many lines there are; 0 if there is no file yet."""
+    """Return the number of lines; 0 if there is no file yet."""
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
 def ask(unspool: Path, *arguments: str) -> Any:
-    """What the command line says, as JSON."""
+    """Return the JSON that a command prints."""
     answer = subprocess.run([unspool, *arguments, "--json"], check=True, stdout=subprocess.PIPE)
     return json.loads(answer.stdout)

@@ -16,7 +16,7 @@ _COUNTED = ("lines", "functions", "classes")
 
 
 def show_figures(console: Console, results: Collection[Result], seconds: float, workers: int) -> None:
-    """How much was done, and how fast."""
+    """Show the number of tasks, and the speed."""
     surveys = _surveys(results)
     table = Table("", show_header=False, title="What was done", title_justify="left")
     table.add_column(justify="right")
@@ -33,7 +33,7 @@ def show_figures(console: Console, results: Collection[Result], seconds: float, 
 
 
 def show_largest(console: Console, results: Collection[Result], folder: Path, count: int = 5) -> None:
-    """The modules with most lines."""
+    """Show the modules with the most lines."""
     table = Table("module", title="The largest modules", title_justify="left")
     for name in _COUNTED:
         table.add_column(name, justify="right")
@@ -45,7 +45,7 @@ def show_largest(console: Console, results: Collection[Result], folder: Path, co
 
 
 def show_failures(console: Console, failing: Collection[str], unspool: Path) -> None:
-    """The two tasks that fail on purpose, run by run, and the commands that show the same."""
+    """Show the runs of the two tasks that fail on purpose, and the commands that show the same."""
     table = Table("task", title="Two that fail on purpose", title_justify="left")
     for name in ("run", "verdict", "why"):
         table.add_column(name)
@@ -60,7 +60,7 @@ def show_failures(console: Console, failing: Collection[str], unspool: Path) -> 
 
 
 def show_proof(console: Console, proof: Proof) -> None:
-    """What is claimed, and what was counted."""
+    """Show what was counted, and whether the proof holds."""
     table = Table("", title="Nothing is left, nothing was lost", title_justify="left", show_header=False)
     table.add_column(justify="right")
     table.add_row("acknowledged: their calls returned an id", f"{proof.acknowledged:,}")

@@ -16,7 +16,7 @@ RESULTS = "DEMO_RESULTS"
 
 @Spooler.task
 def survey(path: str, called: float) -> bool:
-    """Reads a module and reports what is in it.
+    """Read a module, and report its content.
 
     :param called: when the task was sent, on the clock that all processes share.
     """
@@ -24,7 +24,7 @@ def survey(path: str, called: float) -> bool:
     source = Path(path).read_bytes()
     try:
         kinds = Counter(type(node) for node in ast.walk(ast.parse(source)))
-    except (SyntaxError, ValueError):  # the library holds broken modules too, to test parsers with
+    except (SyntaxError, ValueError):  # the library also contains broken modules, for tests of parsers
         kinds = None
     report(
         path,
@@ -40,7 +40,7 @@ def survey(path: str, called: float) -> bool:
 
 @Spooler.task(retry_delay=0.2)
 def recover(name: str) -> bool:
-    """Fails twice, as with a mail server that restarts just now, and then succeeds."""
+    """Fail twice, as when a mail server restarts, and then succeed."""
     tries = Path(f"{os.environ[RESULTS]}.{name}")
     add_line(tries, "tried")
     count = len(tries.read_text(encoding="utf-8").splitlines())
@@ -52,17 +52,17 @@ def recover(name: str) -> bool:
 
 @Spooler.task(max_attempts=3, retry_delay=0.1)
 def give_up(name: str) -> bool:
-    """Fails as often as it may run, and is then set aside, for a person to look at."""
+    """Fail on every attempt. The task is then set aside as dead."""
     raise ValueError(f"on purpose: there is no {name}")
 
 
 def report(key: str, **found: object) -> None:
-    """Adds what was found to the results."""
+    """Add a line to the results."""
     add_line(Path(os.environ[RESULTS]), json.dumps({"key": key, **found}))
 
 
 def add_line(path: Path, line: str) -> None:
-    """Adds a line in one write, which no other process's line can get into."""
+    """Add a line with one write, so that lines of other processes do not mix with it."""
     file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     try:
         os.write(file, f"{line}\n".encode())

@@ -1,4 +1,4 @@
-"""A first program: run it to send a task, then ``unspool run first.py --burst`` to have it done."""
+"""A first program, which sends a task. ``unspool run first.py --burst`` then runs the task."""
 
 from unspool import Spooler
 

@@ -1,4 +1,4 @@
-"""The backend passes unspool's conformance suite, and tests of what is its own."""
+"""The conformance suite of unspool, and tests of this backend."""
 
 import contextlib
 import logging
@@ -60,7 +60,7 @@ def test_a_child_leaves_the_claims_of_its_parent_alone(tmp_path: Path) -> None:
 
 
 def test_the_file_cannot_be_used(tmp_path: Path) -> None:
-    """A missing directory, or a file that is no database, is an error that names the file."""
+    """A missing directory, or a file that is not a database, is an error that names the file."""
     (tmp_path / "torn.sqlite").write_bytes(b"no database " * 100)
     for name in ("torn", "missing/mail"):
         with pytest.raises(SpoolerUnusable, match=f"{name}.sqlite cannot be used"):

@@ -1,4 +1,4 @@
-"""What the supervisor asks: which tasks are due, and when to look again."""
+"""The feed, which tells the supervisor which tasks are due, and when to look again."""
 
 import math
 from collections.abc import Iterable
@@ -10,8 +10,8 @@ from .store import Store
 
 __all__ = ["SqliteFeed"]
 
-_POLL = 0.2  # seconds between two looks
-_PAGE = 1000  # tickets that are known in advance
+_POLL = 0.2  # seconds between two polls
+_PAGE = 1000  # the number of tickets that are read at once
 _DUE = """
 SELECT rank, due, number, holder FROM task
 WHERE aside = '' AND due <= ? ORDER BY rank, due, number LIMIT ?
