@@ -17,8 +17,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from unspool.backends.base import UNNUMBERED, Backend, Feed
 from unspool.backends.memory import MemoryBackend
 from unspool.backends.spool import SpoolBackend
+from unspool.backends.spool.directory import Directory
 from unspool.backends.spool.feed import SpoolFeed
-from unspool.backends.spool.layout import Directory
 from unspool.backends.spool.lookahead import Lookahead
 from unspool.errors import TaskBusy
 from unspool.message import Ack, Bury, Claim, Disposition, Entry, Envelope, Refusal, RefusalKind, Release, Retry, State

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from unspool.backends.spool import SpoolBackend
-from unspool.backends.spool.layout import Directory
+from unspool.backends.spool.directory import Directory
 from unspool.errors import TaskBusy
 from unspool.message import Bury, Claim, Envelope, Retry, State
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from unspool.backends.spool import SpoolBackend, lock
-from unspool.backends.spool.layout import Directory
+from unspool.backends.spool.directory import Directory
 from unspool.message import Bury, Claim, Envelope, Record, Refusal, RefusalKind, State
 
 from ..spool.sweep import sweep

@@ -9,7 +9,7 @@ import pytest
 from unspool.backends.keyvalue import EPHEMERAL, FOREVER
 from unspool.backends.spool import SpoolBackend
 from unspool.backends.spool.attempts import Count, Sidecars
-from unspool.backends.spool.layout import Directory
+from unspool.backends.spool.directory import Directory
 from unspool.message import Bury, Claim, Envelope, Record, State
 
 from ..runtime.conftest import Place

@@ -9,7 +9,7 @@ import pytest
 from unspool import Spooler, configure, dispatch, points, raw_message, wire
 from unspool.backends.spool import SpoolBackend
 from unspool.backends.spool.attempts import open_attempts
-from unspool.backends.spool.layout import Directory
+from unspool.backends.spool.directory import Directory
 from unspool.compat import uwsgi
 from unspool.errors import PayloadRefused
 from unspool.message import Bury, Claim, Envelope, Outcome, Refusal, RefusalKind, State

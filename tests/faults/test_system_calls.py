@@ -11,7 +11,7 @@ import pytest
 
 from unspool.backends.keyvalue import EPHEMERAL
 from unspool.backends.spool import SpoolBackend
-from unspool.backends.spool.layout import is_task
+from unspool.backends.spool.names import is_task
 from unspool.errors import SpoolerUnusable
 from unspool.message import Ack, Bury, Claim, Disposition, Envelope, Refusal, RefusalKind, Retry, State
 

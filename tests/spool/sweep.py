@@ -2,7 +2,7 @@
 
 import contextlib
 
-from unspool.backends.spool.layout import Directory
+from unspool.backends.spool.directory import Directory
 from unspool.backends.spool.sweep import leftovers
 
 __all__ = ["sweep"]

@@ -11,7 +11,9 @@ import pytest
 
 from unspool import points
 from unspool.backends.spool import SpoolBackend
-from unspool.backends.spool.layout import TMP, Directory, is_task
+from unspool.backends.spool.directory import Directory
+from unspool.backends.spool.layout import TMP
+from unspool.backends.spool.names import is_task
 from unspool.errors import SpoolerUnusable
 from unspool.message import Ack, Claim, Envelope, Refusal, RefusalKind
 

@@ -17,8 +17,9 @@ import pytest
 
 from unspool.backends.keyvalue import EPHEMERAL, LARGEST_VALUE, Item, Until
 from unspool.backends.spool import SpoolBackend, lock, mutex
+from unspool.backends.spool.directory import Directory
 from unspool.backends.spool.item import LARGEST_FILE, Stored, dump
-from unspool.backends.spool.layout import KV, Directory
+from unspool.backends.spool.layout import KV
 from unspool.backends.spool.mutex import Mutex
 from unspool.errors import SpoolerUnusable
 from unspool.testing import FakeClock

@@ -9,8 +9,8 @@ from unspool import codec, raw_message
 from unspool.backends.base import Feed
 from unspool.backends.spool import SpoolBackend
 from unspool.backends.spool.control import SpoolControl
+from unspool.backends.spool.directory import Directory
 from unspool.backends.spool.feed import SpoolFeed
-from unspool.backends.spool.layout import Directory
 from unspool.backends.spool.lookahead import Lookahead
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from unspool import codec, wire
 from unspool.backends.spool import SpoolBackend
-from unspool.backends.spool.layout import Directory
+from unspool.backends.spool.directory import Directory
 from unspool.errors import SpoolerUnusable
 from unspool.message import Ack, Claim, Disposition, Message, Refusal, Retry
 from unspool.signing import Signer

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from unspool.backends.spool.directory import Directory
 from unspool.backends.spool.history import History
-from unspool.backends.spool.layout import HISTORY, TMP, Directory
+from unspool.backends.spool.layout import HISTORY, TMP
 from unspool.backends.spool.sweep import leftovers
 from unspool.errors import SpoolerUnusable
 from unspool.message import Record

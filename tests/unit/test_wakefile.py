@@ -12,7 +12,8 @@ import pytest
 
 from unspool import codec
 from unspool.backends.spool import SpoolBackend
-from unspool.backends.spool.layout import BELL, Directory, is_bell, is_task
+from unspool.backends.spool.directory import Directory
+from unspool.backends.spool.names import BELL, is_bell, is_task
 from unspool.backends.spool.uwsgi.backend import UwsgiBackend
 from unspool.backends.spool.uwsgi.due_list import DueList
 from unspool.backends.spool.uwsgi.wakefile import Wakefile

@@ -2,7 +2,7 @@
 
 import os
 
-from unspool.backends.spool.layout import PREFIX
+from unspool.backends.spool.names import PREFIX
 from unspool.backends.spool.trust import UNFINISHED
 
 from .instance import Instance

@@ -155,7 +155,7 @@ def _program(binary: str | None, section: Section) -> str:
 
 def _make_sure_of(directory: str) -> None:
     """Check that a spooler can use a directory. uWSGI would restart it forever otherwise."""
-    from ..backends.spool.layout import Directory
+    from ..backends.spool.directory import Directory
 
     Directory(directory).fd("")
     if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):

@@ -1,5 +1,5 @@
-"""The spool directory backend: tasks as files in uWSGI's format. See ``layout`` for paths and ``store`` for
-protocols."""
+"""The spool directory backend: tasks as files in uWSGI's format. See ``layout`` for its parts, ``sending`` and
+``claims`` for the protocols."""
 
 from .store import SpoolBackend
 

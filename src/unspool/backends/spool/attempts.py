@@ -23,8 +23,9 @@ import os
 import re
 from typing import NamedTuple, Protocol
 
+from .directory import Directory
 from .file import open_private
-from .layout import ATTEMPTS, TMP, Directory
+from .layout import ATTEMPTS, TMP
 
 __all__ = ["DONE", "RUNNING", "WAITING", "Attempts", "Count", "Sidecars", "open_attempts", "read_count"]
 

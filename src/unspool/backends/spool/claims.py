@@ -43,8 +43,10 @@ from . import lock
 from .attempts import DONE, RUNNING, WAITING, Attempts, Count, open_attempts
 from .dead_letters import set_aside
 from .deferred_close import DeferredClose
+from .directory import Directory
 from .file import read_whole, write_whole
-from .layout import TMP, Directory, priority_of, writer_of
+from .layout import TMP, priority_of
+from .names import writer_of
 from .trust import is_unfinished
 
 __all__ = ["Claims"]

@@ -17,8 +17,9 @@ from ...errors import SpoolerUnusable
 from ..base import WorkerInfo, check_period
 from ..slot import SIZE, Slot, parse
 from . import lock
+from .directory import Directory
 from .file import open_private
-from .layout import RUN, TMP, Directory
+from .layout import RUN, TMP
 
 __all__ = ["SpoolControl"]
 

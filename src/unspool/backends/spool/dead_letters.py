@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 from ... import points
 from ...printable import printable
 from .attempts import Count
+from .directory import Directory
 from .file import open_private
-from .layout import ASIDE, TMP, Directory
+from .layout import ASIDE, TMP
 
 __all__ = [
     "REASON_SUFFIX",

@@ -24,10 +24,12 @@ from ..depot import Parcel
 from . import lock
 from .attempts import DONE, RUNNING, Attempts, Count
 from .dead_letters import REASON_SUFFIX, Note, discard_reason, read_note, set_aside, write_reason
+from .directory import Directory
 from .file import open_private, read_whole, sync_file_system, write_whole
-from .layout import ASIDE, IDENTITY, PREFIX, PRIVATE, TMP, Directory, priority_of
+from .layout import ASIDE, IDENTITY, PRIVATE, TMP, priority_of
 from .leaving import ARRIVING, LEAVING, LEFT, Leaving, label, left_part, under_way
 from .listing import Listing
+from .names import PREFIX
 from .uwsgi.wakefile import Wakefile
 
 __all__ = ["SpoolDepot"]

@@ -15,8 +15,10 @@ from collections.abc import Iterable, Iterator
 from ..base import Clock, Control, FeedState, Ticket
 from . import lock
 from .deferred_close import DeferredClose
-from .layout import BELL, PREFIX, PRIVATE, RUN, Directory, hint, is_bell, is_priority, is_task, priority_of, rank_of
+from .directory import Directory
+from .layout import PRIVATE, RUN, is_priority, priority_of, rank_of
 from .lookahead import Lookahead
+from .names import BELL, PREFIX, hint, is_bell, is_task
 from .scan import priorities, read
 from .sweep import leftovers
 from .top_n import Selection

@@ -6,7 +6,7 @@ import os
 from ...errors import Damaged
 from ...imports import late
 from ...wire import HEADER_SIZE, MAX_VARS
-from .layout import Directory
+from .directory import Directory
 
 __all__ = ["open_private", "read_whole", "sync_file_system", "write_whole"]
 

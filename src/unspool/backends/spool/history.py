@@ -18,8 +18,9 @@ from typing import Any
 from ...errors import SpoolerUnusable
 from ...message import Record
 from ..base import Clock
+from .directory import Directory
 from .journal import Journal
-from .layout import HISTORY, PRIVATE, Directory
+from .layout import HISTORY, PRIVATE
 from .pieces import is_piece
 
 __all__ = ["History"]

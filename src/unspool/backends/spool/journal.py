@@ -18,8 +18,9 @@ from collections.abc import Callable, Iterator, Sequence
 from ... import forks
 from ...message import Record
 from . import descriptor, lock
+from .directory import Directory
 from .file import open_private
-from .layout import PRIVATE, TMP, Directory
+from .layout import PRIVATE, TMP
 
 __all__ = ["Journal"]
 

@@ -28,9 +28,10 @@ from ...errors import SpoolerUnusable
 from ..base import Clock
 from ..keyvalue import FOREVER, Item, Life, Until, check_key, check_life, check_value
 from . import descriptor, lock, trust
+from .directory import Directory
 from .file import write_whole
 from .item import LARGEST_FILE, SMALLEST_FILE, Stored, dump, key_of, name_of, new_version, parse
-from .layout import KV, TMP, Directory
+from .layout import KV, TMP
 from .mutex import Mutex
 from .watcher import Watcher
 

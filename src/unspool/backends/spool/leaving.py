@@ -14,7 +14,9 @@ import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from .layout import ASIDE, PRIVATE, Directory, is_priority, is_task
+from .directory import Directory
+from .layout import ASIDE, PRIVATE, is_priority
+from .names import is_task
 
 __all__ = ["ARRIVING", "LEAVING", "LEFT", "Leaving", "carries", "label", "left_part", "under_way"]
 

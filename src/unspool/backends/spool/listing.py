@@ -18,9 +18,11 @@ from ..depot import MOVING
 from . import lock
 from .attempts import Attempts, read_count
 from .dead_letters import REASON_SUFFIX, bring_back, discard, read_note
+from .directory import Directory
 from .file import read_whole
-from .layout import ASIDE, Directory, hint, is_priority, is_task, priority_of, renamed
+from .layout import ASIDE, is_priority, priority_of
 from .leaving import Leaving, under_way
+from .names import hint, is_task, renamed
 from .pieces import is_piece
 from .snapshot import Snapshot
 from .trust import is_unfinished

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from ... import forks
 from ...errors import SpoolerUnusable
 from . import lock, trust
-from .layout import Directory
+from .directory import Directory
 
 __all__ = ["Mutex"]
 

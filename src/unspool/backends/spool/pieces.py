@@ -7,7 +7,7 @@ A name is ``uwsgi_spoolfile_on_<host>_<pid>_<counter>_<random>_<seconds>_<micros
 import re
 
 from ..base import LEAST_PIECE
-from .layout import PREFIX
+from .names import PREFIX
 
 __all__ = ["is_piece", "short"]
 

@@ -9,7 +9,9 @@ import itertools
 import os
 from collections.abc import Iterable, Iterator
 
-from .layout import BELL, PREFIX, Directory, is_bell, is_priority
+from .directory import Directory
+from .layout import is_priority
+from .names import BELL, PREFIX, is_bell
 
 __all__ = ["Entry", "opened", "priorities", "read", "read_all", "tasks"]
 

@@ -39,8 +39,10 @@ from ...errors import SpoolerUnusable
 from ...message import Envelope
 from ...signing import Signer
 from ..base import Clock
+from .directory import Directory
 from .file import sync_file_system, write_whole
-from .layout import TMP, Directory, Names
+from .layout import TMP
+from .names import Names
 from .trust import UNFINISHED, is_unfinished, to_sender
 from .uwsgi.wakefile import Wakefile
 

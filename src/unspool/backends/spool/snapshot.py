@@ -16,7 +16,9 @@ from ...message import State
 from ..base import Summary
 from . import lock
 from .dead_letters import REASON_SUFFIX
-from .layout import ASIDE, Directory, hint, rank_of
+from .directory import Directory
+from .layout import ASIDE, rank_of
+from .names import hint
 from .scan import Entry, read_all, tasks
 from .top_n import TopN, sift, time_text
 from .trust import is_unfinished

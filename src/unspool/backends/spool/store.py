@@ -17,9 +17,10 @@ from .claims import Claims
 from .control import SpoolControl
 from .deferred_close import DeferredClose
 from .depot import SpoolDepot
+from .directory import Directory
 from .feed import SpoolFeed
 from .keyvalue import SpoolKeyValue
-from .layout import Directory, is_priority
+from .layout import is_priority
 from .listing import Listing
 from .pieces import short
 from .sending import Sender

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 
 from . import lock
 from .dead_letters import REASON_SUFFIX, is_note, rename_hidden
+from .directory import Directory
 from .keyvalue import SpoolKeyValue
-from .layout import ASIDE, ATTEMPTS, KV, TMP, Directory, is_priority
+from .layout import ASIDE, ATTEMPTS, KV, TMP, is_priority
 from .leaving import carries
 from .scan import opened, read_all
 

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 
 from ... import registry, routes, settings
 from ...backends.spool import trust
-from ...backends.spool.layout import PRIVATE, TMP, Directory
+from ...backends.spool.directory import Directory
+from ...backends.spool.layout import PRIVATE, TMP
 from ...errors import ConfigurationError, SpoolerUnusable
 from ...message import State
 from ...printable import counted

@@ -21,6 +21,7 @@ uWSGI's modes and for ``unspool run``.
 
 from .claims import ClaimTests
 from .control import ControlTests
+from .ephemeral import EphemeralTests
 from .feeds import FeedTests
 from .harness import Ground, Queue
 from .history import HistoryTests
@@ -31,6 +32,7 @@ from .sending import SendingTests
 from .several import SeveralTests
 from .signing import SigningTests
 from .verdicts import VerdictTests
+from .waiting import WaitingTests
 
 __all__ = ["BackendConformance", "Ground", "Queue"]
 
@@ -43,6 +45,8 @@ class BackendConformance(
     ControlTests,
     HistoryTests,
     KeyValueTests,
+    EphemeralTests,
+    WaitingTests,
     SeveralTests,
     MovingTests,
     SigningTests,

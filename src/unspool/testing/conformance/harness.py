@@ -11,6 +11,7 @@ import pytest
 
 from ... import codec
 from ...backends.base import Backend, Clock, Feed, FeedState, Ticket
+from ...backends.keyvalue import KeyValue
 from ...message import Claim, Disposition, Message, Refusal, RefusalKind, State
 from ...signing import Signer
 from ..clock import FakeClock
@@ -88,6 +89,18 @@ class Ground(ABC):
         backend = self.make_backend(clock, tmp_path)
         yield backend
         backend.close()
+
+    @pytest.fixture
+    def kv(self, backend: Backend) -> KeyValue:
+        """Return the table of the backend under test."""
+        return backend.kv
+
+    @pytest.fixture
+    def shared(self, backend: Backend, kv: KeyValue) -> KeyValue:
+        """Return the table of the backend under test, if other processes see it too."""
+        if not backend.capabilities.forks:
+            pytest.skip("no other process sees this backend's table")
+        return kv
 
 
 class Queue:

@@ -1,46 +1,23 @@
-"""The key-value table of a queue: compare-and-set, the lives of items, waiting for changes, several processes."""
+"""The key-value table of a queue: compare-and-set, items that end at a time, and scans."""
 
-import contextlib
 import itertools
-import os
-import signal
 import threading
-import traceback
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from ...backends.base import Backend
-from ...backends.keyvalue import EPHEMERAL, LARGEST_VALUE, Forever, Item, KeyValue, Until
+from ...backends.keyvalue import LARGEST_VALUE, Forever, Item, KeyValue, Until
 from ...errors import OptionRefused
 from ..clock import FakeClock
 from .harness import Ground
+from .increment import PATIENCE, increment
 
 __all__ = ["KeyValueTests"]
-
-_PATIENCE = 50.0
-"""Seconds after which a wait counts as one that nothing has woken."""
-
-_GLANCE = 0.05
-"""Seconds of a wait that nothing is expected to wake."""
 
 
 class KeyValueTests(Ground):
     """``KeyValue``: a table of small values that all processes of a queue see."""
-
-    @pytest.fixture
-    def kv(self, backend: Backend) -> KeyValue:
-        """Return the table of the backend under test."""
-        return backend.kv
-
-    @pytest.fixture
-    def shared(self, backend: Backend, kv: KeyValue) -> KeyValue:
-        """Return the table of the backend under test, if other processes see it too."""
-        if not backend.capabilities.forks:
-            pytest.skip("no other process sees this backend's table")
-        return kv
 
     # --- get, put, drop
 
@@ -162,16 +139,16 @@ class KeyValueTests(Ground):
         assert None not in seen
         assert len(set(seen)) == len(seen)
 
-    def test_threads_count(self, kv: KeyValue) -> None:
+    def test_threadsincrement(self, kv: KeyValue) -> None:
         """Several threads of a process increment a counter by compare-and-set, and none of their steps is lost."""
-        threads = [threading.Thread(target=_count, args=(kv, 5)) for _ in range(4)]
+        threads = [threading.Thread(target=increment, args=(kv, 5)) for _ in range(4)]
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(_PATIENCE)
+            thread.join(PATIENCE)
         assert [item and item.value for item in kv.get(["counter"])] == [b"20"]
 
-    # --- lives
+    # --- items that end at a time
 
     def test_an_item_until_a_time(self, kv: KeyValue, clock: FakeClock) -> None:
         """An item with ``Until`` is absent for every method from that time on."""
@@ -204,90 +181,6 @@ class KeyValueTests(Ground):
         kv.put("shorter", b"", life=Until(clock() + 1))
         clock.advance(2)
         assert [key for key, _ in kv.scan("")] == ["longer"]
-
-    def test_an_ephemeral_item_can_be_used_like_others(self, kv: KeyValue) -> None:
-        """An ephemeral item is read, replaced and dropped like others while its process lives."""
-        first = kv.put("key", b"one", expect=0, life=EPHEMERAL)
-        assert first
-        assert kv.get(["key"]) == [Item(b"one", first)]
-        assert kv.put("key", b"two", expect=0, life=EPHEMERAL) is None
-        second = kv.put("key", b"two", expect=first, life=EPHEMERAL)
-        assert second
-        assert kv.scan("") == [("key", Item(b"two", second))]
-        assert kv.drop("key", expect=second)
-        assert kv.get(["key"]) == [None]
-
-    def test_an_ephemeral_item_ends_with_its_backend(self, backend: Backend, kv: KeyValue) -> None:
-        """``close`` of the backend ends the ephemeral items that it has put, and no others."""
-        kv.put("ephemeral", b"", life=EPHEMERAL)
-        kv.put("lasting", b"")
-        kv.put("replaced", b"", life=EPHEMERAL)
-        kv.put("replaced", b"")
-        backend.close()
-        self.bury(os.getpid())
-        assert [key for key, _ in kv.scan("")] == ["lasting", "replaced"]
-
-    def test_an_ephemeral_item_ends_with_its_process(self, shared: KeyValue) -> None:
-        """An item is absent at once when the process that has put it is killed. A change of the key is noticed."""
-        with _child(lambda: shared.put("key", b"child", life=EPHEMERAL)) as pid:
-            (item,) = shared.get(["key"])
-            assert item is not None
-            assert item.value == b"child"
-            assert shared.put("key", b"mine", expect=0) is None
-            _kill(pid)
-            self.bury(pid)
-            assert shared.get(["key"]) == [None]
-            assert shared.scan("") == []
-            assert shared.wait({"key": item.version}, 0)
-            assert shared.put("key", b"mine", expect=0)
-
-    def test_an_ephemeral_item_is_not_kept_by_a_child(self, shared: KeyValue) -> None:
-        """A child that its process has forked later, and that lives on, does not keep the item."""
-        release, hold = os.pipe()
-
-        def work() -> None:
-            shared.put("key", b"", life=EPHEMERAL)
-            hear, tell = os.pipe()
-            if os.fork() == 0:
-                os.close(hold)  # the pipe ends with the test
-                os.write(tell, b".")
-                os.read(release, 1)
-                os._exit(0)
-            assert os.read(hear, 1) == b"."
-
-        with _child(work) as pid:
-            assert shared.get(["key"]) != [None]
-            _kill(pid)
-            self.bury(pid)
-            assert shared.get(["key"]) == [None]
-        os.close(hold)
-        os.close(release)
-
-    @pytest.mark.parametrize("use", [False, True])
-    def test_an_ephemeral_item_is_not_ended_by_a_child(self, backend: Backend, shared: KeyValue, use: bool) -> None:
-        """The end of a forked child does not end the item of its parent, even if the child uses and closes the
-        backend."""
-        shared.put("key", b"", life=EPHEMERAL)
-        pid = os.fork()
-        if pid == 0:
-            try:
-                if use:
-                    shared.put("child", b"", life=EPHEMERAL)
-                    backend.close()
-            finally:
-                os._exit(0)
-        os.waitpid(pid, 0)
-        self.bury(pid)
-        assert [key for key, _ in shared.scan("")] == ["key"]
-
-    def test_an_ephemeral_item_that_another_process_replaced(self, shared: KeyValue) -> None:
-        """An item belongs to the process that has put it last. The end of the one before changes nothing."""
-        with _child(lambda: shared.put("key", b"child", life=EPHEMERAL)) as pid:
-            version = shared.put("key", b"mine", life=EPHEMERAL)
-            assert version
-            _kill(pid)
-            self.bury(pid)
-            assert shared.get(["key"]) == [Item(b"mine", version)]
 
     # --- scan
 
@@ -322,136 +215,3 @@ class KeyValueTests(Ground):
         for prefix in ("/", "a//", "a b", "%", "a*", "ä", "x" * 201):
             with pytest.raises(OptionRefused):
                 kv.scan(prefix)
-
-    # --- wait
-
-    def test_wait_without_a_change(self, kv: KeyValue) -> None:
-        """A wait ends at its timeout if no key has changed. Changes of other keys and failed changes do not matter."""
-        version = kv.put("key", b"")
-        assert version
-        assert not kv.wait({"key": version, "none": 0}, _GLANCE)
-        kv.put("other", b"")
-        kv.put("key", b"new", expect=version + 1)
-        assert not kv.wait({"key": version, "none": 0}, _GLANCE)
-
-    def test_a_change_before_the_wait_is_noticed(self, kv: KeyValue) -> None:
-        """A wait returns at once if a key was put, dropped, or dropped and put again since its version was read."""
-        changes: list[Callable[[], object]] = [
-            lambda: kv.put("key", b"new"),
-            lambda: kv.drop("key"),
-            lambda: (kv.drop("key"), kv.put("key", b"old")),
-        ]
-        for change in changes:
-            version = kv.put("key", b"old")
-            assert version
-            change()
-            assert kv.wait({"none": 0, "key": version}, _PATIENCE)
-        kv.put("key", b"")
-        assert kv.wait({"key": 0}, _PATIENCE)
-
-    def test_a_thread_is_woken(self, kv: KeyValue) -> None:
-        """A wait ends when another thread changes the key."""
-        version = kv.put("key", b"old")
-        assert version
-        woken: list[bool] = []
-        thread = threading.Thread(target=lambda: woken.append(kv.wait({"key": version}, _PATIENCE)))
-        thread.start()
-        kv.put("key", b"new")
-        thread.join(_PATIENCE)
-        assert woken == [True]
-
-    @pytest.mark.parametrize("change", ["put", "replace", "drop"])
-    def test_a_process_is_woken(self, shared: KeyValue, change: str) -> None:
-        """A wait ends when another process puts, replaces or drops an item."""
-        version = 0 if change == "put" else shared.put("key", b"old")
-        assert version is not None
-        hear, tell = os.pipe()
-
-        def work() -> None:
-            os.read(hear, 1)
-            if change == "drop":
-                shared.drop("key")
-            else:
-                shared.put("key", b"new")
-
-        with _child(work, wait=False):
-            assert not shared.wait({"key": version}, _GLANCE)
-            os.write(tell, b".")
-            assert shared.wait({"other": 0, "key": version}, _PATIENCE)
-        os.close(hear)
-        os.close(tell)
-
-    # --- several processes
-
-    def test_processes_see_one_table(
-        self, shared: KeyValue, backend: Backend, clock: FakeClock, tmp_path: Path
-    ) -> None:
-        """Another process sees the items, and its changes are seen."""
-        other = self.make_backend(clock, tmp_path)
-        table = other.kv
-        version = shared.put("key", b"one")
-        assert version
-        assert table.get(["key"]) == [Item(b"one", version)]
-        second = table.put("key", b"two", expect=version)
-        assert second
-        assert shared.get(["key"]) == [Item(b"two", second)]
-        assert shared.drop("key", expect=second)
-        assert table.scan("") == []
-        other.close()
-
-    def test_processes_count(self, shared: KeyValue) -> None:
-        """Several processes increment a counter by compare-and-set, and none of their steps is lost."""
-        with contextlib.ExitStack() as children:
-            for _ in range(3):
-                children.enter_context(_child(lambda: _count(shared, 5), wait=False))
-            _count(shared, 5)
-            done = 5
-            while done < 20:
-                (item,) = shared.get(["counter"])
-                assert item is not None
-                done = int(item.value)
-                assert done == 20 or shared.wait({"counter": item.version}, _PATIENCE)
-        assert [item and item.value for item in shared.get(["counter"])] == [b"20"]
-
-
-def _count(kv: KeyValue, steps: int) -> None:
-    """Increment a counter by compare-and-set."""
-    while steps:
-        (item,) = kv.get(["counter"])
-        value = int(item.value) if item else 0
-        steps -= kv.put("counter", b"%d" % (value + 1), expect=item.version if item else 0) is not None
-
-
-@contextlib.contextmanager
-def _child(work: Callable[[], object], *, wait: bool = True) -> Iterator[int]:
-    """Fork a child that does ``work`` and then lives on. Yield its pid, and kill it at the end.
-
-    :param wait: whether to yield only after the work is done.
-    """
-    hear, tell = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            work()
-            os.write(tell, b".")
-            while True:
-                signal.pause()
-        except BaseException:  # noqa: BLE001  also a failed assertion
-            traceback.print_exc()
-        finally:
-            os._exit(1)
-    os.close(tell)
-    try:
-        assert not wait or os.read(hear, 1) == b".", "the child has failed; see its traceback"
-        yield pid
-    finally:
-        os.close(hear)
-        with contextlib.suppress(ChildProcessError):
-            _kill(pid)
-
-
-def _kill(pid: int) -> None:
-    """Kill a child, and return when it is dead. Do nothing if it was killed before."""
-    if os.waitpid(pid, os.WNOHANG)[0] == 0:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)

@@ -22,7 +22,7 @@ from ....errors import ConfigurationError
 from ....message import Envelope, Record
 from ...base import Capabilities, Registration, WorkerInfo
 from ..control import SpoolControl
-from ..layout import Directory
+from ..directory import Directory
 from ..store import SpoolBackend
 from .due_list import DueList
 from .server import text

@@ -11,7 +11,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 
 from ...base import Clock, Ticket
-from ..layout import Directory, hint, priority_of, rank_of
+from ..directory import Directory
+from ..layout import priority_of, rank_of
+from ..names import hint
 from ..scan import priorities, read, tasks
 
 __all__ = ["DueList"]

@@ -20,8 +20,10 @@ from collections.abc import Iterable, Iterator
 from .... import wire
 from ...base import Clock
 from .. import lock
+from ..directory import Directory
 from ..file import open_private
-from ..layout import BELL, RUN, TMP, Directory, is_bell
+from ..layout import RUN, TMP
+from ..names import BELL, is_bell
 from ..scan import priorities, read
 from .due_list import DueList
 
