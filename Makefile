@@ -13,51 +13,51 @@ JOBS ?= -n 4 --dist worksteal
 .DELETE_ON_ERROR:
 .PHONY: help demo test test-all soak check bench bench-before bench-peers bench-scaling bench-servers bench-uwsgi fuzz clean
 
-help: ## what each command does
+help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
 
-demo: $(PACKAGE) ## spool and run one task for each module of Python's standard library
+demo: $(PACKAGE) ## send and run one task for each module of Python's standard library
 	$(BIN)/python examples/demo.py
 
-test: $(INSTALLED) ## all tests
+test: $(INSTALLED) ## run all tests
 	$(BIN)/python -m pytest $(JOBS) $(ARGS)
 
-test-all: ## the tests on each Python from 3.11 up that is installed
+test-all: ## run the tests on each installed Python from 3.11 on
 	./tests/every-python $(JOBS) $(ARGS)
 
-soak: $(INSTALLED) ## faults for an hour, and an account: ON=directory|relaxed|postgresql|nats|all, MINUTES=10, SEED=5
+soak: $(INSTALLED) ## run real processes under faults for an hour, and check the result: ON=directory|relaxed|postgresql|nats|all, MINUTES=10, SEED=5
 	$(BIN)/python -m tests.soak --on $(or $(ON),directory) --minutes $(or $(MINUTES),60) $(if $(SEED),--seed $(SEED)) $(if $(FROM),--from $(FROM))
 
-check: $(INSTALLED) ## lint, types and import rules
+check: $(INSTALLED) ## check format, lint, types and import rules
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(INSTALLED) ## figures, as ratios against uWSGI's own spooler
+bench: $(INSTALLED) ## measure the speed, compared with uWSGI's own spooler
 	$(BIN)/python -m benchmarks
 
-bench-before: $(INSTALLED) ## this tree beside an earlier revision, alternating: REV=<commit>
+bench-before: $(INSTALLED) ## compare the speed of this tree and of an earlier revision: REV=<commit>
 	$(BIN)/python -m benchmarks.before $(REV) $(ARGS)
 
-bench-peers: $(INSTALLED) ## figures of other task queues, each in an environment of its own
+bench-peers: $(INSTALLED) ## measure the speed of other task queues
 	$(BIN)/python -m benchmarks.peers
 
-bench-uwsgi: $(INSTALLED) ## figures inside uWSGI, beside uwsgiconf and uwsgidecorators
+bench-uwsgi: $(INSTALLED) ## measure the speed inside uWSGI, compared with uwsgiconf and uwsgidecorators
 	$(BIN)/python -m benchmarks.inside
 
-bench-servers: $(INSTALLED) ## figures on PostgreSQL and NATS JetStream, beside other queues on the same servers
+bench-servers: $(INSTALLED) ## measure the speed on PostgreSQL and NATS JetStream, compared with other queues
 	$(BIN)/python -m benchmarks.servers $(ARGS)
 
-bench-scaling: $(INSTALLED) ## what a task takes of each part, and what a model makes of it for more machines
+bench-scaling: $(INSTALLED) ## measure the cost of a task in each part, and model more machines
 	$(BIN)/python -m benchmarks.scaling $(ARGS)
 
-fuzz: $(INSTALLED) ## hostile files and words, made by a fuzzer: SECONDS=60 for each
+fuzz: $(INSTALLED) ## fuzz the file format and the command line: SECONDS=60 for each
 	$(PIP) install --group fuzz
 	$(BIN)/python -m fuzz spool_file --seconds $(SECONDS)
 	$(BIN)/python -m fuzz command_line --seconds $(SECONDS)
 
-clean: ## removes what the other commands made
+clean: ## remove what the other commands have created
 	rm -rf $(VENV) .venvs .mypy_cache .ruff_cache .pytest_cache .hypothesis .fuzz build dist
 
 $(BIN)/python:
