@@ -61,6 +61,11 @@ class Lookahead:
         """Return the number of tickets that are handed out."""
         return len(self._out)
 
+    @property
+    def size(self) -> int:
+        """Return how many tickets are in memory. Forgotten ones count until they are deleted."""
+        return len(self._ready) + len(self._deferred)
+
     def handed_out(self) -> list[str]:
         """Return the refs that are handed out."""
         return list(self._out)
