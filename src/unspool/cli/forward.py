@@ -16,7 +16,7 @@ __all__ = ["COMMANDS"]
               "status 3 if a server is away.")  # fmt: skip
 @options.require_ready
 @options.log_format
-@options.log_level("info is each batch, warning a server that is away or back, error what cannot be forwarded")
+@options.log_level("info: each batch; warning: servers that are away or back; error: tasks that cannot be forwarded")
 def forward(*, spooler: Sequence[str], burst: bool, require_ready: bool, log_format: str, log_level: str) -> None:
     """Send tasks on from directories to servers.
 

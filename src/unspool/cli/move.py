@@ -35,7 +35,7 @@ _EVERY = 0.2  # seconds between two updates of the progress line
     "--sign-unsigned",
     is_flag=True,
     show_envvar=True,
-    help="Sign tasks that carry no signature with the secret key: for a directory that others could not write to.",
+    help="Sign unsigned tasks with the secret key. Use this only if no one else could write to SRC.",
 )
 @output.json_option
 def move(source: str, destination: str, *, state: Sequence[str], dry_run: bool, sign_unsigned: bool, json: bool) -> int:

@@ -56,7 +56,7 @@ log_format = click.option(
     default="text",
     show_default=True,
     show_envvar=True,
-    help="Lines for people, or one JSON object per line.",
+    help="Text for people, or one JSON object per line.",
 )
 
 
@@ -68,5 +68,5 @@ def log_level(what: str) -> Callable[[Any], Any]:
         default="info",
         show_default=True,
         show_envvar=True,
-        help=f"The lowest level that is logged: {what}.",
+        help=f"The lowest level that is logged ({what}).",
     )

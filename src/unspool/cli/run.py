@@ -57,7 +57,7 @@ __all__ = ["COMMANDS"]
 )
 @options.traceback
 @options.log_format
-@options.log_level("info is each run, warning each that failed, error each that is dead")
+@options.log_level("info: each run; warning: failed runs, and servers that are away or back; error: dead tasks")
 @click.option("--progress/--no-progress", default=None, show_envvar=True,
               help="Show one line with rate and backlog instead of log lines of successful runs, unless --log-level is "
               "given. Default: on a terminal, with --log-format text.")  # fmt: skip

@@ -168,7 +168,7 @@ def carrier_between(source: Backend, destination: Backend, *, vouch: bool = Fals
     :raises OptionRefused: if they are the same spooler, or if one of them does not support transfers.
     """
     if address.real(source.name) == address.real(destination.name):
-        raise OptionRefused(f"spooler {source.name} and {destination.name} are the same; name two")
+        raise OptionRefused(f"spoolers {source.name} and {destination.name} are the same; name two different ones")
     readdress = partial(
         wire.readdress,
         queue=address.queue_of(destination.name),
