@@ -1,4 +1,4 @@
-"""``make bench``: enqueue, drain and idle latency of unspool, as ratios against uWSGI's own spooler."""
+"""``make bench``: enqueue, drain and idle latency of unspool, compared with uWSGI's own spooler."""
 
 import argparse
 import signal
@@ -23,7 +23,7 @@ _RESULTS = Path(__file__).parent / "results"
 
 
 def main() -> int:
-    """Measures, prints, saves; returns the exit status."""
+    """Measure, print and save. Return the exit status."""
     options = _options()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # so that all is ended and unmounted
     console = Console(width=None if sys.stdout.isatty() else 150, highlight=False)

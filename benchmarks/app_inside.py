@@ -1,4 +1,4 @@
-"""The tasks of ``app_unspool`` inside uWSGI; run as a mule, their caller."""
+"""The tasks of ``app_unspool`` inside uWSGI. As a mule, this module is their caller."""
 
 import uwsgi
 from benchmarks import caller

@@ -1,4 +1,4 @@
-"""The tasks as unspool runs them; run as a program, their caller."""
+"""The tasks for unspool. As a program, this module is their caller."""
 
 import asyncio
 import time
@@ -9,21 +9,21 @@ from unspool import Spooler
 
 @Spooler.task
 def noop(number: int) -> bool:
-    """Does nothing but be counted."""
+    """Only count the run."""
     witness.mark()
     return True
 
 
 @Spooler.task
 def stamp(index: int, called: int) -> bool:
-    """Notes how long ago it was called."""
+    """Record the time since the call."""
     witness.stamp(index, called)
     return True
 
 
 @Spooler.task
 def nap(seconds: float) -> bool:
-    """Takes a while."""
+    """Take a while."""
     witness.mark()
     time.sleep(seconds)
     return True
@@ -31,7 +31,7 @@ def nap(seconds: float) -> bool:
 
 @Spooler.task
 async def rest(seconds: float) -> bool:
-    """Takes a while, and lets others work meanwhile."""
+    """Take a while, and let other coroutines run meanwhile."""
     witness.mark()
     await asyncio.sleep(seconds)
     return True

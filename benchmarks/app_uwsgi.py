@@ -1,4 +1,4 @@
-"""The tasks as uWSGI's spooler runs them; run as a mule, their caller. Can be imported inside uWSGI only."""
+"""The tasks for uWSGI's spooler. As a mule, this module is their caller. It can be imported only inside uWSGI."""
 
 import uwsgi
 
@@ -12,13 +12,13 @@ from benchmarks import caller, witness  # noqa: E402
 
 @spool(pass_arguments=True)
 def noop(number: int) -> None:
-    """Does nothing but be counted."""
+    """Only count the run."""
     witness.mark()
 
 
 @spool(pass_arguments=True)
 def stamp(index: int, called: int) -> None:
-    """Notes how long ago it was called."""
+    """Record the time since the call."""
     witness.stamp(index, called)
 
 

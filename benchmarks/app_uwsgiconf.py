@@ -1,4 +1,4 @@
-"""The tasks as uwsgiconf runs them in uWSGI's spooler; run as a mule, their caller."""
+"""The tasks for uwsgiconf in uWSGI's spooler. As a mule, this module is their caller."""
 
 from uwsgiconf.runtime.spooler import Spooler
 
@@ -8,14 +8,14 @@ from benchmarks import caller, witness
 
 @Spooler.task()
 def noop(number: int) -> bool:
-    """Does nothing but be counted."""
+    """Only count the run."""
     witness.mark()
     return True
 
 
 @Spooler.task()
 def stamp(index: int, called: int) -> bool:
-    """Notes how long ago it was called."""
+    """Record the time since the call."""
     witness.stamp(index, called)
     return True
 

@@ -1,4 +1,4 @@
-"""How the rate, the first start and the memory of a worker depend on how much is waiting."""
+"""The rate, the first start and the memory of a worker by the number of waiting tasks."""
 
 import os
 import subprocess
@@ -22,7 +22,7 @@ _STEP = 20  # microseconds between two tasks that were sent one after the other
 
 
 class Backlog(NamedTuple):
-    """How many tasks wait: so many of them ready, so many postponed for years."""
+    """The number of waiting tasks: ready ones, and ones that are postponed for years."""
 
     ready: int
     postponed: int = 0
@@ -33,7 +33,9 @@ class Backlog(NamedTuple):
 
 
 def backlogs(most: int) -> list[Backlog]:
-    """From a thousand to ``most``, each ten times the one before; then as many postponed beside a thousand ready."""
+    """Return backlogs from a thousand to ``most``, each ten times the one before, and then the same number of postponed
+    tasks beside a thousand ready ones.
+    """
     sizes = [1_000]
     while sizes[-1] < most:
         sizes.append(min(sizes[-1] * 10, most))
@@ -43,9 +45,9 @@ def backlogs(most: int) -> list[Backlog]:
 def measure_backlogs(
     ground: Ground, found: Sequence[Backlog], runs: int, tasks: int, progress: Callable[[str], None]
 ) -> list[Measured]:
-    """A place is filled once for each system; each run then takes its part of what waits there.
+    """Fill a directory once for each system. Each run then takes its part of the waiting tasks.
 
-    :param tasks: to run of each backlog in all runs together, at most half of what is ready.
+    :param tasks: the number of tasks to run of each backlog in all runs together, at most half of the ready ones.
     """
     rows: list[Measured] = []
     systems: list[System] = [Unspool("relaxed"), Uwsgi()]
@@ -70,8 +72,7 @@ def measure_backlogs(
 
 
 def fill(place: Place, content: bytes, backlog: Backlog) -> None:
-    """Writes the files straight into place, which is quicker than sending, with the times that sending gives them, and
-    in no order that a reading shows."""
+    """Write the files directly, which is faster than sending, with the same times, and in random order."""
     at = os.open(place.spool, os.O_RDONLY | os.O_DIRECTORY)
     try:
         for start, count in ((_PAST, backlog.ready), (_FUTURE, backlog.postponed)):
@@ -87,7 +88,7 @@ def fill(place: Place, content: bytes, backlog: Backlog) -> None:
 
 
 def _looks(place: Place) -> dict[str, float]:
-    """Seconds that one reading of the directory takes, and those that people use to look into it."""
+    """Return the seconds of one scan of the directory, and of the commands that list it."""
     program = str(Path(sys.executable).with_name("unspool"))
     env = {**os.environ, "UNSPOOL_SPOOLERS": str(place.spool)}
     looks = {"ls": [program, "ls", "--limit", "20"], "status": [program, "status"]}

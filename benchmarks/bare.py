@@ -1,4 +1,4 @@
-"""The system calls alone that keeping a task takes, from Python: what no queue in a directory can go below."""
+"""The system calls alone that storing a task takes, from Python: the lower limit for a queue in a directory."""
 
 import ctypes
 import os
@@ -14,9 +14,11 @@ _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def enqueue(ground: Ground, tasks: int, batch: int = 1, *, durable: bool) -> float:
-    """Files a second that are created, written, closed and renamed into place; if durable, synced with their
-    directory, a batch by one ``syncfs``. One that is neither durable nor of a batch is written in place and given its
-    mode."""
+    """Return the number of files per second that are created, written, closed and renamed into place.
+
+    Durable ones are synced together with their directory, a batch by one ``syncfs``. Others outside of a batch are
+    written in place and given their mode.
+    """
     with ground.place() as place:
         (place.spool / "tmp").mkdir()
         syncfs = ctypes.CDLL(None, use_errno=True).syncfs if durable and batch > 1 else None

@@ -1,7 +1,7 @@
-"""``make bench-before REV=…``: this tree beside an earlier revision, alternating in one run.
+"""``make bench-before REV=…``: this tree and an earlier revision, measured alternately in one run.
 
-Each revision is installed into an environment of its own. Rates are of wall time; the processor time is that of all
-processes of a measure, for each task. A ratio is this tree's figure to the earlier one's.
+Each revision is installed into a separate environment. Rates are of wall time. The processor time is that of all
+processes of a measure, per task. A ratio is this tree's figure divided by the earlier one's.
 """
 
 import argparse
@@ -44,14 +44,14 @@ _APP = """
 
 
 class Run(NamedTuple):
-    """What one run of a measure took, in seconds."""
+    """The seconds that one run of a measure took."""
 
     wall: float
     processor: float
 
 
 class Measure(NamedTuple):
-    """A row: its name, its tasks, what is done before, and what is measured."""
+    """A row: its name, its tasks, its preparation, and what is measured."""
 
     name: str
     tasks: int
@@ -61,7 +61,7 @@ class Measure(NamedTuple):
 
 
 def main() -> int:
-    """Measures and prints; returns the exit status."""
+    """Measure and print. Return the exit status."""
     options = _options()
     console = Console(width=None if sys.stdout.isatty() else 130, highlight=False)
     with tempfile.TemporaryDirectory() as scratch, ground(4 * options.tasks, options.directory) as place:
@@ -103,7 +103,7 @@ def _measures(tasks: int) -> list[Measure]:
 
 
 def _install(scratch: Path, revision: str = "") -> Path:
-    """The interpreter of an environment that has the revision; this tree as it is if none is given."""
+    """Return the interpreter of an environment with the revision; without a revision, with this tree."""
     source = _ROOT
     if revision:
         source = scratch / "source"

@@ -1,5 +1,6 @@
-"""The calling side, the same for both systems: sends a number of tasks as fast as it can, or one at a time to an idle
-worker. Runs in a process of its own, which for uWSGI is one of its mules.
+"""The calling side, the same for all systems: it sends tasks as fast as it can, or one at a time to an idle worker.
+
+It runs in a separate process, which for uWSGI is one of its mules.
 """
 
 import asyncio
@@ -31,9 +32,9 @@ class Job:
     """What to send.
 
     :param kind: ``enqueue`` or ``latency``.
-    :param tasks: how many, after the warm-up.
-    :param batch: so many at a time.
-    :param threads: so many send at once.
+    :param tasks: the number of tasks, after the warm-up.
+    :param batch: the number of tasks that are sent at a time.
+    :param threads: the number of threads that send at once.
     :param answer: the file in which the figures are reported.
     """
 
@@ -44,7 +45,7 @@ class Job:
     threads: int = 1
 
     def dump(self) -> str:
-        """For the environment."""
+        """Return it as text for the environment."""
         return json.dumps(asdict(self))
 
 
@@ -53,7 +54,7 @@ def perform(
     stamp: Callable[[int, int], object],
     many: Callable[[Sequence[int]], object] | None = None,
 ) -> None:
-    """Does the job of the environment with one system's tasks; the answer appears whole."""
+    """Do the job of the environment with the tasks of one system. The answer appears only when it is complete."""
     job = Job(**json.loads(os.environ[JOB]))
     _answer(job, {"seconds": _enqueue(job, noop, many)} if job.kind == "enqueue" else {"calls": _call_idle(job, stamp)})
 
@@ -63,7 +64,7 @@ async def perform_async(
     stamp: Callable[[int, int], Awaitable[object]],
     many: Callable[[Sequence[int]], Awaitable[object]],
 ) -> None:
-    """The same for a system whose calls are coroutines."""
+    """Do the same for a system whose calls are coroutines."""
     job = Job(**json.loads(os.environ[JOB]))
     if job.kind == "enqueue":
         _answer(job, {"seconds": await _enqueue_async(job, noop, many)})

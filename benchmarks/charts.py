@@ -1,4 +1,4 @@
-"""Charts of the figures as SVG, drawn by hand: lines over a logarithmic axis."""
+"""Charts of the figures as SVG: lines over a logarithmic axis."""
 
 import html
 import math
@@ -18,7 +18,7 @@ Line = Sequence[tuple[float, float]]
 
 
 def draw(directory: Path, rows: Sequence[Measured]) -> list[Path]:
-    """Draws what the rows have figures for; returns the files."""
+    """Draw the charts for which the rows have figures, and return the files."""
     found = {row.name: {name: median(runs) for name, runs in row.runs.items()} for row in rows}
     sizes = sorted(
         int(name.partition(" waiting: drain")[0].replace(",", "")) for name in found if name.endswith(" waiting: drain")
@@ -108,6 +108,6 @@ def _chart(title: str, axis: str, lines: Mapping[str, Line]) -> str:
 
 
 def _nice(value: float) -> float:
-    """The next round number."""
+    """Return the next round number."""
     size = 10 ** math.floor(math.log10(value))
     return next(step * size for step in (1, 2, 4, 5, 8, 10) if step * size >= value)

@@ -1,4 +1,4 @@
-"""Rows of figures of several systems: measured in turn, shown as medians and as ratios to one of them, and kept."""
+"""Rows of figures of several systems: measured in turn, shown as medians and as ratios to one of them, and saved."""
 
 import json
 import sys
@@ -31,9 +31,9 @@ def measure(
     runs: int,
     failures: list[str],
 ) -> Figures:
-    """Each run alternates between the systems, so that a machine that drifts does so for all of them.
+    """Measure all rows. Each run alternates between the systems, so that changes of the machine affect all of them.
 
-    :param failures: is told what went wrong; the other measurements go on.
+    :param failures: called with each failure. The other measurements continue.
     """
     figures: Figures = {}
     for row, take in rows:
@@ -52,9 +52,9 @@ def measure(
 
 
 def show(console: Console, title: str, figures: Figures, ours: str, names: Sequence[str]) -> None:
-    """One line a row.
+    """Print one line per row.
 
-    :param ours: the system that the others are compared with.
+    :param ours: the system with which the others are compared.
     """
     table = Table(title=f"{title}: median of the runs (least to most); in brackets: {ours} is so many times as good")
     table.add_column("")
@@ -79,13 +79,13 @@ def show(console: Console, title: str, figures: Figures, ours: str, names: Seque
 
 
 def show_facts(console: Console, facts: Mapping[str, str]) -> None:
-    """What the figures were measured with."""
+    """Print the versions and the machine."""
     for name, value in facts.items():
         console.print(f"{name}: {value}", markup=False, soft_wrap=True)
 
 
 def save(path: Path, found: Mapping[str, object]) -> None:
-    """Keeps all figures of all runs."""
+    """Save all figures of all runs."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 

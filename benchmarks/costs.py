@@ -1,4 +1,4 @@
-"""What each thing costs that uWSGI's spooler does not have: the same drain with one of them turned off."""
+"""The cost of each feature that uWSGI's spooler does not have: the same drain with one of them turned off."""
 
 import sys
 from collections.abc import Callable
@@ -12,7 +12,7 @@ __all__ = ["measure_costs"]
 
 
 class _Without(Unspool):
-    """unspool with some things turned off."""
+    """unspool with some features turned off."""
 
     def __init__(self, things: str) -> None:
         super().__init__("relaxed")
@@ -26,7 +26,7 @@ class _Without(Unspool):
 
 
 def measure_costs(ground: Ground, runs: int, tasks: int, progress: Callable[[str], None]) -> list[Measured]:
-    """A row for each thing, and one with all of them off; runs alternate."""
+    """Measure a row for each feature, and one with all of them turned off. Runs alternate."""
     everything = ",".join(THINGS)
     systems = {"nothing": Unspool("relaxed")} | {thing: _Without(thing) for thing in (*THINGS, everything)}
     rows = {thing: Measured(f"drain, 1 worker, without {thing}", "/s", "drain, 1 worker") for thing in systems}

@@ -1,4 +1,4 @@
-"""A peer's own Python environment, made below ``.venvs`` by the command that measures it and kept for the next time."""
+"""A separate Python environment for each peer, which is created below ``.venvs`` and kept."""
 
 import json
 import os
@@ -18,23 +18,23 @@ _NEWEST = 16
 
 
 class Environment(NamedTuple):
-    """Where a peer is installed."""
+    """The environment of a peer."""
 
     directory: Path
     version: str
     """The peer's, and its Python's."""
 
     def program(self, name: str) -> str:
-        """The path of a program in it."""
+        """Return the path of a program in it."""
         return str(self.directory / "bin" / name)
 
 
 def environment(package: str, more: Sequence[str] = (), minimum: tuple[int, int] = (3, 11)) -> Environment:
-    """The environment of a peer, with the newest version that there is when it is made; ``make clean`` removes it.
+    """Return the environment of a peer, with the newest version at the time of creation. ``make clean`` removes it.
 
-    :param package: the peer's; other requirements are in ``more``.
-    :param minimum: version of Python; this one's, if it is new enough, or another that is installed.
-    :raises Failed: if it cannot be made.
+    :param package: the peer. Other requirements are in ``more``.
+    :param minimum: the minimum version of Python. It is this one if it is new enough, or else another installed one.
+    :raises Failed: if the environment cannot be created.
     """
     directory = _ROOT / f"bench-{package.partition('[')[0]}"
     python = _python(minimum)

@@ -1,7 +1,6 @@
-"""Where the benchmark works: on an ext4 with a journal of its own, mounted from an image, or if that may not be, in a
-plain directory.
+"""The file system of the benchmark: an ext4 with a journal on an image, or a plain directory if that cannot be mounted.
 
-The mount is made in a mount namespace of this process, so it ends with the process, however that ends.
+The mount is made in a mount namespace of this process, so it ends with the process.
 """
 
 import contextlib
@@ -24,14 +23,14 @@ _PER_TASK = 8 << 10  # a block for the file, and its part of directory and inode
 
 
 class Place(NamedTuple):
-    """Directories for one measurement, deleted after it."""
+    """Directories for one measurement, which are deleted after it."""
 
     spool: Path
     scratch: Path
 
 
 class Ground(NamedTuple):
-    """A directory to work in, and what it is on."""
+    """A directory for measurements, and its file system."""
 
     directory: Path
     scratch: Path
@@ -42,7 +41,7 @@ class Ground(NamedTuple):
 
     @contextlib.contextmanager
     def place(self) -> Iterator[Place]:
-        """A fresh spool directory, with all that came before it written out, so that nobody pays for another."""
+        """Return a new spool directory, after everything before it is written to the disk."""
         spool = Path(tempfile.mkdtemp(prefix="spool.", dir=self.directory))
         scratch = Path(tempfile.mkdtemp(prefix="run.", dir=self.scratch))
         try:
@@ -53,16 +52,16 @@ class Ground(NamedTuple):
             shutil.rmtree(scratch)
 
     def settle(self) -> None:
-        """Waits until the file system has written what it holds back."""
+        """Wait until the file system has written its delayed data."""
         subprocess.run(["sync", "-f", self.directory], check=True)
 
 
 @contextlib.contextmanager
 def ground(tasks: int, inside: str | None = None) -> Iterator[Ground]:
-    """The place to work in, gone afterwards.
+    """Yield the directory for measurements, and remove it at the end.
 
-    :param tasks: the most that will be waiting at once.
-    :param inside: the directory to make it in; the system's temporary one if not given.
+    :param tasks: the maximum number of waiting tasks.
+    :param inside: the directory in which to create it; the system's temporary one if not given.
     """
     with tempfile.TemporaryDirectory(prefix="unspool-bench.", dir=inside) as made:
         os.chmod(made, 0o711)  # a server that is no good as root has its files here, too
@@ -82,7 +81,7 @@ def ground(tasks: int, inside: str | None = None) -> Iterator[Ground]:
 
 
 def _mount(image: Path, directory: Path, tasks: int) -> str:
-    """Mounts a fresh image; returns why not, or nothing."""
+    """Mount a new image. Return why that failed; nothing if it worked."""
     try:
         _own_mounts()
         with image.open("wb") as file:
@@ -121,7 +120,7 @@ def _run(*command: str) -> None:
 
 
 def _kind(directory: Path) -> tuple[str, str]:
-    """Type and device of the file system that a directory is on: the last mount of the longest fitting path."""
+    """Return type and device of the file system of a directory: the last mount of the longest matching path."""
     fitting = ("", "unknown", "")
     try:
         lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()

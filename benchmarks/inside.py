@@ -1,6 +1,6 @@
 """``make bench-uwsgi``: the same tasks inside uWSGI by unspool, uwsgiconf and uwsgidecorators, and by ``unspool run``.
 
-uwsgiconf is installed into a directory of its own, for its package stands in the way of unspool's module of that name.
+uwsgiconf is installed into a separate directory, because its package hides unspool's module of the same name.
 """
 
 import argparse
@@ -52,7 +52,7 @@ Figures = dict[str, dict[str, list[float]]]
 
 
 def main() -> int:
-    """Measures, prints, saves; returns the exit status."""
+    """Measure, print and save. Return the exit status."""
     options = _options()
     console = Console(width=None if sys.stdout.isatty() else 150, highlight=False)
     with _installed("uwsgiconf") as (site, version), ground(options.tasks) as place:
@@ -79,7 +79,7 @@ def _options() -> argparse.Namespace:
 
 @contextmanager
 def _installed(package: str) -> Iterator[tuple[str, str]]:
-    """A directory with this package in it, and its version."""
+    """Return a directory with this package, and the version."""
     with TemporaryDirectory(prefix="unspool-bench.") as site:
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target", site]
         done = subprocess.run([*command, package], capture_output=True, text=True, check=False)
@@ -90,7 +90,7 @@ def _installed(package: str) -> Iterator[tuple[str, str]]:
 
 
 def _measure(place: Ground, systems: Sequence[System], options: argparse.Namespace) -> Figures:
-    """Each run alternates between the systems, so that a machine that drifts does so for all of them."""
+    """Measure all rows. Each run alternates between the systems, so that changes of the machine affect all of them."""
     tasks, calls = options.tasks, options.calls
     rows: list[tuple[str, Callable[[System], dict[str, float]]]] = [
         ("enqueue [/s]", lambda system: {"": system.enqueue(place, tasks)}),

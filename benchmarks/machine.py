@@ -1,4 +1,4 @@
-"""What the figures were measured with: they mean little without it."""
+"""The machine and the versions of the figures, without which they mean little."""
 
 import os
 import platform
@@ -15,7 +15,7 @@ __all__ = ["describe"]
 
 
 def describe(ground: Ground) -> dict[str, str]:
-    """Versions, machine and file system."""
+    """Return versions, machine and file system."""
     journal = {True: "with a journal", False: "without a journal", None: "journal unknown"}[ground.journal]
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -30,7 +30,7 @@ def describe(ground: Ground) -> dict[str, str]:
 
 
 def _commit() -> str:
-    """The commit, and whether there is more than it says; empty outside a repository."""
+    """Return the commit, and whether the tree has changes; an empty string outside of a repository."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=9"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

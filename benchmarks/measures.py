@@ -1,5 +1,5 @@
-"""What is measured, and the order in which it is: each measure's runs alternate between the systems, so that a machine
-that drifts does so for all of them.
+"""What is measured, and in which order: the runs of each measure alternate between the systems, so that changes of the
+machine affect all of them.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,11 +24,11 @@ Take = Callable[[Ground], Mapping[str, float]]
 
 
 class Sizes(NamedTuple):
-    """How much is done in one measurement.
+    """The amount of work in one measurement.
 
-    :param tasks: no-op tasks sent or run.
-    :param synced: tasks sent with a sync each.
-    :param calls: tasks called one at a time.
+    :param tasks: empty tasks that are sent or run.
+    :param synced: tasks that are sent with a sync each.
+    :param calls: tasks that are called one at a time.
     """
 
     tasks: int
@@ -39,9 +39,9 @@ class Sizes(NamedTuple):
 class Measure(NamedTuple):
     """Some rows of the table.
 
-    :param name: of the measure; a row's name is this and the figure's own.
-    :param takes: by system.
-    :param compare: the row of uWSGI's to compare with, where it can do nothing of the kind.
+    :param name: the name of the measure. The name of a row consists of it and the name of the figure.
+    :param takes: the function that measures, by system.
+    :param compare: the row of uWSGI to compare with, if uWSGI has no such figure.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Measure(NamedTuple):
 class Measured:
     """One row: the figures of all runs, by system.
 
-    :param compare: the row in which uWSGI's figures stand, if not in this one.
+    :param compare: the row that has uWSGI's figures, if not this one.
     """
 
     name: str
@@ -64,7 +64,7 @@ class Measured:
 
 
 def measures(sizes: Sizes) -> list[Measure]:
-    """All that is measured."""
+    """Return all measures."""
     tasks, synced, calls = sizes
     relaxed, full, uwsgi = Unspool("relaxed"), Unspool("full"), Uwsgi()
     plain = Unspool("relaxed", {"UNSPOOL_HISTORY_LIMIT": "0"})
@@ -102,9 +102,9 @@ def measures(sizes: Sizes) -> list[Measure]:
 
 
 def measure(ground: Ground, what: Measure, runs: int, progress: Callable[[str], None]) -> list[Measured]:
-    """The rows of one measure.
+    """Return the rows of one measure.
 
-    :param progress: told what is being measured.
+    :param progress: called with the name of the current measurement.
     """
     rows: dict[str, Measured] = {}
     for run in range(1, runs + 1):

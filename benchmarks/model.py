@@ -15,11 +15,11 @@ __all__ = ["Demands", "Machines", "bounds", "throughput"]
 
 
 class Demands(NamedTuple):
-    """Processor time that one task takes, and trips over the network; times in seconds.
+    """Processor time and round trips of one task. Times are in seconds.
 
     :param worker: in the worker process.
-    :param supervisor: in its host's supervisor, of which there is one a host.
-    :param server: in the server's processes.
+    :param supervisor: in the supervisor, of which each host has one.
+    :param server: in the processes of the server.
     :param trips: round trips that a worker waits for.
     """
 
@@ -30,14 +30,14 @@ class Demands(NamedTuple):
 
 
 class Machines(NamedTuple):
-    """Where it runs.
+    """The machines.
 
-    :param hosts: of workers.
-    :param workers: processes on each.
-    :param cores: of each host.
-    :param server_cores: of the server's machine; 0 if it shares the only host's.
+    :param hosts: hosts with workers.
+    :param workers: processes on each host.
+    :param cores: cores of each host.
+    :param server_cores: cores of the server's machine; 0 if it is on the only host.
     :param round_trip: seconds over the network.
-    :param task: seconds that a task itself takes, waiting for others.
+    :param task: seconds that a task itself takes, waiting for other systems.
     """
 
     hosts: int
@@ -55,7 +55,7 @@ class _Station(NamedTuple):
 
 
 def throughput(demands: Demands, machines: Machines) -> float:
-    """Tasks a second."""
+    """Return tasks per second."""
     delay = machines.task + demands.trips * machines.round_trip
     waits: list[_Station] = []
     for station in _stations(demands, machines):
@@ -71,7 +71,7 @@ def throughput(demands: Demands, machines: Machines) -> float:
 
 
 def bounds(demands: Demands, machines: Machines) -> dict[str, float]:
-    """What each part can do at most, in tasks a second: the least is where the ground ends."""
+    """Return the maximum of each part in tasks per second. The smallest one is the limit of the backend."""
     found = {
         "workers": machines.hosts * machines.workers / (demands.worker + machines.task),
         "supervisors": machines.hosts / demands.supervisor if demands.supervisor else float("inf"),

@@ -45,7 +45,7 @@ _READY, _URGENT, _POSTPONED, _DEAD = 0, 7, 8, 9  # last digits of numbers; 0 to 
 
 
 class Took(NamedTuple):
-    """What a command took, in seconds and in megabytes at its peak; and the last line that it printed."""
+    """The seconds and the peak megabytes of a command, and the last line that it printed."""
 
     seconds: float
     cpu: float
@@ -69,7 +69,7 @@ class Crowd:
         self._used = dict.fromkeys(range(10), files // 10)
 
     def fill(self) -> None:
-        """Writes the files straight into place, in no order that a reading of the directory shows."""
+        """Write the files directly, in random order."""
         self.backend.send([])
         at = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY)
         for part in range(_PRIORITIES):
@@ -85,7 +85,9 @@ class Crowd:
         os.close(at)
 
     def take(self, digit: int, count: int = 1, *, removed: bool = False) -> list[str]:
-        """The paths of tasks with this last digit that nothing was done to yet, from those that run last."""
+        """Return the paths of tasks with this last digit that are still unchanged, beginning with those that
+        run last.
+        """
         self._used[digit] -= count
         numbers = [number * 10 + digit for number in range(self._used[digit], self._used[digit] + count)]
         if removed:
@@ -93,11 +95,11 @@ class Crowd:
         return [str(self.root / self._ref(number)) for number in numbers]
 
     def unspool(self, *words: str) -> Took:
-        """A command."""
+        """Run a command."""
         return self._run([str(Path(sys.executable).with_name("unspool")), *words])
 
     def python(self, code: str) -> Took:
-        """A program of somebody's own."""
+        """Run a program."""
         return self._run([sys.executable, "-c", code])
 
     def _run(self, command: Sequence[str]) -> Took:
@@ -128,9 +130,9 @@ class Crowd:
         return f"{lead}uwsgi_spoolfile_on_benchmark_1_{number}_1_{begun + seconds}_{rest:06d}"
 
     def account(self) -> str:
-        """What became of all tasks.
+        """Check what has become of all tasks.
 
-        :raises SystemExit: if anything did that must not.
+        :raises SystemExit: if something happened that must not happen.
         """
         ran = [int(line) for line in self.notes.read_text().splitlines()]
         left = {
@@ -163,9 +165,9 @@ def _number(id: str) -> int:
 
 
 def operations(crowd: Crowd, *, whole: bool) -> Iterator[tuple[str, Took]]:
-    """Each operation, and what it took: looks and changes of few, then those of many.
+    """Measure each operation: first reads and changes of a few tasks, then those of many.
 
-    :param whole: whether to list all, too, which takes minutes.
+    :param whole: whether to list all tasks, too, which takes minutes.
     """
     unspool = crowd.unspool
     many = f"{_MANY:,} ids"
@@ -199,7 +201,7 @@ def operations(crowd: Crowd, *, whole: bool) -> Iterator[tuple[str, Took]]:
 
 
 def scan(crowd: Crowd) -> float:
-    """Seconds for nothing but reading the names of the waiting."""
+    """Return the seconds that only reading the names takes."""
     begun = time.monotonic()
     for part in ("", *map(str, range(_PRIORITIES))):
         with os.scandir(crowd.root / part) as entries:
@@ -209,7 +211,7 @@ def scan(crowd: Crowd) -> float:
 
 
 def main() -> None:
-    """Measures, prints, accounts."""
+    """Measure, print and check."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.operations", description=__doc__)
     parser.add_argument("--files", type=int, default=1_000_000, help="in all (default 1000000)")
     parser.add_argument("--workers", action="store_true", help="beside two workers")

@@ -1,4 +1,4 @@
-"""Starting a process for a measurement, waiting for what it is to bring about, and ending it, by its own id."""
+"""Starting a process for a measurement, waiting for its effect, and ending it."""
 
 import contextlib
 import os
@@ -18,11 +18,11 @@ _GRACE = 15.0  # seconds to end in
 
 
 class Failed(Exception):
-    """A process did not do what it was started for; the end of its log is in the message."""
+    """A process has failed. The message has the end of its log."""
 
 
 class Running:
-    """A process that was started, and its log."""
+    """A process and its log."""
 
     def __init__(self, command: Sequence[str], process: subprocess.Popen[bytes], log: Path) -> None:
         self._command = command
@@ -35,7 +35,7 @@ class Running:
 
     @property
     def pids(self) -> list[int]:
-        """Its own process and all that it has started."""
+        """Return its own process and all processes that it has started."""
         found = [self._process.pid]
         for pid in found:
             with contextlib.suppress(OSError):
@@ -44,11 +44,11 @@ class Running:
 
     @property
     def status(self) -> int | None:
-        """Its exit status; None while it runs."""
+        """Return its exit status; None while it runs."""
         return self._process.returncode
 
     def failure(self, what: str) -> Failed:
-        """An error with the end of the log."""
+        """Return an error with the end of the log."""
         tail = self._log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:]
         command = " ".join(map(str, self._command))
         state = "still running" if self.status is None else f"status {self.status}"
@@ -57,7 +57,7 @@ class Running:
 
 @contextlib.contextmanager
 def running(command: Sequence[str], env: Mapping[str, str], log: Path) -> Iterator[Running]:
-    """The process, ended with all that it started when the block is left."""
+    """Start a process, and end it with all processes that it has started at the end of the block."""
     with log.open("ab") as out:
         process = subprocess.Popen(
             command,
@@ -82,10 +82,10 @@ def running(command: Sequence[str], env: Mapping[str, str], log: Path) -> Iterat
 
 
 def wait_until(condition: Callable[[], bool], process: Running, timeout: float) -> None:
-    """Waits for something that a process brings about.
+    """Wait for an effect of a process.
 
-    :param timeout: seconds without success.
-    :raises Failed: if that passes, or the process ends without it.
+    :param timeout: the maximum number of seconds.
+    :raises Failed: after this time, or if the process ends before.
     """
     deadline = time.monotonic() + timeout
     while not condition():

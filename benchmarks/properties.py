@@ -1,4 +1,4 @@
-"""What a user of unspool gets besides rates: even work, silence when idle, little memory, many coroutines at once."""
+"""Other properties of unspool: even work, no activity when idle, little memory, many coroutines at once."""
 
 import json
 import math
@@ -25,9 +25,9 @@ _SENDER = "import json, sys; from benchmarks.app_unspool import {task}; {task}.e
 
 
 def measure_properties(ground: Ground, runs: int, idle: float, progress: Callable[[str], None]) -> list[Measured]:
-    """Rows of unspool alone; each has a bound that its name tells.
+    """Measure rows of unspool alone. The name of each row has its limit.
 
-    :param idle: seconds to watch an idle worker for.
+    :param idle: seconds for which an idle worker is watched.
     """
     progress("uneven work")
     rows = [_row("uneven work, 2 workers: time as a multiple of the least possible", "", [_uneven(ground)])]
@@ -59,7 +59,7 @@ def _coroutines(ground: Ground) -> float:
 
 
 def _work(place: Place, task: str, calls: list[list[float]], options: Mapping[str, str]) -> float:
-    """Seconds from the first task's start to the last one's."""
+    """Return the seconds from the start of the first task to that of the last one."""
     unspool = Unspool("relaxed")
     env = {witness.DIRECTORY: str(place.scratch), **unspool.environment(place)}
     subprocess.run(
@@ -94,7 +94,7 @@ def _idle(ground: Ground, seconds: float) -> dict[tuple[str, str], float]:
 
 
 def _busy(process: Running) -> bool:
-    """Whether anything happens within a second."""
+    """Return whether anything happens within a second."""
     before = _wakes(process)
     time.sleep(1.0)
     return _wakes(process) != before
@@ -115,7 +115,7 @@ def _own(pid: int) -> float:
 
 
 def _import() -> float:
-    """Milliseconds above those of a Python that imports nothing; the median of five, for starts vary."""
+    """Return the milliseconds in addition to those of a Python that imports nothing, as the median of five."""
     return (_start("import unspool") - _start("pass")) * 1000
 
 

@@ -58,7 +58,7 @@ _WARM, _LOOK = 60.0, 5.0  # seconds in which processes fill up, and between two 
 
 
 class Stage:
-    """A place with an application and whoever serves it."""
+    """A directory with an application, and the process that runs its tasks."""
 
     def __init__(self, place: Place) -> None:
         self.place = place
@@ -71,18 +71,18 @@ class Stage:
         }
 
     def start(self, *command: str) -> subprocess.Popen[bytes]:
-        """Starts a process in a session of its own."""
+        """Start a process in its own session."""
         with (self.place.scratch / "log").open("ab") as log:
             return subprocess.Popen(
                 command, cwd=self.place.scratch, env=self.env, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
 
     def unspool(self, *options: str) -> subprocess.Popen[bytes]:
-        """Starts ``unspool run``."""
+        """Start ``unspool run``."""
         return self.start(sys.executable, "-m", "unspool", "run", "app", "--log-level", "error", *options)
 
     def uwsgi(self) -> subprocess.Popen[bytes]:
-        """Starts uWSGI, as eager as it can be."""
+        """Start uWSGI with its fastest settings."""
         program = str(Path(sys.executable).with_name("pyuwsgi"))
         return self.start(
             program, "--master", "--die-on-term", "--spooler-quiet", f"--spooler={self.place.spool}",
@@ -90,11 +90,11 @@ class Stage:
         )  # fmt: skip
 
     def send(self, code: str) -> None:
-        """Sends from another process."""
+        """Send from another process."""
         subprocess.run([sys.executable, "-c", f"from app import *\n{code}"], env=self.env, check=True)
 
     def seen(self, word: str, times: int = 1) -> list[tuple[int, int]]:
-        """Waits until it was noted so many times: when, in nanoseconds, and by which process."""
+        """Wait until it was noted this number of times. Return when, in nanoseconds, and by which process."""
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
             whole = self.notes.read_text().rpartition("\n")[0] if self.notes.exists() else ""
@@ -107,7 +107,7 @@ class Stage:
 
 
 def recovery(place: Place, kills: int, start: Callable[[Stage], subprocess.Popen[bytes]]) -> str:
-    """Kills a worker in mid-task again and again."""
+    """Kill a worker during a task, again and again."""
     stage = Stage(place)
     process = start(stage)
     took = []
@@ -126,7 +126,7 @@ def recovery(place: Place, kills: int, start: Callable[[Stage], subprocess.Popen
 
 
 def durability(place: Place, tasks: int) -> str:
-    """Microseconds a task of sending."""
+    """Measure the microseconds that sending a task takes."""
     envelope = codec.encode(raw_message("hello", payload="x" * 100))
     lines = []
     for durable in (True, False):
@@ -144,7 +144,7 @@ def durability(place: Place, tasks: int) -> str:
 
 
 def junk(place: Place, files: int) -> str:
-    """A tenth of the files have the names of tasks, older than all good ones, and hold garbage."""
+    """Measure a directory in which a tenth of the files have the names of earlier tasks, and contain garbage."""
     stage = Stage(place)
     backend = SpoolBackend(str(place.spool), durable=False)
     backend.send([])
@@ -173,7 +173,7 @@ def junk(place: Place, files: int) -> str:
 
 
 def growth(place: Place, seconds: int) -> str:
-    """Two workers beside a steady sender."""
+    """Measure two workers beside a steady sender."""
     stage = Stage(place)
     process = stage.unspool("--processes", "2")
     sender = stage.start(sys.executable, "-c", f"from app import *\n{_STEADY}")
@@ -204,7 +204,7 @@ def growth(place: Place, seconds: int) -> str:
 
 
 def main() -> None:
-    """Measures one part."""
+    """Measure one part."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.reliability", description=__doc__)
     parser.add_argument("part", choices=["recovery", "recovery-uwsgi", "durability", "junk", "growth"])
     parser.add_argument("--number", type=int, help="of kills, tasks, files or seconds")

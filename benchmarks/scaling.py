@@ -1,7 +1,7 @@
-"""``make bench-scaling``: what a task takes of each part of a ground, and what the model makes of it.
+"""``make bench-scaling``: the cost of a task in each part of a backend, and what the model predicts from it.
 
-The rates with 1, 2 and 4 workers are measured beside it, on as many processors as there are: what the model says of
-them shows how far it can be trusted. ``docs/scaling.md`` explains.
+The rates with 1, 2 and 4 workers are measured too, on the available processors. The comparison with the model shows how
+far it can be trusted. ``docs/scaling.md`` explains this.
 """
 
 import argparse
@@ -39,8 +39,8 @@ _SHAPES = ((1, 1), (1, 4), (1, 8), (2, 8), (4, 8), (8, 8), (20, 8))  # hosts, wo
 class Taken(NamedTuple):
     """One drain.
 
-    :param rate: tasks a second.
-    :param demands: of a task.
+    :param rate: tasks per second.
+    :param demands: those of one task.
     """
 
     rate: float
@@ -48,7 +48,7 @@ class Taken(NamedTuple):
 
 
 def main() -> int:
-    """Measures, prints, saves; returns the exit status."""
+    """Measure, print and save. Return the exit status."""
     options = _options()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
     console = Console(width=None if sys.stdout.isatty() else 150, highlight=False)
@@ -94,7 +94,7 @@ def _grounds(place: Ground, tasks: int) -> Iterable[tuple[str, Callable[[int], T
 
 
 def _drain(system: System, on: Ground, tasks: int, workers: int, server: Callable[[], Sequence[int]]) -> Taken:
-    """Runs what waits, and takes the processors' time between a fifth of the tasks and all: imports are not in it."""
+    """Drain the waiting tasks, and measure the processor time from a fifth of the tasks to the end, without imports."""
     with on.place() as place:
         system._fill(place, tasks, _FILL)
         on.settle()
@@ -116,7 +116,7 @@ def _drain(system: System, on: Ground, tasks: int, workers: int, server: Callabl
 
 
 def _times(pids: Sequence[int], server: Sequence[int]) -> tuple[dict[int, float], ...]:
-    """Seconds of a processor that each process has had: the supervisor, its workers, the server's."""
+    """Return the processor seconds of each process: the supervisor, its workers, the server's."""
     return tuple({pid: _seconds(pid) for pid in part} for part in (pids[:1], pids[1:], server))
 
 

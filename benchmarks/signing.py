@@ -1,4 +1,4 @@
-"""What a signature costs: ``python -m benchmarks.signing``. Microseconds for each task, sealing it and opening it."""
+"""The cost of a signature: ``python -m benchmarks.signing``. Microseconds per task, to build it and to parse it."""
 
 import time
 
@@ -11,7 +11,7 @@ ROUNDS, CALLS = 7, 5_000
 
 
 def best(function: object, calls: int) -> float:
-    """Microseconds for a call, of the quickest round."""
+    """Return the microseconds of a call, in the fastest round."""
     assert callable(function)
     times = []
     for _ in range(ROUNDS):
@@ -23,7 +23,9 @@ def best(function: object, calls: int) -> float:
 
 
 def row(size: int) -> list[float]:
-    """The figures for a payload of this size, and for the last column one that the last of three keys has signed."""
+    """Return the figures for a payload of this size. The last column is for a task that the last of three keys has
+    signed.
+    """
     payload = {"func": "f", "arg": ("x" * size,), "kwg": {}}
     vars, body, *_ = codec.encode(Message("ucfg_fcall", payload, "shop:send_mail"))
     first, last, every = Signer(KEYS[:1], "mail"), Signer(KEYS[2:], "mail"), Signer(KEYS, "mail")
@@ -39,7 +41,7 @@ def row(size: int) -> list[float]:
 
 
 def main() -> None:
-    """Prints a row for each size: without a key, with one, and with a task signed by the last of three."""
+    """Print a row for each size: without a key, with one, and for a task that the last of three keys has signed."""
     print(f"{'payload':>12} {'seal':>8} {'signed':>8} {'open':>8} {'signed':>8} {'3rd key':>8}")
     for size in (100, 10_000, 1_000_000):
         print(f"{size:>10} B " + " ".join(f"{value:>8.1f}" for value in row(size)))

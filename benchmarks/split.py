@@ -1,7 +1,8 @@
-"""Where a task's time goes in unspool: each step of sending and running one, timed by itself, in one process.
+"""Where the time of a task goes in unspool: each step of sending and running one, measured alone in one process.
 
-Nothing else runs, so the sum is less than a task's share of a drain: the supervisor, the reports to it and the history
-are not in it. The clock's own cost is taken off each step. ``python -m benchmarks.split DIRECTORY TASKS`` prints JSON.
+Nothing else runs, so the sum is less than the time of a task in a drain: it lacks the supervisor, its reports and the
+history. The cost of reading the clock is subtracted from each step. ``python -m benchmarks.split DIRECTORY TASKS``
+prints JSON.
 """
 
 import json
@@ -27,12 +28,12 @@ _CLOCK = "clock"
 
 @Spooler.task
 def nothing(number: int) -> bool:
-    """Does nothing."""
+    """Do nothing."""
     return True
 
 
 def steps(ground: Ground, tasks: int) -> dict[str, float]:
-    """Microseconds for a task, by step; measured in a process of its own."""
+    """Return the microseconds per task by step, measured in a separate process."""
     with ground.place() as place:
         log = place.scratch / "log"
         command = [sys.executable, "-m", __name__, str(place.spool), str(tasks)]
@@ -45,7 +46,7 @@ def steps(ground: Ground, tasks: int) -> dict[str, float]:
 
 
 class _Stopwatch:
-    """Adds up what each step takes."""
+    """A stopwatch that adds up the time of each step."""
 
     def __init__(self) -> None:
         self._total: dict[str, int] = {}
@@ -57,7 +58,7 @@ class _Stopwatch:
         return result
 
     def microseconds(self, tasks: int) -> dict[str, float]:
-        """For a task, by step."""
+        """Return the microseconds per task by step."""
         clock = self._total.pop(_CLOCK)
         return {step: max(total - clock, 0) / tasks / 1000 for step, total in self._total.items()}
 

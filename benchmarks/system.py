@@ -1,4 +1,4 @@
-"""What is measured of a system: the same figures by the same steps; heirs only know how to start its processes."""
+"""The measurements of a system: the same figures by the same steps. Subclasses only start its processes."""
 
 import json
 import os
@@ -22,7 +22,7 @@ _FIRST_CALLS = 10  # not counted: imports, first files
 
 
 class Latency(NamedTuple):
-    """Milliseconds from the call to the task's first line."""
+    """Milliseconds from the call to the first line of the task."""
 
     p50: float
     p90: float
@@ -30,11 +30,11 @@ class Latency(NamedTuple):
 
 
 class Some(NamedTuple):
-    """What a worker made of a part of a backlog.
+    """The figures of a worker that runs a part of a backlog.
 
-    :param rate: tasks a second.
+    :param rate: tasks per second.
     :param first: seconds from the worker's start to its first task.
-    :param memory: megabytes that all its processes hold, what they share counted once for each.
+    :param memory: megabytes of all its processes; shared memory is counted once for each.
     """
 
     rate: float
@@ -43,7 +43,7 @@ class Some(NamedTuple):
 
 
 class System(ABC):
-    """A system that keeps tasks in a directory.
+    """A system that stores tasks in a directory.
 
     :param settings: environment variables for all its processes.
     """
@@ -55,23 +55,23 @@ class System(ABC):
 
     @abstractmethod
     def calling(self, place: Place) -> list[str]:
-        """The command of a caller with no worker."""
+        """Return the command of a caller without a worker."""
 
     @abstractmethod
     def working(self, place: Place, workers: int) -> list[str]:
-        """The command of its workers."""
+        """Return the command of its workers."""
 
     @abstractmethod
     def calling_idle(self, place: Place) -> tuple[list[str], list[str] | None]:
-        """The commands of a caller and of its one worker; None if the caller brings that along."""
+        """Return the commands of a caller and of its one worker; None for a worker that the caller contains."""
 
     def enqueue(self, ground: Ground, tasks: int, batch: int = 1, threads: int = 1) -> float:
-        """Tasks a second that one caller sends, with no worker at the directory."""
+        """Return tasks per second that one caller sends, without a worker."""
         with ground.place() as place:
             return tasks / self._fill(place, tasks, batch, threads)
 
     def enqueue_at_once(self, ground: Ground, tasks: int, processes: int) -> float:
-        """Tasks a second that several callers send, from the start of the first to the end of the last."""
+        """Return tasks per second that several callers send, from the start of the first to the end of the last."""
         with ground.place() as place, ExitStack() as stack:
             share = tasks // processes
             jobs = [Job("enqueue", share, f"{_answer(place)}.{number}") for number in range(processes)]
@@ -81,7 +81,7 @@ class System(ABC):
             return sum(share / float(json.loads(Path(job.answer).read_text())["seconds"]) for job in jobs)
 
     def drain_some(self, place: Place, tasks: int) -> "Some":
-        """One worker runs a part of what waits in a place that is filled already, and is ended."""
+        """Let one worker run a part of the tasks in a directory that is already filled, and end it."""
         for tally in place.scratch.glob("tally.*"):
             tally.unlink()
         witnessed = str(place.scratch)
@@ -93,7 +93,7 @@ class System(ABC):
         return Some(found.rate, (found.first - begun) / 1e9, memory)
 
     def template(self, place: Place) -> bytes:
-        """The file of one task."""
+        """Return the file of one task."""
         self._fill(place, 1)
         files = [path for path in place.spool.iterdir() if path.is_file()]
         content = files[0].read_bytes()
@@ -102,7 +102,7 @@ class System(ABC):
         return content
 
     def drain(self, ground: Ground, tasks: int, workers: int) -> float:
-        """Tasks a second that workers run, of those that were waiting when they started."""
+        """Return tasks per second that workers run, of those that were waiting when they started."""
         with ground.place() as place:
             self._fill(place, tasks)
             ground.settle()
@@ -116,7 +116,7 @@ class System(ABC):
             return found.rate
 
     def latency(self, ground: Ground, calls: int) -> Latency:
-        """How soon an idle worker begins what is called."""
+        """Return how soon an idle worker begins a task after its call."""
         with ground.place() as place:
             witness.prepare(str(place.scratch), calls + _FIRST_CALLS)
             caller, worker = self.calling_idle(place)

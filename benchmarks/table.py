@@ -1,4 +1,4 @@
-"""The table that is printed, and the JSON that is kept."""
+"""The printed table, and the saved JSON."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ __all__ = ["save", "show", "show_steps"]
 
 
 def show(console: Console, rows: Sequence[Measured]) -> None:
-    """One line a row: the median of the runs, the least and the most, and unspool's as a ratio to the others'."""
+    """Print one line per row: the median, minimum and maximum of the runs, and unspool's ratio to the others."""
     table = Table(title="median of the runs (least to most); a ratio is unspool's figure to the one before it")
     table.add_column("")
     for name in (Unspool.name, Uwsgi.name, "ratio", BARE, "ratio"):
@@ -41,7 +41,7 @@ def show(console: Console, rows: Sequence[Measured]) -> None:
 
 
 def show_steps(console: Console, steps: Mapping[str, float]) -> None:
-    """What one task costs in unspool, step by step."""
+    """Print the cost of one task in unspool, step by step."""
     table = Table(title="unspool's own time for a task, step by step")
     table.add_column("")
     table.add_column("µs", justify="right")
@@ -60,7 +60,7 @@ def save(
     steps: Mapping[str, float],
     sizes: Mapping[str, int],
 ) -> None:
-    """Keeps all figures of all runs."""
+    """Save all figures of all runs."""
     found = {
         "machine": machine,
         "sizes": sizes,

@@ -1,4 +1,4 @@
-"""unspool, as a user would run it, but with no log lines for tasks, as uWSGI."""
+"""unspool as users run it, but without log lines for tasks, like uWSGI."""
 
 import sys
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ _APP = "benchmarks.app_unspool"
 class Unspool(System):
     """unspool.
 
-    :param durability: ``relaxed``, as uWSGI works, or ``full``.
+    :param durability: ``relaxed``, like uWSGI, or ``full``.
     """
 
     name = "unspool"

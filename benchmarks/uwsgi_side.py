@@ -24,7 +24,7 @@ _COMMON = [
 
 
 class Uwsgi(System):
-    """uWSGI; an heir may have another module's tasks run, which, as a program, is their caller."""
+    """uWSGI. A subclass may use another module for the tasks and their caller."""
 
     name = "uWSGI"
     app = "app_uwsgi"

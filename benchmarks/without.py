@@ -1,7 +1,7 @@
-"""unspool with one thing turned off that uWSGI does not have, to see what it costs; only for measuring.
+"""unspool with one feature turned off that uWSGI does not have, to measure its cost.
 
-``python -m benchmarks.without attempts run APP …`` is ``unspool run APP …`` without attempts being counted; with
-``send`` for the command, it is the caller of ``app_unspool``.
+``python -m benchmarks.without attempts run APP …`` is ``unspool run APP …`` without counted attempts. With ``send`` as
+the command, it is the caller of ``app_unspool``.
 """
 
 import sys
@@ -28,7 +28,9 @@ def _checksum() -> None:
 
 
 def _order() -> None:
-    """Tickets are handed out as they were found: from lists, not heaps, and without reading times in names."""
+    """Hand out tickets in the order in which they were found: from lists instead of heaps, without reading the times in
+    names.
+    """
     feed.hint = lambda name: 0.0
 
     class Lists:

@@ -1,6 +1,6 @@
-"""What tasks witness of their own runs, in memory-mapped files: the same code and clock for both systems.
+"""The records that tasks make of their runs, in memory-mapped files: the same code and clock for all systems.
 
-CLOCK_MONOTONIC is one clock for all processes of a machine, so a caller's reading can be taken from a task's.
+CLOCK_MONOTONIC is one clock for all processes of a machine, so a task can subtract the time of its call.
 """
 
 import mmap
@@ -20,7 +20,7 @@ _LATENCIES = "latencies"
 
 
 class Tally(NamedTuple):
-    """What all workers witnessed together; times in nanoseconds."""
+    """The records of all workers together. Times are in nanoseconds."""
 
     runs: int
     first: int
@@ -28,12 +28,14 @@ class Tally(NamedTuple):
 
     @property
     def rate(self) -> float:
-        """Runs a second, from the start of the first to that of the last."""
+        """Return runs per second, from the start of the first to that of the last."""
         return (self.runs - 1) / (self.last - self.first) * 1e9
 
 
 class _Map:
-    """A file in memory, opened by each process when it first needs it: forks must not share the numbers kept here."""
+    """A file in memory, which each process opens when it first needs it, because forked processes must not share its
+    numbers.
+    """
 
     def __init__(self, name: str) -> None:
         path = os.path.join(os.environ[DIRECTORY], name)
@@ -51,7 +53,7 @@ _shared: _Map | None = None
 
 
 def mark() -> None:
-    """In a task: one more run."""
+    """Record one more run, in a task."""
     global _own  # noqa: PLW0603  one file a process
     if _own is None or _own.pid != os.getpid():
         _own = _Map(f"tally.{os.getpid()}")
@@ -63,24 +65,26 @@ def mark() -> None:
 
 
 def stamp(index: int, called: int) -> None:
-    """In a task: how long ago it was called (nanoseconds of the clock)."""
+    """Record the time since the call in nanoseconds, in a task."""
     now = monotonic_ns()
     _latency.pack_into(_latency_map().view, index * _latency.size, max(now - called, 1))
 
 
 def seen(index: int) -> int:
-    """In the caller: the latency that the task ``index`` witnessed, in nanoseconds; 0 if it has not begun."""
+    """Return the latency that the task ``index`` has recorded, in nanoseconds; 0 if it has not begun. For the
+    caller.
+    """
     return int(_latency.unpack_from(_latency_map().view, index * _latency.size)[0])
 
 
 def prepare(directory: str, calls: int = 0) -> None:
-    """Makes the files: with ``calls``, room for so many latencies."""
+    """Create the files, and with ``calls`` room for this number of latencies."""
     with open(os.path.join(directory, _LATENCIES), "wb") as file:
         file.write(bytes(max(calls, 3) * _latency.size))
 
 
 def tally(directory: str) -> Tally:
-    """What was witnessed so far."""
+    """Return the records so far."""
     found = []
     for name in os.listdir(directory):
         if name.startswith("tally."):
@@ -95,7 +99,7 @@ def tally(directory: str) -> Tally:
 
 
 def latencies(directory: str) -> list[int]:
-    """The latencies that were witnessed, in nanoseconds."""
+    """Return the recorded latencies, in nanoseconds."""
     with open(os.path.join(directory, _LATENCIES), "rb") as file:
         return [nanoseconds for (nanoseconds,) in _latency.iter_unpack(file.read()) if nanoseconds]
 

@@ -1,4 +1,4 @@
-"""Hostile input, made by a fuzzer that watches which code it reaches: ``make fuzz SECONDS=60``.
+"""Hostile input from a coverage-guided fuzzer: ``make fuzz SECONDS=60``.
 
-``targets`` takes bytes and asserts what must hold; the tests feed it random ones and all that ever broke it.
+``targets`` takes bytes and asserts what must hold. The tests use random bytes, and all inputs that have broken it.
 """

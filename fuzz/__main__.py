@@ -1,7 +1,7 @@
-"""Runs a target under atheris for a time: ``python -m fuzz spool_file --seconds 60``.
+"""Run a target under atheris for a time: ``python -m fuzz spool_file --seconds 60``.
 
-What it learns is kept in ``.fuzz/<target>``, and a later run goes on from there. An input that breaks the target is
-written to ``.fuzz/<target>-crash-…``; put it into ``tests/fuzz/finds``, and it is a test from then on.
+What it learns is kept in ``.fuzz/<target>`` for later runs. An input that breaks the target is written to
+``.fuzz/<target>-crash-…``. Put it into ``tests/fuzz/finds``, and it is a test from then on.
 """
 
 import argparse
@@ -17,7 +17,7 @@ with atheris.instrument_imports(include=["unspool", "fuzz"]):
 
 
 def main() -> None:
-    """Fuzzes in a child, since the fuzzer ends its process, and cleans up after it."""
+    """Run the fuzzer in a child, because it ends its process, and clean up after it."""
     parser = argparse.ArgumentParser(prog="python -m fuzz", description=__doc__)
     parser.add_argument("target", choices=sorted(targets.TARGETS))
     parser.add_argument("--seconds", type=int, default=60)

@@ -1,4 +1,4 @@
-"""What must hold for any bytes: as a file in a spool directory, and as the words of a command line."""
+"""What must hold for any bytes, as a file in a spool directory and as the words of a command line."""
 
 import contextlib
 import functools
@@ -27,9 +27,10 @@ _FUTURE = 4e9  # the clock of the backends: past any grace for files in the writ
 
 
 def spool_file(data: bytes) -> None:
-    """A file of this content: never run unless it is what was sealed, never in the way, never an unforeseen error.
+    """Check a file with this content: it runs only if it is what was sealed, affects no other task, and causes no
+    unexpected error.
 
-    The first byte says what is made of the rest: as it is, or with a checksum made to fit, which no fuzzer guesses.
+    The first byte decides whether the rest is used unchanged, or with a matching checksum, which no fuzzer guesses.
     """
     kind, content = data[:1], data[1:]
     if kind in (b"c", b"s"):
@@ -39,7 +40,7 @@ def spool_file(data: bytes) -> None:
 
 
 def _with_checksum(content: bytes, *, signed: bool) -> bytes:
-    """The content's variables and body, sealed by a forger: who can make a checksum, and a signature's form."""
+    """Return the variables and the body, sealed by a forger who can make a checksum, and the form of a signature."""
     if len(content) < 2:
         return content
     (size,) = struct.unpack_from("<H", content)
@@ -109,12 +110,14 @@ def _backend() -> SpoolBackend:
 
 @functools.cache
 def _signed() -> list[tuple[Any, bytes]]:
-    """The envelopes that have a signature: those of the seeds."""
+    """Return the envelopes of the seeds that have a signature."""
     return [(envelope.vars, envelope.body) for envelope in map(codec.encode, _MESSAGES)]
 
 
 class _Plain(pickle.Unpickler):
-    """Makes no objects but plain ones: a fuzzer must not write programs that this process then runs."""
+    """An unpickler that creates only plain objects, because a fuzzer must not write programs that this process then
+    runs.
+    """
 
     def find_class(self, module: str, name: str) -> Any:
         raise AttributeError(f"no {module}.{name} here")
@@ -136,8 +139,10 @@ _WORDS = [
 
 
 def command_line(data: bytes) -> None:
-    """Words, separated by zero bytes; one of a single byte stands for a known word. Whatever they say, the command ends
-    with a documented status, and with one line that says why if that is not 0."""
+    """Check a command line: words separated by zero bytes. A word of a single byte stands for a known word.
+
+    Whatever the words are, the command ends with a documented status, and with one line that says why if that is not 0.
+    """
     words = [_word(part) for part in data.split(b"\0")[:9]]
     if _reaches_out(words):
         return
@@ -159,7 +164,9 @@ def _word(part: bytes) -> str:
 
 
 def _reaches_out(words: list[str]) -> bool:
-    """Whether the words would start workers, import programs, or name places outside of the fuzzer's own."""
+    """Return whether the words would start workers, import programs, or name places outside of the fuzzer's
+    directory.
+    """
     if {"run", "uwsgi", "--app"} & set(words) or any(word.startswith("--app") for word in words):
         return True
     if "doctor" in words and any(word != "doctor" and not word.startswith("-") for word in words):
@@ -168,7 +175,7 @@ def _reaches_out(words: list[str]) -> bool:
 
 
 def start(place: str) -> None:
-    """Goes to a directory of the fuzzer's own, in which the spoolers are."""
+    """Change to a directory of the fuzzer, which contains the spoolers."""
     os.chdir(place)
     with open("file", "w", encoding="ascii"):
         pass

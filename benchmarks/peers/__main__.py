@@ -1,5 +1,7 @@
-"""``make bench-peers``: enqueue and drain of other task queues for Python, each at its fair best, in an environment of
-its own, on the same file system as unspool and uWSGI in the same run. Their versions and the date are printed.
+"""``make bench-peers``: enqueue and drain of other task queues for Python, each with fast settings in a separate
+environment, on the same file system as unspool and uWSGI in the same run.
+
+Their versions and the date are printed.
 """
 
 import argparse
@@ -33,10 +35,10 @@ _REDIS = "is in Redis's memory; on its disk within a second, with appendfsync ev
 class Kind(NamedTuple):
     """One queue.
 
-    :param packages: what its environment holds; the first is the queue itself.
-    :param module: of this package.
-    :param work: the worker's command, after the environment's ``bin/``; ``python`` for a module's own loop.
-    :param acknowledged: what is true of a task when the call returns.
+    :param packages: the packages of its environment, the queue itself first.
+    :param module: its module in this package.
+    :param work: the worker's command in the environment's ``bin/``; ``python`` for the loop of the module.
+    :param acknowledged: what holds for a task when the call returns.
     """
 
     name: str
@@ -85,7 +87,7 @@ class Peer(System):
     """Another task queue.
 
     :param made: its environment.
-    :param port: of a Redis, if it needs one.
+    :param port: the port of a Redis, if it needs one.
     """
 
     def __init__(self, kind: Kind, made: Environment, port: int) -> None:
@@ -118,7 +120,7 @@ class Peer(System):
 
 
 def main() -> int:
-    """Measures, prints, saves; returns the exit status."""
+    """Measure, print and save. Return the exit status."""
     options = _options()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
     console = Console(width=None if sys.stdout.isatty() else 150, highlight=False)
@@ -171,7 +173,7 @@ def _figures(system: System, place: Ground, options: argparse.Namespace) -> list
 
 @contextlib.contextmanager
 def _redis(place: Ground) -> Iterator[int]:
-    """A Redis with an append-only file on the same file system, and its port."""
+    """Start a Redis with an append-only file on the same file system, and yield its port."""
     program = shutil.which("redis-server")
     if program is None:
         raise Failed("there is no redis-server (Debian: apt-get install redis-server)")
@@ -186,7 +188,7 @@ def _redis(place: Ground) -> Iterator[int]:
 
 
 def _empty(port: int) -> None:
-    """Forgets what a measurement has left in Redis."""
+    """Remove what a measurement has left in Redis."""
     if port:
         with socket.create_connection(("127.0.0.1", port), 5.0) as redis:
             redis.sendall(b"FLUSHALL\r\n")

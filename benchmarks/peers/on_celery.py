@@ -1,4 +1,4 @@
-"""Celery, on Redis, without results; its worker takes several messages beforehand, as by default."""
+"""Celery on Redis, without results. Its worker prefetches messages, as by default."""
 
 import os
 
@@ -12,7 +12,7 @@ app.conf.task_ignore_result = True
 
 @app.task(name="noop")
 def noop(number):
-    """Does nothing but be counted."""
+    """Only count the run."""
     witness.mark()
 
 

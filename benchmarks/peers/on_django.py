@@ -20,7 +20,7 @@ USE_TZ = True
 
 
 def main() -> None:
-    """Calls, or works."""
+    """Call tasks, or run a worker."""
     os.environ["DJANGO_SETTINGS_MODULE"] = "benchmarks.peers.on_django"
     import django
     from django.core.management import call_command

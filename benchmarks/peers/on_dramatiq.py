@@ -1,4 +1,4 @@
-"""dramatiq, on Redis; one process with its eight threads, as by default."""
+"""dramatiq on Redis: one process with eight threads, as by default."""
 
 import os
 
@@ -12,7 +12,7 @@ dramatiq.set_broker(RedisBroker(port=int(os.environ["BENCH_REDIS"])))
 
 @dramatiq.actor
 def noop(number):
-    """Does nothing but be counted."""
+    """Only count the run."""
     witness.mark()
 
 

@@ -1,4 +1,4 @@
-"""huey, on SQLite, files or Redis, as ``BENCH_KIND`` says; its worker is ``huey_consumer``."""
+"""huey on SQLite, files or Redis, by ``BENCH_KIND``. Its worker is ``huey_consumer``."""
 
 import os
 
@@ -16,7 +16,7 @@ huey = {
 
 @huey.task()
 def noop(number):
-    """Does nothing but be counted."""
+    """Only count the run."""
     witness.mark()
 
 

@@ -1,4 +1,4 @@
-"""persist-queue or litequeue, as ``BENCH_KIND`` says: queues without executors, so the worker is the plainest loop."""
+"""persist-queue or litequeue, by ``BENCH_KIND``: queues without executors, so the worker is a simple loop."""
 
 import os
 import pickle
@@ -25,7 +25,7 @@ else:
     _lite = LiteQueue(f"{_place}/lite.db")
 
     def send(number):
-        """Sends one."""
+        """Send one task."""
         _lite.put(pickle.dumps(number).hex())
 
     def run_one():

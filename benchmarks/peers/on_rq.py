@@ -1,4 +1,4 @@
-"""RQ, on Redis; its worker is ``rq worker`` with ``SimpleWorker``, which does not fork for each task."""
+"""RQ on Redis. Its worker is ``rq worker`` with ``SimpleWorker``, which does not fork for each task."""
 
 import os
 
@@ -11,12 +11,12 @@ _queue = Queue(connection=Redis(port=int(os.environ["BENCH_REDIS"])))
 
 
 def noop(number):
-    """Does nothing but be counted."""
+    """Only count the run."""
     witness.mark()
 
 
 def send(number):
-    """Sends one; nothing is kept of its result."""
+    """Send one task, whose result is not kept."""
     _queue.enqueue("benchmarks.peers.on_rq.noop", number, result_ttl=0)
 
 

@@ -1,4 +1,4 @@
-"""taskiq, on a list in Redis, without results; all that is sent goes through one event loop."""
+"""taskiq on a list in Redis, without results. All tasks are sent on one event loop."""
 
 import asyncio
 import os
@@ -12,7 +12,7 @@ broker = ListQueueBroker(f"redis://127.0.0.1:{os.environ['BENCH_REDIS']}/0")
 
 @broker.task(task_name="noop")
 async def noop(number):
-    """Does nothing but be counted."""
+    """Only count the run."""
     witness.mark()
 
 
@@ -21,7 +21,7 @@ if __name__ == "__main__":
     loop.run_until_complete(broker.startup())
 
     def send(number):
-        """Sends one."""
+        """Send one task."""
         loop.run_until_complete(noop.kiq(number))
 
     caller.perform(send, send)

@@ -1,1 +1,1 @@
-"""unspool on PostgreSQL and on NATS JetStream beside queues that others made for the same servers."""
+"""unspool on PostgreSQL and on NATS JetStream, compared with other queues for the same servers."""

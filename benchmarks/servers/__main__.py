@@ -1,6 +1,6 @@
-"""``make bench-servers``: unspool on PostgreSQL and on NATS JetStream beside queues made for the same servers.
+"""``make bench-servers``: unspool on PostgreSQL and on NATS JetStream, compared with other queues for the same servers.
 
-All run on one machine in one run, each in an environment of its own, with the same durability: a call returns when the
+All run on one machine in one run, each in a separate environment, with the same durability: a call returns when the
 task is as safe as the server makes it. Runs alternate between the systems.
 """
 
@@ -31,7 +31,7 @@ Row = tuple[str, _Take]
 
 
 def main() -> int:
-    """Measures, prints, saves; returns the exit status."""
+    """Measure, print and save. Return the exit status."""
     options = _options()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # so that all is ended and unmounted
     console = Console(width=None if sys.stdout.isatty() else 170, highlight=False)
@@ -81,7 +81,7 @@ def _rows(server: Server, options: argparse.Namespace) -> Sequence[Row]:
 
 
 def _backlog(server: Server, options: argparse.Namespace) -> Sequence[Row]:
-    """A part of what waits is run: the rate among so many, not down to the last."""
+    """Measure the rate among this number of waiting tasks, of which only a part is run."""
     tasks, waiting = int(options.tasks * server.pace), options.backlog
 
     def drain(system: OnServer) -> Mapping[str, float]:

@@ -1,4 +1,4 @@
-"""The tasks as django-tasks-db runs them, and the settings of their project; and their caller, ``main``."""
+"""The tasks for django-tasks-db, the settings of their project, and their caller, ``main``."""
 
 import os
 from collections.abc import Sequence
@@ -27,14 +27,14 @@ USE_TZ = True
 
 
 def main() -> None:
-    """Calls."""
+    """Call tasks."""
     django.setup()
     from django.db import transaction
 
     from .django_tasks import noop, stamp
 
     def many(numbers: Sequence[int]) -> None:
-        """It sends no batches; one transaction for many tasks is as near as it comes."""
+        """Send many tasks in one transaction, because it has no batches."""
         with transaction.atomic():
             for number in numbers:
                 noop.enqueue(number)

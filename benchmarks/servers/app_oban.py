@@ -1,4 +1,4 @@
-"""The tasks as Oban runs them; and their caller, ``main``."""
+"""The tasks for Oban, and their caller, ``main``."""
 
 import os
 
@@ -13,13 +13,13 @@ from benchmarks import caller, witness
 
 @job(queue="default")
 async def noop(number: int) -> None:
-    """Does nothing but be counted."""
+    """Only count the run."""
     witness.mark()
 
 
 @job(queue="default")
 async def stamp(index: int, called: int) -> None:
-    """Notes how long ago it was called."""
+    """Record the time since the call."""
     witness.stamp(index, called)
 
 
@@ -36,5 +36,5 @@ async def _call() -> None:
 
 
 def main() -> None:
-    """Calls."""
+    """Call tasks."""
     uvloop.run(_call())

@@ -1,4 +1,4 @@
-"""The tasks as PgQueuer runs them; and their caller, ``main``."""
+"""The tasks for PgQueuer, and their caller, ``main``."""
 
 import os
 from collections.abc import AsyncIterator, Sequence
@@ -20,7 +20,7 @@ async def _driver() -> AsyncpgDriver:
 
 @asynccontextmanager
 async def worker() -> AsyncIterator[PgQueuer]:
-    """What a worker runs."""
+    """Return what a worker runs."""
     queuer = PgQueuer(await _driver())
 
     @queuer.entrypoint("noop")
@@ -50,5 +50,5 @@ async def _call() -> None:
 
 
 def main() -> None:
-    """Calls."""
+    """Call tasks."""
     uvloop.run(_call())

@@ -1,4 +1,4 @@
-"""The tasks as procrastinate runs them; and their caller, ``main``."""
+"""The tasks for procrastinate, and their caller, ``main``."""
 
 import os
 
@@ -12,20 +12,20 @@ app = procrastinate.App(connector=procrastinate.PsycopgConnector(conninfo=_url, 
 
 @app.task
 async def noop(number: int) -> bool:
-    """Does nothing but be counted."""
+    """Only count the run."""
     witness.mark()
     return True
 
 
 @app.task
 async def stamp(index: int, called: int) -> bool:
-    """Notes how long ago it was called."""
+    """Record the time since the call."""
     witness.stamp(index, called)
     return True
 
 
 def main() -> None:
-    """Calls."""
+    """Call tasks."""
     connector = procrastinate.SyncPsycopgConnector(conninfo=_url, min_size=1)
     with app.replace_connector(connector) as calling, calling.open():
         caller.perform(

@@ -1,4 +1,4 @@
-"""The tasks as taskiq runs them on NATS JetStream; and their caller, ``main``."""
+"""The tasks for taskiq on NATS JetStream, and their caller, ``main``."""
 
 import asyncio
 import os
@@ -16,14 +16,14 @@ broker = PullBasedJetStreamBroker(
 
 @broker.task(task_name="noop")
 async def noop(number: int) -> bool:
-    """Does nothing but be counted."""
+    """Only count the run."""
     witness.mark()
     return True
 
 
 @broker.task(task_name="stamp")
 async def stamp(index: int, called: int) -> bool:
-    """Notes how long ago it was called."""
+    """Record the time since the call."""
     witness.stamp(index, called)
     return True
 
@@ -32,7 +32,7 @@ async def _call() -> None:
     await broker.startup()
 
     async def many(numbers: Sequence[int]) -> None:
-        """It sends no batches; waiting for all acknowledgements together is as near as it comes."""
+        """Send many tasks, and wait for all acknowledgements together, because it has no batches."""
         await asyncio.gather(*map(noop.kiq, numbers))
 
     await caller.perform_async(noop.kiq, stamp.kiq, many)
@@ -40,5 +40,5 @@ async def _call() -> None:
 
 
 def main() -> None:
-    """Calls."""
+    """Call tasks."""
     uvloop.run(_call())

@@ -1,4 +1,4 @@
-"""The tasks of ``app_django``: in a module of their own, for Django must be set up first."""
+"""The tasks of ``app_django``, in a separate module, because Django must be set up first."""
 
 from django.tasks import task
 
@@ -7,13 +7,13 @@ from benchmarks import witness
 
 @task
 def noop(number: int) -> bool:
-    """Does nothing but be counted."""
+    """Only count the run."""
     witness.mark()
     return True
 
 
 @task
 def stamp(index: int, called: int) -> bool:
-    """Notes how long ago it was called."""
+    """Record the time since the call."""
     witness.stamp(index, called)
     return True

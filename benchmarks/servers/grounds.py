@@ -1,4 +1,4 @@
-"""The servers: real ones from wheels, on loopback, with their data on the benchmark's own file system."""
+"""The servers: real ones from wheels, on loopback, with their data on the file system of the benchmark."""
 
 import contextlib
 from abc import ABC, abstractmethod
@@ -29,9 +29,9 @@ _POSTGRES = {
 
 
 class Server(ABC):
-    """A server on which several systems are measured, each measurement at a fresh place of its own.
+    """A server on which several systems are measured, each measurement in a new database or server.
 
-    :param ground: where its data are.
+    :param ground: the directory of its data.
     """
 
     settings: str
@@ -47,31 +47,31 @@ class Server(ABC):
 
     @abstractmethod
     def place(self, system: "OnServer") -> contextlib.AbstractContextManager[None]:
-        """A fresh database, or a fresh server, for one measurement."""
+        """Return a new database, or a new server, for one measurement."""
 
     def on(self, system: "OnServer") -> "_On":
-        """The ground for one system's measurements."""
+        """Return the directories for the measurements of one system."""
         return _On(self, self._ground, system)
 
     def environment(self, system: "OnServer") -> dict[str, str]:
-        """What tells a system's callers where the server is."""
+        """Return the variables that tell callers where the server is."""
         return _told(self.url)
 
     def working_environment(self, system: "OnServer") -> dict[str, str]:
-        """The same for its workers."""
+        """Return the same for workers."""
         return _told(self.working_url)
 
     @abstractmethod
     def pids(self) -> list[int]:
-        """The server's processes."""
+        """Return the processes of the server."""
 
     @abstractmethod
     def close(self) -> None:
-        """Ends it."""
+        """Stop the server."""
 
 
 class _On:
-    """Duck-typed as ``Ground``."""
+    """An object with the members of ``Ground``."""
 
     def __init__(self, server: Server, ground: Ground, system: "OnServer") -> None:
         self._server = server
@@ -90,8 +90,8 @@ class _On:
 class Postgres(Server):
     """One PostgreSQL for all measurements, with a database for each.
 
-    unspool's workers do not have the server sync what is a claim or an end of a run, for what a power cut takes of that
-    runs again. The role of the others' workers is set likewise; callers wait for the sync, on all sides.
+    unspool's workers do not wait for the server to sync claims and ends, because a task whose claim or end is lost in a
+    power cut runs again. The role of the other workers has the same setting. Callers of all systems wait for the sync.
     """
 
     name = "PostgreSQL"
@@ -133,7 +133,7 @@ class Postgres(Server):
 
 
 class Nats(Server):
-    """A nats-server for each measurement, with JetStream on files, synced as it does by default."""
+    """A nats-server for each measurement, with JetStream on files and the default syncs."""
 
     name = "NATS JetStream"
     settings = "one node, file storage, sync_interval 2m (its default)"

@@ -1,5 +1,5 @@
-"""Who is measured on a server, each at its best: with the settings that its documentation advises for speed, or those
-that were found to be the fastest here. The comments say which.
+"""The systems that are measured on a server, each with its fastest settings: those of its documentation, or those that
+were found to be the fastest here. The comments say which.
 """
 
 import contextlib
@@ -24,9 +24,9 @@ _BATCH = 500  # so many at a time fill a queue
 
 
 class OnServer(System):
-    """A system that keeps tasks on a server.
+    """A system that stores tasks on a server.
 
-    :param server: where.
+    :param server: the server.
     """
 
     polls = False
@@ -43,15 +43,15 @@ class OnServer(System):
     @property
     @abstractmethod
     def version(self) -> str:
-        """The version that is measured."""
+        """Return the measured version."""
 
     def prepare(self, url: str) -> None:
-        """Makes what it needs on the server, once for all measurements."""
+        """Create what it needs on the server, once for all measurements."""
 
     def drain(self, ground: Ground, tasks: int, workers: int, waiting: int = 0) -> float:
-        """Tasks a second that workers run, of those that were waiting when they started.
+        """Return tasks per second that workers run, of those that were waiting when they started.
 
-        :param waiting: so many tasks wait, of which ``tasks`` are run; all of them if not given.
+        :param waiting: the number of waiting tasks, of which ``tasks`` are run; all of them if not given.
         """
         with ground.place() as place:
             self._fill(place, max(waiting, tasks), _BATCH)
@@ -67,14 +67,16 @@ class OnServer(System):
             return found.rate
 
     def commands(self, place: Place, workers: int) -> list[list[str]]:
-        """The commands that make so many worker processes: one each, where a system has no parent for them."""
+        """Return the commands that start this number of worker processes: one each, if a system has no parent
+        for them.
+        """
         return [self.working(place, 1)] * workers
 
     def calling_idle(self, place: Place) -> tuple[list[str], None]:
         return self.calling(place), None
 
     def latency_of(self, ground: Ground, calls: int) -> Mapping[str, float]:
-        """Milliseconds from a call to an idle worker to the task's first line."""
+        """Return the milliseconds from a call to the first line of its task in an idle worker."""
         calls = max(calls // 10, 5) if self.polls else calls
         return self.latency(_Idle(ground, self), calls)._asdict()
 
@@ -86,7 +88,7 @@ class OnServer(System):
 
 
 class _Idle:
-    """A ground with a worker at each place."""
+    """A ``Ground`` with a worker at each place."""
 
     def __init__(self, ground: Ground, system: OnServer) -> None:
         self._ground = ground
@@ -99,7 +101,7 @@ class _Idle:
 
 
 class Unspool(OnServer):
-    """unspool, with the secret key that its guide asks for: others sign nothing."""
+    """unspool, with the secret key that its guide requires. Other systems sign nothing."""
 
     name = "unspool"
 
@@ -148,7 +150,7 @@ class _Peer(OnServer):
 
 
 class Procrastinate(_Peer):
-    """procrastinate. It claims one job in each round trip; more at once only share the event loop."""
+    """procrastinate. It claims one job per round trip; more at once only share the event loop."""
 
     name = "procrastinate"
     app = "app_procrastinate"
@@ -186,7 +188,7 @@ class PgQueuer(_Peer):
 
 
 class Oban(_Peer):
-    """Oban, with a queue wide enough that its pause of 5 ms between fetches does not count."""
+    """Oban, with a queue so wide that its pause of 5 ms between fetches does not matter."""
 
     name = "oban"
     app = "app_oban"
@@ -203,7 +205,7 @@ class Oban(_Peer):
 
 
 class DjangoTasksDb(_Peer):
-    """django-tasks-db, whose worker looks once a second when it is idle."""
+    """django-tasks-db, whose idle worker polls once a second."""
 
     name = "django-tasks-db"
     app = "app_django"
@@ -225,7 +227,7 @@ class DjangoTasksDb(_Peer):
 
 
 class Taskiq(_Peer):
-    """taskiq with its broker for JetStream that pulls, so many at a time."""
+    """taskiq with its pulling broker for JetStream, which takes this number of messages at a time."""
 
     name = "taskiq"
     app = "app_taskiq"
