@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable
 from types import MethodType
 from typing import NamedTuple
 
-__all__ = ["check", "lock", "pid", "register"]
+__all__ = ["check", "lock", "register"]
 
 Function = Callable[[], object]
 
@@ -44,8 +44,7 @@ class _Registered(NamedTuple):
 
 _registered: list[_Registered] = []
 _room = 64  # registrations after which those of former objects are removed
-pid = os.getpid()
-"""The id of this process. Asking the kernel for it costs ten times as much."""
+_pid = os.getpid()
 
 
 def register(
@@ -68,9 +67,9 @@ def register(
 
 def check() -> None:
     """Call what is registered for a child, if this process is the child of a fork that Python has not noticed."""
-    if os.getpid() != pid:
+    if os.getpid() != _pid:
         with lock:
-            if os.getpid() != pid:
+            if os.getpid() != _pid:
                 _begin_in_child()
 
 
@@ -101,9 +100,9 @@ def _after_in_child() -> None:
 
 
 def _begin_in_child() -> None:
-    global pid  # noqa: PLW0603  the process that the objects are in
+    global _pid  # noqa: PLW0603  the process that the objects are in
     _call_from_the_last([one.after_in_child() for one in _registered])
-    pid = os.getpid()
+    _pid = os.getpid()
 
 
 def _call_from_the_last(functions: Iterable[Function | None]) -> None:

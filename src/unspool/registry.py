@@ -26,17 +26,17 @@ _HOW = (
 
 
 class _Server(NamedTuple):
-    """The backend of a URL's scheme: a class, the package that it needs, and how to install that package."""
+    """The backend of a URL's scheme: a class, the package that it always needs, if any, and how to install it."""
 
     module: str
     backend: str
-    driver: str
-    install: str
+    driver: str = ""
+    install: str = ""
 
 
 _SERVERS = {
     "postgresql": _Server("unspool.backends.postgres", "PostgresBackend", "psycopg", "psycopg[binary]"),
-    "nats": _Server("unspool.backends.nats", "NatsBackend", "nats", "nats-py"),
+    "nats": _Server("unspool.backends.nats", "NatsBackend"),
 }
 
 
@@ -174,7 +174,7 @@ def _open_server(server: Address, chosen: Settings) -> Backend:
     if server.scheme not in _SERVERS:
         return _open_installed(server, chosen, signer)
     kind = _SERVERS[server.scheme]
-    if importlib.util.find_spec(kind.driver) is None:
+    if kind.driver and importlib.util.find_spec(kind.driver) is None:
         raise ConfigurationError(f"spooler {server.name} needs the package {kind.driver}: pip install '{kind.install}'")
     with late:
         make = getattr(importlib.import_module(kind.module), kind.backend)

@@ -184,15 +184,16 @@ def test_no_spooler_because_of_a_misspelt_variable(shell: Shell) -> None:
 
 def test_a_server_that_cannot_be_asked(shell: Shell) -> None:
     """There is a line if the driver is missing or the server cannot be reached; the status is 3."""
-    url = "nats://127.0.0.1:1?spooler=mail"
+    url = "postgresql://127.0.0.1:1/app?spooler=mail"
     hide = shell.root / "hide"
     hide.mkdir()
     (hide / "sitecustomize.py").write_text(
         "import importlib.util as util\n"
         "find = util.find_spec\n"
-        "util.find_spec = lambda name, *rest: None if name == 'nats' else find(name, *rest)\n"
+        "util.find_spec = lambda name, *rest: None if name == 'psycopg' else find(name, *rest)\n"
     )
     text = shell("doctor", status=3, UNSPOOL_SPOOLERS=url, PYTHONPATH=str(hide))
-    name = "nats://127.0.0.1:1/mail"
-    assert f"fail {name}: spooler {name} needs the package nats: pip install" in text
+    name = "postgresql://127.0.0.1:1/app/mail"
+    assert f"fail {name}: spooler {name} needs the package psycopg: pip install" in text
+    url, name = "nats://127.0.0.1:1?spooler=mail", "nats://127.0.0.1:1/mail"
     assert f"fail {name}: " in shell("doctor", status=3, UNSPOOL_SPOOLERS=url)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from unspool import points
-from unspool.backends.nats.jetstream import JetStream
+from unspool.backends.nats.jetstream import JetStream, Request
 from unspool.message import State
 
 from .conftest import Ends, fail, ran, work
@@ -106,19 +107,19 @@ def move_until(ends: Ends, number: int, source: str, destination: str) -> bool:
     """
     pid = os.fork()
     if pid == 0:
-        ask, left = JetStream._ask, number
+        ask, left = JetStream._ask_some, number
 
-        async def asked(self: JetStream, subject: str, *more: Any) -> dict[str, Any]:
+        def asked(self: JetStream, requests: Sequence[Request], some: Sequence[int], *more: Any) -> None:
             nonlocal left
-            answer = await ask(self, subject, *more)
-            if "API" not in subject or "MSG.DELETE" in subject:
-                left -= 1
-                if not left:
-                    os.kill(os.getpid(), signal.SIGKILL)
-            return answer
+            ask(self, requests, some, *more)
+            for request in (requests[index] for index in some):
+                if "API" not in request.subject or "MSG.DELETE" in request.subject:
+                    left -= 1
+                    if not left:
+                        os.kill(os.getpid(), signal.SIGKILL)
 
         try:
-            JetStream._ask = asked  # type: ignore[method-assign]
+            JetStream._ask_some = asked  # type: ignore[method-assign]
             os._exit(ends.command("move", source, destination)[0])
         finally:
             os._exit(9)

@@ -33,7 +33,6 @@ backend = NatsBackend(where, Settings(), signer=Signer([os.environ["UNSPOOL_SECR
 parcels = backend.depot.leave(sys.argv[1:])
 print(len(parcels), flush=True)
 sys.stdin.readline()
-backend._place._sync = None
 print(len(backend.depot.left(parcels, "nowhere")), flush=True)
 sys.stdin.readline()
 """

@@ -1,18 +1,16 @@
 """Two that want one task: what happens between a look at it and the record of its run."""
 
-import asyncio
 import os
 from collections.abc import Callable
 from typing import Any
-from unittest.mock import AsyncMock
+from unittest.mock import Mock
 
 import pytest
 
 from tests.nats.conftest import Open, until
 from unspool import codec
 from unspool.backends.nats import NatsBackend, runs
-from unspool.backends.nats.async_connection import Unreachable
-from unspool.backends.nats.jetstream import JetStream
+from unspool.backends.nats.jetstream import JetStream, Unreachable
 from unspool.backends.nats.runs import Process, Run
 from unspool.errors import TaskBusy
 from unspool.message import Ack, Bury, Claim, Message, Refusal, RefusalKind, Retry, State
@@ -37,8 +35,8 @@ def records(backend: NatsBackend) -> int:
     """How many records of runs there are."""
     names = backend._place.names
 
-    async def count(stream: JetStream) -> int:
-        return len([one async for one in stream.read(names.state, names.run("*"), patience=5)])
+    def count(stream: JetStream) -> int:
+        return len(list(stream.read(names.state, names.run("*"))))
 
     return backend._place.call(count)
 
@@ -48,18 +46,25 @@ def meanwhile(monkeypatch: pytest.MonkeyPatch) -> Meanwhile:
     """Has something happen once, after a backend has first read a task or the record of its run."""
 
     def meanwhile(backend: NatsBackend, happens: Callable[[], object]) -> None:
-        place, left = backend._place, [happens]
-        stream, last = place.stream(), JetStream.last
+        names, left, last = backend._place.names, [happens], JetStream.last
 
-        async def slow(self: JetStream, name: str, subject: str, **more: Any) -> object:
-            found = await last(self, name, subject, **more)
-            if self is stream and left and (name == place.names.tasks or ".run." in subject):
-                await asyncio.to_thread(left.pop())
+        def slow(self: JetStream, name: str, subject: str, **more: Any) -> object:
+            found = last(self, name, subject, **more)
+            if left and (name == names.tasks or ".run." in subject):
+                left.pop()()
             return found
 
         monkeypatch.setattr(JetStream, "last", slow)
 
     return meanwhile
+
+
+def send_again(backend: NatsBackend) -> tuple[str, str]:
+    """Sends a task that a worker has run once. Its message is read before the record of its next run is written."""
+    id, ref = send(backend)
+    backend.settle(claim(backend, ref), Retry(0.0))
+    until(lambda: records(backend) == 0)
+    return id, ref
 
 
 def run_once(backend: NatsBackend, ref: str) -> None:
@@ -74,7 +79,7 @@ def test_a_task_that_ends_before_it_is_begun(
 ) -> None:
     """A worker that reads a task, and is slow to write its record, does not run what has ended meanwhile."""
     late = opened(url)
-    _, ref = send(backend)
+    _, ref = send_again(backend)
     meanwhile(late, lambda: run_once(backend, ref))
     refusal = late.claim(ref)
     assert isinstance(refusal, Refusal)
@@ -87,17 +92,15 @@ def test_a_task_that_is_begun_again_meanwhile(
 ) -> None:
     """A record that belongs to a later message than the one that was read is not taken for void."""
     late = opened(url)
-    _, ref = send(backend)
-    backend.settle(claim(backend, ref), Retry(0.0))
-    until(lambda: records(backend) == 0)
+    _, ref = send_again(backend)
     names, other = backend._place.names, runs.process(os.getppid())
     assert other is not None
 
-    async def another(stream: JetStream) -> None:
-        stored = await stream.last(names.tasks, names.task("*", "*", ref), patience=5)
+    def another(stream: JetStream) -> None:
+        stored = stream.last(names.tasks, names.task("*", "*", ref))
         assert stored is not None
-        seq = await backend._tasks.anew(stream, stored, stored.facts)
-        await stream.publish(names.state, names.run(ref), Run(ref, 0, seq, 2, other).dump(), patience=5)
+        seq = backend._tasks.anew(stream, stored, stored.facts)
+        stream.publish(names.state, names.run(ref), Run(ref, 0, seq, 2, other).dump())
 
     meanwhile(late, lambda: backend._place.call(another))
     refusal = late.claim(ref)
@@ -129,7 +132,7 @@ def test_a_task_that_is_changed_before_it_is_begun(
 ) -> None:
     """A worker that has read a task which a person then retries or removes does not run what it has read."""
     late = opened(url)
-    id, ref = send(backend)
+    id, ref = send_again(backend)
     meanwhile(late, lambda: getattr(backend, change)(id))
     found = late.claim(ref)
     if change == "remove":
@@ -151,17 +154,16 @@ def test_a_worker_that_dies_when_it_has_set_a_task_aside(
     begun = claim(backend, ref)
     names, gone = backend._names, Process(runs.host(), 4_190_000, "1")
 
-    async def die(stream: JetStream) -> None:
+    def die(stream: JetStream) -> None:
         with monkeypatch.context() as patch:
-            patch.setattr(JetStream, "delete", AsyncMock(side_effect=Unreachable("its worker is killed")))
+            patch.setattr(JetStream, "delete", Mock(side_effect=Unreachable("its worker is killed")))
             with pytest.raises(Unreachable):
-                await backend._tasks.set_aside(
+                backend._tasks.set_aside(
                     stream, begun.token.stored, begun.token.facts, Bury("hopeless"), begun.token.record
                 )
-        await stream.publish(names.state, names.run(ref), Run(ref, 0, 0, 1, gone).dump(), patience=5)
+        stream.publish(names.state, names.run(ref), Run(ref, 0, 0, 1, gone).dump())
 
     backend._place.call(die)
-    runs.forget(names, ref, begun.token.record)
     assert {state: count for state, count in backend.counts().items() if count} == {State.READY: 1, State.DEAD: 1}
     refusal = opened(url).claim(ref)
     assert isinstance(refusal, Refusal)
@@ -183,10 +185,10 @@ def crash(backend: NatsBackend, id: str, ref: str) -> None:
     """A worker dies before it has looked again, and the next one runs the task."""
     names, gone = backend._names, Process(runs.host(), 4_190_000, "1")
 
-    async def die(stream: JetStream) -> None:
-        stored = await stream.last(names.tasks, names.task("*", "*", ref), patience=5)
+    def die(stream: JetStream) -> None:
+        stored = stream.last(names.tasks, names.task("*", "*", ref))
         assert stored is not None
-        await stream.publish(names.state, names.run(ref), Run(ref, 0, stored.seq, 1, gone).dump(), patience=5)
+        stream.publish(names.state, names.run(ref), Run(ref, 0, stored.seq, 1, gone).dump())
 
     backend._place.call(die)
     end(backend, id, ref)
@@ -212,7 +214,7 @@ def test_a_retry_that_is_killed(
     backend.settle(claim(backend, ref), Bury("hopeless"))
     backend.flush()
     with monkeypatch.context() as patch:
-        patch.setattr(JetStream, "delete", AsyncMock(side_effect=Unreachable("the command is killed")))
+        patch.setattr(JetStream, "delete", Mock(side_effect=Unreachable("the command is killed")))
         with pytest.raises(Unreachable):
             backend.retry(id)
     assert {state: count for state, count in backend.counts().items() if count} == {State.READY: 1, State.DEAD: 1}

@@ -35,12 +35,12 @@ class TestNats(BackendConformance):
         assert isinstance(backend, NatsBackend)
         place, token = backend._place, id.rpartition("/")[2]
 
-        async def alter(stream: JetStream) -> None:
+        def alter(stream: JetStream) -> None:
             subject = place.names.task("*", "*", token)
-            stored = await stream.last(place.names.tasks, subject, patience=5)
+            stored = stream.last(place.names.tasks, subject)
             assert stored is not None
             data = stored.data[:-1] + bytes([stored.data[-1] ^ 1])
-            await stream.publish(place.names.tasks, stored.subject, data, {HEADER: stored.header}, patience=5)
-            await stream.delete(place.names.tasks, stored.seq, patience=5)
+            stream.publish(place.names.tasks, stored.subject, data, {HEADER: stored.header})
+            stream.delete(place.names.tasks, stored.seq)
 
         place.call(alter)

@@ -154,7 +154,7 @@ def test_nodes_of_a_cluster_are_killed(tmp_path: Path, load: Callable[[str], Loa
     try:
         under = load(queue_on(f"nats://{cluster.hosts}", "&lease=2"))
         under.goes_on()
-        info = under.backend._place.call(lambda stream: stream.info(under.backend._place.names.tasks, patience=10))
+        info = under.backend._place.call(lambda stream: stream.info(under.backend._place.names.tasks))
         assert info is not None
         assert info["config"]["num_replicas"] == 3
         leader = cluster.named(info["cluster"]["leader"])

@@ -4,7 +4,7 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from unittest.mock import AsyncMock
+from unittest.mock import Mock
 
 import pytest
 
@@ -13,8 +13,7 @@ from tests.nats.server import Server
 from tests.runtime.conftest import Place
 from unspool import codec
 from unspool.backends.nats import NatsBackend
-from unspool.backends.nats.async_connection import Unreachable
-from unspool.backends.nats.jetstream import JetStream
+from unspool.backends.nats.jetstream import JetStream, Unreachable
 from unspool.backends.nats.names import ARRIVING, DEAD, LATER, SOON, on_the_way
 from unspool.backends.nats.overdue import Overdue
 from unspool.errors import SpoolerUnusable
@@ -109,7 +108,7 @@ def fill(backend: NatsBackend) -> None:
 
 def empty(backend: NatsBackend) -> None:
     """Deletes all tasks."""
-    backend._place.call(lambda stream: stream.api(f"STREAM.PURGE.{backend._names.tasks}", patience=5))
+    backend._place.call(lambda stream: stream.api(f"STREAM.PURGE.{backend._names.tasks}"))
 
 
 @pytest.fixture
@@ -172,22 +171,22 @@ def test_a_supervisor_that_dies_when_it_lets_tasks_out(
 
     def dies() -> bool:
         try:
-            withheld._place.call(overdue.look)
+            withheld._place.call(lambda stream: list(overdue.look(stream)))
         except Unreachable:
             return True
         return False
 
     with monkeypatch.context() as patch:
-        patch.setattr(JetStream, "delete", AsyncMock(side_effect=Unreachable("the supervisor is killed")))
+        patch.setattr(JetStream, "delete", Mock(side_effect=Unreachable("the supervisor is killed")))
         until(dies)
     assert withheld._place.call(lambda stream: withheld._listing._number(stream, SOON)) == 1
     if restarted:
         small.kill()
         small.start()
-        until(lambda: withheld._place.stream().link.connected)
+        until(lambda: withheld._place.call(lambda stream: not stream.open().closed))
         until(lambda: withheld._place.call(lambda stream: withheld._listing._number(stream, LATER)) == 0)
     else:
-        withheld._place.call(overdue.look)
+        withheld._place.call(lambda stream: list(overdue.look(stream)))
     ids = {entry.id for entry in withheld.entries()}
     assert len(ids) == POSTPONED
     for id in ids:
@@ -197,4 +196,4 @@ def test_a_supervisor_that_dies_when_it_lets_tasks_out(
     withheld.flush()
     assert list(withheld.entries()) == []
     assert sum(withheld.counts().values()) == 0
-    assert withheld._place.call(lambda stream: stream.last(names.tasks, ">", patience=5)) is None
+    assert withheld._place.call(lambda stream: stream.last(names.tasks, ">")) is None

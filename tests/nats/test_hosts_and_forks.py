@@ -64,7 +64,6 @@ def test_another_host(served: Place, backend: NatsBackend, elsewhere: "subproces
 def test_a_late_verdict_is_refused(url: str, opened: Open, caplog: pytest.LogCaptureFixture) -> None:
     """What was taken over meanwhile is the other's: the verdict of the one who was cut off changes nothing, and is
     logged."""
-    from unspool.backends.nats import runs
     from unspool.backends.nats.jetstream import JetStream
     from unspool.backends.nats.runs import Process, Run
     from unspool.message import Ack, Bury
@@ -78,17 +77,16 @@ def test_a_late_verdict_is_refused(url: str, opened: Open, caplog: pytest.LogCap
     assert isinstance(first, Claim)
     names = one._place.names
 
-    async def vanish(stream: JetStream) -> None:
+    def vanish(stream: JetStream) -> None:
         """The record as it looks from here when its process is of a host that is not heard of."""
-        record = await stream.last(names.state, names.run(first.ref), patience=5)
+        record = stream.last(names.state, names.run(first.ref))
         assert record is not None
         run = Run.of(record)
         assert run is not None
         cut_off = run._replace(process=Process("elsewhere", 1, "1")).dump()
-        await stream.publish(names.state, names.run(first.ref), cut_off, patience=5)
+        stream.publish(names.state, names.run(first.ref), cut_off)
 
     one._place.call(vanish)
-    runs.forget(names, first.ref, first.token.record)  # whoever claims next is another process
     second = other.claim(first.ref)
     assert isinstance(second, Claim)
     assert (second.attempts, second.crashes) == (2, 1)

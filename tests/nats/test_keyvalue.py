@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,11 @@ from tests.nats.server import Server
 from tests.runtime.conftest import PATIENCE
 from unspool import codec
 from unspool.backends.keyvalue import EPHEMERAL, LARGEST_VALUE, Item, Life, Until
-from unspool.backends.nats import NatsBackend, jetstream, keyvalue, runs
-from unspool.backends.nats.cluster import Cluster
+from unspool.backends.nats import NatsBackend, keyvalue, runs
 from unspool.backends.nats.item import Header
-from unspool.backends.nats.jetstream import JetStream
+from unspool.backends.nats.jetstream import JetStream, Request
 from unspool.backends.nats.runs import Process
 from unspool.backends.nats.stored import HEADER
-from unspool.backends.nats.sync_connection import Broken
 from unspool.errors import OptionRefused, SpoolerUnusable
 from unspool.message import Message
 from unspool.testing.clock import FakeClock
@@ -35,28 +33,54 @@ def restart(server: Server, backend: NatsBackend) -> None:
     """Kill a server, start it, and return when the backend is connected again."""
     server.kill()
     server.start()
-    until(lambda: backend._place.stream().link.connected)
+    until(lambda: backend._place.call(lambda stream: not stream.open().closed))
 
 
 def messages(backend: NatsBackend) -> int:
     """Return the number of messages in the stream of the table."""
-    info = backend._place.call(lambda stream: stream.info(backend._names.table, patience=5))
+    info = backend._place.call(lambda stream: stream.info(backend._names.table))
     return int(info["state"]["messages"]) if info else 0
 
 
 def publish(backend: NatsBackend, subject: str, data: bytes, headers: dict[str, str] | None = None) -> None:
     """Publish a message as any program may."""
-    backend._place.call(lambda stream: stream.publish(backend._names.table, subject, data, headers, patience=1))
+    backend._place.call(lambda stream: stream.publish(backend._names.table, subject, data, headers))
+
+
+Lose = Callable[[str, Callable[[str], object]], list[bool]]
 
 
 @pytest.fixture
-def only_client(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let each request go through ``JetStream._ask`` of the asyncio connection."""
+def lose(monkeypatch: pytest.MonkeyPatch) -> Lose:
+    """Lose the connection with the next change of the table when the first item of the returned list is set to True.
 
-    def none(self: Cluster, stream: JetStream) -> None:
-        raise Broken("each request is to be seen")
+    :param lost: ``request`` or ``answer``.
+    :param during: called with the subject before the request is repeated.
+    """
 
-    monkeypatch.setattr(Cluster, "_opened_lane", none)
+    def lose(lost: str, during: Callable[[str], object]) -> list[bool]:
+        ask, losing = JetStream._ask_some, [False]
+
+        def ask_some(
+            self: JetStream, requests: Sequence[Request], some: Sequence[int], found: Any, written: set[int], end: float
+        ) -> None:
+            subject = requests[some[0]].subject
+            if ".kv." not in subject or not losing[0]:
+                ask(self, requests, some, found, written, end)
+                return
+            losing[0] = False
+            if lost == "answer":
+                ask(self, requests, some, found, written, end)
+                found[some[0]] = None
+            written.update(some)
+            during(subject)
+            self.close()
+            raise ConnectionResetError("the answer is lost")
+
+        monkeypatch.setattr(JetStream, "_ask_some", ask_some)
+        return losing
+
+    return lose
 
 
 @pytest.fixture
@@ -128,7 +152,7 @@ def test_a_dropped_value_outlives_no_message_that_states_the_drop(backend: NatsB
     kv, names = backend.kv, backend._names
 
     def ttl(key: str) -> int:
-        stored = backend._place.call(lambda stream: stream.last(names.table, names.item(key), patience=5))
+        stored = backend._place.call(lambda stream: stream.last(names.table, names.item(key)))
         assert stored
         return Header.of(stored.header).ttl
 
@@ -144,26 +168,15 @@ def test_a_dropped_value_outlives_no_message_that_states_the_drop(backend: NatsB
     assert ttl("forever") == 0
 
 
-@pytest.mark.usefixtures("only_client")
 @pytest.mark.parametrize("lost", ["request", "answer"])
-def test_a_server_that_is_killed_during_a_change(
-    own_server: Server, opened: Open, monkeypatch: pytest.MonkeyPatch, lost: str
-) -> None:
+def test_a_server_that_is_killed_during_a_change(own_server: Server, opened: Open, lose: Lose, lost: str) -> None:
     """A put or drop whose request or answer is lost with the server is made once, and returns what it did."""
-    monkeypatch.setattr(jetstream, "_ANSWER", 0.5)
-    ask, deadly = JetStream._ask, [False]
 
-    async def dies(self: JetStream, subject: str, data: bytes, *rest: Any) -> Any:
-        if ".kv." not in subject or not deadly[0]:
-            return await ask(self, subject, data, *rest)
-        deadly[0] = False
-        if lost == "answer":
-            await ask(self, subject, data, *rest)
+    def restart(_: str) -> None:
         own_server.kill()
         own_server.start()
-        return await ask(self, subject, data, *rest)
 
-    monkeypatch.setattr(JetStream, "_ask", dies)
+    deadly = lose(lost, restart)
     backend = opened(queue_on(own_server.url))
     kv = backend.kv
     version = kv.put("key", b"one", expect=0)
@@ -179,7 +192,6 @@ def test_a_server_that_is_killed_during_a_change(
     assert kv.get(["key"]) == [None]
 
 
-@pytest.mark.usefixtures("only_client")
 def test_counting_while_a_server_is_killed(own_server: Server, opened: Open) -> None:
     """Threads increment a counter by compare-and-set while the server is killed, again and again. No step is lost, and
     none is made twice: a step whose result is unknown is reported."""
@@ -215,27 +227,14 @@ def test_counting_while_a_server_is_killed(own_server: Server, opened: Open) -> 
     assert not [error for error in errors if "is unknown" not in error]
 
 
-@pytest.mark.usefixtures("only_client")
 @pytest.mark.parametrize("change", ["put", "drop"])
-def test_a_change_whose_result_is_unknown(
-    backend: NatsBackend, opened: Open, monkeypatch: pytest.MonkeyPatch, change: str
-) -> None:
+def test_a_change_whose_result_is_unknown(backend: NatsBackend, opened: Open, lose: Lose, change: str) -> None:
     """If the answer is lost and another process has changed the key since, the error says that the result is
     unknown."""
     other = opened(backend.name)
     version = backend.kv.put("key", b"old")
     assert version
-    request, lost = JetStream._request, [True]
-
-    async def loses(self: JetStream, subject: str, data: bytes, *rest: Any) -> Any:
-        found = await request(self, subject, data, *rest)
-        if ".kv." in subject and lost[0]:
-            lost[0] = False
-            await request(self, subject, b"other", {}, 5.0)
-            raise TimeoutError
-        return found
-
-    monkeypatch.setattr(JetStream, "_request", loses)
+    lose("answer", lambda _: other.kv.put("key", b"other"))[0] = True
     kv = backend.kv
     use = (lambda: kv.put("key", b"new", expect=version)) if change == "put" else lambda: kv.drop("key", expect=version)
     with pytest.raises(SpoolerUnusable, match=r"the key 'key' was changed, .* is unknown"):
@@ -243,29 +242,21 @@ def test_a_change_whose_result_is_unknown(
     assert [item and item.value for item in other.kv.get(["key"])] == [b"other"]
 
 
-def test_a_broken_fast_path(backend: NatsBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A change whose answer the fast path has lost is not made a second time, and returns what it did."""
-    kv = backend.kv
+def test_an_answer_that_is_lost(backend: NatsBackend, lose: Lose) -> None:
+    """A change whose answer is lost with the connection is not made a second time, and returns what it did."""
+    kv, lost = backend.kv, lose("answer", lambda _: None)
     assert kv.put("key", b"", expect=0)
-    publish_one, lost = JetStream.publish, [False]
-
-    async def loses(self: JetStream, *args: Any, **options: Any) -> int:
-        found = await publish_one(self, *args, **options)
-        if self.patient is not self and ".kv." in args[1]:
-            lost[0] = True
-            raise Broken("the answer is lost")
-        return found
-
-    monkeypatch.setattr(JetStream, "publish", loses)
     for expect in (0, None):
-        lost[0] = False
+        lost[0] = True
         version = kv.put(f"{expect}", b"x", expect=expect)
-        assert lost[0]
+        assert not lost[0]
         assert version
         assert kv.get([f"{expect}"]) == [Item(b"x", version)]
     (item,) = kv.get(["key"])
     assert item
+    lost[0] = True
     assert kv.put("key", b"y", expect=item.version)
+    lost[0] = True
     assert kv.drop("key")
     assert kv.get(["key"]) == [None]
 
@@ -284,7 +275,7 @@ def woken(backend: NatsBackend, versions: dict[str, int], during: Callable[[], o
 
 def watches(backend: NatsBackend) -> int:
     """Return how many waits the server knows."""
-    return len(backend._place.call(lambda stream: stream.consumers(backend._names.table, patience=5)))
+    return len(backend._place.call(lambda stream: stream.consumers(backend._names.table)))
 
 
 @pytest.mark.usefixtures("no_rounds")
@@ -382,9 +373,7 @@ def test_a_process_of_another_host(backend: NatsBackend) -> None:
 
     def report() -> int:
         live = {"Nats-TTL": "60s"}
-        return backend._place.call(
-            lambda stream: stream.publish(names.state, names.live(process.key), b"{}", live, patience=5)
-        )
+        return backend._place.call(lambda stream: stream.publish(names.state, names.live(process.key), b"{}", live))
 
     entry = report()
     headers = Header(process=process).dump()
@@ -394,7 +383,7 @@ def test_a_process_of_another_host(backend: NatsBackend) -> None:
     assert item
     assert [key for key, _ in kv.scan("")] == ["a", "any", "b"]
     assert not kv.wait({"a": item.version}, 0.05)
-    assert backend._place.call(lambda stream: stream.delete(names.state, entry, patience=5))
+    assert backend._place.call(lambda stream: stream.delete(names.state, entry))
     assert kv.get(["a"]) == [None]
     assert [key for key, _ in kv.scan("")] == ["any"]
     report()
@@ -437,7 +426,7 @@ def test_an_ephemeral_item_is_announced(backend: NatsBackend) -> None:
     names = backend._names
     backend.kv.put("key", b"", life=EPHEMERAL)
     live = names.live(runs.me().key)
-    assert backend._place.call(lambda stream: stream.last(names.state, live, patience=5)) is not None
+    assert backend._place.call(lambda stream: stream.last(names.state, live)) is not None
     assert backend.control.live() == []
 
 
@@ -495,14 +484,14 @@ def test_a_table_that_is_not_used(backend: NatsBackend) -> None:
     assert backend.kv.scan("") == []
     assert not backend.kv.drop("key")
     assert not backend.kv.wait({"key": 0}, 0)
-    assert backend._place.call(lambda stream: stream.info(backend._names.table, patience=5)) is None
+    assert backend._place.call(lambda stream: stream.info(backend._names.table)) is None
 
 
 def test_a_stream_that_is_deleted(url: str, opened: Open) -> None:
     """A put after the stream was deleted fails once, and the next one creates it again."""
     backend = opened(url, patience=0.5)
     assert backend.kv.put("key", b"")
-    backend._place.call(lambda stream: stream.api(f"STREAM.DELETE.{backend._names.table}", patience=5))
+    backend._place.call(lambda stream: stream.api(f"STREAM.DELETE.{backend._names.table}"))
     assert backend.kv.get(["key"]) == [None]
     with pytest.raises(SpoolerUnusable):
         backend.kv.put("key", b"")
@@ -513,7 +502,7 @@ def test_a_stream_with_other_settings(backend: NatsBackend) -> None:
     """A stream whose settings would lose items is refused, and the error names the settings."""
     backend.exists()
     config = {"name": backend._names.table, "subjects": [f"{backend._names.root}.kv.>"], "max_age": 10**12}
-    backend._place.call(lambda stream: stream.api(f"STREAM.CREATE.{backend._names.table}", config, patience=5))
+    backend._place.call(lambda stream: stream.api(f"STREAM.CREATE.{backend._names.table}", config))
     with pytest.raises(SpoolerUnusable, match=r"unsuitable settings: .*max_msgs_per_subject.*max_age"):
         backend.kv.put("key", b"")
 

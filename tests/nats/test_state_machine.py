@@ -6,13 +6,11 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.conformance.test_state_machine import SpoolLikeMemory, Task
-from tests.nats.conftest import until
+from tests.nats.conftest import crash, until
 from tests.nats.server import Server
 from unspool import address
-from unspool.backends.nats import NatsBackend, runs
+from unspool.backends.nats import NatsBackend
 from unspool.backends.nats.feed import NatsFeed
-from unspool.backends.nats.jetstream import JetStream
-from unspool.backends.nats.runs import Process, Run
 from unspool.message import State
 from unspool.settings import Settings
 
@@ -35,18 +33,7 @@ class NatsLikeMemory(SpoolLikeMemory):
         """What is left when a worker is killed: the record of a run whose process is no more."""
         assert task.held
         here, there = task.held
-        place, token = self.spool._place, here.ref  # type: ignore[attr-defined]
-
-        async def kill(stream: JetStream) -> None:
-            record = await stream.last(place.names.state, place.names.run(token), patience=5)
-            assert record is not None
-            run = Run.of(record)
-            assert run is not None
-            gone = run._replace(process=Process(runs.host(), 4_190_000, "1"))
-            await stream.publish(place.names.state, place.names.run(token), gone.dump(), patience=5)
-
-        place.call(kill)
-        runs.forget(place.names, token, here.token.record)
+        crash(self.spool, here.ref)  # type: ignore[arg-type]
         self.memory.crash(there)
         task.held = None
 

@@ -314,8 +314,6 @@ def test_what_a_server_needs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigurationError, match=re.escape("pip install 'psycopg[binary]'")):
         registry.backend("postgresql://db/app?spooler=mail")
-    with pytest.raises(ConfigurationError, match=re.escape("pip install 'nats-py'")):
-        registry.backend("nats://db?spooler=mail")
 
 
 # --- errors

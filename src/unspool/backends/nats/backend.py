@@ -14,12 +14,13 @@ number, and the verdict of a process that was cut off has no effect.
 """
 
 import contextlib
+import logging
 import time
 from collections.abc import Iterator, Sequence
 
 from ... import codec, wire
 from ...address import Address
-from ...errors import Damaged, PayloadRefused, SpoolerUnusable, Unsigned
+from ...errors import Damaged, PayloadRefused, SpoolerUnreachable, SpoolerUnusable, Unsigned
 from ...message import (
     Claim,
     DeferOnCrash,
@@ -28,32 +29,33 @@ from ...message import (
     Entry,
     Envelope,
     Exchanged,
+    Interrupted,
     Mark,
     Record,
     Refusal,
+    RefusalKind,
     State,
 )
 from ...signing import Signer
 from ..base import UNSIGNED_PICKLE, Capabilities, Clock, Feed, Settings, Summary
 from .changing import Changing
-from .claims import Claims
 from .cluster import Cluster
 from .control import NatsControl
 from .depot import NatsDepot
+from .exchange import Exchange
 from .feed import NatsFeed
 from .history import History
-from .jetstream import JetStream, Publication
+from .jetstream import JetStream, Request
 from .keyvalue import NatsKeyValue
 from .listing import Listing
 from .names import new_token, rank_part, short
-from .overdue import Overdue
 from .stored import ROOM, Facts, Stored
 from .tasks import Tasks
-from .verdicts import Verdicts
 
 __all__ = ["NatsBackend"]
 
-_AT_ONCE = 500  # publishes in flight at a time
+_log = logging.getLogger("unspool")
+_AGAIN = 1.0
 
 
 class NatsBackend:
@@ -99,15 +101,14 @@ class NatsBackend:
         self._look, self._window = look, window
         self.control = NatsControl(self._place, settings.period)
         self.kv = NatsKeyValue(self._place, self.control, clock)
-        self._verdicts = Verdicts(self._place, self._tasks, clock)
-        self._claims = Claims(self._place, self._tasks, self.control, self._verdicts, self._envelope, clock)
+        self._exchange = Exchange(self._place, self._tasks, self.control, self._envelope, clock)
         self.depot = NatsDepot(self._place, self._tasks, self.control, self._check, self._check_size)
         self._listing = Listing(self._place, clock)
         self._history = History(self._place)
 
     def exists(self) -> bool:
-        self._place.stream()  # creates the streams if they are missing
-        return True
+        with self._place.stream():  # creates the streams if they are missing
+            return True
 
     # --- producers
 
@@ -115,22 +116,22 @@ class NatsBackend:
         if not envelopes:
             return []
         self._check(envelopes)
-        stream, now = self._place.stream(), self._clock()
-        sent, ids = list[Publication](), list[str]()
-        for envelope in envelopes:
-            data = wire.dump(envelope.vars, envelope.body, self._signer)
-            self._check_size(stream, data)
-            token = new_token(now)
-            facts, fresh = Facts(now if envelope.due is None else envelope.due), envelope.due is None
-            sent.append(self._tasks.new(rank_part(envelope.priority), token, facts, data, fresh=fresh))
-            ids.append(f"{self.name}/{token}")
-        self._place.ensure_ranks({rank_part(envelope.priority) for envelope in envelopes})
-        for at in range(0, len(sent), _AT_ONCE):
+        now, sent, ids = self._clock(), list[Request](), list[str]()
+        with self._place.stream() as stream:
+            for envelope in envelopes:
+                data = wire.dump(envelope.vars, envelope.body, self._signer)
+                self._check_size(stream, data)
+                token = new_token(now)
+                facts, fresh = Facts(now if envelope.due is None else envelope.due), envelope.due is None
+                sent.append(self._tasks.new(rank_part(envelope.priority), token, facts, data, fresh=fresh))
+                ids.append(f"{self.name}/{token}")
+            for rank in {rank_part(envelope.priority) for envelope in envelopes}:
+                self._place.ensure_rank(stream, rank)
             try:
-                self._place.publish_all(sent[at : at + _AT_ONCE])
+                stream.publish_all(sent)
             except SpoolerUnusable as failure:
                 stored = {f"{self.name}/{token}" for token in failure.sent}
-                failure.sent = (*ids[:at], *(id for id in ids[at : at + _AT_ONCE] if id in stored))
+                failure.sent = tuple(id for id in ids if id in stored)
                 raise
         return ids
 
@@ -140,7 +141,7 @@ class NatsBackend:
 
     @staticmethod
     def _check_size(stream: JetStream, data: bytes) -> None:
-        room = stream.link.client.max_payload - ROOM
+        room = stream.open().max_payload - ROOM
         if len(data) > room:
             raise PayloadRefused(
                 f"the task has {len(data)} bytes, and {stream.shown} accepts at most {room} besides the headers; "
@@ -150,30 +151,31 @@ class NatsBackend:
     # --- workers
 
     def feed(self) -> Feed:
-        overdue, window = Overdue(self._place, self._tasks), self._window
-        return NatsFeed(
-            self._place, self.control, overdue, self._clock, hold=self._hold, look=self._look, window=window
-        )
+        tasks, window = self._tasks, self._window
+        return NatsFeed(self._place, self.control, tasks, self._clock, hold=self._hold, look=self._look, window=window)
 
     def exchange(self, ends: Sequence[End], refs: Sequence[str]) -> Exchanged:
-        ended = [self.settle(end.claim, end.disposition) for end in ends]
-        self.flush()
-        return Exchanged(ended, [self.claim(ref) for ref in refs])
-
-    def mark(self, ref: str, mark: Mark) -> None:
-        if isinstance(mark, DeferOnCrash):
-            self.put_off(ref, mark.until)
-        else:
-            self.excuse(ref)
+        return self._exchange.exchange(ends, refs)
 
     def claim(self, ref: str) -> Claim | Refusal:
-        return self._claims.claim(ref)
+        try:
+            return self.exchange([], [ref]).taken[0]
+        except SpoolerUnreachable as error:
+            return Refusal(RefusalKind.EARLY, self._clock() + _AGAIN, str(error))
 
     def settle(self, claim: Claim, disposition: Disposition, record: Record | None = None) -> float | None:
-        return self._verdicts.settle(claim, disposition)
+        end, complained = End(claim, disposition), False
+        while True:
+            try:
+                return self.exchange([end], []).ended[0]
+            except SpoolerUnreachable as error:
+                if not complained:
+                    _log.warning("the end of task %s cannot be sent: %s; trying again", claim.id, error)
+                complained, end = True, end._replace(repeated=True)
+                time.sleep(_AGAIN)
 
     def flush(self, *, wait: bool = True) -> None:
-        self._verdicts.flush(wait=wait)
+        pass
 
     def _envelope(self, stored: Stored) -> Envelope:
         """Return the envelope of a message.
@@ -191,13 +193,16 @@ class NatsBackend:
             raise Unsigned(UNSIGNED_PICKLE)
         return envelope
 
+    def mark(self, ref: str, mark: Mark) -> None:
+        changes = {"until": mark.until} if isinstance(mark, DeferOnCrash) else {"excused": True}
+        with contextlib.suppress(SpoolerUnusable):  # otherwise it may run again a little early, or the crash counts
+            self._place.call(lambda stream: self._tasks.mark(stream, ref, **changes))
+
     def put_off(self, ref: str, until: float) -> None:
-        with contextlib.suppress(SpoolerUnusable):  # otherwise it may run again a little early
-            self._place.call(lambda stream: self._tasks.put_off(stream, ref, until))
+        self.mark(ref, DeferOnCrash(until))
 
     def excuse(self, ref: str) -> None:
-        with contextlib.suppress(SpoolerUnusable):  # otherwise the crash counts
-            self._place.call(lambda stream: self._tasks.excuse(stream, ref))
+        self.mark(ref, Interrupted())
 
     # --- inspection
 
@@ -243,7 +248,7 @@ class NatsBackend:
         return self._history.latest(id, limit)
 
     def close(self) -> None:
-        self.flush()
         self.depot.release()
         self.kv.close()
+        self.control.close()
         self._place.close()

@@ -1,7 +1,7 @@
 """Changes of single tasks by a user: retry and remove."""
 
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from ...errors import TaskBusy
@@ -33,87 +33,87 @@ class Changing:
         self._tasks = tasks
         self._clock = clock
 
-    async def retry(self, stream: JetStream, id: str) -> str:
+    def retry(self, stream: JetStream, id: str) -> str:
         """Make a waiting or dead task ready now, reset its attempts, and return its id."""
-        return await self._patiently(lambda: self._retry(stream, id))
+        return self._patiently(lambda: self._retry(stream, id))
 
-    async def remove(self, stream: JetStream, id: str) -> None:
+    def remove(self, stream: JetStream, id: str) -> None:
         """Delete a task."""
-        await self._patiently(lambda: self._remove(stream, id))
+        self._patiently(lambda: self._remove(stream, id))
 
     @staticmethod
-    async def _patiently(change: Callable[[], Awaitable[_Done]]) -> _Done:
+    def _patiently(change: Callable[[], _Done]) -> _Done:
         """Make a change. Repeat it if the task changes meanwhile, for example because its last run is just ending.
 
         :raises TaskBusy: if the task changes each time.
         """
         for _ in range(_TRIES - 1):
             with contextlib.suppress(_Changed):
-                return await change()
-        return await change()
+                return change()
+        return change()
 
-    async def _retry(self, stream: JetStream, id: str) -> str:
-        stored, run, aside = await self._idle(stream, id)
-        names, patience, fresh = self._place.names, self._place.patience, Facts(self._clock())
+    def _retry(self, stream: JetStream, id: str) -> str:
+        stored, run, aside = self._idle(stream, id)
+        names, fresh = self._place.names, Facts(self._clock())
         _, priority, token = names.place(stored.subject)
         if not aside:
-            async with self._unbegun(stream, id, stored, run):
-                if not await self._tasks.anew(stream, stored, fresh):
+            with self._unbegun(stream, id, stored, run):
+                if not self._tasks.anew(stream, stored, fresh):
                     raise _changed(id)
         else:
             rank = rank_part(priority)
-            await self._place.ensure_rank(stream, rank)
+            self._place.ensure_rank(stream, rank)
             subject, replaces = names.task(NOW, rank, token), (names.task("*", rank, token), 0)
             with contextlib.suppress(Conflict):  # an interrupted retry has already restored it
                 headers = {HEADER: stored.replaced(fresh).dump()}
-                await stream.publish(names.tasks, subject, stored.data, headers, replaces=replaces, patience=patience)
-            await self._tasks.end(stream, stored, run.seq if run else 0)
+                stream.publish(names.tasks, subject, stored.data, headers, replaces=replaces)
+            self._tasks.end(stream, stored, run.seq if run else 0)
         return f"{self._place.name}/{token}"
 
-    async def _remove(self, stream: JetStream, id: str) -> None:
-        stored, run, aside = await self._idle(stream, id)
+    def _remove(self, stream: JetStream, id: str) -> None:
+        stored, run, aside = self._idle(stream, id)
         if aside:
-            removed = await self._tasks.end(stream, stored, run.seq if run else 0)
+            removed = self._tasks.end(stream, stored, run.seq if run else 0)
         else:
-            async with self._unbegun(stream, id, stored, run):
-                removed = await self._tasks.end(stream, stored, None)
+            with self._unbegun(stream, id, stored, run):
+                removed = self._tasks.end(stream, stored, None)
         if not removed:
             raise _changed(id)
 
-    @contextlib.asynccontextmanager
-    async def _unbegun(self, stream: JetStream, id: str, stored: Stored, run: Run | None) -> AsyncIterator[None]:
+    @contextlib.contextmanager
+    def _unbegun(self, stream: JetStream, id: str, stored: Stored, run: Run | None) -> Iterator[None]:
         """Prevent a task from starting while the block runs.
 
         :raises TaskBusy: if it has just started.
         """
         try:
-            async with self._tasks.locked(stream, stored, run):
+            with self._tasks.locked(stream, stored, run):
                 yield
         except Conflict:
             raise _changed(id) from None
 
-    async def _idle(self, stream: JetStream, id: str) -> tuple[Stored, Run | None, bool]:
+    def _idle(self, stream: JetStream, id: str) -> tuple[Stored, Run | None, bool]:
         """Return a task that is not running, the last record of its runs, and whether it is a dead letter.
 
         :raises LookupError: if the task does not exist.
         :raises TaskBusy: if it is running or being moved.
         """
-        stored, run, aside = await self._found(stream, id)
+        stored, run, aside = self._found(stream, id)
         if self._place.names.passing(stored.subject) == LEAVING:
             raise TaskBusy(f"task {id} {MOVING}")
-        await self._tasks.drop_former(stream, stored)  # otherwise an earlier message of it could reappear
+        self._tasks.drop_former(stream, stored)  # otherwise an earlier message of it could reappear
         return stored, run, aside
 
-    async def _found(self, stream: JetStream, id: str) -> tuple[Stored, Run | None, bool]:
+    def _found(self, stream: JetStream, id: str) -> tuple[Stored, Run | None, bool]:
         token = self._place.token(id)
         if token is not None:
-            names, patience = self._place.names, self._place.patience
-            stored, run = await self._tasks.look(stream, token)
+            names = self._place.names
+            stored, run = self._tasks.look(stream, token)
             if stored is not None and self._place.names.passing(stored.subject) != ARRIVING:
-                if run and run.is_of(stored) and await runs.is_held(stream, names, run, patience):
+                if run and run.is_of(stored) and runs.is_held(stream, names, run):
                     raise TaskBusy(f"task {id} is running; ask again when it has ended")
                 return stored, run, False
-            stored = await self._tasks.last(stream, names.aside, token, run)
+            stored = self._tasks.last(stream, names.aside, token, run)
             if stored is not None and self._place.names.passing(stored.subject) != ARRIVING:
                 return stored, run, True
         raise LookupError(f"no task {id} in spooler {self._place.name}")

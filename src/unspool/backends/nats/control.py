@@ -6,10 +6,11 @@ for each of its workers, three times a lease. A message expires if it is not rep
 message, in case its supervisor has died.
 """
 
-import asyncio
 import contextlib
 import json
 import socket
+import threading
+import time
 from typing import Any, NamedTuple
 
 from ... import forks
@@ -18,11 +19,13 @@ from ..base import WorkerInfo, check_period
 from ..slot import Slot
 from . import registrations, runs
 from .cluster import Cluster
-from .jetstream import Conflict, JetStream
+from .jetstream import Conflict, JetStream, Request
 from .runs import Process
 from .stored import Stored
 
 __all__ = ["NatsControl", "Switches"]
+
+_MOMENT = 0.2  # seconds
 
 
 class Switches(NamedTuple):
@@ -50,12 +53,11 @@ class NatsControl:
         self._default_period = period
         self._registrations: list[NatsRegistration] = []
         self._is_inherited = False  # a fork publishes only its own entry
-        self._beating: object | None = None  # the connection on which the messages are published
-        forks.register(after_in_child=self._begin_in_child)
-
-    def _begin_in_child(self) -> None:
-        self._is_inherited = True
-        self._beating = None
+        self._next_beat = 0.0
+        self._beating = False
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+        forks.register(before=self._stop, after_in_parent=self._start_again, after_in_child=self._begin_in_child)
 
     # --- switches
 
@@ -85,24 +87,24 @@ class NatsControl:
         """Return the current switches."""
         return self._place.call(self.look)
 
-    async def look(self, stream: JetStream) -> Switches:
-        """Read the switches, in the event loop."""
-        stored = await self._last(stream)
+    def look(self, stream: JetStream) -> Switches:
+        """Return the current switches."""
+        stored = self._last(stream)
         return Switches.of(stored.data) if stored else Switches()
 
-    async def _last(self, stream: JetStream) -> Stored | None:
+    def _last(self, stream: JetStream) -> Stored | None:
         names = self._place.names
-        return await stream.last(names.state, names.switches, patience=self._place.patience)
+        return stream.last(names.state, names.switches)
 
-    async def _change(self, stream: JetStream, **values: Any) -> None:
+    def _change(self, stream: JetStream, **values: Any) -> None:
         names = self._place.names
         while True:
-            stored = await self._last(stream)
+            stored = self._last(stream)
             switches = (Switches.of(stored.data) if stored else Switches())._replace(**values)
             replaces = names.switches, stored.seq if stored else 0
             with contextlib.suppress(Conflict):  # another process has just changed a switch
                 data = json.dumps(switches._asdict()).encode()
-                await self._place.reserve.publish(stream, names.state, names.switches, data, replaces=replaces)
+                self._place.reserve.publish(stream, names.state, names.switches, data, replaces=replaces)
                 return
 
     # --- processes
@@ -111,18 +113,17 @@ class NatsControl:
         registration = NatsRegistration(self, role)
         self._is_inherited = False
         self._registrations.append(registration)
-        if role == "supervisor" and self._place.is_open:  # otherwise the feed does this when it opens
-            self._place.start(self.announce)
+        self._next_beat = 0.0
         return registration
 
     def live(self) -> list[WorkerInfo]:
         here = list(registrations.processes(self._folder))
         return here + [info for info in self._place.call(self._elsewhere) if info is not None]
 
-    async def _elsewhere(self, stream: JetStream) -> list[WorkerInfo | None]:
+    def _elsewhere(self, stream: JetStream) -> list[WorkerInfo | None]:
         names = self._place.names
-        messages = stream.read(names.state, names.live("*"), patience=self._place.patience)
-        return [self._info(one) async for one in messages]
+        messages = stream.read(names.state, names.live("*"))
+        return [self._info(one) for one in messages]
 
     def _info(self, stored: Stored) -> WorkerInfo | None:
         """Return the entry in a process's message; None if it is invalid or if this host has the registration file."""
@@ -146,42 +147,59 @@ class NatsControl:
         with contextlib.suppress(ValueError):
             self._registrations.remove(registration)
         process = registration.process
-        if process is not None:
-            with contextlib.suppress(SpoolerUnusable):
-                self._place.start(lambda stream: self._unsay(stream, process))
-
-    async def _unsay(self, stream: JetStream, process: Process) -> None:
-        names = self._place.names
-        with contextlib.suppress(SpoolerUnusable):  # otherwise it expires by itself
-            stored = await stream.last(names.state, names.live(process.key), patience=self._place.patience)
-            if stored is not None:
-                await stream.delete(names.state, stored.seq, patience=self._place.patience)
+        if process is not None:  # the entry expires by itself if this is lost
+            filter = json.dumps({"filter": self._place.names.live(process.key)}).encode()
+            self._place.tell(Request(f"$JS.API.STREAM.PURGE.{self._place.names.state}", filter))
 
     # --- messages to other hosts
 
-    def is_announced(self, stream: JetStream) -> bool:
-        """Return whether the messages of this process are published on this connection."""
-        return self._beating is stream.link
+    def announce(self, stream: JetStream) -> None:
+        """Publish the messages of this process, and repeat them while it lives. Call this before it takes a task.
 
-    async def announce(self, stream: JetStream) -> None:
-        """Publish the messages of this process, and repeat them while it lives. Call this before it takes a task."""
-        if not self.is_announced(stream):
-            self._beating = stream.link
-            try:
-                await self._beat(stream)
-            except BaseException:
-                self._beating = None
-                raise
-            task = asyncio.get_running_loop().create_task(self._beat_on(stream))
-            self._kept = task  # the loop itself holds tasks only weakly
+        The messages are repeated by a thread, because a task may take long. It is stopped while the process forks.
+        """
+        if not self._beating:
+            self._beat(stream)
+            self._beating = True
+            self._start()
 
-    async def _beat_on(self, stream: JetStream) -> None:
-        while True:
-            await asyncio.sleep(self._place.lease / 3)
+    def beat(self, stream: JetStream) -> float:
+        """Publish the messages of this process if they are due. Return the seconds until they are due again."""
+        left = self._next_beat - time.monotonic()
+        if left <= 0:
+            self._next_beat = time.monotonic() + (left := self._place.lease / 3)
+            self._beat(stream)
+        return left
+
+    def _start(self) -> None:
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(self._ended,), name="unspool-nats", daemon=True)
+        self._thread.start()
+
+    def _run(self, ended: threading.Event) -> None:
+        while not ended.wait(self._place.lease / 3):
             with contextlib.suppress(SpoolerUnusable):
-                await self._beat(stream)
+                self._place.call(self._beat)
 
-    async def _beat(self, stream: JetStream) -> None:
+    def _stop(self) -> None:
+        thread, self._thread = self._thread, None
+        self._ended.set()
+        if thread is not None:
+            thread.join(_MOMENT)  # a server that does not answer is not waited for
+
+    def _start_again(self) -> None:
+        if self._beating:
+            self._start()
+
+    def _begin_in_child(self) -> None:
+        self._is_inherited, self._beating = True, False
+
+    def close(self) -> None:
+        """End the repetition."""
+        self._stop()
+        self._beating = False
+
+    def _beat(self, stream: JetStream) -> None:
         names, mine = self._place.names, runs.me()
         entries: dict[Process, WorkerInfo] = {mine: WorkerInfo("", mine.pid, "", 0.0)}
         for registration in list(self._registrations):
@@ -194,7 +212,7 @@ class NatsControl:
         for process, info in entries.items():
             data = json.dumps(info._asdict() | process._asdict() | common).encode()
             headers = {"Nats-TTL": f"{max(int(self._place.lease), 1)}s"}
-            await self._place.reserve.publish(stream, names.state, names.live(process.key), data, headers)
+            self._place.reserve.publish(stream, names.state, names.live(process.key), data, headers)
 
 
 class NatsRegistration(Slot):

@@ -12,38 +12,34 @@ because it would hide the record of a run that another process has started since
 The server deletes an end record after some time. By then it has usually compacted the block of the message.
 """
 
-import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterator
 
 from . import runs
-from .jetstream import ApiError, Conflict, JetStream, condition
+from .jetstream import ApiError, Conflict, JetStream, Request, condition
 from .names import Names
 from .runs import Run
 from .stored import Stored
 
-__all__ = ["drop_void", "end", "last", "publication"]
+__all__ = ["drop_void", "end", "last", "request"]
 
 _LIFE = {"Nats-TTL": "600s"}  # a server compacts its files every two minutes
-_AT_ONCE = 50
 
 
-def publication(names: Names, stored: Stored, record: int) -> tuple[str, bytes, Mapping[str, str]]:
-    """Return the record that makes this message and all earlier ones of its task void.
+def request(names: Names, stored: Stored, record: int) -> Request:
+    """Return the request for the record that makes this message and all earlier ones of its task void.
 
     :param record: the number of the record of the run that has ended.
     """
     _, _, token = names.place(stored.subject)
-    return names.ended(token), _dump(stored.facts.version), _LIFE | condition(names.run(token), record)
+    return Request(names.ended(token), _dump(stored.facts.version), _LIFE | condition(names.run(token), record))
 
 
 def _dump(version: int) -> bytes:
     return b'{"ended": %d}' % version
 
 
-async def end(
-    stream: JetStream, names: Names, stored: Stored, after: int | None, patience: float, *, version: int = 0
-) -> bool:
+def end(stream: JetStream, names: Names, stored: Stored, after: int | None, *, version: int = 0) -> bool:
     """Write the end record of a message, and delete the message.
 
     Return False if another process had the task, or if the message did not exist.
@@ -54,21 +50,19 @@ async def end(
     kind, _, _ = names.place(stored.subject)
     full = False
     try:
-        recorded = await _write(stream, names, stored, after, patience, version)
+        recorded = _write(stream, names, stored, after, version)
     except ApiError as error:
         if not error.is_full:
             raise
         full, recorded = True, False
-    deleted = await stream.delete(names.stream(kind), stored.seq, patience=patience)
+    deleted = stream.delete(names.stream(kind), stored.seq)
     if full:  # the deletion may have made room
         with contextlib.suppress(ApiError):
-            await _write(stream, names, stored, after, patience, version)
+            _write(stream, names, stored, after, version)
     return deleted or (recorded and after is not None)
 
 
-async def _write(
-    stream: JetStream, names: Names, stored: Stored, after: int | None, patience: float, version: int
-) -> bool:
+def _write(stream: JetStream, names: Names, stored: Stored, after: int | None, version: int) -> bool:
     """Write the end record of a message. Return False if another process had the task.
 
     :raises ApiError: if the storage is full.
@@ -79,51 +73,52 @@ async def _write(
         replaces = None if after is None else (names.records(token), after)
         record = names.state, names.ended(token), _dump(max(version, stored.facts.version)), _LIFE
         try:
-            await stream.publish(*record, patience=patience, replaces=replaces)
+            stream.publish(*record, replaces=replaces)
             return True
         except Conflict:
-            run = await _last_record(stream, names, names.records(token), patience)
+            run = _last_record(stream, names, names.records(token))
             if run is None or run.process != runs.me() or aside or not run.is_of(stored):
                 return False  # another process has the task, or a later version has started
             after = run.seq  # this process has updated the record of its own run
     return False
 
 
-async def _last_record(stream: JetStream, names: Names, subject: str, patience: float) -> Run | None:
-    record = await stream.last(names.state, subject, patience=patience)
+def _last_record(stream: JetStream, names: Names, subject: str) -> Run | None:
+    record = stream.last(names.state, subject)
     return Run.of(record) if record else None
 
 
-async def last(
-    stream: JetStream, names: Names, name: str, token: str, run: Run | None, patience: float
-) -> Stored | None:
+def last(stream: JetStream, names: Names, name: str, token: str, run: Run | None) -> Stored | None:
     """Return the last message of a task in a stream. Delete void messages that a server has restored.
 
     :param run: the last record about the task, read before.
     """
-    while (stored := await stream.last(name, names.task("*", "*", token), patience=patience)) is not None:
+    while (stored := stream.last(name, names.task("*", "*", token))) is not None:
         if run is None or not run.voids(stored):
             break
         # The new record is needed because this deletion may be lost as well.
-        await end(stream, names, stored, run.seq, patience, version=run.ended)
+        end(stream, names, stored, run.seq, version=run.ended)
     return stored
 
 
-async def drop_void(stream: JetStream, names: Names, patience: float) -> None:
-    """Delete all void messages that a server has restored."""
-    found = stream.subjects(names.state, names.ended("*"), patience=patience)
-    ended = {subject.rpartition(".")[2] async for subject in found}
+def drop_void(stream: JetStream, names: Names) -> Iterator[None]:
+    """Delete all void messages that a server has restored, in steps, between which the caller may do other work."""
+    found = stream.subjects(names.state, names.ended("*"))
+    ended = set[str]()
+    for subject in found:
+        ended.add(subject.rpartition(".")[2])
+        yield
     for name in (names.tasks, names.aside) if ended else ():
-        found = stream.subjects(name, names.task("*", "*", "*"), patience=patience)
-        back = [token async for subject in found if (token := subject.rpartition(".")[2]) in ended]
-        for at in range(0, len(back), _AT_ONCE):
-            some = back[at : at + _AT_ONCE]
-            await asyncio.gather(*(_drop_void(stream, names, name, token, patience) for token in some))
+        found = stream.subjects(name, names.task("*", "*", "*"))
+        for subject in found:
+            if (token := subject.rpartition(".")[2]) in ended:
+                _drop_void(stream, names, name, token)
+            yield
 
 
-async def _drop_void(stream: JetStream, names: Names, name: str, token: str, patience: float) -> None:
-    run, start = await _last_record(stream, names, names.ended(token), patience), 1
-    while run and (one := await stream.next(name, names.task("*", "*", token), start, patience=patience)) is not None:
+def _drop_void(stream: JetStream, names: Names, name: str, token: str) -> None:
+    run, start = _last_record(stream, names, names.ended(token)), 1
+    while run and (one := stream.next(name, names.task("*", "*", token), start)) is not None:
         if run.voids(one):
-            await end(stream, names, one, run.seq, patience, version=run.ended)
+            end(stream, names, one, run.seq, version=run.ended)
         start = one.seq + 1

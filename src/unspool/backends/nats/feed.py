@@ -1,32 +1,27 @@
 """The tasks that NATS has delivered to a supervisor: ready, early, handed to workers, or running elsewhere.
 
-``Consumer`` runs in the thread of the connection and puts arrivals into an inbox. Everything else runs in the
-supervisor's thread. The two share the inbox and a pipe that wakes the supervisor.
+``Consumer`` puts arrivals into an inbox when it reads the connection, which ``refresh`` and all requests do.
 """
 
 import contextlib
 import heapq
 import logging
-import os
 import time
 from collections import deque
-from collections.abc import Coroutine, Iterable
-from typing import Any, TypeVar
+from collections.abc import Iterable
 
 from ...errors import SpoolerUnusable
 from ..base import Clock, FeedState, Ticket
 from . import runs
-from .async_connection import Unreachable
 from .cluster import Cluster
 from .consumer import Consumer, Delivery
 from .control import NatsControl
-from .jetstream import JetStream
+from .jetstream import ApiError, JetStream, Unreachable, deletion
 from .overdue import Overdue
 from .runs import Run
+from .tasks import Tasks
 
 __all__ = ["NatsFeed"]
-
-T = TypeVar("T")
 
 _log = logging.getLogger("unspool")
 _WINDOW = 16
@@ -35,7 +30,7 @@ _EARLY = 10_000  # maximum number of early tasks held; the server keeps the othe
 _LOOK = 0.05  # seconds between two checks that the queue is empty
 _STUCK = 1.0  # seconds after which unclaimed tasks are returned, because others may have idle workers
 _BACK = (0.25, 5.0)  # seconds between attempts to reach servers that are away: first and maximum
-_ATTEMPT = 2.0
+_LOOK_AGAIN = 1.0  # seconds after a full scan that failed
 _MOMENT = 0.1  # if half of the held tasks are taken in less than these seconds, more are held
 _BUSY = 1.0  # seconds between two checks whether delivered tasks still run elsewhere
 
@@ -52,7 +47,7 @@ class NatsFeed:
         self,
         place: Cluster,
         control: NatsControl,
-        overdue: Overdue,
+        tasks: Tasks,
         clock: Clock,
         *,
         hold: float,
@@ -61,6 +56,7 @@ class NatsFeed:
     ) -> None:
         self._place = place
         self._control = control
+        self._tasks = tasks
         self._clock = clock
         self._hold = hold
         self._look = look
@@ -74,49 +70,35 @@ class NatsFeed:
         self._certain = False
         self._next_sweep = self._next_busy = 0.0
         self._taken_at = self._halved_at = time.monotonic()
-        self._bell, self._ringer = os.pipe()
-        os.set_blocking(self._bell, False)
-        os.set_blocking(self._ringer, False)
-        self._stream: JetStream | None = None
-        self._pump = Consumer(place, control, overdue, self._deliver, self._ring)
+        self._released: list[int] = []  # records of claims that were given back, which are not deleted yet
+        self._pump = Consumer(place, control, Overdue(place, tasks), self._inbox.append)
         self._next_look = clock() + self._period
         self._next_try, self._wait = 0.0, _BACK[0]
-        self._connect()
+        self._connect(first=True)
 
-    def _connect(self) -> None:
-        """Open the connection for the first time. It reconnects by itself afterwards.
+    def _connect(self, *, first: bool) -> None:
+        """Open the connection, or set when to try again.
 
-        :raises SpoolerUnusable: if a server answers but cannot be used.
+        :raises SpoolerUnusable: if a server answers for the first time but cannot be used.
         """
         try:
-            stream = self._place.stream(_ATTEMPT)
-            stream.link.call(self._pump.start(stream))
-        except Unreachable as error:
-            if self._wait == _BACK[0]:
+            self._pump.connect()
+        except SpoolerUnusable as error:
+            self._pump.stream.close()
+            if first and not isinstance(error, Unreachable):
+                raise
+            if first:
                 _log.warning("%s; trying again", error)
             self._next_try, self._wait = time.monotonic() + self._wait, min(self._wait * 2, _BACK[1])
             return
-        stream.link.on_change(self._pump.connection_changed)
-        self._stream = stream
+        self._wait = _BACK[0]
         self._next_look = self._clock() + self._period
         self._ask()
-
-    # --- in the connection's thread
-
-    def _deliver(self, delivery: Delivery) -> None:
-        self._inbox.append(delivery)
-        if len(self._inbox) == 1:  # otherwise the pipe is already readable
-            self._ring()
-
-    def _ring(self) -> None:
-        # A full pipe also wakes the supervisor; a closed one has no reader.
-        with contextlib.suppress(BlockingIOError, OSError):
-            os.write(self._ringer, b".")
 
     # --- base.Feed
 
     def fileno(self) -> int | None:
-        return self._bell
+        return self._pump.stream.open().fileno() if self._connected else None
 
     @property
     def _paused(self) -> bool:
@@ -124,23 +106,33 @@ class NatsFeed:
 
     @property
     def _connected(self) -> bool:
-        return self._stream is not None and self._stream.link.connected
+        return self._pump.connected
 
     def refresh(self) -> FeedState:
-        if self._stream is None and time.monotonic() >= self._next_try:
-            self._connect()
+        self._pump.stream.refresh()
+        if not self._connected and time.monotonic() >= self._next_try:
+            self._connect(first=False)
         self._take_in()
-        return self._state(self._stream is not None and self._catch_up())
+        more = False
+        if self._connected:
+            with contextlib.suppress(SpoolerUnusable, OSError):  # it is tried again
+                more = self._catch_up()
+            self._pump.advance()
+            self._take_in()
+        return self._state(more)
 
     def _catch_up(self) -> bool:
         """Check what events do not report. Return whether ``refresh`` must be called again."""
+        if self._released:
+            self._delete_released()
+        more = self._pump.work()
         if self._ready and self._look and time.monotonic() >= self._taken_at + _STUCK:
             self._let_go()
         if self._clock() >= self._next_look:
             self._look_whole()
         if self._busy and time.monotonic() >= self._next_busy:
             self._look_at_busy()
-        more = self._sweep()
+        more |= self._sweep()
         self._next_look = min(self._next_look, self._clock() + self._period)
         return more
 
@@ -158,9 +150,9 @@ class NatsFeed:
 
     def _next_refresh(self) -> float:
         now, real = self._clock(), time.monotonic()
-        if self._stream is None:
+        if not self._connected:
             return now + max(self._next_try - real, 0.0)
-        times = [self._next_look]
+        times = [self._next_look, now + max(self._pump.next_due - real, 0.0)]
         if self._ready:
             times.append(now + max(self._taken_at + _STUCK - real, 0.0))
         if self._early:
@@ -168,7 +160,7 @@ class NatsFeed:
         if self._busy:
             times.append(now + max(self._next_busy - real, 0.0))
         # If ``take`` empties ``_ready`` after this, the sweep waits for the end of a run, which is needed for idleness.
-        if not self._certain and not self._ready and self._connected:
+        if not self._certain and not self._ready:
             times.append(now + max(self._next_sweep - real, 0.0))
         return min(times)
 
@@ -199,8 +191,19 @@ class NatsFeed:
         return self._wanted if lasted < 4 * _MOMENT else self._wanted // 2
 
     def release(self, tickets: Iterable[Ticket]) -> None:
+        tickets = list(tickets)
+        self._released += [ticket.token for ticket in tickets if ticket.token]
+        with contextlib.suppress(SpoolerUnusable):  # ``refresh`` tries it again; until then the tasks are busy
+            self._delete_released()
         for ticket in tickets:
             self._return(ticket.ref)
+
+    def _delete_released(self) -> None:
+        names, stream = self._place.names, self._pump.stream
+        for answer in stream.ask_all([deletion(names.state, record) for record in self._released]):
+            if isinstance(answer, SpoolerUnusable) and not (isinstance(answer, ApiError) and answer.nothing_there):
+                raise answer
+        self._released.clear()
 
     def done(self, ref: str, until: float | None) -> None:
         self._busy.discard(ref)
@@ -222,14 +225,11 @@ class NatsFeed:
             self._look_at_busy()
 
     def close(self) -> None:
-        if self._stream is not None and not self._stream.link.closed:
-            self._stream.link.forget(self._pump.connection_changed)
-            with contextlib.suppress(SpoolerUnusable):
-                self._call(self._pump.stop())
-                self._take_in()
-                self._call(self._pump.return_all([*self._held.values(), *self._out.values()]))
-        os.close(self._bell)
-        os.close(self._ringer)
+        self._pump.stop(self._unbegun)
+
+    def _unbegun(self) -> list[Delivery]:
+        self._take_in()
+        return [*self._held.values(), *self._out.values()]
 
     # --- parts
 
@@ -238,9 +238,6 @@ class NatsFeed:
         return self._control.period_of(self._pump.switches)
 
     def _take_in(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            while os.read(self._bell, 4096):
-                pass
         now = self._clock()
         arrived = False
         while self._inbox:
@@ -300,8 +297,8 @@ class NatsFeed:
 
     def _ask(self) -> None:
         room = self._wanted - len(self._ready)
-        if self._stream is not None and (2 * room >= self._wanted or room < 0):
-            self._stream.link.soon(self._pump.ask, room)
+        if 2 * room >= self._wanted or room < 0:
+            self._pump.ask(room)
 
     def _let_go(self) -> None:
         """Return the ready tasks to the server, because all workers are busy and other supervisors may have idle
@@ -315,39 +312,24 @@ class NatsFeed:
         self._ask()
 
     def _give_back(self, delivery: Delivery, delay: float) -> None:
-        self._pump.progress.pop(delivery.reply, None)
-        self._on(self._pump.back(delivery.reply, delay))
+        self._pump.back(delivery.reply, delay)
 
     def _look_whole(self) -> None:
+        self._next_look = self._clock() + _LOOK_AGAIN
+        self._pump.look()
         self._next_look = self._clock() + self._period
-        with contextlib.suppress(SpoolerUnusable):
-            self._call(self._pump.look())
-        self._next_look = self._clock() + self._period
-
-    def _call(self, work: Coroutine[Any, Any, T]) -> T:
-        if self._stream is None:
-            work.close()
-            raise Unreachable("there is no connection yet")
-        return self._stream.link.call(work, self._place.patience)
-
-    def _on(self, work: Coroutine[Any, Any, None]) -> None:
-        if self._stream is None:
-            work.close()
-        else:
-            self._stream.link.start(work)
 
     def _sweep(self) -> bool:
         """Check with the server when the queue seems empty. Return whether tasks were found."""
         now = time.monotonic()
         if self._first() is not None and self._look:
             return False
-        if now < self._next_sweep or not self._connected or (self._certain and self._look):
+        if now < self._next_sweep or (self._certain and self._look):
             return False
         self._next_sweep = now + self._look
-        found = False
-        with contextlib.suppress(SpoolerUnusable):
-            found = self._call(self._pump.sweep())
-            self._certain = not found
+        self._certain = False
+        found = self._pump.sweep()
+        self._certain = not found
         self._take_in()
         return found
 
@@ -355,32 +337,33 @@ class NatsFeed:
         """Offer tasks again that are no longer running elsewhere, and forget those that no longer exist."""
         self._next_busy = time.monotonic() + (_BUSY if self._look else 0.0)
         with contextlib.suppress(SpoolerUnusable):
-            for ref, due in self._call(self._released(list(self._busy))).items():
+            for ref, due in self._released_elsewhere(list(self._busy)).items():
                 if due is None:
                     self.done(ref, None)
                 else:
                     self._return(ref, due)
 
-    async def _released(self, refs: list[str]) -> dict[str, float | None]:
+    def _released_elsewhere(self, refs: list[str]) -> dict[str, float | None]:
         """Return when each of these tasks, if not running, may run again. The value is None for a message of another
         feed."""
-        stream, names, patience = self._place.stream(), self._place.names, self._place.patience
+        stream, names = self._pump.stream, self._place.names
         found: dict[str, float | None] = {}
-        known = await self._runs(stream)
+        known = self._runs(stream)
         for ref in refs:
             run, delivery = known.get(ref), self._out.get(ref)
-            stored = await stream.last(names.tasks, names.task("*", "*", ref), patience=patience)
+            stored = stream.last(names.tasks, names.task("*", "*", ref))
             if stored is None or delivery is None or stored.seq != delivery.seq:
                 found[ref] = None
             elif run is None or not run.is_of(stored):
                 found[ref] = delivery.due
-            elif not await runs.is_held(stream, names, run, patience):
+            elif not runs.is_held(stream, names, run):
+                if run.prefetched:  # what a dead worker had not begun was given back before
+                    self._tasks.mark(stream, ref)
                 found[ref] = max(delivery.due, run.until)
         return found
 
-    async def _runs(self, stream: JetStream) -> dict[str, Run]:
-        names, patience = self._place.names, self._place.patience
-        found = [Run.of(one) async for one in stream.read(names.state, names.run("*"), patience=patience)]
+    def _runs(self, stream: JetStream) -> dict[str, Run]:
+        found = map(Run.of, stream.read(self._place.names.state, self._place.names.run("*")))
         return {run.token: run for run in found if run is not None}
 
 

@@ -5,13 +5,12 @@ from collections.abc import Sequence
 
 from ...message import Record
 from .cluster import Cluster
-from .jetstream import JetStream, Publication, new_id
+from .jetstream import JetStream, Request, new_id
 from .names import is_piece
 from .stored import Stored
 
 __all__ = ["History"]
 
-_AT_ONCE = 500
 _ALL = 1 << 40
 _MATCHES = 10
 
@@ -26,12 +25,9 @@ class History:
         """Store these records."""
         names = self._place.names
         if self._place.keeps_history:
-            for at in range(0, len(records), _AT_ONCE):
-                messages = [
-                    Publication(names.record(one.id), json.dumps(one).encode(), new_id())
-                    for one in records[at : at + _AT_ONCE]
-                ]
-                self._place.publish_all(messages)
+            self._place.publish_all(
+                [Request(names.record(one.id), json.dumps(one).encode(), new_id()) for one in records]
+            )
 
     def matching(self, piece: str) -> list[str]:
         """Return the ids of a few tasks whose tokens begin or end with this piece."""
@@ -44,18 +40,18 @@ class History:
         """Return the newest runs, newest first; of one task if ``id`` is given."""
         return self._place.call(lambda stream: self._latest(stream, id, limit))
 
-    async def _latest(self, stream: JetStream, id: str | None, limit: int) -> list[Record]:
-        names, patience = self._place.names, self._place.patience
+    def _latest(self, stream: JetStream, id: str | None, limit: int) -> list[Record]:
+        names = self._place.names
         if id is not None:
-            found = [one async for one in stream.read(names.history, names.record(id), patience=patience)]
+            found = list(stream.read(names.history, names.record(id)))
             records = [record for record in map(_record, found) if record is not None and record.id == id]
         else:
-            info = await stream.info(names.history, patience=patience)
+            info = stream.info(names.history)
             if info is None:
                 return []
             start = max(info["state"]["last_seq"] - limit + 1, 1)
             subject = f"{names.root}.history.*"
-            found = [one async for one in stream.read(names.history, subject, start=start, patience=patience)]
+            found = list(stream.read(names.history, subject, start=start))
             records = [record for record in map(_record, found) if record is not None]
         return records[: -limit - 1 : -1] if limit else []
 

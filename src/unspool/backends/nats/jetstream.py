@@ -4,18 +4,18 @@ A repeated publish carries the same message id, so the server stores it once. A 
 finds the message deleted. No other request writes.
 """
 
-import asyncio
 import base64
 import contextlib
 import itertools
 import json
 import os
-from collections.abc import AsyncIterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from ...errors import SpoolerUnusable
-from .async_connection import AsyncConnection, Unreachable
+from ...errors import SpoolerUnreachable, SpoolerUnusable
+from .connection import Connection, Denied, Message, Server, headers_of
 from .stored import HEADER, Stored
 
 __all__ = [
@@ -25,15 +25,18 @@ __all__ = [
     "ApiError",
     "Conflict",
     "JetStream",
-    "Publication",
-    "client_errors",
+    "Request",
+    "Unreachable",
     "condition",
+    "deletion",
     "message_of",
     "new_id",
+    "read",
 ]
 
-_ANSWER = 3.0  # seconds for one answer before the request is repeated
+_CONNECT = 2.0  # seconds for one server to accept a connection
 _PAUSES = (0.02, 0.05, 0.1, 0.25, 0.5)
+_AT_ONCE = 500  # requests without an answer at a time
 _PAGE = 256
 _PAGE_BYTES = 4 << 20
 
@@ -85,12 +88,21 @@ class ApiError(SpoolerUnusable):
         return self.code in _WRONG_SEQUENCE
 
 
-class Publication(NamedTuple):
-    """A message to store. One of its headers is the message id, so it is stored once."""
+class Unreachable(SpoolerUnreachable):
+    """No server answers, or none accepts the connection."""
+
+
+class Request(NamedTuple):
+    """A message that is sent for an answer. A message to store has its message id in a header."""
 
     subject: str
-    data: bytes
-    headers: Mapping[str, str]
+    data: bytes = b""
+    headers: Mapping[str, str] | None = None
+    answered: bool = True
+
+    def told(self) -> "Request":
+        """Return this request without an answer. It may be lost, and its result is unknown."""
+        return self._replace(answered=False)
 
 
 def new_id() -> dict[str, str]:
@@ -115,59 +127,179 @@ def condition(subject: str, seq: int) -> dict[str, str]:
 
 
 class JetStream:
-    """Requests over one connection. All methods run in its loop.
+    """Requests over one connection, which is opened again when it breaks. One thread at a time may use it.
 
+    :param servers: the servers. The first is the one that was last reached.
     :param shown: the servers, for messages, as ``NATS at …``.
+    :param patience: seconds for which a request is repeated if there is no answer.
     """
 
-    def __init__(self, link: AsyncConnection, shown: str) -> None:
-        self.link = link
-        self._client = link.client
+    def __init__(self, servers: list[Server], login: Mapping[str, str], shown: str, patience: float) -> None:
+        self._servers = servers
+        self._login = login
         self.shown = shown
-        self.patient = self
-        """A view of JetStream that repeats each request until it is answered."""
-        self._inbox = ""
-        self._asked = itertools.count()
-        self._answers: dict[str, asyncio.Future[Any]] = {}
+        self.patience = patience
+        self.on_open: Callable[[Connection], None] = lambda _: None
+        """Called with each new connection."""
+        self._connection: Connection | None = None
+        self._why = ""  # the reason why the servers cannot be reached
 
-    async def begin(self) -> None:
-        """Subscribe once for all answers. The client's own requests cost twice as much."""
-        self._inbox = self._client.new_inbox()
-        await self._client.subscribe(f"{self._inbox}.*", cb=self._on_answer)
+    # --- the connection
 
-    async def _on_answer(self, message: Any) -> None:
-        answer = self._answers.get(message.subject)
-        if answer is not None and not answer.done():
-            answer.set_result(message)
+    @property
+    def is_open(self) -> bool:
+        """Return whether there is a connection, as far as is known."""
+        return self._connection is not None and not self._connection.closed
 
-    async def _request(self, subject: str, data: bytes, headers: Mapping[str, str] | None, timeout: float) -> Any:
-        reply = f"{self._inbox}.{next(self._asked)}"
-        self._answers[reply] = answer = asyncio.get_running_loop().create_future()
-        try:
-            async with asyncio.timeout(timeout):  # a publish also waits if the server reads nothing
-                await self._client.publish(subject, data, reply=reply, headers=dict(headers) if headers else None)
-                return await answer
-        finally:
-            del self._answers[reply]
+    def open(self, *, once: bool = False) -> Connection:
+        """Return the connection, opened if necessary.
 
-    async def api(self, verb: str, request: Mapping[str, Any] | None = None, *, patience: float) -> dict[str, Any]:
-        """Send a request to the JetStream API and return its answer.
+        :param once: whether each server is tried only once.
+        :raises Unreachable: if no server accepts it.
+        """
+        if self._connection is not None and not self._connection.closed:
+            return self._connection
+        end = time.monotonic() + self.patience
+        for number in itertools.count():
+            try:
+                return self._opened(end)
+            except OSError:
+                if number + 1 >= len(self._servers) if once else not self._pause(number, end):
+                    raise self._unreachable() from None
+        raise AssertionError
 
-        :param patience: seconds for which the request is repeated if there is no answer.
+    def _opened(self, end: float) -> Connection:
+        connection = self._connection
+        if connection is None or connection.closed:
+            server = self._servers[0]
+            try:
+                timeout = min(_CONNECT, max(end - time.monotonic(), 0.1))
+                connection = self._connection = Connection(server, self._login, timeout)
+                self.on_open(connection)
+            except OSError as error:
+                what = "used" if isinstance(error, Denied) else "reached"
+                self._why = f" cannot be {what}: {error.strerror or error}"
+                if self._servers[0] == server:  # otherwise another thread has done this
+                    self._servers.append(self._servers.pop(0))
+                raise
+            self._why = ""
+            self._learn(connection, server)
+        return connection
+
+    def _learn(self, connection: Connection, server: Server) -> None:
+        """Note the other servers of the cluster."""
+        for url in connection.info.get("connect_urls") or ():
+            host, _, port = str(url).rpartition(":")
+            found = server._replace(host=host.strip("[]"), port=int(port) if port.isdigit() else 4222)
+            if all((found.host, found.port) != (one.host, one.port) for one in self._servers):
+                self._servers.append(found)
+
+    @staticmethod
+    def _pause(number: int, end: float) -> bool:
+        """Wait before a further attempt. Return False if there is no time for one."""
+        wait = _PAUSES[min(number, len(_PAUSES) - 1)]
+        if time.monotonic() + wait >= end:
+            return False
+        time.sleep(wait)
+        return True
+
+    def _unreachable(self) -> Unreachable:
+        if not self.is_open and self._why:
+            return Unreachable(f"{self.shown}{self._why}")
+        return Unreachable(f"JetStream of {self.shown} does not answer; check that it is enabled and has a leader")
+
+    def refresh(self) -> None:
+        """Process what has arrived while the connection was not used. The server may have closed it."""
+        if self._connection is not None and not self._connection.closed:
+            with contextlib.suppress(OSError):
+                self._connection.poll()
+
+    def close(self) -> None:
+        """Close the connection. The next request opens another."""
+        if self._connection is not None:
+            self._connection.close()
+
+    # --- requests
+
+    def ask_all(self, requests: Sequence[Request]) -> list[dict[str, Any] | SpoolerUnusable]:
+        """Send requests at once. Return for each its answer or its error.
+
+        The error of a request without an answer is ``Unreachable``.
+        """
+        found: list[dict[str, Any] | SpoolerUnusable | None] = [None] * len(requests)
+        left, written, end = range(len(requests)), set[int](), time.monotonic() + self.patience
+        for number in itertools.count():
+            for at in range(0, len(left), _AT_ONCE):
+                try:
+                    self._ask_some(requests, left[at : at + _AT_ONCE], found, written, end)
+                except OSError as error:
+                    self._why = self._why or f" cannot be reached: {error.strerror or error}"
+                    break
+                except BaseException:
+                    self.close()  # an answer of this call could be taken for one of the next
+                    raise
+            left = [i for i in left if found[i] is None]  # type: ignore[assignment]
+            if not left or not self._pause(number, end):
+                break
+        return [self._unreachable() if one is None else one for one in found]
+
+    def _ask_some(
+        self, requests: Sequence[Request], some: Sequence[int], found: list[Any], written: set[int], end: float
+    ) -> None:
+        connection = self._opened(end)
+        asked, told = [], []
+        for index in some:
+            request = requests[index]
+            if len(request.data) > connection.max_payload:  # the limit was lowered after the task was sent
+                most = f"{self.shown} takes {connection.max_payload} bytes, and a message has more: raise max_payload"
+                found[index] = ApiError(most, 0, index in written)
+            elif request.answered:
+                asked.append((index, connection.ask(*request[:3]), index in written))
+                written.add(index)
+            else:
+                connection.send(*request[:3])
+                told.append(index)
+        for index, number, repeated in asked:
+            reply = connection.answer(number).data  # empty if no responder listens
+            answer: dict[str, Any] = json.loads(reply) if reply else {}
+            error = answer.get("error")
+            if error and int(error.get("err_code", 0)) not in TEMPORARY:
+                found[index] = ApiError.of(self.shown, error, repeated=repeated)
+            elif answer and not error:
+                found[index] = answer
+        for index in told:  # before the answers, they may have been lost with the connection
+            found[index] = {}
+
+    def ask(self, request: Request) -> dict[str, Any]:
+        """Send a request, repeat it until it is answered, and return the answer.
+
         :raises ApiError: if the answer is an error.
         :raises Unreachable: if there is no answer.
         """
-        data = json.dumps(request).encode() if request else b""
-        return await self._ask(f"$JS.API.{verb}", data, None, patience)
+        (answer,) = self.ask_all([request])
+        if isinstance(answer, SpoolerUnusable):
+            raise answer
+        return answer
 
-    async def publish(
+    def tell(self, *requests: Request) -> None:
+        """Send requests without waiting for answers. They may be lost."""
+        if self._connection is not None and not self._connection.closed:
+            with contextlib.suppress(OSError):
+                for request in requests:
+                    self._connection.send(*request[:3])
+                self._connection.flush()
+
+    def api(self, verb: str, request: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Send a request to the JetStream API and return its answer. Raises as ``ask``."""
+        return self.ask(Request(f"$JS.API.{verb}", json.dumps(request).encode() if request else b""))
+
+    def publish(
         self,
         stream: str,
         subject: str,
         data: bytes,
         headers: Mapping[str, str] | None = None,
         *,
-        patience: float,
         replaces: tuple[str, int] | None = None,
     ) -> int:
         """Store a message once in the stream of its subject, and return its sequence number. A quorum has stored it by
@@ -178,64 +310,55 @@ class JetStream:
         """
         sent = {**new_id(), **(condition(*replaces) if replaces else {}), **(headers or {})}
         try:
-            return int((await self._ask(subject, data, sent, patience))["seq"])
+            return int(self.ask(Request(subject, data, sent))["seq"])
         except ApiError as error:
             if not error.is_conflict:
                 raise
             # The last message may be ours. The server compares sequence numbers before message ids, so it refuses a
             # repeated publish whose first attempt succeeded.
-            stored = await self.last(stream, subject, patience=patience) if error.repeated else None
+            stored = self.last(stream, subject) if error.repeated else None
             if stored is None or stored.id != sent[ID]:
                 raise Conflict(unsure=error.repeated) from None
             return stored.seq
 
-    async def publish_all(self, messages: Sequence[Publication], *, patience: float) -> None:
-        """Store messages concurrently. If one fails, wait for the others before raising.
+    def publish_all(self, messages: Sequence[Request]) -> None:
+        """Store messages. If one fails, the others are stored nevertheless.
 
         :raises SpoolerUnusable: ``sent`` contains the ids of the stored messages.
         """
-        works = (self._ask(subject, data, headers, patience) for subject, data, headers in messages)
-        results = await asyncio.gather(*works, return_exceptions=True)
-        for failure in results:
-            if isinstance(failure, SpoolerUnusable):
-                stored = zip(messages, results, strict=True)
-                failure.sent = tuple(one.headers[ID] for one, result in stored if isinstance(result, dict))
-            if isinstance(failure, BaseException):
-                raise failure
+        answers = self.ask_all(messages)
+        failure = next((one for one in answers if isinstance(one, SpoolerUnusable)), None)
+        if failure is not None:
+            stored = zip(messages, answers, strict=True)
+            failure.sent = tuple((one.headers or {})[ID] for one, answer in stored if isinstance(answer, dict))
+            raise failure
 
-    async def last(self, stream: str, subject: str, *, patience: float) -> Stored | None:
+    def last(self, stream: str, subject: str) -> Stored | None:
         """Return the last message of a subject, wildcards allowed, from the stream's leader."""
-        return await self._get(stream, {"last_by_subj": subject}, patience)
+        return self._get(stream, {"last_by_subj": subject})
 
-    async def get(self, stream: str, seq: int, *, patience: float) -> Stored | None:
+    def get(self, stream: str, seq: int) -> Stored | None:
         """Return the message with this number."""
-        return await self._get(stream, {"seq": seq}, patience)
+        return self._get(stream, {"seq": seq})
 
-    async def next(self, stream: str, subject: str, start: int, *, patience: float) -> Stored | None:
+    def next(self, stream: str, subject: str, start: int) -> Stored | None:
         """Return the first message of a subject, wildcards allowed, at or after a number, from the stream's leader."""
-        return await self._get(stream, {"seq": start, "next_by_subj": subject}, patience)
+        return self._get(stream, {"seq": start, "next_by_subj": subject})
 
-    @staticmethod
-    def deletion(stream: str, seq: int) -> tuple[str, bytes]:
-        """Return the request that deletes a message."""
-        return f"$JS.API.STREAM.MSG.DELETE.{stream}", b'{"seq": %d, "no_erase": true}' % seq
+    def _get(self, stream: str, wanted: Mapping[str, Any]) -> Stored | None:
+        return message_of(*self.ask_all([read(stream, wanted)]))
 
-    async def delete(self, stream: str, seq: int, *, patience: float) -> bool:
+    def delete(self, stream: str, seq: int) -> bool:
         """Delete a message. Return False if it does not exist."""
         try:
-            await self._ask(*self.deletion(stream, seq), None, patience)
+            self.ask(deletion(stream, seq))
         except ApiError as error:
             if error.nothing_there:
                 return error.repeated  # then an earlier attempt deleted it and its answer was lost
             raise
         return True
 
-    async def drop(self, stream: str, seq: int) -> None:
-        """Delete a message without waiting for an answer. Only for messages whose deletion may fail."""
-        with contextlib.suppress(client_errors()):
-            await self._client.publish(*self.deletion(stream, seq))
-
-    async def info(self, stream: str, *, patience: float, count: str = "") -> dict[str, Any] | None:
+    def info(self, stream: str, *, count: str = "") -> dict[str, Any] | None:
         """Return a stream's settings and state, or None if the stream does not exist.
 
         :param count: a subject with wildcards; ``total`` is then the number of matching subjects.
@@ -243,13 +366,13 @@ class JetStream:
         # An offset past the end returns the count alone.
         request = {"subjects_filter": count, "offset": 1 << 40} if count else None
         try:
-            return await self.api(f"STREAM.INFO.{stream}", request, patience=patience)
+            return self.api(f"STREAM.INFO.{stream}", request)
         except ApiError as error:
             if error.code == NO_STREAM:
                 return None
             raise
 
-    async def subjects(self, stream: str, filter: str, *, patience: float) -> AsyncIterator[str]:
+    def subjects(self, stream: str, filter: str) -> Iterator[str]:
         """Yield the subjects of a stream's messages without reading the messages, in no particular order.
 
         :param filter: a subject with wildcards.
@@ -258,129 +381,85 @@ class JetStream:
         while offset < total:
             request = {"subjects_filter": filter, "offset": offset}
             try:
-                page = await self.api(f"STREAM.INFO.{stream}", request, patience=patience)
+                page = self.api(f"STREAM.INFO.{stream}", request)
             except ApiError as error:
                 if error.code == NO_STREAM:
                     return
                 raise
             found = page["state"].get("subjects") or {}
-            for subject in found:
-                yield subject
+            yield from found
             offset, total = offset + len(found), page.get("total", 0) if found else 0
 
-    async def consumers(self, stream: str, *, patience: float) -> list[str]:
+    def consumers(self, stream: str) -> list[str]:
         """Return the names of a stream's consumers."""
         found: list[str] = []
         while True:
-            page = await self.api(f"CONSUMER.NAMES.{stream}", {"offset": len(found)}, patience=patience)
+            page = self.api(f"CONSUMER.NAMES.{stream}", {"offset": len(found)})
             found += page["consumers"] or []
             if not page["consumers"] or len(found) >= page["total"]:
                 return found
 
-    async def read(self, stream: str, subject: str, *, patience: float, start: int = 1) -> AsyncIterator[Stored]:
+    def read(self, stream: str, subject: str, *, start: int = 1) -> Iterator[Stored]:
         """Yield the messages of a subject, wildcards allowed, in order, without consuming them."""
-        while True:
-            page = await self.page(stream, subject, start, patience=patience)
-            for stored in page:
-                yield stored
-            if not page:
-                return
+        while page := self.page(stream, subject, start):
+            yield from page
             start = page[-1].seq + 1
 
-    async def page(self, stream: str, subject: str, start: int, *, patience: float) -> list[Stored]:
+    def page(self, stream: str, subject: str, start: int) -> list[Stored]:
         """Return some of these messages from a sequence number on. The list is empty if there are no more."""
-        loop = asyncio.get_running_loop()
-        end = loop.time() + patience
-        while True:
-            try:
-                return await self._page(stream, subject, start)
-            except TimeoutError:
-                if loop.time() >= end:
-                    raise self._unreachable() from None
-                await asyncio.sleep(_PAUSES[1])
-
-    async def _page(self, stream: str, subject: str, start: int) -> list[Stored]:
-        inbox = self._client.new_inbox()
-        sub = await self._client.subscribe(inbox)
-        request = {"seq": start, "next_by_subj": subject, "batch": _PAGE, "max_bytes": _PAGE_BYTES}
-        found: list[Stored] = []
-        try:
-            await self._client.publish(f"$JS.API.DIRECT.GET.{stream}", json.dumps(request).encode(), reply=inbox)
-            while True:
-                message = await sub.next_msg(timeout=_ANSWER)
-                headers = message.headers or {}
-                if "Nats-Sequence" not in headers:
-                    if headers.get("Status") == "503":
-                        raise TimeoutError
-                    return found
-                found.append(
-                    Stored(
-                        headers["Nats-Subject"],
-                        int(headers["Nats-Sequence"]),
-                        _unix(headers["Nats-Time-Stamp"]),
-                        headers.get(HEADER, ""),
-                        message.data,
-                    )
-                )
-        except Exception as error:
-            if type(error).__name__ == "TimeoutError":
-                raise TimeoutError from None
-            raise
-        finally:
-            await sub.unsubscribe()
-
-    async def _get(self, stream: str, request: Mapping[str, Any], patience: float) -> Stored | None:
-        try:
-            return message_of(await self.api(f"STREAM.MSG.GET.{stream}", request, patience=patience))
-        except ApiError as error:
-            if error.nothing_there:
-                return None
-            raise
-
-    async def _ask(
-        self, subject: str, data: bytes, headers: Mapping[str, str] | None, patience: float
-    ) -> dict[str, Any]:
-        from nats import errors
-
-        loop = asyncio.get_running_loop()
-        end = loop.time() + patience
-        # An empty answer comes from the client's server and means that no responder listens.
-        nobody = {"error": {"err_code": TEMPORARY[0]}}
-        for number in range(1_000_000):
-            left = end - loop.time()
-            if number and left <= 0:
+        end = time.monotonic() + self.patience
+        for number in itertools.count():
+            with contextlib.suppress(OSError):
+                return self._page(stream, subject, start, end)
+            if not self._pause(number, end):
                 break
-            try:
-                message = await self._request(subject, data, headers, min(_ANSWER, max(left, 0.1)))
-                answer: dict[str, Any] = json.loads(message.data) if message.data else nobody
-            except errors.MaxPayloadError:  # the limit was lowered after the task was sent
-                text = f"{self.shown} takes {self._client.max_payload} bytes, and a message has more: raise max_payload"
-                raise ApiError(text, 0, number > 0) from None
-            except (errors.Error, TimeoutError):
-                answer = nobody
-            if "error" not in answer:
-                return answer
-            error = answer["error"]
-            code = int(error.get("err_code", 0))
-            if code not in TEMPORARY:
-                raise ApiError.of(self.shown, error, repeated=number > 0)
-            await asyncio.sleep(_PAUSES[min(number, len(_PAUSES) - 1)])
         raise self._unreachable()
 
-    def _unreachable(self) -> Unreachable:
-        if not self._client.is_connected:
-            return Unreachable(f"{self.shown} cannot be reached")
-        return Unreachable(f"JetStream of {self.shown} does not answer; check that it is enabled and has a leader")
+    def _page(self, stream: str, subject: str, start: int, end: float) -> list[Stored]:
+        found, arrived, connection = list[Stored](), list[Message](), self._opened(end)
+        inbox = connection.new_inbox()
+        subscription = connection.subscribe(inbox, arrived.append)
+        request = {"seq": start, "next_by_subj": subject, "batch": _PAGE, "max_bytes": _PAGE_BYTES}
+        try:
+            connection.send(f"$JS.API.DIRECT.GET.{stream}", json.dumps(request).encode(), reply=inbox)
+            while True:
+                while not arrived:
+                    connection.receive()
+                message = arrived.pop(0)
+                headers = message.headers
+                if "Nats-Sequence" not in headers:
+                    if message.status == "503":
+                        raise TimeoutError
+                    return found
+                where, when = headers["Nats-Subject"], _unix(headers["Nats-Time-Stamp"])
+                found.append(Stored(where, int(headers["Nats-Sequence"]), when, headers.get(HEADER, ""), message.data))
+        finally:
+            connection.unsubscribe(subscription)
 
 
-def message_of(answer: Mapping[str, Any]) -> Stored:
-    """Return the message in an answer."""
+def read(stream: str, wanted: Mapping[str, Any]) -> Request:
+    """Return the request for a message."""
+    return Request(f"$JS.API.STREAM.MSG.GET.{stream}", json.dumps(wanted).encode())
+
+
+def deletion(stream: str, seq: int) -> Request:
+    """Return the request that deletes a message."""
+    return Request(f"$JS.API.STREAM.MSG.DELETE.{stream}", b'{"seq": %d, "no_erase": true}' % seq)
+
+
+def message_of(answer: Mapping[str, Any] | SpoolerUnusable) -> Stored | None:
+    """Return the message in an answer, or None if there is none.
+
+    :raises SpoolerUnusable: if the answer is another error.
+    """
+    if isinstance(answer, ApiError) and answer.nothing_there:
+        return None
+    if isinstance(answer, SpoolerUnusable):
+        raise answer
     message = answer["message"]
-    lines = base64.b64decode(message.get("hdrs", "")).decode("utf-8", "replace").split("\r\n")
-    headers = {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    headers = headers_of(base64.b64decode(message.get("hdrs", "")))
     data, when = base64.b64decode(message.get("data", "")), _unix(message["time"])
-    header, id = headers.get(HEADER, ""), headers.get(ID, "")
-    return Stored(message["subject"], int(message["seq"]), when, header, data, id)
+    return Stored(message["subject"], int(message["seq"]), when, headers.get(HEADER, ""), data, headers.get(ID, ""))
 
 
 def _unix(text: str) -> float:
@@ -389,10 +468,3 @@ def _unix(text: str) -> float:
     digits = rest.rstrip("Z")[:6] if rest else ""
     whole = datetime.fromisoformat(head.rstrip("Z") + "+00:00").timestamp()
     return whole + (int(digits) / 10 ** len(digits) if digits.isdigit() else 0.0)
-
-
-def client_errors() -> type[Exception]:
-    """Return the base class of the client's exceptions."""
-    from nats import errors
-
-    return errors.Error

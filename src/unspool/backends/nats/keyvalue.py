@@ -20,9 +20,9 @@ lives while it publishes its entry (see ``control``), so there an item ends a le
 was cut off for longer has lost its items: the process that finds such an item absent drops it, so it stays absent.
 """
 
-import asyncio
 import contextlib
 import math
+import time
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
@@ -31,13 +31,12 @@ from ...errors import OptionRefused, SpoolerUnusable
 from ..base import Clock
 from ..keyvalue import FOREVER, Ephemeral, Item, Life, Until, check_key, check_life, check_value
 from . import runs
-from .async_connection import AsyncConnection
 from .cluster import Cluster, Work
 from .control import NatsControl
 from .item import Found, Header
-from .jetstream import ID, NO_STREAM, ApiError, Conflict, JetStream, new_id
+from .jetstream import ID, NO_STREAM, ApiError, Conflict, JetStream, message_of, new_id, read
 from .stored import ROOM
-from .waiting import changes, deaths
+from .waiting import Watch, deaths
 
 __all__ = ["NatsKeyValue"]
 
@@ -63,8 +62,8 @@ class NatsKeyValue:
         self._names = place.names
         self._control = control
         self._clock = clock
-        self._created: AsyncConnection | None = None
-        """The connection on which the stream is known to exist. The first ``put`` creates it."""
+        self._created = False
+        """Whether the stream is known to exist. The first ``put`` creates it."""
         self._ephemeral: dict[str, int] = {}
         """The versions of the ephemeral items of this object in this process."""
         forks.register(after_in_child=self._begin_in_child)
@@ -76,7 +75,7 @@ class NatsKeyValue:
     def put(self, key: str, value: bytes, *, expect: int | None = None, life: Life = FOREVER) -> int | None:
         check_key(key), check_value(value), check_life(life)
         self._create()
-        self._check_size(value)
+        self._place.call(lambda stream: self._check_size(stream, value))
         if isinstance(life, Ephemeral):
             self._place.call(self._control.announce)  # other hosts would take the process for dead
         header, ids = self._header(life), set[str]()
@@ -108,12 +107,7 @@ class NatsKeyValue:
         if timeout <= 0:
             return False
         self._create()
-        future = self._place.start(lambda stream: self._wait(stream, known, timeout))
-        try:
-            return future.result()
-        except BaseException:
-            future.cancel()
-            raise
+        return self._place.call(lambda stream: self._wait(stream, known, timeout))
 
     def close(self) -> None:
         """Drop the ephemeral items that this object has put in this process.
@@ -129,20 +123,18 @@ class NatsKeyValue:
 
     def _try(self, work: Work[T]) -> T:
         try:
-            return self._place.quickly(work)
+            return self._place.call(work)
         except SpoolerUnusable:
-            self._created = None  # the stream may have been deleted
+            self._created = False  # the stream may have been deleted
             raise
 
     def _create(self) -> None:
-        stream = self._place.stream()
-        if self._created is not stream.link:
+        if not self._created:
             self._place.call(self._place.ensure_table)
-            self._created = stream.link
+            self._created = True
 
-    def _check_size(self, value: bytes) -> None:
-        stream = self._place.stream()
-        room = stream.link.client.max_payload - ROOM
+    def _check_size(self, stream: JetStream, value: bytes) -> None:
+        room = stream.open().max_payload - ROOM
         if len(value) > room:
             raise OptionRefused(
                 f"a value of {len(value)} bytes is too large: {stream.shown} accepts at most {room} besides the "
@@ -159,63 +151,57 @@ class NatsKeyValue:
 
     def _begin_in_child(self) -> None:
         self._ephemeral = {}  # they are the parent's
-        self._created = None
 
     def _found(self, keys: Sequence[str]) -> list[Found | None]:
         """Return the last message of each key if it is an item."""
-        if len(keys) == 1:
-            return [self._try(lambda stream: self._current(stream, keys[0]))]
-        return self._place.call(lambda stream: self._currents(stream, keys))
+        return self._try(lambda stream: self._currents(stream, keys))
 
-    # --- in the event loop, and for single keys also on the fast path
+    def _last(self, stream: JetStream, key: str) -> Found | None:
+        return self._lasts(stream, [key])[0]
 
-    async def _last(self, stream: JetStream, key: str) -> Found | None:
-        names = self._names
-        try:
-            stored = await stream.last(names.table, names.item(key), patience=self._place.patience)
-        except ApiError as error:
-            if error.code != NO_STREAM:
-                raise
-            return None  # nothing was ever put
-        return None if stored is None else Found(stored, Header.of(stored.header))
+    def _lasts(self, stream: JetStream, keys: Sequence[str]) -> list[Found | None]:
+        names, found = self._names, list[Found | None]()
+        for answer in stream.ask_all([read(names.table, {"last_by_subj": names.item(key)}) for key in keys]):
+            if isinstance(answer, ApiError) and answer.code == NO_STREAM:
+                found.append(None)  # nothing was ever put
+            else:
+                stored = message_of(answer)
+                found.append(None if stored is None else Found(stored, Header.of(stored.header)))
+        return found
 
-    async def _is_present(self, stream: JetStream, found: Found) -> bool:
+    def _is_present(self, stream: JetStream, found: Found) -> bool:
         header = found.header
         if header.dropped or (header.until is not None and header.until <= self._clock()):
             return False
         if header.process is None:
             return True
-        return await runs.is_alive(stream, self._names, header.process, self._place.patience)
+        return runs.is_alive(stream, self._names, header.process)
 
-    async def _current(self, stream: JetStream, key: str) -> Found | None:
-        found = await self._last(stream, key)
-        if found is None or await self._is_present(stream, found):
-            return found
-        if found.header.process is not None:
-            with contextlib.suppress(Conflict, SpoolerUnusable):  # the next reader repeats it
-                await self._publish_drop(stream, key, found, new_id())
-        return None
-
-    async def _currents(self, stream: JetStream, keys: Sequence[str]) -> list[Found | None]:
-        found: list[Found | None] = []
-        for at in range(0, len(keys), _AT_ONCE):
-            found += await asyncio.gather(*(self._current(stream, key) for key in keys[at : at + _AT_ONCE]))
+    def _currents(self, stream: JetStream, keys: Sequence[str]) -> list[Found | None]:
+        """Return the last message of each key if it is an item. Drop items whose processes have ended."""
+        found = self._lasts(stream, keys)
+        for index, (key, one) in enumerate(zip(keys, found, strict=True)):
+            if one is not None and not self._is_present(stream, one):
+                found[index] = None
+                if one.header.process is not None:
+                    with contextlib.suppress(Conflict, SpoolerUnusable):  # the next reader repeats it
+                        self._publish_drop(stream, key, one, new_id())
         return found
 
-    async def _put(
+    def _put(
         self, stream: JetStream, key: str, value: bytes, expect: int | None, header: Header, ids: set[str]
     ) -> int | None:
         """Put a value.
 
         :param ids: the message ids of earlier attempts. One of them may have succeeded without an answer.
         """
-        names, patience = self._names, self._place.patience
+        names = self._names
         subject, unsure = names.item(key), bool(ids)
-        former = await self._last(stream, key) if expect != 0 or ids else None  # usually there is none
+        former = self._last(stream, key) if expect != 0 or ids else None  # usually there is none
         while True:
             if former is not None and former.stored.id in ids:
                 return former.stored.seq
-            version = former.stored.seq if former and await self._is_present(stream, former) else 0
+            version = former.stored.seq if former and self._is_present(stream, former) else 0
             if expect is not None and version != expect:
                 return self._unless(unsure, key, None)
             new, seq = (header.replacing(former.header), former.stored.seq) if former else (header, 0)
@@ -223,27 +209,25 @@ class NatsKeyValue:
             ids.add(id[ID])
             try:
                 headers = new.dump() | id
-                return await stream.publish(
-                    names.table, subject, value, headers, replaces=(subject, seq), patience=patience
-                )
+                return stream.publish(names.table, subject, value, headers, replaces=(subject, seq))
             except Conflict as conflict:
                 unsure = unsure or conflict.unsure
-                former = await self._last(stream, key)
+                former = self._last(stream, key)
 
-    async def _drop(self, stream: JetStream, key: str, expect: int | None, ids: set[str]) -> bool:
+    def _drop(self, stream: JetStream, key: str, expect: int | None, ids: set[str]) -> bool:
         unsure = bool(ids)
         while True:
-            found = await self._last(stream, key)
+            found = self._last(stream, key)
             if found is not None and found.stored.id in ids:
                 return True
-            if found is None or not await self._is_present(stream, found):
+            if found is None or not self._is_present(stream, found):
                 return self._unless(unsure, key, False)
             if expect is not None and found.stored.seq != expect:
                 return self._unless(unsure, key, False)
             id = new_id()
             ids.add(id[ID])
             try:
-                await self._publish_drop(stream, key, found, id)
+                self._publish_drop(stream, key, found, id)
             except Conflict as conflict:
                 unsure = unsure or conflict.unsure
             else:
@@ -261,44 +245,37 @@ class NatsKeyValue:
             )
         return result
 
-    async def _publish_drop(self, stream: JetStream, key: str, found: Found, id: Mapping[str, str]) -> None:
+    def _publish_drop(self, stream: JetStream, key: str, found: Found, id: Mapping[str, str]) -> None:
         """Replace a message by one that states that there is no item. On a full storage, the reserve makes room."""
         subject, header = self._names.item(key), Header(dropped=True, ttl=found.header.ttl)
         replaces = subject, found.stored.seq
-        await self._place.reserve.store(
-            stream, self._names.table, subject, b"", {**header.dump(), **id}, replaces=replaces
-        )
+        self._place.reserve.store(stream, self._names.table, subject, b"", {**header.dump(), **id}, replaces=replaces)
 
-    async def _scan(self, stream: JetStream, prefix: str, after: str, limit: int) -> list[tuple[str, Item]]:
-        names, patience = self._names, self._place.patience
-        subjects = [one async for one in stream.subjects(names.table, names.items(prefix), patience=patience)]
+    def _scan(self, stream: JetStream, prefix: str, after: str, limit: int) -> list[tuple[str, Item]]:
+        names = self._names
+        subjects = list(stream.subjects(names.table, names.items(prefix)))
         known = (key for key in map(names.key, subjects) if key is not None)
         keys = sorted(key for key in known if key.startswith(prefix) and key > after)
         found: list[tuple[str, Item]] = []
         while keys and len(found) < limit:
             page, keys = keys[:_AT_ONCE], keys[_AT_ONCE:]
-            items = zip(page, await self._currents(stream, page), strict=True)
+            items = zip(page, self._currents(stream, page), strict=True)
             found += [(key, one.item) for key, one in items if one is not None]
         return found[: max(limit, 0)]
 
-    async def _wait(self, stream: JetStream, known: Mapping[str, int], timeout: float) -> bool:
-        loop, keys, changed = asyncio.get_running_loop(), list(known), asyncio.Event()
-        end, link = loop.time() + timeout, stream.link
-        link.on_change(changed.set)  # a restarted server has forgotten the watch
-        try:
-            while True:
-                changed.clear()
-                async with changes(stream, self._names, keys, changed, self._place.patience):
-                    found = await self._currents(stream, keys)
-                    left = end - loop.time()
+    def _wait(self, stream: JetStream, known: Mapping[str, int], timeout: float) -> bool:
+        keys, end = list(known), time.monotonic() + timeout
+        while True:
+            with Watch(stream, self._names, keys) as watch:
+                while not watch.is_lost:
+                    found = self._currents(stream, keys)
+                    left = end - time.monotonic()
                     if (differ := _differ(known, found)) or left <= 0:
                         return differ
                     processes = {one.header.process for one in found if one and one.header.process}
-                    with deaths(processes, changed) as unwatched, contextlib.suppress(TimeoutError):
-                        seconds = min(left, self._round(found, unwatched))
-                        await asyncio.wait_for(changed.wait(), seconds)
-        finally:
-            link.forget(changed.set)
+                    with deaths(processes) as (descriptors, unwatched):
+                        if not any(process.is_local and process.is_dead for process in processes):
+                            watch.wait(descriptors, min(left, self._round(found, unwatched)))
 
     def _round(self, found: Sequence[Found | None], unwatched: bool) -> float:
         """Return the seconds after which an item may have ended without a notice."""

@@ -41,15 +41,15 @@ class Listing:
         token = self._place.token(id)
         return None if token is None else self._place.call(lambda stream: self._find(stream, token))
 
-    async def _find(self, stream: JetStream, token: str) -> tuple[Entry, Stored] | None:
-        names, patience = self._place.names, self._place.patience
-        record = await stream.last(names.state, names.records(token), patience=patience)  # first: see ``Tasks.look``
+    def _find(self, stream: JetStream, token: str) -> tuple[Entry, Stored] | None:
+        names = self._place.names
+        record = stream.last(names.state, names.records(token))  # first: see ``Tasks.look``
         run = Run.of(record) if record else None
-        stored = await stream.last(names.tasks, names.task("*", "*", token), patience=patience)
+        stored = stream.last(names.tasks, names.task("*", "*", token))
         if stored is not None and names.passing(stored.subject) != ARRIVING and not (run and run.voids(stored)):
-            held = run is not None and run.is_of(stored) and await runs.is_held(stream, names, run, patience)
+            held = run is not None and run.is_of(stored) and runs.is_held(stream, names, run)
             return self._entry(stored, run, held), stored
-        stored = await stream.last(names.aside, names.task("*", "*", token), patience=patience)
+        stored = stream.last(names.aside, names.task("*", "*", token))
         if stored is None or names.passing(stored.subject) == ARRIVING or (run and run.voids(stored)):
             return None
         return self._entry(stored, None, False), stored
@@ -58,10 +58,10 @@ class Listing:
         """Return the ids of a few tasks whose tokens begin or end with this piece."""
         return self._place.call(lambda stream: self._matching(stream, piece))
 
-    async def _matching(self, stream: JetStream, piece: str) -> list[str]:
+    def _matching(self, stream: JetStream, piece: str) -> list[str]:
         names, found = self._place.names, dict[str, None]()
         for name in (names.tasks, names.aside):
-            async for subject in stream.subjects(name, names.task("*", "*", "*"), patience=self._place.patience):
+            for subject in stream.subjects(name, names.task("*", "*", "*")):
                 token = subject.rpartition(".")[2]
                 if is_piece(piece, token) and names.passing(subject) != ARRIVING:
                     found[f"{self._place.name}/{token}"] = None
@@ -121,11 +121,11 @@ class Listing:
             start = page[-1].seq + 1
 
     def _page(self, name: str, subject: str, start: int) -> list[Stored]:
-        return self._place.call(lambda stream: stream.page(name, subject, start, patience=self._place.patience))
+        return self._place.call(lambda stream: stream.page(name, subject, start))
 
     def _ranks(self) -> list[str]:
         names = self._place.names
-        found = self._place.call(lambda stream: stream.consumers(names.tasks, patience=self._place.patience))
+        found = self._place.call(lambda stream: stream.consumers(names.tasks))
         ranks = [name.partition("-")[2] for name in found if name.startswith("rank-")]
         return sorted(ranks, key=lambda rank: int(rank) if rank.isdigit() else UNNUMBERED)
 
@@ -133,15 +133,15 @@ class Listing:
         """Return the valid records of runs by token, each with its task and whether the task is still running."""
         return self._place.call(self._known)
 
-    async def _known(self, stream: JetStream) -> "_Known":
-        names, patience = self._place.names, self._place.patience
+    def _known(self, stream: JetStream) -> "_Known":
+        names = self._place.names
         found: _Known = {}
-        async for record in stream.read(names.state, names.run("*"), patience=patience):
+        for record in stream.read(names.state, names.run("*")):
             run = Run.of(record)
             if run is not None:
-                stored = await stream.last(names.tasks, names.task("*", "*", run.token), patience=patience)
+                stored = stream.last(names.tasks, names.task("*", "*", run.token))
                 if stored is not None and run.is_of(stored):
-                    found[run.token] = run, stored, await runs.is_held(stream, names, run, patience)
+                    found[run.token] = run, stored, runs.is_held(stream, names, run)
         return found
 
     def summary(self) -> Summary:
@@ -165,15 +165,15 @@ class Listing:
                 counts[state] += self._place.call(lambda stream, one=one: self._number(stream, one))  # type: ignore[misc]
         return Summary(counts, min(waited, default=None) if counts[State.READY] else None)
 
-    async def _totals(self, stream: JetStream) -> tuple[int, int]:
+    def _totals(self, stream: JetStream) -> tuple[int, int]:
         names = self._place.names
-        arriving = await self._number(stream, ARRIVING)
-        info = await stream.info(names.tasks, count=names.task(LATER, "*", "*"), patience=self._place.patience)
+        arriving = self._number(stream, ARRIVING)
+        info = stream.info(names.tasks, count=names.task(LATER, "*", "*"))
         return (info.get("total", 0), info["state"]["messages"] - arriving) if info else (0, 0)
 
-    async def _number(self, stream: JetStream, kind: str) -> int:
+    def _number(self, stream: JetStream, kind: str) -> int:
         names = self._place.names
-        info = await stream.info(names.stream(kind), count=names.task(kind, "*", "*"), patience=self._place.patience)
+        info = stream.info(names.stream(kind), count=names.task(kind, "*", "*"))
         return int(info.get("total", 0)) if info else 0
 
     def _entry(self, stored: Stored, run: Run | None, held: bool) -> Entry:

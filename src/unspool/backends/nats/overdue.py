@@ -10,17 +10,15 @@ late. A task therefore counts as overdue one lease after its time, by the server
 lease after a reconnection.
 """
 
-import asyncio
-import contextlib
 import logging
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 
-from ...errors import SpoolerUnusable
 from ...printable import counted
 from .cluster import Cluster
-from .jetstream import ApiError, JetStream, client_errors
+from .jetstream import ApiError, JetStream
 from .names import LATER
 from .stored import Stored
 from .tasks import Tasks
@@ -33,46 +31,46 @@ _PAGES = 16  # pages read by a full look
 
 
 class Overdue:
-    """Find and release the overdue tasks of a spooler. The methods run in the event loop."""
+    """Find and release the overdue tasks of a spooler."""
 
     def __init__(self, place: Cluster, tasks: Tasks) -> None:
         self._place = place
         self._tasks = tasks
         self._next = 1
-        self._rest = 0.0  # no task is released before this time of the event loop
+        self._rest = 0.0  # no task is released before this time
         self._whole = math.inf  # the time at which all deferred tasks are read
 
     def renewed(self) -> None:
         """Note that the connection broke or was restored."""
-        self._rest = asyncio.get_running_loop().time() + self._place.lease
+        self._rest = time.monotonic() + self._place.lease
 
-    async def run(self, stream: JetStream) -> None:
-        """Look for overdue tasks periodically."""
-        while True:
-            await asyncio.sleep(min(_INTERVAL, self._place.lease / 3))
-            with contextlib.suppress(SpoolerUnusable, client_errors()):
-                await self.look(stream, 1)
+    @property
+    def interval(self) -> float:
+        """Return the seconds between two calls of ``look`` for one page."""
+        return min(_INTERVAL, self._place.lease / 3)
 
-    async def look(self, stream: JetStream, pages: int = _PAGES) -> None:
+    def look(self, stream: JetStream, pages: int = _PAGES) -> Iterator[None]:
         """Restore what is missing after a full storage: the reserve, and the tasks that the server could not release.
+        The caller may do other work between the steps.
 
         :param pages: the number of pages of deferred tasks to read, starting where the last look ended. All are read
             once, one lease after the storage has room again.
         """
-        now, lease = asyncio.get_running_loop().time(), self._place.lease
-        if await self._place.reserve.keep(stream):
+        now, lease = time.monotonic(), self._place.lease
+        if self._place.reserve.keep(stream):
             self._whole = min(self._whole, now + lease)
-        names, patience, number = self._place.names, self._place.patience, 0
+        names, number = self._place.names, 0
         subject = names.task(LATER, "*", "*")
-        info = await stream.info(names.tasks, count=subject, patience=patience)
+        info = stream.info(names.tasks, count=subject)
         if now < self._rest or info is None or not info.get("total"):
             return
         if whole := now >= self._whole:
             self._next, pages = 1, 1 << 32
         latest = datetime.fromisoformat(info["ts"]).timestamp() - lease
         while pages > 0:
-            page = await stream.page(names.tasks, subject, self._next, patience=patience)
-            number += await self._let_out(stream, [stored for stored in page if stored.facts.due <= latest])
+            yield
+            page = stream.page(names.tasks, subject, self._next)
+            number += self._let_out(stream, [stored for stored in page if stored.facts.due <= latest])
             self._next = page[-1].seq + 1 if page else 1
             pages = pages - 1 if page else 0
         if whole:
@@ -80,12 +78,12 @@ class Overdue:
         if number:
             _log.warning("%s kept %s back beyond their time; they may run now", stream.shown, counted(number, "task"))
 
-    async def _let_out(self, stream: JetStream, overdue: Sequence[Stored]) -> int:
+    def _let_out(self, stream: JetStream, overdue: Sequence[Stored]) -> int:
         """Release as many of these tasks as there is room for, and return their number."""
         number = 0
         for stored in overdue:
             try:
-                number += await self._tasks.let_out(stream, stored)
+                number += self._tasks.let_out(stream, stored)
             except ApiError as error:
                 if error.is_full:  # already logged by the reserve
                     break

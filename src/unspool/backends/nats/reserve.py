@@ -19,25 +19,24 @@ _SIZE = 1 << 20  # bytes: the default maximum of a message, by which the last on
 
 
 class Reserve:
-    """The reserve of a spooler. The methods run in the event loop."""
+    """The reserve of a spooler."""
 
-    def __init__(self, names: Names, patience: float) -> None:
+    def __init__(self, names: Names) -> None:
         self._names = names
-        self._patience = patience
         self._complained = False
 
-    async def keep(self, stream: JetStream) -> bool:
+    def keep(self, stream: JetStream) -> bool:
         """Write the reserve if it is missing and there is room for it.
 
         :returns: True if it was written: the storage was full before, and has room now.
         """
-        names, patience = self._names, self._patience
-        info = await stream.info(names.aside, count=names.reserve, patience=patience)
+        names = self._names
+        info = stream.info(names.aside, count=names.reserve)
         if info is None or info.get("total"):
             return False
-        data = bytes(max(min(_SIZE, stream.link.client.max_payload - ROOM), 0))
+        data = bytes(max(min(_SIZE, stream.open().max_payload - ROOM), 0))
         try:
-            await stream.publish(names.aside, names.reserve, data, replaces=(names.reserve, 0), patience=patience)
+            stream.publish(names.aside, names.reserve, data, replaces=(names.reserve, 0))
         except Conflict:
             return False  # another process has just written it
         except ApiError as error:
@@ -46,7 +45,7 @@ class Reserve:
             return False
         return True
 
-    async def publish(
+    def publish(
         self,
         stream: JetStream,
         name: str,
@@ -61,7 +60,7 @@ class Reserve:
         :raises ApiError: if there is no room. The first time, a line is logged.
         """
         try:
-            seq = await self.store(stream, name, subject, data, headers, replaces=replaces)
+            seq = self.store(stream, name, subject, data, headers, replaces=replaces)
         except ApiError as error:
             if error.is_full and not self._complained:
                 _log.warning("no task is begun until there is room: %s", error)
@@ -70,7 +69,7 @@ class Reserve:
         self._complained = False
         return seq
 
-    async def store(
+    def store(
         self,
         stream: JetStream,
         name: str,
@@ -84,16 +83,16 @@ class Reserve:
 
         :raises ApiError: if there is no reserve either.
         """
-        message, patience = (name, subject, data, headers), self._patience
+        message = name, subject, data, headers
         try:
-            return await stream.publish(*message, replaces=replaces, patience=patience)
+            return stream.publish(*message, replaces=replaces)
         except ApiError as error:
-            if not error.is_full or not await self._spend(stream):
+            if not error.is_full or not self._spend(stream):
                 raise
-        return await stream.publish(*message, replaces=replaces, patience=patience)
+        return stream.publish(*message, replaces=replaces)
 
-    async def _spend(self, stream: JetStream) -> bool:
+    def _spend(self, stream: JetStream) -> bool:
         """Delete the reserve, and return whether it existed."""
-        names, patience = self._names, self._patience
-        found = await stream.last(names.aside, names.reserve, patience=patience)
-        return found is not None and await stream.delete(names.aside, found.seq, patience=patience)
+        names = self._names
+        found = stream.last(names.aside, names.reserve)
+        return found is not None and stream.delete(names.aside, found.seq)

@@ -11,6 +11,7 @@ The death of a process on the same host is seen at once. A process on another ho
 import json
 import os
 import socket
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from ... import forks
@@ -19,10 +20,22 @@ from .jetstream import JetStream
 from .names import Names
 from .stored import Stored
 
-__all__ = ["Process", "Run", "drop_void", "forget", "host", "is_alive", "is_held", "is_noted", "me", "note", "process"]
+__all__ = [
+    "Process",
+    "Run",
+    "drop_void",
+    "give_up",
+    "given_up",
+    "host",
+    "is_alive",
+    "is_held",
+    "me",
+    "process",
+    "withdrawn",
+]
 
 _DIGITS = 10  # no process id has this many digits
-_claimed: dict[tuple[str, str], int] = {}  # the tasks that this process runs, with the numbers of their records
+_given_up: set[tuple[str, str, int]] = set()
 
 
 class Process(NamedTuple):
@@ -65,7 +78,8 @@ class Run(NamedTuple):
 
     ``message`` is 0 for the task's first message, whose number the worker did not know yet. ``until`` is when the task
     may run again if this run ends without a verdict; 0 means at once. ``excused`` means that such an end is not a
-    crash.
+    crash. ``prefetched`` means that the task was claimed together with others, so the process may
+    not have begun it. ``number`` is that of the process's exchange.
 
     ``ended`` is the last void version of the task's messages. A record with ``ended`` belongs to no message; see
     ``ends``.
@@ -78,6 +92,8 @@ class Run(NamedTuple):
     process: Process
     until: float = 0.0
     excused: bool = False
+    prefetched: bool = False
+    number: int = 0
     ended: int = -1
 
     @classmethod
@@ -91,7 +107,9 @@ class Run(NamedTuple):
             process = Process(str(found["host"]), int(found["pid"]), str(found["began"]))
             token, until = stored.subject.rpartition(".")[2], float(found.get("until", 0.0))
             excused = bool(found.get("excused", False))
-            return cls(token, stored.seq, int(found["message"]), int(found["attempts"]), process, until, excused)
+            prefetched = bool(found.get("prefetched", False))
+            message, attempts, number = int(found["message"]), int(found["attempts"]), int(found.get("number", 0))
+            return cls(token, stored.seq, message, attempts, process, until, excused, prefetched, number)
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
             return None
 
@@ -108,54 +126,58 @@ class Run(NamedTuple):
 
     def dump(self) -> bytes:
         """Return the record as a message."""
-        facts = {
-            "message": self.message,
-            "attempts": self.attempts,
-            "until": self.until,
-            "excused": self.excused,
-        }
+        facts: dict[str, Any] = {"message": self.message, "attempts": self.attempts}
+        if self.until:
+            facts["until"] = self.until
+        if self.excused:
+            facts["excused"] = True
+        if self.prefetched:
+            facts["prefetched"] = True
+        if self.number:
+            facts["number"] = self.number
         return json.dumps(facts | self.process._asdict()).encode()
 
 
-async def is_held(stream: JetStream, names: Names, run: Run, patience: float) -> bool:
+def is_held(stream: JetStream, names: Names, run: Run) -> bool:
     """Return whether the process of a run still runs it."""
     if run.process == me():
-        return is_noted(names, run.token)  # otherwise the claim was given up while the server was away
-    return await is_alive(stream, names, run.process, patience)
+        return (names.root, run.token, run.number) not in _given_up
+    return is_alive(stream, names, run.process)
 
 
-async def is_alive(stream: JetStream, names: Names, process: Process, patience: float) -> bool:
+def is_alive(stream: JetStream, names: Names, process: Process) -> bool:
     """Return whether a process lives. On another host, it lives while it reports."""
     if process.is_local:
         return not process.is_dead
-    return await stream.last(names.state, names.live(process.key), patience=patience) is not None
+    return stream.last(names.state, names.live(process.key)) is not None
 
 
-async def drop_void(stream: JetStream, names: Names, patience: float) -> None:
-    """Delete void records, whose deletion a kill or a broken connection prevented."""
-    async for record in stream.read(names.state, names.run("*"), patience=patience):
+def drop_void(stream: JetStream, names: Names) -> Iterator[None]:
+    """Delete void records, whose deletion a kill or a broken connection prevented. The caller may do other work between
+    the steps."""
+    for record in stream.read(names.state, names.run("*")):
+        yield
         run = Run.of(record)
-        if run is None or run.excused or await is_held(stream, names, run, patience):
+        if run is None or run.excused or is_held(stream, names, run):
             continue  # records of carriers are excused, and the server deletes them
-        stored = await stream.last(names.tasks, names.task("*", "*", run.token), patience=patience)
+        stored = stream.last(names.tasks, names.task("*", "*", run.token))
         if stored is None or not run.is_of(stored):
-            await stream.delete(names.state, run.seq, patience=patience)
+            stream.delete(names.state, run.seq)
 
 
-def note(names: Names, token: str, record: int) -> None:
-    """Note that this process runs a task. ``record`` is the number of its record, or 0 before it is written."""
-    _claimed[names.root, token] = record
+def give_up(names: Names, token: str, number: int) -> None:
+    """Note that this process does not run a task although it may have claimed it in the exchange of this number."""
+    _given_up.add((names.root, token, number))
 
 
-def is_noted(names: Names, token: str) -> bool:
-    """Return whether this process runs the task."""
-    return (names.root, token) in _claimed
+def given_up(names: Names) -> list[tuple[str, int]]:
+    """Return the claims that were given up, and whose records may still be there."""
+    return [(token, number) for root, token, number in _given_up if root == names.root]
 
 
-def forget(names: Names, token: str, record: int) -> None:
-    """Note that this process no longer runs a task by this record."""
-    if _claimed.get((names.root, token)) == record:
-        del _claimed[names.root, token]
+def withdrawn(names: Names, token: str, number: int) -> None:
+    """Note that the record of a claim that was given up is not there any more."""
+    _given_up.discard((names.root, token, number))
 
 
 _me: Process | None = None
@@ -193,7 +215,7 @@ def host() -> str:
 def _begin_in_child() -> None:
     global _me  # noqa: PLW0603  another process than the parent
     _me = None
-    _claimed.clear()  # the child runs none of the parent's tasks
+    _given_up.clear()
 
 
 forks.register(after_in_child=_begin_in_child)

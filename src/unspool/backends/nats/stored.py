@@ -47,6 +47,8 @@ class Facts(NamedTuple):
     :param version: the number of earlier messages of this task, each of which the next one replaces.
     :param passage: the state of a transfer to another queue.
     :param unhandled: claims by programs that have no handler for the task.
+    :param alone: whether the task must not be claimed together with others, because it may have killed its worker and
+        supervisor.
     """
 
     due: float
@@ -56,6 +58,7 @@ class Facts(NamedTuple):
     version: int = 0
     passage: Passage | None = None
     unhandled: int = 0
+    alone: bool = False
 
     @property
     def anew(self) -> bool:
@@ -71,6 +74,8 @@ class Facts(NamedTuple):
             facts["passage"] = self.passage
         if self.unhandled:
             facts["unhandled"] = self.unhandled
+        if self.alone:
+            facts["alone"] = True
         reason = self.reason[:_REASON]
         while True:
             line = json.dumps(facts | {"reason": reason} if reason else facts)
@@ -107,8 +112,9 @@ class Stored(NamedTuple):
                 reason = printable(str(found.get("reason", "")))
                 version = _count(found.get("version", found.get("anew") is True))  # written by an earlier version
                 attempts, crashes = _count(found["attempts"]), _count(found["crashes"])
-                unhandled = _count(found.get("unhandled", 0))
-                return Facts(due, attempts, crashes, reason, version, Passage.of(found.get("passage")), unhandled)
+                unhandled, passage = _count(found.get("unhandled", 0)), Passage.of(found.get("passage"))
+                alone = found.get("alone") is True
+                return Facts(due, attempts, crashes, reason, version, passage, unhandled, alone)
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
             pass
         return Facts(self.time)

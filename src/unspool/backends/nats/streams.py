@@ -3,7 +3,6 @@
 A stream with other settings may drop tasks silently, so it is refused, and the message says what to change.
 """
 
-import asyncio
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -44,14 +43,12 @@ def has_schedules(info: Mapping[str, Any]) -> bool:
     return bool(info["config"].get("allow_msg_schedules"))
 
 
-async def ensure(
-    stream: JetStream, names: Names, settings: Settings, patience: float
-) -> tuple[dict[str, Any], dict[str, Any]]:
+def ensure(stream: JetStream, names: Names, settings: Settings) -> tuple[dict[str, Any], dict[str, Any]]:
     """Create missing streams. Return the configuration of the stream of tasks and of the stream of dead letters.
 
     :raises SpoolerUnusable: if JetStream is off, the server is too old, or a stream has an unsuitable configuration.
     """
-    server = stream.link.client._server_info
+    server = stream.open().info
     if not server.get("jetstream"):
         raise SpoolerUnusable(
             f"JetStream is off in {stream.shown}; enable it with 'nats-server -js', or with 'jetstream {{}}' in its "
@@ -62,11 +59,11 @@ async def ensure(
         raise SpoolerUnusable(f"{stream.shown} runs NATS {server.get('version')}; unspool needs 2.11 or newer")
     wanted = _configs(names, settings, schedules=level >= _SCHEDULES)
     common = _common(stream, settings)
-    found = await asyncio.gather(*(_ensure(stream, common | config, patience) for config in wanted))
+    found = [_ensure(stream, common | config) for config in wanted]
     return found[0], found[1]
 
 
-async def ensure_table(stream: JetStream, names: Names, settings: Settings, patience: float) -> None:
+def ensure_table(stream: JetStream, names: Names, settings: Settings) -> None:
     """Create the stream of the key-value table if it is missing.
 
     :raises SpoolerUnusable: if it has an unsuitable configuration.
@@ -79,7 +76,7 @@ async def ensure_table(stream: JetStream, names: Names, settings: Settings, pati
         "allow_msg_ttl": True,
         "duplicate_window": 60 * _SECOND,
     }
-    await _ensure(stream, _common(stream, settings) | table, patience)
+    _ensure(stream, _common(stream, settings) | table)
 
 
 def consumer(names: Names, rank: str, lease: float) -> dict[str, Any]:
@@ -101,7 +98,7 @@ def consumer(names: Names, rank: str, lease: float) -> dict[str, Any]:
 
 
 def _common(stream: JetStream, settings: Settings) -> dict[str, Any]:
-    replicas = settings.replicas or (_MAXIMUM_REPLICAS if stream.link.client._server_info.get("cluster") else 1)
+    replicas = settings.replicas or (_MAXIMUM_REPLICAS if stream.open().info.get("cluster") else 1)
     return {"storage": "file", "num_replicas": replicas, "allow_direct": True}
 
 
@@ -143,17 +140,17 @@ def _configs(names: Names, settings: Settings, *, schedules: bool) -> list[dict[
     return [tasks, aside, state, history]
 
 
-async def _ensure(stream: JetStream, config: dict[str, Any], patience: float) -> dict[str, Any]:
-    found = await stream.info(config["name"], patience=patience)
+def _ensure(stream: JetStream, config: dict[str, Any]) -> dict[str, Any]:
+    found = stream.info(config["name"])
     if found is None:
         try:
-            found = await _create(stream, config, patience)
+            found = _create(stream, config)
         except ApiError as error:
-            found = await stream.info(config["name"], patience=patience) if error.code == _EXISTS else None
+            found = stream.info(config["name"]) if error.code == _EXISTS else None
             if found is None:
                 raise
     if changes := _changes(config, found["config"]):
-        found = await _change(stream, found, changes, patience)
+        found = _change(stream, found, changes)
     _check(config, found["config"])
     return found
 
@@ -179,13 +176,11 @@ def _changes(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, A
     return changes
 
 
-async def _change(
-    stream: JetStream, found: dict[str, Any], changes: Mapping[str, Any], patience: float
-) -> dict[str, Any]:
+def _change(stream: JetStream, found: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """Change the settings of a stream of an earlier version, and return its configuration."""
     name = found["config"]["name"]
     try:
-        return await stream.api(f"STREAM.UPDATE.{name}", found["config"] | changes, patience=patience)
+        return stream.api(f"STREAM.UPDATE.{name}", found["config"] | changes)
     except SpoolerUnusable as error:
         if "subjects" not in changes:  # otherwise the stream is refused
             _log.warning(
@@ -198,13 +193,13 @@ async def _change(
         return found
 
 
-async def _create(stream: JetStream, config: dict[str, Any], patience: float) -> dict[str, Any]:
+def _create(stream: JetStream, config: dict[str, Any]) -> dict[str, Any]:
     try:
-        return await stream.api(f"STREAM.CREATE.{config['name']}", config, patience=patience)
+        return stream.api(f"STREAM.CREATE.{config['name']}", config)
     except ApiError as error:
         if error.code != _NO_CLUSTER:
             raise
-    return await stream.api(f"STREAM.CREATE.{config['name']}", config | {"num_replicas": 1}, patience=patience)
+    return stream.api(f"STREAM.CREATE.{config['name']}", config | {"num_replicas": 1})
 
 
 def _check(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> None:

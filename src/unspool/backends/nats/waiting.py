@@ -1,38 +1,40 @@
 """What wakes a process that waits for a change of the key-value table."""
 
-import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+import select
+from collections.abc import Collection, Iterator, Sequence
+from types import TracebackType
 
-from .jetstream import JetStream, client_errors
+from .connection import Message
+from .jetstream import JetStream, Request
 from .names import Names
 from .runs import Process, me
 
-__all__ = ["changes", "deaths"]
+__all__ = ["Watch", "deaths"]
 
 _UNUSED = 15  # seconds after which the server removes a watch whose process has vanished
 
 
-@contextlib.asynccontextmanager
-async def changes(
-    stream: JetStream, names: Names, keys: Sequence[str], changed: asyncio.Event, patience: float
-) -> AsyncIterator[None]:
-    """Set the event when a key is changed while the block runs.
+class Watch:
+    """A consumer that notices changes of keys while a block runs.
 
     A subscription to the subjects alone would be notified before the message is stored, and also of a publish that is
     refused. So a consumer delivers the messages.
+
+    :raises SpoolerUnusable: if no server can be used.
     """
 
-    async def notice(_: object) -> None:
-        changed.set()
-
-    client = stream.link.client
-    inbox, name = client.new_inbox(), f"wait-{os.urandom(8).hex()}"
-    subscription = await client.subscribe(inbox, cb=notice)
-    try:
+    def __init__(self, stream: JetStream, names: Names, keys: Sequence[str]) -> None:
+        self._stream = stream
+        self._table = names.table
+        self._name = f"wait-{os.urandom(8).hex()}"
+        self._changed = False
+        self._connection = connection = stream.open()
+        inbox = connection.new_inbox()
+        self._subscription = connection.subscribe(inbox, self._notice)
         config = {
-            "name": name,
+            "name": self._name,
             "deliver_subject": inbox,
             "deliver_policy": "new",
             "ack_policy": "none",
@@ -42,22 +44,43 @@ async def changes(
             "num_replicas": 1,
             "inactive_threshold": _UNUSED * 10**9,
         }
-        request = {"stream_name": names.table, "config": config}
-        await stream.api(f"CONSUMER.CREATE.{names.table}.{name}", request, patience=patience)
-        yield
-    finally:
-        with contextlib.suppress(client_errors()):  # otherwise the server removes it when nothing listens
-            await subscription.unsubscribe()
-            await client.publish(f"$JS.API.CONSUMER.DELETE.{names.table}.{name}")
+        stream.api(f"CONSUMER.CREATE.{names.table}.{self._name}", {"stream_name": names.table, "config": config})
+
+    def _notice(self, _: Message) -> None:
+        self._changed = True
+
+    @property
+    def is_lost(self) -> bool:
+        """Return whether the connection has ended, so that changes are not noticed any more."""
+        return self._connection.closed
+
+    def wait(self, descriptors: Collection[int], seconds: float) -> None:
+        """Return when a key was changed, a descriptor is readable, the connection is lost, or the time is over."""
+        with contextlib.suppress(OSError):
+            self._connection.poll()
+            if not self._changed:
+                select.select([self._connection.fileno(), *descriptors], [], [], seconds)
+                self._connection.poll()
+        self._changed = False
+
+    def __enter__(self) -> "Watch":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self.is_lost:  # otherwise the server removes it
+            self._connection.unsubscribe(self._subscription)
+            self._stream.tell(Request(f"$JS.API.CONSUMER.DELETE.{self._table}.{self._name}"))
 
 
 @contextlib.contextmanager
-def deaths(processes: Collection[Process], changed: asyncio.Event) -> Iterator[bool]:
-    """Set the event when one of the processes ends while the block runs.
+def deaths(processes: Collection[Process]) -> Iterator[tuple[list[int], bool]]:
+    """Yield descriptors that become readable when processes end, and whether the end of some of them is not noticed.
 
-    :returns: whether the end of some of them is not noticed: processes of other hosts, and all without pidfd.
+    That is so for processes of other hosts, and for all without pidfd.
     """
-    loop, descriptors, unwatched = asyncio.get_running_loop(), list[int](), False
+    descriptors, unwatched = list[int](), False
     try:
         for process in processes:
             if process == me():
@@ -67,13 +90,9 @@ def deaths(processes: Collection[Process], changed: asyncio.Event) -> Iterator[b
                 continue
             try:
                 descriptors.append(os.pidfd_open(process.pid))
-                loop.add_reader(descriptors[-1], changed.set)
             except OSError:
                 unwatched = True
-            if process.is_dead:  # by now; the descriptor may be of another process
-                changed.set()
-        yield unwatched
+        yield descriptors, unwatched
     finally:
         for descriptor in descriptors:
-            loop.remove_reader(descriptor)
             os.close(descriptor)

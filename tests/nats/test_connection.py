@@ -1,0 +1,302 @@
+"""Connections to the servers: how many there are, and that nothing is lost or done twice where they break."""
+
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.nats.conftest import Open, queue_on, until
+from tests.nats.server import Server
+from tests.runtime.conftest import PATIENCE
+from unspool import codec
+from unspool.backends.nats import NatsBackend, runs
+from unspool.backends.nats.connection import Connection
+from unspool.backends.nats.jetstream import JetStream, Request
+from unspool.errors import SpoolerUnreachable
+from unspool.message import Ack, Claim, End, Message, Refusal, RefusalKind, State
+
+
+def send(backend: NatsBackend, *messages: Message) -> list[str]:
+    """Sends tasks; their ids."""
+    return backend.send([codec.encode(message) for message in messages or (Message("task"),)])
+
+
+def claim(backend: NatsBackend, id: str) -> Claim:
+    """Claims a task."""
+    found = backend.claim(id.rpartition("/")[2])
+    assert isinstance(found, Claim), found
+    return found
+
+
+def records(backend: NatsBackend) -> int:
+    """How many tasks are said to run."""
+    names = backend._place.names
+
+    def count(stream: JetStream) -> int:
+        return len(list(stream.read(names.state, names.run("*"))))
+
+    return backend._place.call(count)
+
+
+def end(backend: NatsBackend, *claims: Claim) -> None:
+    """Ends tasks."""
+    backend.exchange([End(claim, Ack()) for claim in claims], [])
+
+
+def connections(backend: NatsBackend) -> list[Connection]:
+    """Returns the open connections that nothing uses now."""
+    return [stream.open() for stream in backend._place._idle]
+
+
+def cut(backend: NatsBackend) -> None:
+    """Breaks the connections."""
+    for connection in connections(backend):
+        connection._socket.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.fixture
+def worker(backend: NatsBackend) -> NatsBackend:
+    """A backend that has claimed before: the first claim says to other hosts that this process lives."""
+    (id,) = send(backend)
+    end(backend, claim(backend, id))
+    return backend
+
+
+Loses = Callable[[str], None]
+
+
+@pytest.fixture
+def lose(monkeypatch: pytest.MonkeyPatch) -> Loses:
+    """Lose the answers to the next requests that contain one with this word in its subject, with the connection."""
+
+    def lose(word: str) -> None:
+        ask, left = JetStream._ask_some, [word]
+
+        def ask_some(self: JetStream, requests: Sequence[Request], some: Any, found: Any, *more: Any) -> None:
+            ask(self, requests, some, found, *more)
+            if left and any(left[0] in requests[index].subject for index in some):
+                left.clear()
+                for index in some:
+                    found[index] = None
+                self.close()
+                raise ConnectionResetError("the answers are lost")
+
+        monkeypatch.setattr(JetStream, "_ask_some", ask_some)
+
+    return lose
+
+
+def test_a_run(worker: NatsBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ends and claims of new tasks are one write, whose answers are read; nothing is left behind."""
+    ids = send(worker, *[Message("task", number) for number in range(8)])
+    refs = [id.rpartition("/")[2] for id in ids]
+    begun = [one for one in worker.exchange([], refs[:4]).taken if isinstance(one, Claim)]
+    written, flush = list[bytes](), Connection.flush
+    connection = connections(worker)[-1]
+
+    def noted(self: Connection) -> None:
+        if self is connection and self._out:
+            written.append(bytes(self._out))
+        flush(self)
+
+    monkeypatch.setattr(Connection, "flush", noted)
+    taken = worker.exchange([End(one, Ack()) for one in begun], refs[4:]).taken
+    claims = [one for one in taken if isinstance(one, Claim)]
+    assert len(claims) == 4
+    first, *rest = written
+    assert (first.count(b"PUB "), first.count(b".ended."), first.count(b".MSG.GET.")) == (4 * 4, 4, 4)
+    assert {subject.split(b" ")[1].split(b".")[-1] for subject in rest} == {worker._names.state.encode()}
+    monkeypatch.setattr(Connection, "flush", flush)
+    end(worker, *claims)
+    assert connection in connections(worker)
+    assert not connection._replies
+    assert sum(worker.counts().values()) == 0
+    until(lambda: records(worker) == 0)
+
+
+def test_a_task_that_is_large(worker: NatsBackend) -> None:
+    """What arrives in many parts is put together; a batch of them goes out in parts too."""
+    messages = [Message("task", os.urandom(3 << 20)) for _ in range(3)]
+    before = connections(worker)
+    for id, message in zip(send(worker, *messages), messages, strict=True):
+        found = claim(worker, id)
+        assert codec.decode(found.envelope).payload == message.payload
+        end(worker, found)
+    assert before[0] in connections(worker)
+    assert sum(worker.counts().values()) == 0
+
+
+def test_what_is_not_there_or_not_due(worker: NatsBackend) -> None:
+    """A task that has gone, and one that another has, are refused; no record is left behind."""
+    gone, taken = send(worker, Message("task"), Message("task"))
+    worker.remove(gone)
+    found = claim(worker, taken)
+    refused = worker.exchange([], [gone.rpartition("/")[2], taken.rpartition("/")[2]]).taken
+    assert refused == [Refusal(RefusalKind.GONE), Refusal(RefusalKind.BUSY)]
+    end(worker, found)
+    until(lambda: records(worker) == 0)
+
+
+def test_an_end_whose_answer_is_lost(worker: NatsBackend, lose: Loses, caplog: pytest.LogCaptureFixture) -> None:
+    """The end is sent again until it is answered. A record that was not deleted is void, and is swept."""
+    first, second = send(worker, Message("task"), Message("task"))
+    for id in (first, second):
+        found = claim(worker, id)
+        lose(".ended.")
+        end(worker, found)
+        assert worker.find(id) is None
+    assert sum(worker.counts().values()) == 0
+    worker._place.call(lambda stream: list(runs.drop_void(stream, worker._place.names)))  # as supervisors do
+    until(lambda: records(worker) == 0)
+    assert "taken over" not in caplog.text
+
+
+def test_an_end_that_is_repeated(worker: NatsBackend, caplog: pytest.LogCaptureFixture) -> None:
+    """An end that was settled by a call that has raised is settled once, without a line in the log."""
+    (id,) = send(worker)
+    found = claim(worker, id)
+    end(worker, found)
+    assert worker.exchange([End(found, Ack(), repeated=True)], []).ended == [None]
+    assert not caplog.records
+
+
+def test_an_end_that_comes_too_late(worker: NatsBackend, caplog: pytest.LogCaptureFixture) -> None:
+    """An end of a task that does not exist any more is logged."""
+    (id,) = send(worker)
+    found = claim(worker, id)
+    names, record = worker._place.names, found.token.record
+    worker._place.call(lambda stream: stream.delete(names.state, record))
+    worker.remove(id)
+    end(worker, found)
+    assert "was taken over or removed while this process was cut off" in caplog.text
+
+
+def test_claims_whose_answers_are_lost(worker: NatsBackend, lose: Loses) -> None:
+    """The records may have been written. The tasks are claimed all the same, for the first time."""
+    ids = send(worker, Message("one"), Message("two"))
+    lose(".run.")
+    claims = [one for one in worker.exchange([], [id.rpartition("/")[2] for id in ids]).taken if isinstance(one, Claim)]
+    assert [(one.attempts, one.crashes) for one in claims] == [(1, 0), (1, 0)]
+    end(worker, *claims)
+    assert sum(worker.counts().values()) == 0
+    until(lambda: records(worker) == 0)
+
+
+def test_claims_of_a_call_that_raises(own_server: Server, opened: Open, lose: Loses) -> None:
+    """Claims that were made in a call that has raised are released by the next call, and are no crashes."""
+    worker, other = (opened(url, patience=0.5) for url in [queue_on(own_server.url)] * 2)
+    ids = send(worker, Message("one"), Message("two"))
+    refs = [id.rpartition("/")[2] for id in ids]
+    end(worker, claim(worker, send(worker)[0]))
+    ask = JetStream._ask_some
+
+    def ask_some(self: JetStream, requests: Sequence[Request], some: Any, found: Any, *more: Any) -> None:
+        ask(self, requests, some, found, *more)
+        for index in some:
+            found[index] = None
+        self.close()
+        raise ConnectionResetError("the answers are lost")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(JetStream, "_ask_some", ask_some)
+        with pytest.raises(SpoolerUnreachable):
+            worker.exchange([], refs)
+    assert records(worker) == 2
+    assert worker.exchange([], []).taken == []
+    assert records(worker) == 0
+    claims = [one for one in other.exchange([], refs).taken if isinstance(one, Claim)]
+    assert [(one.attempts, one.crashes) for one in claims] == [(1, 0), (1, 0)]
+
+
+def test_a_batch_that_breaks(backend: NatsBackend, lose: Loses) -> None:
+    """What was sent and not answered is sent again, under the same ids: it is there once."""
+    lose(".now.")
+    send(backend, *[Message("task", number) for number in range(50)])
+    assert backend.counts()[State.READY] == 50
+
+
+def test_a_connection_that_the_server_has_closed(worker: NatsBackend) -> None:
+    """It is noticed before a request is sent, and another is opened."""
+    before = connections(worker)
+    cut(worker)
+    send(worker)
+    assert not set(before) & set(connections(worker))
+    assert worker.counts()[State.READY] == 1
+
+
+def test_many_threads(backend: NatsBackend) -> None:
+    """Each thread has a connection while it sends. A few are kept."""
+    with ThreadPoolExecutor(16) as pool:
+        ids = [id for sent in pool.map(lambda _: send(backend), range(200)) for id in sent]
+    assert len(set(ids)) == 200
+    assert backend.counts()[State.READY] == 200
+    assert len(connections(backend)) <= 8
+
+
+def test_a_child(worker: NatsBackend) -> None:
+    """A fork opens connections of its own, and its parent's go on."""
+    before = connections(worker)
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            send(worker)
+            status = int(bool(set(connections(worker)) & set(before)))
+        finally:
+            os._exit(status)
+    assert os.waitpid(pid, 0)[1] == 0
+    send(worker)
+    assert set(connections(worker)) >= set(before)
+    assert worker.counts()[State.READY] == 2
+
+
+@pytest.mark.parametrize(
+    ("more", "login"),
+    [
+        ("authorization { user: someone, password: 's:cr@t' }", "someone:s%3Acr%40t@"),
+        ("authorization { token: hush }", "hush@"),
+    ],
+)
+def test_users(tmp_path: Path, opened: Open, more: str, login: str) -> None:
+    """The login in the URL is sent."""
+    server = Server(tmp_path / "server", more=more).start()
+    try:
+        backend = opened(queue_on(server.url.replace("//", f"//{login}")))
+        assert send(backend)
+    finally:
+        server.remove()
+
+
+@pytest.fixture
+def certified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A server that demands TLS, whose certificate is trusted."""
+    if shutil.which("openssl") is None:
+        pytest.skip("there is no openssl to make a certificate")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    names = ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+    made = subprocess.run(
+        [*command, *names, "-keyout", key, "-out", certificate], capture_output=True, timeout=PATIENCE, check=False
+    )
+    assert made.returncode == 0, made.stderr
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    more = f'tls {{ cert_file: "{certificate}", key_file: "{key}" }}'
+    server = Server(tmp_path / "server", more=more).start()
+    yield server
+    server.remove()
+
+
+def test_tls(certified: Server, opened: Open) -> None:
+    """Where the servers demand TLS, connections have it; a task is sent and run."""
+    backend = opened(queue_on(certified.url, "&tls=true"))
+    first, second = send(backend, Message("task"), Message("task", b"x" * (1 << 20)))
+    for id in (first, second):
+        end(backend, claim(backend, id))
+    assert {type(connection._socket).__name__ for connection in connections(backend)} == {"SSLSocket"}
+    assert sum(backend.counts().values()) == 0
