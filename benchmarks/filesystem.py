@@ -64,7 +64,7 @@ def ground(tasks: int, inside: str | None = None) -> Iterator[Ground]:
     :param inside: the directory in which to create it; the system's temporary one if not given.
     """
     with tempfile.TemporaryDirectory(prefix="unspool-bench.", dir=inside) as made:
-        os.chmod(made, 0o711)  # a server that is no good as root has its files here, too
+        os.chmod(made, 0o711)  # a server that cannot run as root also has its files here
         scratch = Path(made) / "scratch"
         scratch.mkdir()
         directory = Path(made) / "files"
@@ -107,7 +107,7 @@ def _own_mounts() -> None:
 def _unmount(directory: Path) -> None:
     try:
         _run("umount", str(directory))
-    except OSError:  # somebody is still in it
+    except OSError:  # another process still uses it
         _run("umount", "--lazy", str(directory))
 
 

@@ -75,7 +75,7 @@ def running(command: Sequence[str], env: Mapping[str, str], log: Path) -> Iterat
             process.wait(_GRACE)
         except BaseException as error:  # it takes too long, or we are to end at once
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # nobody else is in its group
+                os.killpg(process.pid, signal.SIGKILL)  # no other process is in its group
             process.wait()
             if not isinstance(error, subprocess.TimeoutExpired):
                 raise

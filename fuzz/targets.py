@@ -64,7 +64,7 @@ def _check_bytes(content: bytes) -> None:
     except Damaged:
         return
     if not wire.SEAL.isdisjoint(envelope.vars):
-        return  # somebody else's variables are named like a seal's; what unspool sends are not
+        return  # variables of another program that have names of the seal, which unspool refuses to send
     again = wire.load(wire.dump(envelope.vars, envelope.body, None), None)
     assert (again.vars, again.body) == (envelope.vars, envelope.body)
     assert set(envelope.vars) <= set(wire.load_vars(content).vars)

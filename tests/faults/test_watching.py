@@ -96,7 +96,7 @@ def test_too_many_events(tmp_path: Path) -> None:
     sent = {os.path.basename(one) for one in [id, *send(backend, 200)]}
     while found.refresh().more:
         pass
-    clock[0] += 1.0  # the look after an overflow waits until whoever is busy there has settled
+    clock[0] += 1.0  # after an overflow, the scan waits for a second
     assert taken(found) >= sent
     found.close()
 

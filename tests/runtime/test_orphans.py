@@ -12,7 +12,7 @@ STUCK = """
     def block():
         library, lock = ctypes.PyDLL(None), ctypes.create_string_buffer(64)  # a PyDLL keeps the interpreter's lock
         library.pthread_mutex_lock(lock)
-        library.pthread_mutex_lock(lock)  # for ever, and no signal ends it
+        library.pthread_mutex_lock(lock)  # blocks forever, and no signal ends it
 
     def first(name):
         note("begun", name, os.getpid())

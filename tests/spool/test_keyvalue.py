@@ -251,14 +251,15 @@ def test_a_process_without_descriptors(backend: SpoolBackend) -> None:
 
     def work() -> None:
         backend.kv.put("mine", b"")
-        resource.setrlimit(resource.RLIMIT_NOFILE, (3, 100))
+        usual, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, most))
         for use in (backend.kv.get, lambda _: backend.kv.scan(""), lambda _: backend.kv.wait({"present": 0}, 0)):
             with pytest.raises(SpoolerUnusable, match="too many open files"):
                 use(["present"])
         for change in (lambda: backend.kv.put("mine", b"new"), lambda: backend.kv.drop("present")):
             with pytest.raises(SpoolerUnusable, match="too many open files"):
                 change()
-        resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (usual, most))
         assert [key for key, _ in backend.kv.scan("")] == ["mine", "present"]
 
     in_a_child(work)

@@ -188,7 +188,7 @@ def test_uwsgidecorators_left_by_changed_imports(shop: Shop, run_uwsgi: Run) -> 
     shop.write(left(DECORATED), left(SEND))
     shop.drain()
     assert shop.ran() == RAN
-    assert shop.waiting() == AGAIN  # what asked for it, what runs for ever, and what is not due
+    assert shop.waiting() == AGAIN  # tasks that asked for it, one that runs forever, and one that is not due
     shop.run("send.py")
     shop.drain()
     assert shop.ran() == RAN

@@ -81,7 +81,7 @@ def test_what_uwsgidecorators_and_uwsgiconf_left_is_drained(
         ("with_message", "plain", "a body"),
         ("of_uwsgiconf", "x", 1),
     ]
-    (kept,) = backend.entries()  # nobody here handles a bare message: it waits for a program that does
+    (kept,) = backend.entries()  # no function here handles a bare message, so it waits
     assert kept.state is State.DEFERRED
 
 

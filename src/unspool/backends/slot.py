@@ -7,8 +7,8 @@ mapped file, ``unspool status`` reads the file. Such a file, and memory that a t
 import math
 import mmap
 import struct
-from os import getpid
 
+from .. import forks
 from .base import REF_SIZE, WorkerInfo
 
 __all__ = ["SIZE", "Slot", "parse"]
@@ -34,7 +34,7 @@ class Slot:
     def __init__(self, role: str, memory: mmap.mmap) -> None:
         self._role = role
         self._memory = memory
-        _pack(memory, 0, getpid(), 0.0, 0)
+        _pack(memory, 0, forks.pid, 0.0, 0)
 
     def running(self, ref: str, since: float) -> None:
         """Note that this process runs the task of ``ref``; an empty ref for none.
@@ -48,7 +48,7 @@ class Slot:
             if size > REF_SIZE:
                 raise ValueError(f"the ref has {size} bytes; at most {REF_SIZE} are allowed: {ref!r}")
             self._memory[_REF : _REF + size] = name  # before its size, in case the process is killed here
-        _pack(self._memory, 0, getpid(), since, size)
+        _pack(self._memory, 0, forks.pid, since, size)
 
     def clear(self) -> None:
         """Note that there is no process."""

@@ -299,7 +299,7 @@ def _proof(login: Mapping[str, str], info: Mapping[str, Any]) -> dict[str, str]:
         try:
             with open(path, encoding="ascii") as file:
                 found = dict(_CREDENTIAL.findall(file.read()))
-            import nkeys  # type: ignore[import-not-found]
+            import nkeys
 
             signature = nkeys.from_seed(found["SEED"].encode()).sign(str(info.get("nonce", "")).encode())
             return {"jwt": found["JWT"], "sig": base64.urlsafe_b64encode(signature).rstrip(b"=").decode()}
