@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from unspool import Spooler, points, registry, settings
@@ -99,7 +100,8 @@ class Ends:
                 os._exit(1)
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         assert status == -signal.SIGKILL, f"{point} was never reached"
-        wait_for_ends(self._url)
+        with psycopg.connect(self._url, autocommit=True) as control:
+            wait_for_ends(control)
 
     def counts(self, end: str) -> dict[State, int]:
         """Return the number of tasks in each state that has any."""

@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -91,7 +92,7 @@ def look_at(address: Address) -> PostgresBackend:
     return PostgresBackend(address, Settings(), trusting=True)
 
 
-def wait_for_ends(url: str) -> None:
+def wait_for_ends(control: psycopg.Connection[Any]) -> None:
     """Waits until the server has ended the sessions of unspool whose clients on this machine are gone.
 
     The server lets go of a session's locks when it has noticed the end of its client, which is later under load.
@@ -101,8 +102,7 @@ def wait_for_ends(url: str) -> None:
     def all_have_clients() -> bool:
         sockets = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
         established = {int(local.rpartition(":")[2], 16) for _, local, _, state, *_ in sockets if state == "01"}
-        with psycopg.connect(url) as connection:
-            return {port for (port,) in connection.execute(query)} <= established
+        return {port for (port,) in control.execute(query)} <= established
 
     wait_until(all_have_clients)
 

@@ -279,7 +279,8 @@ def test_items_of_killed_processes_that_no_process_reads(
     with holding(backend, "one") as one, holding(backend, "two") as two:
         kill(one)
         kill(two)
-    wait_for_ends(address.url)
+    with psycopg.connect(address.url, autocommit=True) as control:
+        wait_for_ends(control)
     assert count(address.url, LEFT, address.spooler) == 2
     assert other.kv.put("three", b"", life=EPHEMERAL)
     assert count(address.url, LEFT, address.spooler) == 1

@@ -9,7 +9,7 @@ import pytest
 from ...backends.base import Ticket
 from ...message import Ack, Bury, Refusal, RefusalKind, Release, Retry, State
 from ..waiting import readable
-from .harness import PATIENCE, Ground, Queue
+from .harness import Ground, Queue
 
 __all__ = ["ClaimTests"]
 
@@ -224,10 +224,5 @@ class ClaimTests(Ground):
             os.close(reader)
             os.close(writer)
         queue.feed.recheck()
-        for _ in range(PATIENCE):
-            queue.look()
-            if queue.state(id) is not State.RUNNING:
-                break
-            fd = queue.feed.fileno()
-            readable(fd, 0.1)
+        queue.look_until(lambda: queue.state(id) is not State.RUNNING)
         return id, ticket

@@ -34,10 +34,10 @@ class EphemeralTests(Ground):
         kv.put("replaced", b"", life=EPHEMERAL)
         kv.put("replaced", b"")
         backend.close()
-        self.bury(os.getpid())
+        self.sync(backend)
         assert [key for key, _ in kv.scan("")] == ["lasting", "replaced"]
 
-    def test_an_ephemeral_item_ends_with_its_process(self, shared: KeyValue) -> None:
+    def test_an_ephemeral_item_ends_with_its_process(self, backend: Backend, shared: KeyValue) -> None:
         """An item is absent at once when the process that has put it is killed. A change of the key is noticed."""
         with child(lambda: shared.put("key", b"child", life=EPHEMERAL)) as pid:
             (item,) = shared.get(["key"])
@@ -45,13 +45,13 @@ class EphemeralTests(Ground):
             assert item.value == b"child"
             assert shared.put("key", b"mine", expect=0) is None
             kill(pid)
-            self.bury(pid)
+            self.sync(backend)
             assert shared.get(["key"]) == [None]
             assert shared.scan("") == []
             assert shared.wait({"key": item.version}, 0)
             assert shared.put("key", b"mine", expect=0)
 
-    def test_an_ephemeral_item_is_not_kept_by_achild(self, shared: KeyValue) -> None:
+    def test_an_ephemeral_item_is_not_kept_by_a_child(self, backend: Backend, shared: KeyValue) -> None:
         """A child that its process has forked later, and that lives on, does not keep the item."""
         release, hold = os.pipe()
 
@@ -68,13 +68,13 @@ class EphemeralTests(Ground):
         with child(work) as pid:
             assert shared.get(["key"]) != [None]
             kill(pid)
-            self.bury(pid)
+            self.sync(backend)
             assert shared.get(["key"]) == [None]
         os.close(hold)
         os.close(release)
 
     @pytest.mark.parametrize("use", [False, True])
-    def test_an_ephemeral_item_is_not_ended_by_achild(self, backend: Backend, shared: KeyValue, use: bool) -> None:
+    def test_an_ephemeral_item_is_not_ended_by_a_child(self, backend: Backend, shared: KeyValue, use: bool) -> None:
         """The end of a forked child does not end the item of its parent, even if the child uses and closes the
         backend."""
         shared.put("key", b"", life=EPHEMERAL)
@@ -87,14 +87,14 @@ class EphemeralTests(Ground):
             finally:
                 os._exit(0)
         os.waitpid(pid, 0)
-        self.bury(pid)
+        self.sync(backend)
         assert [key for key, _ in shared.scan("")] == ["key"]
 
-    def test_an_ephemeral_item_that_another_process_replaced(self, shared: KeyValue) -> None:
+    def test_an_ephemeral_item_that_another_process_replaced(self, backend: Backend, shared: KeyValue) -> None:
         """An item belongs to the process that has put it last. The end of the one before changes nothing."""
         with child(lambda: shared.put("key", b"child", life=EPHEMERAL)) as pid:
             version = shared.put("key", b"mine", life=EPHEMERAL)
             assert version
             kill(pid)
-            self.bury(pid)
+            self.sync(backend)
             assert shared.get(["key"]) == [Item(b"mine", version)]

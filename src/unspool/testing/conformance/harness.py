@@ -17,13 +17,13 @@ from ...signing import Signer
 from ..clock import FakeClock
 from ..waiting import readable
 
-__all__ = ["PATIENCE", "TICK", "Ground", "Queue"]
+__all__ = ["TICK", "Ground", "Queue"]
 
 TICK = 0.001
 """Seconds by which the clock moves with each sent task, so that first in, first out has one result."""
 
 _POLL = 1.0  # seconds by which the clock moves if a feed notices changes only by polling
-PATIENCE = 50  # looks of a tenth of a second at a feed that other processes notify of changes
+_LOOKS = 50  # looks of a tenth of a second at a feed that other processes notify of changes
 
 
 class Ground(ABC):
@@ -51,14 +51,11 @@ class Ground(ABC):
             finally:
                 os.kill(os.getpid(), signal.SIGKILL)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
-        self.bury(pid)
+        self.sync(backend)
 
-    def bury(self, pid: int) -> None:  # noqa: B027  most grounds have nothing to wait for
-        """Wait until the backend has noticed that a process has ended or closed its backend. A kernel notices at
-        once."""
-
-    def tell(self, feed: Feed) -> None:  # noqa: B027  the same
-        """Wait until a feed has received all earlier changes. A kernel delivers them at once."""
+    def sync(self, backend: Backend) -> None:  # noqa: B027  most grounds have nothing to wait for
+        """Wait until the backend and its feed know what has happened so far: which processes have ended or closed their
+        backends, and what has changed in the queue. A kernel reports both at once."""
 
     @pytest.fixture
     def clock(self) -> FakeClock:
@@ -77,7 +74,7 @@ class Ground(ABC):
         """Yield the backend under test with a feed."""
         if not backend.capabilities.feeds:
             pytest.skip("this backend has no feeds")
-        queue = Queue(backend, clock, lambda ref: self.crash(backend, ref), self.tell)
+        queue = Queue(backend, clock, lambda ref: self.crash(backend, ref), self.sync)
         yield queue
         queue.close()
 
@@ -107,11 +104,11 @@ class Queue:
     """A backend and its feed, with the operations of a supervisor and a worker."""
 
     def __init__(
-        self, backend: Backend, clock: FakeClock, crash: Callable[[str], None], tell: Callable[[Feed], None]
+        self, backend: Backend, clock: FakeClock, crash: Callable[[str], None], sync: Callable[[Backend], None]
     ) -> None:
         self.backend = backend
         self.clock = clock
-        self._tell = tell
+        self._sync = sync
         self.feed: Feed = backend.feed()
         self._crash = crash
 
@@ -124,21 +121,29 @@ class Queue:
         """Let the feed process changes, and return its state."""
         if self.feed.fileno() is None:
             self.clock.advance(_POLL)
-        self._tell(self.feed)
+        self._sync(self.backend)
         while (state := self.feed.refresh()).more:
             pass
         return state
 
+    def look_until(self, done: Callable[[], bool]) -> None:
+        """Let the feed process changes until ``done`` returns True, or until it is clear that this does not happen."""
+        for _ in range(_LOOKS):
+            self.look()
+            fd = self.feed.fileno()
+            if done() or fd is None:
+                break
+            readable(fd, 0.1)
+
     def take(self, count: int = 1) -> list[Ticket]:
         """Return the next tickets. Fail unless there are ``count``."""
         taken: list[Ticket] = []
-        for _ in range(PATIENCE):
-            self.look()
-            taken += self.feed.take(count - len(taken))
-            fd = self.feed.fileno()
-            if len(taken) == count or fd is None:
-                break
-            readable(fd, 0.1)
+
+        def enough() -> bool:
+            taken.extend(self.feed.take(count - len(taken)))
+            return len(taken) == count
+
+        self.look_until(enough)
         assert len(taken) == count, f"the feed gave {len(taken)} tickets of {count}"
         return taken
 

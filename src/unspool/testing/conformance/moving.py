@@ -94,7 +94,7 @@ class MovingTests(Ground):
             finally:
                 os.kill(os.getpid(), signal.SIGKILL)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
-        self.bury(pid)
+        self.sync(backend)
 
     def test_carried_away(self, queue: Queue, here: Depot, there: MemoryBackend) -> None:
         """A task that was moved is in the other queue with all its metadata, and no longer in this one."""
@@ -301,7 +301,7 @@ class MovingTests(Ground):
             (parcel,) = depot_of(elsewhere).departures()
             keys.append(parcel.key)
             elsewhere.close()
-            self.bury(os.getpid())
+            self.sync(elsewhere)
         assert keys[0] == keys[1]
 
     def test_one_carries(self, queue: Queue, here: Depot, elsewhere: Backend) -> None:

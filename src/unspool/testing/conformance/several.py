@@ -149,7 +149,7 @@ class SeveralTests(Ground):
             os.waitpid(pid, 0)
             os.close(hear)
             os.close(tell)
-        self.bury(pid)
+        self.sync(queue.backend)
         assert other.control.live() == []
         assert registration.ref() == ticket.ref
         registration.close()
