@@ -1,7 +1,8 @@
 """Ends and claims that a worker exchanges with a backend in one call."""
 
-from tests.nats.conftest import Open, crash
+from tests.nats.conftest import Open, crash, until
 from unspool import codec
+from unspool.backends.base import Feed, Ticket
 from unspool.backends.nats import NatsBackend
 from unspool.message import (
     Ack,
@@ -68,3 +69,85 @@ def test_marks(backend: NatsBackend, opened: Open) -> None:
     assert deferred == Refusal(RefusalKind.EARLY, at)
     assert isinstance(again, Claim)
     assert (again.attempts, again.crashes) == (2, 0)
+
+
+def take(feed: Feed, number: int) -> list[Ticket]:
+    """Take tickets from a feed."""
+    tickets = list[Ticket]()
+
+    def taken() -> bool:
+        feed.refresh()
+        tickets.extend(feed.take(number - len(tickets)))
+        return len(tickets) == number
+
+    until(taken)
+    return tickets
+
+
+def attempts(claims: list[Claim]) -> list[tuple[int, int]]:
+    """Return the attempts and crashes of claims."""
+    return [(one.attempts, one.crashes) for one in claims]
+
+
+def test_claims_that_are_given_back(backend: NatsBackend, opened: Open) -> None:
+    """A claim that was not begun is released by its fence, and counts as neither attempt nor crash. A claim with
+    another fence stays."""
+    worker, other = opened(backend.name), opened(backend.name)
+    send(backend, 3)
+    feed = backend.feed()
+    tickets = take(feed, 3)
+    claimed = {one.ref: one for one in claims(worker, [ticket.ref for ticket in tickets])}
+    first, second, third = (ticket._replace(token=claimed[ticket.ref].fence) for ticket in tickets)
+    feed.release([first, second, third._replace(token=third.token + 1)])
+    again = take(feed, 3)
+    found = other.exchange([], [ticket.ref for ticket in again]).taken
+    assert sorted(one.ref for one in found if isinstance(one, Claim)) == sorted([first.ref, second.ref])
+    assert attempts([one for one in found if isinstance(one, Claim)]) == [(1, 0)] * 2
+    assert [one.kind for one in found if isinstance(one, Refusal)] == [RefusalKind.BUSY]
+    feed.close()
+
+
+def test_a_worker_that_dies_with_several_claims(backend: NatsBackend, opened: Open) -> None:
+    """The supervisor gives back what was not begun. What it has not got back was begun, and is a crash."""
+    worker, other = opened(backend.name), opened(backend.name)
+    send(backend, 2)
+    feed = backend.feed()
+    begun, unbegun = take(feed, 2)
+    first, second = claims(worker, [begun.ref, unbegun.ref])
+    for ref in (first.ref, second.ref):
+        crash(backend, ref)
+    record = backend._place.call(lambda stream: stream.last(backend._names.state, backend._names.run(second.ref)))
+    assert record
+    feed.release([unbegun._replace(token=record.seq)])
+    feed.recheck()
+    refs = [ticket.ref for ticket in take(feed, 2)]
+    assert sorted(attempts(claims(other, refs))) == [(1, 0), (2, 1)]
+    feed.close()
+
+
+def test_a_supervisor_that_dies_with_its_worker(backend: NatsBackend, opened: Open) -> None:
+    """Of tasks that were claimed together, none is charged with the death of worker and supervisor. Each is claimed
+    alone the next time, and a further death is then a crash of that task."""
+    worker, other = opened(backend.name), opened(backend.name)
+    refs = send(backend, 3)
+    claims(worker, refs[:2])
+    for ref in refs[:2]:
+        crash(backend, ref)
+    alone, *rest = other.exchange([], refs).taken
+    assert isinstance(alone, Claim)
+    assert (alone.attempts, alone.crashes) == (1, 0)
+    assert [one.kind for one in rest if isinstance(one, Refusal)] == [RefusalKind.EARLY] * 2
+    crash(backend, alone.ref)
+    (again,) = claims(opened(backend.name), [alone.ref])
+    assert (again.attempts, again.crashes) == (2, 1)
+    assert attempts(claims(other, refs[1:2])) == [(1, 0)]
+    assert attempts(claims(other, refs[2:])) == [(1, 0)]
+
+
+def test_a_mark_on_one_of_several_claims(backend: NatsBackend, opened: Open) -> None:
+    """A task that is marked was begun, so its worker's death is a crash."""
+    refs = send(backend, 2)
+    claims(backend, refs)
+    backend.mark(refs[0], DeferOnCrash(1.0))
+    crash(backend, refs[0])
+    assert attempts(claims(opened(backend.name), refs[:1])) == [(2, 1)]
