@@ -26,13 +26,12 @@ __all__ = ["drop_void", "end", "last", "request"]
 _LIFE = {"Nats-TTL": "600s"}  # a server compacts its files every two minutes
 
 
-def request(names: Names, stored: Stored, record: int) -> Request:
-    """Return the request for the record that makes this message and all earlier ones of its task void.
+def request(names: Names, token: str, version: int, record: int) -> Request:
+    """Return the request for the record that makes this version of a task's messages and all earlier ones void.
 
     :param record: the number of the record of the run that has ended.
     """
-    _, _, token = names.place(stored.subject)
-    return Request(names.ended(token), _dump(stored.facts.version), _LIFE | condition(names.run(token), record))
+    return Request(names.ended(token), _dump(version), _LIFE | condition(names.run(token), record))
 
 
 def _dump(version: int) -> bytes:

@@ -97,6 +97,8 @@ class Exchange:
         first = 2 * len(acks)
         recorded = dict(zip(map(id, acks), answers[:first:2], strict=True))
         until = [self._settle(stream, end, recorded.get(id(end))) for end in ended]
+        # Without its message, a record is void, so its deletion may be lost.
+        stream.tell(*(deletion(self._names.state, end.claim.token.record) for end in ended))
         claimed = dict(zip(tokens, zip(answers[first::2], answers[first + 1 :: 2], strict=True), strict=True))
         taken = list[Claim | Refusal]()
         for ref in refs:
@@ -110,15 +112,16 @@ class Exchange:
 
     def _end(self, end: End) -> tuple[Request, Request]:
         """Return the requests that end a task: the record, and the deletion of the message."""
-        held: Held = end.claim.token
-        return ends.request(self._names, held.stored, held.record), deletion(self._names.tasks, held.stored.seq).told()
+        stored, facts, record = end.claim.token
+        request = ends.request(self._names, end.claim.ref, facts.version, record)
+        return request, deletion(self._names.tasks, stored.seq).told()
 
     def _settle(self, stream: JetStream, end: End, recorded: Any) -> float | None:
         """Carry out what is left to do for a disposition. Return when to check the task again.
 
         :param recorded: the answer to the record of an end; None for other dispositions.
         """
-        claim, disposition, held = end.claim, end.disposition, end.claim.token
+        claim, disposition = end.claim, end.disposition
         try:
             done = isinstance(recorded, dict) or self._carry_out(stream, claim, disposition)
         except ApiError as error:
@@ -132,7 +135,6 @@ class Exchange:
                 "ignored",
                 claim.id,
             )
-        stream.tell(deletion(self._names.state, held.record))  # without its message the record is void
         match disposition:
             case Retry(at):
                 return at
