@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from unspool import points
-from unspool.backends.nats.jetstream import JetStream, Request
+from unspool.backends.nats.jetstream import JetStream
+from unspool.backends.nats.requests import Request
 from unspool.message import State
 
 from .conftest import Ends, fail, ran, work

@@ -17,7 +17,8 @@ from tests.runtime.conftest import PATIENCE, Place
 from unspool import address, codec
 from unspool.backends.nats import NatsBackend, runs
 from unspool.backends.nats.cluster import Cluster as Where
-from unspool.backends.nats.jetstream import JetStream, Request
+from unspool.backends.nats.jetstream import JetStream
+from unspool.backends.nats.requests import Request
 from unspool.backends.nats.runs import Process, Run
 from unspool.backends.nats.stored import HEADER, Stored
 from unspool.errors import ConfigurationError, OptionRefused, PayloadRefused, SpoolerUnusable

@@ -10,7 +10,8 @@ import pytest
 from tests.nats.conftest import Open, until
 from unspool import codec
 from unspool.backends.nats import NatsBackend, runs
-from unspool.backends.nats.jetstream import JetStream, Unreachable
+from unspool.backends.nats.jetstream import JetStream
+from unspool.backends.nats.requests import Unreachable
 from unspool.backends.nats.runs import Process, Run
 from unspool.errors import TaskBusy
 from unspool.message import Ack, Bury, Claim, Message, Refusal, RefusalKind, Retry, State

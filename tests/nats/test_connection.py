@@ -1,5 +1,7 @@
 """Connections to the servers: how many there are, and that nothing is lost or done twice where they break."""
 
+import base64
+import json
 import os
 import shutil
 import socket
@@ -9,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import nkeys
 import pytest
 
 from tests.nats.conftest import Open, queue_on, until
@@ -17,8 +20,9 @@ from tests.runtime.conftest import PATIENCE
 from unspool import codec
 from unspool.backends.nats import NatsBackend, runs
 from unspool.backends.nats.connection import Connection
-from unspool.backends.nats.jetstream import JetStream, Request
-from unspool.errors import SpoolerUnreachable
+from unspool.backends.nats.jetstream import JetStream
+from unspool.backends.nats.requests import Request
+from unspool.errors import ConfigurationError, SpoolerUnreachable, SpoolerUnusable
 from unspool.message import Ack, Claim, End, Message, Refusal, RefusalKind, State
 
 
@@ -300,3 +304,57 @@ def test_tls(certified: Server, opened: Open) -> None:
         end(backend, claim(backend, id))
     assert {type(connection._socket).__name__ for connection in connections(backend)} == {"SSLSocket"}
     assert sum(backend.counts().values()) == 0
+
+
+def signed(issuer: Any, kind: str, subject: Any, **claims: Any) -> str:
+    """Return a JWT of NATS about a subject."""
+
+    def part(data: bytes) -> str:
+        return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+    keys = {"iss": issuer.public_key.decode(), "sub": subject.public_key.decode(), "name": kind, "jti": kind, "iat": 1}
+    body = keys | {"nats": {"type": kind, "version": 2} | claims}
+    text = ".".join(part(json.dumps(one).encode()) for one in ({"typ": "JWT", "alg": "ed25519-nkey"}, body))
+    return f"{text}.{part(issuer.sign(text.encode()))}"
+
+
+def test_credentials(tmp_path: Path, opened: Open) -> None:
+    """With a file of credentials, what the server sends is signed. Other credentials are refused."""
+    operator, account, system, user, stranger = (
+        nkeys.from_seed(nkeys.encode_seed(os.urandom(32), kind))
+        for kind in (
+            nkeys.PREFIX_BYTE_OPERATOR,
+            nkeys.PREFIX_BYTE_ACCOUNT,
+            nkeys.PREFIX_BYTE_ACCOUNT,
+            nkeys.PREFIX_BYTE_USER,
+            nkeys.PREFIX_BYTE_USER,
+        )
+    )
+    unlimited = dict.fromkeys(("subs", "data", "payload", "imports", "exports", "conn", "leaf"), -1)
+    stored = dict.fromkeys(("mem_storage", "disk_storage", "streams", "consumer"), -1)
+    accounts = {
+        account.public_key.decode(): signed(operator, "account", account, limits=unlimited | stored),
+        system.public_key.decode(): signed(operator, "account", system, limits=unlimited),
+    }
+    more = f"""
+        operator: {signed(operator, "operator", operator)}
+        system_account: {system.public_key.decode()}
+        resolver: MEMORY
+        resolver_preload: {{ {", ".join(f"{key}: {jwt}" for key, jwt in accounts.items())} }}
+    """
+    server = Server(tmp_path / "server", more=more).start()
+    try:
+        jwt = signed(account, "user", user, pub={}, sub={}, subs=-1, data=-1, payload=-1)
+        for name, key in (("good", user), ("bad", stranger)):
+            (tmp_path / name).write_text(
+                f"-----BEGIN NATS USER JWT-----\n{jwt}\n------END NATS USER JWT------\n\n"
+                f"-----BEGIN USER NKEY SEED-----\n{key.seed.decode()}\n------END USER NKEY SEED------\n"
+            )
+        backend = opened(queue_on(server.url, f"&credentials={tmp_path}/good"))
+        end(backend, claim(backend, send(backend)[0]))
+        with pytest.raises(SpoolerUnusable, match="cannot be used: 'Authorization Violation'"):
+            send(opened(queue_on(server.url, f"&credentials={tmp_path}/bad"), patience=0.5))
+        with pytest.raises(ConfigurationError, match=r"the credentials in .*/none cannot be used"):
+            send(opened(queue_on(server.url, f"&credentials={tmp_path}/none")))
+    finally:
+        server.remove()

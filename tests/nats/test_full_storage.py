@@ -13,9 +13,10 @@ from tests.nats.server import Server
 from tests.runtime.conftest import Place
 from unspool import codec
 from unspool.backends.nats import NatsBackend
-from unspool.backends.nats.jetstream import JetStream, Unreachable
+from unspool.backends.nats.jetstream import JetStream
 from unspool.backends.nats.names import ARRIVING, DEAD, LATER, SOON, on_the_way
 from unspool.backends.nats.overdue import Overdue
+from unspool.backends.nats.requests import Unreachable
 from unspool.errors import SpoolerUnusable
 from unspool.message import Ack, Claim, Message, State
 

@@ -19,7 +19,8 @@ from unspool import codec
 from unspool.backends.keyvalue import EPHEMERAL, LARGEST_VALUE, Item, Life, Until
 from unspool.backends.nats import NatsBackend, keyvalue, runs
 from unspool.backends.nats.item import Header
-from unspool.backends.nats.jetstream import JetStream, Request
+from unspool.backends.nats.jetstream import JetStream
+from unspool.backends.nats.requests import Request
 from unspool.backends.nats.runs import Process
 from unspool.backends.nats.stored import HEADER
 from unspool.errors import OptionRefused, SpoolerUnusable

@@ -12,7 +12,8 @@ from tests.nats.conftest import Open, queue_on, until
 from tests.nats.server import Server
 from unspool import codec
 from unspool.backends.nats import NatsBackend, connection
-from unspool.backends.nats.jetstream import JetStream, Request
+from unspool.backends.nats.jetstream import JetStream
+from unspool.backends.nats.requests import Request
 from unspool.backends.nats.stored import HEADER
 from unspool.message import Ack, Bury, Claim, Message, Refusal, RefusalKind, Release, Retry, State
 

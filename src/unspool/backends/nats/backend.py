@@ -45,10 +45,11 @@ from .depot import NatsDepot
 from .exchange import Exchange
 from .feed import NatsFeed
 from .history import History
-from .jetstream import JetStream, Request
+from .jetstream import JetStream
 from .keyvalue import NatsKeyValue
 from .listing import Listing
 from .names import new_token, rank_part, short
+from .requests import Request
 from .stored import ROOM, Facts, Stored
 from .tasks import Tasks
 

@@ -9,8 +9,9 @@ from ..base import Clock
 from ..depot import MOVING
 from . import runs
 from .cluster import Cluster
-from .jetstream import Conflict, JetStream
+from .jetstream import JetStream
 from .names import ARRIVING, LEAVING, NOW, rank_part
+from .requests import Conflict
 from .runs import Run
 from .stored import HEADER, Facts, Stored
 from .tasks import Tasks

@@ -17,8 +17,9 @@ from ...address import Address
 from ...errors import OptionRefused
 from . import streams
 from .connection import Server
-from .jetstream import NO_STREAM, ApiError, JetStream, Request
+from .jetstream import JetStream
 from .names import Names, is_token
+from .requests import NO_STREAM, ApiError, Request
 from .reserve import Reserve
 
 __all__ = ["Cluster", "Work"]

@@ -19,9 +19,9 @@ from . import ends, runs
 from .cluster import Cluster
 from .connection import Connection, Message
 from .control import NatsControl, Switches
-from .jetstream import Request, message_of, read
 from .names import CORRUPT, NOW, SOON, is_token, new_token, rank_part
 from .overdue import Overdue
+from .requests import Request, message_of, read
 from .stored import HEADER, Facts, Stored
 
 __all__ = ["Consumer", "Delivery"]

@@ -19,7 +19,8 @@ from ..base import WorkerInfo, check_period
 from ..slot import Slot
 from . import registrations, runs
 from .cluster import Cluster
-from .jetstream import Conflict, JetStream, Request
+from .jetstream import JetStream
+from .requests import Conflict, Request
 from .runs import Process
 from .stored import Stored
 

@@ -19,8 +19,9 @@ from ..depot import Parcel
 from . import runs
 from .cluster import Cluster
 from .control import NatsControl
-from .jetstream import Conflict, JetStream
+from .jetstream import JetStream
 from .names import ARRIVING, CORRUPT, DEAD, LATER, LEAVING, SOON, on_the_way, rank_part
+from .requests import Conflict
 from .runs import Process
 from .stored import HEADER, Facts, Passage, Stored
 from .tasks import Tasks

@@ -16,8 +16,9 @@ import contextlib
 from collections.abc import Iterator
 
 from . import runs
-from .jetstream import ApiError, Conflict, JetStream, Request, condition
+from .jetstream import JetStream
 from .names import Names
+from .requests import ApiError, Conflict, Request, condition
 from .runs import Run
 from .stored import Stored
 

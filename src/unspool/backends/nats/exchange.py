@@ -30,8 +30,9 @@ from ..base import Clock
 from . import ends, runs
 from .cluster import Cluster
 from .control import NatsControl
-from .jetstream import NO_STREAM, ApiError, Conflict, JetStream, Request, condition, deletion, message_of, read
+from .jetstream import JetStream
 from .names import LATER, NOW, is_token
+from .requests import NO_STREAM, ApiError, Conflict, Request, condition, deletion, message_of, read
 from .runs import Run
 from .stored import Facts, Stored
 from .tasks import Tasks

@@ -16,8 +16,9 @@ from . import runs
 from .cluster import Cluster
 from .consumer import Consumer, Delivery
 from .control import NatsControl
-from .jetstream import ApiError, JetStream, Unreachable, deletion
+from .jetstream import JetStream
 from .overdue import Overdue
+from .requests import ApiError, Unreachable, deletion
 from .runs import Run
 from .tasks import Tasks
 

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 
 from ...message import Record
 from .cluster import Cluster
-from .jetstream import JetStream, Request, new_id
+from .jetstream import JetStream
 from .names import is_piece
+from .requests import Request, new_id
 from .stored import Stored
 
 __all__ = ["History"]

@@ -34,7 +34,8 @@ from . import runs
 from .cluster import Cluster, Work
 from .control import NatsControl
 from .item import Found, Header
-from .jetstream import ID, NO_STREAM, ApiError, Conflict, JetStream, message_of, new_id, read
+from .jetstream import JetStream
+from .requests import ID, NO_STREAM, ApiError, Conflict, message_of, new_id, read
 from .stored import ROOM
 from .waiting import Watch, deaths
 

@@ -18,8 +18,9 @@ from datetime import datetime
 
 from ...printable import counted
 from .cluster import Cluster
-from .jetstream import ApiError, JetStream
+from .jetstream import JetStream
 from .names import LATER
+from .requests import ApiError
 from .stored import Stored
 from .tasks import Tasks
 

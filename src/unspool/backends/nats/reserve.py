@@ -8,8 +8,9 @@ this message and writes again. A supervisor restores it at its next full scan.
 import logging
 from collections.abc import Mapping
 
-from .jetstream import ApiError, Conflict, JetStream
+from .jetstream import JetStream
 from .names import Names
+from .requests import ApiError, Conflict
 from .stored import ROOM
 
 __all__ = ["Reserve"]

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...errors import SpoolerUnusable
-from .jetstream import ApiError, JetStream
+from .jetstream import JetStream
 from .names import ARRIVING, CORRUPT, DEAD, LATER, LEAVING, NOW, SOON, Names, on_the_way
+from .requests import ApiError
 
 __all__ = ["Settings", "consumer", "ensure", "ensure_table", "has_schedules"]
 

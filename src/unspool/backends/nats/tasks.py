@@ -14,8 +14,9 @@ from ...message import Bury
 from ..base import Clock
 from . import ends, runs
 from .cluster import Cluster
-from .jetstream import ID, ApiError, Conflict, JetStream, Request, deletion
+from .jetstream import JetStream
 from .names import CORRUPT, DEAD, LATER, NOW, SOON, rank_part
+from .requests import ID, ApiError, Conflict, Request, deletion
 from .runs import Run
 from .stored import HEADER, Facts, Stored
 

@@ -7,8 +7,9 @@ from collections.abc import Collection, Iterator, Sequence
 from types import TracebackType
 
 from .connection import Message
-from .jetstream import JetStream, Request
+from .jetstream import JetStream
 from .names import Names
+from .requests import Request
 from .runs import Process, me
 
 __all__ = ["Watch", "deaths"]
