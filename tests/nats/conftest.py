@@ -14,6 +14,7 @@ from unspool import address
 from unspool.backends.nats import NatsBackend, runs
 from unspool.backends.nats.jetstream import JetStream
 from unspool.backends.nats.runs import Process, Run
+from unspool.backends.nats.tasks import Tasks
 from unspool.settings import Settings
 from unspool.signing import Signer
 
@@ -45,7 +46,7 @@ def until(wanted: Callable[[], bool]) -> None:
 
 def crash(backend: NatsBackend, ref: str) -> None:
     """Leave what a killed worker leaves: the record of a run whose process is dead."""
-    names = backend._place.names
+    names = backend.cluster.names
 
     def kill(stream: JetStream) -> None:
         record = stream.last(names.state, names.run(ref))
@@ -55,7 +56,20 @@ def crash(backend: NatsBackend, ref: str) -> None:
         gone = run._replace(process=Process(runs.host(), 4_190_000, "1"))
         stream.publish(names.state, names.run(ref), gone.dump())
 
-    backend._place.call(kill)
+    backend.cluster.call(kill)
+
+
+def tasks_of(backend: NatsBackend) -> Tasks:
+    """Return the tasks of a queue, for a test that does a single step of a call."""
+    return Tasks(backend.cluster, time.time, schedules=True)
+
+
+def number(backend: NatsBackend, kind: str) -> int:
+    """Return the number of messages of a kind, as the server counts them."""
+    names = backend.cluster.names
+    info = backend.cluster.call(lambda stream: stream.info(names.stream(kind), count=names.task(kind, "*", "*")))
+    assert info is not None
+    return int(info.get("total", 0))
 
 
 @pytest.fixture

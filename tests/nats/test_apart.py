@@ -138,7 +138,7 @@ def test_a_carrier_of_another_host_dies(
     began = time.monotonic()
     parcels = []
     until(lambda: bool(parcels.extend(here.depot.departures()) or len(parcels) == 20))
-    assert time.monotonic() - began < 2 * here._place.lease + 2
+    assert time.monotonic() - began < 2 * here.cluster.lease + 2
     here.depot.stay(parcels)  # as if its own mover came back to them later
     target = place.root / "target"
     command = [sys.executable, "-m", "unspool", "move", url, str(target)]

@@ -163,14 +163,14 @@ def restart(server: Server, backend: NatsBackend, payload: int) -> None:
     server.kill()
     server.limit(payload)
     server.start()
-    until(lambda: backend._place.call(lambda stream: stream.open().max_payload) == payload)
+    until(lambda: backend.cluster.call(lambda stream: stream.open().max_payload) == payload)
 
 
 def dead(backend: NatsBackend, claim: Claim) -> None:
     """Leaves of a run what a worker leaves that is killed."""
-    names, gone = backend._names, Process(runs.host(), 4_190_000, "1")
+    names, gone = backend.cluster.names, Process(runs.host(), 4_190_000, "1")
     record = Run(claim.ref, 0, 0, 1, gone).dump()
-    backend._place.call(lambda stream: stream.publish(names.state, names.run(claim.ref), record))
+    backend.cluster.call(lambda stream: stream.publish(names.state, names.run(claim.ref), record))
 
 
 def test_the_largest_that_is_taken_can_also_be_set_aside(backend: NatsBackend) -> None:
@@ -205,7 +205,7 @@ def test_pickle_needs_a_key(url: str) -> None:
 def test_what_anybody_may_publish(served: Place, backend: NatsBackend) -> None:
     """Messages that are no tasks are set aside as corrupt with a reason, whatever their subjects and headers; the
     others go on."""
-    names = backend._place.names
+    names = backend.cluster.names
     too_long = "x" * 200
 
     def publish(stream: JetStream) -> None:
@@ -215,10 +215,10 @@ def test_what_anybody_may_publish(served: Place, backend: NatsBackend) -> None:
             (names.task("now", "none", too_long), ""),
             (names.task("soon", "none", "long"), json.dumps({"due": 0, "attempts": 10**30, "crashes": 0})),
         ]:
-            backend._place.ensure_rank(stream, subject.split(".")[3])
+            backend.cluster.ensure_rank(stream, subject.split(".")[3])
             stream.publish(names.tasks, subject, b"\x80junk", {HEADER: header})
 
-    backend._place.call(publish)
+    backend.cluster.call(publish)
     served.write_app(APP)
     served.call("done()")
     running = served.run()
@@ -242,17 +242,17 @@ def test_a_message_without_our_header_runs(served: Place, backend: NatsBackend) 
     from unspool import wire
     from unspool.signing import Signer
 
-    names = backend._place.names
+    names = backend.cluster.names
     spooler = names.root.rpartition(".")[2]
     body = json.dumps({"payload": {"func": "tasks:done", "arg": [], "kwg": {}}}).encode()
     vars = {"msg": b"ucfg_fcall", "unspool_task": b"tasks:done", "unspool_codec": b"json"}
     data = wire.dump(vars, body, Signer([KEY], spooler))
 
     def publish(stream: JetStream) -> None:
-        backend._place.ensure_rank(stream, "none")
+        backend.cluster.ensure_rank(stream, "none")
         stream.ask(Request(names.task("now", "none", "mine"), data))
 
-    backend._place.call(publish)
+    backend.cluster.call(publish)
     served.write_app(APP)
     running = served.run()
     running.wait_for_verdict("processed")
@@ -325,7 +325,7 @@ def test_a_stream_deleted_in_mid_run(served: Place, backend: NatsBackend) -> Non
     served.call("done()")
     running = served.run()
     running.wait_for_verdict("processed")
-    backend._place.call(lambda stream: stream.api(f"STREAM.DELETE.{backend._place.names.tasks}"))
+    backend.cluster.call(lambda stream: stream.api(f"STREAM.DELETE.{backend.cluster.names.tasks}"))
     end = time.monotonic() + PATIENCE
     while True:
         try:

@@ -25,7 +25,7 @@ def test_a_late_carrier_changes_nothing(url: str, opened: Open) -> None:
     one, other = opened(url), opened(url)
     id = send(one)
     late = one.depot.leave([id])
-    depot._carried.clear()  # as if its process had died
+    depot._carried.clear()  # noqa: SLF001  as if its process had died
     (taken,) = other.depot.departures()
     assert taken.key == late[0].key
     assert one.depot.left(late, "there") == []
@@ -89,10 +89,10 @@ def test_what_anybody_wrote(backend: NatsBackend, header: str) -> None:
     """A message that leaves by its subject alone is shown, and is taken on under a good key."""
 
     def write(stream: JetStream) -> None:
-        subject = backend._names.task("leaving", "none", "forged")
-        stream.publish(backend._names.tasks, subject, b"what", {HEADER: header})
+        subject = backend.cluster.names.task("leaving", "none", "forged")
+        stream.publish(backend.cluster.names.tasks, subject, b"what", {HEADER: header})
 
-    backend._place.call(write)
+    backend.cluster.call(write)
     entry = backend.find("forged")
     assert entry is not None
     assert "is being moved" in entry.reason

@@ -7,7 +7,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from tests.nats.conftest import Open, until
+from tests.nats.conftest import Open, tasks_of, until
 from unspool import codec
 from unspool.backends.nats import NatsBackend, runs
 from unspool.backends.nats.jetstream import JetStream
@@ -34,12 +34,12 @@ def claim(backend: NatsBackend, ref: str) -> Claim:
 
 def records(backend: NatsBackend) -> int:
     """How many records of runs there are."""
-    names = backend._place.names
+    names = backend.cluster.names
 
     def count(stream: JetStream) -> int:
         return len(list(stream.read(names.state, names.run("*"))))
 
-    return backend._place.call(count)
+    return backend.cluster.call(count)
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def meanwhile(monkeypatch: pytest.MonkeyPatch) -> Meanwhile:
     """Has something happen once, after a backend has first read a task or the record of its run."""
 
     def meanwhile(backend: NatsBackend, happens: Callable[[], object]) -> None:
-        names, left, last = backend._place.names, [happens], JetStream.last
+        names, left, last = backend.cluster.names, [happens], JetStream.last
 
         def slow(self: JetStream, name: str, subject: str, **more: Any) -> object:
             found = last(self, name, subject, **more)
@@ -94,16 +94,16 @@ def test_a_task_that_is_begun_again_meanwhile(
     """A record that belongs to a later message than the one that was read is not taken for void."""
     late = opened(url)
     _, ref = send_again(backend)
-    names, other = backend._place.names, runs.process(os.getppid())
+    names, other = backend.cluster.names, runs.process(os.getppid())
     assert other is not None
 
     def another(stream: JetStream) -> None:
         stored = stream.last(names.tasks, names.task("*", "*", ref))
         assert stored is not None
-        seq = backend._tasks.anew(stream, stored, stored.facts)
+        seq = tasks_of(backend).anew(stream, stored, stored.facts)
         stream.publish(names.state, names.run(ref), Run(ref, 0, seq, 2, other).dump())
 
-    meanwhile(late, lambda: backend._place.call(another))
+    meanwhile(late, lambda: backend.cluster.call(another))
     refusal = late.claim(ref)
     assert isinstance(refusal, Refusal)
     assert refusal.kind is RefusalKind.BUSY
@@ -153,18 +153,18 @@ def test_a_worker_that_dies_when_it_has_set_a_task_aside(
     """A task whose message its worker could not delete any more is dead, and is not run once more."""
     id, ref = send(backend)
     begun = claim(backend, ref)
-    names, gone = backend._names, Process(runs.host(), 4_190_000, "1")
+    names, gone = backend.cluster.names, Process(runs.host(), 4_190_000, "1")
 
     def die(stream: JetStream) -> None:
         with monkeypatch.context() as patch:
             patch.setattr(JetStream, "delete", Mock(side_effect=Unreachable("its worker is killed")))
             with pytest.raises(Unreachable):
-                backend._tasks.set_aside(
+                tasks_of(backend).set_aside(
                     stream, begun.token.stored, begun.token.facts, Bury("hopeless"), begun.token.record
                 )
         stream.publish(names.state, names.run(ref), Run(ref, 0, 0, 1, gone).dump())
 
-    backend._place.call(die)
+    backend.cluster.call(die)
     assert {state: count for state, count in backend.counts().items() if count} == {State.READY: 1, State.DEAD: 1}
     refusal = opened(url).claim(ref)
     assert isinstance(refusal, Refusal)
@@ -184,14 +184,14 @@ def end(backend: NatsBackend, id: str, ref: str) -> None:
 
 def crash(backend: NatsBackend, id: str, ref: str) -> None:
     """A worker dies before it has looked again, and the next one runs the task."""
-    names, gone = backend._names, Process(runs.host(), 4_190_000, "1")
+    names, gone = backend.cluster.names, Process(runs.host(), 4_190_000, "1")
 
     def die(stream: JetStream) -> None:
         stored = stream.last(names.tasks, names.task("*", "*", ref))
         assert stored is not None
         stream.publish(names.state, names.run(ref), Run(ref, 0, stored.seq, 1, gone).dump())
 
-    backend._place.call(die)
+    backend.cluster.call(die)
     end(backend, id, ref)
 
 

@@ -33,7 +33,7 @@ class TestNats(BackendConformance):
 
     def damage(self, backend: Backend, id: str) -> None:
         assert isinstance(backend, NatsBackend)
-        place, token = backend._place, id.rpartition("/")[2]
+        place, token = backend.cluster, id.rpartition("/")[2]
 
         def alter(stream: JetStream) -> None:
             subject = place.names.task("*", "*", token)

@@ -40,12 +40,12 @@ def claim(backend: NatsBackend, id: str) -> Claim:
 
 def records(backend: NatsBackend) -> int:
     """How many tasks are said to run."""
-    names = backend._place.names
+    names = backend.cluster.names
 
     def count(stream: JetStream) -> int:
         return len(list(stream.read(names.state, names.run("*"))))
 
-    return backend._place.call(count)
+    return backend.cluster.call(count)
 
 
 def end(backend: NatsBackend, *claims: Claim) -> None:
@@ -55,13 +55,13 @@ def end(backend: NatsBackend, *claims: Claim) -> None:
 
 def connections(backend: NatsBackend) -> list[Connection]:
     """Returns the open connections that nothing uses now."""
-    return [stream.open() for stream in backend._place._idle]
+    return [stream.open() for stream in backend.cluster._idle]  # noqa: SLF001  to find the connections
 
 
 def cut(backend: NatsBackend) -> None:
     """Breaks the connections."""
     for connection in connections(backend):
-        connection._socket.shutdown(socket.SHUT_RDWR)
+        connection._socket.shutdown(socket.SHUT_RDWR)  # noqa: SLF001  to break it
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def lose(monkeypatch: pytest.MonkeyPatch) -> Loses:
     """Lose the answers to the next requests that contain one with this word in its subject, with the connection."""
 
     def lose(word: str) -> None:
-        ask, left = JetStream._ask_some, [word]
+        ask, left = JetStream._ask_some, [word]  # noqa: SLF001  to lose an answer
 
         def ask_some(self: JetStream, requests: Sequence[Request], some: Any, found: Any, *more: Any) -> None:
             ask(self, requests, some, found, *more)
@@ -115,11 +115,11 @@ def test_a_run(worker: NatsBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(claims) == 4
     first, *rest = written
     assert (first.count(b"PUB "), first.count(b".ended."), first.count(b".MSG.GET.")) == (4 * 4, 4, 4)
-    assert {subject.split(b" ")[1].split(b".")[-1] for subject in rest} == {worker._names.state.encode()}
+    assert {subject.split(b" ")[1].split(b".")[-1] for subject in rest} == {worker.cluster.names.state.encode()}
     monkeypatch.setattr(Connection, "flush", flush)
     end(worker, *claims)
     assert connection in connections(worker)
-    assert not connection._replies
+    assert not connection._replies  # noqa: SLF001  no reply is left over
     assert sum(worker.counts().values()) == 0
     until(lambda: records(worker) == 0)
 
@@ -156,7 +156,7 @@ def test_an_end_whose_answer_is_lost(worker: NatsBackend, lose: Loses, caplog: p
         end(worker, found)
         assert worker.find(id) is None
     assert sum(worker.counts().values()) == 0
-    worker._place.call(lambda stream: list(runs.drop_void(stream, worker._place.names)))  # as supervisors do
+    worker.cluster.call(lambda stream: list(runs.drop_void(stream, worker.cluster.names)))  # as supervisors do
     until(lambda: records(worker) == 0)
     assert "taken over" not in caplog.text
 
@@ -174,8 +174,8 @@ def test_an_end_that_comes_too_late(worker: NatsBackend, caplog: pytest.LogCaptu
     """An end of a task that does not exist any more is logged."""
     (id,) = send(worker)
     found = claim(worker, id)
-    names, record = worker._place.names, found.token.record
-    worker._place.call(lambda stream: stream.delete(names.state, record))
+    names, record = worker.cluster.names, found.token.record
+    worker.cluster.call(lambda stream: stream.delete(names.state, record))
     worker.remove(id)
     end(worker, found)
     assert "was taken over or removed while this process was cut off" in caplog.text
@@ -198,7 +198,7 @@ def test_claims_of_a_call_that_raises(own_server: Server, opened: Open, lose: Lo
     ids = send(worker, Message("one"), Message("two"))
     refs = [id.rpartition("/")[2] for id in ids]
     end(worker, claim(worker, send(worker)[0]))
-    ask = JetStream._ask_some
+    ask = JetStream._ask_some  # noqa: SLF001  to lose an answer
 
     def ask_some(self: JetStream, requests: Sequence[Request], some: Any, found: Any, *more: Any) -> None:
         ask(self, requests, some, found, *more)
@@ -302,7 +302,7 @@ def test_tls(certified: Server, opened: Open) -> None:
     first, second = send(backend, Message("task"), Message("task", b"x" * (1 << 20)))
     for id in (first, second):
         end(backend, claim(backend, id))
-    assert {type(connection._socket).__name__ for connection in connections(backend)} == {"SSLSocket"}
+    assert {type(connection._socket).__name__ for connection in connections(backend)} == {"SSLSocket"}  # noqa: SLF001  the transport
     assert sum(backend.counts().values()) == 0
 
 

@@ -1,5 +1,7 @@
 """Ends and claims that a worker exchanges with a backend in one call."""
 
+import time
+
 from tests.nats.conftest import Open, crash, until
 from unspool import codec
 from unspool.backends.base import Feed, Ticket
@@ -37,12 +39,12 @@ def test_ends_and_claims(backend: NatsBackend) -> None:
     """Each end is settled, and each ref is claimed or refused. All of this is done when the call returns."""
     refs = send(backend, 6)
     first, second, third, fourth = claims(backend, refs[:4])
-    at = backend._clock() + 1000
+    at = time.time() + 1000
     ends = [End(first, Ack()), End(second, Retry(at)), End(third, Release()), End(fourth, Bury("hopeless"))]
     done = backend.exchange(ends, [refs[4], first.ref, refs[5], "no such task"])
     assert (done.ended[0], done.ended[1], done.ended[3]) == (None, at, None)
     assert done.ended[2] is not None
-    assert done.ended[2] <= backend._clock()
+    assert done.ended[2] <= time.time()
     assert [one.ref if isinstance(one, Claim) else one.kind for one in done.taken] == [
         refs[4],
         RefusalKind.GONE,
@@ -60,7 +62,7 @@ def test_marks(backend: NatsBackend, opened: Open) -> None:
     crash."""
     refs, other = send(backend, 2), opened(backend.name)
     claims(backend, refs)
-    at = backend._clock() + 1000
+    at = time.time() + 1000
     backend.mark(refs[0], DeferOnCrash(at))
     backend.mark(refs[1], Interrupted())
     for ref in refs:
@@ -116,7 +118,8 @@ def test_a_worker_that_dies_with_several_claims(backend: NatsBackend, opened: Op
     first, second = claims(worker, [begun.ref, unbegun.ref])
     for ref in (first.ref, second.ref):
         crash(backend, ref)
-    record = backend._place.call(lambda stream: stream.last(backend._names.state, backend._names.run(second.ref)))
+    names = backend.cluster.names
+    record = backend.cluster.call(lambda stream: stream.last(names.state, names.run(second.ref)))
     assert record
     feed.release([unbegun._replace(token=record.seq)])
     feed.recheck()

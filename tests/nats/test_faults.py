@@ -52,7 +52,7 @@ class Load:
         self.backend = opened(url)
         self.place.write_app(APP)
         self.running = self.place.run("--processes=2")
-        self._producer = subprocess.Popen([sys.executable, "-c", PRODUCER], cwd=place.root, env=place.env)
+        self.producer = subprocess.Popen([sys.executable, "-c", PRODUCER], cwd=place.root, env=place.env)
 
     def goes_on(self, runs: int = 40) -> None:
         """Waits for so many further runs."""
@@ -67,14 +67,13 @@ class Load:
 
     def _tail(self) -> list[object]:
         """What the supervisor said last."""
-        while not self.running._lines.empty():
-            self.running.seen.append(self.running._lines.get() or {})
+        self.running.catch_up()
         return [line for line in self.running.seen if line.get("verdict") != "processed"][-20:]
 
     def settle(self) -> tuple[int, int, int]:
         """Ends the producer, lets all be run, and counts: acknowledged, lost, run more than once."""
         Path(f"{self.place.oracle}.enough").touch()
-        assert self._producer.wait(2 * PATIENCE) == 0
+        assert self.producer.wait(2 * PATIENCE) == 0
         end = time.monotonic() + 2 * PATIENCE
         while sum(self.backend.counts().values()):
             assert time.monotonic() < end, (self.backend.counts(), self.running.complaints, self._tail())
@@ -102,8 +101,8 @@ def load(place: Place, opened: Open) -> Iterator[Callable[[str], Load]]:
 
     yield load
     for one in loads:
-        one._producer.kill()
-        one._producer.wait(PATIENCE)
+        one.producer.kill()
+        one.producer.wait(PATIENCE)
 
 
 def test_killed_and_restarted(own_server: Server, load: Callable[[str], Load]) -> None:
@@ -154,7 +153,7 @@ def test_nodes_of_a_cluster_are_killed(tmp_path: Path, load: Callable[[str], Loa
     try:
         under = load(queue_on(f"nats://{cluster.hosts}", "&lease=2"))
         under.goes_on()
-        info = under.backend._place.call(lambda stream: stream.info(under.backend._place.names.tasks))
+        info = under.backend.cluster.call(lambda stream: stream.info(under.backend.cluster.names.tasks))
         assert info is not None
         assert info["config"]["num_replicas"] == 3
         leader = cluster.named(info["cluster"]["leader"])

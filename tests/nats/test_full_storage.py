@@ -8,7 +8,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from tests.nats.conftest import Open, at, queue_on, until
+from tests.nats.conftest import Open, at, number, queue_on, tasks_of, until
 from tests.nats.server import Server
 from tests.runtime.conftest import Place
 from unspool import codec
@@ -93,12 +93,12 @@ def test_a_batch_for_which_there_is_no_room(small: Server, opened: Open) -> None
 
 def reserves(backend: NatsBackend) -> int:
     """How many there are."""
-    return backend._place.call(lambda stream: backend._listing._number(stream, on_the_way(ARRIVING, DEAD)))
+    return number(backend, on_the_way(ARRIVING, DEAD))
 
 
 def drop_reserve(backend: NatsBackend) -> None:
     """Deletes the reserve, as workers do that find no room."""
-    assert backend._place.call(backend._place.reserve._spend)
+    assert backend.cluster.call(backend.cluster.reserve._spend)  # noqa: SLF001  the last resort of a worker
 
 
 def fill(backend: NatsBackend) -> None:
@@ -109,7 +109,7 @@ def fill(backend: NatsBackend) -> None:
 
 def empty(backend: NatsBackend) -> None:
     """Deletes all tasks."""
-    backend._place.call(lambda stream: stream.api(f"STREAM.PURGE.{backend._names.tasks}"))
+    backend.cluster.call(lambda stream: stream.api(f"STREAM.PURGE.{backend.cluster.names.tasks}"))
 
 
 @pytest.fixture
@@ -168,11 +168,11 @@ def test_a_supervisor_that_dies_when_it_lets_tasks_out(
     """A task that was let out, and that the server still keeps back, is run once: also if the server, which is started
     again, lets it out as well."""
     empty(other)
-    overdue, names = Overdue(withheld._place, withheld._tasks), withheld._names
+    overdue, names = Overdue(withheld.cluster, tasks_of(withheld)), withheld.cluster.names
 
     def dies() -> bool:
         try:
-            withheld._place.call(lambda stream: list(overdue.look(stream)))
+            withheld.cluster.call(lambda stream: list(overdue.look(stream)))
         except Unreachable:
             return True
         return False
@@ -180,14 +180,14 @@ def test_a_supervisor_that_dies_when_it_lets_tasks_out(
     with monkeypatch.context() as patch:
         patch.setattr(JetStream, "delete", Mock(side_effect=Unreachable("the supervisor is killed")))
         until(dies)
-    assert withheld._place.call(lambda stream: withheld._listing._number(stream, SOON)) == 1
+    assert number(withheld, SOON) == 1
     if restarted:
         small.kill()
         small.start()
-        until(lambda: withheld._place.call(lambda stream: not stream.open().closed))
-        until(lambda: withheld._place.call(lambda stream: withheld._listing._number(stream, LATER)) == 0)
+        until(lambda: withheld.cluster.call(lambda stream: not stream.open().closed))
+        until(lambda: number(withheld, LATER) == 0)
     else:
-        withheld._place.call(lambda stream: list(overdue.look(stream)))
+        withheld.cluster.call(lambda stream: list(overdue.look(stream)))
     ids = {entry.id for entry in withheld.entries()}
     assert len(ids) == POSTPONED
     for id in ids:
@@ -197,4 +197,4 @@ def test_a_supervisor_that_dies_when_it_lets_tasks_out(
     withheld.flush()
     assert list(withheld.entries()) == []
     assert sum(withheld.counts().values()) == 0
-    assert withheld._place.call(lambda stream: stream.last(names.tasks, ">")) is None
+    assert withheld.cluster.call(lambda stream: stream.last(names.tasks, ">")) is None

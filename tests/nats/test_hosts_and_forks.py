@@ -52,7 +52,7 @@ def test_another_host(served: Place, backend: NatsBackend, elsewhere: "subproces
     elsewhere.kill()
     began = time.monotonic()
     served.wait_for_line("begun long", 2)
-    assert time.monotonic() - began < 4 * backend._place.lease
+    assert time.monotonic() - began < 4 * backend.cluster.lease
     until(lambda: not [info for info in backend.control.live() if info.host])
     served.open_gate("long")
     here.wait_for_verdict("processed")
@@ -75,7 +75,7 @@ def test_a_late_verdict_is_refused(url: str, opened: Open, caplog: pytest.LogCap
         feed.refresh()
     first = one.claim(tickets[0].ref)
     assert isinstance(first, Claim)
-    names = one._place.names
+    names = one.cluster.names
 
     def vanish(stream: JetStream) -> None:
         """The record as it looks from here when its process is of a host that is not heard of."""
@@ -86,7 +86,7 @@ def test_a_late_verdict_is_refused(url: str, opened: Open, caplog: pytest.LogCap
         cut_off = run._replace(process=Process("elsewhere", 1, "1")).dump()
         stream.publish(names.state, names.run(first.ref), cut_off)
 
-    one._place.call(vanish)
+    one.cluster.call(vanish)
     second = other.claim(first.ref)
     assert isinstance(second, Claim)
     assert (second.attempts, second.crashes) == (2, 1)
@@ -111,7 +111,7 @@ def test_servers_that_keep_nothing_back(url: str, opened: Open) -> None:
     tickets = []
     while not tickets:
         feed.refresh()
-        assert not feed._held or time.time() > due - 2  # type: ignore[attr-defined]  # it is the server's meanwhile
+        assert not feed._held or time.time() > due - 2  # type: ignore[attr-defined]  # noqa: SLF001  # it is the server's meanwhile
         tickets = feed.take(1)
         time.sleep(0.01)
     assert 0 <= time.time() - due < 1

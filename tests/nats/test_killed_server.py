@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.nats.conftest import Open, queue_on, until
+from tests.nats.conftest import Open, queue_on, tasks_of, until
 from tests.nats.server import Server
 from unspool import codec
 from unspool.backends.nats import NatsBackend, connection
@@ -89,7 +89,7 @@ def test_what_has_left_stays_away(own_server: Server, opened: Open) -> None:
         assert sum(backend.counts().values()) == 1, way
     own_server.kill()
     own_server.start()
-    until(lambda: backend._place.call(lambda stream: not stream.open().closed))
+    until(lambda: backend.cluster.call(lambda stream: not stream.open().closed))
     assert [entry.id for entry in backend.entries()] == [id]
     assert backend.counts() == dict.fromkeys(State, 0) | {State.READY: 1}
 
@@ -97,7 +97,7 @@ def test_what_has_left_stays_away(own_server: Server, opened: Open) -> None:
 @pytest.mark.timeout(180)
 def test_kills_at_each_step(own_server: Server, opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     """The server is killed before each write that retries and ends a task: when it has ended nothing of it is there."""
-    ask, steps = JetStream._ask_some, itertools.count()
+    ask, steps = JetStream._ask_some, itertools.count()  # noqa: SLF001  to lose an answer
     deadly = -1
     monkeypatch.setattr(connection, "ANSWER", 0.5)  # a request that was lost with the server is soon repeated
 
@@ -121,7 +121,7 @@ def test_kills_at_each_step(own_server: Server, opened: Open, monkeypatch: pytes
         writes, steps = next(steps), itertools.count(deadly + 1)
         own_server.kill()
         own_server.start()
-        until(lambda: backend._place.call(lambda stream: not stream.open().closed))
+        until(lambda: backend.cluster.call(lambda stream: not stream.open().closed))
         assert [entry.id for entry in backend.entries()] == [kept]
         if writes <= deadly:
             break
@@ -136,31 +136,31 @@ def test_streams_of_an_earlier_version(url: str, opened: Open, caplog: pytest.Lo
     id = send(before)
 
     def change(stream: JetStream) -> None:
-        for name in (before._names.tasks, before._names.aside):
+        for name in (before.cluster.names.tasks, before.cluster.names.aside):
             found = stream.info(name)
             assert found
             stream.api(f"STREAM.UPDATE.{name}", found["config"] | {"max_msgs_per_subject": 1})
-        found = stream.info(before._names.state)
+        found = stream.info(before.cluster.names.state)
         assert found
         subjects = [one for one in found["config"]["subjects"] if ".ended." not in one]
-        stream.api(f"STREAM.UPDATE.{before._names.state}", found["config"] | {"subjects": subjects})
+        stream.api(f"STREAM.UPDATE.{before.cluster.names.state}", found["config"] | {"subjects": subjects})
         subject, header = (
-            before._names.task("soon", "none", "old"),
+            before.cluster.names.task("soon", "none", "old"),
             {HEADER: '{"due": 1.0, "attempts": 1, "crashes": 0, "anew": true}'},
         )
-        stored = before._tasks.last(stream, before._names.tasks, id.rpartition("/")[2], None)
+        stored = tasks_of(before).last(stream, before.cluster.names.tasks, id.rpartition("/")[2], None)
         assert stored
-        stream.publish(before._names.tasks, subject, stored.data, header)
+        stream.publish(before.cluster.names.tasks, subject, stored.data, header)
 
     def limits(stream: JetStream) -> list[int]:
-        found = [stream.info(name) for name in (before._names.tasks, before._names.aside)]
+        found = [stream.info(name) for name in (before.cluster.names.tasks, before.cluster.names.aside)]
         return [one["config"]["max_msgs_per_subject"] for one in found if one]
 
-    before._place.call(change)
-    assert before._place.call(limits) == [1, 1]
+    before.cluster.call(change)
+    assert before.cluster.call(limits) == [1, 1]
     after = opened(url)
     settle(after, id, Retry(0.0), Ack())
-    assert after._place.call(limits) == [-1, -1]
+    assert after.cluster.call(limits) == [-1, -1]
     old = claim(after, "old")
     assert (old.attempts, old.token.facts.version) == (2, 1)
     after.settle(old, Ack())
@@ -179,14 +179,14 @@ def test_streams_that_may_not_be_changed(tmp_path: Path, opened: Open, caplog: p
     try:
         url = queue_on(server.url.replace("//", "//all:all@"))
         maker = opened(url)
-        id, names = send(maker), maker._names
+        id, names = send(maker), maker.cluster.names
 
         def change(stream: JetStream) -> None:
             found = stream.info(names.tasks)
             assert found
             stream.api(f"STREAM.UPDATE.{names.tasks}", found["config"] | {"max_msgs_per_subject": 1})
 
-        maker._place.call(change)
+        maker.cluster.call(change)
         user = opened(url.replace("all:all", "some:some"), patience=0.5)
         settle(user, id, Retry(0.0), Ack())
         assert sum(user.counts().values()) == 0
@@ -218,7 +218,7 @@ def test_a_deletion_that_the_server_loses(own_server: Server, opened: Open) -> N
         settle(backend, id, Ack())
     own_server.kill()
     own_server.start()
-    until(lambda: backend._place.call(lambda stream: not stream.open().closed))
+    until(lambda: backend.cluster.call(lambda stream: not stream.open().closed))
     for id in (sent[1], sent[5], sent[6]):
         assert backend.claim(id.rpartition("/")[2]) == Refusal(RefusalKind.GONE)
     assert are_left(backend, sent[0], *sent[2:5])
@@ -232,7 +232,7 @@ Back = tuple[str, str, bytes, str]
 def test_any_message_that_comes_back(url: str, opened: Open, monkeypatch: pytest.MonkeyPatch, way: Way) -> None:
     """Whichever message of a task that has left is back, no worker, carrier or person finds the task."""
     messages: list[Back] = []
-    ask = JetStream._ask_some
+    ask = JetStream._ask_some  # noqa: SLF001  to lose an answer
 
     def keeps(self: JetStream, requests: Sequence[Request], *rest: Any) -> None:
         for request in requests:
@@ -255,16 +255,16 @@ def test_any_message_that_comes_back(url: str, opened: Open, monkeypatch: pytest
 
         other = opened(url)
         id = f"{other.name}/{subject.rpartition('.')[2]}"
-        other._place.call(publish)
+        other.cluster.call(publish)
         assert other.find(id) is None
         assert other.claim(id.rpartition("/")[2]) == Refusal(RefusalKind.GONE)
-        other._place.call(publish)
+        other.cluster.call(publish)
         with pytest.raises(LookupError):
             other.retry(id)
-        other._place.call(publish)
+        other.cluster.call(publish)
         assert other.depot.departures() == []
         assert other.depot.leave([id]) == []
-        other._place.call(publish)
+        other.cluster.call(publish)
         assert are_left(other)
 
 
@@ -276,14 +276,14 @@ def test_a_record_of_an_end_that_comes_late(url: str, opened: Open) -> None:
     token = id.rpartition("/")[2]
 
     def found(stream: JetStream) -> tuple[Any, Any]:
-        _, run = backend._tasks.look(stream, token)
-        return backend._tasks.last(stream, backend._names.aside, token, run), run
+        _, run = tasks_of(backend).look(stream, token)
+        return tasks_of(backend).last(stream, backend.cluster.names.aside, token, run), run
 
-    aside, run = backend._place.call(found)
+    aside, run = backend.cluster.call(found)
     backend.retry(id)
     claim(worker, id)
-    backend._place.call(lambda stream: backend._tasks.end(stream, aside, run.seq))
-    record = other._place.call(lambda stream: other._tasks.run_of(stream, token))
+    backend.cluster.call(lambda stream: tasks_of(backend).end(stream, aside, run.seq))
+    record = other.cluster.call(lambda stream: tasks_of(other).run_of(stream, token))
     assert record is not None
     assert record.ended == -1
 
@@ -296,5 +296,7 @@ def test_a_release_that_comes_late(url: str, opened: Open) -> None:
     stored = first.token.stored
     backend.settle(first, Retry(0.0))
     header = {HEADER: stored.header}
-    backend._place.call(lambda stream: stream.publish(backend._names.tasks, stored.subject, stored.data, header))
+    backend.cluster.call(
+        lambda stream: stream.publish(backend.cluster.names.tasks, stored.subject, stored.data, header)
+    )
     assert claim(backend, id).attempts == 2

@@ -4,7 +4,7 @@ import os
 import signal
 import time
 
-from tests.nats.conftest import until
+from tests.nats.conftest import number, until
 from tests.runtime.conftest import PATIENCE, Place
 from unspool.backends.nats import NatsBackend
 from unspool.backends.nats.names import LATER
@@ -54,8 +54,7 @@ def test_the_server_keeps_deferred_tasks_back(served: Place, backend: NatsBacken
     (entry,) = backend.entries()
     assert entry.state is State.DEFERRED
     assert backend.counts()[State.DEFERRED] == 1
-    places = backend._place.names
-    assert list(backend._listing._read(places.tasks, LATER, "*"))
+    assert number(backend, LATER) == 1
     running = served.run()
     running.wait_for_verdict("processed")
     assert running.stop() == 0
@@ -82,7 +81,7 @@ def test_a_long_task_is_not_handed_out_twice(served: Place, backend: NatsBackend
     served.call("waits('long')")
     running = [served.run(), served.run()]
     served.wait_for_line("begun long")
-    end = time.monotonic() + 3 * backend._place.lease
+    end = time.monotonic() + 3 * backend.cluster.lease
     served.call("done.using(postpone=__import__('datetime').timedelta(seconds=6))('after')")
     served.wait_for_line("done after")
     assert time.monotonic() >= end - 1
@@ -124,7 +123,7 @@ def test_a_killed_worker(served: Place, backend: NatsBackend) -> None:
     began = time.monotonic()
     os.kill(info.pid, signal.SIGKILL)
     served.wait_for_line("begun long", 2)
-    assert time.monotonic() - began < backend._place.lease
+    assert time.monotonic() - began < backend.cluster.lease
     served.open_gate("long")
     running.wait_for_verdict("processed")
     assert running.stop() == 0

@@ -27,7 +27,7 @@ class NatsLikeMemory(SpoolLikeMemory):
         self.feed = feed  # type: ignore[assignment]
         waiting = self.memory.counts()[State.READY] + self.memory.counts()[State.DEFERRED]
         # What the last feed has released takes a moment.
-        until(lambda: not feed.refresh().more and len(feed._held) == waiting)
+        until(lambda: not feed.refresh().more and len(feed._held) == waiting)  # noqa: SLF001  what the feed holds itself
 
     def die(self, task: Task) -> None:
         """What is left when a worker is killed: the record of a run whose process is no more."""

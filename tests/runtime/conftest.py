@@ -120,13 +120,17 @@ class Running:
         try:
             status = self.process.wait(within)
         except subprocess.TimeoutExpired:
-            while not self._lines.empty():
-                self.seen.append(self._lines.get() or {})
+            self.catch_up()
             raise AssertionError(f"it does not end; it said {self.seen}, and {self.complaints}") from None
         self.wait_for_last_process()
         while (line := self._lines.get(timeout=PATIENCE)) is not None:
             self.seen.append(line)
         return status
+
+    def catch_up(self) -> None:
+        """Add what it has logged so far to what was seen."""
+        while not self._lines.empty():
+            self.seen.append(self._lines.get() or {})
 
     def wait_for_last_process(self) -> None:
         """Waits until the supervisor and its workers, which hold the other end of its log, have ended."""

@@ -107,6 +107,11 @@ class NatsBackend:
         self._listing = Listing(self._place, clock)
         self._history = History(self._place)
 
+    @property
+    def cluster(self) -> Cluster:
+        """Return the servers and streams of the queue."""
+        return self._place
+
     def exists(self) -> bool:
         with self._place.stream():  # creates the streams if they are missing
             return True
