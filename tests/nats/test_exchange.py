@@ -2,8 +2,11 @@
 
 import time
 
-from tests.nats.conftest import Open, crash, until
-from unspool import codec
+import pytest
+
+from tests.nats.conftest import Open, crash, queue_on, until
+from tests.nats.server import Server
+from unspool import address, codec
 from unspool.backends.base import Feed, Ticket
 from unspool.backends.nats import NatsBackend
 from unspool.message import (
@@ -20,6 +23,7 @@ from unspool.message import (
     Retry,
     State,
 )
+from unspool.settings import Settings
 
 
 def send(backend: NatsBackend, number: int) -> list[str]:
@@ -154,3 +158,46 @@ def test_a_mark_on_one_of_several_claims(backend: NatsBackend, opened: Open) -> 
     backend.mark(refs[0], DeferOnCrash(1.0))
     crash(backend, refs[0])
     assert attempts(claims(opened(backend.name), refs[:1])) == [(2, 1)]
+
+
+def test_a_claim_that_was_given_back_and_is_released(backend: NatsBackend, opened: Open) -> None:
+    """A worker that releases what its supervisor has given back takes nothing away from the next one."""
+    late, other = opened(backend.name), opened(backend.name)
+    send(backend, 2)
+    feed = backend.feed()
+    tickets = take(feed, 2)
+    claimed = claims(late, [ticket.ref for ticket in tickets])
+    feed.release([ticket._replace(token=one.fence) for ticket, one in zip(tickets, claimed, strict=True)])
+    again = claims(other, [ticket.ref for ticket in take(feed, 2)])
+    crash(backend, again[0].ref)  # the next one is another process
+    late.exchange([End(one, Release(), repeated=True) for one in claimed[:1]], [])
+    assert backend.counts()[State.READY] + backend.counts()[State.RUNNING] == 2
+    stored = backend.cluster.call(
+        lambda stream: stream.last(backend.cluster.names.tasks, again[0].token.stored.subject)
+    )
+    assert stored
+    assert stored.seq == again[0].token.stored.seq
+    feed.close()
+
+
+def test_ends_of_a_dead_worker(backend: NatsBackend, opened: Open, caplog: pytest.LogCaptureFixture) -> None:
+    """A supervisor settles the finished runs of a worker by their fences. Another claim of a task is not settled."""
+    refs, other = send(backend, 2), opened(backend.name)
+    first, second = claims(backend, refs)
+    ends = [
+        End(Claim(one.id, one.ref, one.envelope, 1, 0, fence=one.fence), Ack(), repeated=True)
+        for one in (first, second)
+    ]
+    other.exchange([ends[0], ends[1]._replace(claim=ends[1].claim._replace(fence=second.fence + 1))], [])
+    assert (backend.find(first.id), backend.counts()[State.RUNNING]) == (None, 1)
+    other.exchange(ends, [])
+    assert sum(backend.counts().values()) == 0
+    assert not caplog.records
+
+
+def test_an_empty_exchange(backend: NatsBackend, own_server: Server) -> None:
+    """It asks nothing of a server, also if none can be reached."""
+    assert backend.exchange([], []) == ([], [])
+    own_server.kill()
+    unreachable = NatsBackend(address.parse(queue_on(own_server.url)), Settings())
+    assert unreachable.exchange([], []) == ([], [])

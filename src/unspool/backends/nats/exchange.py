@@ -7,6 +7,7 @@ another case is repeated with further requests.
 A claim is a record of the run, written on the condition that there is no other record about the task.
 """
 
+import contextlib
 import itertools
 import logging
 from collections.abc import Callable, Sequence
@@ -71,10 +72,14 @@ class Exchange:
 
     def exchange(self, ended: Sequence[End], refs: Sequence[str]) -> Exchanged:
         """Implement ``Backend.exchange``."""
+        given_up = runs.given_up(self._names)
+        if not (ended or refs or given_up):
+            return Exchanged([], [])
         with self._place.stream() as stream:
-            for given_up in runs.given_up(self._names):
-                self._tasks.withdraw(stream, *given_up)
-                runs.withdrawn(self._names, *given_up)
+            with contextlib.suppress(SpoolerUnreachable):  # the next call tries it again
+                for one in given_up:
+                    self._tasks.withdraw(stream, *one)
+                    runs.withdrawn(self._names, *one)
             number = next(_numbers)
             try:
                 return self._exchange(stream, ended, refs, number)
@@ -90,7 +95,7 @@ class Exchange:
                 self._control.announce(stream)
             except ApiError as error:  # the ends may make room
                 tokens, full = [], error
-        acks = [end for end in ended if isinstance(end.disposition, Ack)]
+        acks = [end for end in ended if isinstance(end.disposition, Ack) and end.claim.token is not None]
         run = Run("", 0, 0, 1, runs.me(), number=number, prefetched=len(refs) > 1)
         answers = stream.ask_all([one for end in acks for one in self._end(end)] + self._claims(tokens, run))
         if unreachable := next((one for one in answers if isinstance(one, SpoolerUnreachable)), None):
@@ -99,7 +104,7 @@ class Exchange:
         recorded = dict(zip(map(id, acks), answers[:first:2], strict=True))
         until = [self._settle(stream, end, recorded.get(id(end))) for end in ended]
         # Without its message, a record is void, so its deletion may be lost.
-        stream.tell(*(deletion(self._names.state, end.claim.token.record) for end in ended))
+        stream.tell(*(deletion(self._names.state, end.claim.fence) for end in ended))
         claimed = dict(zip(tokens, zip(answers[first::2], answers[first + 1 :: 2], strict=True), strict=True))
         taken = list[Claim | Refusal]()
         for ref in refs:
@@ -144,6 +149,8 @@ class Exchange:
         return None
 
     def _carry_out(self, stream: JetStream, claim: Claim, disposition: Disposition) -> bool:
+        if claim.token is None:
+            return self._end_of_dead(stream, claim)
         stored, facts, record = claim.token
         facts = facts._replace(attempts=claim.attempts, alone=False)
         match disposition:
@@ -154,10 +161,29 @@ class Exchange:
                     facts = facts._replace(attempts=facts.attempts - 1, unhandled=facts.unhandled + 1)
                 return self._tasks.anew(stream, stored, facts._replace(due=at)) > 0
             case Release():
-                return self._tasks.anew(stream, stored, facts._replace(attempts=facts.attempts - 1)) > 0
+                return self._release(stream, claim.ref, record)
             case Bury():
                 begun = facts._replace(attempts=facts.attempts - (not disposition.begun))
                 return self._tasks.set_aside(stream, stored, begun, disposition, record)
+
+    def _release(self, stream: JetStream, token: str, record: int) -> bool:
+        """Delete the record of a claim, which leaves the task as it was. Return False if the claim was lost.
+
+        The message is not written again, because another process may run it if the claim was given back before.
+        """
+        if stream.delete(self._names.state, record):
+            return True
+        run = self._tasks.run_of(stream, token)
+        if run is None or run.process != runs.me():
+            return False
+        return stream.delete(self._names.state, run.seq)  # the record was marked
+
+    def _end_of_dead(self, stream: JetStream, claim: Claim) -> bool:
+        """Settle a finished run of a worker that has died. Return False if the claim was lost, or is settled."""
+        stored, run = self._tasks.look(stream, claim.ref)
+        if stored is None or run is None or run.seq != claim.fence:
+            return False
+        return self._tasks.end(stream, stored, run.seq)
 
     # --- claims
 
