@@ -15,7 +15,7 @@ from typing import Any
 
 from unspool import Spooler, codec, dispatch
 from unspool.backends.spool import SpoolBackend
-from unspool.message import Claim
+from unspool.message import Claim, End
 
 from .filesystem import Ground
 from .processes import running, wait_until
@@ -75,13 +75,13 @@ def _measure(directory: str, tasks: int) -> dict[str, float]:
     watch("hand out: read the directory", _refresh, feed)
     while tickets := feed.take(64):
         for ticket in tickets:
-            claim = watch("run: open, lock, check, read, count", backend.claim, ticket.ref)
+            (claim,) = watch("run: open, lock, check, read, count", backend.exchange, (), (ticket.ref,)).taken
             assert isinstance(claim, Claim)
             call = watch("run: unpickle, find the function", dispatch.prepare, claim, time.time())
             assert isinstance(call, dispatch.Call)
             result = watch("run: the call itself", dispatch.run, call)
             outcome = watch("run: verdict", dispatch.conclude, call, claim, result, None, time.time())
-            watch("run: unlink, close", backend.settle, claim, outcome.disposition)
+            watch("run: unlink, close", backend.exchange, (End(claim, outcome.disposition),), ())
             feed.done(ticket.ref, None)
     return watch.microseconds(tasks)
 

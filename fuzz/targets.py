@@ -16,6 +16,7 @@ from unspool.cli import main, output
 from unspool.errors import Damaged
 from unspool.message import Bury, Claim, Message, Refusal, Release, State
 from unspool.signing import Signer
+from unspool.testing.exchange import claim_one, settle_one
 
 __all__ = ["SAFE_PICKLE", "SEEDS", "TARGETS", "command_line", "spool_file", "start"]
 
@@ -85,12 +86,12 @@ def _check_file(content: bytes) -> None:
     try:
         assert backend.find(path) is not None
         assert backend.read(path) is not None
-        answer = backend.claim(name)
+        answer = claim_one(backend, name)
         if isinstance(answer, Claim):
-            backend.settle(answer, Release())
-            answer = backend.claim(name)
+            settle_one(backend, answer, Release())
+            answer = claim_one(backend, name)
             assert isinstance(answer, Claim)
-            backend.settle(answer, Bury("looked at", begun=False))
+            settle_one(backend, answer, Bury("looked at", begun=False))
         assert isinstance(answer, Claim | Refusal)
         (entry,) = backend.entries()
         assert entry.state in (State.DEAD, State.CORRUPT)

@@ -14,10 +14,11 @@ import pytest
 from unspool import codec, raw_message
 from unspool.backends.base import Backend, Clock
 from unspool.errors import SpoolerUnusable
-from unspool.message import Ack, Claim, Record, State
+from unspool.message import Ack, Claim, DeferOnCrash, Interrupted, Record, State
 from unspool.settings import Settings
 from unspool.signing import Signer
 from unspool.testing import BackendConformance
+from unspool.testing.exchange import claim_one, settle_one
 from unspool_sqlite import SqliteBackend
 
 
@@ -38,7 +39,7 @@ def test_a_child_leaves_the_claims_of_its_parent_alone(tmp_path: Path) -> None:
     """A process that is forked while a task runs may use and close the backend, and may outlive its parent's claim."""
     backend = SqliteBackend(str(tmp_path / "mail"))
     (id,) = backend.send([codec.encode(raw_message("task"))])
-    assert isinstance(backend.claim(backend.short(id)), Claim)
+    assert isinstance(claim_one(backend, backend.short(id)), Claim)
     hear, tell = os.pipe()
     child = os.fork()
     if child == 0:
@@ -78,7 +79,7 @@ def test_only_so_much_history(tmp_path: Path) -> None:
 
 
 class Told(logging.Handler):
-    """Notes that ``settle`` has failed once."""
+    """Notes that ``exchange`` has failed once."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -92,21 +93,21 @@ class Told(logging.Handler):
 
 
 def test_an_end_is_stored_when_the_file_can_be_used_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While another process keeps the file locked, ``settle`` tries again, and the supervisor's notes are logged."""
+    """While another process keeps the file locked, ``exchange`` tries again, and the supervisor's notes are logged."""
     monkeypatch.setattr("unspool_sqlite.store._BUSY", 0.01)
     monkeypatch.setattr("unspool_sqlite.backend._AGAIN", 0.01)
     told = Told()
     monkeypatch.setattr(logging.getLogger("unspool.sqlite"), "handlers", [told])
     backend = SqliteBackend(str(tmp_path / "mail"))
     (id,) = backend.send([codec.encode(raw_message("task"))])
-    claim = backend.claim(backend.short(id))
+    claim = claim_one(backend, backend.short(id))
     assert isinstance(claim, Claim)
     with contextlib.closing(sqlite3.connect(tmp_path / "mail.sqlite", isolation_level=None)) as database:
         database.execute("BEGIN EXCLUSIVE")
-        backend.excuse(claim.ref)
-        backend.put_off(claim.ref, 1.0)
+        backend.mark(claim.ref, Interrupted())
+        backend.mark(claim.ref, DeferOnCrash(1.0))
         assert ["database is locked" in line for line in told.lines] == [True, True]
-        settling = threading.Thread(target=backend.settle, args=(claim, Ack()))
+        settling = threading.Thread(target=settle_one, args=(backend, claim, Ack()))
         settling.start()
         assert told.failed.wait(60)
         database.execute("ROLLBACK")
@@ -128,7 +129,7 @@ def test_a_closed_descriptor_is_noticed(tmp_path: Path) -> None:
         backend = SqliteBackend(str(tmp_path / f"mail{reopen}"))
         (id,) = backend.send([codec.encode(raw_message("task"))])
         assert not backend.has_lost_descriptors()
-        backend.claim(backend.short(id))
+        claim_one(backend, backend.short(id))
         assert not backend.has_lost_descriptors()
         (lock,) = [fd for fd in range(3, 1000) if f"mail{reopen}.locks" in link_of(fd)]
         os.close(lock)

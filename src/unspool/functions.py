@@ -289,7 +289,7 @@ def check_spooler(given: Any) -> Any:
         return given
     if hasattr(given, "send_message_raw") and isinstance(getattr(given, "name", None), str):
         return given  # a Spooler, whose class is above this module
-    if hasattr(given, "claim"):
+    if hasattr(given, "exchange"):
         return instances.add(given, "spooler")
     raise OptionRefused(
         f"spooler is {given!r}; it must be a name, a path, a Spooler or a backend"

@@ -7,6 +7,7 @@ from json.encoder import encode_basestring_ascii as _quoted
 from typing import Any, NamedTuple
 
 __all__ = [
+    "NOTHING",
     "SUCCEEDED",
     "Ack",
     "Bury",
@@ -82,6 +83,10 @@ class Envelope(NamedTuple):
     due: float | None
     sealed: bool = True
     """Whether it has a verified checksum or signature. Tasks of other programs have none."""
+
+
+NOTHING = Envelope({}, b"", None, None, False)
+"""The envelope of a claim whose content is unknown or unreadable."""
 
 
 class Claim(NamedTuple):

@@ -322,7 +322,7 @@ def _spoolers(value: Any, base: str) -> tuple[str, ...]:
 
 def _spooler(part: Any, base: str) -> str:
     if not isinstance(part, str):
-        if not hasattr(part, "claim"):
+        if not hasattr(part, "exchange"):
             raise OptionRefused(f"a spooler is {part!r:.200}; it must be a path, a URL or a backend")
         return instances.check(part, "a spooler").name
     if part in instances.known:

@@ -7,6 +7,7 @@ from unspool.backends.memory import MemoryBackend
 from unspool.message import Claim
 from unspool.signing import Signer
 from unspool.testing import BackendConformance
+from unspool.testing.exchange import claim_one
 
 
 class TestMemory(BackendConformance):
@@ -20,6 +21,6 @@ class TestMemory(BackendConformance):
 
     def crash(self, backend: Backend, ref: str) -> None:
         assert isinstance(backend, MemoryBackend)
-        claim = backend.claim(ref)
+        claim = claim_one(backend, ref)
         assert isinstance(claim, Claim)
         backend.crash(claim)

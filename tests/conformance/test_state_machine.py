@@ -24,6 +24,7 @@ from unspool.errors import TaskBusy
 from unspool.message import Ack, Bury, Claim, Disposition, Entry, Envelope, Refusal, RefusalKind, Release, Retry, State
 from unspool.retry import MAX_CRASHES
 from unspool.testing import FakeClock
+from unspool.testing.exchange import claim_one, settle_one
 
 PRIORITIES = st.one_of(st.none(), st.integers(0, 3))
 CHOICES = st.integers(0, 1000)
@@ -70,11 +71,11 @@ class LikeMemory(RuleBasedStateMachine):
 
     def claim(self, ref: str) -> Claim | Refusal:
         """Let a worker claim a task."""
-        return self.spool.claim(ref)
+        return claim_one(self.spool, ref)
 
     def settle_claim(self, claim: Claim, disposition: Disposition) -> float | None:
         """Settle a claim."""
-        return self.spool.settle(claim, disposition)
+        return settle_one(self.spool, claim, disposition)
 
     def kill(self, claim: Claim) -> None:
         """Kill the worker of a claim, and wait until the backend has noticed."""
@@ -233,7 +234,7 @@ class LikeMemory(RuleBasedStateMachine):
             return None
         task = self.tasks[claim.envelope.vars["msg"].decode()]
         self.check_order(task, ready)
-        twin = self.memory.claim(task.memory_id)
+        twin = claim_one(self.memory, task.memory_id)
         assert isinstance(twin, Claim), f"memory says {twin}"
         assert (claim.attempts, claim.crashes) == (twin.attempts, twin.crashes)
         assert claim.id == task.spool_id
@@ -267,7 +268,7 @@ class LikeMemory(RuleBasedStateMachine):
         here, there = task.held
         until = self.settle_claim(here, disposition)
         self.feed.done(here.ref, until)
-        expected = self.memory.settle(there, disposition)
+        expected = settle_one(self.memory, there, disposition)
         assert (until is None) == (expected is None)
         task.held = None
         if isinstance(disposition, Ack):

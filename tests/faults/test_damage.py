@@ -10,6 +10,7 @@ from pathlib import Path
 from unspool import codec, raw_message, wire
 from unspool.backends.spool import SpoolBackend
 from unspool.message import Claim, Envelope, RefusalKind, State
+from unspool.testing.exchange import claim_one
 
 from ..runtime.conftest import Place
 
@@ -22,14 +23,14 @@ def test_cut_short_at_every_byte(tmp_path: Path) -> None:
     for size in range(len(whole)):
         path = Path(backend.name, f"uwsgi_spoolfile_on_cut_{size}_1_1_1_1")
         path.write_bytes(whole[:size])
-        answer = backend.claim(path.name)
+        answer = claim_one(backend, path.name)
         assert getattr(answer, "kind", None) is RefusalKind.CORRUPT, size
         assert not path.exists()
     aside = list(backend.entries(frozenset({State.CORRUPT})))
     assert sorted(entry.size for entry in aside) == list(range(len(whole)))
     assert all(entry.reason for entry in aside)
     assert all(Path(entry.id).read_bytes() == whole[: entry.size] for entry in aside)
-    assert isinstance(backend.claim(os.path.basename(id)), Claim)
+    assert isinstance(claim_one(backend, os.path.basename(id)), Claim)
 
 
 def test_each_bit_altered(tmp_path: Path) -> None:
@@ -42,7 +43,7 @@ def test_each_bit_altered(tmp_path: Path) -> None:
         data[place // 8] ^= 1 << place % 8
         path = Path(backend.name, f"uwsgi_spoolfile_on_bit_{place}_1_1_1_1")
         path.write_bytes(data)
-        answer = backend.claim(path.name)
+        answer = claim_one(backend, path.name)
         if isinstance(answer, Claim):  # it hit the seal's own name, or the header's byte that means nothing
             assert not answer.envelope.sealed or answer.envelope[:2] == ({"msg": b"task"}, b"body")
             os.close(answer.token.file)

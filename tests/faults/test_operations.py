@@ -16,6 +16,7 @@ from unspool.backends.spool import SpoolBackend
 from unspool.backends.spool.directory import Directory
 from unspool.errors import TaskBusy
 from unspool.message import Bury, Claim, Envelope, Retry, State
+from unspool.testing.exchange import claim_one, settle_one
 
 from ..runtime.conftest import PATIENCE, Place
 from ..spool.sweep import sweep
@@ -95,17 +96,17 @@ def test_a_retry_beside_a_task_of_the_same_name(tmp_path: Path) -> None:
     with contextlib.closing(SpoolBackend(str(tmp_path / "mail"), durable=False)) as backend:
         (id,) = backend.send([Envelope({"msg": b"task"}, b"", None, None)])
         copy = Path(id).read_bytes()
-        claim = backend.claim(os.path.basename(id))
+        claim = claim_one(backend, os.path.basename(id))
         assert isinstance(claim, Claim)
-        backend.settle(claim, Bury("gave up"))
+        settle_one(backend, claim, Bury("gave up"))
         Path(id).write_bytes(copy)
         Path(id).chmod(0o600)
-        claim = backend.claim(os.path.basename(id))
+        claim = claim_one(backend, os.path.basename(id))
         assert isinstance(claim, Claim)
-        backend.settle(claim, Retry(0.0))
+        settle_one(backend, claim, Retry(0.0))
         (dead,) = (entry.id for entry in backend.entries(frozenset({State.DEAD})))
         assert backend.retry(dead) != id
-        claim = backend.claim(os.path.basename(id))
+        claim = claim_one(backend, os.path.basename(id))
         assert isinstance(claim, Claim)
         assert claim.attempts == 2
 
@@ -230,7 +231,7 @@ def test_reasons_of_the_dead_are_kept(tmp_path: Path) -> None:
     reason = tmp_path / "mail" / ".unspool" / "dead" / f"{name}.reason"
     reason.write_text("{}")
     os.utime(reason, (0, 0))
-    claim = SpoolBackend(str(tmp_path / "mail")).claim(name)
+    claim = claim_one(SpoolBackend(str(tmp_path / "mail")), name)
     tidy(backend)
     assert reason.exists()  # its task is locked
     os.close(claim.token.file)  # type: ignore[union-attr]

@@ -16,6 +16,7 @@ from unspool import points
 from unspool.backends.keyvalue import EPHEMERAL
 from unspool.backends.spool import SpoolBackend
 from unspool.message import Ack, Bury, Claim, Disposition, Envelope, Retry, State
+from unspool.testing.exchange import claim_one, settle_one
 
 from ..spool.sweep import sweep
 from .conftest import needs
@@ -69,13 +70,13 @@ def send(backend: SpoolBackend, many: int = 1) -> list[str]:
 def claimed(disk: Ext4) -> list[Claim]:
     """Return the tasks that can be claimed. Nothing else must be left after a sweep."""
     backend = open_backend(disk)
-    found = [backend.claim(entry.id.removeprefix(f"{backend.name}/")) for entry in backend.entries()]
+    found = [claim_one(backend, entry.id.removeprefix(f"{backend.name}/")) for entry in backend.entries()]
     sweep(backend.name)
     assert os.listdir(disk.root / "mail" / ".unspool" / "tmp") == []
     claims = [claim for claim in found if isinstance(claim, Claim)]
     assert [claim.envelope.body for claim in claims] == [BODY] * len(claims)
     for claim in claims:
-        backend.settle(claim, Ack())
+        settle_one(backend, claim, Ack())
     assert sum(backend.counts().values()) == 0
     backend.close()
     return claims
@@ -109,9 +110,9 @@ def test_while_finishing(disk: Ext4, disposition: Disposition, prefix: str) -> N
 
         def work(ref: str = os.path.basename(id)) -> None:
             worker = open_backend(disk)
-            claim = worker.claim(ref)
+            claim = claim_one(worker, ref)
             assert isinstance(claim, Claim)
-            worker.settle(claim, disposition)
+            settle_one(worker, claim, disposition)
 
         cut_at(disk, point, work)
         backend = open_backend(disk)
@@ -155,7 +156,7 @@ def test_relaxed_durability_never_runs_what_is_not_whole(disk: Ext4) -> None:
     """Without syncs, a task may be lost or truncated. A truncated task is set aside, and does not run."""
     cut_at(disk, "", lambda: [send(open_backend(disk, durable=False)) for _ in range(20)])
     backend = open_backend(disk)
-    answers = [backend.claim(os.path.basename(entry.id)) for entry in backend.entries()]
+    answers = [claim_one(backend, os.path.basename(entry.id)) for entry in backend.entries()]
     assert all(not isinstance(answer, Claim) or answer.envelope.body == BODY for answer in answers)
     backend.close()
 
@@ -169,9 +170,9 @@ def test_after_many_tasks(disk: Ext4) -> None:
     def work() -> None:
         worker = open_backend(disk)
         for id in ids[:100]:
-            claim = worker.claim(os.path.basename(id))
+            claim = claim_one(worker, os.path.basename(id))
             assert isinstance(claim, Claim)
-            worker.settle(claim, Ack())
+            settle_one(worker, claim, Ack())
 
     cut_at(disk, "", work)
     found = {claim.id for claim in claimed(disk)}

@@ -16,6 +16,7 @@ import pytest
 from unspool.backends.spool import SpoolBackend, lock
 from unspool.backends.spool.directory import Directory
 from unspool.message import Bury, Claim, Envelope, Record, Refusal, RefusalKind, State
+from unspool.testing.exchange import claim_one, settle_one
 
 from ..spool.sweep import sweep
 
@@ -32,7 +33,7 @@ backend.send([Envelope({"msg": b"task"}, b"", 1, None)])
 backend.history()
 backend.record([Record("one", "task", "processed", 1, time.time(), 1.0, 1)])
 backend.jot([Record("two", "task", "processed", 1, time.time(), 2.0, 1)])
-backend.flush()
+backend.exchange([], [])
 feed = backend.feed()
 while feed.refresh().more: pass
 print(json.dumps({
@@ -152,9 +153,9 @@ def put(backend: SpoolBackend, name: str) -> str:
 
 def bury(backend: SpoolBackend, ref: str) -> None:
     """Set a task aside as dead."""
-    claim = backend.claim(ref)
+    claim = claim_one(backend, ref)
     assert isinstance(claim, Claim)
-    backend.settle(claim, Bury("no use"))
+    settle_one(backend, claim, Bury("no use"))
 
 
 def sweep_old(backend: SpoolBackend) -> None:
@@ -177,7 +178,7 @@ def test_a_task_that_is_called_as_a_reason(backend: SpoolBackend, ending: str) -
         assert (entry.state, entry.reason) == (State.DEAD, "no use")
         sweep_old(backend)
     again = backend.retry(entry.id)
-    assert isinstance(backend.claim(os.path.basename(again)), Claim)
+    assert isinstance(claim_one(backend, os.path.basename(again)), Claim)
     assert list(Path(backend.name, ".unspool", "dead").iterdir()) == []
 
 
@@ -232,7 +233,7 @@ def test_a_forged_count(backend: SpoolBackend, value: bytes) -> None:
     (id,) = backend.send([ENVELOPE])
     os.setxattr(id, "user.unspool", value)
     for attempt in (1, 2):
-        claim = backend.claim(os.path.basename(id))
+        claim = claim_one(backend, os.path.basename(id))
         assert isinstance(claim, Claim)
         assert (claim.attempts, claim.crashes) == (attempt, attempt - 1)
         os.close(claim.token.file)
@@ -247,7 +248,7 @@ def test_a_task_that_is_marked_as_done(backend: SpoolBackend, caplog: pytest.Log
     os.setxattr(id, "user.unspool", b"1 0 d")
     with caplog.at_level(logging.WARNING, "unspool"):
         if how == "claim":
-            refusal = backend.claim(os.path.basename(id))
+            refusal = claim_one(backend, os.path.basename(id))
             assert isinstance(refusal, Refusal)
             assert refusal.kind is RefusalKind.GONE
         else:

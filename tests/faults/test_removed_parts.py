@@ -11,6 +11,7 @@ from unspool.backends.spool import SpoolBackend
 from unspool.backends.spool.attempts import Count, Sidecars
 from unspool.backends.spool.directory import Directory
 from unspool.message import Bury, Claim, Envelope, Record, State
+from unspool.testing.exchange import claim_one, settle_one
 
 from ..runtime.conftest import Place
 
@@ -39,11 +40,11 @@ def test_under_a_worker(place: Place, part: str, priority: int | None) -> None:
 def use(backend: SpoolBackend, priority: int | None) -> None:
     """Do something that needs this part of ``.unspool``, and leave nothing."""
     ids = backend.send([Envelope({"msg": b"task"}, b"", priority, None)] * 3)
-    dead, corrupt = (backend.claim(os.path.relpath(id, backend.name)) for id in ids[:2])
+    dead, corrupt = (claim_one(backend, os.path.relpath(id, backend.name)) for id in ids[:2])
     assert isinstance(dead, Claim)
     assert isinstance(corrupt, Claim)
-    backend.settle(dead, Bury("dead"))
-    backend.settle(corrupt, Bury("corrupt", corrupt=True))
+    settle_one(backend, dead, Bury("dead"))
+    settle_one(backend, corrupt, Bury("corrupt", corrupt=True))
     (parcel,) = backend.depot.leave(ids[2:])
     backend.depot.gone(backend.depot.left([parcel], "elsewhere"))
     assert [entry.reason for entry in backend.entries()] == ["dead", "corrupt"]

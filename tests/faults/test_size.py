@@ -14,6 +14,7 @@ from unspool.compat import uwsgi
 from unspool.errors import PayloadRefused
 from unspool.message import Bury, Claim, Envelope, Outcome, Refusal, RefusalKind, State
 from unspool.testing import FakeClock
+from unspool.testing.exchange import claim_one, settle_one
 
 from ..runtime.conftest import Place
 
@@ -50,13 +51,13 @@ def test_after_three_crashes_the_body_is_not_read(tmp_path: Path) -> None:
     (id,) = backend.send([Envelope({"msg": b"task"}, b"x" * LARGE, None, None)])
     attempts, ref = open_attempts(Directory(backend.name)), os.path.basename(id)
     attempts.write(id, ref, attempts.read(ref)._replace(crashes=3))
-    claim = backend.claim(os.path.basename(id))
+    claim = claim_one(backend, os.path.basename(id))
     assert isinstance(claim, Claim)
     assert (dict(claim.envelope.vars)["msg"], claim.envelope.body, claim.crashes) == (b"task", b"", 3)
     outcome = dispatch.prepare(claim, 0.0)
     assert isinstance(outcome, Outcome)
     assert outcome.disposition == Bury("killed its worker 3 times", begun=False)
-    backend.settle(claim, outcome.disposition)
+    settle_one(backend, claim, outcome.disposition)
     assert backend.counts()[State.DEAD] == 1
 
 
@@ -72,7 +73,7 @@ def test_sending_what_is_too_large(tmp_path: Path, send: str) -> None:
     assert sum(backend.counts().values()) == 0
     uwsgi.spool({"msg": b"task", "body": b"x" * (1 << 16)})
     (entry,) = backend.entries()
-    assert isinstance(backend.claim(os.path.basename(entry.id)), Claim)
+    assert isinstance(claim_one(backend, os.path.basename(entry.id)), Claim)
 
 
 _SENDERS: dict[str, Any] = {
@@ -86,7 +87,7 @@ def test_a_file_that_is_too_large(tmp_path: Path) -> None:
     """It is set aside as corrupt, with a reason that says what to raise. After that, it can be retried."""
     path = _put(tmp_path, wire.dump({"msg": b"task"}, b"x" * LARGE, None))
     small = SpoolBackend(str(tmp_path / "mail"), max_size=LARGE // 4, clock=FakeClock(path.stat().st_mtime + 10))
-    refusal = small.claim(path.name)
+    refusal = claim_one(small, path.name)
     assert isinstance(refusal, Refusal)
     assert refusal.kind is RefusalKind.CORRUPT
     (entry,) = small.entries(frozenset({State.CORRUPT}))
@@ -94,7 +95,7 @@ def test_a_file_that_is_too_large(tmp_path: Path) -> None:
     assert f"max_task_size allows {LARGE // 4}; raise UNSPOOL_MAX_TASK_SIZE, then retry" in entry.reason
     assert entry.attempts == 0
     large = SpoolBackend(str(tmp_path / "mail"), max_size=LARGE)
-    claim = large.claim(os.path.basename(large.retry(entry.id)))
+    claim = claim_one(large, os.path.basename(large.retry(entry.id)))
     assert isinstance(claim, Claim)
     assert (len(claim.envelope.body), claim.attempts, claim.crashes) == (LARGE, 1, 0)
 
@@ -119,12 +120,12 @@ def test_a_file_that_grows_while_it_is_read(tmp_path: Path, monkeypatch: pytest.
         patch.setattr(points, "reach", grow)
         for _ in range(3):
             clock.now = path.stat().st_mtime
-            refusal = backend.claim(path.name)
+            refusal = claim_one(backend, path.name)
             assert isinstance(refusal, Refusal)
             assert refusal.kind is RefusalKind.EARLY
     path.write_bytes(whole)
     clock.now = path.stat().st_mtime
-    claim = backend.claim(path.name)
+    claim = claim_one(backend, path.name)
     assert isinstance(claim, Claim)
     assert (len(claim.envelope.body), claim.attempts, claim.crashes) == (LARGE, 1, 0)
 

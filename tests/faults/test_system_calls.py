@@ -14,6 +14,7 @@ from unspool.backends.spool import SpoolBackend
 from unspool.backends.spool.names import is_task
 from unspool.errors import SpoolerUnusable
 from unspool.message import Ack, Bury, Claim, Disposition, Envelope, Refusal, RefusalKind, Retry, State
+from unspool.testing.exchange import claim_one, settle_one
 
 from ..spool.sweep import sweep
 from . import tracing
@@ -76,7 +77,7 @@ def test_a_producer_killed_before_each_call(tmp_path: Path) -> None:
     seen = set()
     for place in killed_at_each_call(tmp_path, work, lambda _: None):
         backend, returned = open_backend(place, clock=10), (place / "returned").exists()
-        found = [backend.claim(entry.id.removeprefix(f"{backend.name}/")) for entry in backend.entries()]
+        found = [claim_one(backend, entry.id.removeprefix(f"{backend.name}/")) for entry in backend.entries()]
         assert [claim.envelope.body for claim in found] == [b"body" * 100] * len(found)
         assert len(found) == 1 or not returned
         assert swept(backend) == []
@@ -93,7 +94,7 @@ def test_a_worker_killed_before_each_call(tmp_path: Path, disposition: Dispositi
     def work(place: Path) -> None:
         worker = open_backend(place)
         (ref,) = [name for name in os.listdir(worker.name) if is_task(name)]
-        worker.settle(worker.claim(ref), disposition)
+        settle_one(worker, claim_one(worker, ref), disposition)
 
     seen = set()
     for place in killed_at_each_call(tmp_path, work, lambda place: send(open_backend(place)) and None):
@@ -101,7 +102,7 @@ def test_a_worker_killed_before_each_call(tmp_path: Path, disposition: Dispositi
         counts = {state: count for state, count in backend.counts().items() if count}
         answer = None
         for entry in backend.entries():
-            answer = backend.claim(os.path.basename(entry.id))
+            answer = claim_one(backend, os.path.basename(entry.id))
         match answer:
             case Claim():
                 assert counts == {State.READY: 1}
@@ -220,13 +221,13 @@ def test_claiming_from_a_failing_disk(tmp_path: Path, calls: str) -> None:
     assert backend._claims.attempts is not None  # only what a claim does is to fail
 
     def work() -> tuple[str, float]:
-        answer = backend.claim(ref)
+        answer = claim_one(backend, ref)
         return (str(answer.kind), answer.until or 0.0) if isinstance(answer, Refusal) else ("claimed", 0.0)
 
     kind, until = tracing.run(work, f"{calls}:error=EIO:when=1+")
     assert kind == "unusable"
     assert 50 < until - time.time() < 70
-    claim = backend.claim(ref)
+    claim = claim_one(backend, ref)
     assert isinstance(claim, Claim)
     assert (claim.attempts, claim.crashes) == (1, 0)
 
@@ -238,14 +239,14 @@ def test_a_finished_task_that_cannot_be_removed(tmp_path: Path) -> None:
 
     def work() -> float | None:
         worker = open_backend(tmp_path)
-        return worker.settle(worker.claim(ref), Ack())
+        return settle_one(worker, claim_one(worker, ref), Ack())
 
     until = tracing.run(work, "unlink,unlinkat:error=EIO:when=1+")
     assert until is not None
     assert 50 < until - time.time() < 70
     assert backend.counts()[State.DEFERRED] == 1
     later = open_backend(tmp_path, clock=120)
-    assert later.claim(ref) == Refusal(RefusalKind.GONE)
+    assert claim_one(later, ref) == Refusal(RefusalKind.GONE)
     assert sum(later.counts().values()) == 0
 
 

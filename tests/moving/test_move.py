@@ -12,6 +12,7 @@ from unspool.backends.spool import SpoolBackend
 from unspool.functions import call_message
 from unspool.message import Claim, Retry, State
 from unspool.signing import Signer
+from unspool.testing.exchange import claim_one, settle_one
 
 from ..spool.sweep import sweep
 from .conftest import KEY, Ends, fail, ran, work
@@ -55,7 +56,7 @@ def test_what_runs_stays(ends: Ends) -> None:
     backend = ends.backend("spool")
     work.using(spooler=backend.name)("runs")
     (entry,) = backend.entries()
-    claim = backend.claim(os.path.basename(entry.id))
+    claim = claim_one(backend, os.path.basename(entry.id))
     assert isinstance(claim, Claim)
     pid = os.fork()
     if pid == 0:  # the lock is this process's; its child has none, and moves
@@ -65,7 +66,7 @@ def test_what_runs_stays(ends: Ends) -> None:
             os._exit(3)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert backend.counts()[State.RUNNING] == 1
-    backend.settle(claim, Retry(entry.due))
+    settle_one(backend, claim, Retry(entry.due))
     assert ends.move("spool", "pg")["moved"]["ready"] == 1
     (entry,) = ends.backend("pg").entries()
     assert entry.attempts == 1

@@ -16,6 +16,7 @@ from unspool.backends.spool.layout import TMP
 from unspool.backends.spool.names import is_task
 from unspool.errors import SpoolerUnusable
 from unspool.message import Ack, Claim, Envelope, Refusal, RefusalKind
+from unspool.testing.exchange import claim_one, settle_one
 
 ENVELOPE = Envelope({"msg": b"good"}, b"", None, None)
 URGENT = ENVELOPE._replace(priority=5)
@@ -213,12 +214,12 @@ def test_a_living_sender_is_not_taken_for_dead(tmp_path: Path, monkeypatch: pyte
         other.start()
         other.join()
         worker = SpoolBackend(sender.name)
-        answers.append(worker.claim(*tasks(root)))
+        answers.append(claim_one(worker, *tasks(root)))
 
     at("send.written", monkeypatch, work)
     (id,) = sender.send([ENVELOPE])
     assert [isinstance(answer, Refusal) and answer.kind for answer in answers] == [RefusalKind.EARLY]
-    claim = SpoolBackend(sender.name).claim(os.path.basename(id))
+    claim = claim_one(SpoolBackend(sender.name), os.path.basename(id))
     assert isinstance(claim, Claim)
 
 
@@ -272,9 +273,9 @@ def test_a_task_is_removed_by_its_verdict_alone(tmp_path: Path, monkeypatch: pyt
 
     def work() -> None:
         worker = SpoolBackend(sender.name)
-        claim = worker.claim(*tasks(tmp_path))
+        claim = claim_one(worker, *tasks(tmp_path))
         assert isinstance(claim, Claim)
-        worker.settle(claim, Ack())
+        settle_one(worker, claim, Ack())
 
     at("send.renamed", monkeypatch, work)
     assert len(sender.send([ENVELOPE])) == 1

@@ -11,6 +11,7 @@ import pytest
 from unspool import wire
 from unspool.backends.spool import SpoolBackend
 from unspool.message import Claim, Envelope, Refusal, RefusalKind, State
+from unspool.testing.exchange import claim_one
 
 NAME = "uwsgi_spoolfile_on_host_1_1_1_1_1"
 
@@ -48,7 +49,7 @@ def claim_all(backend: SpoolBackend) -> tuple[list[Claim], list[Refusal]]:
     feed = backend.feed()
     while feed.refresh().more:
         pass
-    answers = [backend.claim(ticket.ref) for ticket in feed.take(1000)]
+    answers = [claim_one(backend, ticket.ref) for ticket in feed.take(1000)]
     feed.close()
     claims = [answer for answer in answers if isinstance(answer, Claim)]
     for claim in claims:
@@ -98,11 +99,11 @@ def test_a_file_in_the_writing_is_waited_for(backend: SpoolBackend, clock: Clock
     """A short file that is a few seconds old may still be written: the claim is refused as early, not as corrupt."""
     clock.ahead = 0.0
     path = put(backend, GOOD[:10])
-    refusal = backend.claim(path.name)
+    refusal = claim_one(backend, path.name)
     assert isinstance(refusal, Refusal)
     assert refusal.kind is RefusalKind.EARLY
     path.write_bytes(GOOD)
-    assert isinstance(backend.claim(path.name), Claim)
+    assert isinstance(claim_one(backend, path.name), Claim)
 
 
 @pytest.mark.parametrize("size", [1 << 43, 1 << 30, (1 << 28) + (1 << 17)])
@@ -114,7 +115,7 @@ def test_an_8_tib_sparse_file_allocates_nothing(backend: SpoolBackend, size: int
         "import resource, sys, time\n"
         "resource.setrlimit(resource.RLIMIT_AS, (200 << 20,) * 2)\n"
         "from unspool.backends.spool import SpoolBackend\n"
-        "print(SpoolBackend(sys.argv[1], clock=lambda: time.time() + 10).claim(sys.argv[2]).kind)\n"
+        "print(SpoolBackend(sys.argv[1], clock=lambda: time.time() + 10).exchange([], [sys.argv[2]]).taken[0].kind)\n"
     )
     found = subprocess.run(
         [sys.executable, "-c", code, backend.name, path.name], capture_output=True, text=True, check=True
@@ -184,7 +185,7 @@ def test_an_unreadable_file_is_skipped(tmp_path: Path) -> None:
         "if os.geteuid() == 0: os.setgid(65534); os.setuid(65534)\n"
         "path = sys.argv[1] + '/uwsgi_spoolfile_on_x'\n"
         "os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0))\n"
-        "answer = SpoolBackend(sys.argv[1]).claim(os.path.basename(path))\n"
+        "answer = SpoolBackend(sys.argv[1]).exchange([], [os.path.basename(path)]).taken[0]\n"
         "print(answer.kind, answer.detail)\n"
     )
     spool.mkdir()
@@ -208,7 +209,7 @@ def test_random_files_never_do_harm(backend: SpoolBackend) -> None:
                 data[source.randrange(len(data))] = source.randrange(256)
         name = f"{NAME}{number}"
         put(backend, bytes(data), name)
-        answer = backend.claim(name)
+        answer = claim_one(backend, name)
         if isinstance(answer, Claim):
             assert not answer.envelope.sealed or answer.envelope[:2] == ({"msg": b"x"}, b"body")
             os.close(answer.token.file)

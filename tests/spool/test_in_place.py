@@ -11,6 +11,7 @@ import pytest
 from unspool import points, wire
 from unspool.backends.spool import SpoolBackend
 from unspool.message import Claim, Envelope, Refusal, RefusalKind, State
+from unspool.testing.exchange import claim_one
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere tasks are sent by way of drafts")
 
@@ -57,7 +58,7 @@ def test_nobody_takes_it_for_a_task_while_it_is_written(backend: SpoolBackend, m
         if name in ("send.created", "send.written"):
             (path,) = tasks(backend)
             other = SpoolBackend(backend.name)
-            answers.append(other.claim(path.name))
+            answers.append(claim_one(other, path.name))
             assert list(other.entries()) == []
             assert other.counts() == dict.fromkeys(State, 0)
             assert other.find(str(path)) is None
@@ -66,7 +67,7 @@ def test_nobody_takes_it_for_a_task_while_it_is_written(backend: SpoolBackend, m
     (id,) = backend.send([ENVELOPE])
     assert [isinstance(answer, Refusal) and answer.kind for answer in answers] == [RefusalKind.EARLY] * 2
     assert stat.S_IMODE(os.stat(id).st_mode) == 0o600
-    claim = backend.claim(os.path.basename(id))
+    claim = claim_one(backend, os.path.basename(id))
     assert isinstance(claim, Claim)
     os.close(claim.token.file)
 
@@ -76,7 +77,7 @@ def test_what_a_dead_sender_left_is_removed(backend: SpoolBackend, point: str) -
     """The worker that finds it removes it without a trace, because its send never returned."""
     subprocess.run([sys.executable, "-c", DIES, backend.name, point], check=True)
     (path,) = tasks(backend)
-    answer = backend.claim(path.name)
+    answer = claim_one(backend, path.name)
     assert isinstance(answer, Refusal)
     assert (answer.kind, tasks(backend)) == (RefusalKind.GONE, [])
 
@@ -86,7 +87,7 @@ def test_what_a_person_made_unreadable_is_kept(backend: SpoolBackend) -> None:
     subprocess.run([sys.executable, "-c", DIES, backend.name, "nowhere"], check=True)
     (path,) = tasks(backend)
     path.chmod(0)
-    answer = backend.claim(path.name)
+    answer = claim_one(backend, path.name)
     if isinstance(answer, Claim):  # root may read it
         os.close(answer.token.file)
     assert tasks(backend) == [path]

@@ -18,6 +18,7 @@ from unspool.backends.spool.directory import Directory
 from unspool.errors import SpoolerUnusable
 from unspool.message import Ack, Claim, Disposition, Message, Refusal, Retry
 from unspool.signing import Signer
+from unspool.testing.exchange import claim_one, settle_one
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="to be several users needs root")]
 
@@ -81,10 +82,10 @@ def run(spool: Path, id: str, disposition: Disposition, signer: Signer | None = 
     """Claim and settle a task as a worker does. If it is refused, return the reason."""
     worker = SpoolBackend(str(spool), signer=signer, clock=lambda: time.time() + late)
     worker.feed().close()
-    claim = worker.claim(os.path.relpath(id, spool))
+    claim = claim_one(worker, os.path.relpath(id, spool))
     if isinstance(claim, Refusal):
         return f"{claim.kind} {claim.detail}"
-    worker.settle(claim, disposition)
+    settle_one(worker, claim, disposition)
     worker.close()
     return f"attempt {claim.attempts}"
 
@@ -181,8 +182,8 @@ def test_a_claim_is_whole(spool: Path) -> None:
     body = os.urandom(3 << 20)
 
     def read(id: str) -> bytes:
-        claim = SpoolBackend(str(spool), signer=SIGNER, clock=lambda: time.time() + 7200).claim(
-            os.path.relpath(id, spool)
+        claim = claim_one(
+            SpoolBackend(str(spool), signer=SIGNER, clock=lambda: time.time() + 7200), os.path.relpath(id, spool)
         )
         assert isinstance(claim, Claim)
         return claim.envelope.body[-1000:]

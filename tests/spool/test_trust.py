@@ -13,6 +13,7 @@ from unspool.backends.spool import SpoolBackend
 from unspool.errors import SpoolerUnusable
 from unspool.message import Claim, Message, Refusal, RefusalKind, State
 from unspool.signing import Signer
+from unspool.testing.exchange import claim_one
 
 SOMEBODY, OTHER = 12345, 23456
 NAME = "uwsgi_spoolfile_on_host_1_1_1_1_1"
@@ -44,7 +45,7 @@ def put(path: Path, data: bytes = wire.dump(TASK.vars, TASK.body, None), owner: 
 
 def refused(backend: SpoolBackend, ref: str = NAME) -> str:
     """Return why a task is not run. It stays, and a listing shows the same reason."""
-    answer = backend.claim(ref)
+    answer = claim_one(backend, ref)
     assert isinstance(answer, Refusal), "it would have been run"
     assert answer.kind is RefusalKind.UNUSABLE
     assert os.path.lexists(f"{backend.name}/{ref}")
@@ -76,7 +77,7 @@ def test_somebody_elses_directory(spool: Path) -> None:
     put(spool / NAME, wire.dump(TASK.vars, TASK.body, SIGNER), owner=SOMEBODY)
     signed = SpoolBackend(str(spool), signer=SIGNER)
     signed.feed().close()
-    answer = signed.claim(NAME)
+    answer = claim_one(signed, NAME)
     assert isinstance(answer, Claim)
     os.close(answer.token.file)
 
@@ -127,7 +128,7 @@ def test_a_part_that_everybody_may_write_to(spool: Path) -> None:
     with pytest.raises(SpoolerUnusable, match="everybody"):
         backend.send([TASK._replace(priority=5)])
     (spool / "5").chmod(0o755)
-    answer = backend.claim(f"5/{NAME}")
+    answer = claim_one(backend, f"5/{NAME}")
     assert isinstance(answer, Claim)
     os.close(answer.token.file)
 
@@ -156,7 +157,7 @@ def test_a_file_that_everybody_may_write_to(spool: Path, mode: int, fine: bool) 
     put(spool / NAME)
     (spool / NAME).chmod(mode)
     if fine:
-        answer = backend.claim(NAME)
+        answer = claim_one(backend, NAME)
         assert isinstance(answer, Claim)
         os.close(answer.token.file)
     else:
@@ -221,7 +222,7 @@ def test_what_a_member_of_the_group_can_put_there(spool: Path, intrude: Intrude,
     feed = backend.feed()
     while feed.refresh().more:
         pass
-    answers = [backend.claim(ticket.ref) for ticket in feed.take(10)]
+    answers = [claim_one(backend, ticket.ref) for ticket in feed.take(10)]
     feed.close()
     claims = [answer for answer in answers if isinstance(answer, Claim)]
     assert [claim.id for claim in claims] == [good]

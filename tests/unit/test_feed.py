@@ -22,6 +22,7 @@ from unspool.backends.base import Feed, FeedState
 from unspool.backends.spool import SpoolBackend, lock
 from unspool.message import Ack, Claim, Message, Refusal
 from unspool.testing import FakeClock
+from unspool.testing.exchange import claim_one, settle_one
 from unspool.testing.waiting import readable
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the kernel tells of changes on Linux")
@@ -186,10 +187,10 @@ def test_a_foreign_writer_in_place_is_seen_when_it_closes(watched: Watched) -> N
         assert watched.given() == []
     assert watched.told
     assert watched.given() == [name]
-    claim = watched.backend.claim(name)
+    claim = claim_one(watched.backend, name)
     assert isinstance(claim, Claim)
     assert claim.envelope.vars == {"msg": b"hello"}
-    watched.backend.settle(claim, Ack())
+    settle_one(watched.backend, claim, Ack())
 
 
 def test_other_names_are_nobodys_task(watched: Watched) -> None:
@@ -212,14 +213,14 @@ def test_let_go_of_by_another(watched: Watched) -> None:
     pid = os.fork()
     if pid == 0:
         try:
-            os.write(writer, type(watched.other.claim(ref)).__name__.encode())
+            os.write(writer, type(claim_one(watched.other, ref)).__name__.encode())
             signal.pause()
         finally:
             os._exit(1)
     try:
         assert os.read(reader, 100) == b"Claim"
         assert watched.given() == [ref]
-        assert isinstance(watched.backend.claim(ref), Refusal)
+        assert isinstance(claim_one(watched.backend, ref), Refusal)
         watched.feed.recheck([ref])
         assert watched.given() == []
     finally:
@@ -229,7 +230,7 @@ def test_let_go_of_by_another(watched: Watched) -> None:
         os.close(writer)
     assert watched.told
     assert watched.given() == [ref]
-    assert isinstance(watched.backend.claim(ref), Claim)
+    assert isinstance(claim_one(watched.backend, ref), Claim)
 
 
 def test_let_go_of_before_we_heard(watched: Watched) -> None:

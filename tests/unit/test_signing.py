@@ -13,6 +13,7 @@ from unspool.backends.memory import MemoryBackend
 from unspool.errors import Damaged, OptionRefused
 from unspool.message import Claim, Envelope, Message, Refusal, RefusalKind
 from unspool.signing import SIGNATURE_SIZE, Signer, check_keys
+from unspool.testing.exchange import claim_one
 
 KEY, OTHER = "k" * 32, "o" * 32
 SIGNER = Signer([KEY], "mail")
@@ -91,7 +92,7 @@ def test_nothing_is_decoded_before_it_is_verified() -> None:
     backend = MemoryBackend(signer=SIGNER)
     (id,) = backend.send([Envelope({"msg": b"x"}, b"", None, None)])
     backend._tasks[id].data = forged
-    refusal = backend.claim(id)
+    refusal = claim_one(backend, id)
     assert isinstance(refusal, Refusal)
     assert refusal.kind is RefusalKind.CORRUPT
 
@@ -102,7 +103,7 @@ def test_the_memory_backend_signs() -> None:
     """
     backend = MemoryBackend(signer=SIGNER)
     (id,) = backend.send([SENT._replace(due=None)])
-    claim = backend.claim(id)
+    claim = claim_one(backend, id)
     assert isinstance(claim, Claim)
     assert claim.envelope.vars == SENT.vars
     assert b"unspool_sig" in backend._tasks[id].data

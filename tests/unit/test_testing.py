@@ -27,6 +27,7 @@ from unspool.testing import (
     run_all,
     temporary_spooler,
 )
+from unspool.testing.exchange import claim_one
 
 ran: list[Any] = []
 
@@ -205,7 +206,7 @@ class TestRunAll:
         while feed.refresh().more:
             pass
         (ticket,) = feed.take(1)
-        assert not isinstance(other.claim(ticket.ref), Refusal)
+        assert not isinstance(claim_one(other, ticket.ref), Refusal)
         assert [run.result for run in run_all(backend)] == [2]
         feed.close()
         backend.close()

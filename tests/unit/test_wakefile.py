@@ -19,6 +19,7 @@ from unspool.backends.spool.uwsgi.due_list import DueList
 from unspool.backends.spool.uwsgi.wakefile import Wakefile
 from unspool.message import Ack, Claim, Message, Refusal, RefusalKind, State
 from unspool.testing import FakeClock, run_all
+from unspool.testing.exchange import claim_one, settle_one
 
 
 @pytest.fixture
@@ -171,15 +172,15 @@ def test_a_lock_of_uwsgis_is_given_up(backend: SpoolBackend) -> None:
     ref = send(backend, None)
     with open(f"{backend.name}/{ref}", "r+b") as file:
         fcntl.lockf(file, fcntl.LOCK_EX)
-        assert isinstance(backend.claim(ref), Refusal)
+        assert isinstance(claim_one(backend, ref), Refusal)
         inside.let_go(ref)
-        claim = backend.claim(ref)
+        claim = claim_one(backend, ref)
         assert isinstance(claim, Claim)
         assert backend.read(ref) is not None
-        again = SpoolBackend(backend.name, durable=False).claim(ref)
+        again = claim_one(SpoolBackend(backend.name, durable=False), ref)
         assert isinstance(again, Refusal)
         assert again.kind is RefusalKind.BUSY
-        backend.settle(claim, Ack())
+        settle_one(backend, claim, Ack())
     inside.let_go(ref)  # of what is not there, nothing
 
 

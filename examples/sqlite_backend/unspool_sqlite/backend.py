@@ -14,9 +14,13 @@ from unspool.message import (
     Ack,
     Bury,
     Claim,
-    Disposition,
+    DeferOnCrash,
+    End,
     Entry,
     Envelope,
+    Exchanged,
+    Interrupted,
+    Mark,
     Record,
     Refusal,
     RefusalKind,
@@ -104,7 +108,10 @@ class SqliteBackend:
 
     # --- claims and their ends
 
-    def claim(self, ref: str) -> Claim | Refusal:
+    def exchange(self, ends: Sequence[End], refs: Sequence[str]) -> Exchanged:
+        return Exchanged([self._settle(end) for end in ends], [self._claim(ref) for ref in refs])
+
+    def _claim(self, ref: str) -> Claim | Refusal:
         holder = self._holder()
         with self._store.writing() as database:
             task = database.execute("SELECT * FROM task WHERE number = ?", (ref,)).fetchone()
@@ -127,7 +134,8 @@ class SqliteBackend:
             )
         return Claim(f"{self.name}/{ref}", ref, envelope, attempts, crashes, holder, task["unhandled"])
 
-    def settle(self, claim: Claim, disposition: Disposition, record: Record | None = None) -> float | None:
+    def _settle(self, end: End) -> float | None:
+        claim, disposition, record, _ = end
         until: float | None = None
         values: tuple[object, ...] = ()
         match disposition:
@@ -152,14 +160,12 @@ class SqliteBackend:
                 _log.warning("%s; the end of %s is tried again", error, claim.id)
                 time.sleep(_AGAIN)
 
-    def put_off(self, ref: str, until: float) -> None:
-        self._note("due = ?", until, ref)
-
-    def excuse(self, ref: str) -> None:
-        self._note("excused = ?", 1, ref)
-
-    def flush(self, *, wait: bool = True) -> None:
-        """Do nothing, because ``settle`` defers nothing."""
+    def mark(self, ref: str, mark: Mark) -> None:
+        match mark:
+            case DeferOnCrash(until):
+                self._note("due = ?", until, ref)
+            case Interrupted():
+                self._note("excused = ?", 1, ref)
 
     # --- listings
 

@@ -5,11 +5,11 @@ A ``Backend`` serves producers, workers and commands. A ``Feed`` serves the supe
 times are Unix times from the clock that was passed to the backend.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from ..errors import OptionRefused
-from ..message import Claim, Disposition, Entry, Envelope, Record, Refusal, State
+from ..message import End, Entry, Envelope, Exchanged, Mark, Record, State
 from .keyvalue import KeyValue
 
 __all__ = [
@@ -19,7 +19,6 @@ __all__ = [
     "UNSIGNED_PICKLE",
     "Backend",
     "Capabilities",
-    "ClaimsAhead",
     "Clock",
     "Control",
     "Feed",
@@ -76,8 +75,11 @@ class Capabilities(NamedTuple):
     """Whether it is a server, which may be unreachable at times. Registrations and connections renew themselves."""
     withholds: bool = False
     """Whether tasks handed out by a feed are withheld from other supervisors. Take no more than can start soon."""
+    batches: bool = False
+    """Whether ``exchange`` handles several tasks in one round trip, and ``Feed.release`` gives back claims by
+    ``Ticket.token``. Workers then claim ahead, and settle several runs at a time."""
     records: bool = False
-    """Whether ``settle`` writes the record that it receives. Otherwise the supervisor's recorder writes it."""
+    """Whether ``exchange`` writes the records of the ends. Otherwise the supervisor's recorder writes them."""
 
 
 class Settings(Protocol):
@@ -278,26 +280,6 @@ class HoldsDescriptors(Protocol):
 
 
 @runtime_checkable
-class ClaimsAhead(Protocol):
-    """A backend whose workers may prefetch several tasks in one request, when a single claim costs a round trip.
-
-    The caller must let ``Feed.release`` return the tasks that a worker does not start: at once when the worker dies,
-    and soon when a run before them takes long. A claim that was given back must not be started, so the worker calls
-    ``forget`` before it takes further tickets.
-    """
-
-    def claim_ahead(self, refs: Sequence[str]) -> Mapping[str, int]:
-        """Claim these tickets. ``claim`` then returns or refuses each.
-
-        :returns: the token of each claim by ref. The ticket needs it when it is given back.
-        :raises SpoolerUnusable: as ``claim``.
-        """
-
-    def forget(self) -> None:
-        """Forget the claims of ``claim_ahead`` that were not started. Their tickets have been taken back."""
-
-
-@runtime_checkable
 class Journals(Protocol):
     """A backend whose history is written by one process, which also imports the journals of the other processes."""
 
@@ -357,48 +339,34 @@ class Backend(Protocol):
     def feed(self) -> Feed:
         """Return the supervisor's view of the due tasks."""
 
-    def claim(self, ref: str) -> Claim | Refusal:
-        """Claim a task and count the attempt. Return a refusal if it cannot be claimed.
+    def exchange(self, ends: Sequence[End], refs: Sequence[str]) -> Exchanged:
+        """Settle runs that have ended, then claim tasks, in one round trip to a server.
 
-        A task with ``MAX_CRASHES`` crashes may be returned without its body, because it becomes a dead letter and is
-        not run.
+        The backend keeps nothing between calls: when this returns, all ends are settled. Several threads of a process
+        may call it at the same time, but only one thread claims. The caller makes an empty call before it waits, in
+        which the backend may tidy up.
 
-        :raises SpoolerUnusable: if this process cannot claim any task, for example because it has too many open files.
+        Each claim counts an attempt. A task with ``MAX_CRASHES`` crashes may be returned without its body, because it
+        becomes a dead letter and is not run. A task that cannot be claimed, or whose content is damaged, is a refusal.
+
+        If ``batches`` is declared, a supervisor settles the finished runs of a dead worker. The claim in such an end
+        has the right ``id``, ``ref`` and ``fence``, and no envelope or token.
+
+        An end whose claim was lost to another process, as may happen on a server, is logged and changes nothing. An end
+        that a directory cannot store now is retried by the backend, and ``ended`` says when.
+
+        :raises SpoolerUnreachable: if the server does not answer. The caller repeats the call with ``End.repeated``
+            set. Claims that were made in it are released by the backend, and are not crashes.
+        :raises SpoolerUnusable: if this process cannot claim any task, for example because it has too many open files,
+            or if the server refuses for a permanent reason.
+        :raises ClaimLost: if this process has destroyed its own hold on a task. The process must exit.
         """
 
-    def settle(self, claim: Claim, disposition: Disposition, record: Record | None = None) -> float | None:
-        """Carry out a disposition. Return when to check the task again, or None if it has left the queue.
+    def mark(self, ref: str, mark: Mark) -> None:
+        """Note what must happen if the run of this task ends with its process.
 
-        The backend retries a disposition that cannot be carried out; the task does not run again at once for that
-        reason. In the claiming thread, a disposition may be deferred until ``flush`` or the next call. Another thread
-        settles beside a run that may take long, so its dispositions are carried out within a moment. On a backend that
-        can lose a claim, a disposition of a lost claim is logged and changes nothing.
-
-        :param record: the record of this run, for a backend that writes history in ``settle``
-            (``Capabilities.records``).
-        :raises ClaimLost: if this process has destroyed its own hold on the task. Nothing is done then.
-        """
-
-    def put_off(self, ref: str, until: float) -> None:
-        """Set when a running task may run again if its run ends without a verdict.
-
-        It is called when the task exceeds its time limit and its worker is about to be killed. A verdict of the run
-        replaces it. An error of the storage is not raised, because it would end the supervisor.
-        """
-
-    def excuse(self, ref: str) -> None:
-        """Note that the end of a running task's worker is not a crash.
-
-        The supervisor calls this before it stops the worker. If the worker dies during this run, no crash is counted.
-        An error of the storage is not raised, as for ``put_off``.
-        """
-
-    def flush(self, *, wait: bool = True) -> None:
-        """Carry out the dispositions that ``settle`` has deferred. The worker calls this before it waits and when it
-        ends.
-
-        :param wait: whether to return only after they are carried out. If False, they are carried out within a moment,
-            independently of the calling thread. The worker passes False before a run on another spooler.
+        The supervisor calls this before it kills or stops a worker. A verdict of the run replaces the mark. An error of
+        the storage is logged and not raised, because it would end the supervisor.
         """
 
     def entries(self, states: frozenset[State] = frozenset(State), limit: int | None = None) -> Iterator[Entry]:

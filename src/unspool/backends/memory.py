@@ -17,9 +17,12 @@ from ..message import (
     Ack,
     Bury,
     Claim,
-    Disposition,
+    DeferOnCrash,
+    End,
     Entry,
     Envelope,
+    Exchanged,
+    Mark,
     Record,
     Refusal,
     RefusalKind,
@@ -116,7 +119,10 @@ class MemoryBackend:
     def feed(self) -> Feed:
         return MemoryFeed(self._tasks, self.control, self._clock)
 
-    def claim(self, ref: str) -> Claim | Refusal:
+    def exchange(self, ends: Sequence[End], refs: Sequence[str]) -> Exchanged:
+        return Exchanged([self._settle(end) for end in ends], [self._claim(ref) for ref in refs])
+
+    def _claim(self, ref: str) -> Claim | Refusal:
         task = self._tasks.get(ref)
         if task is None or task.aside or task.key:
             return Refusal(RefusalKind.GONE)
@@ -133,12 +139,13 @@ class MemoryBackend:
         task.running = True
         return Claim(ref, ref, envelope, task.attempts, task.crashes, unhandled=task.unhandled)
 
-    def settle(self, claim: Claim, disposition: Disposition, record: Record | None = None) -> float | None:
+    def _settle(self, end: End) -> float | None:
+        claim = end.claim
         task = self._tasks.get(claim.ref)
         if task is None:
             return None
         task.running = False
-        match disposition:
+        match end.disposition:
             case Ack():
                 del self._tasks[claim.ref]
             case Retry(at, begun):
@@ -160,15 +167,9 @@ class MemoryBackend:
         task.running = False
         task.crashes += 1
 
-    def put_off(self, ref: str, until: float) -> None:
-        if (task := self._tasks.get(ref)) is not None and task.running:
-            task.due = until
-
-    def excuse(self, ref: str) -> None:
-        """Do nothing, because a run ends only with this process."""
-
-    def flush(self, *, wait: bool = True) -> None:
-        """Do nothing, because no disposition is deferred."""
+    def mark(self, ref: str, mark: Mark) -> None:
+        if isinstance(mark, DeferOnCrash) and (task := self._tasks.get(ref)) is not None and task.running:
+            task.due = mark.until
 
     def entries(self, states: frozenset[State] = frozenset(State), limit: int | None = None) -> Iterator[Entry]:
         order = [State.RUNNING, State.READY, State.DEFERRED, State.DEAD, State.CORRUPT]

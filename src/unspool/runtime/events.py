@@ -15,8 +15,8 @@ from ..backends.base import REF_SIZE
 from ..message import Record, RefusalKind, Verdict
 
 __all__ = [
-    "Begun", "Broken", "Ended", "Event", "Failed", "Leaving", "Over", "Ready", "Refused", "Run", "dump", "load",
-    "load_records",
+    "Begun", "Broken", "Ended", "Event", "Failed", "Leaving", "Over", "Ready", "Refused", "Run", "Settled", "dump",
+    "load", "load_records",
 ]  # fmt: skip
 
 Run = tuple[int, str]
@@ -74,10 +74,11 @@ class Over(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """A run has ended and is settled.
+    """A run has ended.
 
     :param until: when the task runs again (unix seconds); None if it does not.
     :param line: the report as the worker wrote it; empty before it is sent.
+    :param fence: the number of the claim if the end is settled later, see ``Settled``; 0 if it is settled.
     """
 
     spooler: int
@@ -85,6 +86,14 @@ class Ended(NamedTuple):
     until: float | None
     record: Record
     line: bytes = b""
+    fence: int = 0
+
+
+class Settled(NamedTuple):
+    """The first ``number`` runs that had ended and were not settled are settled now."""
+
+    spooler: int
+    number: int
 
 
 class Refused(NamedTuple):
@@ -101,7 +110,7 @@ class Refused(NamedTuple):
     detail: str
 
 
-Event = Ready | Failed | Broken | Leaving | Begun | Over | Ended | Refused
+Event = Ready | Failed | Broken | Leaving | Begun | Over | Ended | Settled | Refused
 
 _LARGEST = sys.float_info.max
 _NUMBER: tuple[type, ...] = (float, int)
@@ -113,6 +122,7 @@ _SHAPES: dict[Callable[..., Event], set[tuple[type, ...]]] = {
     Leaving: {()},
     Begun: set(product((int,), (str,), _NUMBER, _OPTIONAL, _OPTIONAL)),
     Over: {(int, str)},
+    Settled: {(int, int)},
     Refused: set(product((int,), (str,), (str,), _OPTIONAL, (str,))),
 }
 _NAMES = {
@@ -122,6 +132,7 @@ _NAMES = {
     Leaving: "leaving",
     Begun: "begin",
     Over: "over",
+    Settled: "settled",
     Refused: "refused",
 }
 _KINDS = {name: event for event, name in _NAMES.items()}
@@ -134,8 +145,8 @@ _encode = json.JSONEncoder(separators=(",", ":")).encode
 def dump(event: Event) -> str:
     """Return the JSON array of an event, in one line."""
     if isinstance(event, Ended):
-        index, ref, until, record, _ = event
-        return f'["end",{index},{_quoted(ref)},{_number(until)},{record.to_json()}]'
+        index, ref, until, record, _, fence = event
+        return f'["end",{index},{_quoted(ref)},{_number(until)},{record.to_json()}{f",{fence}" if fence else ""}]'
     if isinstance(event, Begun):
         index, ref, started, timeout, delay = event
         return f'["begin",{index},{_quoted(ref)},{started!r},{_number(timeout)},{_number(delay)}]'
@@ -150,8 +161,8 @@ def load(values: Any, line: bytes, spoolers: int) -> Event:
     :raises ValueError: if it is not a valid event.
     """
     if type(values) is list and values:
-        if values[0] == "end" and len(values) == 5:
-            _, spooler, ref, until, record = values
+        if values[0] == "end" and 5 <= len(values) <= 6:
+            _, spooler, ref, until, record, *more = values
             if (
                 type(spooler) is int
                 and 0 <= spooler < spoolers
@@ -163,8 +174,9 @@ def load(values: Any, line: bytes, spoolers: int) -> Event:
                 and (until is None or (type(until) in _NUMBER and -_LARGEST <= until <= _LARGEST))
                 and type(ref) is str
                 and _is_ref(ref)
+                and (not more or type(more[0]) is int)
             ):
-                ended: Ended = _new(Ended, (spooler, ref, until, _new(Record, record), line))
+                ended: Ended = _new(Ended, (spooler, ref, until, _new(Record, record), line, more[0] if more else 0))
                 return ended
         elif type(values[0]) is str and values[0] in _KINDS:
             event: Callable[..., Event] = _KINDS[values[0]]
@@ -178,8 +190,8 @@ def load_records(lines: Iterable[bytes]) -> Iterator[tuple[int, Record]]:
 
     :param lines: lines that ``load`` has accepted or ``dump`` has returned. They are not validated again.
     """
-    for _, index, _, _, record in json.loads(b"[%b]" % b",".join(lines)):
-        yield index, Record._make(record)
+    for values in json.loads(b"[%b]" % b",".join(lines)):
+        yield values[1], Record._make(values[4])
 
 
 def _is_valid(event: Event, spoolers: int) -> bool:
@@ -188,7 +200,11 @@ def _is_valid(event: Event, spoolers: int) -> bool:
         return all("\0" not in path and type(time) in _NUMBER for path, time in event.files.items())
     if isinstance(event, Failed | Broken | Leaving):
         return True
-    if not (0 <= event.spooler < spoolers and _is_ref(event.ref)):
+    if not 0 <= event.spooler < spoolers:
+        return False
+    if isinstance(event, Settled):
+        return event.number > 0
+    if not _is_ref(event.ref):
         return False
     if isinstance(event, Begun):
         return _are_finite(event.started, event.timeout, event.delay)

@@ -25,6 +25,7 @@ from ..message import (
     Ack,
     Claim,
     Disposition,
+    End,
     Envelope,
     Outcome,
     Record,
@@ -119,7 +120,7 @@ class SpoolerHandler:
                 break
         if registration is not None:
             registration.running("", 0.0)
-        inside.flush()
+        inside.exchange((), ())
         return AGAIN
 
     @staticmethod
@@ -132,12 +133,12 @@ class SpoolerHandler:
             yield ref
 
     def _claim(self, inside: "UwsgiBackend", ref: str, *, patient: bool) -> Claim | Refusal:
-        claim = inside.claim(ref)
+        (claim,) = inside.exchange((), (ref,)).taken
         if patient and isinstance(claim, Refusal) and claim.kind is RefusalKind.EARLY and claim.until is not None:
             wait = claim.until - self._clock()
             if wait < 1.0:  # uWSGI compares whole seconds, so it may be early by less than one
                 time.sleep(max(0.0, wait))
-                claim = inside.claim(ref)
+                (claim,) = inside.exchange((), (ref,)).taken
         return claim
 
     def complain(self, text: str) -> None:
@@ -168,7 +169,7 @@ class SpoolerHandler:
         disposition = outcome.disposition
         if isinstance(disposition, Retry):  # uWSGI compares whole seconds, and would offer it early
             disposition = disposition._replace(at=math.ceil(disposition.at))
-        until = inside.settle(claim, disposition)
+        (until,) = inside.exchange((End(claim, disposition),), ()).ended
         duration = max(self._clock() - started, 0.0)
         record = Record(
             claim.id,
@@ -198,7 +199,7 @@ class SpoolerHandler:
                 disposition = Ack()
         finally:
             self._former = former
-            inside.settle(claim, disposition)
+            inside.exchange((End(claim, disposition),), ())
             inside.later(claim.ref, self._clock() + _NEXT_SCAN)
 
     def _mourn(self, inside: "UwsgiBackend", claim: Claim, label: str) -> None:

@@ -1,35 +1,42 @@
-"""Tickets that a worker takes and claims several at a time, where a claim costs a round trip to a server."""
+"""Tickets that a worker takes and claims several at a time, where a claim costs a round trip to a server.
+
+The claimed tickets lie in a pipe until the worker begins them. A read of the pipe decides whether the worker begins a
+ticket or the supervisor takes it back, for example because a run before it takes long or the worker has died. The
+supervisor then gives the claim back by its fence.
+"""
 
 import contextlib
 import time
 from collections.abc import Sequence
 
-from ..backends.base import Backend, ClaimsAhead, Ticket
+from ..backends.base import Backend, Ticket
 from ..errors import SpoolerUnusable
+from ..message import Claim, Refusal
+from .exchange import Exchange
 from .queue import Queue
 
 __all__ = ["Prefetch"]
 
 _MOST = 32  # the most tasks that are claimed at once
 _SOON = 0.01  # seconds within which these should be begun
+_STALE = 1.0  # seconds after which a claim is made again, because its session may have ended while this process stood
 
 
 class Prefetch:
-    """Claims as many tasks at once as should begin within a moment.
-
-    Their number is estimated from the last runs. The supervisor takes back those that would wait.
+    """Claims as many tasks at once as should begin within a moment. Their number is estimated from the last runs.
 
     :param queue: the tickets of all workers.
     :param ahead: receives the tickets that this worker has claimed and not begun.
     """
 
-    def __init__(self, queue: Queue, ahead: Queue, backends: Sequence[Backend]) -> None:
+    def __init__(self, queue: Queue, ahead: Queue, backends: Sequence[Backend], exchange: Exchange) -> None:
         self._queue = queue
         self._ahead = ahead
-        self._backends = backends
+        self._batches = [index for index, backend in enumerate(backends) if backend.capabilities.batches]
+        self._exchange = exchange
         self._at_once = 1
-        self._claimed = 0.0  # when the last were claimed
-        self._claimed_by: list[ClaimsAhead] = []  # the backends that may have claims which are not begun
+        self._taken = 0.0  # when the last were claimed
+        self._claims: dict[tuple[int, str], Claim | Refusal] = {}  # of the tickets in ``ahead``
 
     def get(self, *, singly: bool) -> tuple[int, Ticket] | None:
         """Return the next task of those claimed ahead, or of the queue if there are none; None if the queue is closed.
@@ -39,24 +46,39 @@ class Prefetch:
         """
         with contextlib.suppress(BlockingIOError):
             return self._ahead.get()
-        for backend in self._claimed_by:
-            backend.forget()
-        self._claimed_by.clear()
+        if self._claims:
+            self._forget()
         self._adapt(singly=singly)
         try:
             items = self._queue.get_some(self._at_once)
         except BlockingIOError:
             self._at_once = 1
             raise
-        self._claimed = time.monotonic()
+        self._taken = time.monotonic()
         if len(items) < 2:
             return items[0] if items else None
         self._ahead.put(self._claim(items))
-        self._claimed = time.monotonic()
+        self._taken = time.monotonic()
         return self.get(singly=singly)
 
+    def claimed(self, index: int, ref: str) -> Claim | Refusal | None:
+        """Return and forget what a claim ahead has given for a ticket; None if there was none."""
+        claimed = self._claims.pop((index, ref), None)
+        if isinstance(claimed, Claim) and time.monotonic() - self._taken > _STALE:
+            self._exchange.release(index, [claimed], repeated=True)
+            return None
+        return claimed
+
+    def _forget(self) -> None:
+        """Forget the claims whose tickets the supervisor has taken back."""
+        for index in self._batches:
+            claims = [claim for (of, _), claim in self._claims.items() if of == index and isinstance(claim, Claim)]
+            if claims:
+                self._exchange.release(index, claims, repeated=True)
+        self._claims.clear()
+
     def _adapt(self, *, singly: bool) -> None:
-        lasted = time.monotonic() - self._claimed
+        lasted = time.monotonic() - self._taken
         if singly:
             self._at_once = 1
         elif lasted < _SOON:
@@ -65,14 +87,15 @@ class Prefetch:
             self._at_once = max(int(self._at_once * _SOON / lasted), 1)
 
     def _claim(self, items: list[tuple[int, Ticket]]) -> list[tuple[int, Ticket]]:
-        for index, backend in enumerate(self._backends):
-            refs = [ticket.ref for of, ticket in items if of == index]
-            if len(refs) > 1 and isinstance(backend, ClaimsAhead):
-                self._claimed_by.append(backend)
-                with contextlib.suppress(SpoolerUnusable):  # ``claim`` meets it, too
-                    tokens = backend.claim_ahead(refs)
-                    items = [
-                        (of, Ticket(rank, due, ref, tokens.get(ref, 0) if of == index else token))
-                        for of, (rank, due, ref, token) in items
-                    ]
-        return items
+        """Claim the tickets of backends that take several at once. Return all tickets, with the fences of claims."""
+        for index in self._batches:
+            refs = list(dict.fromkeys(ticket.ref for of, ticket in items if of == index))
+            if len(refs) > 1:
+                with contextlib.suppress(SpoolerUnusable):  # the claim of a single ticket meets it too
+                    claims = self._exchange.claim(index, refs)
+                    self._claims.update(((index, ref), claim) for ref, claim in zip(refs, claims, strict=True))
+        return [(index, self._fenced(index, ticket)) for index, ticket in items]
+
+    def _fenced(self, index: int, ticket: Ticket) -> Ticket:
+        claim = self._claims.get((index, ticket.ref))
+        return ticket._replace(token=claim.fence) if isinstance(claim, Claim) else ticket

@@ -9,14 +9,16 @@ import contextlib
 import math
 import os
 import signal
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from .. import failure
-from ..backends.base import Backend, ClaimsAhead, Clock, Registration, Ticket
+from ..backends.base import Backend, Clock, Registration, Ticket
 from ..errors import AppError
+from ..message import DeferOnCrash
 from . import report
-from .events import Begun, Broken, Ended, Event, Failed, Leaving, Over, Ready, Refused, Run
+from .events import Begun, Broken, Ended, Event, Failed, Leaving, Over, Ready, Refused, Run, Settled
 from .queue import Queue
 from .report import BadReport
 from .timelimit import KILL_AFTER
@@ -61,6 +63,8 @@ class Process:
     """Postpones a task (the index of its spooler, its ref) by a number of seconds."""
     starts: dict[Run, float] = field(default_factory=dict)
     """The reported start times of current runs that have a time limit or are coroutines."""
+    unsettled: defaultdict[int, deque[Ended]] = field(default_factory=lambda: defaultdict(deque))
+    """By spooler, the runs that have ended and are not settled. If it dies, its supervisor settles them."""
     overrun: set[Run] = field(default_factory=set)
     """The runs for whose time limit it was killed."""
     dismissed: bool = False
@@ -85,6 +89,8 @@ class Process:
         for event in events:
             if isinstance(event, Ended):  # there is one for each task
                 self._note_end((event.spooler, event.ref))
+                if event.fence:
+                    self.unsettled[event.spooler].append(event)
             else:
                 self._note(event, now)
         return events
@@ -108,6 +114,9 @@ class Process:
                     self.delays[index, ref] = delay or 0.0
             case Over(index, ref):
                 self.deadlines.pop((index, ref), None)
+            case Settled(index, number):
+                for _ in range(min(number, len(self.unsettled[index]))):
+                    self.unsettled[index].popleft()
             case Ready(files, tasks):
                 self.ready, self.files, self.tasks = True, files, tasks
             case Failed(reason, traceback):
@@ -273,7 +282,7 @@ class Spawner:
             undo.callback(os.close, reader)
             undo.callback(os.close, writer)
             ahead = None
-            if any(isinstance(backend, ClaimsAhead) for backend in self._backends):
+            if any(backend.capabilities.batches for backend in self._backends):
                 ahead = Queue(_AHEAD_SIZE)
                 undo.callback(ahead.close_reader)
                 undo.callback(ahead.close_writer)
@@ -298,7 +307,7 @@ class Spawner:
         return Process(pid, registrations, reports, watchdog, ahead, put_off=self._put_off)
 
     def _put_off(self, index: int, ref: str, seconds: float) -> None:
-        self._backends[index].put_off(ref, self._clock() + seconds)
+        self._backends[index].mark(ref, DeferOnCrash(self._clock() + seconds))
 
     def _live(
         self,

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 from ..backends.base import Backend, FeedState, Ticket
 from ..errors import SpoolerUnusable, TaskTimeout
-from ..message import Record, RefusalKind, Verdict
+from ..message import NOTHING, Ack, Claim, End, Record, RefusalKind, Verdict
 from ..printable import printable
-from .events import Refused
+from .events import Ended, Refused
 from .patience import Patience
 from .process import Process
 from .timelimit import limit
@@ -18,6 +18,7 @@ __all__ = ["Served"]
 
 _log = logging.getLogger("unspool")
 _COMPLAINTS = 10_000
+_ANSWER = 1.0  # seconds that a server may take to settle the runs of a dead worker
 _LEAVE = 0.5  # the minimum of seconds for closing a spooler
 
 
@@ -78,6 +79,20 @@ class Served:
         """Note that a task has ended or, with ``until``, must be checked again at that time."""
         self._feed.done(ref, until)
         self._outdate()
+
+    def settle(self, ended: Iterable[Ended]) -> None:
+        """Settle runs for a worker that died before it could. If the spooler cannot be reached, the tasks run again."""
+        ends = []
+        for _, ref, _, record, _, fence in ended:
+            claim = Claim(f"{self.name}/{ref}", ref, NOTHING, record.attempt, 0, fence=fence)
+            ends.append(End(claim, Ack(), record, repeated=True))
+        try:
+            if ends:
+                with limit(_ANSWER):
+                    self.backend.exchange(ends, ())
+        except (SpoolerUnusable, TaskTimeout) as error:
+            why = "it does not answer" if isinstance(error, TaskTimeout) else error
+            _log.error("tasks of spooler %s that have ended may run again: %d: %s", self.name, len(ends), why)
 
     def recheck(self) -> None:
         """Note that a worker died. Tasks that no process holds are handed out again."""

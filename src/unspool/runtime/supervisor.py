@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from ..backends.base import Backend, Clock
+from ..message import Interrupted
 from ..printable import counted
 from .clockwatch import ClockWatch
 from .crashes import crashes
@@ -209,7 +210,7 @@ class Supervisor:
         """Mark the current runs, so that a forced stop does not count as their crash."""
         for process in self._pool.processes():
             for index, ref in process.runs():
-                self._spoolers[index].backend.excuse(ref)
+                self._spoolers[index].backend.mark(ref, Interrupted())
 
     def _close(self) -> None:
         self._terminal.take_back()
@@ -283,6 +284,8 @@ class Supervisor:
     def _bury(self, deaths: Sequence[Death]) -> None:
         for death in deaths:
             self._hear(death.events)
+            for index, ended in death.process.unsettled.items():
+                self._spoolers[index].settle(ended)
             refs = death.process.runs()
             self._tickets.give_back(death.process.recall())
             if refs or death.unexpected:

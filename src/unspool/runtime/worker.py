@@ -12,12 +12,13 @@ from typing import Any
 from .. import codec, dispatch, points
 from ..backends.base import Backend, Clock, HoldsDescriptors, Registration, Ticket
 from ..errors import ClaimLost, SpoolerUnusable
-from ..message import SUCCEEDED, Claim, Outcome, Record, Refusal, RefusalKind, Release, Verdict
+from ..message import SUCCEEDED, Ack, Claim, End, Outcome, Record, Refusal, RefusalKind, Verdict
 from ..printable import printable
 from ..retry import MAX_CRASHES
 from . import connections, report
 from .eventloop import EventLoop
-from .events import Begun, Broken, Ended, Leaving, Over, Refused
+from .events import Begun, Broken, Ended, Leaving, Over, Refused, Settled
+from .exchange import Exchange
 from .hardlimit import HardLimit
 from .orphan import keep_end
 from .prefetch import Prefetch
@@ -76,7 +77,8 @@ class Worker:
         limits: Limits,
         clock: Clock,
     ) -> None:
-        self._prefetch = None if ahead is None else Prefetch(queue, ahead, backends)
+        self._exchange = Exchange(backends, lambda index, count: reports.write(Settled(index, count)), clock)
+        self._prefetch = None if ahead is None else Prefetch(queue, ahead, backends, self._exchange)
         self._backends = backends
         self._registrations = registrations
         self._queue = queue
@@ -91,7 +93,6 @@ class Worker:
         self._waker = Waker(queue.fileno())
         self._loop = EventLoop(self._waker.ring, lambda: os._exit(EX_UNUSABLE))
         self._status = 0
-        self._last = 0  # the spooler of the last claim
         self._in_run = False
         self._hard_limit = HardLimit()
         self._suspicion = Suspicion()
@@ -116,7 +117,7 @@ class Worker:
         # The supervisor limits the time of what follows. Without a supervisor, the kernel limits it, a little later.
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_REAL, LATER * self._limits.ending + 1)
-        self._flush()
+        self._rest()
         self._reports.write(Leaving())  # what follows also runs the user's code, and may take long
         self._loop.close()
         return self._status
@@ -136,8 +137,8 @@ class Worker:
 
     def _wait_for_tickets(self) -> None:
         self._loop.leave()
-        self._loop.expect(0)  # what the last one's end has put off is then flushed, or now, if it has ended by now
-        self._flush()
+        self._loop.expect(0)
+        self._rest()
         if not self._stopping:
             self._waker.wait(or_ticket=True)
         self._loop.come_back()
@@ -146,7 +147,7 @@ class Worker:
         """Wait until no more than ``most`` coroutines are left, or a signal came."""
         registration = self._registrations[0]
         self._loop.leave()
-        self._flush()
+        self._rest()
         registration.running("", self._clock())  # the supervisor takes back what is claimed ahead, and waits, too
         if not self._loop.expect(most):
             self._waker.wait()
@@ -159,30 +160,29 @@ class Worker:
             self._wait_for_ends(0)
 
     def _execute(self, index: int, ticket: Ticket) -> None:
-        backend, registration = self._backends[index], self._registrations[index]
-        if index != self._last:  # otherwise ended tasks of that spooler would wait for the whole run
-            self._backends[self._last].flush(wait=False)
-            self._last = index
+        registration = self._registrations[index]
         started = self._clock()
         registration.running(ticket.ref, started)
-        claim = self._claim(backend, ticket.ref)
+        claim = self._claim(index, ticket.ref)
+        if isinstance(claim, Claim) and claim.crashes:
+            self._exchange.settle()  # its next crash must not concern the runs that have ended here
         if isinstance(claim, Claim) and claim.crashes < MAX_CRASHES - 1:
             self._run(index, claim, dispatch.prepare(claim, started), started)  # the only reference to its objects
             return
         suspect = isinstance(claim, Claim) and claim.crashes == MAX_CRASHES - 1
         if isinstance(claim, Claim) and suspect and len(self._loop):
             # At its next crash it is set aside, so it runs alone: others must not die with it, nor it with others.
-            backend.settle(claim, Release())
+            self._exchange.release(index, [claim])
             registration.running("", 0.0)
             self._drain()
             started = self._clock()
             registration.running(ticket.ref, started)
-            claim = self._claim(backend, ticket.ref)
+            claim = self._claim(index, ticket.ref)
         if isinstance(claim, Refusal) and claim.kind in _DOUBTFUL:
             registration.running("", 0.0)
             if self._repair(ticket.ref):
                 registration.running(ticket.ref, started)
-                claim = self._claim(backend, ticket.ref)
+                claim = self._claim(index, ticket.ref)
         if isinstance(claim, Refusal):
             registration.running("", 0.0)  # before the report, which has the supervisor look
             if claim.kind is RefusalKind.UNUSABLE:
@@ -193,9 +193,11 @@ class Worker:
             if suspect:
                 self._drain()
 
-    def _claim(self, backend: Backend, ref: str) -> Claim | Refusal:
+    def _claim(self, index: int, ref: str) -> Claim | Refusal:
+        if self._prefetch is not None and (claimed := self._prefetch.claimed(index, ref)) is not None:
+            return claimed
         try:
-            return backend.claim(ref)
+            return self._exchange.claim(index, (ref,))[0]
         except SpoolerUnusable as error:  # another process may be able to: this one makes room for it
             self._stopping, self._status = True, EX_OSERR
             return Refusal(RefusalKind.UNUSABLE, self._clock() + _BEFORE_OTHERS, str(error))
@@ -208,8 +210,8 @@ class Worker:
         timeout = options.timeout
         hard = None
         # Before the beginning is reported, because it may take long and must not reduce the time limit.
-        if self._loop.used and self._loop.leave():
-            self._flush(wait=False)
+        if self._loop.used:
+            self._loop.leave()
         if timeout is not None:
             self._reports.write(Begun(index, claim.ref, started, timeout, dispatch.delay_after(options, claim)))
             hard = self._hard_limit.start(timeout + KILL_AFTER + self._limits.ending)  # later than the supervisor's
@@ -286,21 +288,27 @@ class Worker:
             self._pid,
             outcome.error,
         )
-        try:
-            until = self._backends[index].settle(claim, outcome.disposition, record)
-        except ClaimLost:
-            # No descriptor here can be trusted, so nothing is said; and another may have the task by now. A crash.
-            os._exit(EX_LOST)
         with self._counting:
             self._done += 1
             if failed:
                 self._suspect()
             else:
                 self._succeeded += 1
+        end, until = End(claim, outcome.disposition, record), None
+        deferred = self._exchange.defers[index] and isinstance(outcome.disposition, Ack)
+        if not deferred:
+            try:
+                until = self._exchange.end(index, end)
+            except ClaimLost:
+                # No descriptor here can be trusted, so nothing is reported. Another worker may have the task by now.
+                os._exit(EX_LOST)
         if shown:  # before the report, or a kill in between would blame a finished task
             self._registrations[index].running("", 0.0)
-        if not self._reports.write(Ended(index, claim.ref, until, record)):
+        fence = claim.fence if deferred else 0
+        if not self._reports.write(Ended(index, claim.ref, until, record, fence=fence)):
             keep_end(self._backends[index], record, until)
+        if deferred:  # after the report, because ``Settled`` follows it
+            self._exchange.defer(index, end)
         points.reach("reported")
 
     def _repair(self, id: str) -> bool:
@@ -340,9 +348,13 @@ class Worker:
             self._reports.write(Broken(printable(reason)))
             self._waker.ring()
 
-    def _flush(self, *, wait: bool = True) -> None:
-        for backend in self._backends:
-            backend.flush(wait=wait)
+    def _rest(self) -> None:
+        """Settle all ended runs before a wait. If a server refuses for a permanent reason, their tasks run again."""
+        try:
+            self._exchange.rest()
+        except SpoolerUnusable as error:
+            self._stopping, self._status = True, EX_OSERR
+            _log.error("%s", error)
 
     def _is_worn(self) -> bool:
         limits = self._limits

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from .. import codec, dispatch
 from ..backends.base import Backend, Clock, Feed
 from ..errors import TaskTimeout
-from ..message import Claim, Outcome, Refusal, RefusalKind, Release, Verdict
+from ..message import Claim, End, Outcome, Refusal, RefusalKind, Release, Verdict
 from ..results import is_awaitable
 
 __all__ = ["Run", "run_all"]
@@ -44,15 +44,16 @@ def run_all(backend: Backend, *, clock: Clock = time.time, limit: int = 10_000) 
     try:
         while (claim := _next(backend, feed)) is not None:
             if len(runs) == limit:
-                backend.settle(claim, Release())
+                backend.exchange([End(claim, Release())], [])
                 raise RuntimeError(
                     f"{limit} runs, and there is still more to do; pass a greater limit if that is right"
                 )
             run, outcome = _run(backend, claim, clock)
             runs.append(run)
-            feed.done(claim.ref, backend.settle(claim, outcome.disposition))
+            (until,) = backend.exchange([End(claim, outcome.disposition)], []).ended
+            feed.done(claim.ref, until)
     finally:
-        backend.flush()
+        backend.exchange([], [])
         feed.close()
     return runs
 
@@ -65,7 +66,7 @@ def _next(backend: Backend, feed: Feed) -> Claim | None:
         if not tickets:
             return None
         ref = tickets[0].ref
-        claim = backend.claim(ref)
+        (claim,) = backend.exchange([], [ref]).taken
         if not isinstance(claim, Refusal):
             return claim
         if claim.kind is RefusalKind.BUSY:
@@ -92,7 +93,7 @@ def _run(backend: Backend, claim: Claim, clock: Clock) -> tuple[Run, Outcome]:
                 ending = dispatch.raised(error)
             outcome = dispatch.conclude(call.options, claim, ending, clock())
     except BaseException:  # the test is being stopped
-        backend.settle(claim, Release())
+        backend.exchange([End(claim, Release())], [])
         raise
     label = codec.task_label(claim.envelope.vars)
     return Run(claim.id, label, outcome.verdict, claim.attempts, result, exception, outcome.error), outcome

@@ -84,7 +84,7 @@ class PostgresBackend:
     :param clock: the current time for tasks; None to use the server's clock.
     """
 
-    capabilities = Capabilities(feeds=True, forks=True, remote=True, withholds=True, records=True)
+    capabilities = Capabilities(feeds=True, forks=True, remote=True, withholds=True, batches=True, records=True)
 
     def __init__(
         self,

@@ -92,6 +92,8 @@ class Exchange:
             claims.add(number)  # before they are claimed, so that the supervisor knows each task that may start
         doubtful = self._doubtful
         try:
+            if self._session.has_ended():  # otherwise the first attempt would be lost
+                self._session.renew()
             answers = self._session.pipeline(self._statements(doubtful, acks, returns, asked))
         except BaseException:
             self._doubtful = doubtful.union(asked)

@@ -19,6 +19,7 @@ import contextlib
 import errno
 import logging
 import os
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from ... import forks, points, wire
@@ -27,8 +28,11 @@ from ...message import (
     Ack,
     Bury,
     Claim,
+    DeferOnCrash,
     Disposition,
-    Record,
+    End,
+    Exchanged,
+    Mark,
     Refusal,
     RefusalKind,
     Release,
@@ -76,13 +80,22 @@ class Claims:
     """The claims of this process on tasks of a directory.
 
     :param max_size: the maximum size of a task's body in bytes.
+    :param rest: called before the worker waits.
     """
 
-    def __init__(self, directory: Directory, signer: Signer | None, max_size: int, clock: Clock) -> None:
+    def __init__(
+        self,
+        directory: Directory,
+        signer: Signer | None,
+        max_size: int,
+        clock: Clock,
+        rest: Callable[[], object],
+    ) -> None:
         self._directory = directory
         self._signer = signer
         self._max_size = max_size
         self._clock = clock
+        self._rest = rest
         self._known_attempts: Attempts | None = None
         self._held: set[int] = set()
         self.deferred_close: DeferredClose | None = None
@@ -96,13 +109,19 @@ class Claims:
             self._known_attempts = open_attempts(self._directory)
         return self._known_attempts
 
-    def claim(self, ref: str) -> Claim | Refusal:
+    def exchange(self, ends: Sequence[End], refs: Sequence[str]) -> Exchanged:
+        if not ends and not refs:
+            self._rest()
+        ended = [self._settle(claim, disposition) for claim, disposition, _, _ in ends]
+        return Exchanged(ended, [self._take(ref) for ref in refs])
+
+    def _take(self, ref: str) -> Claim | Refusal:
         try:
             at, name, fd = self._open(ref)
         except OSError as error:
             if error.errno in _EXHAUSTED:
                 if self.deferred_close is not None and self.deferred_close.pass_on():
-                    return self.claim(ref)  # the deferred descriptors took the room
+                    return self._take(ref)  # the deferred descriptors took the room
                 raise self._directory.unusable(error) from error
             return self._refusal(error, ref)
         if fd <= 2:  # the output of this process would be written into the task
@@ -190,7 +209,7 @@ class Claims:
             count.unhandled,
         )
 
-    def settle(self, claim: Claim, disposition: Disposition, record: Record | None = None) -> float | None:
+    def _settle(self, claim: Claim, disposition: Disposition) -> float | None:
         token: _Held = claim.token
         self._check(claim.id, token)
         until = None
@@ -299,12 +318,12 @@ class Claims:
             os.utime(token.file, (until, until))
         return until
 
-    def put_off(self, ref: str, until: float) -> None:
-        # Set the mtime by path, which drops no lock. The next process that gets the lock uses it.
-        with contextlib.suppress(OSError):
-            os.utime(self._directory.path(ref), (until, until), follow_symlinks=False)
-
-    def excuse(self, ref: str) -> None:
+    def mark(self, ref: str, mark: Mark) -> None:
+        if isinstance(mark, DeferOnCrash):
+            # Set the mtime by path, which drops no lock. The next process that gets the lock uses it.
+            with contextlib.suppress(OSError):
+                os.utime(self._directory.path(ref), (mark.until, mark.until), follow_symlinks=False)
+            return
         # Mark the run by path, while its worker may still write. Whichever writes last, an ended run stays ended.
         with contextlib.suppress(OSError):
             count = self.attempts.read(ref)

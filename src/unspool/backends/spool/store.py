@@ -68,10 +68,9 @@ class SpoolBackend:
         self._signer = signer
         self._clock = clock
         self._directory = Directory(root, signed=signer is not None)
-        self._claims = claims = Claims(self._directory, signer, max_size, clock)
-        # Not methods that pass the calls on, because both are called for each task.
-        self.claim, self.settle = claims.claim, claims.settle
-        self.put_off, self.excuse = claims.put_off, claims.excuse
+        self._claims = claims = Claims(self._directory, signer, max_size, clock, self._rest)
+        # Not methods that pass the calls on, because ``exchange`` is called for each task.
+        self.exchange, self.mark = claims.exchange, claims.mark
         self.control = SpoolControl(self._directory, period)
         self.kv = SpoolKeyValue(self._directory, durable, clock)
         self._history_bounds = history_limit, history_age
@@ -128,9 +127,7 @@ class SpoolBackend:
         """Add runs to this process's journal, which is cheap, from any process."""
         self._history.jot(records)
 
-    def flush(self, *, wait: bool = True) -> None:
-        if not wait:  # this backend never defers the end of a task
-            return
+    def _rest(self) -> None:
         if self._claims.deferred_close is not None:
             self._claims.deferred_close.pass_on()
         self._history.tidy()

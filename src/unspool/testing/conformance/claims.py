@@ -7,7 +7,24 @@ from collections.abc import Callable
 import pytest
 
 from ...backends.base import Ticket
-from ...message import Ack, Bury, Refusal, RefusalKind, Release, Retry, State
+from ...message import (
+    NOTHING,
+    Ack,
+    Bury,
+    Claim,
+    DeferOnCrash,
+    End,
+    Exchanged,
+    Interrupted,
+    Record,
+    Refusal,
+    RefusalKind,
+    Release,
+    Retry,
+    State,
+    Verdict,
+)
+from ..exchange import claim_one
 from ..waiting import readable
 from .harness import Ground, Queue
 
@@ -31,7 +48,7 @@ class ClaimTests(Ground):
         """A claimed task cannot be claimed again."""
         queue.send("task")
         claim = queue.begin()
-        refusal = queue.backend.claim(claim.ref)
+        refusal = claim_one(queue.backend, claim.ref)
         assert isinstance(refusal, Refusal)
         assert refusal.kind is RefusalKind.BUSY
 
@@ -41,7 +58,7 @@ class ClaimTests(Ground):
         queue.send("task")
         claim = queue.begin()
         queue.end(claim, disposition)
-        refusal = queue.backend.claim(claim.ref)
+        refusal = claim_one(queue.backend, claim.ref)
         assert isinstance(refusal, Refusal)
         assert refusal.kind is RefusalKind.GONE
 
@@ -50,7 +67,7 @@ class ClaimTests(Ground):
         id = queue.send("task")
         (ticket,) = queue.take()
         queue.backend.remove(id)
-        refusal = queue.backend.claim(ticket.ref)
+        refusal = claim_one(queue.backend, ticket.ref)
         assert isinstance(refusal, Refusal)
         assert refusal.kind is RefusalKind.GONE
 
@@ -61,7 +78,7 @@ class ClaimTests(Ground):
         at = queue.clock() + 30
         queue.end(claim, Retry(at))
         queue.clock.advance(29)
-        refusal = queue.backend.claim(claim.ref)
+        refusal = claim_one(queue.backend, claim.ref)
         assert isinstance(refusal, Refusal)
         assert refusal.kind is RefusalKind.EARLY
         assert refusal.until == pytest.approx(at, abs=0.001)
@@ -75,7 +92,7 @@ class ClaimTests(Ground):
         queue.send("whole")
         self.damage(queue.backend, damaged)
         (ticket,) = queue.take()
-        refusal = queue.backend.claim(ticket.ref)
+        refusal = claim_one(queue.backend, ticket.ref)
         assert isinstance(refusal, Refusal)
         assert refusal.kind is RefusalKind.CORRUPT
         assert refusal.detail
@@ -173,21 +190,94 @@ class ClaimTests(Ground):
         states = [queue.state(id) for id in ids]
         assert states == [State.DEAD, State.RUNNING, None, State.DEFERRED]
 
-    def test_flush(self, queue: Queue) -> None:
-        """After ``flush``, no settlement is left to do. It may be called at any time."""
-        queue.backend.flush()
+    def test_an_empty_exchange(self, queue: Queue) -> None:
+        """A worker exchanges nothing before it waits, at any time."""
+        assert queue.backend.exchange([], []) == Exchanged([], [])
         queue.send("task")
-        queue.end(queue.begin(), Ack())
-        queue.backend.flush()
+        claim = queue.begin()
+        assert queue.backend.exchange([], []) == Exchanged([], [])
+        queue.end(claim, Ack())
         assert sum(queue.backend.counts().values()) == 0
+
+    def test_an_exchange_settles_and_claims_several(self, queue: Queue) -> None:
+        """Each end and each ref has its own answer, in order, and all ends are settled when it returns."""
+        now = queue.clock()
+        ids = {label: queue.send(label) for label in ("done", "again", "back", "hopeless", "next")}
+        tickets = queue.take(5)
+        done, again, back, hopeless = queue.backend.exchange([], [ticket.ref for ticket in tickets[:4]]).taken
+        assert isinstance(done, Claim)
+        assert isinstance(again, Claim)
+        assert isinstance(back, Claim)
+        assert isinstance(hopeless, Claim)
+        ends = [End(done, Ack()), End(again, Retry(now + 30)), End(back, Release()), End(hopeless, Bury("no use"))]
+        ended, taken = queue.backend.exchange(ends, [tickets[4].ref, back.ref, again.ref, done.ref])
+        assert [until is None for until in ended] == [True, False, False, True]
+        assert ended[1] == pytest.approx(now + 30, abs=0.001)
+        following, released, early, gone = taken
+        assert isinstance(following, Claim)
+        assert isinstance(released, Claim)
+        assert [following.id, released.id] == [ids["next"], ids["back"]]
+        assert released.attempts == 1
+        assert isinstance(early, Refusal)
+        assert isinstance(gone, Refusal)
+        assert [early.kind, gone.kind] == [RefusalKind.EARLY, RefusalKind.GONE]
+        states = {label: queue.state(id) for label, id in ids.items()}
+        assert states == {
+            "done": None,
+            "again": State.DEFERRED,
+            "back": State.RUNNING,
+            "hopeless": State.DEAD,
+            "next": State.RUNNING,
+        }
+
+    def test_an_end_is_repeated(self, queue: Queue, caplog: pytest.LogCaptureFixture) -> None:
+        """An end may be settled again if the answer to the first attempt was lost. This changes and logs nothing."""
+        queue.send("task")
+        queue.send("other")
+        claim, other = queue.begin(), queue.begin()
+        queue.end(claim, Ack())
+        if queue.backend.capabilities.remote:  # a directory gives no answer that can be lost
+            queue.backend.exchange([End(claim, Ack(), repeated=True)], [])
+        assert queue.state(other.id) is State.RUNNING
+        assert sum(queue.backend.counts().values()) == 1
+        assert not caplog.records
+
+    def test_an_end_of_a_dead_worker(self, queue: Queue) -> None:
+        """If a backend's claims have fences, a supervisor settles what its dead worker had finished and not settled.
+        It knows the ref and the fence. No attempt or crash is left, and another claim is not affected."""
+        id, other = queue.send("task"), queue.send("other")
+        (ticket, beside) = queue.take(2)
+        reader, writer = os.pipe()
+        worker = os.fork() if queue.backend.capabilities.batches else -1
+        if worker == -1:
+            pytest.skip("this backend's claims have no fences")
+        if worker == 0:
+            claims = queue.backend.exchange([], [ticket.ref, beside.ref]).taken
+            os.write(writer, b",".join(b"%d" % claim.fence for claim in claims if isinstance(claim, Claim)))
+            os.kill(os.getpid(), signal.SIGKILL)
+        os.waitpid(worker, 0)
+        fence, other_fence = map(int, os.read(reader, 100).split(b","))
+        self.bury(worker)
+        record = Record(id, "task", Verdict.PROCESSED, 1, queue.clock(), 0.1, worker)
+        ends = [
+            End(Claim(id, ticket.ref, NOTHING, 1, 0, fence=fence), Ack(), record, repeated=True),
+            End(Claim(other, beside.ref, NOTHING, 1, 0, fence=other_fence + 1), Ack(), record, repeated=True),
+        ]
+        assert queue.backend.exchange(ends, []).ended == [None, None]
+        assert queue.state(id) is None
+        queue.feed.recheck()
+        claim = queue.begin()
+        assert claim.id == other
 
     def test_put_off_while_it_runs(self, queue: Queue) -> None:
         """A task that was put off while it ran does not start before that time when its worker is killed."""
-        id, ticket = self._kill_in_mid_task(queue, lambda ref: queue.backend.put_off(ref, queue.clock() + 30))
+        id, ticket = self._kill_in_mid_task(
+            queue, lambda ref: queue.backend.mark(ref, DeferOnCrash(queue.clock() + 30))
+        )
         until = queue.clock() + 30
         assert queue.state(id) is State.DEFERRED
         assert queue.gives_nothing()
-        refusal = queue.backend.claim(ticket.ref)
+        refusal = claim_one(queue.backend, ticket.ref)
         assert isinstance(refusal, Refusal)
         assert refusal.kind is RefusalKind.EARLY
         assert refusal.until == pytest.approx(until, abs=1)
@@ -197,7 +287,7 @@ class ClaimTests(Ground):
 
     def test_excused_while_it_runs(self, queue: Queue) -> None:
         """A task that was excused while it ran and whose worker was then killed has one more attempt, and no crash."""
-        id, _ = self._kill_in_mid_task(queue, queue.backend.excuse)
+        id, _ = self._kill_in_mid_task(queue, lambda ref: queue.backend.mark(ref, Interrupted()))
         assert queue.state(id) is State.READY
         claim = queue.begin()
         assert (claim.attempts, claim.crashes) == (2, 0)
@@ -212,7 +302,7 @@ class ClaimTests(Ground):
         reader, writer = os.pipe()
         worker = os.fork()
         if worker == 0:
-            queue.backend.claim(ticket.ref)
+            claim_one(queue.backend, ticket.ref)
             os.write(writer, b".")
             signal.pause()
         try:

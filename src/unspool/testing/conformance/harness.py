@@ -15,6 +15,7 @@ from ...backends.keyvalue import KeyValue
 from ...message import Claim, Disposition, Message, Refusal, RefusalKind, State
 from ...signing import Signer
 from ..clock import FakeClock
+from ..exchange import claim_one, settle_one
 from ..waiting import readable
 
 __all__ = ["TICK", "Ground", "Queue"]
@@ -47,7 +48,7 @@ class Ground(ABC):
         pid = os.fork()
         if pid == 0:
             try:
-                backend.claim(ref)
+                claim_one(backend, ref)
             finally:
                 os.kill(os.getpid(), signal.SIGKILL)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
@@ -156,7 +157,7 @@ class Queue:
         """Claim the next available task, as a worker does."""
         while True:
             (ticket,) = self.take()
-            claim = self.backend.claim(ticket.ref)
+            claim = claim_one(self.backend, ticket.ref)
             if not isinstance(claim, Refusal):
                 return claim
             self.refused(ticket, claim)
@@ -170,8 +171,7 @@ class Queue:
 
     def end(self, claim: Claim, disposition: Disposition) -> float | None:
         """Settle a claim, tell the feed, and return when to check the task again."""
-        until = self.backend.settle(claim, disposition)
-        self.backend.flush()
+        until = settle_one(self.backend, claim, disposition)
         self.feed.done(claim.ref, until)
         return until
 

@@ -7,6 +7,7 @@ import pytest
 from ...errors import TaskBusy
 from ...lookup import find_ended, find_task
 from ...message import Ack, Bury, Record, Refusal, RefusalKind, Retry, State
+from ..exchange import claim_one
 from .harness import Ground, Queue
 
 __all__ = ["ListingTests"]
@@ -169,7 +170,7 @@ class ListingTests(Ground):
         queue.backend.find(id)
         list(queue.backend.entries())
         queue.backend.counts()
-        refusal = queue.backend.claim(claim.ref)
+        refusal = claim_one(queue.backend, claim.ref)
         assert isinstance(refusal, Refusal)
         assert refusal.kind is RefusalKind.BUSY
 

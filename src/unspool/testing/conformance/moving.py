@@ -15,6 +15,7 @@ from ...backends.memory import MemoryBackend
 from ...errors import TaskBusy
 from ...message import Ack, Bury, Claim, Message, Refusal, RefusalKind, Retry, State
 from ..clock import FakeClock
+from ..exchange import claim_one
 from .harness import Ground, Queue
 
 __all__ = ["MovingTests"]
@@ -38,7 +39,7 @@ def begins_nothing(queue: Queue) -> bool:
         if not tickets:
             return True
         for ticket in tickets:
-            refusal = queue.backend.claim(ticket.ref)
+            refusal = claim_one(queue.backend, ticket.ref)
             if not isinstance(refusal, Refusal):
                 return False
             queue.refused(ticket, refusal)
@@ -141,7 +142,7 @@ class MovingTests(Ground):
         self.crash(queue.backend, ref)
         carry(here, there.depot, [id])
         (entry,) = there.entries()
-        claim = there.claim(entry.id)
+        claim = claim_one(there, entry.id)
         assert isinstance(claim, Claim)
         assert (claim.attempts, claim.crashes) == (2, 1)
         queue.feed = queue.backend.feed()
@@ -176,7 +177,7 @@ class MovingTests(Ground):
         id = queue.send("task")
         (ticket,) = queue.take()
         carry(here, there.depot, [id])
-        refusal = queue.backend.claim(ticket.ref)
+        refusal = claim_one(queue.backend, ticket.ref)
         assert isinstance(refusal, Refusal)
         assert refusal.kind is RefusalKind.GONE
 

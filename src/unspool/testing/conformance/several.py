@@ -8,6 +8,7 @@ import pytest
 from ...backends.base import Backend
 from ...errors import TaskBusy
 from ...message import Ack, Record, Refusal, RefusalKind, Retry, State
+from ..exchange import claim_one, settle_one
 from .harness import Ground, Queue
 
 __all__ = ["SeveralTests"]
@@ -22,18 +23,17 @@ class SeveralTests(Ground):
         entry = other.find(id)
         assert entry == queue.backend.find(id)
         (ticket,) = queue.take()
-        claim = other.claim(ticket.ref)
+        claim = claim_one(other, ticket.ref)
         assert not isinstance(claim, Refusal)
         assert queue.state(id) is State.RUNNING
-        other.settle(claim, Ack())
-        other.flush()
+        settle_one(other, claim, Ack())
         assert queue.state(id) is None
 
     def test_a_claim_excludes_the_others(self, queue: Queue, other: Backend) -> None:
         """A task that one process runs cannot be claimed, retried or removed by another."""
         id = queue.send("task")
         claim = queue.begin()
-        refusal = other.claim(claim.ref)
+        refusal = claim_one(other, claim.ref)
         assert isinstance(refusal, Refusal)
         assert refusal.kind is RefusalKind.BUSY
         with pytest.raises(TaskBusy):
@@ -45,12 +45,11 @@ class SeveralTests(Ground):
         """A feed that found a task busy hands it out once the other process has released it, and not before."""
         queue.send("task")
         (ticket,) = queue.take()
-        claim = other.claim(ticket.ref)
+        claim = claim_one(other, ticket.ref)
         assert not isinstance(claim, Refusal)
         queue.feed.recheck([ticket.ref])
         assert queue.gives_nothing()
-        other.settle(claim, Retry(queue.clock()))
-        other.flush()
+        settle_one(other, claim, Retry(queue.clock()))
         assert queue.order(1) == ["task"]
 
     def test_recheck_leaves_others_alone(self, queue: Queue, other: Backend) -> None:
@@ -58,13 +57,12 @@ class SeveralTests(Ground):
         queue.send("lost")
         queue.send("running")
         lost, running = queue.take(2)
-        claim = other.claim(running.ref)
+        claim = claim_one(other, running.ref)
         assert not isinstance(claim, Refusal)
         queue.crash(lost.ref)
         assert queue.order(1) == ["lost"]
         assert queue.gives_nothing()
-        other.settle(claim, Ack())
-        other.flush()
+        settle_one(other, claim, Ack())
         assert queue.gives_nothing()
 
     def test_counts_survive(self, queue: Queue, other: Backend) -> None:
@@ -76,7 +74,7 @@ class SeveralTests(Ground):
         assert entry == queue.backend.find(id)
         queue.clock.advance(5)
         (ticket,) = queue.take()
-        claim = other.claim(ticket.ref)
+        claim = claim_one(other, ticket.ref)
         assert not isinstance(claim, Refusal)
         assert (claim.attempts, claim.crashes) == (3, 1)
 
@@ -112,7 +110,7 @@ class SeveralTests(Ground):
         registration.running("", 0.0)
         (ticket,) = queue.take()
         registration.running(ticket.ref, queue.clock())
-        claim = queue.backend.claim(ticket.ref)
+        claim = claim_one(queue.backend, ticket.ref)
         assert not isinstance(claim, Refusal)
         (info,) = other.control.live()
         assert (info.role, info.pid, info.ref, info.host) == ("worker", os.getpid(), ticket.ref, "")
@@ -135,7 +133,7 @@ class SeveralTests(Ground):
         if pid == 0:
             try:
                 registration.running(ticket.ref, 1.0)
-                queue.backend.claim(ticket.ref)
+                claim_one(queue.backend, ticket.ref)
                 os.write(tell, b".")
                 signal.pause()
             finally:

@@ -10,6 +10,7 @@ from ...backends.base import Backend
 from ...message import Claim, Message, Refusal, RefusalKind, State
 from ...signing import Signer
 from ..clock import FakeClock
+from ..exchange import claim_one
 from .harness import Ground
 
 __all__ = ["SigningTests"]
@@ -46,7 +47,7 @@ class SigningTests(Ground):
         while feed.refresh().more:
             pass
         (ticket,) = feed.take(2)
-        answer = backend.claim(ticket.ref)
+        answer = claim_one(backend, ticket.ref)
         feed.close()
         return answer
 

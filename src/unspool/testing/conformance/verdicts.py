@@ -11,6 +11,7 @@ from ...results import ResultProcessed, ResultRescheduled, ResultSkipped, TaskRe
 from ...retry import MAX_CRASHES
 from ...spooler import Spooler
 from ...tasks import SpoolerTask
+from ..exchange import settle_one
 from .harness import TICK, Ground, Queue
 
 __all__ = ["VerdictTests"]
@@ -142,8 +143,7 @@ class VerdictTests(Ground):
             dispatch.run(call)
         outcome = dispatch.conclude(call.options, claim, dispatch.raised(caught.value), queue.clock())
         record = Record(claim.id, "conformance_odd", outcome.verdict, 1, queue.clock(), 0.5, 1, outcome.error)
-        queue.backend.settle(claim, outcome.disposition, record)
-        queue.backend.flush()
+        settle_one(queue.backend, claim, outcome.disposition, record)
         if not queue.backend.capabilities.records:
             queue.backend.record([record])
         entry = queue.backend.find(id)

@@ -166,9 +166,6 @@ class UwsgiBackend(SpoolBackend):
     def record(self, records: Sequence[Record]) -> None:
         self.jot(records)
 
-    def flush(self, *, wait: bool = True) -> None:
-        super().flush()
-
 
 class UwsgiControl(SpoolControl):
     """The directory's switches, and uWSGI's processes and frequency."""
