@@ -179,7 +179,7 @@ class Partial:
 BAD = {
     "number": (lambda: 5, "is 5; it must be a"),
     "class": (lambda: MemoryBackend, "is the class MemoryBackend; pass an instance of it"),
-    "part": (Partial, "is a Partial, which lacks capabilities, .*control, counts, .*exchange"),
+    "part": (Partial, "is a Partial, which lacks capabilities, .*control, counts, .*mark"),
     "no text": (lambda: Named(7), "is a Named with the name 7; a name is an absolute path or a URL"),
     "relative": (lambda: Named("mail"), "is a Named with the name 'mail'; a name is an absolute path or a URL"),
     "empty": (lambda: Named(""), "is a Named with the name ''; a name is an absolute path or a URL"),
