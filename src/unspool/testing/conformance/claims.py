@@ -257,7 +257,7 @@ class ClaimTests(Ground):
             os.kill(os.getpid(), signal.SIGKILL)
         os.waitpid(worker, 0)
         fence, other_fence = map(int, os.read(reader, 100).split(b","))
-        self.bury(worker)
+        self.sync(queue.backend)
         record = Record(id, "task", Verdict.PROCESSED, 1, queue.clock(), 0.1, worker)
         ends = [
             End(Claim(id, ticket.ref, NOTHING, 1, 0, fence=fence), Ack(), record, repeated=True),
