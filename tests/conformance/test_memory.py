@@ -16,8 +16,8 @@ class TestMemory(BackendConformance):
 
     def damage(self, backend: Backend, id: str) -> None:
         assert isinstance(backend, MemoryBackend)
-        task = backend._tasks[id]
-        task.data = task.data[:-1] + bytes([task.data[-1] ^ 1])
+        data = backend.stored(id)
+        backend.alter(id, data[:-1] + bytes([data[-1] ^ 1]))
 
     def crash(self, backend: Backend, ref: str) -> None:
         assert isinstance(backend, MemoryBackend)

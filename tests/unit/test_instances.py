@@ -154,7 +154,8 @@ def test_a_signed_queue_of_memory() -> None:
     found = backend.read(entry.id)
     assert found is not None
     assert found[1] is not None
-    assert "unspool_sig" in backend._tasks[entry.id].data.decode("latin-1")  # type: ignore[attr-defined]
+    assert isinstance(backend, MemoryBackend)
+    assert b"unspool_sig" in backend.stored(entry.id)
 
 
 class Named(MemoryBackend):

@@ -91,7 +91,7 @@ def test_nothing_is_decoded_before_it_is_verified() -> None:
     forged = wire.dump({"msg": b"x", "unspool_queue": b"mail", "unspool_sig": b"A" * SIGNATURE_SIZE}, body, None)
     backend = MemoryBackend(signer=SIGNER)
     (id,) = backend.send([Envelope({"msg": b"x"}, b"", None, None)])
-    backend._tasks[id].data = forged
+    backend.alter(id, forged)
     refusal = claim_one(backend, id)
     assert isinstance(refusal, Refusal)
     assert refusal.kind is RefusalKind.CORRUPT
@@ -106,7 +106,7 @@ def test_the_memory_backend_signs() -> None:
     claim = claim_one(backend, id)
     assert isinstance(claim, Claim)
     assert claim.envelope.vars == SENT.vars
-    assert b"unspool_sig" in backend._tasks[id].data
+    assert b"unspool_sig" in backend.stored(id)
 
 
 def test_every_truncation_and_flip_of_a_signed_task_is_damaged() -> None:

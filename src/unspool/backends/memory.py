@@ -234,6 +234,14 @@ class MemoryBackend:
     def close(self) -> None:
         self.kv.close()
 
+    def stored(self, id: str) -> bytes:
+        """Return the bytes of a task, as other backends store them."""
+        return self._tasks[id].data
+
+    def alter(self, id: str, data: bytes) -> None:
+        """Replace the bytes of a task, as a fault of a disk or a hostile program does."""
+        self._tasks[id].data = data
+
     def _idle(self, id: str) -> _Task:
         if id not in self._tasks or self._tasks[id].arriving:
             raise LookupError(f"no task {id} in spooler {self.name}")
