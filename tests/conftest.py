@@ -72,9 +72,10 @@ def own_settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     with override_settings(**dict.fromkeys(settings.Settings._fields)):
         yield
     for backend in opened:  # of thousands of tests; what they hold open exceeds what select() takes
-        for fd in backend._claims._held:
+        held = backend._claims._held  # noqa: SLF001  a test that imitates a crash leaves them
+        for fd in held:
             with contextlib.suppress(OSError):  # closed by the test, as by a crash, and perhaps another file's by now
                 if "uwsgi_spoolfile_on_" in os.readlink(f"/proc/self/fd/{fd}"):
                     os.close(fd)
-        backend._claims._held.clear()
+        held.clear()
         backend.close()

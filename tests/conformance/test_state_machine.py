@@ -332,7 +332,7 @@ class SpoolLikeMemory(LikeMemory):
 
     def kill(self, claim: Claim) -> None:
         """Close the descriptors of a claim, which is all that the kernel does when it kills a process."""
-        self.backend._claims._held.discard(claim.token.file)
+        self.backend._claims._held.discard(claim.token.file)  # noqa: SLF001  the backend lives on
         os.close(claim.token.file)
 
     def clean(self) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from unspool import codec, raw_message, wire
 from unspool.backends.spool import SpoolBackend
-from unspool.message import Claim, Envelope, RefusalKind, State
-from unspool.testing.exchange import claim_one
+from unspool.message import Claim, Envelope, RefusalKind, Release, State
+from unspool.testing.exchange import claim_one, settle_one
 
 from ..runtime.conftest import Place
 
@@ -46,8 +46,7 @@ def test_each_bit_altered(tmp_path: Path) -> None:
         answer = claim_one(backend, path.name)
         if isinstance(answer, Claim):  # it hit the seal's own name, or the header's byte that means nothing
             assert not answer.envelope.sealed or answer.envelope[:2] == ({"msg": b"task"}, b"body")
-            os.close(answer.token.file)
-            backend._claims._held.clear()
+            settle_one(backend, answer, Release())
 
 
 def test_code_of_another_version(place: Place) -> None:

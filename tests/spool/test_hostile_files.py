@@ -10,8 +10,8 @@ import pytest
 
 from unspool import wire
 from unspool.backends.spool import SpoolBackend
-from unspool.message import Claim, Envelope, Refusal, RefusalKind, State
-from unspool.testing.exchange import claim_one
+from unspool.message import Claim, Envelope, Refusal, RefusalKind, Release, State
+from unspool.testing.exchange import claim_one, settle_one
 
 NAME = "uwsgi_spoolfile_on_host_1_1_1_1_1"
 
@@ -53,8 +53,7 @@ def claim_all(backend: SpoolBackend) -> tuple[list[Claim], list[Refusal]]:
     feed.close()
     claims = [answer for answer in answers if isinstance(answer, Claim)]
     for claim in claims:
-        os.close(claim.token.file)
-        backend._claims._held.clear()
+        settle_one(backend, claim, Release())
     return claims, [answer for answer in answers if isinstance(answer, Refusal)]
 
 
@@ -212,8 +211,7 @@ def test_random_files_never_do_harm(backend: SpoolBackend) -> None:
         answer = claim_one(backend, name)
         if isinstance(answer, Claim):
             assert not answer.envelope.sealed or answer.envelope[:2] == ({"msg": b"x"}, b"body")
-            os.close(answer.token.file)
-            backend._claims._held.clear()
+            settle_one(backend, answer, Release())
         else:
             assert answer.kind is RefusalKind.CORRUPT
 
