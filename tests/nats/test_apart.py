@@ -18,6 +18,7 @@ from tests.runtime.conftest import PATIENCE, Place
 from unspool import codec
 from unspool.errors import SpoolerUnusable
 from unspool.message import Ack, Claim, Message, State
+from unspool.testing.exchange import claim_one, settle_one
 
 __all__ = ["load"]
 
@@ -182,12 +183,11 @@ def test_clocks_that_differ(url: str, opened: Open, ahead: float) -> None:
     while not tickets:
         feed.refresh()
         tickets = feed.take(1)
-    claim = here.claim(tickets[0].ref)
+    claim = claim_one(here, tickets[0].ref)
     assert isinstance(claim, Claim)
     assert sender.control.live() == here.control.live()
     assert sender.counts()[State.RUNNING] == 1
     assert sender.depot.leave([id]) == []
-    here.settle(claim, Ack())
-    here.flush()
+    settle_one(here, claim, Ack())
     assert sum(sender.counts().values()) == 0
     feed.close()

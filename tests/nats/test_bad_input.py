@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -21,9 +20,10 @@ from unspool.backends.nats.jetstream import JetStream
 from unspool.backends.nats.requests import Request
 from unspool.backends.nats.runs import Process, Run
 from unspool.backends.nats.stored import HEADER, Stored
-from unspool.errors import ConfigurationError, OptionRefused, PayloadRefused, SpoolerUnusable
-from unspool.message import Claim, Message, Refusal, RefusalKind, Retry, State
+from unspool.errors import ConfigurationError, OptionRefused, PayloadRefused, SpoolerUnreachable, SpoolerUnusable
+from unspool.message import Claim, End, Message, Refusal, RefusalKind, Retry, State
 from unspool.settings import Settings
+from unspool.testing.exchange import claim_one, settle_one
 
 APP = """
     @Spooler.task
@@ -131,29 +131,29 @@ def test_a_message_beyond_the_servers_limit(backend: NatsBackend) -> None:
     assert backend.counts()[State.READY] == 1
 
 
-def test_a_limit_that_is_lowered(own_server: Server, opened: Open, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_limit_that_is_lowered(own_server: Server, opened: Open) -> None:
     """A task that the server took, and does not take again, is refused where it would have to be written again, and the
-    error says why. The verdict of its run is told as soon as the limit is raised."""
+    error says why. The end of its run can be stored as soon as the limit is raised."""
     backend = opened(queue_on(own_server.url))
     ids = backend.send([codec.encode(Message("task", b"x" * (2 << 20))) for _ in range(2)])
     refs = [id.rpartition("/")[2] for id in ids]
-    claims = [backend.claim(ref) for ref in refs]
+    claims = [claim_one(backend, ref) for ref in refs]
     restart(own_server, backend, 1 << 20)
-    settled = threading.Thread(target=backend.settle, args=(claims[0], Retry(0.0)))
-    settled.start()
-    until(lambda: "cannot be sent" in caplog.text)
-    assert "and a message has more: raise max_payload" in caplog.text
-    left = claims[1]
+    settled, left = claims
+    assert isinstance(settled, Claim)
     assert isinstance(left, Claim)
+    end = End(settled, Retry(0.0))
+    with pytest.raises(SpoolerUnreachable, match=r"and a message has more: raise max_payload"):
+        backend.exchange([end], [])
     dead(backend, left)
-    refusal = backend.claim(refs[1])
+    refusal = claim_one(backend, refs[1])
     assert isinstance(refusal, Refusal)
     assert refusal.kind is RefusalKind.UNUSABLE
     assert "raise max_payload" in refusal.detail
     restart(own_server, backend, PAYLOAD)
-    settled.join(PATIENCE)
+    assert backend.exchange([end._replace(repeated=True)], []).ended == [0.0]
     for ref in refs:
-        claim = backend.claim(ref)
+        claim = claim_one(backend, ref)
         assert isinstance(claim, Claim)
         assert claim.attempts == 2
 
@@ -183,9 +183,9 @@ def test_the_largest_that_is_taken_can_also_be_set_aside(backend: NatsBackend) -
     feed = backend.feed()
     while not (tickets := feed.take(1)):
         feed.refresh()
-    claim = backend.claim(tickets[0].ref)
+    claim = claim_one(backend, tickets[0].ref)
     assert isinstance(claim, Claim)
-    backend.settle(claim, Bury("ü" * 5000))
+    settle_one(backend, claim, Bury("ü" * 5000))
     feed.close()
     (entry,) = backend.entries()
     assert entry.state is State.DEAD
@@ -350,8 +350,8 @@ def test_a_message_that_is_too_large(url: str) -> None:
     """A worker sets a task aside that is larger than it may take; the reason names the setting."""
     backend = NatsBackend(address.parse(url), Settings(max_task_size=1), trusting=True)
     small, large = backend.send([codec.encode(Message("task", "x" * size)) for size in (1 << 20, 1 << 21)])
-    assert isinstance(backend.claim(small.rpartition("/")[2]), Claim)
-    refusal = backend.claim(large.rpartition("/")[2])
+    assert isinstance(claim_one(backend, small.rpartition("/")[2]), Claim)
+    refusal = claim_one(backend, large.rpartition("/")[2])
     assert isinstance(refusal, Refusal)
     assert refusal.kind is RefusalKind.CORRUPT
     entry = backend.find(large)

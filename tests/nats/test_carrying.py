@@ -13,6 +13,7 @@ from unspool.backends.nats.jetstream import JetStream
 from unspool.backends.nats.stored import HEADER
 from unspool.errors import PayloadRefused
 from unspool.message import Claim, Message, Refusal, RefusalKind, Retry, State
+from unspool.testing.exchange import claim_one, settle_one
 
 
 def send(backend: NatsBackend) -> str:
@@ -42,9 +43,9 @@ def test_a_worker_that_is_just_beginning(url: str, opened: Open, monkeypatch: py
     """A worker that has looked at a task before it left does not run it: it finds that the task is gone."""
     worker, carrier = opened(url), opened(url)
     id = send(worker)
-    first = worker.claim(id.rpartition("/")[2])
+    first = claim_one(worker, id.rpartition("/")[2])
     assert isinstance(first, Claim)
-    worker.settle(first, Retry(0.0))  # otherwise the record is written before the task is read
+    settle_one(worker, first, Retry(0.0))  # otherwise the record is written before the task is read
     publish, left, begun = JetStream.publish, list[Parcel](), list[str]()
 
     def late(self: JetStream, stream: str, subject: str, *rest: Any, **more: Any) -> int:
@@ -55,7 +56,7 @@ def test_a_worker_that_is_just_beginning(url: str, opened: Open, monkeypatch: py
         return publish(self, stream, subject, *rest, **more)
 
     monkeypatch.setattr(JetStream, "publish", late)
-    refusal = worker.claim(id.rpartition("/")[2])
+    refusal = claim_one(worker, id.rpartition("/")[2])
     assert isinstance(refusal, Refusal)
     assert refusal.kind is RefusalKind.GONE
     assert len(left) == 1

@@ -15,6 +15,7 @@ from unspool.backends.nats.requests import Unreachable
 from unspool.backends.nats.runs import Process, Run
 from unspool.errors import TaskBusy
 from unspool.message import Ack, Bury, Claim, Message, Refusal, RefusalKind, Retry, State
+from unspool.testing.exchange import claim_one, settle_one
 
 Meanwhile = Callable[[NatsBackend, Callable[[], object]], None]
 
@@ -27,7 +28,7 @@ def send(backend: NatsBackend) -> tuple[str, str]:
 
 def claim(backend: NatsBackend, ref: str) -> Claim:
     """Claims a task."""
-    found = backend.claim(ref)
+    found = claim_one(backend, ref)
     assert isinstance(found, Claim), found
     return found
 
@@ -63,15 +64,14 @@ def meanwhile(monkeypatch: pytest.MonkeyPatch) -> Meanwhile:
 def send_again(backend: NatsBackend) -> tuple[str, str]:
     """Sends a task that a worker has run once. Its message is read before the record of its next run is written."""
     id, ref = send(backend)
-    backend.settle(claim(backend, ref), Retry(0.0))
+    settle_one(backend, claim(backend, ref), Retry(0.0))
     until(lambda: records(backend) == 0)
     return id, ref
 
 
 def run_once(backend: NatsBackend, ref: str) -> None:
     """What another worker does that is faster."""
-    backend.settle(claim(backend, ref), Ack())
-    backend.flush()
+    settle_one(backend, claim(backend, ref), Ack())
     until(lambda: records(backend) == 0)
 
 
@@ -82,7 +82,7 @@ def test_a_task_that_ends_before_it_is_begun(
     late = opened(url)
     _, ref = send_again(backend)
     meanwhile(late, lambda: run_once(backend, ref))
-    refusal = late.claim(ref)
+    refusal = claim_one(late, ref)
     assert isinstance(refusal, Refusal)
     assert refusal.kind is RefusalKind.GONE
     until(lambda: records(backend) == 0)
@@ -104,7 +104,7 @@ def test_a_task_that_is_begun_again_meanwhile(
         stream.publish(names.state, names.run(ref), Run(ref, 0, seq, 2, other).dump())
 
     meanwhile(late, lambda: backend.cluster.call(another))
-    refusal = late.claim(ref)
+    refusal = claim_one(late, ref)
     assert isinstance(refusal, Refusal)
     assert refusal.kind is RefusalKind.BUSY
     assert records(backend) == 1
@@ -122,8 +122,7 @@ def test_a_task_that_is_begun_before_it_is_changed(
     with pytest.raises(TaskBusy):
         getattr(person, change)(id)
     assert backend.counts()[State.RUNNING] == 1
-    backend.settle(begun[0], Ack())
-    backend.flush()
+    settle_one(backend, begun[0], Ack())
     assert sum(backend.counts().values()) == 0
 
 
@@ -135,14 +134,13 @@ def test_a_task_that_is_changed_before_it_is_begun(
     late = opened(url)
     id, ref = send_again(backend)
     meanwhile(late, lambda: getattr(backend, change)(id))
-    found = late.claim(ref)
+    found = claim_one(late, ref)
     if change == "remove":
         assert isinstance(found, Refusal)
         assert found.kind is RefusalKind.GONE
     else:
         assert isinstance(found, Claim)
-        late.settle(found, Ack())
-        late.flush()
+        settle_one(late, found, Ack())
     assert sum(backend.counts().values()) == 0
     until(lambda: records(backend) == 0)
 
@@ -166,20 +164,18 @@ def test_a_worker_that_dies_when_it_has_set_a_task_aside(
 
     backend.cluster.call(die)
     assert {state: count for state, count in backend.counts().items() if count} == {State.READY: 1, State.DEAD: 1}
-    refusal = opened(url).claim(ref)
+    refusal = claim_one(opened(url), ref)
     assert isinstance(refusal, Refusal)
     (entry,) = backend.entries()
     assert (entry.id, entry.state, entry.reason) == (id, State.DEAD, "hopeless")
     backend.retry(id)
-    backend.settle(claim(backend, ref), Ack())
-    backend.flush()
+    settle_one(backend, claim(backend, ref), Ack())
     assert list(backend.entries()) == []
 
 
 def end(backend: NatsBackend, id: str, ref: str) -> None:
     """A worker runs the task to its end."""
-    backend.settle(claim(backend, ref), Ack())
-    backend.flush()
+    settle_one(backend, claim(backend, ref), Ack())
 
 
 def crash(backend: NatsBackend, id: str, ref: str) -> None:
@@ -212,8 +208,7 @@ def test_a_retry_that_is_killed(
 ) -> None:
     """A dead task that was made ready, and is not yet deleted where the dead ones are, is gone when it has ended."""
     id, ref = send(backend)
-    backend.settle(claim(backend, ref), Bury("hopeless"))
-    backend.flush()
+    settle_one(backend, claim(backend, ref), Bury("hopeless"))
     with monkeypatch.context() as patch:
         patch.setattr(JetStream, "delete", Mock(side_effect=Unreachable("the command is killed")))
         with pytest.raises(Unreachable):

@@ -24,6 +24,7 @@ from unspool.backends.nats.jetstream import JetStream
 from unspool.backends.nats.requests import Request
 from unspool.errors import ConfigurationError, SpoolerUnreachable, SpoolerUnusable
 from unspool.message import Ack, Claim, End, Message, Refusal, RefusalKind, State
+from unspool.testing.exchange import claim_one
 
 
 def send(backend: NatsBackend, *messages: Message) -> list[str]:
@@ -33,7 +34,7 @@ def send(backend: NatsBackend, *messages: Message) -> list[str]:
 
 def claim(backend: NatsBackend, id: str) -> Claim:
     """Claims a task."""
-    found = backend.claim(id.rpartition("/")[2])
+    found = claim_one(backend, id.rpartition("/")[2])
     assert isinstance(found, Claim), found
     return found
 

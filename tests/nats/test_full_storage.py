@@ -19,6 +19,7 @@ from unspool.backends.nats.overdue import Overdue
 from unspool.backends.nats.requests import Unreachable
 from unspool.errors import SpoolerUnusable
 from unspool.message import Ack, Claim, Message, State
+from unspool.testing.exchange import claim_one, settle_one
 
 APP = """
     @Spooler.task
@@ -191,10 +192,9 @@ def test_a_supervisor_that_dies_when_it_lets_tasks_out(
     ids = {entry.id for entry in withheld.entries()}
     assert len(ids) == POSTPONED
     for id in ids:
-        claim = withheld.claim(id.rpartition("/")[2])
+        claim = claim_one(withheld, id.rpartition("/")[2])
         assert isinstance(claim, Claim), claim
-        withheld.settle(claim, Ack())
-    withheld.flush()
+        settle_one(withheld, claim, Ack())
     assert list(withheld.entries()) == []
     assert sum(withheld.counts().values()) == 0
     assert withheld.cluster.call(lambda stream: stream.last(names.tasks, ">")) is None

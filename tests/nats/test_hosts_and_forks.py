@@ -17,6 +17,7 @@ from tests.runtime.conftest import PATIENCE, Place
 from unspool import codec
 from unspool.backends.nats import NatsBackend
 from unspool.message import Claim, Message, State
+from unspool.testing.exchange import claim_one, settle_one
 
 APP = """
     @Spooler.task
@@ -73,7 +74,7 @@ def test_a_late_verdict_is_refused(url: str, opened: Open, caplog: pytest.LogCap
     feed = one.feed()
     while not (tickets := feed.take(1)):
         feed.refresh()
-    first = one.claim(tickets[0].ref)
+    first = claim_one(one, tickets[0].ref)
     assert isinstance(first, Claim)
     names = one.cluster.names
 
@@ -87,17 +88,15 @@ def test_a_late_verdict_is_refused(url: str, opened: Open, caplog: pytest.LogCap
         stream.publish(names.state, names.run(first.ref), cut_off)
 
     one.cluster.call(vanish)
-    second = other.claim(first.ref)
+    second = claim_one(other, first.ref)
     assert isinstance(second, Claim)
     assert (second.attempts, second.crashes) == (2, 1)
-    one.settle(first, Bury("too late"))
-    one.flush()
+    settle_one(one, first, Bury("too late"))
     assert "was taken over or removed while this process was cut off" in caplog.text
     entry = one.find(first.id)
     assert entry is not None
     assert entry.state is State.RUNNING
-    other.settle(second, Ack())
-    other.flush()
+    settle_one(other, second, Ack())
     assert one.find(first.id) is None
     feed.close()
 

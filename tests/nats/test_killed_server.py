@@ -16,6 +16,7 @@ from unspool.backends.nats.jetstream import JetStream
 from unspool.backends.nats.requests import Request
 from unspool.backends.nats.stored import HEADER
 from unspool.message import Ack, Bury, Claim, Message, Refusal, RefusalKind, Release, Retry, State
+from unspool.testing.exchange import claim_one, settle_one
 
 
 def send(backend: NatsBackend, **options: Any) -> str:
@@ -26,7 +27,7 @@ def send(backend: NatsBackend, **options: Any) -> str:
 
 def claim(backend: NatsBackend, id: str) -> Claim:
     """Claims a task."""
-    found = backend.claim(id.rpartition("/")[2])
+    found = claim_one(backend, id.rpartition("/")[2])
     assert isinstance(found, Claim), found
     return found
 
@@ -34,8 +35,7 @@ def claim(backend: NatsBackend, id: str) -> Claim:
 def settle(backend: NatsBackend, id: str, *dispositions: Ack | Retry | Release | Bury) -> None:
     """Runs a task so often."""
     for disposition in dispositions:
-        backend.settle(claim(backend, id), disposition)
-    backend.flush()
+        settle_one(backend, claim(backend, id), disposition)
 
 
 def ended(backend: NatsBackend) -> None:
@@ -116,7 +116,7 @@ def test_kills_at_each_step(own_server: Server, opened: Open, monkeypatch: pytes
         id = send(backend, due=1.0)
         begun = claim(backend, id)
         steps = itertools.count()  # from here on
-        backend.settle(begun, Retry(0.0))
+        settle_one(backend, begun, Retry(0.0))
         settle(backend, id, Ack())
         writes, steps = next(steps), itertools.count(deadly + 1)
         own_server.kill()
@@ -163,8 +163,7 @@ def test_streams_of_an_earlier_version(url: str, opened: Open, caplog: pytest.Lo
     assert after.cluster.call(limits) == [-1, -1]
     old = claim(after, "old")
     assert (old.attempts, old.token.facts.version) == (2, 1)
-    after.settle(old, Ack())
-    after.flush()
+    settle_one(after, old, Ack())
     assert sum(after.counts().values()) == 0
     assert not caplog.records
 
@@ -220,7 +219,7 @@ def test_a_deletion_that_the_server_loses(own_server: Server, opened: Open) -> N
     own_server.start()
     until(lambda: backend.cluster.call(lambda stream: not stream.open().closed))
     for id in (sent[1], sent[5], sent[6]):
-        assert backend.claim(id.rpartition("/")[2]) == Refusal(RefusalKind.GONE)
+        assert claim_one(backend, id.rpartition("/")[2]) == Refusal(RefusalKind.GONE)
     assert are_left(backend, sent[0], *sent[2:5])
 
 
@@ -257,7 +256,7 @@ def test_any_message_that_comes_back(url: str, opened: Open, monkeypatch: pytest
         id = f"{other.name}/{subject.rpartition('.')[2]}"
         other.cluster.call(publish)
         assert other.find(id) is None
-        assert other.claim(id.rpartition("/")[2]) == Refusal(RefusalKind.GONE)
+        assert claim_one(other, id.rpartition("/")[2]) == Refusal(RefusalKind.GONE)
         other.cluster.call(publish)
         with pytest.raises(LookupError):
             other.retry(id)
@@ -294,7 +293,7 @@ def test_a_release_that_comes_late(url: str, opened: Open) -> None:
     id = send(backend, due=1.0)
     first = claim(backend, id)
     stored = first.token.stored
-    backend.settle(first, Retry(0.0))
+    settle_one(backend, first, Retry(0.0))
     header = {HEADER: stored.header}
     backend.cluster.call(
         lambda stream: stream.publish(backend.cluster.names.tasks, stored.subject, stored.data, header)

@@ -37,10 +37,6 @@ class NatsLikeMemory(SpoolLikeMemory):
         self.memory.crash(there)
         task.held = None
 
-    def settle(self, task: Task, disposition: object) -> None:
-        super().settle(task, disposition)  # type: ignore[arg-type]
-        self.spool.flush()
-
 
 NatsLikeMemory.TestCase.settings = settings(
     max_examples=6,

@@ -14,26 +14,20 @@ number, and the verdict of a process that was cut off has no effect.
 """
 
 import contextlib
-import logging
 import time
 from collections.abc import Iterator, Sequence
 
 from ... import codec, wire
 from ...address import Address
-from ...errors import Damaged, PayloadRefused, SpoolerUnreachable, SpoolerUnusable, Unsigned
+from ...errors import Damaged, PayloadRefused, SpoolerUnusable, Unsigned
 from ...message import (
-    Claim,
     DeferOnCrash,
-    Disposition,
     End,
     Entry,
     Envelope,
     Exchanged,
-    Interrupted,
     Mark,
     Record,
-    Refusal,
-    RefusalKind,
     State,
 )
 from ...signing import Signer
@@ -55,9 +49,6 @@ from .tasks import Tasks
 
 __all__ = ["NatsBackend"]
 
-_log = logging.getLogger("unspool")
-_AGAIN = 1.0
-
 
 class NatsBackend:
     """Tasks in a NATS cluster.
@@ -72,7 +63,7 @@ class NatsBackend:
     :raises OptionRefused: for an unknown parameter in the URL.
     """
 
-    capabilities = Capabilities(feeds=True, forks=True, remote=True, withholds=True)
+    capabilities = Capabilities(feeds=True, forks=True, remote=True, withholds=True, batches=True)
 
     def __init__(
         self,
@@ -163,25 +154,10 @@ class NatsBackend:
     def exchange(self, ends: Sequence[End], refs: Sequence[str]) -> Exchanged:
         return self._exchange.exchange(ends, refs)
 
-    def claim(self, ref: str) -> Claim | Refusal:
-        try:
-            return self.exchange([], [ref]).taken[0]
-        except SpoolerUnreachable as error:
-            return Refusal(RefusalKind.EARLY, self._clock() + _AGAIN, str(error))
-
-    def settle(self, claim: Claim, disposition: Disposition, record: Record | None = None) -> float | None:
-        end, complained = End(claim, disposition), False
-        while True:
-            try:
-                return self.exchange([end], []).ended[0]
-            except SpoolerUnreachable as error:
-                if not complained:
-                    _log.warning("the end of task %s cannot be sent: %s; trying again", claim.id, error)
-                complained, end = True, end._replace(repeated=True)
-                time.sleep(_AGAIN)
-
-    def flush(self, *, wait: bool = True) -> None:
-        pass
+    def mark(self, ref: str, mark: Mark) -> None:
+        changes = {"until": mark.until} if isinstance(mark, DeferOnCrash) else {"excused": True}
+        with contextlib.suppress(SpoolerUnusable):  # otherwise it may run again a little early, or the crash counts
+            self._place.call(lambda stream: self._tasks.mark(stream, ref, **changes))
 
     def _envelope(self, stored: Stored) -> Envelope:
         """Return the envelope of a message.
@@ -198,17 +174,6 @@ class NatsBackend:
         if not self._pickles and codec.is_pickled(envelope):
             raise Unsigned(UNSIGNED_PICKLE)
         return envelope
-
-    def mark(self, ref: str, mark: Mark) -> None:
-        changes = {"until": mark.until} if isinstance(mark, DeferOnCrash) else {"excused": True}
-        with contextlib.suppress(SpoolerUnusable):  # otherwise it may run again a little early, or the crash counts
-            self._place.call(lambda stream: self._tasks.mark(stream, ref, **changes))
-
-    def put_off(self, ref: str, until: float) -> None:
-        self.mark(ref, DeferOnCrash(until))
-
-    def excuse(self, ref: str) -> None:
-        self.mark(ref, Interrupted())
 
     # --- inspection
 
