@@ -10,7 +10,8 @@ import pytest
 
 from unspool.address import Address
 from unspool.backends.postgres import PostgresBackend
-from unspool.message import Ack, Claim, Envelope, Record, Refusal, RefusalKind, State, Verdict
+from unspool.message import Ack, Claim, Envelope, State, Verdict
+from unspool.testing.exchange import settle_one
 
 from ..runtime.conftest import PATIENCE, Place
 from .conftest import look_at, wait_until
@@ -146,82 +147,6 @@ def send(backend: PostgresBackend, count: int) -> list[str]:
     return [id.rpartition("/")[2] for id in ids]
 
 
-def test_claims_ahead(two: tuple[PostgresBackend, PostgresBackend]) -> None:
-    """They are given one by one, in any order, each attempt counted; their ends are settled on the way."""
-    worker, other = two
-    refs = send(worker, 5)
-    worker.claim_ahead([*refs[:4], "4000000000", "no number"])
-    assert other.counts()[State.RUNNING] == 4
-    for ref in refs[:4]:
-        assert other.claim(ref) == Refusal(RefusalKind.BUSY)
-        claim = worker.claim(ref)
-        assert isinstance(claim, Claim)
-        assert claim.attempts == 1
-        worker.settle(claim, Ack(), Record(claim.id, "task", "processed", 1, 1.0, 0.1, 1))
-    assert worker.claim("4000000000") == Refusal(RefusalKind.GONE)
-    worker.flush()
-    assert sum(other.counts().values()) == 1
-    assert [run.id.rpartition("/")[2] for run in reversed(other.history())] == refs[:4]
-
-
-def test_what_was_given_back_is_forgotten(two: tuple[PostgresBackend, PostgresBackend], address: Address) -> None:
-    """Its attempt too; another worker claims it while the first still runs, and the first can claim it anew."""
-    worker, other = two
-    refs = send(worker, 3)
-    with contextlib.closing(look_at(address)) as supervisor:
-        feed = supervisor.feed()
-        feed.refresh()
-        tickets = feed.take(3)
-        tokens = worker.claim_ahead([ticket.ref for ticket in tickets])
-        first = worker.claim(refs[0])
-        assert isinstance(first, Claim)
-        feed.release(ticket._replace(token=tokens[ticket.ref]) for ticket in tickets[1:])
-        feed.refresh()
-        second = other.claim(refs[1])
-        assert isinstance(second, Claim)
-        assert second.attempts == 1
-        worker.settle(first, Ack())
-        other.settle(second, Ack())
-        other.flush()
-        worker.forget()
-        worker.claim_ahead([refs[2], refs[1]])
-        third = worker.claim(refs[2])
-        assert isinstance(third, Claim)
-        assert third.attempts == 1
-        assert worker.claim(refs[1]) == Refusal(RefusalKind.GONE)
-        worker.settle(third, Ack())
-        worker.flush()
-        assert sum(supervisor.counts().values()) == 0
-        feed.close()
-
-
-def test_a_session_that_was_lost_claims_anew(two: tuple[PostgresBackend, PostgresBackend]) -> None:
-    """What was claimed ahead in a session that is lost may be another's by now: nothing of it is run unasked."""
-    worker, other = two
-    refs = send(worker, 3)
-    worker.claim_ahead(refs)
-    first = worker.claim(refs[0])
-    assert isinstance(first, Claim)
-    connection = worker._session._connection
-    assert connection is not None
-    pid = connection.info.backend_pid
-    with other._connector.lend() as control:
-        control.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
-        control.execute("UPDATE unspool.task SET begun = NULL, owner = NULL, fence = 0 WHERE id = %s", [int(refs[1])])
-    taken = other.claim(refs[1])
-    assert isinstance(taken, Claim)
-    worker.settle(first, Ack())
-    assert worker.claim(refs[1]) == Refusal(RefusalKind.BUSY)
-    again = worker.claim(refs[2])
-    assert isinstance(again, Claim)
-    assert again.attempts == 1
-    worker.settle(again, Ack())
-    other.settle(taken, Ack())
-    worker.flush()
-    other.flush()
-    assert sum(other.counts().values()) == 0
-
-
 def test_a_second_ticket_that_is_given_back(two: tuple[PostgresBackend, PostgresBackend], address: Address) -> None:
     """When a worker dies, the tasks of others that were not begun are handed out again. A worker that has begun one of
     them keeps it when the second ticket is given back, also by another worker that took it ahead."""
@@ -235,19 +160,17 @@ def test_a_second_ticket_that_is_given_back(two: tuple[PostgresBackend, Postgres
         feed.refresh()
         again = feed.take(4)
         assert [ticket.ref for ticket in again] == refs
-        tokens = worker.claim_ahead(refs[:2])
-        runs = [worker.claim(ref) for ref in refs[:2]]
-        other_tokens = other.claim_ahead(refs)
-        assert tokens.keys() == set(refs[:2])
-        assert other_tokens.keys() == set(refs[2:])
-        feed.release(ticket._replace(token=other_tokens.get(ticket.ref, 0)) for ticket in again)
+        runs = worker.exchange((), refs[:2]).taken
+        taken = other.exchange((), refs).taken
+        assert [isinstance(one, Claim) for one in taken] == [False, False, True, True]
+        fences = [one.fence if isinstance(one, Claim) else 0 for one in taken]
+        feed.release(ticket._replace(token=fence) for ticket, fence in zip(again, fences, strict=True))
         feed.refresh()
         assert feed.take(4) == again[2:]
         assert supervisor.counts()[State.RUNNING] == 2
         for run in runs:
             assert isinstance(run, Claim)
-            worker.settle(run, Ack())
-        worker.flush()
+            settle_one(worker, run, Ack())
         assert [entry.id.rpartition("/")[2] for entry in supervisor.entries()] == refs[2:]
         feed.close()
 

@@ -11,6 +11,7 @@ from unspool.backends.keyvalue import Until
 from unspool.backends.postgres import PostgresBackend
 from unspool.message import Ack, Claim, Envelope, Refusal, RefusalKind, Retry, State
 from unspool.settings import Settings
+from unspool.testing.exchange import claim_one, settle_one
 
 HOUR = 3600.0
 
@@ -65,7 +66,7 @@ def test_a_postponed_task_of_a_wrong_sender(right: Wrong, wrong: Wrong) -> None:
         assert entry is not None
         assert entry.state is State.DEFERRED
         assert entry.due == pytest.approx(time.time() + 60, abs=20)
-        refused = backend.claim(number(id))
+        refused = claim_one(backend, number(id))
         assert isinstance(refused, Refusal)
         assert refused.kind is RefusalKind.EARLY
         assert refused.until == pytest.approx(backend._local() + 60, abs=20)
@@ -96,10 +97,10 @@ def test_an_item_of_a_wrong_process(right: Wrong, wrong: Wrong) -> None:
 def test_a_wrong_worker_retries_in_time(right: Wrong, wrong: Wrong) -> None:
     """Its back-off is as long as it means, and nobody can begin the task sooner."""
     ref = number(wrong.send([task(b"x")])[0])
-    claim = wrong.claim(ref)
+    claim = claim_one(wrong, ref)
     assert isinstance(claim, Claim)
-    wrong.settle(claim, Retry(wrong._local() + 60))
-    refused = right.claim(ref)
+    settle_one(wrong, claim, Retry(wrong._local() + 60))
+    refused = claim_one(right, ref)
     assert isinstance(refused, Refusal)
     assert refused.kind is RefusalKind.EARLY
     assert refused.until == pytest.approx(time.time() + 60, abs=20)
@@ -122,8 +123,7 @@ def test_a_wrong_worker_serves_what_is_due(right: Wrong, wrong: Wrong) -> None:
         feed._clock = wrong._local  # type: ignore[attr-defined]
         feed.refresh()
         assert [ticket.ref for ticket in feed.take(1)] == [ref]
-        claim = wrong.claim(ref)
+        claim = claim_one(wrong, ref)
         assert isinstance(claim, Claim)
-        wrong.settle(claim, Ack())
-        wrong.flush()
+        settle_one(wrong, claim, Ack())
     assert sum(right.counts().values()) == 0

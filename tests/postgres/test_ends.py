@@ -1,18 +1,14 @@
 """The end of a run is noted within a moment, however long the next run takes."""
 
-import contextlib
-import threading
 from pathlib import Path
 
 import pytest
 
 from unspool.address import Address
-from unspool.message import Ack, Claim, State, Verdict
+from unspool.message import State, Verdict
 
-from ..runtime.conftest import HOLDING, PATIENCE, Place
+from ..runtime.conftest import HOLDING, Place
 from .conftest import look_at, url_of, wait_until
-from .test_ahead import send
-from .test_sessions import end_session
 
 
 @pytest.mark.parametrize("beside", ["held", "coroutine"])
@@ -48,19 +44,3 @@ def test_a_short_task_before_a_long_one_of_another_spooler(place: Place, address
     assert [run.verdict for run in backend.history()] == [Verdict.PROCESSED]
     place.open_gate("long")
     assert running.stop() == 0
-
-
-def test_another_thread_that_settles_is_not_kept(address: Address) -> None:
-    """The session is lost, so the end has to be told in a new one; the thread does not wait for that."""
-    with contextlib.closing(look_at(address)) as backend:
-        claims = [backend.claim(ref) for ref in send(backend, 3)]
-        with backend._connector.lend() as locker, locker.transaction():
-            locker.execute("LOCK TABLE unspool.task IN ACCESS EXCLUSIVE MODE")
-            end_session(backend)
-            for claim in claims[:2]:
-                assert isinstance(claim, Claim)
-                thread = threading.Thread(target=backend.settle, args=(claim, Ack()))
-                thread.start()
-                thread.join(PATIENCE)
-                assert not thread.is_alive()
-        wait_until(lambda: backend.counts()[State.RUNNING] == 1)

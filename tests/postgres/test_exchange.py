@@ -123,23 +123,31 @@ def test_texts_of_several_runs(two: Two, text: str, disposition: Disposition) ->
     assert {entry.reason for entry in other.entries()} == reasons
 
 
-@pytest.mark.parametrize("disposition", [Ack(), Retry(0.0)])
-@pytest.mark.parametrize("repeated", [False, True])
+@pytest.mark.parametrize(
+    ("disposition", "repeated", "ended", "logged"),
+    [
+        (Ack(), False, False, True), (Ack(), False, True, True), (Ack(), True, False, True), (Ack(), True, True, False),
+        (Retry(0.0), False, False, True), (Retry(0.0), True, False, False), (Release(), True, False, False),
+    ],
+)  # fmt: skip
 def test_an_end_whose_claim_was_lost(
-    two: Two, disposition: Disposition, repeated: bool, caplog: pytest.LogCaptureFixture
+    two: Two, disposition: Disposition, repeated: bool, ended: bool, logged: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It changes nothing, and its lock is free. It is logged unless an earlier call may have settled it."""
     worker, other = two
-    one, two_ = claim(worker, send(worker, 2))
+    lost, kept = claim(worker, send(worker, 2))
     with other._connector.lend() as control:
-        control.execute("UPDATE unspool.task SET begun = NULL, owner = NULL, fence = 0 WHERE id = %s", [int(one.ref)])
-    (taken,) = claim(other, [one.ref])
+        control.execute("UPDATE unspool.task SET begun = NULL, owner = NULL, fence = 0 WHERE id = %s", [int(lost.ref)])
+    (taken,) = claim(other, [lost.ref])
+    if ended:
+        other.exchange([end(taken)], ())
     with caplog.at_level(logging.ERROR, "unspool"):
-        worker.exchange([end(one, disposition, repeated=repeated), end(two_)], ())
-    assert ["claim was lost" in message for message in caplog.messages] == [True] * (not repeated)
-    assert counts_of(other, one.ref) == (2, 0, taken.fence)
-    assert (locks_of(worker), locks_of(other)) == (0, 1)
-    assert one.ref not in map(str, worker._session.tasks)
+        worker.exchange([end(lost, disposition, repeated=repeated), end(kept)], ())
+    assert [lost.id in message and "claim was lost" in message for message in caplog.messages] == [True] * logged
+    if not ended:
+        assert counts_of(other, lost.ref) == (2, 0, taken.fence)
+    assert (locks_of(worker), locks_of(other)) == (0, int(not ended))
+    assert worker._session.tasks == {}
 
 
 @pytest.mark.parametrize("count", [1, 3])

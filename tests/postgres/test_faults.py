@@ -17,6 +17,7 @@ from unspool.message import Ack, Claim, Envelope, State, Verdict
 from unspool.runtime.patience import Patience
 from unspool.runtime.served import Served
 from unspool.runtime.watches import Watches
+from unspool.testing.exchange import claim_one, settle_one
 
 from ..runtime.conftest import PATIENCE, Place
 from .conftest import look_at, migrate, place_at, queue_in, url_of, wait_until
@@ -40,6 +41,7 @@ PRODUCER = """
 import os, sys, time
 from tasks import noted
 from unspool.errors import SpoolerUnusable
+from unspool.testing.exchange import claim_one, settle_one
 fd = os.open(sys.argv[1], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 number = 0
 while number < int(sys.argv[2]):
@@ -141,11 +143,10 @@ def test_whoever_was_cut_off_is_refused(
         monkeypatch.setattr(machine, "_space", lambda: "another machine")  # which does not see its processes
         wait_until(lambda: other.refresh().head)
         (ticket,) = other.take(1)
-        claim = backend.claim(ticket.ref)
+        claim = claim_one(backend, ticket.ref)
         assert isinstance(claim, Claim)
         assert claim.attempts == 2
-        backend.settle(claim, Ack())
-        backend.flush()
+        settle_one(backend, claim, Ack())
         other.close()
     proxy.mend()
     place.open_gate("one")

@@ -1,5 +1,7 @@
 """With many tasks waiting, nothing reads through them all to find the first ones."""
 
+import re
+
 import psycopg
 import pytest
 
@@ -49,6 +51,20 @@ def test_the_first_of_many(database: str, statement: str, values: dict[str, obje
         finally:
             connection.execute("DELETE FROM unspool.task WHERE spooler = %s", [address.spooler])
             backend.close()
+
+
+@pytest.mark.parametrize("statement", ["acknowledge", "return", "claim", "withdraw"])
+def test_tasks_by_their_numbers(database: str, statement: str) -> None:
+    """A worker's plans are made once, perhaps while there are few tasks. They read only the tasks that they change."""
+    text = sql.statement(statement)
+    count = max(map(int, re.findall(r"\$(\d+)", text)))
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute(_MANNERS)
+        connection.execute(f"PREPARE planned AS {text}")
+        rows = connection.execute(f"EXPLAIN EXECUTE planned ({', '.join(['NULL'] * count)})").fetchall()
+    plan = "\n".join(line for (line,) in rows)
+    assert "Scan using task_pkey on task" in plan or "Bitmap Index Scan on task_pkey" in plan, plan
+    assert "Seq Scan on task" not in plan, plan
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from unspool.address import Address
 from unspool.backends.keyvalue import EPHEMERAL
 from unspool.errors import SpoolerUnusable
 from unspool.message import Ack, Claim, Envelope, State
+from unspool.testing.exchange import claim_one, settle_one
 
 from ..ports import free_port
 from ..runtime.conftest import PATIENCE
@@ -70,10 +71,9 @@ def test_through_a_pooler(pooled: Address, request: pytest.FixtureRequest) -> No
         feed = backend.feed()
         feed.refresh()
         for ticket in feed.take(9):
-            claim = backend.claim(ticket.ref)
+            claim = claim_one(backend, ticket.ref)
             assert isinstance(claim, Claim)
-            backend.settle(claim, Ack())
-        backend.flush()
+            settle_one(backend, claim, Ack())
         assert sum(backend.counts().values()) == 0
         feed.close()
     finally:

@@ -16,8 +16,9 @@ from unspool.backends.postgres import PostgresBackend, listing
 from unspool.backends.postgres.claims import Claims
 from unspool.backends.postgres.feed import PostgresFeed
 from unspool.backends.postgres.sqlstate import Kind, kind_of
-from unspool.errors import TaskBusy
-from unspool.message import Ack, Claim, Envelope, Record, Retry, State, Verdict
+from unspool.errors import SpoolerUnreachable, TaskBusy
+from unspool.message import Ack, Claim, Disposition, End, Envelope, Interrupted, Record, Retry, State, Verdict
+from unspool.testing.exchange import claim_one, settle_one
 
 from ..runtime.conftest import PATIENCE, Place
 from .conftest import look_at, migrate, queue_in, wait_until
@@ -78,10 +79,9 @@ def test_what_was_taken_when_the_answer_was_lost(backend: PostgresBackend) -> No
     end_session(backend)
     wait_until(lambda: known.refresh().head)
     assert [ticket.ref for ticket in known.take(3)] == refs[1:]
-    claim = backend.claim(first.ref)
+    claim = claim_one(backend, first.ref)
     assert isinstance(claim, Claim)
-    backend.settle(claim, Ack())
-    backend.flush()
+    settle_one(backend, claim, Ack())
     known.close()
 
 
@@ -93,18 +93,16 @@ def test_a_claim_whose_answer_was_lost(address: Address, backend: PostgresBacken
     (ticket,) = supervisor.take(1)
     with contextlib.closing(look_at(address)) as worker:
         worker._session.owner = backend._session.owner
-        worker._session.next(worker._ends.values_of_next(int(ref), 0, None))
+        worker.exchange((), [ref])
+        worker._session.tasks.clear()
         end_session(worker)
         supervisor.done(ticket.ref, 0.0)  # it could not be claimed, its worker says
         wait_until(lambda: supervisor.refresh().head)
         assert supervisor.take(1)
-        claim = worker.claim(ref)
-        if not isinstance(claim, Claim):  # this tells the worker that its session has ended
-            claim = worker.claim(ref)
+        claim = claim_one(worker, ref)
         assert isinstance(claim, Claim)
         assert (claim.attempts, claim.crashes) == (1, 0)
-        worker.settle(claim, Ack())
-        worker.flush()
+        settle_one(worker, claim, Ack())
     supervisor.close()
 
 
@@ -161,7 +159,7 @@ def test_a_worker_that_outlives_its_session_and_its_supervisor(
         (worker,) = [info for info in backend.control.live() if info.role == "worker"]
         assert worker.host == ""
         if way == "excused":
-            backend.excuse(worker.ref)
+            backend.mark(worker.ref, Interrupted())
         running.signal(signal.SIGSTOP)  # or it would connect again at once
         end_all_sessions(server)
         running.signal(signal.SIGKILL)
@@ -178,10 +176,10 @@ def test_a_worker_that_outlives_its_session_and_its_supervisor(
             os.kill(worker.pid, signal.SIGKILL)
             wait_until(lambda: other.refresh().head)
             (ticket,) = other.take(1)
-            claim = backend.claim(ticket.ref)
+            claim = claim_one(backend, ticket.ref)
             assert isinstance(claim, Claim)
             assert (claim.attempts, claim.crashes) == (2, int(way == "dies"))
-            backend.settle(claim, Ack())
+            settle_one(backend, claim, Ack())
         other.close()
 
 
@@ -197,7 +195,7 @@ def test_a_task_of_dead_processes_that_is_moved(place: Place, server: Server, ad
         (worker,) = [info for info in backend.control.live() if info.role == "worker"]
         (entry,) = backend.entries()
         if way == "excused":
-            backend.excuse(worker.ref)
+            backend.mark(worker.ref, Interrupted())
         running.signal(signal.SIGKILL)
         running.process.wait(PATIENCE)
         os.kill(worker.pid, signal.SIGKILL)
@@ -261,59 +259,44 @@ def test_claims_in_shared_memory() -> None:
 # --- ends
 
 
-@pytest.mark.parametrize("way", ["one", "many", "ahead", "again"])
-def test_an_end_that_the_server_does_not_take_now(backend: PostgresBackend, database: str, way: str) -> None:
-    """Its statement is cancelled while it waits for a lock on the table: it is repeated until it is carried out."""
-    refs = send(backend, 3)
-    backend.claim(refs[2])
+@pytest.mark.parametrize("disposition", [Ack(), Retry(0.0)])
+def test_an_end_that_the_server_does_not_take_now(
+    backend: PostgresBackend, database: str, disposition: Disposition
+) -> None:
+    """Its statement is cancelled while it waits for a lock on the table. The same call succeeds later."""
+    refs = send(backend, 4)
+    claims = [claim for claim in backend.exchange((), refs[:3]).taken if isinstance(claim, Claim)]
+    records = [Record(claim.id, "task", "processed", 1, 1.0, 0.1, 1) for claim in claims]
+    ends = [End(claim, disposition, record) for claim, record in zip(claims[:2], records, strict=False)]
     session = backend._session._connection
     assert session is not None
     pid = session.info.backend_pid
     blocked = "SELECT 1 FROM pg_stat_activity WHERE pid = %s AND wait_event_type = 'Lock'"
     with psycopg.connect(database, autocommit=True) as control, psycopg.connect(database) as locker:
-        claims = [backend.claim(ref) for ref in refs[:2]] if way != "ahead" else []
-        if way == "ahead":
-            backend.claim_ahead(refs[:2])
-            claims = [backend.claim(refs[0])]
         locker.execute("LOCK TABLE unspool.task IN ACCESS EXCLUSIVE MODE")
+        failures: list[SpoolerUnreachable] = []
 
-        def end() -> None:
-            for claim in claims[: 1 if way in ("one", "again") else 2]:
-                assert isinstance(claim, Claim)
-                record = Record(claim.id, "task", "processed", 1, 1.0, 0.1, 1)
-                backend.settle(claim, Retry(0.0) if way == "again" else Ack(), record)
-            backend.flush()
+        def settle() -> None:
+            while True:
+                try:
+                    backend.exchange([end._replace(repeated=bool(failures)) for end in ends], refs[3:])
+                    return
+                except SpoolerUnreachable as error:
+                    failures.append(error)
 
-        thread = threading.Thread(target=end)
+        thread = threading.Thread(target=settle)
         thread.start()
-        for _ in range(2):
+        for count in range(2):
             wait_until(lambda: control.execute(blocked, [pid]).fetchone())
             control.execute("SELECT pg_cancel_backend(%s)", [pid])
+            wait_until(lambda count=count: len(failures) > count)
         locker.rollback()
         thread.join(PATIENCE)
         assert not thread.is_alive()
-    expected = {"one": 1, "many": 2, "ahead": 1, "again": 1}[way]
-    assert len(backend.history()) == expected
-    assert sum(backend.counts().values()) == 3 - expected * (way != "again")
-
-
-def test_ends_on_their_way_when_the_session_is_lost(backend: PostgresBackend) -> None:
-    """Each answer is that of its own statement, also where earlier ones have got none."""
-    refs = send(backend, 4)
-    backend.claim_ahead(refs[:2])
-    for ref in refs[:2]:
-        claim = backend.claim(ref)
-        assert isinstance(claim, Claim)
-        if ref == refs[0]:
-            with psycopg.connect(backend._connector._url) as locker:
-                locker.execute("SELECT 1 FROM unspool.task WHERE id = %s FOR UPDATE", [int(ref)])
-                backend._session.post(backend._ends.values((claim, None)), (claim, None))
-                end_session(backend)
-        else:
-            backend._session.post(backend._ends.values((claim, None)), (claim, None))
-    backend._ends.hear()
-    backend.flush()
-    assert [entry.id.rpartition("/")[2] for entry in backend.entries()] == refs[2:]
+    assert len(failures) == 2
+    assert len(backend.history()) == 2
+    assert backend.counts()[State.RUNNING] == 2
+    assert backend.counts()[State.READY] == 2 * isinstance(disposition, Retry)
 
 
 def test_a_registration_that_the_server_does_not_take_now(backend: PostgresBackend, database: str) -> None:

@@ -12,6 +12,7 @@ from unspool.backends.postgres.feed import PostgresFeed
 from unspool.backends.postgres.session import CLAIMS
 from unspool.message import Claim, Disposition, Refusal
 from unspool.settings import Settings
+from unspool.testing.exchange import claim_one, settle_one
 
 from ..conformance.test_state_machine import LikeMemory
 from .conftest import queue_in
@@ -44,7 +45,7 @@ class PostgresLikeMemory(LikeMemory):
 
     def claim(self, ref: str) -> Claim | Refusal:
         worker = self.free.pop() if self.free else self.make()
-        claim = worker.claim(ref)
+        claim = claim_one(worker, ref)
         if isinstance(claim, Claim):
             self.working[ref] = worker
         else:
@@ -53,8 +54,7 @@ class PostgresLikeMemory(LikeMemory):
 
     def settle_claim(self, claim: Claim, disposition: Disposition) -> float | None:
         worker = self.working.pop(claim.ref)
-        until = worker.settle(claim, disposition)
-        worker.flush()
+        until = settle_one(worker, claim, disposition)
         self.free.append(worker)
         return until
 

@@ -18,6 +18,7 @@ from unspool.backends.keyvalue import EPHEMERAL
 from unspool.backends.postgres import schema, sql
 from unspool.errors import SpoolerUnusable
 from unspool.message import Ack, Claim, Envelope, Record, State, Verdict
+from unspool.testing.exchange import claim_one, settle_one
 
 from ..runtime.conftest import PATIENCE, Place
 from .conftest import look_at, migrate, place_at, queue_in, wait_until
@@ -135,11 +136,10 @@ def test_an_upgrade_with_tasks_in_it(empty: str) -> None:
     feed = backend.feed()
     feed.refresh()
     (ticket,) = feed.take(1)
-    claim = backend.claim(ticket.ref)
+    claim = claim_one(backend, ticket.ref)
     assert isinstance(claim, Claim)
     assert claim.attempts == 1
-    backend.settle(claim, Ack())
-    backend.flush()
+    settle_one(backend, claim, Ack())
     assert backend.counts()[State.READY] == MANY - len(worked) - 1
     feed.close()
     backend.close()
@@ -315,10 +315,9 @@ def test_roles_as_the_guide_grants_them(server: Server, database: str) -> None:
     feed = worker.feed()
     feed.refresh()
     (ticket,) = feed.take(1)
-    claim = worker.claim(ticket.ref)
+    claim = claim_one(worker, ticket.ref)
     assert isinstance(claim, Claim)
-    worker.settle(claim, Ack(), Record(claim.id, "task", "processed", 1, 1.0, 0.1, 1))
-    worker.flush()
+    settle_one(worker, claim, Ack(), Record(claim.id, "task", "processed", 1, 1.0, 0.1, 1))
     assert [run.verdict for run in worker.history()] == ["processed"]
     assert worker.kv.put("key", b"", expect=worker.kv.put("key", b"", life=EPHEMERAL))
     assert worker.kv.drop("key")
@@ -371,11 +370,10 @@ def test_churn_leaves_the_table_as_small_as_it_was(empty: str, quiet: None) -> N
             backend.send([Envelope({"msg": b"task"}, b"x" * 100, None, None)] * 300)
             feed.refresh()
             for ticket in feed.take(300):
-                claim = backend.claim(ticket.ref)
+                claim = claim_one(backend, ticket.ref)
                 assert isinstance(claim, Claim)
-                backend.settle(claim, Ack(), Record(claim.id, "task", "processed", 1, 1.0, 0.1, 1))
+                settle_one(backend, claim, Ack(), Record(claim.id, "task", "processed", 1, 1.0, 0.1, 1))
                 feed.done(ticket.ref, None)
-            backend.flush()
             connection.execute("VACUUM unspool.task")
             row = connection.execute("SELECT pg_total_relation_size('unspool.task')").fetchone()
             assert row is not None

@@ -11,8 +11,9 @@ import os
 import threading
 from collections.abc import Callable, Collection, Sequence
 
+from ... import forks
 from ...errors import Damaged, SpoolerUnusable
-from ...message import Claim, End, Exchanged, Refusal, RefusalKind, Release, Retry
+from ...message import Ack, Claim, End, Exchanged, Refusal, RefusalKind, Release, Retry
 from .arrays import array
 from .content import Content, Row
 from .control import PostgresControl
@@ -53,6 +54,11 @@ class Exchange:
         self._content = content
         self._now = now
         self._local = local
+        self._begin()
+        forks.register(after_in_child=self._begin)
+
+    def _begin(self) -> None:
+        """Reset the state of the process."""
         self._lock = threading.Lock()
         self._doubtful: set[int] = set()  # tasks that the server may have claimed for this process in vain
 
@@ -92,8 +98,6 @@ class Exchange:
             claims.add(number)  # before they are claimed, so that the supervisor knows each task that may start
         doubtful = self._doubtful
         try:
-            if self._session.has_ended():  # otherwise the first attempt would be lost
-                self._session.renew()
             answers = self._session.pipeline(self._statements(doubtful, acks, returns, asked))
         except BaseException:
             self._doubtful = doubtful.union(asked)
@@ -117,7 +121,7 @@ class Exchange:
     ) -> list[tuple[str, list[bytes | None]]]:
         clock, spooler, owner = self._now(), self._names.spooler.encode(), self._session.owner
         time = None if clock is None else repr(clock).encode()
-        worker = b"%d" % (self._session.known_key("worker") or self._session.key("claim"))
+        worker = b"%d" % self._session.worker_key() if doubtful or asked else b""
         statements: list[tuple[str, list[bytes | None]]] = []
         if doubtful:
             statements.append(("withdraw", [_CLAIMS, array(doubtful), worker]))
@@ -133,19 +137,22 @@ class Exchange:
         return statements
 
     def _let_go(self, lost: Sequence[End]) -> None:
-        """Forget claims that were lost before their runs ended."""
+        """Forget claims that were lost before their runs ended. Log them, unless an earlier call has settled them."""
         if not lost:
             return
-        for end in lost:
-            number = int(end.claim.ref)
+        numbers = [int(end.claim.ref) for end in lost]
+        for number, end in zip(numbers, lost, strict=True):
             if self._session.tasks.get(number) == CLAIMS + end.claim.fence:
                 del self._session.tasks[number]
                 self._control.claims.discard(number)
-            if not end.repeated:
+        values = {"ids": numbers, "fences": [end.claim.fence for end in lost], "claims": CLAIMS}
+        left: set[int] = set()
+        with contextlib.suppress(SpoolerUnusable):  # no process waits for the locks of lost claims
+            left = {number for number, _ in self._session.rows("unlock", values)}
+        for number, end in zip(numbers, lost, strict=True):
+            if not end.repeated or (isinstance(end.disposition, Ack) and number in left):
                 text = "task %s has ended here, but its claim was lost meanwhile, so its end is ignored"
                 _log.error(text, end.claim.id)
-        with contextlib.suppress(SpoolerUnusable):  # no process waits for the locks of lost claims
-            self._session.execute("unlock", {"locks": [CLAIMS + end.claim.fence for end in lost]})
 
     def _withdraw(self, rows: dict[int, Row]) -> None:
         """Withdraw claims whose runs have not started, and remove them from ``rows``."""

@@ -1,7 +1,6 @@
 """The runs of a queue: written by the statements that settle them, bounded in number and age."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from ...message import Record
 from ...printable import printable
@@ -35,14 +34,6 @@ class History:
         self._now = now
         self._untrimmed = 0
 
-    def columns(self, records: Sequence[Record]) -> dict[str, list[Any]]:
-        """Return records as the arrays that a statement takes, with ``run_ids``."""
-        kept = records if self._limit else []
-        kept = [record._replace(task=storable(record.task), error=storable(record.error)) for record in kept]
-        ids, *fields = zip(*kept, strict=True) if kept else [()] * (1 + len(_FIELDS))
-        found = dict(zip(_FIELDS, map(list, fields), strict=True))
-        return {"run_ids": [self._names.number(id) for id in ids], **found}
-
     def arrays(self, records: Sequence[Record | None]) -> Sequence[bytes | None]:
         """Return the fields of records except the ids, as arrays of text for the server; nulls if there is no
         history."""
@@ -56,25 +47,6 @@ class History:
             array(pids), texts(map(storable, errors)),
         )  # fmt: skip
 
-    def texts(self, record: Record | None) -> Sequence[bytes | None]:
-        """Return a record's fields except the id, as text for the server; nulls if there is no history."""
-        if record is None or not self._limit:
-            return _NO_TEXTS
-        _, task, verdict, attempt, started, duration, pid, error = record
-        return (
-            storable(task).encode(), verdict.encode(), b"%d" % attempt, repr(started).encode(), repr(duration).encode(),
-            b"%d" % pid, storable(error).encode(),
-        )  # fmt: skip
-
-    def one(self, record: Record | None) -> dict[str, Any]:
-        """Return a single record's fields, under the names of ``Record``. The verdict is None if there is no
-        history."""
-        if record is None or not self._limit:
-            return dict.fromkeys(Record._fields[1:])
-        found = record._asdict() | {"task": storable(record.task), "error": storable(record.error)}
-        del found["id"]
-        return found
-
     def add(self, records: Sequence[Record]) -> None:
         """Add rows.
 
@@ -82,8 +54,10 @@ class History:
         """
         if not self._limit or not records:
             return
-        values = self.columns(records) | {"spooler": self._names.spooler}
-        values["ids"] = [self._inner(record.id) for record in records]
+        kept = [record._replace(task=storable(record.task), error=storable(record.error)) for record in records]
+        ids, *fields = map(list, zip(*kept, strict=True))
+        values = {"spooler": self._names.spooler, "ids": list(map(self._inner, ids))}
+        values |= dict(zip(_FIELDS, fields, strict=True))
         with self._connector.lend() as connection:
             connection.execute(statement("record"), values, binary=True)
         self.ended(len(records))

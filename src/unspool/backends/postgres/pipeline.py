@@ -13,9 +13,19 @@ from psycopg.errors import error_from_result
 
 from .connection import Connection
 
-__all__ = ["Row", "run"]
+__all__ = ["Row", "prepare", "run"]
 
 Row = Sequence[bytes | None]
+
+
+def prepare(connection: Connection, name: bytes, text: str) -> None:
+    """Prepare a statement under a name.
+
+    :raises psycopg.Error: if the server refuses it.
+    """
+    result = connection.pgconn.prepare(name, text.encode())
+    if result.status != pq.ExecStatus.COMMAND_OK:
+        raise error_from_result(result)
 
 
 def run(connection: Connection, statements: Sequence[tuple[bytes, Row]]) -> list[list[Row]]:

@@ -6,18 +6,14 @@ lost session is reopened under the same keys, unless another process has noted i
 """
 
 import contextlib
-import logging
 import os
 import select
 import threading
-import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import psycopg
-from psycopg import pq
-from psycopg.errors import error_from_result
 
 from ... import forks
 from ...errors import SpoolerUnusable
@@ -28,7 +24,7 @@ from .names import Names
 from .sql import statement
 from .sqlstate import Away, Transient
 
-__all__ = ["CLAIMS", "PROCESSES", "TASKS", "Row", "Session"]
+__all__ = ["CLAIMS", "PROCESSES", "TASKS", "Session"]
 
 TASKS = 0x2E59 << 44
 """The key of a carrier's lock is this number plus the task's number. It avoids the keys of other programs."""
@@ -51,11 +47,6 @@ _MANNERS = """
 """
 _NEWER_MANNERS = "SET transaction_timeout = 0"
 _WITH_NEWER_MANNERS = 170000
-_NEXT, _BEGIN, _SETTLE = "next", "begin", "settle"
-T = TypeVar("T")
-Row = Sequence[bytes | None]
-_log = logging.getLogger("unspool")
-_PATIENCE = (0.05, 5.0)  # seconds between attempts to reach an unreachable server: first and maximum
 
 
 class Session:
@@ -80,8 +71,6 @@ class Session:
         self._connection: Connection | None = None
         self._lock = threading.RLock()
         self._prepared: set[str] = set()
-        self._posted: list[Any] = []  # the ``about`` of each unanswered posted statement
-        self._answers: list[tuple[Any, list[Row] | SpoolerUnusable]] = []
         self._keys: dict[str, int | None] = {}
         self.tasks: dict[int, int] = {}
         """The tasks whose locks this session holds, or held when it was lost, and the keys of these locks."""
@@ -114,139 +103,21 @@ class Session:
         prepare = connection.prepare_threshold is not None
         return connection.execute(statement(name), values, prepare=prepare, binary=True)
 
-    # The following methods bypass psycopg's conversions, which cost a worker more than all the rest. Values are text,
-    # as the server reads it; rows are in its binary form.
-
-    def next(self, values: Row) -> Row:
-        """Run ``next.sql``, and return its row.
-
-        :raises Transient, SpoolerUnusable: as ``execute``.
-        """
-        with self._held() as connection:
-            name = self._prepare(connection, _NEXT)
-            # None means null.
-            result = _checked(connection.pgconn.exec_prepared(name, cast(list[bytes], values), None, 1))
-            return _rows(result)[0]
-
-    def pipeline(self, statements: Sequence[tuple[str, Row]]) -> list[list[Row]]:
+    def pipeline(self, statements: Sequence[tuple[str, pipeline.Row]]) -> list[list[pipeline.Row]]:
         """Run statements by one transaction in one round trip. Return the rows of each.
 
         :raises Transient, SpoolerUnusable: as ``execute``.
         """
+        self.renew()  # otherwise the caller would not know whether a lost session has carried it out
         with self._held() as connection:
-            prepared = [(self._prepare(connection, name), values) for name, values in statements]
-            return pipeline.run(connection, prepared)
-
-    def post(self, values: Row, about: object) -> None:
-        """Send ``settle.sql`` without waiting for its row. ``answers`` returns the row later, or an error.
-
-        :param about: the object that ``answers`` returns with it.
-        """
-        with self._lock:
-            try:
-                with self._held(collect=False) as connection:
-                    self._send(connection, _SETTLE, values, about)
-            except SpoolerUnusable as error:
-                self._answers.append((about, error))
-
-    def begin(self, values: Row) -> list[Row]:
-        """Run ``begin.sql`` in one round trip with the posted statements, and return its rows.
-
-        :raises Transient, SpoolerUnusable: as ``execute``.
-        """
-        with self._lock:
-            try:
-                with self._held(collect=False) as connection:
-                    self._send(connection, _BEGIN, values, None)
-                    self._collect(connection)
-                answer = self._answers[-1][1]
-            finally:
-                self._answers = [one for one in self._answers if one[0] is not None]
-        if isinstance(answer, SpoolerUnusable):
-            raise answer
-        return answer
-
-    def answers(self) -> list[tuple[Any, Row | SpoolerUnusable]]:
-        """Return the ``about`` of each statement posted since the last call, with its row or an error.
-
-        An error means that the statement was not carried out, or that the connection was lost before its answer
-        arrived.
-        """
-        with self._lock:
-            if self._posted:
-                with contextlib.suppress(SpoolerUnusable), self._held():
-                    pass
-            found, self._answers = self._answers, []
-        return [(about, answer if isinstance(answer, SpoolerUnusable) else answer[0]) for about, answer in found]
-
-    @property
-    def awaits_answers(self) -> bool:
-        """Return whether ``answers`` has results to return or to wait for."""
-        return bool(self._posted or self._answers)
-
-    def has_ended(self) -> bool:
-        """Return whether the server is known to have ended the session since it was last opened."""
-        with self._lock:
-            return not self._open or bool(self._end.poll(0))
+            return pipeline.run(connection, [(self._prepare(connection, name), values) for name, values in statements])
 
     def _prepare(self, connection: Connection, name: str) -> bytes:
         prepared = b"unspool_%b" % name.encode()
         if name not in self._prepared:
-            self._collect(connection)
-            _checked(connection.pgconn.prepare(prepared, statement(name).encode()))
+            pipeline.prepare(connection, prepared, statement(name))
             self._prepared.add(name)
         return prepared
-
-    def _send(self, connection: Connection, name: str, values: Row, about: object) -> None:
-        """Send a prepared statement. Each one is a transaction, even if several are in flight."""
-        prepared, pgconn = self._prepare(connection, name), connection.pgconn
-        if pgconn.pipeline_status == pq.PipelineStatus.OFF:
-            pgconn.enter_pipeline_mode()
-        pgconn.send_query_prepared(prepared, cast(list[bytes], values), None, 1)
-        pgconn.pipeline_sync()
-        while pgconn.flush():
-            _wait(connection, select.POLLIN | select.POLLOUT)
-            pgconn.consume_input()
-        self._posted.append(about)
-
-    def _collect(self, connection: Connection) -> None:
-        """Read the answers to all posted statements.
-
-        :raises psycopg.Error: if the connection is lost or unusable.
-        """
-        problem: psycopg.Error | None = None
-        while self._posted:
-            answer: list[Row] | SpoolerUnusable = []
-            result = _result(connection)
-            while result is None or result.status != pq.ExecStatus.PIPELINE_SYNC:
-                if result is not None and result.status == pq.ExecStatus.TUPLES_OK:
-                    answer = _rows(result)
-                elif result is not None:
-                    error = error_from_result(result)
-                    answer = self._connector.unusable(error)
-                    problem = error if isinstance(answer, Away) else problem
-                result = _result(connection)
-            self._answers.append((self._posted.pop(0), answer))
-        if connection.pgconn.pipeline_status != pq.PipelineStatus.OFF:
-            connection.pgconn.exit_pipeline_mode()
-        if problem is not None:
-            raise problem
-
-    @staticmethod
-    def insist(call: Callable[[], T]) -> T:
-        """Repeat a call until the server carries it out, and return its result. For statements that must not be lost.
-
-        :raises SpoolerUnusable: if the server refuses it for a permanent reason.
-        """
-        wait = _PATIENCE[0]
-        while True:
-            try:
-                return call()
-            except Transient as error:
-                if wait == _PATIENCE[0]:
-                    _log.warning("%s; trying again until it succeeds", error)
-                time.sleep(wait)
-                wait = min(wait * 2, _PATIENCE[1])
 
     # --- keys
 
@@ -273,10 +144,17 @@ class Session:
         :raises Transient, SpoolerUnusable: as ``execute``.
         """
         for _ in range(2):
-            with self._held(collect=False):
+            with self._held():
                 if not self._end.poll(0):
                     return
                 self._lose()
+
+    def worker_key(self) -> int:
+        """Return the key under which this process claims tasks. It is always the same.
+
+        :raises Transient, SpoolerUnusable: as ``execute``.
+        """
+        return self.known_key("worker") or self.key("worker" if "worker" in self._keys else "claim")
 
     def known_key(self, role: str) -> int | None:
         """Return the key if it is known, or None."""
@@ -349,14 +227,12 @@ class Session:
         return self._connection is not None and not self._connection.closed
 
     @contextlib.contextmanager
-    def _held(self, *, collect: bool = True) -> Iterator[Connection]:
+    def _held(self) -> Iterator[Connection]:
         with self._lock:
             if not self._open:
                 self._connection = self._opened()
             assert self._connection is not None  # noqa: S101  just opened
             try:
-                if collect and self._posted:
-                    self._collect(self._connection)
                 yield self._connection
             except psycopg.Error as error:
                 unusable = self._connector.unusable(error, lost=self._connection.closed)
@@ -421,42 +297,3 @@ class Session:
             with contextlib.suppress(psycopg.Error):
                 self._connection.close()
         self._connection = None
-        lost = Away(f"spooler {self._connector.name} cannot be reached: the connection is lost")
-        self._answers += [(about, lost) for about in self._posted]
-        self._posted.clear()
-
-
-def _result(connection: Connection) -> pq.abc.PGresult | None:
-    """Return the next result, or None at the end of a statement. Other threads run while it waits.
-
-    :raises psycopg.Error: if the connection is lost.
-    """
-    pgconn = connection.pgconn
-    while pgconn.is_busy():
-        _wait(connection, select.POLLIN)
-        pgconn.consume_input()
-    result = pgconn.get_result()
-    if result is None and pgconn.status == pq.ConnStatus.BAD:
-        raise psycopg.OperationalError("the connection is lost")
-    return result
-
-
-def _wait(connection: Connection, events: int) -> None:
-    poller = select.poll()
-    poller.register(connection.fileno(), events)
-    poller.poll()
-
-
-def _rows(result: pq.abc.PGresult) -> list[Row]:
-    columns = range(result.nfields)
-    return [[result.get_value(row, column) for column in columns] for row in range(result.ntuples)]
-
-
-def _checked(result: pq.abc.PGresult) -> pq.abc.PGresult:
-    """Return the result if it is not an error.
-
-    :raises psycopg.Error: if it is an error.
-    """
-    if result.status not in (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK):
-        raise error_from_result(result)
-    return result

@@ -1,2 +1,4 @@
--- Releases the locks of claims that were lost.
-SELECT bool_and(pg_advisory_unlock(lock)) FROM unnest(%(locks)s::int8[]) AS lock
+-- Releases the locks of claims that were lost. Returns the tasks that exist.
+SELECT task.id, pg_advisory_unlock(%(claims)s + fenced.number)
+FROM unnest(%(ids)s::int8[], %(fences)s::int4[]) AS fenced (task, number)
+LEFT JOIN unspool.task ON task.id = fenced.task
