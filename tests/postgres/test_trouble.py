@@ -227,6 +227,7 @@ def test_a_server_that_comes_later(tmp_path: Path) -> None:
             """)
             running = place.run()
             running.wait_for(lambda line: "cannot be reached" in str(line["message"]))
+            running.wait_for(lambda line: "is away" in str(line["message"]))
             server.start()
             running.wait_for(lambda line: "is back" in str(line["message"]))
             place.call("noted('here')")
