@@ -108,7 +108,7 @@ def move_until(ends: Ends, number: int, source: str, destination: str) -> bool:
     """
     pid = os.fork()
     if pid == 0:
-        ask, left = JetStream._ask_some, number
+        ask, left = JetStream._ask_some, number  # noqa: SLF001  between two requests of one call
 
         def asked(self: JetStream, requests: Sequence[Request], some: Sequence[int], *more: Any) -> None:
             nonlocal left
@@ -120,7 +120,7 @@ def move_until(ends: Ends, number: int, source: str, destination: str) -> bool:
                         os.kill(os.getpid(), signal.SIGKILL)
 
         try:
-            JetStream._ask_some = asked  # type: ignore[method-assign]
+            JetStream._ask_some = asked  # type: ignore[method-assign]  # noqa: SLF001
             os._exit(ends.command("move", source, destination)[0])
         finally:
             os._exit(9)
