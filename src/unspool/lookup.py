@@ -3,8 +3,11 @@
 from collections.abc import Iterable, Sequence
 
 from .backends.base import Backend
+from .backends.page import RunQuery
 from .errors import AmbiguousId
+from .inspection import find, find_pieces, runs
 from .message import Entry
+from .task_id import short_id
 
 __all__ = ["find_ended", "find_task"]
 
@@ -14,18 +17,17 @@ _NAMED = 5  # tasks that an error lists
 def find_task(id: str, backends: Iterable[Backend]) -> tuple[Backend, Entry] | None:
     """Return the task that is waiting, running or set aside under this id, and its backend.
 
-    :param id: an id as for ``Backend.find``, or a part of one as for ``Backend.matching``.
+    :param id: an id as for ``TaskQuery.id``, or a part of one as for ``TaskQuery.piece``.
     :raises AmbiguousId: if several tasks have this part.
     """
     searched, found = list(backends), list[tuple[Backend, Entry]]()
     for backend in searched:
-        if (entry := backend.find(id)) is not None:
+        if (entry := find(backend, id)) is not None:
             found.append((backend, entry))
             if "/" in id:
                 return found[0]
-    if not found:
-        matching = ((backend, backend.find(one)) for backend in searched for one in _matching(backend, id))
-        found = [(backend, entry) for backend, entry in matching if entry is not None]
+    if not found and "/" not in id:
+        found = [(backend, entry) for backend in searched for entry in find_pieces(backend, id)]
     if len(found) > 1:
         raise _ambiguous(id, [entry.id for _, entry in found])
     return found[0] if found else None
@@ -39,17 +41,13 @@ def find_ended(id: str, backends: Iterable[Backend]) -> tuple[Backend, Sequence[
     :param id: as for ``find_task``.
     :raises AmbiguousId: if several tasks have this part.
     """
-    searched = list(backends)
-    found = [(backend, run.id) for backend in searched for run in backend.history(id=id, limit=1)]
-    if not found:
-        found = [(backend, one) for backend in searched for one in _matching(backend, id, ended=True)]
-    if len({(backend.name, backend.short(one)) for backend, one in found}) > 1:
+    searched = list(backends) if id else []
+    found = [(backend, run.id) for backend in searched for run in runs(backend, id, 1)]
+    if not found and "/" not in id:
+        found = [(one, run.id) for one in searched for run in runs(one, query=RunQuery(piece=id))]
+    if len({(backend.name, short_id(one)) for backend, one in found}) > 1:
         raise _ambiguous(id, [one for _, one in found])
     return (found[0][0], [one for _, one in found]) if found else None
-
-
-def _matching(backend: Backend, id: str, *, ended: bool = False) -> list[str]:
-    return [] if "/" in id else backend.matching(id, ended=ended)
 
 
 def _ambiguous(piece: str, ids: Sequence[str]) -> AmbiguousId:

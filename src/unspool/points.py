@@ -38,6 +38,9 @@ NAMES = (
     # every run
     "settled",  # the lock is released
     "reported",  # the supervisor can know
+    # another priority
+    "reprioritise.begin",
+    "reprioritise.renamed",
     # an item of the key-value table
     "put.created",
     "put.written",

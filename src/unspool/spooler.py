@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from types import MethodType
 from typing import Any, Optional, ParamSpec, Protocol, TypeVar, Union, Unpack, overload
 
-from . import address, codec, importing, instances, lookup, registry, settings, uwsgi, wire
+from . import address, codec, importing, inspection, instances, lookup, registry, settings, uwsgi, wire
 from .backends.base import Backend, Transactional
 from .errors import OptionRefused, PayloadRefused
 from .functions import FunctionTask, check_spooler
@@ -236,7 +236,9 @@ class Spooler:
         :param limit: the maximum number for each spooler.
         """
         return [
-            entry.id for name in settings.spooler_names() for entry in registry.backend(name).entries(_WAITING, limit)
+            entry.id
+            for name in settings.spooler_names()
+            for entry in inspection.tasks(registry.backend(name), _WAITING, limit)
         ]
 
     @classmethod
@@ -256,8 +258,8 @@ class Spooler:
         if not isinstance(path, str | os.PathLike):
             raise OptionRefused(f"the path of the task is {path!r}; it must be a string, as sending returns it")
         found = lookup.find_task(path := os.fspath(path), registry.candidates(path))
-        read = found[0].read(found[1].id) if found else None
-        return _task_info(*read) if read else {}
+        task = inspection.read(found[0], found[1].id) if found else None
+        return _task_info(*task) if task else {}
 
 
 def raw_message(

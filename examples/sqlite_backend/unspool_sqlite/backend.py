@@ -5,11 +5,28 @@ import logging
 import os
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 from unspool import codec, wire
-from unspool.backends.base import UNNUMBERED, Capabilities, Clock, Feed, Settings, Summary
+from unspool.backends.base import UNNUMBERED, Capabilities, Clock, Feed, Settings
+from unspool.backends.change import Change, Remove, Reprioritise, RunNow
+from unspool.backends.page import (
+    LOOKED_AT,
+    Counts,
+    Page,
+    Query,
+    RunPosition,
+    RunQuery,
+    TaskPosition,
+    in_order,
+    page_of_runs,
+    page_of_task,
+    page_of_tasks,
+)
 from unspool.errors import Damaged, SpoolerUnusable, TaskBusy
+from unspool.finding import OK, Finding
 from unspool.message import (
     Ack,
     Bury,
@@ -43,7 +60,7 @@ _log = logging.getLogger("unspool.sqlite")
 _AGAIN = 1.0  # seconds until a failed settlement is tried again
 _LONGEST = 18  # digits of a number that SQLite can hold
 _COLUMNS = "number, label, rank, due, attempts, aside, reason, holder, length(data) AS size"
-_ORDER = [State.RUNNING, State.READY, State.DEFERRED, State.DEAD, State.CORRUPT]
+_LAST = 1 << 62  # above all numbers of runs
 
 
 class SqliteBackend:
@@ -73,9 +90,6 @@ class SqliteBackend:
         self._clock = clock
         self._lock: LockedFile | None = None
         self.kv = SqliteKeyValue(self._store, clock, self._holder)
-
-    def exists(self) -> bool:
-        return os.path.exists(self._store.file)
 
     def feed(self) -> Feed:
         return SqliteFeed(self._store, self._clock)
@@ -169,43 +183,30 @@ class SqliteBackend:
 
     # --- listings
 
-    def entries(self, states: frozenset[State] = frozenset(State), limit: int | None = None) -> Iterator[Entry]:
+    def page(self, query: Query, after: str = "", limit: int = 100) -> Page:
+        if isinstance(query, RunQuery):
+            return self._page_of_runs(query, RunPosition.load(after), limit)
+        start, one = TaskPosition.load(after), query.id or query.piece
+        if one:
+            return page_of_task(query, self._read(one))
+        now = start.now if start else self._clock()
         with self._store.reading() as database:
             rows = database.execute(f"SELECT {_COLUMNS} FROM task").fetchall()
-        found = [(entry, row) for row in rows if (entry := self._entry(row)).state in states]
+        return page_of_tasks(
+            query, in_order([(row["number"], self._entry(row, now)) for row in rows], now, start), limit
+        )
 
-        def position(item: tuple[Entry, sqlite3.Row]) -> tuple[float, ...]:
-            entry, row = item
-            by = (row["due"], row["rank"]) if entry.state is State.DEFERRED else (row["rank"], row["due"])
-            return _ORDER.index(entry.state), *by, row["number"]
-
-        return iter([entry for entry, _ in sorted(found, key=position)][:limit])
-
-    def counts(self) -> dict[State, int]:
-        return self.summary().counts
-
-    def summary(self) -> Summary:
-        counts, oldest = dict.fromkeys(State, 0), list[float]()
-        for entry in self.entries():
-            counts[entry.state] += 1
-            if entry.state is State.READY:
-                oldest.append(entry.due)
-        return Summary(counts, min(oldest, default=None))
-
-    def find(self, id: str) -> Entry | None:
+    def counts(self, by: Literal["state", "label"] = "state") -> Counts:
         with self._store.reading() as database:
-            row = database.execute(f"SELECT {_COLUMNS} FROM task WHERE number = ?", (self._number(id),)).fetchone()
-        return self._entry(row) if row else None
+            rows = database.execute(f"SELECT {_COLUMNS} FROM task").fetchall()
+        if by == "label":
+            return Counts(dict(Counter(row["label"] for row in rows)))
+        entries = [self._entry(row, self._clock()) for row in rows]
+        counted = Counter(entry.state for entry in entries)
+        ready = (entry.due for entry in entries if entry.state is State.READY)
+        return Counts({state: counted[state] for state in State}, min(ready, default=None))
 
-    def short(self, id: str) -> str:
-        return id.rpartition("/")[2]
-
-    def matching(self, piece: str, *, ended: bool = False) -> list[str]:
-        id = f"{self.name}/{piece}"
-        found = self.history(id=id, limit=1) if ended else self.find(id)
-        return [id] if found else []
-
-    def read(self, id: str) -> tuple[Entry, Envelope | None] | None:
+    def _read(self, id: str) -> tuple[Entry, Envelope | None] | None:
         with self._store.reading() as database:
             row = database.execute(
                 f"SELECT {_COLUMNS}, data FROM task WHERE number = ?", (self._number(id),)
@@ -213,31 +214,41 @@ class SqliteBackend:
         if row is None:
             return None
         try:
-            return self._entry(row), wire.load(row["data"], None)
+            return self._entry(row, self._clock()), wire.load(row["data"], None)
         except Damaged:
-            return self._entry(row), None
+            return self._entry(row, self._clock()), None
 
-    def retry(self, id: str) -> str:
-        fresh = "holder = '', aside = '', reason = '', attempts = 0, crashes = 0, unhandled = 0"
-        number = self._change(id, f"UPDATE task SET {fresh}, due = ?", self._clock())
-        return f"{self.name}/{number}"
+    def change(self, id: str, change: Change) -> str:
+        match change:
+            case RunNow():
+                fresh = "holder = '', aside = '', reason = '', attempts = 0, crashes = 0, unhandled = 0"
+                return self._change(id, f"UPDATE task SET {fresh}, due = ?", self._clock())
+            case Remove():
+                return self._change(id, "DELETE FROM task")
+            case Reprioritise(priority):
+                return self._change(id, "UPDATE task SET rank = ?", UNNUMBERED if priority is None else priority)
 
-    def remove(self, id: str) -> None:
-        self._change(id, "DELETE FROM task")
+    def check(self, *, prepare: bool = False) -> Iterator[Finding]:
+        if not prepare:
+            missing = not os.path.exists(self._store.file)
+            yield Finding(self.name, OK, "does not exist yet" if missing else "can be used", missing=missing)
 
     # --- history
 
-    def record(self, records: Sequence[Record]) -> None:
+    def record(self, records: Sequence[Record], *, journal: bool = False) -> None:
         with self._store.writing() as database:
             self._add(records, database)
 
-    def history(self, *, id: str | None = None, limit: int = 100) -> list[Record]:
-        where, values = ("", ()) if id is None else ("WHERE id = ?", (_bytes(id),))
+    def _page_of_runs(self, query: RunQuery, start: RunPosition | None, limit: int) -> Page:
+        id, before = query.id or (query.piece and f"{self.name}/{query.piece}"), start.number if start else _LAST
+        where, values = ("AND id = ?", (_bytes(id),)) if id else ("", ())
         with self._store.reading() as database:
             rows = database.execute(
-                f"SELECT record FROM run {where} ORDER BY number DESC LIMIT ?", (*values, limit)
+                f"SELECT number, record FROM run WHERE number < ? {where} ORDER BY number DESC LIMIT ?",
+                (before, *values, 1 if query.piece else LOOKED_AT),
             ).fetchall()
-        return [record for row in rows if (record := Record.of(json.loads(row["record"])))]
+        found = [(run, row["number"]) for row in rows if (run := Record.of(json.loads(row["record"])))]
+        return page_of_runs(query, [(run, RunPosition(run.started, number)) for run, number in found], limit)
 
     def _add(self, records: Sequence[Record], database: sqlite3.Connection) -> None:
         for record in records:
@@ -259,13 +270,13 @@ class SqliteBackend:
             self._lock = LockedFile(self._store.locks, "holder")
         return self._lock.name
 
-    def _entry(self, row: sqlite3.Row) -> Entry:
+    def _entry(self, row: sqlite3.Row, now: float) -> Entry:
         if row["aside"]:
             state = State(row["aside"])
         elif self._store.is_held(row["holder"]):
             state = State.RUNNING
         else:
-            state = State.DEFERRED if row["due"] > self._clock() else State.READY
+            state = State.DEFERRED if row["due"] > now else State.READY
         return Entry(
             f"{self.name}/{row['number']}", state, self.name, row["label"], _priority(row), row["due"],
             row["attempts"], row["size"], row["reason"],
@@ -279,7 +290,7 @@ class SqliteBackend:
         except SpoolerUnusable as error:
             _log.warning("%s", error)
 
-    def _change(self, id: str, change: str, *values: object) -> int:
+    def _change(self, id: str, change: str, *values: object) -> str:
         number = self._number(id)
         with self._store.writing() as database:
             row = database.execute("SELECT holder FROM task WHERE number = ?", (number,)).fetchone()
@@ -288,7 +299,7 @@ class SqliteBackend:
             if self._store.is_held(row["holder"]):
                 raise TaskBusy(f"task {id} is running; ask again when it has ended")
             database.execute(f"{change} WHERE number = ?", (*values, number))
-        return number
+        return f"{self.name}/{number}"
 
     def _number(self, id: str) -> int:
         """Return the number in an id or a ref; 0, which no task has, for any other text."""

@@ -6,11 +6,14 @@ times are Unix times from the clock that was passed to the backend.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from ..errors import OptionRefused
-from ..message import End, Entry, Envelope, Exchanged, Mark, Record, State
+from ..finding import Finding
+from ..message import End, Envelope, Exchanged, Mark, Record
+from .change import Change
 from .keyvalue import KeyValue
+from .page import Counts, Page, Query
 
 __all__ = [
     "LEAST_PIECE",
@@ -23,12 +26,8 @@ __all__ = [
     "Control",
     "Feed",
     "FeedState",
-    "HoldsDescriptors",
-    "Journals",
-    "Migratable",
     "Registration",
     "Settings",
-    "Summary",
     "Ticket",
     "Transactional",
     "WorkerInfo",
@@ -80,6 +79,9 @@ class Capabilities(NamedTuple):
     ``Ticket.token``. Workers then claim ahead, and settle several runs at a time."""
     records: bool = False
     """Whether ``exchange`` writes the records of the ends. Otherwise the supervisor's recorder writes them."""
+    journals: bool = False
+    """Whether ``record`` can write to a journal of this process, because only one process at a time may write the
+    history."""
 
 
 class Settings(Protocol):
@@ -114,15 +116,6 @@ class Ticket(NamedTuple):
     ref: str
     token: int = 0
     """The token of a prefetched claim; 0 if there is none."""
-
-
-class Summary(NamedTuple):
-    """The contents of a queue."""
-
-    counts: dict[State, int]
-    """The number of tasks in each state."""
-    oldest: float | None
-    """The earliest due time of a ready task; None if none is ready."""
 
 
 class WorkerInfo(NamedTuple):
@@ -271,36 +264,6 @@ class Transactional(Protocol):
         """
 
 
-@runtime_checkable
-class HoldsDescriptors(Protocol):
-    """A backend whose process keeps descriptors open that a task may close by mistake."""
-
-    def has_lost_descriptors(self) -> bool:
-        """Return whether a descriptor was closed in this process. Its number may belong to another file by now."""
-
-
-@runtime_checkable
-class Journals(Protocol):
-    """A backend whose history is written by one process, which also imports the journals of the other processes."""
-
-    def jot(self, records: Sequence[Record]) -> None:
-        """Write runs to a journal of this process.
-
-        :raises OSError: if the journal cannot be written.
-        """
-
-
-@runtime_checkable
-class Migratable(Protocol):
-    """A backend whose storage a user has to prepare, once and after upgrades."""
-
-    def migrate(self) -> tuple[int, int]:
-        """Prepare the storage. Return the versions before (0 for none) and after. It may be repeated, also during use.
-
-        :raises SpoolerUnusable: if it fails. Nothing is changed then.
-        """
-
-
 class Backend(Protocol):
     """A queue: storage for the tasks of one spooler."""
 
@@ -322,12 +285,6 @@ class Backend(Protocol):
     @property
     def kv(self) -> KeyValue:
         """Return the key-value table of the queue."""
-
-    def exists(self) -> bool:
-        """Return whether the queue exists. If it does not, the first send creates it.
-
-        :raises SpoolerUnusable: if it exists and cannot be used, or only a user can create it.
-        """
 
     def send(self, envelopes: Sequence[Envelope]) -> list[str]:
         """Store the tasks and return their ids in order. The tasks are stored permanently when this returns.
@@ -369,58 +326,61 @@ class Backend(Protocol):
         the storage is logged and not raised, because it would end the supervisor.
         """
 
-    def entries(self, states: frozenset[State] = frozenset(State), limit: int | None = None) -> Iterator[Entry]:
-        """Return the tasks in these states in the order of execution, then dead letters.
+    def page(self, query: Query, after: str = "", limit: int = 100) -> Page:
+        """Return tasks in the order of execution, or runs, newest first.
 
-        Tasks may change during the iteration. Each is then returned at most once.
+        Tasks are in this order: running ones, ready ones as they would start, deferred ones by due time, then dead and
+        corrupt ones. It takes no lock and decodes no payload.
+
+        A task that stays as it is while pages are read is on exactly one of them. A task that changes between two pages
+        may be on both or on neither.
+
+        :param after: the cursor of the previous page; empty for the first page.
+        :param limit: the maximum number of tasks or runs, at least 1. A page may have fewer and still a cursor.
+        :raises OptionRefused: if ``after`` is not the cursor of such a page.
         """
 
-    def counts(self) -> dict[State, int]:
-        """Return the number of tasks in each state."""
+    def counts(self, by: Literal["state", "label"] = "state") -> Counts:
+        """Return the number of tasks in each state, or of each label, from one reading.
 
-    def summary(self) -> Summary:
-        """Return the counts and the earliest due time of a ready task, from one reading."""
-
-    def find(self, id: str) -> Entry | None:
-        """Return the task with this id in whatever state. It takes no lock and decodes nothing."""
-
-    def short(self, id: str) -> str:
-        """Return the part of a task's id that identifies it, for people and URLs.
-
-        If unspool or uWSGI made the id, it has fewer than 64 letters, digits, ``-`` and ``_``. ``find`` or ``matching``
-        accepts it.
+        Counting by state reads no task. Counting by label may read all.
         """
 
-    def matching(self, piece: str, *, ended: bool = False) -> list[str]:
-        """Return the ids of tasks that begin or end with this piece, ignoring what is the same for all tasks.
+    def change(self, id: str, change: Change) -> str:
+        """Change a task, and return its id, which may be a new one. ``change.py`` describes the changes.
 
-        If there are many, only the first few are returned. Names are read once, and no task is read.
-
-        :param ended: whether to search the history instead of the queue.
-        """
-
-    def read(self, id: str) -> tuple[Entry, Envelope | None] | None:
-        """Return a task with its envelope, which is None if it cannot be read."""
-
-    def retry(self, id: str) -> str:
-        """Make a waiting task or a dead letter ready now, reset its attempts, and return its id.
+        If this process is killed, the task is either changed or as it was.
 
         :raises LookupError: if the task does not exist.
-        :raises TaskBusy: if it is running.
+        :raises TaskBusy: if it is running or in transfer to another queue.
         """
 
-    def remove(self, id: str) -> None:
-        """Delete a task that is not running.
+    def check(self, *, prepare: bool = False) -> Iterator[Finding]:
+        """Check the storage, or with ``prepare`` create or upgrade it, and yield what was found or done.
 
-        :raises LookupError: if the task does not exist.
-        :raises TaskBusy: if it is running.
+        Each check is done when its finding is asked for. The first finding costs little, and its ``missing`` is True if
+        the first send creates the queue. The others may write to the storage. Preparation may be repeated, also while
+        the queue is used. If the storage needs none, nothing is yielded.
+
+        :raises SpoolerUnusable: before the first finding, if the queue cannot be used, if only ``prepare`` can create
+            it, or if the preparation fails. Nothing is changed then.
         """
 
-    def record(self, records: Sequence[Record]) -> None:
-        """Add runs to the history, which is bounded in size and age. Called by one process at a time, in batches."""
+    def record(self, records: Sequence[Record], *, journal: bool = False) -> None:
+        """Add runs to the history, which is bounded in size and age. Called by one process at a time, in batches.
 
-    def history(self, *, id: str | None = None, limit: int = 100) -> list[Record]:
-        """Return the latest runs, newest first; of one task if ``id`` is given."""
+        :param journal: write them to a journal of this process instead, from any process. It has no effect without
+            ``Capabilities.journals``.
+        :raises SpoolerUnusable: if the history cannot be written now.
+        :raises OSError: if the journal cannot be written.
+        """
+
+    def has_lost_descriptors(self) -> bool:
+        """Return whether a descriptor that this backend needs was closed in this process, perhaps by a task.
+
+        Its number may belong to another file by now. The worker ends then. This costs little, because it is called
+        after each run.
+        """
 
     def close(self) -> None:
         """Close descriptors and connections. The next use opens them again."""

@@ -7,12 +7,15 @@ simplest possible code. A state machine in the tests compares the two.
 import itertools
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from .. import wire
 from ..codec import task_label
 from ..errors import Damaged, OptionRefused, TaskBusy
+from ..finding import OK, Finding
 from ..message import (
     Ack,
     Bury,
@@ -31,6 +34,7 @@ from ..message import (
     State,
 )
 from ..signing import Signer
+from ..task_id import short_id
 from .base import (
     UNNUMBERED,
     Capabilities,
@@ -38,13 +42,25 @@ from .base import (
     Feed,
     FeedState,
     Registration,
-    Summary,
     Ticket,
     WorkerInfo,
     check_period,
 )
+from .change import Change, Remove, Reprioritise, RunNow
 from .depot import MOVING, Parcel
 from .memory_keyvalue import MemoryKeyValue
+from .page import (
+    Counts,
+    Page,
+    Query,
+    RunPosition,
+    RunQuery,
+    TaskPosition,
+    in_order,
+    page_of_runs,
+    page_of_task,
+    page_of_tasks,
+)
 
 __all__ = ["MemoryBackend"]
 
@@ -102,9 +118,6 @@ class MemoryBackend:
         self._tasks: dict[str, _Task] = {}
         self.depot = MemoryDepot(self.name, self._tasks, self._numbers)
         self._records: list[Record] = []
-
-    def exists(self) -> bool:
-        return True
 
     def send(self, envelopes: Sequence[Envelope]) -> list[str]:
         ids = []
@@ -171,41 +184,36 @@ class MemoryBackend:
         if isinstance(mark, DeferOnCrash) and (task := self._tasks.get(ref)) is not None and task.running:
             task.due = mark.until
 
-    def entries(self, states: frozenset[State] = frozenset(State), limit: int | None = None) -> Iterator[Entry]:
-        order = [State.RUNNING, State.READY, State.DEFERRED, State.DEAD, State.CORRUPT]
-        entries = [self._entry(ref, task) for ref, task in self._tasks.items() if not task.arriving]
-        entries = [entry for entry in entries if entry.state in states]
+    def page(self, query: Query, after: str = "", limit: int = 100) -> Page:
+        if isinstance(query, RunQuery):
+            return self._page_of_runs(query, RunPosition.load(after), limit)
+        start = TaskPosition.load(after)
+        if query.id:
+            return page_of_task(query, self._read(query.id))
+        now = start.now if start else self._clock()
+        known = [(task.number, self._entry(id, task, now)) for id, task in self._tasks.items() if not task.arriving]
+        if query.piece:
+            known = [(number, entry) for number, entry in known if short_id(entry.id) == query.piece]
+        return page_of_tasks(query, in_order(known, now, start), limit)
 
-        def position(entry: Entry) -> tuple[object, ...]:
-            task = self._tasks[entry.id]
-            rank = UNNUMBERED if task.priority is None else task.priority
-            by = (task.due, rank) if entry.state is State.DEFERRED else (rank, task.due)
-            return task.leaving, order.index(entry.state), *by, task.number
+    def _page_of_runs(self, query: RunQuery, start: RunPosition | None, limit: int) -> Page:
+        newest = enumerate(reversed(self._records[: start.number if start else None]), 1)
+        total = start.number if start else len(self._records)
+        found = ((run, RunPosition(run.started + run.duration, total - number)) for number, run in newest)
+        if query.piece:
+            last = {run.id: run for run in self._records if short_id(run.id) == query.piece}
+            return Page(runs=tuple(filter(query.wants, last.values())))
+        return page_of_runs(query, (one for one in found if query.id in ("", one[0].id)), limit)
 
-        return iter(sorted(entries, key=position)[:limit])
+    def counts(self, by: Literal["state", "label"] = "state") -> Counts:
+        entries = [self._entry(id, task) for id, task in self._tasks.items() if not task.arriving]
+        if by == "label":
+            return Counts(dict(Counter(entry.task for entry in entries)))
+        ready = (entry.due for entry in entries if entry.state is State.READY)
+        counted = Counter(entry.state for entry in entries)
+        return Counts({state: counted[state] for state in State}, min(ready, default=None))
 
-    def counts(self) -> dict[State, int]:
-        return self.summary().counts
-
-    def summary(self) -> Summary:
-        counts = dict.fromkeys(State, 0)
-        for entry in self.entries():
-            counts[entry.state] += 1
-        ready = self.entries(frozenset({State.READY}))
-        return Summary(counts, min((entry.due for entry in ready), default=None))
-
-    def find(self, id: str) -> Entry | None:
-        task = self._tasks.get(id)
-        return self._entry(id, task) if task and not task.arriving else None
-
-    def short(self, id: str) -> str:
-        return id.rpartition("/")[2]
-
-    def matching(self, piece: str, *, ended: bool = False) -> list[str]:
-        ids = [record.id for record in self._records] if ended else self._tasks
-        return [id for id in dict.fromkeys(ids) if self.short(id) == piece]
-
-    def read(self, id: str) -> tuple[Entry, Envelope | None] | None:
+    def _read(self, id: str) -> tuple[Entry, Envelope | None] | None:
         task = self._tasks.get(id)
         if task is None or task.arriving:
             return None
@@ -214,22 +222,27 @@ class MemoryBackend:
         except Damaged:
             return self._entry(id, task), None
 
-    def retry(self, id: str) -> str:
+    def change(self, id: str, change: Change) -> str:
         task = self._idle(id)
-        task.aside, task.reason, task.attempts, task.crashes, task.due = None, "", 0, 0, self._clock()
-        task.unhandled = 0
+        match change:
+            case RunNow():
+                task.aside, task.reason, task.due = None, "", self._clock()
+                task.attempts = task.crashes = task.unhandled = 0
+            case Remove():
+                del self._tasks[id]
+            case Reprioritise(priority):
+                task.priority = priority
         return id
 
-    def remove(self, id: str) -> None:
-        self._idle(id)
-        del self._tasks[id]
+    def check(self, *, prepare: bool = False) -> Iterator[Finding]:
+        if not prepare:
+            yield Finding(self.name, OK, "is in the memory of this process")
 
-    def record(self, records: Sequence[Record]) -> None:
+    def has_lost_descriptors(self) -> bool:
+        return False
+
+    def record(self, records: Sequence[Record], *, journal: bool = False) -> None:
         self._records.extend(records)
-
-    def history(self, *, id: str | None = None, limit: int = 100) -> list[Record]:
-        found = [record for record in reversed(self._records) if id is None or record.id == id]
-        return found[:limit]
 
     def close(self) -> None:
         self.kv.close()
@@ -252,10 +265,9 @@ class MemoryBackend:
             raise TaskBusy(f"task {id} is running; ask again when it has ended")
         return task
 
-    def _entry(self, ref: str, task: _Task) -> Entry:
-        state = task.aside or (
-            State.RUNNING if task.running else State.DEFERRED if task.due > self._clock() else State.READY
-        )
+    def _entry(self, ref: str, task: _Task, now: float | None = None) -> Entry:
+        now = self._clock() if now is None else now
+        state = task.aside or (State.RUNNING if task.running else State.DEFERRED if task.due > now else State.READY)
         try:
             label = task_label(wire.load_vars(task.data).vars)
         except Damaged:

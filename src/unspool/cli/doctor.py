@@ -2,13 +2,11 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
 
 from .. import registry, settings
-from ..address import is_url
 from ..errors import ConfigurationError, NoSpooler
 from . import options, output, spoolers
 
@@ -39,11 +37,11 @@ def doctor(ctx: click.Context, app: str | None, json: bool, traceback: bool, spo
         usage.append(checks.Finding("spoolers", checks.FAIL, "none is configured", missing))
     if app is not None:
         usage += checks.application(app)
-    places = [finding for path in paths for finding in (checks.server(path) if is_url(path) else checks.spooler(path))]
+    places = [finding for path in paths for finding in checks.spooler(path)]
     findings = [*usage, *places, *checks.kernel(), *checks.uwsgi()]
     status = _status(usage, findings)
     if json:
-        output.write_json({"ok": status == 0, "checks": [asdict(finding) for finding in findings]})
+        output.write_json({"ok": status == 0, "checks": [*map(_finding_json, findings)]})
     else:
         for finding in findings:
             output.finding(finding.level, finding.subject, finding.text, finding.advice)
@@ -54,6 +52,10 @@ def doctor(ctx: click.Context, app: str | None, json: bool, traceback: bool, spo
 
 
 COMMANDS = [doctor]
+
+
+def _finding_json(finding: "Finding") -> dict[str, str]:
+    return {name: getattr(finding, name) for name in ("subject", "level", "text", "advice", "traceback")}
 
 
 def _status(usage: Sequence["Finding"], findings: Sequence["Finding"]) -> int:

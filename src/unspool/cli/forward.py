@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import click
 
 from ..errors import ConfigurationError
+from ..inspection import exists
 from . import options, spoolers
 
 __all__ = ["COMMANDS"]
@@ -35,7 +36,7 @@ def forward(*, spooler: Sequence[str], burst: bool, require_ready: bool, log_for
         )
     if require_ready:
         for _, destination in pairs:
-            destination.exists()
+            exists(destination)
     logs.start(log_format, log_level)
     forwarder(pairs, burst=burst).run()
 

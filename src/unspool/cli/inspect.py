@@ -10,7 +10,9 @@ import click
 
 from .. import routes
 from ..backends.base import Backend, WorkerInfo
-from ..message import SUCCEEDED, Entry, Record, State
+from ..backends.page import RunQuery
+from ..inspection import find, runs, tasks
+from ..message import Entry, Record, State
 from . import durations, options, output, spoolers
 from .show import entry_json, run_json, show
 
@@ -56,7 +58,7 @@ def ls(state: Sequence[str], limit: int | None, json: bool, spooler: Sequence[st
         found = list(entries)
         shown = found[:_SCREENFUL] if limit is None else found
         for backend in chosen:
-            tables.tasks(backend, [entry for entry in shown if entry.spooler == backend.name])
+            tables.tasks(backend.name, [entry for entry in shown if entry.spooler == backend.name])
         if len(shown) < len(found):
             output.note(f"these are the first {_SCREENFUL}; --limit shows more, status counts all")
         elif not found:
@@ -86,16 +88,20 @@ def history(id: str | None, limit: int, failed: bool, json: bool, spooler: Seque
     The newest come first. Piped, a run is a line of tab-separated start, verdict, task, attempt, duration, pid, id and
     reason. Tracebacks are in --json, and in show.
     """
-    ids: list[tuple[Backend, str | None]]
+    ids: list[tuple[Backend, str]]
     if id is None:
-        ids = [(backend, None) for backend in spoolers.usable(spooler)]
+        ids = [(backend, "") for backend in spoolers.usable(spooler)]
     elif waiting := spoolers.find(id, spooler):
         ids = [(waiting[0], waiting[1].id)]
     elif ended := spoolers.find_ended(id, spooler):
         ids = [(ended[0], one) for one in ended[1]]
     else:
         raise spoolers.NotThere(f"no task {id}, and no run of it in the history")
-    found = [(backend, run) for backend, one in ids for run in _runs(backend, one, limit, failed)]
+    found = [
+        (backend, run)
+        for backend, one in ids
+        for run in runs(backend, query=RunQuery(id=one, failed=failed), limit=limit)
+    ]
     found = sorted(found, key=lambda one: -one[1].started)[:limit]
     if json:
         output.write_json_array(run_json(run) for _, run in found)
@@ -120,16 +126,16 @@ def status(workers: bool, json: bool, spooler: Sequence[str]) -> None:
     """
     chosen = spoolers.usable(spooler)
     if workers:
-        processes = [(backend, _process(backend, info)) for backend in chosen for info in backend.control.live()]
+        processes = [_process(backend, info) for backend in chosen for info in backend.control.live()]
         if json:
-            output.write_json({"processes": [process for _, process in processes]})
+            output.write_json({"processes": processes})
         elif output.is_terminal():
             from . import tables
 
             tables.processes(processes)
         else:
             headings = ["SPOOLER", "HOST", "PID", "ROLE", "TASK", "SINCE", "ID"]
-            output.tabbed(headings, (_process_row(process) for _, process in processes))
+            output.tabbed(headings, map(_process_row, processes))
         if not json and not processes:
             output.note("no worker is running")
         return
@@ -157,7 +163,7 @@ COMMANDS = [ls, show, history, status]
 
 
 def _entries(chosen: Iterable[Backend], states: frozenset[State], limit: int | None) -> Iterator[Entry]:
-    return islice((entry for backend in chosen for entry in backend.entries(states, limit)), limit)
+    return islice((entry for backend in chosen for entry in tasks(backend, states, limit)), limit)
 
 
 def _plain_row(entry: Entry) -> Sequence[str]:
@@ -167,19 +173,6 @@ def _plain_row(entry: Entry) -> Sequence[str]:
 
 
 # --- history
-
-
-def _runs(backend: Backend, id: str | None, limit: int, failed: bool) -> list[Record]:
-    """Return the newest runs. Failed runs are not indexed, so ever more runs are read until there are enough."""
-    if not failed:
-        return backend.history(id=id, limit=limit)
-    depth = limit
-    while True:
-        runs = backend.history(id=id, limit=depth)
-        bad = [run for run in runs if run.verdict not in SUCCEEDED]
-        if len(bad) >= limit or len(runs) < depth:
-            return bad[:limit]
-        depth *= 8
 
 
 def _run_row(run: Record) -> Sequence[str]:
@@ -199,7 +192,7 @@ def _run_row(run: Record) -> Sequence[str]:
 
 
 def _status(backend: Backend) -> dict[str, Any]:
-    (counts, oldest), control = backend.summary(), backend.control
+    (counts, oldest), control = backend.counts(), backend.control
     role = "forwarder" if routes.destination(backend.name) else "worker"
     return {
         "name": backend.name,
@@ -213,7 +206,7 @@ def _status(backend: Backend) -> dict[str, Any]:
 
 def _process(backend: Backend, info: WorkerInfo) -> dict[str, Any]:
     id = f"{backend.name}/{info.ref}" if info.ref else None
-    entry = backend.find(id) if id else None
+    entry = find(backend, id) if id else None
     return {
         "spooler": backend.name,
         "host": info.host or socket.gethostname(),

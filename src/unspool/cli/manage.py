@@ -1,13 +1,17 @@
 """``unspool retry``, ``rm``, ``purge``, ``pause``, ``resume`` and ``set-period``: commands that change a queue."""
 
+import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
 
 import click
 
 from ..backends.base import Backend
+from ..backends.change import Change, Remove, RunNow
+from ..backends.page import TaskQuery
 from ..errors import AmbiguousId, SpoolerUnusable, TaskBusy
+from ..inspection import find, tasks
 from ..message import Entry, State
 from ..printable import counted
 from . import durations, output, spoolers
@@ -29,7 +33,7 @@ def retry(ids: Sequence[str], *, all_dead: bool, all_corrupt: bool, json: bool, 
     if bool(ids) == (all_dead or all_corrupt):
         raise click.UsageError("Give the ids of tasks, or --all-dead, --all-corrupt or both.")
     states = frozenset([State.DEAD] * all_dead + [State.CORRUPT] * all_corrupt)
-    changes = _Changes(lambda backend, id: backend.retry(id))
+    changes = _Changes(RunNow())
     return changes.report(changes.each(ids, spooler) if ids else changes.all(_in_states(spooler, states)), json=json)
 
 
@@ -42,7 +46,7 @@ def rm(ids: Sequence[str], *, json: bool, spooler: Sequence[str]) -> int:
 
     Prints the id of each deleted task. Running tasks are left alone, with status 1.
     """
-    changes = _Changes(_remove)
+    changes = _Changes(Remove())
     return changes.report(changes.each(ids, spooler), json=json)
 
 
@@ -70,12 +74,8 @@ def purge(state: Sequence[str], older_than: timedelta | None, *, yes: bool, json
 
     Prints the id of each deleted task, and then their number.
     """
-    before = None if older_than is None else time.time() - older_than.total_seconds()
-    doomed: Iterable[tuple[Backend, Entry]] = (
-        (backend, entry)
-        for backend, entry in _in_states(spooler, frozenset(map(State, state)))
-        if _is_older(entry, before)
-    )
+    until = math.inf if older_than is None else time.time() - older_than.total_seconds()
+    doomed: Iterable[tuple[Backend, Entry]] = _in_states(spooler, frozenset(map(State, state)), until)
     if not yes and (listed := list(doomed)):
         if not output.is_terminal():
             raise click.UsageError(f"This would delete {counted(len(listed), 'task')}; add --yes.")
@@ -85,7 +85,7 @@ def purge(state: Sequence[str], older_than: timedelta | None, *, yes: bool, json
             output.note("nothing was deleted")
             return 1
         doomed = listed  # exactly the tasks that the user agreed to delete
-    changes = _Changes(_remove)
+    changes = _Changes(Remove())
     status = changes.report(changes.all(doomed), json=json)
     if not json:
         output.line(f"deleted {counted(changes.count, 'task')}")
@@ -134,10 +134,10 @@ COMMANDS = [retry, rm, purge, pause, resume, set_period]
 class _Changes:
     """A change to each of several tasks. A task that cannot be changed does not stop the others.
 
-    :param change: changes the task with an id, and returns its new or last id.
+    :param change: what is done to each task.
     """
 
-    def __init__(self, change: Callable[[Backend, str], str]) -> None:
+    def __init__(self, change: Change) -> None:
         self._change = change
         self._status = 0
         self.count = 0
@@ -165,12 +165,12 @@ class _Changes:
 
     def _one(self, backend: Backend, id: str, *, listed: bool = False) -> Iterator[str]:
         try:
-            yield self._change(backend, id)
+            yield backend.change(id, self._change)
         except TaskBusy as error:
             if not listed:
                 self._complain(error)
         except LookupError as error:
-            if not listed or backend.find(id) is not None:
+            if not listed or find(backend, id) is not None:
                 self._complain(error)
         except SpoolerUnusable as error:
             if backend.capabilities.remote:  # on a directory, the error may concern only one priority
@@ -200,14 +200,8 @@ class _Changes:
         self._status = 1
 
 
-def _remove(backend: Backend, id: str) -> str:
-    backend.remove(id)
-    return id
-
-
-def _in_states(given: Sequence[str], states: frozenset[State]) -> Iterator[tuple[Backend, Entry]]:
-    return ((backend, entry) for backend in spoolers.usable(given) for entry in backend.entries(states))
-
-
-def _is_older(entry: Entry, before: float | None) -> bool:
-    return before is None or entry.due <= before
+def _in_states(
+    given: Sequence[str], states: frozenset[State], until: float = math.inf
+) -> Iterator[tuple[Backend, Entry]]:
+    query = TaskQuery(states, until=until)
+    return ((backend, entry) for backend in spoolers.usable(given) for entry in tasks(backend, query=query))

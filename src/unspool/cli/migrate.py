@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import click
 
-from ..backends.base import Migratable
 from . import output, spoolers
 
 __all__ = ["COMMANDS"]
@@ -19,13 +18,9 @@ def migrate(spooler: Sequence[str]) -> None:
     the schema 'unspool', or be allowed to create it. Directories need no schema.
     """
     for backend in spoolers.backends(spooler):
-        name = output.clean(backend.name)
-        if not isinstance(backend, Migratable):
-            output.line(f"{name} needs no schema")
-            continue
-        before, after = backend.migrate()
-        done = f"has version {after}" if before == after else f"now has version {after}"
-        output.line(f"the schema of {name} {done}" + (f", and had {before}" if 0 < before < after else ""))
+        done = [finding.text for finding in backend.check(prepare=True)]
+        for text in done or [f"{backend.name} needs no schema"]:
+            output.line(output.clean(text))
 
 
 COMMANDS = [migrate]

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import click
 
 from ..backends.base import Backend
+from ..inspection import exists, find, tasks
 from ..message import Entry, State
 from ..printable import counted
 from ..transfer.carrier import Batch, Carrier, Stayed, carrier_between
@@ -51,11 +52,11 @@ def move(source: str, destination: str, *, state: Sequence[str], dry_run: bool, 
     here, there = spoolers.backends([source])[0], spoolers.backends([destination])[0]
     carrier = carrier_between(here, there, vouch=sign_unsigned)
     states = frozenset(map(State, state or spoolers.NOT_RUNNING))
-    if not here.exists():
+    if not exists(here):
         raise spoolers.NotThere(f"spooler {here.name} does not exist")
-    there.exists()
+    exists(there)
     if dry_run:
-        counts = here.counts()
+        counts = here.counts().tasks
         return _tell(here, there, Counter({one: counts[one] for one in states}), [], json=json, dry=True)
     moved: Counter[State] = Counter()
     stayed: dict[str, Stayed] = {}
@@ -70,7 +71,7 @@ def move(source: str, destination: str, *, state: Sequence[str], dry_run: bool, 
             line.show(moved.total())
     finally:
         line.clear()
-    running = [Stayed(entry.id, "is running") for entry in here.entries(frozenset({State.RUNNING}))]
+    running = [Stayed(entry.id, "is running") for entry in tasks(here, frozenset({State.RUNNING}))]
     return _tell(here, there, moved, [*stayed.values(), *running], json=json)
 
 
@@ -81,7 +82,7 @@ def _carried(here: Backend, carrier: Carrier, states: frozenset[State]) -> Itera
     batch = carrier.resume()
     known = {one.id for one in batch.stayed}
     yield batch
-    for entries in _batches(entry for entry in here.entries(states) if entry.id not in known):
+    for entries in _batches(entry for entry in tasks(here, states) if entry.id not in known):
         batch = carrier.carry([entry.id for entry in entries])
         yield batch
         done = {one.id for one in batch.moved} | {one.id for one in batch.stayed}
@@ -94,11 +95,11 @@ def _again(here: Backend, carrier: Carrier, id: str) -> Batch:
     """Retry a task that was not transferred. It may have ended or started meanwhile, or exceeded the size of
     the batch.
     """
-    entry = here.find(id)
+    entry = find(here, id)
     if entry is None or entry.state is State.RUNNING:
         return Batch()  # running tasks are reported at the end
     batch = carrier.carry([id])
-    if not batch.moved and not batch.stayed and (entry := here.find(id)) is not None:
+    if not batch.moved and not batch.stayed and (entry := find(here, id)) is not None:
         return Batch((), [Stayed(id, entry.reason or "cannot be moved now")])
     return batch
 

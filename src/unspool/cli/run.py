@@ -9,6 +9,7 @@ import click
 from click.core import ParameterSource
 
 from .. import address, settings
+from ..inspection import exists
 from . import options, spoolers
 from .output import is_terminal
 
@@ -103,7 +104,7 @@ def run(
     serving = list({(one := there.get(backend.name, backend)).name: one for backend in chosen}.values())
     if require_ready:
         for backend in serving:
-            backend.exists()
+            exists(backend)
     if not settings.spooler_names():  # so that tasks that send tasks also find a spooler
         settings.configure(spoolers=[backend.name for backend in chosen])
     shown = progress if progress is not None else is_terminal(sys.stderr) and log_format == "text"

@@ -8,8 +8,10 @@ from typing import Any
 import click
 
 from ..backends.base import Backend
+from ..inspection import read, runs
 from ..message import Entry, Envelope, Record, State
 from ..outline import call_of
+from ..task_id import short_id
 from . import durations, output, spoolers
 
 __all__ = ["entry_json", "run_json", "show"]
@@ -31,16 +33,16 @@ def show(id: str, json: bool, spooler: Sequence[str]) -> None:
     ID is an id from ls, or a part of it that no other task has.
     """
     found = spoolers.find(id, spooler)
-    read = found[0].read(found[1].id) if found else None
-    if found is None or read is None:
+    task = read(found[0], found[1].id) if found else None
+    if found is None or task is None:
         raise spoolers.NotThere(spoolers.missing(id, spooler))
-    backend, (entry, envelope) = found[0], read
-    runs = backend.history(id=entry.id, limit=_RUNS)
+    backend, (entry, envelope) = found[0], task
+    past = runs(backend, entry.id, _RUNS)
     if json:
-        output.write_json(entry_json(entry) | _details(backend, entry, envelope) | {"history": [*map(run_json, runs)]})
+        output.write_json(entry_json(entry) | _details(backend, entry, envelope) | {"history": [*map(run_json, past)]})
     else:
-        _show(entry, _details(backend, entry, envelope), runs)
-        _advise(backend, entry)
+        _show(entry, _details(backend, entry, envelope), past)
+        _advise(entry)
 
 
 def entry_json(entry: Entry) -> dict[str, Any]:
@@ -109,7 +111,7 @@ def _parts(whole: list[Any] | dict[str, Any]) -> Iterable[Any]:
     return whole.values() if isinstance(whole, dict) else whole
 
 
-def _show(entry: Entry, details: dict[str, Any], runs: Sequence[Record]) -> None:
+def _show(entry: Entry, details: dict[str, Any], past: Sequence[Record]) -> None:
     fields = {
         "id": entry.id,
         "task": entry.task,
@@ -130,10 +132,10 @@ def _show(entry: Entry, details: dict[str, Any], runs: Sequence[Record]) -> None
     for name, value in fields.items():
         if value:
             output.line(f"{name + ':':<10}{output.clean(value)}")
-    if runs:
+    if past:
         output.line("runs:", "bold")
     shown: list[str] = []
-    for run in runs:
+    for run in past:
         whole = run.error not in shown and len(shown) < _TRACEBACKS
         _show_run(run, whole=whole)
         shown += [run.error] if whole and run.error else []
@@ -149,8 +151,8 @@ def _show_run(run: Record, *, whole: bool) -> None:
         output.line(f"    {output.clean(text)}")
 
 
-def _advise(backend: Backend, entry: Entry) -> None:
+def _advise(entry: Entry) -> None:
     """Print what can be done about a dead letter."""
     if output.is_terminal() and entry.state in (State.DEAD, State.CORRUPT):
-        short = backend.short(entry.id)
+        short = short_id(entry.id)
         output.note(f"'unspool retry {short}' runs it again, 'unspool rm {short}' deletes it")

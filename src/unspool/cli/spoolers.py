@@ -9,6 +9,7 @@ import click
 from .. import address, lookup, registry, settings
 from ..backends.base import Backend
 from ..errors import NoSpooler, OptionRefused
+from ..inspection import exists, runs
 from ..message import Entry, State
 from . import durations
 from .output import note
@@ -102,7 +103,7 @@ def usable(given: Sequence[str]) -> list[Backend]:
     """
     found = backends(given)
     for backend in found:
-        if not backend.exists():
+        if not exists(backend):
             note(f"spooler {backend.name} does not exist yet; its first use creates it")
     return found
 
@@ -114,7 +115,7 @@ def existing(given: Sequence[str]) -> list[Backend]:
     """
     found = backends(given)
     for backend in found:
-        if not backend.exists() and backend.name not in settings.spooler_names():
+        if not exists(backend) and backend.name not in settings.spooler_names():
             raise NotThere(f"no spooler {backend.name}: it does not exist, and is not among the configured ones")
     return found
 
@@ -138,7 +139,7 @@ def missing(id: str, given: Sequence[str]) -> str:
         return f"{id} is a directory, not a task"
     if found := find_ended(id, given):
         backend, ids = found
-        last = max((run for one in ids for run in backend.history(id=one, limit=1)), key=lambda run: run.started)
+        last = max((run for one in ids for run in runs(backend, one, 1)), key=lambda run: run.started)
         ended = durations.moment(last.started + last.duration)
         return f"no task {id} now: it was {last.verdict} at {ended}; see unspool history {id}"
     return f"no task {id}" + (": the file is not a task of these spoolers" if os.path.lexists(id) else "")

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..backends.base import Backend
 from ..message import Entry, Record
+from ..task_id import short_id
 from . import durations, output
 from .columns import Column
 
@@ -50,11 +51,11 @@ _STATUS = {
 }
 
 
-def tasks(backend: Backend, entries: Sequence[Entry]) -> None:
+def tasks(spooler: str, entries: Sequence[Entry]) -> None:
     """Print tasks under the name of their spooler."""
     if not entries:
         return
-    output.heading(backend.name)
+    output.heading(spooler)
     now = time.time()
     rows = [
         (
@@ -66,7 +67,7 @@ def tasks(backend: Backend, entries: Sequence[Entry]) -> None:
             short,
             entry.reason,
         )
-        for entry, short in zip(entries, _shorts(backend, [entry.id for entry in entries]), strict=True)
+        for entry, short in zip(entries, _shorts(spooler, [entry.id for entry in entries]), strict=True)
     ]
     output.aligned(_TASKS, rows)
 
@@ -74,12 +75,12 @@ def tasks(backend: Backend, entries: Sequence[Entry]) -> None:
 def runs(found: Sequence[tuple[Backend, Record]]) -> None:
     """Print runs, with a column for the spooler if there are several."""
     now = time.time()
-    owners = {backend.name: backend for backend, _ in found}
+    names = list(dict.fromkeys(backend.name for backend, _ in found))
     shorts: dict[tuple[str, str], str] = {}
-    for name, backend in owners.items():
+    for name in names:
         ids = list(dict.fromkeys(run.id for owner, run in found if owner.name == name))
-        shorts |= {(name, id): short for id, short in zip(ids, _shorts(backend, ids), strict=True)}
-    several = len(owners) > 1
+        shorts |= {(name, id): short for id, short in zip(ids, _shorts(name, ids), strict=True)}
+    several = len(names) > 1
     rows = [
         (
             durations.clock(run.started, now),
@@ -97,7 +98,7 @@ def runs(found: Sequence[tuple[Backend, Record]]) -> None:
     output.aligned([*_RUNS[:-1], *([_SPOOLER] * several), _RUNS[-1]], rows)
 
 
-def processes(found: Sequence[tuple[Backend, Mapping[str, Any]]]) -> None:
+def processes(found: Sequence[Mapping[str, Any]]) -> None:
     """Print live processes, in the form of ``status --workers --json``."""
     now = time.time()
     rows = [
@@ -108,9 +109,9 @@ def processes(found: Sequence[tuple[Backend, Mapping[str, Any]]]) -> None:
             one["role"],
             one["task"] or "",
             "" if one["since"] is None else durations.clock(one["since"], now),
-            backend.short(one["id"]) if one["id"] else "",
+            short_id(one["id"]) if one["id"] else "",
         )
-        for backend, one in found
+        for one in found
     ]
     output.aligned(_PROCESSES, rows)
 
@@ -120,11 +121,11 @@ def spoolers(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     output.aligned([_STATUS.get(heading, Column(heading)) for heading in headings], rows)
 
 
-def _shorts(backend: Backend, ids: Sequence[str]) -> list[str]:
+def _shorts(spooler: str, ids: Sequence[str]) -> list[str]:
     """Return the short forms of ids, in order.
 
     If short forms are equal, return the paths within the spooler instead.
     """
-    short = [backend.short(id) for id in ids]
+    short = [short_id(id) for id in ids]
     count = Counter(short)
-    return [one if count[one] == 1 else id.removeprefix(f"{backend.name}/") for id, one in zip(ids, short, strict=True)]
+    return [one if count[one] == 1 else id.removeprefix(f"{spooler}/") for id, one in zip(ids, short, strict=True)]

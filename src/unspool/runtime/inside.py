@@ -21,6 +21,7 @@ from .. import codec, dispatch, forks
 from ..backends.base import Clock, Registration
 from ..errors import ConfigurationError, NoHandler, SpoolerUnusable
 from ..functions import find_function
+from ..inspection import runs
 from ..message import (
     Ack,
     Claim,
@@ -205,7 +206,7 @@ class SpoolerHandler:
     def _mourn(self, inside: "UwsgiBackend", claim: Claim, label: str) -> None:
         """Log a previous run that ended with its process, unless a worker of ``unspool run`` ran it."""
         attempt = claim.attempts - 1
-        if all(record.attempt != attempt for record in inside.history(id=claim.id)):
+        if all(record.attempt != attempt for record in runs(inside, claim.id)):
             error = "its process ended while it ran: it crashed, overran uWSGI's time limit, or uWSGI was stopped"
             self._note(inside, Record(claim.id, label, Verdict.CRASHED, attempt, self._clock(), 0.0, 0, error), None)
 

@@ -2,7 +2,7 @@
 
 import logging
 
-from ..backends.base import Backend, Journals
+from ..backends.base import Backend
 from ..message import Record
 from .log import log_end
 
@@ -20,9 +20,6 @@ def keep_end(backend: Backend, record: Record, until: float | None) -> None:
     if backend.capabilities.records:  # ``settle`` has written the record
         return
     try:
-        if isinstance(backend, Journals):
-            backend.jot([record])
-        else:
-            backend.record([record])
+        backend.record([record], journal=True)
     except Exception as error:  # noqa: BLE001  an error of a database affects only history
         _log.warning("history of %s cannot be written: %s; tasks continue", backend.name, error)

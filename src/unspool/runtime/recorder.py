@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from ..backends.base import Backend, Journals
+from ..backends.base import Backend
 from ..errors import SpoolerUnusable
 from ..message import Record
 from ..printable import counted
@@ -265,9 +265,9 @@ def _keep(backend: Backend, records: Sequence[Record]) -> int:
 
     :raises OSError: if the journal cannot be written.
     """
-    if not isinstance(backend, Journals):
+    if not backend.capabilities.journals:
         return len(records)
-    backend.jot(records)
+    backend.record(records, journal=True)
     text = "%s not in the history of %s yet; the next supervisor adds them"
     _log.warning(text, counted(len(records), "run"), backend.name)
     return 0

@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Iterable
 
+from .. import inspection
 from ..backends.base import Backend, FeedState, Ticket
 from ..errors import SpoolerUnusable, TaskTimeout
 from ..message import NOTHING, Ack, Claim, End, Record, RefusalKind, Verdict
@@ -164,7 +165,7 @@ class Served:
         :returns: None if the task had just left the queue.
         :raises SpoolerUnusable: if the spooler cannot be asked about the task.
         """
-        entry = self.backend.find(ref)
+        entry = inspection.find(self.backend, ref)
         if entry is None:
             return None
         verdict = Verdict.TIMEOUT if (index, ref) in process.overrun else Verdict.CRASHED

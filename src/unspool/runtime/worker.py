@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import codec, dispatch, points
-from ..backends.base import Backend, Clock, HoldsDescriptors, Registration, Ticket
+from ..backends.base import Backend, Clock, Registration, Ticket
 from ..errors import ClaimLost, SpoolerUnusable
 from ..message import SUCCEEDED, Ack, Claim, End, Outcome, Record, Refusal, RefusalKind, Verdict
 from ..printable import printable
@@ -96,7 +96,6 @@ class Worker:
         self._in_run = False
         self._hard_limit = HardLimit()
         self._suspicion = Suspicion()
-        self._holders = [backend for backend in backends if isinstance(backend, HoldsDescriptors)]
         self._repaired = 0.0  # when that was last done
         signal.signal(signal.SIGTERM, self._stop)
         # Created after all signal handlers are installed, because it restores the present ones.
@@ -322,7 +321,7 @@ class Worker:
             self._process_state.check_descriptors()
         except OSError:
             os._exit(EX_LOST)
-        if any(holder.has_lost_descriptors() for holder in self._holders):
+        if any(backend.has_lost_descriptors() for backend in self._backends):
             os._exit(EX_LOST)
         try:
             changed, lost = self._process_state.repair(alone=not len(self._loop))

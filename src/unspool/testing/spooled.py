@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from .. import address, codec, registry, schedule, settings
 from ..backends.base import Backend
 from ..backends.spool import SpoolBackend
+from ..inspection import read, tasks
 from ..message import Envelope, State
 from .clock import ShiftedClock
 from .running import Run, run_all
@@ -70,7 +71,7 @@ class TemporarySpooler:
         found = []
         for name, backend in list(self._backends.items()):
             if wanted is None or wanted in (name, backend.name, address.basename(name)):
-                found += [one for entry in backend.entries(_WAITING) if (one := _spooled(backend, entry.id, name))]
+                found += [one for entry in tasks(backend, _WAITING) if (one := _spooled(backend, entry.id, name))]
         return found
 
     def run(self, *, advance: float | timedelta = 0, limit: int = 10_000) -> list[Run]:
@@ -157,7 +158,7 @@ class _Directory(SpoolBackend):
 
 
 def _spooled(backend: Backend, id: str, spooler: str) -> Spooled | None:
-    found = backend.read(id)
+    found = read(backend, id)
     if found is None or found[1] is None:
         return None
     entry, message = found[0], codec.decode(found[1])

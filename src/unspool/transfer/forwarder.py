@@ -16,6 +16,7 @@ from .. import registry
 from ..backends.base import Backend, Feed, FeedState, Ticket
 from ..backends.depot import Outbox
 from ..errors import OptionRefused, SpoolerUnusable
+from ..inspection import exists, find
 from ..printable import counted
 from ..routes import destination
 from ..runtime.signals import Signals
@@ -78,7 +79,7 @@ class Route:
         tickets = [] if self._resume else self._feed.take(_BATCH)
         try:
             if self.problem:
-                self._there.exists()
+                exists(self._there)
             if self._resume:
                 self._tell(self._carrier.resume())
                 self._resume, more = False, True
@@ -112,7 +113,7 @@ class Route:
         batch = self._carrier.carry(ids)
         done = {parcel.id for parcel in batch.moved} | {one.id for one in batch.stayed}
         for id, ticket in ids.items():
-            left = id in done or self._backend.find(id) is None
+            left = id in done or find(self._backend, id) is None
             self._feed.done(ticket.ref, None if left else self._feed_time() + _AGAIN)
         self._tell(batch)
 

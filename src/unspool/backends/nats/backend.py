@@ -16,22 +16,24 @@ number, and the verdict of a process that was cut off has no effect.
 import contextlib
 import time
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 from ... import codec, wire
 from ...address import Address
 from ...errors import Damaged, PayloadRefused, SpoolerUnusable, Unsigned
+from ...finding import OK, Finding
 from ...message import (
     DeferOnCrash,
     End,
-    Entry,
     Envelope,
     Exchanged,
     Mark,
     Record,
-    State,
 )
 from ...signing import Signer
-from ..base import UNSIGNED_PICKLE, Capabilities, Clock, Feed, Settings, Summary
+from ..base import UNSIGNED_PICKLE, Capabilities, Clock, Feed, Settings
+from ..change import Change
+from ..page import Counts, Page, Query, RunQuery
 from .changing import Changing
 from .cluster import Cluster
 from .control import NatsControl
@@ -42,7 +44,7 @@ from .history import History
 from .jetstream import JetStream
 from .keyvalue import NatsKeyValue
 from .listing import Listing
-from .names import new_token, rank_part, short
+from .names import new_token, rank_part
 from .requests import Request
 from .stored import ROOM, Facts, Stored
 from .tasks import Tasks
@@ -102,10 +104,6 @@ class NatsBackend:
     def cluster(self) -> Cluster:
         """Return the servers and streams of the queue."""
         return self._place
-
-    def exists(self) -> bool:
-        with self._place.stream():  # creates the streams if they are missing
-            return True
 
     # --- producers
 
@@ -177,46 +175,28 @@ class NatsBackend:
 
     # --- inspection
 
-    def entries(self, states: frozenset[State] = frozenset(State), limit: int | None = None) -> Iterator[Entry]:
-        return self._listing.entries(states, limit)
+    def page(self, query: Query, after: str = "", limit: int = 100) -> Page:
+        if isinstance(query, RunQuery):
+            return self._history.page(query, after, limit)
+        return self._listing.page(query, after, limit)
 
-    def counts(self) -> dict[State, int]:
-        return self._listing.summary().counts
+    def counts(self, by: Literal["state", "label"] = "state") -> Counts:
+        return self._listing.counts(by)
 
-    def summary(self) -> Summary:
-        return self._listing.summary()
+    def change(self, id: str, change: Change) -> str:
+        return self._place.call(lambda stream: self._changing.change(stream, id, change))
 
-    def find(self, id: str) -> Entry | None:
-        found = self._listing.find(id)
-        return found[0] if found else None
+    def check(self, *, prepare: bool = False) -> Iterator[Finding]:
+        if not prepare:
+            with self._place.stream():  # creates the streams if they are missing
+                pass
+            yield Finding(self.name, OK, "can be reached and used")
 
-    def short(self, id: str) -> str:
-        return short(id.rpartition("/")[2])
-
-    def matching(self, piece: str, *, ended: bool = False) -> list[str]:
-        return self._history.matching(piece) if ended else self._listing.matching(piece)
-
-    def read(self, id: str) -> tuple[Entry, Envelope | None] | None:
-        found = self._listing.find(id)
-        if found is None:
-            return None
-        entry, stored = found
-        try:
-            return entry, wire.load(stored.data, None, priority=entry.priority, due=entry.due)
-        except Damaged:
-            return entry, None
-
-    def retry(self, id: str) -> str:
-        return self._place.call(lambda stream: self._changing.retry(stream, id))
-
-    def remove(self, id: str) -> None:
-        self._place.call(lambda stream: self._changing.remove(stream, id))
-
-    def record(self, records: Sequence[Record]) -> None:
+    def record(self, records: Sequence[Record], *, journal: bool = False) -> None:
         self._history.add(records)
 
-    def history(self, *, id: str | None = None, limit: int = 100) -> list[Record]:
-        return self._history.latest(id, limit)
+    def has_lost_descriptors(self) -> bool:
+        return False
 
     def close(self) -> None:
         self.depot.release()

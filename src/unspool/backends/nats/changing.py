@@ -1,11 +1,11 @@
-"""Changes of single tasks by a user: retry and remove."""
+"""Changes of single tasks by a user: run now, remove, another priority."""
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import TypeVar
 
 from ...errors import TaskBusy
 from ..base import Clock
+from ..change import Change, Remove, Reprioritise, RunNow
 from ..depot import MOVING
 from . import runs
 from .cluster import Cluster
@@ -19,7 +19,6 @@ from .tasks import Tasks
 __all__ = ["Changing"]
 
 _TRIES = 4
-_Done = TypeVar("_Done")
 
 
 class _Changed(TaskBusy):
@@ -27,33 +26,37 @@ class _Changed(TaskBusy):
 
 
 class Changing:
-    """Retry and remove tasks that are not running."""
+    """Change tasks that are not running."""
 
     def __init__(self, place: Cluster, tasks: Tasks, clock: Clock) -> None:
         self._place = place
         self._tasks = tasks
         self._clock = clock
 
-    def retry(self, stream: JetStream, id: str) -> str:
-        """Make a waiting or dead task ready now, reset its attempts, and return its id."""
-        return self._patiently(lambda: self._retry(stream, id))
-
-    def remove(self, stream: JetStream, id: str) -> None:
-        """Delete a task."""
-        self._patiently(lambda: self._remove(stream, id))
+    def change(self, stream: JetStream, id: str, change: Change) -> str:
+        """Change a task, and return its id."""
+        match change:
+            case RunNow():
+                self._patiently(lambda: self._run_now(stream, id))
+            case Remove():
+                self._patiently(lambda: self._remove(stream, id))
+            case Reprioritise(priority):
+                self._patiently(lambda: self._reprioritise(stream, id, rank_part(priority)))
+        return f"{self._place.name}/{self._place.token(id)}"
 
     @staticmethod
-    def _patiently(change: Callable[[], _Done]) -> _Done:
+    def _patiently(change: Callable[[], None]) -> None:
         """Make a change. Repeat it if the task changes meanwhile, for example because its last run is just ending.
 
         :raises TaskBusy: if the task changes each time.
         """
         for _ in range(_TRIES - 1):
             with contextlib.suppress(_Changed):
-                return change()
-        return change()
+                change()
+                return
+        change()
 
-    def _retry(self, stream: JetStream, id: str) -> str:
+    def _run_now(self, stream: JetStream, id: str) -> None:
         stored, run, aside = self._idle(stream, id)
         names, fresh = self._place.names, Facts(self._clock())
         _, priority, token = names.place(stored.subject)
@@ -64,12 +67,33 @@ class Changing:
         else:
             rank = rank_part(priority)
             self._place.ensure_rank(stream, rank)
-            subject, replaces = names.task(NOW, rank, token), (names.task("*", rank, token), 0)
+            subject, replaces = names.task(NOW, rank, token), (names.task("*", "*", token), 0)
             with contextlib.suppress(Conflict):  # an interrupted retry has already restored it
                 headers = {HEADER: stored.replaced(fresh).dump()}
                 stream.publish(names.tasks, subject, stored.data, headers, replaces=replaces)
             self._tasks.end(stream, stored, run.seq if run else 0)
-        return f"{self._place.name}/{token}"
+
+    def _reprioritise(self, stream: JetStream, id: str, rank: str) -> None:
+        """Rewrite a task under the subject of another priority.
+
+        The new message is stored before the former one is deleted, and readers take the last message of a task. After a
+        kill in between, ``drop_former`` deletes the former one.
+        """
+        stored, run, aside = self._idle(stream, id)
+        kind, priority, _ = self._place.names.place(stored.subject)
+        if rank_part(priority) == rank:
+            return
+        self._place.ensure_rank(stream, rank)
+        if aside:
+            if not self._tasks.turn(stream, stored, kind, stored.facts, rank):
+                raise _changed(id)
+            return
+        if run is not None and run.is_of(stored):  # its run has ended with its worker
+            self._tasks.count_crash(stream, stored, run)
+            raise _changed(id)
+        with self._unbegun(stream, id, stored, run):
+            if not self._tasks.anew(stream, stored, stored.facts, rank):
+                raise _changed(id)
 
     def _remove(self, stream: JetStream, id: str) -> None:
         stored, run, aside = self._idle(stream, id)

@@ -1,9 +1,11 @@
 """The history of runs: a stream of records, bounded by its limits."""
 
+import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from ...message import Record
+from ..page import FEW, LOOKED_AT, Page, RunPosition, RunQuery, page_of_runs
 from .cluster import Cluster
 from .jetstream import JetStream
 from .names import is_piece
@@ -12,8 +14,7 @@ from .stored import Stored
 
 __all__ = ["History"]
 
-_ALL = 1 << 40
-_MATCHES = 10
+_FEWEST = 500  # runs read at a time
 
 
 class History:
@@ -30,31 +31,59 @@ class History:
                 [Request(names.record(one.id), json.dumps(one).encode(), new_id()) for one in records]
             )
 
-    def matching(self, piece: str) -> list[str]:
-        """Return the ids of a few tasks whose tokens begin or end with this piece."""
-        if self.latest(whole := f"{self._place.name}/{piece}", 1):  # without reading all runs
-            return [whole]
-        ids = dict.fromkeys(record.id for record in self.latest(None, _ALL))
-        return [id for id in ids if is_piece(piece, id.rpartition("/")[2])][:_MATCHES]
+    def page(self, query: RunQuery, after: str, limit: int) -> Page:
+        """Return runs, as ``base.Backend.page``."""
+        start = RunPosition.load(after)
+        if query.piece:
+            return Page(runs=tuple(self._matching(query)))
+        if query.id:
+            runs = self._place.call(lambda stream: self._of_task(stream, query.id))
+            found = [one for one in runs if start is None or one[1].number < start.number]
+            return page_of_runs(query, found, limit)
+        found, rest = self._place.call(lambda stream: self._before(stream, start, max(limit, _FEWEST)))
+        page = page_of_runs(query, found, limit)
+        return page if page.after else page._replace(after=rest)
 
-    def latest(self, id: str | None, limit: int) -> list[Record]:
-        """Return the newest runs, newest first; of one task if ``id`` is given."""
-        return self._place.call(lambda stream: self._latest(stream, id, limit))
+    def _matching(self, query: RunQuery) -> Iterator[Record]:
+        """Yield the last runs of a few tasks whose tokens begin or end with this part."""
+        known, after, ids = self.page(RunQuery(id=f"{self._place.name}/{query.piece}"), "", 1).runs, "", set[str]()
+        if known:  # without reading all runs
+            yield from filter(query.wants, known)
+            return
+        while len(ids) < FEW:
+            page = self.page(RunQuery(), after, LOOKED_AT)
+            for run in page.runs:
+                if run.id not in ids and len(ids) < FEW and is_piece(query.piece, run.id.rpartition("/")[2]):
+                    ids.add(run.id)
+                    yield run
+            if not (after := page.after):
+                return
 
-    def _latest(self, stream: JetStream, id: str | None, limit: int) -> list[Record]:
+    def _of_task(self, stream: JetStream, id: str) -> list[tuple[Record, RunPosition]]:
+        """Return the runs of a task, newest first."""
         names = self._place.names
-        if id is not None:
-            found = list(stream.read(names.history, names.record(id)))
-            records = [record for record in map(_record, found) if record is not None and record.id == id]
-        else:
-            info = stream.info(names.history)
-            if info is None:
-                return []
-            start = max(info["state"]["last_seq"] - limit + 1, 1)
-            subject = f"{names.root}.history.*"
-            found = list(stream.read(names.history, subject, start=start))
-            records = [record for record in map(_record, found) if record is not None]
-        return records[: -limit - 1 : -1] if limit else []
+        found = map(_run, reversed(list(stream.read(names.history, names.record(id)))))
+        return [one for one in found if one is not None and one[0].id == id]
+
+    def _before(
+        self, stream: JetStream, position: RunPosition | None, count: int
+    ) -> tuple[list[tuple[Record, RunPosition]], str]:
+        """Return some runs before a position, newest first, and the cursor of the earlier ones."""
+        names = self._place.names
+        info = stream.info(names.history)
+        if info is None:
+            return [], ""
+        last = min(info["state"]["last_seq"], position.number - 1 if position else info["state"]["last_seq"])
+        start = max(last - count + 1, 1)
+        read = stream.read(names.history, f"{names.root}.history.*", start=start)
+        newest = reversed(list(itertools.takewhile(lambda one: one.seq <= last, read)))
+        found = [one for one in map(_run, newest) if one is not None]
+        return found, RunPosition(0.0, start).dump() if start > max(info["state"]["first_seq"], 1) else ""
+
+
+def _run(stored: Stored) -> tuple[Record, RunPosition] | None:
+    record = _record(stored)
+    return None if record is None else (record, RunPosition(record.started + record.duration, stored.seq))
 
 
 def _record(stored: Stored) -> Record | None:

@@ -6,14 +6,18 @@ may lag behind by moments.
 
 import heapq
 import itertools
+import math
+from collections import Counter
 from collections.abc import Iterator
+from typing import Literal
 
 from ... import wire
 from ...codec import task_label
 from ...errors import Damaged
-from ...message import Entry, State
-from ..base import UNNUMBERED, Clock, Summary
+from ...message import Entry, Envelope, State
+from ..base import UNNUMBERED, Clock
 from ..depot import MOVING
+from ..page import FEW, ORDER, Continuation, Counts, Page, TaskPosition, TaskQuery, page_of_task
 from . import runs
 from .cluster import Cluster
 from .jetstream import JetStream
@@ -23,7 +27,8 @@ from .stored import Stored
 
 __all__ = ["Listing"]
 
-_MATCHES = 10
+_FEWEST, _MOST = 5_000, 100_000  # tasks held in memory
+_DIGITS = 20  # of a sequence number, at most
 _ASIDE = {State.DEAD: DEAD, State.CORRUPT: CORRUPT}
 
 
@@ -33,6 +38,7 @@ class Listing:
     def __init__(self, place: Cluster, clock: Clock) -> None:
         self._place = place
         self._clock = clock
+        self._continuation = Continuation()
 
     # --- single tasks
 
@@ -65,57 +71,105 @@ class Listing:
                 token = subject.rpartition(".")[2]
                 if is_piece(piece, token) and names.passing(subject) != ARRIVING:
                     found[f"{self._place.name}/{token}"] = None
-                    if len(found) == _MATCHES:
+                    if len(found) == FEW:
                         return list(found)
         return list(found)
 
     # --- listings
 
-    def entries(self, states: frozenset[State], limit: int | None) -> Iterator[Entry]:
-        """Yield running tasks, then ready ones in order of execution, then deferred ones by due time, then dead
-        letters."""
-        left = limit
-        for entry in self._entries(states):
-            if left is not None:
-                if left <= 0:
-                    return
-                left -= 1
-            yield entry
+    def page(self, query: TaskQuery, after: str, limit: int) -> Page:
+        """Return tasks, as ``base.Backend.page``. A page of deferred tasks or dead letters reads all of them, because
+        streams have no order by due time."""
+        start = TaskPosition.load(after)
+        if query.id:
+            return page_of_task(query, self._one(query.id))
+        if query.piece:
+            found = filter(None, map(self.find, self.matching(query.piece)))
+            return Page(tuple(entry for entry, _ in found if query.wants(entry)))
+        return self._continuation.page(query, after, limit, lambda: self._tasks(query.states, start, limit))
 
-    def _entries(self, states: frozenset[State]) -> Iterator[Entry]:
+    def _one(self, id: str) -> tuple[Entry, Envelope | None] | None:
+        if (found := self.find(id)) is None:
+            return None
+        entry, stored = found
+        try:
+            return entry, wire.load(stored.data, None, priority=entry.priority, due=entry.due)
+        except Damaged:
+            return entry, None
+
+    def _tasks(
+        self, states: frozenset[State], start: TaskPosition | None, limit: int
+    ) -> Iterator[tuple[Entry, TaskPosition]]:
+        """Yield the tasks after a position.
+
+        :param limit: how many tasks are wanted.
+        """
+        now = start.now if start else self._clock()
         known = self._runs() if states & {State.RUNNING, State.READY, State.DEFERRED} else {}
-        if State.RUNNING in states:
-            yield from sorted(
-                (self._entry(stored, run, True) for run, stored, held in known.values() if held), key=_order
-            )
-        if State.READY in states:
-            for rank in self._ranks():
-                yield from self._ready(rank, known)
-        if State.DEFERRED in states:
-            found = [self._waiting(kind, "*", known) for kind in (SOON, LATER, LEAVING)]
-            late = (entry for entries in found for entry in entries if entry.state is State.DEFERRED)
-            yield from sorted(late, key=lambda entry: (entry.due, _order(entry)))
-        for state, kind in _ASIDE.items():
-            if state in states:
-                kinds = (kind, on_the_way(LEAVING, kind))
-                read = (one for kind in kinds for one in self._read(self._place.names.aside, kind, "*"))
-                aside = (self._entry(one, None, False) for one in read)
-                yield from sorted(aside, key=_order)
+        for section, state in enumerate(ORDER):
+            if state not in states or (start and section < start.section):
+                continue
+            at = start if start and section == start.section else None
+            if state is State.READY:
+                for rank in self._ranks():
+                    if at is None or _number(rank) >= at.rank:
+                        after = at if at and _number(rank) == at.rank else None
+                        first = TaskPosition(now, section, _number(rank), -math.inf, "0/")
+                        yield from self._ready(rank, known, after or first)
+                continue
+            number = max(limit, _FEWEST)
+            while True:  # only the first ones are held in memory; the next ones are read again
+                found = ((_position(entry, now, section), entry) for entry in self._in(state, known, now))
+                later = (one for one in found if at is None or one[0].key > at.key)
+                held = heapq.nsmallest(number, later, key=lambda one: one[0].key)
+                yield from ((entry, position) for position, entry in held)
+                if len(held) < number:
+                    break
+                at, number = held[-1][0], _MOST
 
-    def _ready(self, rank: str, known: "_Known") -> Iterator[Entry]:
-        """Yield the ready tasks of one priority. Tasks that never waited are stored by due time; the others are few."""
-        found = (entry for kind in (SOON, LEAVING) for entry in self._waiting(kind, rank, known))
-        waited = [entry for entry in found if entry.state is State.READY]
-        return heapq.merge(sorted(waited, key=_order), self._waiting(NOW, rank, known), key=_order)
+    def _in(self, state: State, known: "_Known", now: float) -> Iterator[Entry]:
+        """Yield the tasks in a state other than ready, in any order."""
+        if state is State.RUNNING:
+            yield from (self._entry(stored, run, True, now) for run, stored, held in known.values() if held)
+        elif state is State.DEFERRED:
+            waiting = (one for kind in (SOON, LATER, LEAVING) for one in self._waiting(kind, "*", known, now))
+            yield from (entry for _, entry in waiting if entry.state is State.DEFERRED)
+        else:
+            for kind in (_ASIDE[state], on_the_way(LEAVING, _ASIDE[state])):
+                read = self._read(self._place.names.aside, kind, "*")
+                yield from (self._entry(stored, None, False, now) for stored in read)
 
-    def _waiting(self, kind: str, rank: str, known: "_Known") -> Iterator[Entry]:
-        for stored in self._read(self._place.names.tasks, kind, rank):
+    def _ready(self, rank: str, known: "_Known", position: TaskPosition) -> Iterator[tuple[Entry, TaskPosition]]:
+        """Yield the ready tasks of one priority after a position.
+
+        Tasks that never waited are stored by due time; the others are few. A position has the number of the last of the
+        first kind, and due time and id of the last of the others.
+        """
+        passed, _, last = position.id.partition("/")
+        found = (one for kind in (SOON, LEAVING) for one in self._waiting(kind, rank, known, position.now))
+        waited = [(_order(entry), 0, entry) for _, entry in found if entry.state is State.READY]
+        waited = [one for one in waited if one[0][1:] > (position.due, last)]
+        start = int(passed) + 1 if passed.isdigit() and len(passed) < _DIGITS else 1
+        direct = self._waiting(NOW, rank, known, position.now, start)
+        stored = ((_order(entry), seq, entry) for seq, entry in direct)
+        for _, seq, entry in heapq.merge(sorted(waited), stored, key=lambda one: one[0]):
+            if seq:
+                passed = str(seq)
+            else:
+                position, last = position._replace(due=entry.due), entry.id
+            yield entry, position._replace(id=f"{passed}/{last}")
+
+    def _waiting(
+        self, kind: str, rank: str, known: "_Known", now: float, start: int = 1
+    ) -> Iterator[tuple[int, Entry]]:
+        """Yield the tasks that do not run, with their sequence numbers."""
+        for stored in self._read(self._place.names.tasks, kind, rank, start):
             run, message, held = known.get(stored.subject.rpartition(".")[2], (None, None, False))
             if not (held and message and message.seq == stored.seq):
-                yield self._entry(stored, run, False)
+                yield stored.seq, self._entry(stored, run, False, now)
 
-    def _read(self, stream: str, kind: str, rank: str) -> Iterator[Stored]:
-        subject, start = self._place.names.task(kind, rank, "*"), 1
+    def _read(self, stream: str, kind: str, rank: str, start: int = 1) -> Iterator[Stored]:
+        subject = self._place.names.task(kind, rank, "*")
         while page := self._page(stream, subject, start):
             yield from page
             start = page[-1].seq + 1
@@ -127,7 +181,7 @@ class Listing:
         names = self._place.names
         found = self._place.call(lambda stream: stream.consumers(names.tasks))
         ranks = [name.partition("-")[2] for name in found if name.startswith("rank-")]
-        return sorted(ranks, key=lambda rank: int(rank) if rank.isdigit() else UNNUMBERED)
+        return sorted(ranks, key=_number)
 
     def _runs(self) -> "_Known":
         """Return the valid records of runs by token, each with its task and whether the task is still running."""
@@ -144,26 +198,36 @@ class Listing:
                     found[run.token] = run, stored, runs.is_held(stream, names, run)
         return found
 
-    def summary(self) -> Summary:
-        """Return the number of tasks in each state, and the earliest due time of the ready ones."""
-        known = self._runs()
+    def counts(self, by: Literal["state", "label"]) -> Counts:
+        """Return the number of tasks in each state or of each label."""
+        if by == "label":
+            return self._labels()
+        known, now = self._runs(), self._clock()
         running = sum(held for _, _, held in known.values())
         held = {f"{self._place.name}/{token}" for token, (_, _, held) in known.items() if held}
         found = [
-            (entry.state, entry.due, entry.id) for kind in (SOON, LEAVING) for entry in self._waiting(kind, "*", {})
+            (entry.state, entry.due, entry.id)
+            for kind in (SOON, LEAVING)
+            for _, entry in self._waiting(kind, "*", {}, now)
         ]
         deferred = sum(state is State.DEFERRED for state, _, _ in found)
         waited = [due for state, due, id in found if state is State.READY and id not in held]
         # Tasks that were never deferred are in the order of their due times.
-        waited += (entry.due for entry in itertools.islice(self._waiting(NOW, "*", known), 1))
+        waited += (entry.due for _, entry in itertools.islice(self._waiting(NOW, "*", known, now), 1))
         later, total = self._place.call(self._totals)
-        counts = dict.fromkeys(State, 0)
+        counts = dict[str, int](dict.fromkeys(State, 0))
         counts |= {State.RUNNING: running, State.DEFERRED: deferred + later}
         counts[State.READY] = max(total - later - deferred - running, 0)
         for state, kind in _ASIDE.items():
             for one in (kind, on_the_way(LEAVING, kind)):
                 counts[state] += self._place.call(lambda stream, one=one: self._number(stream, one))  # type: ignore[misc]
-        return Summary(counts, min(waited, default=None) if counts[State.READY] else None)
+        return Counts(counts, min(waited, default=None) if counts[State.READY] else None)
+
+    def _labels(self) -> Counts:
+        names = self._place.names
+        kinds = [(names.tasks, kind) for kind in (NOW, SOON, LATER, LEAVING)]
+        kinds += [(names.aside, one) for kind in _ASIDE.values() for one in (kind, on_the_way(LEAVING, kind))]
+        return Counts(dict(Counter(_label(one) for name, kind in kinds for one in self._read(name, kind, "*"))))
 
     def _totals(self, stream: JetStream) -> tuple[int, int]:
         names = self._place.names
@@ -176,32 +240,53 @@ class Listing:
         info = stream.info(names.stream(kind), count=names.task(kind, "*", "*"))
         return int(info.get("total", 0)) if info else 0
 
-    def _entry(self, stored: Stored, run: Run | None, held: bool) -> Entry:
+    def _entry(self, stored: Stored, run: Run | None, held: bool, now: float | None = None) -> Entry:
         kind, priority, token = self._place.names.place(stored.subject)
         facts = stored.facts
         if run is not None and run.is_of(stored):  # otherwise the record belongs to an earlier message of the task
             facts = facts._replace(attempts=run.attempts, due=facts.due if held else max(facts.due, run.until))
         # A task sent to run at once is not early, even if its sender's clock is ahead. A task that the server holds
         # back is early even past its due time, because it cannot run before the server delivers it.
-        early = kind == LATER or (facts.due > self._clock() and (kind != NOW or facts.due > stored.facts.due))
+        now = self._clock() if now is None else now
+        early = kind == LATER or (facts.due > now and (kind != NOW or facts.due > stored.facts.due))
         state = State.RUNNING if held else State.DEFERRED if early else State.READY
         aside = kind.removeprefix(f"{LEAVING}-")
         if aside in (DEAD, CORRUPT):
             state = State(aside)
         if kind.startswith(LEAVING):
             facts = facts._replace(reason=MOVING)
-        try:
-            label = task_label(wire.load_vars(stored.data).vars)
-        except Damaged:
-            label = "?"
         id = f"{self._place.name}/{token}"
         return Entry(
-            id, state, self._place.name, label, priority, facts.due, facts.attempts, len(stored.data), facts.reason
+            id,
+            state,
+            self._place.name,
+            _label(stored),
+            priority,
+            facts.due,
+            facts.attempts,
+            len(stored.data),
+            facts.reason,
         )
 
 
 _Known = dict[str, tuple[Run, Stored, bool]]
 
 
+def _label(stored: Stored) -> str:
+    try:
+        return task_label(wire.load_vars(stored.data).vars)
+    except Damaged:
+        return "?"
+
+
+def _number(rank: str) -> int:
+    """Return the sort key of a rank in a subject."""
+    return int(rank) if rank.isdigit() else UNNUMBERED
+
+
 def _order(entry: Entry) -> tuple[int, float, str]:
     return (UNNUMBERED if entry.priority is None else entry.priority, entry.due, entry.id)
+
+
+def _position(entry: Entry, now: float, section: int) -> TaskPosition:
+    return TaskPosition(now, section, *_order(entry))

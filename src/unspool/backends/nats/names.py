@@ -46,7 +46,6 @@ __all__ = [
     "new_token",
     "on_the_way",
     "rank_part",
-    "short",
 ]
 
 NOW, SOON, LATER = "now", "soon", "later"
@@ -57,7 +56,6 @@ _SPOOLER = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _KEY_TO_SUBJECT = str.maketrans("/.", ".~")
 _SUBJECT_TO_KEY = str.maketrans(".~", "/.")
-_RANDOM = re.compile(r"[0-9a-f]{14}-([0-9a-f]{16})")
 
 
 def is_token(text: str) -> bool:
@@ -68,12 +66,6 @@ def is_token(text: str) -> bool:
 def new_token(now: float) -> str:
     """Return a unique token. Later tokens sort after earlier ones."""
     return f"{int(now * 1e6):014x}-{os.urandom(8).hex()}"
-
-
-def short(token: str) -> str:
-    """Return the unique part of a token: its random digits."""
-    made = _RANDOM.fullmatch(token)
-    return made[1] if made else token
 
 
 def is_piece(piece: str, token: str) -> bool:

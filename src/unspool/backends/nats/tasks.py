@@ -58,7 +58,7 @@ class Tasks:
         :raises Conflict: if ``former`` is no longer the last message of the task.
         """
         subject, headers = self._form(kind or self._kind(facts.due), rank, token, former.replaced(facts))
-        replaces = (self._names.task("*", rank, token), former.seq)
+        replaces = (self._names.task("*", "*", token), former.seq)
         seq = self._publish(stream, self._names.tasks, subject, data, headers, replaces=replaces)
         stream.delete(self._names.tasks, former.seq)
         return seq
@@ -76,15 +76,15 @@ class Tasks:
             headers["Nats-Schedule-Target"] = self._names.task(SOON, rank, token)
         return self._names.task(kind, rank, token), headers
 
-    def turn(self, stream: JetStream, stored: Stored, kind: str, facts: Facts) -> int:
-        """Rewrite a task under another kind in the same stream.
+    def turn(self, stream: JetStream, stored: Stored, kind: str, facts: Facts, rank: str = "") -> int:
+        """Rewrite a task under another kind or rank in the same stream.
 
         Return its new sequence number, or 0 if it changed concurrently.
         """
         names = self._names
         _, priority, token = names.place(stored.subject)
-        rank, name = rank_part(priority), names.stream(kind)
-        subject, replaces = names.task(kind, rank, token), (names.task("*", rank, token), stored.seq)
+        rank, name = rank or rank_part(priority), names.stream(kind)
+        subject, replaces = names.task(kind, rank, token), (names.task("*", "*", token), stored.seq)
         headers = {HEADER: stored.replaced(facts).dump()}
         try:
             seq = self._publish(stream, name, subject, stored.data, headers, replaces=replaces)
@@ -238,11 +238,11 @@ class Tasks:
         subject = names.task(self._kind(due), rank_part(priority), token)
         return stored._replace(subject=subject, seq=seq, header=stored.replaced(counted).dump()) if seq else None
 
-    def anew(self, stream: JetStream, stored: Stored, facts: Facts) -> int:
-        """Rewrite a task. Return its new sequence number, or 0 if it changed concurrently."""
+    def anew(self, stream: JetStream, stored: Stored, facts: Facts, rank: str = "") -> int:
+        """Rewrite a task, or give it another rank. Return its new sequence number, or 0 if it changed concurrently."""
         _, priority, token = self._names.place(stored.subject)
         try:
-            return self.put(stream, rank_part(priority), token, facts, stored.data, stored)
+            return self.put(stream, rank or rank_part(priority), token, facts, stored.data, stored)
         except Conflict:
             return 0
 

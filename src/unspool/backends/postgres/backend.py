@@ -13,16 +13,19 @@ import logging
 import time
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import psycopg
 
 from ... import codec, wire
 from ...address import Address
 from ...errors import PayloadRefused, SpoolerUnusable
-from ...message import DeferOnCrash, End, Entry, Envelope, Exchanged, Interrupted, Mark, Record, State
+from ...finding import OK, Finding
+from ...message import DeferOnCrash, End, Envelope, Exchanged, Interrupted, Mark, Record
 from ...signing import Signer
-from ..base import UNNUMBERED, UNSIGNED_PICKLE, Capabilities, Clock, Feed, Settings, Summary
+from ..base import UNNUMBERED, UNSIGNED_PICKLE, Capabilities, Clock, Feed, Settings
+from ..change import Change
+from ..page import Counts, Page, Query, RunQuery
 from . import schema
 from .connection import Connector
 from .content import Content
@@ -92,10 +95,6 @@ class PostgresBackend:
         return (self._clock or time.time)()
 
     # --- producers
-
-    def exists(self) -> bool:
-        with self._connector.lend():
-            return True
 
     def send(self, envelopes: Sequence[Envelope]) -> list[str]:
         if not envelopes:
@@ -171,47 +170,38 @@ class PostgresBackend:
 
     # --- inspection
 
-    def migrate(self) -> tuple[int, int]:
+    def page(self, query: Query, after: str = "", limit: int = 100) -> Page:
+        if isinstance(query, RunQuery):
+            return self._history.page(query, after, limit)
+        return self._listing.page(query, after, limit)
+
+    def counts(self, by: Literal["state", "label"] = "state") -> Counts:
+        return self._listing.counts(by)
+
+    def change(self, id: str, change: Change) -> str:
+        return self._listing.change(id, change)
+
+    def check(self, *, prepare: bool = False) -> Iterator[Finding]:
+        if not prepare:
+            with self._connector.lend():
+                yield Finding(self.name, OK, "can be reached and used")
+            return
         connection = self._connector.open(check=False)
         try:
-            return schema.migrate(connection)
+            before, after = schema.migrate(connection)
         except psycopg.Error as error:
             raise self._connector.unusable(error) from error
         finally:
             connection.close()
+        done = f"has version {after}" if before == after else f"now has version {after}"
+        had = f", and had {before}" if 0 < before < after else ""
+        yield Finding(self.name, OK, f"the schema of {self.name} {done}{had}")
 
-    def entries(self, states: frozenset[State] = frozenset(State), limit: int | None = None) -> Iterator[Entry]:
-        return self._listing.entries(states, limit)
-
-    def counts(self) -> dict[State, int]:
-        return self._listing.summary().counts
-
-    def summary(self) -> Summary:
-        return self._listing.summary()
-
-    def find(self, id: str) -> Entry | None:
-        return self._listing.find(id)
-
-    def short(self, id: str) -> str:
-        return id.rpartition("/")[2]
-
-    def matching(self, piece: str, *, ended: bool = False) -> list[str]:
-        return []  # a part of a number is another task's number; ``find`` and ``history`` take whole numbers
-
-    def read(self, id: str) -> tuple[Entry, Envelope | None] | None:
-        return self._listing.read(id)
-
-    def retry(self, id: str) -> str:
-        return self._listing.retry(id)
-
-    def remove(self, id: str) -> None:
-        self._listing.remove(id)
-
-    def record(self, records: Sequence[Record]) -> None:
+    def record(self, records: Sequence[Record], *, journal: bool = False) -> None:
         self._history.add(records)
 
-    def history(self, *, id: str | None = None, limit: int = 100) -> list[Record]:
-        return self._history.latest(id, limit)
+    def has_lost_descriptors(self) -> bool:
+        return False
 
     def close(self) -> None:
         self.kv.close()

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 from ...message import Record
 from ...printable import printable
+from ..page import Page, RunPosition, RunQuery
 from .arrays import array, texts
 from .connection import Connector
 from .names import Names
@@ -12,6 +13,7 @@ from .sql import statement
 __all__ = ["History", "storable"]
 
 _TRIM_EVERY = 5_000  # rows between two trimmings; a trimming deletes up to twice as many
+_LAST = 2**63 - 1
 _NO_TEXTS = (None,) * 7
 _NOTHING = ("", "", None, 0, 0.0, 0.0, 0, "")  # the fields of a run without a record
 _FIELDS = ("tasks", "verdicts", "attempts", "starts", "durations", "pids", "errors")
@@ -79,14 +81,19 @@ class History:
         with self._connector.lend() as connection:
             connection.execute(statement("trim"), values, binary=True)
 
-    def latest(self, id: str | None, limit: int) -> list[Record]:
-        """Return the newest rows, newest first."""
-        values = {"spooler": self._names.spooler, "limit": limit, "id": self._inner(id or "")}
+    def page(self, query: RunQuery, after: str, limit: int) -> Page:
+        """Return runs, as ``base.Backend.page``."""
+        start = RunPosition.load(after)
+        if query.piece:  # a part of a number is another task's number
+            return Page()
+        values = query._asdict() | {"spooler": self._names.spooler, "limit": limit}
+        values |= {"id": self._inner(query.id) if query.id else None, "number": start.number if start else _LAST}
         with self._connector.lend() as connection:
-            rows = connection.execute(statement("history" if id is None else "history_of"), values, binary=True)
-            found = [Record(self._outer(row[0]), *row[1:]) for row in rows]
+            rows = connection.execute(statement("runs"), values, prepare=False, binary=True).fetchall()
+        found = [Record(self._outer(id), *fields) for _, id, *fields in rows]
         # Another process writes crashes, perhaps a moment later than the other runs.
-        return sorted(found, key=lambda record: record.started + record.duration, reverse=True)
+        newest = sorted(found, key=lambda record: record.started + record.duration, reverse=True)
+        return Page(runs=tuple(newest), after=RunPosition(0.0, rows[-1][0]).dump() if len(rows) == limit else "")
 
     def _inner(self, id: str) -> str:
         number = self._names.number(id)

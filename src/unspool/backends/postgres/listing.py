@@ -1,19 +1,22 @@
-"""Listings of a queue, and changes of single tasks: the basis of ``ls``, ``show``, ``retry`` and ``rm``.
+"""Listings of a queue, and changes of single tasks.
 
 Whether a task runs is read from the server's table of locks. A change locks the task's row, so a worker that would
 claim the task waits.
 """
 
-from array import array
-from collections.abc import Callable, Iterator
-from typing import Any
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal
 
 from ... import wire
 from ...codec import task_label
 from ...errors import Damaged, TaskBusy
 from ...message import Entry, Envelope, State
-from ..base import UNNUMBERED, Summary
+from ..base import UNNUMBERED
+from ..change import Change, Remove, Reprioritise, RunNow
 from ..depot import MOVING
+from ..page import ORDER, Counts, Page, TaskPosition, TaskQuery, page_of_task, page_of_tasks
 from .absence import GRACE, judge
 from .connection import Connector
 from .names import Names
@@ -24,7 +27,7 @@ __all__ = ["Listing"]
 
 _STATES = {-1: State.RUNNING, 0: State.READY, 1: State.DEFERRED, 2: State.DEAD, 3: State.CORRUPT}
 _NUMBERS = {state: number for number, state in _STATES.items()}
-_STEP = 1000  # rows fetched at a time
+_STEP = 1_000  # rows fetched at a time
 
 
 class Listing:
@@ -35,90 +38,99 @@ class Listing:
         self._names = names
         self._now = now
 
-    def entries(self, states: frozenset[State], limit: int | None) -> Iterator[Entry]:
-        """Yield running tasks, then ready ones in order of execution, then deferred ones by due time, then dead
-        letters.
+    def page(self, query: TaskQuery, after: str, limit: int) -> Page:
+        """Return tasks, as ``base.Backend.page``. No lock on the table is held between two pages."""
+        start = TaskPosition.load(after)
+        if query.piece:  # a part of a number is another task's number
+            return Page()
+        if query.id:
+            return page_of_task(query, self._one(query.id, whole=query.body))
+        return page_of_tasks(query, self._tasks(query.states, start, limit), limit)
 
-        No transaction is open while the caller handles an entry. Its lock on the table would block a session that locks
-        the table, and that session would block all others, including the caller's own statements. The numbers of the
-        tasks are therefore read first. Tasks that have left these states since then are skipped.
-        """
-        values = self._values(states=[_NUMBERS[state] for state in states], limit=limit)
-        if limit is not None and limit <= _STEP:
-            yield from self._some(values)
-            return
-        numbers = self._numbers(values)
-        for start in range(0, len(numbers), _STEP):
-            yield from self._some(values | {"ids": numbers[start : start + _STEP].tolist(), "limit": None})
+    def _tasks(
+        self, states: frozenset[State], start: TaskPosition | None, limit: int
+    ) -> Iterator[tuple[Entry, TaskPosition]]:
+        """Yield the tasks after a position, state by state."""
+        now = start.now if start else self._time()
+        for section, state in enumerate(ORDER):
+            if state in states and (start is None or section >= start.section):
+                position = start if start and section == start.section else None
+                position = position or TaskPosition(now, section, -1, -math.inf, "0")
+                while rows := self._rows(state, position, min(limit, _STEP)):
+                    for row in rows:
+                        position = TaskPosition(now, section, row[1], row[2], str(row[0]))
+                        yield self._entry(row)[0], position
 
-    def _some(self, values: dict[str, Any]) -> list[Entry]:
+    def _rows(self, state: State, after: TaskPosition, limit: int) -> list[Any]:
+        values = self._values(clock=after.now, shown=_NUMBERS[state], limit=limit)
+        values |= {"rank": after.rank, "due": after.due, "id": self._names.number(after.id) or 0}
         with self._connector.lend() as connection:
-            # A prepared statement could get a plan that is not for the given tasks alone.
-            rows = connection.execute(statement("entries"), values, prepare=False, binary=True).fetchall()
-        return [self._entry(row)[0] for row in rows]
+            # A prepared statement could get a plan that is not for this state alone.
+            return connection.execute(statement("page"), values, prepare=False, binary=True).fetchall()
 
-    def _numbers(self, values: dict[str, Any]) -> "array[int]":
-        """Return the numbers of tasks in the order of the listing. A million of them takes 8 MB."""
-        numbers = array("q")
-        with (
-            self._connector.lend() as connection,
-            connection.transaction(),
-            connection.cursor("unspool_entries", binary=True) as cursor,
-        ):
-            cursor.itersize = _STEP
-            numbers.extend(row[0] for row in cursor.execute(statement("entries"), values | {"bare": True}))
-        return numbers
+    def _time(self) -> float:
+        """Return the current time of the clock, or of the server if it has none."""
+        if (now := self._now()) is not None:
+            return now
+        with self._connector.lend() as connection:
+            row = connection.execute("SELECT extract(epoch FROM statement_timestamp())::float8", binary=True).fetchone()
+        return float(row[0]) if row else 0.0
 
-    def summary(self) -> Summary:
-        """Return the number of tasks in each state, and the earliest due time of the ready ones."""
-        counts, oldest = dict.fromkeys(State, 0), None
+    def counts(self, by: Literal["state", "label"]) -> Counts:
+        """Return the number of tasks in each state or of each label."""
+        if by == "label":
+            return self._labels()
+        counts, oldest = dict[str, int](dict.fromkeys(State, 0)), None
         with self._connector.lend() as connection:
             for number, count, due in connection.execute(statement("counts"), self._values(), binary=True):
                 counts[_STATES[number]] = count
                 oldest = due if _STATES[number] is State.READY else oldest
-        return Summary(counts, oldest)
+        return Counts(counts, oldest)
 
-    def find(self, id: str) -> Entry | None:
-        """Return the task with this id, or None."""
-        found = self._one(id, whole=False)
-        return found and found[0]
+    def _labels(self) -> Counts:
+        found = Counter[str]()
+        with (
+            self._connector.lend() as connection,
+            connection.transaction(),
+            connection.cursor("unspool_labels", binary=True) as cursor,
+        ):
+            cursor.itersize = _STEP
+            for row in cursor.execute(statement("labels"), self._values()):
+                found[_label(row[0])] += 1
+        return Counts(dict(found))
 
-    def read(self, id: str) -> tuple[Entry, Envelope | None] | None:
-        """Return a task with its envelope, or with None if the envelope is damaged."""
-        return self._one(id, whole=True)
+    def change(self, id: str, change: Change) -> str:
+        """Change a task, and return its id.
 
-    def retry(self, id: str) -> str:
-        """Make a task ready now and reset its attempts.
-
-        :raises LookupError, TaskBusy: as ``base.Backend.retry``.
+        :raises LookupError, TaskBusy: as ``base.Backend.change``.
         """
-        return self._names.id(self._change(id, "retry"))
+        match change:
+            case RunNow():
+                number = self._change(id, "run_now")
+            case Remove():
+                number = self._change(id, "remove")
+            case Reprioritise(priority):
+                number = self._change(id, "reprioritise", rank=UNNUMBERED if priority is None else priority)
+        return self._names.id(number)
 
-    def remove(self, id: str) -> None:
-        """Delete the task.
-
-        :raises LookupError, TaskBusy: as ``base.Backend.remove``.
-        """
-        self._change(id, "remove")
-
-    def _change(self, id: str, verb: str) -> int:
+    def _change(self, id: str, name: str, **values: int) -> int:
         try:
-            return self._changed(id, verb, {"dead": [], "living": []})
+            return self._changed(id, name, {"dead": [], "living": []} | values)
         except TaskBusy:  # the process that started it may have ended, which is expensive to check
             with self._connector.lend() as connection:
                 values = self._values(ids=[self._names.number(id)], grace=GRACE)
                 absent = judge(connection.execute(statement("miss"), values).fetchall())
             if not absent["dead"]:
                 raise
-        return self._changed(id, verb, absent)
+        return self._changed(id, name, absent | values)
 
-    def _changed(self, id: str, verb: str, absent: dict[str, list[int]]) -> int:
-        """Change the task, and return its number.
+    def _changed(self, id: str, name: str, more: Mapping[str, Any]) -> int:
+        """Carry out the statement of a change, and return the task's number.
 
-        :param absent: the supervisors that cannot return, and the workers that are alive without theirs.
+        :param more: the supervisors that cannot return, the workers that are alive without theirs, and the new values.
         """
         number = self._names.number(id)
-        values = self._values(id=number, **absent)
+        values = self._values(id=number, **more)
         with self._connector.lend() as connection, connection.transaction():
             if number is not None:
                 connection.execute(statement("grasp"), values)
@@ -128,7 +140,7 @@ class Listing:
                     f"task {id} is running, or {MOVING}; ask again when that has ended. If its supervisor has lost its "
                     f"connection and does not come back within {GRACE:g} s, the task is free"
                 )
-            if number is None or row is None or connection.execute(statement(verb), values).fetchone() is None:
+            if number is None or row is None or connection.execute(statement(name), values).fetchone() is None:
                 raise LookupError(f"no task {id} in spooler {self._names.name}")
         return number
 
@@ -136,14 +148,14 @@ class Listing:
         number = self._names.number(id)
         if number is None:
             return None
-        values = self._values(ids=[number], states=list(_STATES), whole=whole)
+        values = self._values(id=number, whole=whole)
         with self._connector.lend() as connection:
-            row = connection.execute(statement("entries"), values, binary=True).fetchone()
+            row = connection.execute(statement("task"), values, binary=True).fetchone()
         return row and self._entry(row, whole=whole)
 
     def _values(self, **more: Any) -> dict[str, Any]:
-        values = {"clock": self._now(), "claims": CLAIMS, "processes": PROCESSES, "ids": None, "limit": None}
-        return values | {"whole": False, "bare": False, "states": [], "moving": MOVING} | self._names.values() | more
+        values = {"clock": self._now(), "claims": CLAIMS, "processes": PROCESSES, "moving": MOVING}
+        return values | self._names.values() | more
 
     def _entry(self, row: Any, *, whole: bool = False) -> tuple[Entry, Envelope | None]:
         number, rank, due, attempts, reason, shown, size, data = row

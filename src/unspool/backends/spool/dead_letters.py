@@ -22,6 +22,7 @@ __all__ = [
     "is_note",
     "read_note",
     "rename_hidden",
+    "reprioritise",
     "set_aside",
     "write_reason",
 ]
@@ -79,6 +80,23 @@ def bring_back(directory: Directory, state: str, ref: str, target_ref: str, now:
     os.utime(name, (now, now), dir_fd=at, follow_symlinks=False)
     os.rename(name, target, src_dir_fd=at, dst_dir_fd=target_at)
     discard_reason(directory, state, ref)
+
+
+def reprioritise(directory: Directory, state: str, ref: str, target_ref: str, now: float) -> str:
+    """Move a dead letter to the directory of another priority. Return its new path within the spooler.
+
+    Its note is written there before the move, as in ``set_aside``.
+    """
+    part = _part(state, target_ref)
+    directory.renew(TMP, part)
+    base = _free_name(directory, part, os.path.basename(ref))
+    target_at, target = directory.place(part, base)
+    if (note := read_note(directory, state, ref)) is not None:
+        write_reason(directory, target_at, target, note._asdict() | {"at": now})
+    at, name = directory.at(f"{ASIDE[state]}/{ref}")
+    os.rename(name, target, src_dir_fd=at, dst_dir_fd=target_at)
+    discard_reason(directory, state, ref)
+    return f"{part}/{base}"
 
 
 def discard(directory: Directory, state: str, ref: str) -> None:

@@ -23,12 +23,12 @@ from ..base import Clock
 from ..depot import Parcel
 from . import lock
 from .attempts import DONE, RUNNING, Attempts, Count
+from .changing import Changing
 from .dead_letters import REASON_SUFFIX, Note, discard_reason, read_note, set_aside, write_reason
 from .directory import Directory
 from .file import open_private, read_whole, sync_file_system, write_whole
 from .layout import ASIDE, IDENTITY, PRIVATE, TMP, priority_of
 from .leaving import ARRIVING, LEAVING, LEFT, Leaving, label, left_part, under_way
-from .listing import Listing
 from .names import PREFIX
 from .uwsgi.wakefile import Wakefile
 
@@ -59,7 +59,7 @@ class SpoolDepot:
     def __init__(
         self,
         directory: Directory,
-        listing: Listing,
+        changing: Changing,
         attempts: Callable[[], Attempts],
         objection: Callable[[os.stat_result], str | None],
         wakefile: Wakefile,
@@ -67,7 +67,7 @@ class SpoolDepot:
         clock: Clock,
     ) -> None:
         self._directory = directory
-        self._listing = listing
+        self._changing = changing
         self._attempts = attempts
         self._objection = objection
         self._wakefile = wakefile
@@ -237,7 +237,7 @@ class SpoolDepot:
 
     def _leave(self, id: str) -> Parcel | None:
         try:
-            place, ref = self._listing.locate(id)
+            place, ref = self._changing.locate(id)
         except (LookupError, TaskBusy):
             return None
         where = f"{ASIDE[place]}/{ref}" if place else ref

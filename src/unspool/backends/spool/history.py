@@ -10,14 +10,16 @@ blocks that do not exist yet, and a full disk then kills the process by SIGBUS.
 
 import contextlib
 import logging
+import math
 import os
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ...errors import SpoolerUnusable
 from ...message import Record
 from ..base import Clock
+from ..page import FEW, Page, RunPosition, RunQuery, page_of_runs
 from .directory import Directory
 from .journal import Journal
 from .layout import HISTORY, PRIVATE
@@ -34,11 +36,14 @@ CREATE INDEX IF NOT EXISTS runs_of_a_task ON runs (id);
 """
 _COLUMNS = ["number", "id", "task", "verdict", "attempt", "started", "duration", "pid", "error"]
 _INSERT = "INSERT INTO runs (id, task, verdict, attempt, started, duration, pid, error) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-_SELECT = "SELECT id, task, verdict, attempt, started, duration, pid, error FROM runs"
-_LATEST = f"{_SELECT} ORDER BY started + duration DESC, number DESC LIMIT ?"  # rows of a journal may be inserted late
-_LATEST_OF = f"{_SELECT} WHERE id = ? ORDER BY started + duration DESC, number DESC LIMIT ?"
+_SELECT = """
+SELECT number, id, task, verdict, attempt, started, duration, pid, error FROM runs
+WHERE {} AND (:label = '' OR task = :label) AND started BETWEEN :since AND :until
+    AND NOT (:failed AND verdict IN ('processed', 'skipped')) AND (started + duration, number) < (:ended, :number)
+ORDER BY started + duration DESC, number DESC LIMIT :limit
+"""  # rows of a journal may be inserted late, so the numbers alone give no order
 _IDS = "SELECT DISTINCT id FROM runs WHERE instr(id, ?)"
-_MATCHES = 10
+_JOURNAL = 1 << 62  # the number of each run in a journal: after all rows that ended at the same time
 _TRIM_EVERY = 5_000  # rows between two trimmings
 _COMPANIONS = ("-wal", "-shm", "-journal")  # files that SQLite creates beside the database, the first two in WAL mode
 _BUSY = 10.0  # seconds to wait for the end of another process's transaction
@@ -98,31 +103,42 @@ class History:
         """Move some of the rows in journals to the database, in 10 to 20 ms. Called when a process is idle."""
         self._journal.ingest_some()
 
-    def latest(self, id: str | None, limit: int) -> list[Record]:
-        """Return the newest rows, newest first."""
-        id = None if id is None else _text(id)
-        jotted = [record for record in self._journal.records() if id is None or _text(record.id) == id]
-        rows = self._rows(id, limit)
-        if not jotted:
-            return rows
-        newest = sorted(jotted, key=_ended, reverse=True)[:limit]
-        # A row that is just being moved to the database is in both.
-        both = dict.fromkeys([*map(_storable, newest), *rows])
-        return sorted(both, key=_ended, reverse=True)[:limit]
+    def page(self, query: RunQuery, after: str, limit: int) -> Page:
+        """Return runs, as ``base.Backend.page``."""
+        if query.piece:
+            last = (self._found(query._replace(id=id), None, 1) for id in self._matching(query.piece))
+            return Page(runs=tuple(run for found in last for run, _ in found))
+        return page_of_runs(query, self._found(query, RunPosition.load(after), limit), limit)
 
-    def matching(self, piece: str) -> list[str]:
+    def _found(self, query: RunQuery, start: RunPosition | None, limit: int) -> list[tuple[Record, RunPosition]]:
+        """Return the newest matching runs before a position, newest first."""
+        query, start = query._replace(id=_text(query.id)), start or RunPosition(math.inf, 0)
+        jotted = [
+            (run, position)
+            for run in map(_storable, self._journal.records())
+            if query.wants(run)
+            and query.id in ("", run.id)
+            and (position := RunPosition(_ended(run), _JOURNAL)) < start
+        ]
+        newest = sorted(jotted, key=lambda one: one[1], reverse=True)[:limit]
+        # A row that is just being moved to the database is in both.
+        both = dict([*self._rows(query, start, limit), *newest])
+        return sorted(both.items(), key=lambda one: one[1], reverse=True)[:limit]
+
+    def _matching(self, piece: str) -> list[str]:
         """Return the ids of a few tasks whose names contain this piece."""
         piece, jotted = _text(piece), (_text(record.id) for record in self._journal.records())
         kept = (row[0] for row in self._select(_IDS, (piece,)) if isinstance(row[0], str))
         ids = dict.fromkeys(id for id in (*jotted, *kept) if is_piece(piece, os.path.basename(id)))
-        return list(ids)[:_MATCHES]
+        return list(ids)[:FEW]
 
-    def _rows(self, id: str | None, limit: int) -> list[Record]:
-        query, values = (_LATEST, (limit,)) if id is None else (_LATEST_OF, (id, limit))
-        rows = map(Record.of, self._select(query, values))
-        return [record for record in rows if record is not None]  # rows with other types are ignored
+    def _rows(self, query: RunQuery, start: RunPosition, limit: int) -> Iterator[tuple[Record, RunPosition]]:
+        text = _SELECT.format("id = :id" if query.id else "TRUE")
+        for number, *values in self._select(text, query._asdict() | start._asdict() | {"limit": limit}):
+            if (run := Record.of(values)) is not None:  # rows with other types are ignored
+                yield run, RunPosition(_ended(run), number)
 
-    def _select(self, query: str, values: Sequence[Any]) -> list[Any]:
+    def _select(self, query: str, values: Sequence[Any] | Mapping[str, Any]) -> list[Any]:
         path = self._directory.path(HISTORY)
         if not os.path.exists(path) or self._objection(path):
             return []

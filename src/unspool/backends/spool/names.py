@@ -36,7 +36,7 @@ def hint(name: str) -> float:
     parts = name.rsplit("_", 2)
     try:
         return int(parts[1]) + int(parts[2]) / 1_000_000
-    except (IndexError, ValueError):
+    except (IndexError, ValueError, OverflowError):
         return 0.0
 
 

@@ -1,4 +1,4 @@
-"""Short forms of task names that still identify the task.
+"""Pieces of task names that still identify the task.
 
 A name is ``uwsgi_spoolfile_on_<host>_<pid>_<counter>_<random>_<seconds>_<microseconds>``. No two tasks have the same
 ``<pid>_<counter>_<random>``, and a task keeps it when ``retry`` changes the time at the end of its name.
@@ -6,21 +6,11 @@ A name is ``uwsgi_spoolfile_on_<host>_<pid>_<counter>_<random>_<seconds>_<micros
 
 import re
 
+from ...task_id import FILE
 from ..base import LEAST_PIECE
 from .names import PREFIX
 
-__all__ = ["is_piece", "short"]
-
-_MADE = rf"{PREFIX}(?:.*_)?(?P<own>[0-9]+_[0-9]+_(?P<random>[0-9]+))_[0-9]+_[0-9]+"
-
-
-def short(name: str) -> str:
-    """Return the part of a task's name that is unique.
-
-    For a name made by another program, return all but the prefix.
-    """
-    made = re.fullmatch(_MADE, name, re.ASCII | re.DOTALL)
-    return made["own"] if made else name.removeprefix(PREFIX)
+__all__ = ["is_piece"]
 
 
 def is_piece(piece: str, name: str) -> bool:
@@ -29,7 +19,7 @@ def is_piece(piece: str, name: str) -> bool:
     A piece contains the whole pid and counter: ``11022_6`` does not match ``11022_61_…``. A name made by another
     program must match completely, with or without the prefix.
     """
-    made = re.fullmatch(_MADE, name, re.ASCII | re.DOTALL)
+    made = re.fullmatch(FILE, name, re.ASCII | re.DOTALL)
     if made is None:
         return piece in (name, name.removeprefix(PREFIX))
     if name.endswith(piece):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
 from ...message import State
-from ..base import Summary
+from ..page import Counts, TaskPosition
 from . import lock
 from .dead_letters import REASON_SUFFIX
 from .directory import Directory
@@ -29,16 +29,28 @@ __all__ = ["Snapshot"]
 _FEW, _MOST = 5_000, 100_000
 _ASKED = 1_000  # maximum number of checks for locks that the table does not contain
 
+_BEYOND = 1 << 64  # above all inodes
+
 T = TypeVar("T", bound=tuple[Any, ...])
 
 
 class _Name(NamedTuple):
-    """A name. Names sort in the order of execution, as far as names tell it."""
+    """A name. Names sort in the order of execution, as far as it is known.
+
+    :param due: a lower bound of the due time.
+    :param hint: the time in the name.
+    """
 
     rank: int
     due: float
+    hint: float
     ref: str
-    inode: int
+    inode: int = 0
+
+    @property
+    def key(self) -> tuple[int, float, float, str]:
+        """Return what ready tasks sort by."""
+        return self[:4]
 
 
 class _Some(NamedTuple):
@@ -55,7 +67,8 @@ class _Some(NamedTuple):
 
     def named(self) -> list[_Name]:
         rank, lead = self.rank, self.lead
-        return [_Name(rank, hint(one.name), lead + one.name, one.inode()) for one in self.files]
+        dated = ((hint(one.name), one) for one in self.files)
+        return [_Name(rank, due, due, lead + one.name, one.inode()) for due, one in dated]
 
     def until(self, end: _Name | None, now: float) -> "_Some":
         """Return the tasks that, by their names, may be due now and are not after ``end``."""
@@ -77,9 +90,9 @@ class Snapshot:
         self._locked = lock.held_inodes()
         self._asks = 0 if self._locked is None or self._locked.whole else _ASKED
 
-    def summary(self) -> Summary:
+    def counts(self) -> Counts:
         """Return the number of tasks in each state, and the earliest due time of the ready ones."""
-        counts, oldest = dict.fromkeys(State, 0), math.inf
+        counts, oldest = dict[str, int](dict.fromkeys(State, 0)), math.inf
         for some in self._all():
             for one in some.files:
                 state = self._state(some, one)
@@ -89,9 +102,9 @@ class Snapshot:
                     oldest = min(oldest, max(due, hint(one.name)))
         for place, part in ASIDE.items():
             counts[State(place)] += sum(len(some.files) for some in self._all(part))
-        return Summary(counts, None if oldest == math.inf else oldest)
+        return Counts(counts, None if oldest == math.inf else oldest)
 
-    def running(self) -> list[str]:
+    def running(self, after: TaskPosition | None = None) -> list[str]:
         """Return the locked tasks, in order."""
         found: list[_Name] = []
         for some in self._all():
@@ -99,35 +112,39 @@ class Snapshot:
             found += [
                 name for name in some._replace(files=maybe).named() if lock.is_locked(self._directory.path(name.ref))
             ]
-        return [name.ref for name in sorted(found)]
+        return [name.ref for name in sorted(found) if after is None or name.key > _by_name(after)]
 
-    def ready(self, limit: int | None) -> Iterator[str]:
-        """Yield ready tasks in the order of execution. No more files are read than requested.
+    def ready(self, limit: int | None, after: TaskPosition | None = None) -> Iterator[str]:
+        """Yield ready tasks in the order of execution.
 
-        A name's time is never later than its file's.
+        A name's time is never later than its file's. Therefore no more files are read than requested, and with a
+        position those whose names come before it.
         """
         later: list[tuple[int, float, float, str]] = []
-        for name in _in_order(self._begun, limit):
+        start = None if after is None else (after.rank, after.due, hint(after.id), after.id)
+        for name in _in_order(lambda first: self._begun(first, start), limit):
             while later and later[0][:2] <= (name.rank, name.due):
                 yield heapq.heappop(later)[-1]
             with contextlib.suppress(OSError):
-                due = os.stat(self._directory.path(name.ref), follow_symlinks=False).st_mtime
+                due = max(os.stat(self._directory.path(name.ref), follow_symlinks=False).st_mtime, name.hint)
                 if due <= self._now and not self._runs(name.ref, name.inode):
-                    heapq.heappush(later, (name.rank, due, name.due, name.ref))
+                    heapq.heappush(later, (name.rank, due, name.hint, name.ref))
         while later:
             yield heapq.heappop(later)[-1]
 
-    def deferred(self, limit: int | None) -> Iterator[str]:
+    def deferred(self, limit: int | None, after: TaskPosition | None = None) -> Iterator[str]:
         """Return the deferred tasks by due time."""
-        return (ref for _, _, ref in _in_order(self._deferred, limit))
+        start = None if after is None else (after.due, after.rank, after.id)
+        return (ref for _, _, ref in _in_order(self._deferred, limit, start))
 
-    def refused(self, limit: int | None) -> Iterator[str]:
+    def refused(self, limit: int | None, after: TaskPosition | None = None) -> Iterator[str]:
         """Return the files among the waiting tasks that are never run."""
-        return (name.ref for name in _in_order(self._refused, limit))
+        return (name.ref for name in _in_order(self._refused, limit, _last_of(after)))
 
-    def aside(self, place: str, limit: int | None) -> Iterator[str]:
+    def aside(self, place: str, limit: int | None, after: TaskPosition | None = None) -> Iterator[str]:
         """Return the dead letters of state ``dead`` or ``corrupt``."""
-        return (name.ref for name in _in_order(lambda _: (some.named() for some in self._all(ASIDE[place])), limit))
+        found = _in_order(lambda _: (some.named() for some in self._all(ASIDE[place])), limit, _last_of(after))
+        return (name.ref for name in found)
 
     def named(self, is_wanted: Callable[[str], bool]) -> Iterator[tuple[str, str]]:
         """Yield the state (empty for waiting tasks) and the ref of each file whose name is wanted.
@@ -138,10 +155,23 @@ class Snapshot:
             for some in self._all(lead):
                 yield from ((place, some.lead + one.name) for one in some.files if is_wanted(one.name))
 
-    def _begun(self, first: TopN[_Name]) -> Iterator[list[_Name]]:
-        """Yield the tasks that are ready by their names."""
+    def _begun(self, first: TopN[_Name], start: tuple[int, float, float, str] | None) -> Iterator[list[_Name]]:
+        """Yield the tasks that are ready by their names and come after a position."""
         for some in self._all():
-            yield [name for name in some.until(first.last, self._now).named() if name.due <= self._now]
+            names = [name for name in some.until(first.last, self._now).named() if name.due <= self._now]
+            yield names if start is None else list(self._after(names, start))
+
+    def _after(self, names: list[_Name], start: tuple[int, float, float, str]) -> Iterator[_Name]:
+        """Yield the names after a position. A name before it may belong to a task that is due later than its name
+        says, so its file is checked."""
+        for name in names:
+            if name.key > start:
+                yield name
+            elif name.rank == start[0]:
+                with contextlib.suppress(OSError):
+                    due = os.stat(self._directory.path(name.ref), follow_symlinks=False).st_mtime
+                    if (found := name._replace(due=max(due, name.due))).key > start:
+                        yield found
 
     def _deferred(self, _: object) -> Iterator[list[tuple[float, int, str]]]:
         """Yield the deferred tasks. A file is checked only if its name does not already say that it is deferred."""
@@ -200,13 +230,22 @@ class Snapshot:
             return True
 
 
-def _in_order(read: Callable[[TopN[T]], Iterable[list[T]]], limit: int | None) -> Iterator[T]:
-    """Yield all items sorted. Only the first ones are held in memory; the next ones are read again.
+def _by_name(position: TaskPosition) -> tuple[int, float, float, str]:
+    return position.rank, (due := hint(position.id)), due, position.id
+
+
+def _last_of(position: TaskPosition | None) -> _Name | None:
+    """Return a name that sorts after the one at a position and before the next one."""
+    return None if position is None else _Name(*_by_name(position), _BEYOND)
+
+
+def _in_order(read: Callable[[TopN[T]], Iterable[list[T]]], limit: int | None, after: T | None = None) -> Iterator[T]:
+    """Yield all items after a given one, sorted. Only the first ones are held in memory; the next ones are read again.
 
     :param read: gets the held items, because it need not return items after their ``last``.
     :param limit: how many items are wanted, if that is known.
     """
-    most, last = _MOST if limit is None else min(max(limit, _FEW), _MOST), None
+    most, last = _MOST if limit is None else min(max(limit, _FEW), _MOST), after
     while True:
         first: TopN[T] = TopN(most, lambda one: one)
         for some in read(first):

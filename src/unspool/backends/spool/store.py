@@ -5,24 +5,28 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from ...codec import is_pickled
 from ...errors import PayloadRefused, SpoolerUnusable
+from ...finding import Finding
 from ...imports import late
-from ...message import Entry, Envelope, Record, State
+from ...message import Envelope, Record
 from ...signing import Signer
-from ..base import UNSIGNED_PICKLE, Capabilities, Clock, Feed, Summary
+from ..base import UNSIGNED_PICKLE, Capabilities, Clock, Feed
+from ..change import Change, Remove
+from ..page import Counts, Page, Query, RunQuery
+from .changing import Changing
 from .claims import Claims
 from .control import SpoolControl
 from .deferred_close import DeferredClose
 from .depot import SpoolDepot
 from .directory import Directory
 from .feed import SpoolFeed
+from .ids import origin
 from .keyvalue import SpoolKeyValue
 from .layout import is_priority
 from .listing import Listing
-from .pieces import short
 from .sending import Sender
 from .uwsgi.wakefile import Wakefile
 
@@ -47,7 +51,7 @@ class SpoolBackend:
     :param pickles: False to refuse pickles, if tasks are forwarded to a server that would refuse them.
     """
 
-    capabilities = Capabilities(feeds=True, forks=True)
+    capabilities = Capabilities(feeds=True, forks=True, journals=True)
     ahead = 100 * 365 * 86400.0
 
     def __init__(
@@ -75,23 +79,18 @@ class SpoolBackend:
         self.kv = SpoolKeyValue(self._directory, durable, clock)
         self._history_bounds = history_limit, history_age
         self._listing = Listing(self._directory, lambda: claims.attempts, max_size, clock)
+        self._changing = Changing(self._directory, lambda: claims.attempts, clock)
         self.wakefile = Wakefile(self._directory, clock)
         """The wakefile, which leads uWSGI to the tasks with a priority."""
         self._sender = Sender(self._directory, self.wakefile, signer, durable, clock)
         self.depot = SpoolDepot(
-            self._directory, self._listing, lambda: claims.attempts, claims.objection, self.wakefile, max_size, clock
+            self._directory, self._changing, lambda: claims.attempts, claims.objection, self.wakefile, max_size, clock
         )
 
     def has_lost_descriptors(self) -> bool:
         return self._directory.has_lost_descriptors()
 
     # --- producers
-
-    def exists(self) -> bool:
-        if not os.path.lexists(self.name):
-            return False
-        self._directory.fd("")
-        return True
 
     def send(self, envelopes: Sequence[Envelope]) -> list[str]:
         if not self._pickles and any(map(is_pickled, envelopes)):
@@ -123,10 +122,6 @@ class SpoolBackend:
                 self.name,
             )
 
-    def jot(self, records: Sequence[Record]) -> None:
-        """Add runs to this process's journal, which is cheap, from any process."""
-        self._history.jot(records)
-
     def _rest(self) -> None:
         if self._claims.deferred_close is not None:
             self._claims.deferred_close.pass_on()
@@ -134,41 +129,34 @@ class SpoolBackend:
 
     # --- inspection
 
-    def entries(self, states: frozenset[State] = frozenset(State), limit: int | None = None) -> Iterator[Entry]:
-        return self._listing.entries(states, limit)
+    def page(self, query: Query, after: str = "", limit: int = 100) -> Page:
+        if isinstance(query, RunQuery):
+            id = origin(self.name, query.id) if query.id else ""
+            return self._history.page(query._replace(id=id), after, limit)
+        return self._listing.page(query, after, limit)
 
-    def counts(self) -> dict[State, int]:
-        return self._listing.summary().counts
+    def counts(self, by: Literal["state", "label"] = "state") -> Counts:
+        return self._listing.counts(by)
 
-    def summary(self) -> Summary:
-        return self._listing.summary()
-
-    def find(self, id: str) -> Entry | None:
-        return self._listing.find(id)
-
-    def short(self, id: str) -> str:
-        return short(os.path.basename(id))
-
-    def matching(self, piece: str, *, ended: bool = False) -> list[str]:
-        return self._history.matching(piece) if ended else self._listing.matching(piece)
-
-    def read(self, id: str) -> tuple[Entry, Envelope | None] | None:
-        return self._listing.read(id)
-
-    def retry(self, id: str) -> str:
-        target = self._listing.retry(id)
-        if is_priority(os.path.basename(os.path.dirname(target))):
+    def change(self, id: str, change: Change) -> str:
+        changed = self._changing.change(id, change)
+        if not isinstance(change, Remove) and is_priority(os.path.basename(os.path.dirname(changed))):
             self.wakefile.announce(None)
-        return target
+        return changed
 
-    def remove(self, id: str) -> None:
-        self._listing.remove(id)
+    def check(self, *, prepare: bool = False) -> Iterator[Finding]:
+        if prepare:
+            return iter(())
+        with late:
+            from .check import check
 
-    def record(self, records: Sequence[Record]) -> None:
-        self._history.add(records)
+        return check(self._directory)
 
-    def history(self, *, id: str | None = None, limit: int = 100) -> list[Record]:
-        return self._history.latest(None if id is None else self._listing.origin(id), limit)
+    def record(self, records: Sequence[Record], *, journal: bool = False) -> None:
+        if journal:
+            self._history.jot(records)
+        else:
+            self._history.add(records)
 
     def close(self) -> None:
         self.kv.close()

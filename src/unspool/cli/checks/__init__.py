@@ -3,10 +3,10 @@
 Each function yields findings, and raises none of the errors that it checks for.
 """
 
+from ...finding import FAIL, OK, WARN, Finding
 from .application import application
 from .configuration import configuration, variables
-from .finding import FAIL, OK, WARN, Finding
-from .spooler import server, spooler
+from .spooler import spooler
 from .system import kernel, python
 from .uwsgi import uwsgi
 
@@ -19,7 +19,6 @@ __all__ = [
     "configuration",
     "kernel",
     "python",
-    "server",
     "spooler",
     "uwsgi",
     "variables",

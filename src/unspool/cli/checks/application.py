@@ -6,8 +6,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
+from ...finding import FAIL, OK, WARN, Finding
 from ..durations import span
-from .finding import FAIL, OK, WARN, Finding
 
 __all__ = ["application"]
 

@@ -6,8 +6,8 @@ from collections.abc import Collection, Iterator
 
 from ... import address, routes, settings
 from ...errors import ConfigurationError
+from ...finding import FAIL, OK, WARN, Finding
 from ...printable import counted
-from .finding import FAIL, OK, WARN, Finding
 
 __all__ = ["configuration", "variables"]
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from importlib import metadata, util
 
 from ...backends.spool.watcher import Watcher
-from .finding import OK, WARN, Finding
+from ...finding import OK, WARN, Finding
 
 __all__ = ["kernel", "python"]
 

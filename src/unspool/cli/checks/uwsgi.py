@@ -5,8 +5,8 @@ from typing import Any
 
 from ...backends.spool.uwsgi.server import module, spoolers
 from ...errors import ConfigurationError
+from ...finding import FAIL, OK, WARN, Finding
 from .. import uwsgi_binary
-from .finding import FAIL, OK, WARN, Finding
 
 __all__ = ["uwsgi"]
 

@@ -19,6 +19,7 @@ Calls of the handler, which only uWSGI makes, are tested there end to end: the s
 uWSGI's modes and for ``unspool run``.
 """
 
+from .changes import ChangeTests
 from .claims import ClaimTests
 from .control import ControlTests
 from .ephemeral import EphemeralTests
@@ -28,6 +29,7 @@ from .history import HistoryTests
 from .keyvalue import KeyValueTests
 from .listing import ListingTests
 from .moving import MovingTests
+from .paging import PageTests
 from .sending import SendingTests
 from .several import SeveralTests
 from .signing import SigningTests
@@ -42,6 +44,8 @@ class BackendConformance(
     FeedTests,
     ClaimTests,
     ListingTests,
+    PageTests,
+    ChangeTests,
     ControlTests,
     HistoryTests,
     KeyValueTests,

@@ -1,12 +1,14 @@
-"""Listings of tasks, and changes of single tasks."""
+"""Listings of tasks."""
 
 import re
 
 import pytest
 
-from ...errors import TaskBusy
+from ... import inspection
+from ...backends.change import Remove, RunNow
 from ...lookup import find_ended, find_task
 from ...message import Ack, Bury, Record, Refusal, RefusalKind, Retry, State
+from ...task_id import short_id
 from ..exchange import claim_one
 from .harness import Ground, Queue
 
@@ -27,7 +29,7 @@ def one_of_each(queue: Queue) -> dict[State, str]:
 
 
 class ListingTests(Ground):
-    """``Backend.entries``, ``counts``, ``find``, ``read``, ``retry`` and ``remove``."""
+    """``Backend.page`` for tasks, and ``Backend.counts``."""
 
     def test_states(self, queue: Queue) -> None:
         """Each task is found in its state, under the id that it was sent with."""
@@ -38,14 +40,14 @@ class ListingTests(Ground):
         """Counts and listings agree."""
         one_of_each(queue)
         queue.send("one more", priority=1)
-        entries = list(queue.backend.entries())
+        entries = list(inspection.tasks(queue.backend))
         counts = {state: sum(entry.state is state for entry in entries) for state in State}
-        assert counts == queue.backend.counts()
+        assert counts == queue.backend.counts().tasks
         assert counts == dict.fromkeys(State, 1) | {State.READY: 2}
 
     def test_the_oldest_ready_task(self, queue: Queue) -> None:
         """The oldest ready task is the one that was due first, whatever its priority."""
-        assert queue.backend.summary().oldest is None
+        assert queue.backend.counts().oldest is None
         queue.send("dead")
         queue.end(queue.begin(), Bury("gave up"))
         queue.send("running")
@@ -53,17 +55,23 @@ class ListingTests(Ground):
         first = queue.send("first", priority=9)
         queue.send("second", priority=0)
         queue.send("deferred", due=queue.clock() + 1000)
-        entry = queue.backend.find(first)
+        entry = inspection.find(queue.backend, first)
         assert entry is not None
-        summary = queue.backend.summary()
-        assert summary.counts == queue.backend.counts()
-        assert summary.oldest == pytest.approx(entry.due, abs=0.001)
+        assert queue.backend.counts().oldest == pytest.approx(entry.due, abs=0.001)
         queue.clock.advance(10)
         queue.end(claim, Retry(queue.clock() + 5))
-        queue.backend.remove(first)
+        queue.backend.change(first, Remove())
         queue.clock.advance(6)
-        entry = next(one for one in queue.backend.entries() if one.task == "second")
-        assert queue.backend.summary().oldest == pytest.approx(entry.due, abs=0.001)
+        entry = next(one for one in inspection.tasks(queue.backend) if one.task == "second")
+        assert queue.backend.counts().oldest == pytest.approx(entry.due, abs=0.001)
+
+    def test_counts_by_label(self, queue: Queue) -> None:
+        """Tasks are also counted by label, in whatever state."""
+        assert queue.backend.counts("label").tasks == {}
+        one_of_each(queue)
+        queue.send("ready", priority=1)
+        expected = dict.fromkeys(map(str, State), 1) | {"ready": 2}
+        assert queue.backend.counts("label").tasks == expected
 
     def test_entries_of_chosen_states(self, queue: Queue) -> None:
         """A listing shows the requested states and no others."""
@@ -71,7 +79,7 @@ class ListingTests(Ground):
         for state in State:
             assert queue.labels(state) == [str(state)]
         assert queue.labels(State.DEAD, State.READY) == ["ready", "dead"]
-        assert list(queue.backend.entries(frozenset())) == []
+        assert list(inspection.tasks(queue.backend, frozenset())) == []
 
     def test_order(self, queue: Queue) -> None:
         """Running tasks come first, then ready ones in order of execution, then deferred ones by due time, then dead
@@ -104,38 +112,38 @@ class ListingTests(Ground):
         one_of_each(queue)
         whole = queue.labels()
         for limit in range(len(whole) + 2):
-            assert [entry.task for entry in queue.backend.entries(limit=limit)] == whole[:limit]
+            assert [entry.task for entry in inspection.tasks(queue.backend, limit=limit)] == whole[:limit]
 
     def test_what_an_entry_tells(self, queue: Queue) -> None:
         """Label, priority, due time, size, spooler and id of a task are those it was sent with."""
         due = queue.clock() + 77
         id = queue.send("label", priority=6, due=due, payload="p" * 500)
-        (entry,) = queue.backend.entries()
+        (entry,) = inspection.tasks(queue.backend)
         assert (entry.id, entry.task, entry.priority, entry.state) == (id, "label", 6, State.DEFERRED)
         assert (entry.spooler, entry.attempts, entry.reason) == (queue.backend.name, 0, "")
         assert entry.due == pytest.approx(due, abs=0.001)
         assert entry.size > 500
-        assert queue.backend.find(id) == entry
+        assert inspection.find(queue.backend, id) == entry
 
     def test_listed_ids_are_understood(self, queue: Queue) -> None:
         """The id in a listing finds its task, even if it differs from the id that the task was sent with."""
         one_of_each(queue)
-        for entry in queue.backend.entries():
-            assert queue.backend.find(entry.id) == entry
+        for entry in inspection.tasks(queue.backend):
+            assert inspection.find(queue.backend, entry.id) == entry
 
     def test_short_ids(self, queue: Queue) -> None:
         """The short form of an id finds the task in each state, after a retry, and among the runs that ended."""
         ids, backend = one_of_each(queue), queue.backend
-        for entry in [*backend.entries()]:
-            short = backend.short(entry.id)
+        for entry in [*inspection.tasks(backend)]:
+            short = short_id(entry.id)
             assert re.fullmatch("[A-Za-z0-9_-]{1,63}", short), short
             assert find_task(short, [backend]) == (backend, entry)
-        short = backend.short(ids[State.DEFERRED])
+        short = short_id(ids[State.DEFERRED])
         assert find_ended(short, [backend]) is None
-        renewed = backend.retry(ids[State.DEFERRED])
-        assert find_task(short, [backend]) == (backend, backend.find(renewed))
+        renewed = backend.change(ids[State.DEFERRED], RunNow())
+        assert find_task(short, [backend]) == (backend, inspection.find(backend, renewed))
         backend.record([Record(renewed, "task", "processed", 1, queue.clock(), 0.5, 1234)])
-        backend.remove(renewed)
+        backend.change(renewed, Remove())
         assert find_task(short, [backend]) is None
         assert find_ended(short, [backend]) == (backend, [renewed])
 
@@ -143,22 +151,22 @@ class ListingTests(Ground):
         """Tasks that have ended and tasks that never existed are None."""
         id = queue.send("task")
         queue.end(queue.begin(), Ack())
-        assert queue.backend.find(id) is None
-        assert queue.backend.read(id) is None
-        assert queue.backend.find("no such thing") is None
-        assert queue.backend.read("no such thing") is None
+        assert inspection.find(queue.backend, id) is None
+        assert inspection.read(queue.backend, id) is None
+        assert inspection.find(queue.backend, "no such thing") is None
+        assert inspection.read(queue.backend, "no such thing") is None
 
     def test_read(self, queue: Queue) -> None:
         """Reading returns the envelope too, in every state, and does not disturb a run."""
         ids = one_of_each(queue)
         for state, id in ids.items():
-            found = queue.backend.read(id)
+            found = inspection.read(queue.backend, id)
             assert found is not None
             entry, envelope = found
             assert entry.state is state
             assert envelope is not None
             assert envelope.vars["msg"] == str(state).encode()
-        running = queue.backend.find(ids[State.RUNNING])
+        running = inspection.find(queue.backend, ids[State.RUNNING])
         assert running is not None
         assert (running.state, running.attempts) == (State.RUNNING, 1)
 
@@ -166,9 +174,9 @@ class ListingTests(Ground):
         """A claimed task stays claimed after any kind of reading."""
         id = queue.send("task")
         claim = queue.begin()
-        queue.backend.read(id)
-        queue.backend.find(id)
-        list(queue.backend.entries())
+        inspection.read(queue.backend, id)
+        inspection.find(queue.backend, id)
+        list(inspection.tasks(queue.backend))
         queue.backend.counts()
         refusal = claim_one(queue.backend, claim.ref)
         assert isinstance(refusal, Refusal)
@@ -178,103 +186,6 @@ class ListingTests(Ground):
         """A damaged task has an entry and no envelope."""
         id = queue.send("task", payload="x" * 100)
         self.damage(queue.backend, id)
-        found = queue.backend.read(id)
+        found = inspection.read(queue.backend, id)
         assert found is not None
         assert found[1] is None
-
-    @pytest.mark.parametrize("state", [State.READY, State.DEFERRED, State.DEAD, State.CORRUPT])
-    def test_retry_makes_ready(self, queue: Queue, state: State) -> None:
-        """A waiting task or a dead letter becomes ready now, under the id that is returned, without a reason."""
-        id = queue.backend.retry(one_of_each(queue)[state])
-        entry = queue.backend.find(id)
-        assert entry is not None
-        assert (entry.state, entry.attempts, entry.reason) == (State.READY, 0, "")
-        assert entry.due <= queue.clock()
-        assert str(state) in queue.labels(State.READY)
-        assert queue.backend.counts()[State.READY] == (1 if state is State.READY else 2)
-
-    def test_retry_by_the_listed_id(self, queue: Queue) -> None:
-        """The id that a listing shows for a dead letter can be retried too."""
-        one_of_each(queue)
-        (entry,) = queue.backend.entries(frozenset({State.DEAD}))
-        assert queue.state(queue.backend.retry(entry.id)) is State.READY
-        assert queue.labels(State.DEAD) == []
-
-    def test_retry_counts_afresh(self, queue: Queue) -> None:
-        """Earlier attempts and crashes no longer count."""
-        id = queue.send("task")
-        queue.crash(queue.take()[0].ref)
-        queue.end(queue.begin(), Retry(queue.clock() + 100))
-        queue.backend.retry(id)
-        queue.clock.advance(100)
-        claim = queue.begin()
-        assert (claim.attempts, claim.crashes) == (1, 0)
-
-    def test_a_retried_task_runs(self, queue: Queue) -> None:
-        """After a retry, a dead letter is handed out and can be processed."""
-        id = queue.send("task")
-        queue.end(queue.begin(), Bury("gave up"))
-        id = queue.backend.retry(id)
-        queue.end(queue.begin(), Ack())
-        assert queue.state(id) is None
-
-    @pytest.mark.parametrize("state", [State.READY, State.DEFERRED, State.DEAD, State.CORRUPT])
-    def test_remove(self, queue: Queue, state: State) -> None:
-        """A task that is not running is deleted in any state. The others stay."""
-        ids = one_of_each(queue)
-        queue.backend.remove(ids[state])
-        assert queue.state(ids[state]) is None
-        assert queue.backend.counts() == dict.fromkeys(State, 1) | {state: 0}
-
-    def test_changes_while_listing(self, queue: Queue) -> None:
-        """Tasks may be removed or retried while a listing is read. Each is seen once."""
-        one_of_each(queue)
-        for number in range(5):
-            queue.send(f"ready {number}")
-        seen = []
-        for entry in queue.backend.entries(frozenset(State) - {State.RUNNING}):
-            seen.append(entry.task)
-            if entry.state is State.READY:
-                queue.backend.remove(entry.id)
-            else:
-                queue.backend.retry(entry.id)
-        assert len(seen) == len(set(seen)) == 9
-        assert sorted(queue.labels(State.READY)) == ["corrupt", "dead", "deferred"]
-
-    def test_running_ones_are_left_alone(self, queue: Queue) -> None:
-        """A running task can be neither retried nor removed, and continues."""
-        id = queue.send("task")
-        claim = queue.begin()
-        with pytest.raises(TaskBusy):
-            queue.backend.retry(id)
-        with pytest.raises(TaskBusy):
-            queue.backend.remove(id)
-        assert queue.state(id) is State.RUNNING
-        assert queue.end(claim, Ack()) is None
-
-    @pytest.mark.parametrize(
-        "id",
-        ["", "a\0b", "{name}/a\0b", "{name}\0/{ref}", "\ud83d", "{name}/\udcff", "{name}/", "{name}", "..", "x" * 5000],
-    )
-    def test_an_id_that_no_task_has(self, queue: Queue, id: str) -> None:
-        """No text as an id finds, changes or waits for a task, or raises another error."""
-        ref = queue.send("task").removeprefix(f"{queue.backend.name}/")
-        id = id.format(name=queue.backend.name, ref=ref)
-        assert queue.backend.find(id) is None
-        assert queue.backend.read(id) is None
-        assert queue.backend.history(id=id) == []
-        with pytest.raises(LookupError):
-            queue.backend.retry(id)
-        with pytest.raises(LookupError):
-            queue.backend.remove(id)
-        assert queue.labels() == ["task"]
-
-    def test_nothing_to_retry_or_remove(self, queue: Queue) -> None:
-        """A task that does not exist raises LookupError."""
-        id = queue.send("task")
-        queue.end(queue.begin(), Ack())
-        for missing in (id, "no such thing"):
-            with pytest.raises(LookupError):
-                queue.backend.retry(missing)
-            with pytest.raises(LookupError):
-                queue.backend.remove(missing)

@@ -40,7 +40,7 @@ class UwsgiBackend(SpoolBackend):
     :param options: those of ``SpoolBackend``.
     """
 
-    capabilities = Capabilities(feeds=False, forks=True)
+    capabilities = Capabilities(feeds=False, forks=True, journals=True)
 
     def __init__(self, root: str, uwsgi: ModuleType, *, period: float = 300.0, **options: Any) -> None:
         super().__init__(root, period=period, **options)
@@ -163,8 +163,8 @@ class UwsgiBackend(SpoolBackend):
 
     # --- as a worker
 
-    def record(self, records: Sequence[Record]) -> None:
-        self.jot(records)
+    def record(self, records: Sequence[Record], *, journal: bool = True) -> None:
+        super().record(records, journal=True)  # this process is never the only one
 
 
 class UwsgiControl(SpoolControl):

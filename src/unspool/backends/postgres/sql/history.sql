@@ -1,2 +1,0 @@
-SELECT id, task, verdict, attempt, started, duration, pid, error FROM unspool.run
-WHERE spooler = %(spooler)s ORDER BY number DESC LIMIT %(limit)s
