@@ -10,7 +10,8 @@ import sys
 from typing import Any
 from zlib import crc32
 
-from unspool import codec, dispatch, settings, wire
+from unspool import codec, dispatch, inspection, settings, wire
+from unspool.backends.change import Remove
 from unspool.backends.spool import SpoolBackend
 from unspool.cli import main, output
 from unspool.errors import Damaged
@@ -84,8 +85,8 @@ def _check_file(content: bytes) -> None:
         file.write(content)
     os.utime(path, (1, 1))
     try:
-        assert backend.find(path) is not None
-        assert backend.read(path) is not None
+        assert inspection.find(backend, path) is not None
+        assert inspection.read(backend, path) is not None
         answer = claim_one(backend, name)
         if isinstance(answer, Claim):
             settle_one(backend, answer, Release())
@@ -93,16 +94,16 @@ def _check_file(content: bytes) -> None:
             assert isinstance(answer, Claim)
             settle_one(backend, answer, Bury("looked at", begun=False))
         assert isinstance(answer, Claim | Refusal)
-        (entry,) = backend.entries()
+        (entry,) = inspection.tasks(backend)
         assert entry.state in (State.DEAD, State.CORRUPT)
         assert entry.reason
         with open(entry.id, "rb") as file:
             assert file.read() == content, "the bytes were changed"
-        backend.remove(entry.id)
+        backend.change(entry.id, Remove())
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
-    assert not list(backend.entries())
+    assert not list(inspection.tasks(backend))
 
 
 def _backend() -> SpoolBackend:

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from unspool import codec, raw_message
+from unspool import codec, inspection, raw_message
 from unspool.backends.base import Backend, Clock
 from unspool.errors import SpoolerUnusable
 from unspool.message import Ack, Claim, DeferOnCrash, Interrupted, Record, State
 from unspool.settings import Settings
 from unspool.signing import Signer
+from unspool.task_id import short_id
 from unspool.testing import BackendConformance
 from unspool.testing.exchange import claim_one, settle_one
 from unspool_sqlite import SqliteBackend
@@ -28,7 +29,7 @@ class TestSqlite(BackendConformance):
 
     def damage(self, backend: Backend, id: str) -> None:
         database = sqlite3.connect(f"{backend.name.removeprefix('sqlite://')}.sqlite")
-        number = backend.short(id)
+        number = short_id(id)
         (data,) = database.execute("SELECT data FROM task WHERE number = ?", (number,)).fetchone()
         database.execute("UPDATE task SET data = ? WHERE number = ?", (data[:-1] + bytes([data[-1] ^ 1]), number))
         database.commit()
@@ -39,7 +40,7 @@ def test_a_child_leaves_the_claims_of_its_parent_alone(tmp_path: Path) -> None:
     """A process that is forked while a task runs may use and close the backend, and may outlive its parent's claim."""
     backend = SqliteBackend(str(tmp_path / "mail"))
     (id,) = backend.send([codec.encode(raw_message("task"))])
-    assert isinstance(claim_one(backend, backend.short(id)), Claim)
+    assert isinstance(claim_one(backend, short_id(id)), Claim)
     hear, tell = os.pipe()
     child = os.fork()
     if child == 0:
@@ -51,9 +52,9 @@ def test_a_child_leaves_the_claims_of_its_parent_alone(tmp_path: Path) -> None:
         finally:
             os._exit(0)
     assert os.read(hear, 1) == b"."
-    states = [entry.state for entry in backend.entries()]
+    states = [entry.state for entry in inspection.tasks(backend)]
     backend.close()
-    after = [entry.state for entry in backend.entries()]
+    after = [entry.state for entry in inspection.tasks(backend)]
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     assert states == [State.RUNNING, State.READY]
@@ -73,9 +74,9 @@ def test_only_so_much_history(tmp_path: Path) -> None:
     backend = SqliteBackend(str(tmp_path / "mail"), Settings(history_limit=2, history_age=60))
     now = time.time()
     backend.record([Record(f"{number}", "task", "processed", 1, now, 0.1, 1) for number in range(5)])
-    assert [record.id for record in backend.history()] == ["4", "3"]
+    assert [record.id for record in inspection.runs(backend)] == ["4", "3"]
     backend.record([Record("old", "task", "processed", 1, now - 61, 0.1, 1)])
-    assert [record.id for record in backend.history()] == ["4"]
+    assert [record.id for record in inspection.runs(backend)] == ["4"]
 
 
 class Told(logging.Handler):
@@ -100,7 +101,7 @@ def test_an_end_is_stored_when_the_file_can_be_used_again(tmp_path: Path, monkey
     monkeypatch.setattr(logging.getLogger("unspool.sqlite"), "handlers", [told])
     backend = SqliteBackend(str(tmp_path / "mail"))
     (id,) = backend.send([codec.encode(raw_message("task"))])
-    claim = claim_one(backend, backend.short(id))
+    claim = claim_one(backend, short_id(id))
     assert isinstance(claim, Claim)
     with contextlib.closing(sqlite3.connect(tmp_path / "mail.sqlite", isolation_level=None)) as database:
         database.execute("BEGIN EXCLUSIVE")
@@ -112,7 +113,7 @@ def test_an_end_is_stored_when_the_file_can_be_used_again(tmp_path: Path, monkey
         assert told.failed.wait(60)
         database.execute("ROLLBACK")
     settling.join()
-    assert backend.find(id) is None
+    assert inspection.find(backend, id) is None
     backend.close()
 
 
@@ -129,7 +130,7 @@ def test_a_closed_descriptor_is_noticed(tmp_path: Path) -> None:
         backend = SqliteBackend(str(tmp_path / f"mail{reopen}"))
         (id,) = backend.send([codec.encode(raw_message("task"))])
         assert not backend.has_lost_descriptors()
-        claim_one(backend, backend.short(id))
+        claim_one(backend, short_id(id))
         assert not backend.has_lost_descriptors()
         (lock,) = [fd for fd in range(3, 1000) if f"mail{reopen}.locks" in link_of(fd)]
         os.close(lock)

@@ -14,7 +14,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from unspool import inspection
 from unspool.backends.base import UNNUMBERED, Backend, Feed
+from unspool.backends.change import Change, Remove, RunNow
 from unspool.backends.memory import MemoryBackend
 from unspool.backends.spool import SpoolBackend
 from unspool.backends.spool.directory import Directory
@@ -161,7 +163,7 @@ class LikeMemory(RuleBasedStateMachine):
         task = self.pick(self.those(state), choice)
         self.now()
         task.fresh = False
-        ids = self.both(task, "retry")
+        ids = self.both(task, RunNow())
         if ids is not None:
             task.spool_id, task.memory_id = ids
 
@@ -169,7 +171,7 @@ class LikeMemory(RuleBasedStateMachine):
     @rule(choice=CHOICES, state=STATES)
     def remove(self, choice: int, state: State) -> None:
         task = self.pick(self.those(state), choice)
-        if self.both(task, "remove") is not None:
+        if self.both(task, Remove()) is not None:
             del self.tasks[task.label]
 
     @rule()
@@ -192,15 +194,15 @@ class LikeMemory(RuleBasedStateMachine):
 
     @invariant()
     def same(self) -> None:
-        counts = self.spool.counts()
-        assert counts == self.memory.counts()
+        counts = self.spool.counts().tasks
+        assert counts == self.memory.counts().tasks
         assert sum(counts.values()) == len(self.tasks)
         for state in (State.READY, State.DEFERRED):
             assert self.labels(self.spool, state) == self.labels(self.memory, state), state
         for state in (State.RUNNING, State.DEAD, State.CORRUPT):  # whose order says nothing
             assert sorted(self.labels(self.spool, state)) == sorted(self.labels(self.memory, state)), state
         for task in self.tasks.values():
-            here, there = self.spool.find(task.spool_id), self.memory.find(task.memory_id)
+            here, there = inspection.find(self.spool, task.spool_id), inspection.find(self.memory, task.memory_id)
             assert here is not None
             assert there is not None
             assert self.seen(here) == self.seen(there)
@@ -228,7 +230,7 @@ class LikeMemory(RuleBasedStateMachine):
     def begin_next(self) -> Task | None:
         """Claim the next task of the feed, and the same task in memory."""
         claim = self.next_claim()
-        ready = list(self.memory.entries(frozenset({State.READY})))
+        ready = list(inspection.tasks(self.memory, frozenset({State.READY})))
         if claim is None:
             assert not ready
             return None
@@ -281,12 +283,12 @@ class LikeMemory(RuleBasedStateMachine):
         self.memory.crash(there)
         task.held = None
 
-    def both(self, task: Task, verb: str) -> tuple[str, str] | None:
+    def both(self, task: Task, change: Change) -> tuple[str, str] | None:
         """Do the same to the task in both backends, and return their answers; None if both say that it is running."""
         answers = []
         for backend, id in ((self.spool, task.spool_id), (self.memory, task.memory_id)):
             try:
-                answers.append(getattr(backend, verb)(id))
+                answers.append(backend.change(id, change))
             except TaskBusy:
                 answers.append(TaskBusy)
         assert (answers[0] is TaskBusy) == (answers[1] is TaskBusy) == (task.held is not None)
@@ -306,7 +308,7 @@ class LikeMemory(RuleBasedStateMachine):
 
     @staticmethod
     def labels(backend: Backend, state: State) -> list[str]:
-        return [entry.task for entry in backend.entries(frozenset({state}))]
+        return [entry.task for entry in inspection.tasks(backend, frozenset({state}))]
 
     @staticmethod
     def seen(entry: Entry) -> tuple[object, ...]:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from unspool import inspection
+from unspool.backends.change import RunNow
 from unspool.message import State
 
 from ..runtime.conftest import Place
@@ -108,12 +110,12 @@ def test_odd_times_of_files(place: Place, year: int) -> None:
     """A task of 1970 runs now. A task of 2100 waits, is shown as deferred, and ``retry`` makes it due."""
     place.write_app("@Spooler.task\ndef mark(n): note(n); return True")
     place.call("mark(1); mark(2)")
-    first = Path(sorted(entry.id for entry in place.backend.entries())[0])
+    first = Path(sorted(entry.id for entry in inspection.tasks(place.backend))[0])
     os.utime(first, ((year - 1970) * 365.25 * 86400,) * 2)
     place.burst()
     if year == 2100:
         assert place.lines() == ["2"]
-        assert place.backend.counts()[State.DEFERRED] == 1
-        place.backend.retry(str(first))
+        assert place.backend.counts().tasks[State.DEFERRED] == 1
+        place.backend.change(str(first), RunNow())
         place.burst()
     assert sorted(place.lines()) == ["1", "2"]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from unspool import inspection
 from unspool.message import State
 
 from ..runtime.conftest import PATIENCE, Place
@@ -52,7 +53,7 @@ def test_surroundings_are_put_back(place: Place) -> None:
     first, second = (line for line in place.lines() if line.startswith("after"))
     assert first == second
     assert len({line["worker"] for line in running.seen if "worker" in line}) == 1
-    (dead,) = place.backend.entries()
+    (dead,) = inspection.tasks(place.backend)
     assert dead.reason == "ValueError: and fails"
     assert Path(f"{dead.id}.reason").stat().st_mode & 0o777 == 0o600
 
@@ -179,7 +180,7 @@ def test_a_task_that_deletes_its_own_file(place: Place, end: str) -> None:
     running.wait_for_verdict("processed", "mark")
     assert running.stop() == 0
     assert place.lines() == ["vanish", "mark"]
-    assert sum(place.backend.counts().values()) == 0
+    assert sum(place.backend.counts().tasks.values()) == 0
 
 
 @pytest.mark.timeout(5 * PATIENCE)
@@ -236,7 +237,7 @@ def test_a_task_that_eats_memory(place: Place) -> None:
     place.call("eat(); mark()")
     running = place.burst()
     assert running.verdicts() == ["dead", "processed"]
-    (entry,) = place.backend.entries()
+    (entry,) = inspection.tasks(place.backend)
     assert entry.reason == "MemoryError"
 
 
@@ -293,7 +294,7 @@ def test_children_that_a_task_leaves_behind(place: Place) -> None:
     assert not Path(f"/proc/{first}").exists() or zombie(first)
     assert Path(f"/proc/{second}").exists()
     os.kill(second, signal.SIGKILL)
-    assert place.backend.counts() == dict.fromkeys(State, 0)
+    assert place.backend.counts().tasks == dict.fromkeys(State, 0)
 
 
 def test_three_forced_stops_do_not_bury_a_long_task(place: Place) -> None:
@@ -320,7 +321,7 @@ def test_three_forced_stops_do_not_bury_a_long_task(place: Place) -> None:
             assert running.end() == 0
             (line,) = [line for line in running.seen if "verdict" in line]
             assert (line["verdict"], line["reason"]) == ("crashed", "its worker was killed by a forced stop")
-    (entry,) = place.backend.entries()
+    (entry,) = inspection.tasks(place.backend)
     assert (entry.state, entry.attempts) == (State.READY, 5)
     running = place.run()
     place.wait_for_line("begun gate", times=6)

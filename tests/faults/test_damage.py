@@ -7,7 +7,7 @@ import pickle
 import time
 from pathlib import Path
 
-from unspool import codec, raw_message, wire
+from unspool import codec, inspection, raw_message, wire
 from unspool.backends.spool import SpoolBackend
 from unspool.message import Claim, Envelope, RefusalKind, Release, State
 from unspool.testing.exchange import claim_one, settle_one
@@ -26,7 +26,7 @@ def test_cut_short_at_every_byte(tmp_path: Path) -> None:
         answer = claim_one(backend, path.name)
         assert getattr(answer, "kind", None) is RefusalKind.CORRUPT, size
         assert not path.exists()
-    aside = list(backend.entries(frozenset({State.CORRUPT})))
+    aside = list(inspection.tasks(backend, frozenset({State.CORRUPT})))
     assert sorted(entry.size for entry in aside) == list(range(len(whole)))
     assert all(entry.reason for entry in aside)
     assert all(Path(entry.id).read_bytes() == whole[: entry.size] for entry in aside)
@@ -87,5 +87,5 @@ def test_code_of_another_version(place: Place) -> None:
     said = " / ".join(line["reason"] for line in running.seen if line.get("verdict") not in (None, "processed"))
     for name in ("tasks:removed", "missing 1 required positional argument: 'm'", "Gone", "mail", "protocol"):
         assert name in said, said
-    assert place.backend.counts()[State.DEAD] == 1  # changed: its two attempts are made
-    assert place.backend.counts()[State.DEFERRED] == 4, list(place.backend.entries())  # for a deploy
+    assert place.backend.counts().tasks[State.DEAD] == 1  # changed: its two attempts are made
+    assert place.backend.counts().tasks[State.DEFERRED] == 4, list(inspection.tasks(place.backend))  # for a deploy

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from unspool import codec, raw_message
+from unspool import codec, inspection, raw_message
+from unspool.backends.change import Remove, RunNow
 from unspool.backends.spool import SpoolBackend
 from unspool.errors import SpoolerUnusable
 from unspool.message import Record, State
@@ -76,10 +77,10 @@ def test_tasks_run_on_a_full_disk(small: Place, what: str) -> None:
     assert {line.split()[1] for line in small.lines() if line.startswith("mark")} == sent
     backend = SpoolBackend(str(small.spool))
     # Where there is no room even to count an attempt, a failed task waits a minute, by which there may be.
-    failed = [entry for entry in backend.entries() if entry.task == "tasks:fail"]
+    failed = [entry for entry in inspection.tasks(backend) if entry.task == "tasks:fail"]
     assert [entry.state in (State.DEAD, State.DEFERRED, State.READY) for entry in failed] == [True, True]
     assert {line for line in small.lines() if line.startswith("fail")} == {"fail 0", "fail 1"}
-    assert sum(backend.counts().values()) == 2
+    assert sum(backend.counts().tasks.values()) == 2
 
 
 def test_people_on_a_full_disk(small: Place) -> None:
@@ -92,14 +93,14 @@ def test_people_on_a_full_disk(small: Place) -> None:
         while True:
             ids += backend.send([big])
     fill(small.spool)
-    assert [entry.id for entry in backend.entries()] == ids
-    assert backend.counts()[State.READY] == len(ids)
-    assert backend.retry(ids[0]) == ids[0]
+    assert [entry.id for entry in inspection.tasks(backend)] == ids
+    assert backend.counts().tasks[State.READY] == len(ids)
+    assert backend.change(ids[0], RunNow()) == ids[0]
     with pytest.raises(SpoolerUnusable, match="the disk is full"):
         backend.control.set_period(7)
     assert backend.control.period == 3
-    backend.remove(ids[0])
-    assert [entry.id for entry in backend.entries()] == ids[1:]
+    backend.change(ids[0], Remove())
+    assert [entry.id for entry in inspection.tasks(backend)] == ids[1:]
     backend.close()
 
 
@@ -121,7 +122,7 @@ def test_a_batch_for_which_the_directory_has_no_room(tmp_path: Path) -> None:
 
         with pytest.raises(SpoolerUnusable, match="the disk is full") as caught:
             send_on()
-        assert sorted(entry.id for entry in backend.entries()) == sorted([*sent, *caught.value.sent])
+        assert sorted(entry.id for entry in inspection.tasks(backend)) == sorted([*sent, *caught.value.sent])
         backend.close()
     finally:
         disk.close()
@@ -150,7 +151,7 @@ def test_history_on_a_full_disk_of_small_blocks(tmp_path: Path, left_in_wal_mode
 
         def read() -> None:
             backend = SpoolBackend(spooler)
-            assert backend.history(limit=1) == records[-1:]
+            assert inspection.runs(backend, limit=1) == records[-1:]
             backend.close()
 
         write()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from unspool import points
+from unspool import inspection, points
 from unspool.backends.spool import SpoolBackend
 from unspool.message import State
 
@@ -21,7 +21,9 @@ PRODUCER_POINTS = [name for name in points.NAMES if name.startswith("send.")]
 _CARRIED = ("leave.", "accept.", "left.", "confirm.", "gone.", "carry.")
 CARRIER_POINTS = [name for name in points.NAMES if name.startswith(_CARRIED)]  # see test_carrying
 TABLE_POINTS = [name for name in points.NAMES if name.startswith(("put.", "drop."))]  # see test_keyvalue
-WORKER_POINTS = [name for name in points.NAMES if name not in PRODUCER_POINTS + CARRIER_POINTS + TABLE_POINTS]
+CHANGE_POINTS = [name for name in points.NAMES if name.startswith("reprioritise.")]  # see test_changes
+_OTHERS = PRODUCER_POINTS + CARRIER_POINTS + TABLE_POINTS + CHANGE_POINTS
+WORKER_POINTS = [name for name in points.NAMES if name not in _OTHERS]
 
 APP = """
     from unspool import points
@@ -57,22 +59,21 @@ def test_a_worker_killed_at(place: Place, point: str) -> None:
     place.call("done(); again(); hopeless()")
     place.env["KILL_AT"] = point
     running = place.run()
-    running.wait_for(lambda line: place.backend.counts() | {State.DEAD: 1} == dict.fromkeys(State, 0) | {State.DEAD: 1}
-                     and place.backend.counts()[State.DEAD] == 1)  # fmt: skip
+    running.wait_for(lambda line: place.backend.counts().tasks == dict.fromkeys(State, 0) | {State.DEAD: 1})
     assert running.stop() == 0
     assert Path(f"{place.oracle}.killed").exists(), "the point was never reached"
     starts = Counter(line.split()[1] for line in place.lines() if line.startswith("start"))
     assert starts - Counter({"done": 1, "again": 2, "hopeless": 1}) in [Counter(), *[Counter({n: 1}) for n in starts]]
     assert set(starts) == {"done", "again", "hopeless"}
     assert overlapping(place.lines()) == []
-    (dead,) = place.backend.entries()
+    (dead,) = inspection.tasks(place.backend)
     reasons = {
         "ValueError: hopeless",
         "its only attempt ended with its worker",
     }
     assert (dead.task, dead.reason in reasons) == ("tasks:hopeless", True)
     crashes = [line for line in running.seen if line.get("verdict") == "crashed"]
-    records = Counter(record.verdict for record in place.backend.history())
+    records = Counter(record.verdict for record in inspection.runs(place.backend))
     assert len(crashes) == records["crashed"] <= 1
     if point.startswith(("run.", "ack.begin", "retry.begin", "bury.begin", "bury.noted")):
         assert [crash["reason"] for crash in crashes] == ["its worker was killed by SIGKILL"]
@@ -101,7 +102,7 @@ def test_a_producer_killed_at(place: Place, durability: str, point: str, call: s
         timeout=PATIENCE,
     )
     assert producer.returncode == -9
-    counts = place.backend.counts()
+    counts = place.backend.counts().tasks
     present = counts[State.READY]
     assert sum(counts.values()) == present
     if point == "send.kept":
@@ -110,7 +111,7 @@ def test_a_producer_killed_at(place: Place, durability: str, point: str, call: s
         assert present == 0
     running = place.burst()
     assert running.verdicts() == ["processed"] * present
-    assert SpoolBackend(str(place.spool)).counts() == dict.fromkeys(State, 0)
+    assert SpoolBackend(str(place.spool)).counts().tasks == dict.fromkeys(State, 0)
     assert [path for path in place.spool.rglob("uwsgi_spoolfile_on_*") if path.is_file()] == []
 
 

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from unspool import inspection
+from unspool.backends.change import Remove, Reprioritise, RunNow
 from unspool.backends.spool import SpoolBackend
 from unspool.backends.spool.directory import Directory
 from unspool.errors import TaskBusy
@@ -47,7 +49,7 @@ def test_a_running_task_is_left_alone(place: Place) -> None:
     place.call("held()")
     running = place.run()
     place.wait_for_line("begun gate")
-    (entry,) = place.backend.entries()
+    (entry,) = inspection.tasks(place.backend)
     assert entry.state is State.RUNNING
     for verb in ("retry", "rm"):
         refused = unspool(place, verb, entry.id)
@@ -68,23 +70,23 @@ def test_all_operations_beside_workers(place: Place) -> None:
     """
     place.write_app("@Spooler.task\ndef mark(n): note(n); return True")
     place.call("mark.enqueue_many(range(1000))")
-    ids = {entry.id: number for number, entry in enumerate(place.backend.entries())}
+    ids = {entry.id: number for number, entry in enumerate(inspection.tasks(place.backend))}
     running = place.run("--processes", "2")
     removed: set[int] = set()
     backend = SpoolBackend(str(place.spool))
     for id, number in reversed(ids.items()):
         try:
             if number % 3 == 0:
-                backend.remove(id)
+                backend.change(id, Remove())
                 removed.add(number)
             elif number % 3 == 1:
-                backend.retry(id)
+                backend.change(id, RunNow())
             elif number % 50 == 2:
-                assert len(list(backend.entries())) <= 1000
-                backend.find(id)
+                assert len(list(inspection.tasks(backend))) <= 1000
+                inspection.find(backend, id)
         except (LookupError, TaskBusy):
             pass
-    while sum(backend.counts().values()):
+    while sum(backend.counts().tasks.values()):
         running.wait_for(bool)
     assert running.stop() == 0
     done = sorted(map(int, place.lines()))
@@ -104,14 +106,14 @@ def test_a_retry_beside_a_task_of_the_same_name(tmp_path: Path) -> None:
         claim = claim_one(backend, os.path.basename(id))
         assert isinstance(claim, Claim)
         settle_one(backend, claim, Retry(0.0))
-        (dead,) = (entry.id for entry in backend.entries(frozenset({State.DEAD})))
-        assert backend.retry(dead) != id
+        (dead,) = (entry.id for entry in inspection.tasks(backend, frozenset({State.DEAD})))
+        assert backend.change(dead, RunNow()) != id
         claim = claim_one(backend, os.path.basename(id))
         assert isinstance(claim, Claim)
         assert claim.attempts == 2
 
 
-@pytest.mark.parametrize("change", ["retry", "remove"])
+@pytest.mark.parametrize("change", [RunNow(), Remove(), Reprioritise(7)])
 @pytest.mark.parametrize("look", ["access", "open"])
 def test_a_task_that_ends_while_it_is_looked_at(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str, look: str
@@ -128,7 +130,7 @@ def test_a_task_that_ends_while_it_is_looked_at(
 
     monkeypatch.setattr(os, look, end_first)
     with pytest.raises(LookupError, match="has just ended"):
-        getattr(backend, change)(id)
+        backend.change(id, change)
 
 
 def test_a_large_spool_is_read_little(tmp_path: Path) -> None:
@@ -147,10 +149,10 @@ def test_a_large_spool_is_read_little(tmp_path: Path) -> None:
         opened = sum(" openat(" in line or " open(" in line for line in lines)
         return opened, len(lines) - opened
 
-    opened, others = looks(lambda: backend.counts()[State.READY])
+    opened, others = looks(lambda: backend.counts().tasks[State.READY])
     assert opened <= 1_000
     assert others == 5_000
-    opened, others = looks(lambda: len(list(backend.entries(limit=10))))
+    opened, others = looks(lambda: len(list(inspection.tasks(backend, limit=10))))
     assert opened <= 1_020
     assert others <= 60
 
@@ -160,13 +162,13 @@ def test_retry_begins_afresh_and_keeps_the_history(place: Place) -> None:
     place.write_app("@Spooler.task(max_attempts=2, retry_delay=0)\ndef fail(): note('run'); raise ValueError('no')")
     place.call("fail()")
     place.burst()
-    (dead,) = place.backend.entries()
+    (dead,) = inspection.tasks(place.backend)
     assert (dead.state, dead.attempts) == (State.DEAD, 2)
     assert unspool(place, "retry", dead.id).returncode == 0
     place.burst()
-    (again,) = place.backend.entries()
+    (again,) = inspection.tasks(place.backend)
     assert (again.state, again.attempts) == (State.DEAD, 2)
-    assert [record.attempt for record in place.backend.history(id=again.id)] == [2, 1, 2, 1]
+    assert [record.attempt for record in inspection.runs(place.backend, id=again.id)] == [2, 1, 2, 1]
     assert place.lines() == ["run"] * 4
 
 
@@ -198,7 +200,7 @@ def test_drafts_of_the_living_are_kept(place: Place) -> None:
     assert foreign.name in left
     os.kill(stopped.pid, signal.SIGCONT)
     assert stopped.communicate(timeout=PATIENCE)[0] == "sent\n"
-    assert place.backend.counts()[State.READY] == 1
+    assert place.backend.counts().tasks[State.READY] == 1
     assert tidy(place.backend) == [foreign.name]
 
 
@@ -255,7 +257,7 @@ def test_threads_of_one_process_sign_their_drafts_once(tmp_path: Path) -> None:
     other = SpoolBackend(str(tmp_path / "mail"))
     while any(thread.is_alive() for thread in threads):
         sweep(other.name)
-    assert backend.counts()[State.READY] == 400
+    assert backend.counts().tasks[State.READY] == 400
     assert tidy(other) == []
 
 

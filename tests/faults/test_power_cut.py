@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from unspool import points
+from unspool import inspection, points
+from unspool.backends.change import RunNow
 from unspool.backends.keyvalue import EPHEMERAL
 from unspool.backends.spool import SpoolBackend
 from unspool.message import Ack, Bury, Claim, Disposition, Envelope, Retry, State
@@ -70,14 +71,14 @@ def send(backend: SpoolBackend, many: int = 1) -> list[str]:
 def claimed(disk: Ext4) -> list[Claim]:
     """Return the tasks that can be claimed. Nothing else must be left after a sweep."""
     backend = open_backend(disk)
-    found = [claim_one(backend, entry.id.removeprefix(f"{backend.name}/")) for entry in backend.entries()]
+    found = [claim_one(backend, entry.id.removeprefix(f"{backend.name}/")) for entry in inspection.tasks(backend)]
     sweep(backend.name)
     assert os.listdir(disk.root / "mail" / ".unspool" / "tmp") == []
     claims = [claim for claim in found if isinstance(claim, Claim)]
     assert [claim.envelope.body for claim in claims] == [BODY] * len(claims)
     for claim in claims:
         settle_one(backend, claim, Ack())
-    assert sum(backend.counts().values()) == 0
+    assert sum(backend.counts().tasks.values()) == 0
     backend.close()
     return claims
 
@@ -116,11 +117,11 @@ def test_while_finishing(disk: Ext4, disposition: Disposition, prefix: str) -> N
 
         cut_at(disk, point, work)
         backend = open_backend(disk)
-        states = [entry.state for entry in backend.entries()]
+        states = [entry.state for entry in inspection.tasks(backend)]
         assert states in ([State.READY], [State.DEAD], [])
         assert states == [State.READY] or point in ("bury.moved", "settled", "ack.removed")
-        for entry in backend.entries(frozenset({State.DEAD})):
-            backend.retry(entry.id)
+        for entry in inspection.tasks(backend, frozenset({State.DEAD})):
+            backend.change(entry.id, RunNow())
         backend.close()
         assert len(claimed(disk)) == len(states)
 
@@ -156,7 +157,7 @@ def test_relaxed_durability_never_runs_what_is_not_whole(disk: Ext4) -> None:
     """Without syncs, a task may be lost or truncated. A truncated task is set aside, and does not run."""
     cut_at(disk, "", lambda: [send(open_backend(disk, durable=False)) for _ in range(20)])
     backend = open_backend(disk)
-    answers = [claim_one(backend, os.path.basename(entry.id)) for entry in backend.entries()]
+    answers = [claim_one(backend, os.path.basename(entry.id)) for entry in inspection.tasks(backend)]
     assert all(not isinstance(answer, Claim) or answer.envelope.body == BODY for answer in answers)
     backend.close()
 

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from unspool import inspection
+from unspool.backends.change import Remove, RunNow
 from unspool.backends.spool import SpoolBackend, lock
 from unspool.backends.spool.directory import Directory
 from unspool.message import Bury, Claim, Envelope, Record, Refusal, RefusalKind, State
@@ -25,20 +27,21 @@ HOUR = 3600.0
 
 _USE = """
 import json, sys, time
+from unspool import inspection
 from unspool.backends.spool import SpoolBackend
 from unspool.message import Envelope, Record
 backend = SpoolBackend(sys.argv[1], durable=False)
 registration = backend.control.register("supervisor")
 backend.send([Envelope({"msg": b"task"}, b"", 1, None)])
-backend.history()
+inspection.runs(backend)
 backend.record([Record("one", "task", "processed", 1, time.time(), 1.0, 1)])
-backend.jot([Record("two", "task", "processed", 1, time.time(), 2.0, 1)])
+backend.record([Record("two", "task", "processed", 1, time.time(), 2.0, 1)], journal=True)
 backend.exchange([], [])
 feed = backend.feed()
 while feed.refresh().more: pass
 print(json.dumps({
-    "period": backend.control.period, "live": len(backend.control.live()), "ready": backend.counts()["ready"],
-    "history": [record.id for record in backend.history()],
+    "period": backend.control.period, "live": len(backend.control.live()), "ready": backend.counts().tasks["ready"],
+    "history": [record.id for record in inspection.runs(backend)],
 }))
 """
 
@@ -112,7 +115,7 @@ def test_a_journal_that_is_too_large(backend: SpoolBackend) -> None:
     os.truncate(path, 1 << 43)
     record = Record("id", "task", "processed", 1, time.time(), 1.0, 1)
     backend.record([record])
-    assert backend.history() == [record]
+    assert inspection.runs(backend) == [record]
     assert path.exists()
 
 
@@ -174,10 +177,10 @@ def test_a_task_that_is_called_as_a_reason(backend: SpoolBackend, ending: str) -
     ref = put(backend, f"uwsgi_spoolfile_on_x{ending}"[-255:] if ending[0] != "x" else f"uwsgi_spoolfile_on_xx{ending}")
     bury(backend, ref)
     for _ in range(2):
-        (entry,) = backend.entries()
+        (entry,) = inspection.tasks(backend)
         assert (entry.state, entry.reason) == (State.DEAD, "no use")
         sweep_old(backend)
-    again = backend.retry(entry.id)
+    again = backend.change(entry.id, RunNow())
     assert isinstance(claim_one(backend, os.path.basename(again)), Claim)
     assert list(Path(backend.name, ".unspool", "dead").iterdir()) == []
 
@@ -190,14 +193,14 @@ def test_a_task_that_was_moved_to_where_a_reason_is_kept(backend: SpoolBackend) 
     for name in (f"{first}.reason", second, f"{second}.reason"):
         os.rename(f"{backend.name}/{put(backend, 'uwsgi_spoolfile_on_y')}", f"{backend.name}/.unspool/dead/{name}")
     bury(backend, first)
-    assert backend.counts()[State.DEAD] == 2
-    for entry in list(backend.entries(frozenset({State.DEAD}))):
-        backend.remove(entry.id)
-    assert backend.counts()[State.DEAD] == 0
+    assert backend.counts().tasks[State.DEAD] == 2
+    for entry in list(inspection.tasks(backend, frozenset({State.DEAD}))):
+        backend.change(entry.id, Remove())
+    assert backend.counts().tasks[State.DEAD] == 0
     sweep_old(backend)
-    assert backend.counts()[State.DEAD] == 2
+    assert backend.counts().tasks[State.DEAD] == 2
     sweep_old(backend)
-    assert backend.counts()[State.DEAD] == 2
+    assert backend.counts().tasks[State.DEAD] == 2
 
 
 def test_a_reason_without_its_task(backend: SpoolBackend) -> None:
@@ -206,7 +209,7 @@ def test_a_reason_without_its_task(backend: SpoolBackend) -> None:
         Path(backend.name, ".unspool", "dead", f"{name}.reason").write_text('{"reason": "former"}')
     bury(backend, put(backend, name))
     sweep_old(backend)
-    (entry,) = backend.entries()
+    (entry,) = inspection.tasks(backend)
     assert entry.reason == "no use"
     assert sorted(os.listdir(f"{backend.name}/.unspool/dead")) == [name, f"{name}.reason"]
 

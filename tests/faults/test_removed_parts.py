@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from unspool import inspection
+from unspool.backends.change import Remove
 from unspool.backends.keyvalue import EPHEMERAL, FOREVER
 from unspool.backends.spool import SpoolBackend
 from unspool.backends.spool.attempts import Count, Sidecars
@@ -29,9 +31,9 @@ def test_under_a_worker(place: Place, part: str, priority: int | None) -> None:
     shutil.rmtree(place.spool / ".unspool" / part)
     place.call(f"fail.using(priority={priority})('second')")
     running.wait_for_verdict("dead")
-    reasons = [entry.reason for entry in place.backend.entries()]
+    reasons = [entry.reason for entry in inspection.tasks(place.backend)]
     assert reasons == ["ValueError: second"]
-    assert place.backend.counts()[State.DEAD] == 1
+    assert place.backend.counts().tasks[State.DEAD] == 1
     assert running.stop() == 0
     assert running.verdicts() == ["dead", "dead"]
     assert place.lines() == ["first", "second"]
@@ -47,10 +49,10 @@ def use(backend: SpoolBackend, priority: int | None) -> None:
     settle_one(backend, corrupt, Bury("corrupt", corrupt=True))
     (parcel,) = backend.depot.leave(ids[2:])
     backend.depot.gone(backend.depot.left([parcel], "elsewhere"))
-    assert [entry.reason for entry in backend.entries()] == ["dead", "corrupt"]
-    for entry in list(backend.entries()):
-        backend.remove(entry.id)
-    assert sum(backend.counts().values()) == 0
+    assert [entry.reason for entry in inspection.tasks(backend)] == ["dead", "corrupt"]
+    for entry in list(inspection.tasks(backend)):
+        backend.change(entry.id, Remove())
+    assert sum(backend.counts().tasks.values()) == 0
     backend.control.pause()
     assert backend.control.paused
     backend.control.resume()
@@ -79,7 +81,7 @@ def test_with_many_priorities(tmp_path: Path) -> None:
     """With more priorities than a process holds open, the directory of dead tasks is created again for each."""
     backend = SpoolBackend(str(tmp_path / "mail"), durable=False)
     for id in backend.send([Envelope({"msg": b"task"}, b"", priority, None) for priority in range(1, 71)]):
-        backend.remove(id)
+        backend.change(id, Remove())
     shutil.rmtree(Path(backend.name, ".unspool", "dead"))
     use(backend, 29)
     use(backend, 100)

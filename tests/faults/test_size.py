@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from unspool import Spooler, configure, dispatch, points, raw_message, wire
+from unspool import Spooler, configure, dispatch, inspection, points, raw_message, wire
+from unspool.backends.change import RunNow
 from unspool.backends.spool import SpoolBackend
 from unspool.backends.spool.attempts import open_attempts
 from unspool.backends.spool.directory import Directory
@@ -58,7 +59,7 @@ def test_after_three_crashes_the_body_is_not_read(tmp_path: Path) -> None:
     assert isinstance(outcome, Outcome)
     assert outcome.disposition == Bury("killed its worker 3 times", begun=False)
     settle_one(backend, claim, outcome.disposition)
-    assert backend.counts()[State.DEAD] == 1
+    assert backend.counts().tasks[State.DEAD] == 1
 
 
 @pytest.mark.parametrize("send", ["raw", "many", "uwsgi.spool"])
@@ -70,9 +71,9 @@ def test_sending_what_is_too_large(tmp_path: Path, send: str) -> None:
     backend = SpoolBackend(str(tmp_path / "mail"), max_size=1 << 16)
     with pytest.raises(PayloadRefused, match=r"takes 65\d{3} bytes, and max_task_size allows 0.0625 MB.*_TASK_SIZE"):
         _SENDERS[send](b"x" * ((1 << 16) + 1))
-    assert sum(backend.counts().values()) == 0
+    assert sum(backend.counts().tasks.values()) == 0
     uwsgi.spool({"msg": b"task", "body": b"x" * (1 << 16)})
-    (entry,) = backend.entries()
+    (entry,) = inspection.tasks(backend)
     assert isinstance(claim_one(backend, os.path.basename(entry.id)), Claim)
 
 
@@ -90,12 +91,12 @@ def test_a_file_that_is_too_large(tmp_path: Path) -> None:
     refusal = claim_one(small, path.name)
     assert isinstance(refusal, Refusal)
     assert refusal.kind is RefusalKind.CORRUPT
-    (entry,) = small.entries(frozenset({State.CORRUPT}))
+    (entry,) = inspection.tasks(small, frozenset({State.CORRUPT}))
     assert entry.reason == refusal.detail
     assert f"max_task_size allows {LARGE // 4}; raise UNSPOOL_MAX_TASK_SIZE, then retry" in entry.reason
     assert entry.attempts == 0
     large = SpoolBackend(str(tmp_path / "mail"), max_size=LARGE)
-    claim = claim_one(large, os.path.basename(large.retry(entry.id)))
+    claim = claim_one(large, os.path.basename(large.change(entry.id, RunNow())))
     assert isinstance(claim, Claim)
     assert (len(claim.envelope.body), claim.attempts, claim.crashes) == (LARGE, 1, 0)
 

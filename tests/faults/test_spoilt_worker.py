@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from unspool import inspection
+
 from ..runtime.conftest import PATIENCE, Place
 from .conftest import needs
 
@@ -159,7 +161,7 @@ def test_a_command_line_without_standard_streams(place: Place) -> None:
         command = f"exec {sys.executable} -m unspool {words} <&- >&- 2>&-"
         done = subprocess.run(["/bin/sh", "-c", command], cwd=place.root, env=place.env, timeout=PATIENCE, check=False)
         assert done.returncode == 0
-    assert place.backend.history()[0].verdict == "processed"
+    assert inspection.runs(place.backend)[0].verdict == "processed"
 
 
 def test_work_that_a_task_left_to_an_executor_is_waited_for(place: Place) -> None:

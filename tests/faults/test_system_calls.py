@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from unspool import inspection
+from unspool.backends.change import Remove
 from unspool.backends.keyvalue import EPHEMERAL
 from unspool.backends.spool import SpoolBackend
 from unspool.backends.spool.names import is_task
@@ -77,7 +79,7 @@ def test_a_producer_killed_before_each_call(tmp_path: Path) -> None:
     seen = set()
     for place in killed_at_each_call(tmp_path, work, lambda _: None):
         backend, returned = open_backend(place, clock=10), (place / "returned").exists()
-        found = [claim_one(backend, entry.id.removeprefix(f"{backend.name}/")) for entry in backend.entries()]
+        found = [claim_one(backend, entry.id.removeprefix(f"{backend.name}/")) for entry in inspection.tasks(backend)]
         assert [claim.envelope.body for claim in found] == [b"body" * 100] * len(found)
         assert len(found) == 1 or not returned
         assert swept(backend) == []
@@ -99,9 +101,9 @@ def test_a_worker_killed_before_each_call(tmp_path: Path, disposition: Dispositi
     seen = set()
     for place in killed_at_each_call(tmp_path, work, lambda place: send(open_backend(place)) and None):
         backend = open_backend(place)
-        counts = {state: count for state, count in backend.counts().items() if count}
+        counts = {state: count for state, count in backend.counts().tasks.items() if count}
         answer = None
-        for entry in backend.entries():
+        for entry in inspection.tasks(backend):
             answer = claim_one(backend, os.path.basename(entry.id))
         match answer:
             case Claim():
@@ -134,10 +136,10 @@ def test_sending_to_a_failing_disk(tmp_path: Path, calls: str, many: int) -> Non
     with pytest.raises(SpoolerUnusable, match=f"spooler {tmp_path}/mail cannot be used: the disk reports an error"):
         tracing.run(work, f"{failing}:error=EIO:when=1")
     backend = open_backend(tmp_path)
-    assert sum(backend.counts().values()) == 0
+    assert sum(backend.counts().tasks.values()) == 0
     assert swept(backend) == []
     backend.send([Envelope({"msg": b"task"}, b"", None, None)] * many)
-    assert backend.counts()[State.READY] == many
+    assert backend.counts().tasks[State.READY] == many
 
 
 @pytest.mark.parametrize(
@@ -157,15 +159,19 @@ def test_a_send_that_fails_half_way(
     """The error names exactly the tasks that are in the queue. After sending the others again, each is there once."""
     envelopes = [Envelope({"msg": b"%d" % number}, b"", priority, None) for number in range(many)]
     backend = SpoolBackend(str(tmp_path / "mail"), durable=durable)
-    backend.remove(send(backend, priority))  # the directories are there
+    backend.change(send(backend, priority), Remove())  # the directories are there
     with pytest.raises(SpoolerUnusable) as caught:
         tracing.run(lambda: backend.send(envelopes), failing)
-    assert caught.value.sent == tuple(entry.id for entry in backend.entries())
+    assert caught.value.sent == tuple(entry.id for entry in inspection.tasks(backend))
     assert len(caught.value.sent) == sent
     assert f"{sent} of {many} tasks are in the queue" in str(caught.value)
     assert swept(backend) == []
     backend.send(envelopes[sent:])
-    messages = [found[1].vars["msg"] for entry in backend.entries() if (found := backend.read(entry.id)) and found[1]]
+    messages = [
+        found[1].vars["msg"]
+        for entry in inspection.tasks(backend)
+        if (found := inspection.read(backend, entry.id)) and found[1]
+    ]
     assert messages == [envelope.vars["msg"] for envelope in envelopes]
 
 
@@ -246,10 +252,10 @@ def test_a_finished_task_that_cannot_be_removed(tmp_path: Path) -> None:
     until = tracing.run(work, "unlink,unlinkat:error=EIO:when=1+")
     assert until is not None
     assert 50 < until - time.time() < 70
-    assert backend.counts()[State.DEFERRED] == 1
+    assert backend.counts().tasks[State.DEFERRED] == 1
     later = open_backend(tmp_path, clock=120)
     assert claim_one(later, ref) == Refusal(RefusalKind.GONE)
-    assert sum(later.counts().values()) == 0
+    assert sum(later.counts().tasks.values()) == 0
 
 
 def test_a_process_without_descriptors_is_told_so(tmp_path: Path) -> None:
@@ -265,4 +271,4 @@ def test_a_process_without_descriptors_is_told_so(tmp_path: Path) -> None:
     with pytest.raises(SpoolerUnusable, match="this process has too many open files") as caught:
         tracing.run(work, "openat:error=EMFILE:when=1+")
     assert caught.value.errno in (errno.EMFILE, None)
-    assert backend.counts()[State.READY] == 1
+    assert backend.counts().tasks[State.READY] == 1

@@ -105,7 +105,7 @@ class Ends:
 
     def counts(self, end: str) -> dict[State, int]:
         """Return the number of tasks in each state that has any."""
-        return {state: count for state, count in self.backend(end).counts().items() if count}
+        return {state: count for state, count in self.backend(end).counts().tasks.items() if count}
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from unspool import Spooler, points, routes, settings
+from unspool import Spooler, inspection, points, routes, settings
 from unspool.errors import ConfigurationError, PayloadRefused
 from unspool.message import Message, State
 
@@ -54,12 +54,12 @@ def test_all_that_waits_goes_in_order(forwarding: Ends) -> None:
     for name, priority in [("c", None), ("a", 1), ("d", None), ("b", 1)]:
         work.using(priority=priority)(name)
     work.using(postpone=timedelta(days=2))("later")
-    (entry,) = forwarding.backend("spool").entries(frozenset({State.DEFERRED}))
+    (entry,) = inspection.tasks(forwarding.backend("spool"), frozenset({State.DEFERRED}))
     assert forwarding.command("forward", "--burst")[0] == 0
     assert forwarding.counts("spool") == {}
     forwarding.burst("pg")
     assert list(ran) == ["a", "b", "c", "d"]
-    (there,) = forwarding.backend("pg").entries()
+    (there,) = inspection.tasks(forwarding.backend("pg"))
     assert there.due == pytest.approx(entry.due, abs=0.01)
 
 
@@ -170,7 +170,7 @@ def test_the_server_goes_and_comes_back(ends: Ends, own: Server) -> None:
         assert "WARNING" in forwarder.wait_for("tasks are kept in")
         own.start()
         assert "WARNING" in forwarder.wait_for("is back")
-        while sum(ends.backend("spool").counts().values()):
+        while sum(ends.backend("spool").counts().tasks.values()):
             forwarder.wait_for("forwarded to")
         work("after")
         forwarder.wait_for("1 task of")
@@ -260,7 +260,7 @@ def test_two_forwarders(forwarding: Ends) -> None:
     ]  # fmt: skip
     assert [one.wait(60) for one in both] == [0, 0]
     forwarding.command("forward", "--burst")
-    assert sum(forwarding.backend("spool").counts().values()) == 0
+    assert sum(forwarding.backend("spool").counts().tasks.values()) == 0
     assert not list(Path(forwarding.names["spool"]).glob(".unspool/l*/*/*"))
     forwarding.burst("pg")
     assert ran == dict.fromkeys(names, 1)

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from unspool import points
+from unspool import inspection, points
+from unspool.backends.change import Remove
 from unspool.backends.nats.jetstream import JetStream
 from unspool.backends.nats.requests import Request
 from unspool.message import State
@@ -54,7 +55,7 @@ def test_killed(ends: Ends, source: str, destination: str, point: str) -> None:
     assert ran == dict.fromkeys(["dead", "urgently dead", "urgent", *names], 1)
     assert ends.counts(source) == {}
     assert ends.counts(destination) == {State.DEAD: 2, State.DEFERRED: 1}
-    dead = ends.backend(destination).entries(frozenset({State.DEAD}))
+    dead = inspection.tasks(ends.backend(destination), frozenset({State.DEAD}))
     found = sorted((entry.reason, entry.priority, entry.attempts) for entry in dead)
     assert found == [("ValueError: no luck with dead", None, 1), ("ValueError: no luck with urgently dead", 2, 1)]
 
@@ -150,8 +151,8 @@ def test_killed_between_any_two_changes(ends: Ends, source: str, destination: st
         assert ran == {"dead": 1, "plain": 1}, number
         assert (ends.counts(source), ends.counts(destination)) == ({}, {State.DEAD: 1, State.DEFERRED: 1}), number
         for end in (source, destination):
-            for entry in list(ends.backend(end).entries()):
-                ends.backend(end).remove(entry.id)
+            for entry in list(inspection.tasks(ends.backend(end))):
+                ends.backend(end).change(entry.id, Remove())
             assert ends.counts(end) == {}, number
         if not killed:
             return

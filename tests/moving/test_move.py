@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from unspool import Spooler, settings, wire
+from unspool import Spooler, inspection, settings, wire
+from unspool.backends.change import RunNow
 from unspool.backends.spool import SpoolBackend
 from unspool.functions import call_message
 from unspool.message import Claim, Retry, State
@@ -29,11 +30,13 @@ def test_all_goes_along(ends: Ends, source: str, destination: str) -> None:
     ends.burst(source)
     for name, priority in [("c", None), ("a", 1), ("d", None), ("b", 1)]:
         work.using(spooler=there, priority=priority)(name)
-    before = {(one.task, one.priority, one.reason, one.attempts) for one in ends.backend(source).entries()}
+    before = {(one.task, one.priority, one.reason, one.attempts) for one in inspection.tasks(ends.backend(source))}
     said = ends.move(source, destination)
     assert said["moved"] == {"ready": 4, "deferred": 0, "dead": 1, "corrupt": 0}
     assert (said["source"], said["stayed"]) == (there, [])
-    assert {(one.task, one.priority, one.reason, one.attempts) for one in ends.backend(destination).entries()} == before
+    assert {
+        (one.task, one.priority, one.reason, one.attempts) for one in inspection.tasks(ends.backend(destination))
+    } == before
     ran.clear()
     ends.burst(destination)
     assert list(ran) == ["a", "b", "c", "d"]
@@ -44,9 +47,9 @@ def test_a_dead_task_is_retried_at_its_new_place(ends: Ends) -> None:
     fail.using(spooler=ends.backend("spool").name)("dead")
     ends.burst("spool")
     ends.move("spool", "pg")
-    (entry,) = ends.backend("pg").entries()
+    (entry,) = inspection.tasks(ends.backend("pg"))
     assert (entry.state, entry.attempts) == (State.DEAD, 1)
-    ends.backend("pg").retry(entry.id)
+    ends.backend("pg").change(entry.id, RunNow())
     assert ends.burst("pg") == ["dead"]
     assert ran["dead"] == 2
 
@@ -55,7 +58,7 @@ def test_what_runs_stays(ends: Ends) -> None:
     """A running task stays and is reported, with status 1. Afterwards, it is moved with its attempt."""
     backend = ends.backend("spool")
     work.using(spooler=backend.name)("runs")
-    (entry,) = backend.entries()
+    (entry,) = inspection.tasks(backend)
     claim = claim_one(backend, os.path.basename(entry.id))
     assert isinstance(claim, Claim)
     pid = os.fork()
@@ -65,10 +68,10 @@ def test_what_runs_stays(ends: Ends) -> None:
         finally:
             os._exit(3)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    assert backend.counts()[State.RUNNING] == 1
+    assert backend.counts().tasks[State.RUNNING] == 1
     settle_one(backend, claim, Retry(entry.due))
     assert ends.move("spool", "pg")["moved"]["ready"] == 1
-    (entry,) = ends.backend("pg").entries()
+    (entry,) = inspection.tasks(ends.backend("pg"))
     assert entry.attempts == 1
 
 
@@ -217,7 +220,7 @@ def test_reasons_survive_a_killed_move(ends: Ends) -> None:
     ends.kill("carry.begun", "move", "spool", "pg")
     sweep(ends.names["spool"])
     ends.move("spool", "pg")
-    (entry,) = ends.backend("pg").entries()
+    (entry,) = inspection.tasks(ends.backend("pg"))
     assert (entry.reason, entry.attempts) == ("ValueError: no luck with dead", 1)
 
 

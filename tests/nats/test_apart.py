@@ -15,7 +15,7 @@ from tests.nats.proxy import Proxy
 from tests.nats.server import Server
 from tests.nats.test_faults import Load, load
 from tests.runtime.conftest import PATIENCE, Place
-from unspool import codec
+from unspool import codec, inspection
 from unspool.errors import SpoolerUnusable
 from unspool.message import Ack, Claim, Message, State
 from unspool.testing.exchange import claim_one, settle_one
@@ -60,7 +60,7 @@ def test_a_producer_hears_of_silence(proxy: Proxy, opened: Open) -> None:
         assert time.monotonic() - began < 7 + 2  # two for the machine
     proxy.mend()
     backend.send([codec.encode(Message("task"))])
-    assert 2 <= backend.counts()[State.READY] <= 4  # what failed may have been kept, as the network held it
+    assert 2 <= backend.counts().tasks[State.READY] <= 4  # what failed may have been kept, as the network held it
 
 
 def test_a_worker_recovers_from_silence(proxy: Proxy, load: Callable[[str], Load]) -> None:
@@ -134,7 +134,7 @@ def test_a_carrier_of_another_host_dies(
     far = carry(url, ids)
     assert far.says() == 20
     assert here.depot.departures() == []
-    assert here.counts()[State.READY] == 20  # they are shown, as being moved
+    assert here.counts().tasks[State.READY] == 20  # they are shown, as being moved
     far.process.kill()
     began = time.monotonic()
     parcels = []
@@ -145,7 +145,7 @@ def test_a_carrier_of_another_host_dies(
     command = [sys.executable, "-m", "unspool", "move", url, str(target)]
     moved = subprocess.run(command, cwd=place.root, env=place.env, capture_output=True, timeout=PATIENCE, check=False)
     assert moved.returncode == 0, moved.stderr
-    assert sum(here.counts().values()) == 0
+    assert sum(here.counts().tasks.values()) == 0
     assert len([path for path in target.iterdir() if path.name.startswith("uwsgi_spoolfile")]) == 20
 
 
@@ -166,8 +166,8 @@ def test_a_carrier_of_another_host_is_cut_off(
     far.go_on()
     assert far.says() == 0
     here.depot.stay(parcels)
-    assert here.counts()[State.READY] == 5
-    assert not any("moved" in entry.reason for entry in here.entries())
+    assert here.counts().tasks[State.READY] == 5
+    assert not any("moved" in entry.reason for entry in inspection.tasks(here))
 
 
 @pytest.mark.parametrize("ahead", [3600.0, -3600.0])
@@ -177,7 +177,7 @@ def test_clocks_that_differ(url: str, opened: Open, ahead: float) -> None:
     sender = opened(url, clock=lambda: time.time() + ahead)
     here = opened(url)
     (id,) = sender.send([codec.encode(Message("task"))])
-    assert here.counts()[State.READY] == 1
+    assert here.counts().tasks[State.READY] == 1
     feed = here.feed()
     tickets = feed.take(1)
     while not tickets:
@@ -186,8 +186,8 @@ def test_clocks_that_differ(url: str, opened: Open, ahead: float) -> None:
     claim = claim_one(here, tickets[0].ref)
     assert isinstance(claim, Claim)
     assert sender.control.live() == here.control.live()
-    assert sender.counts()[State.RUNNING] == 1
+    assert sender.counts().tasks[State.RUNNING] == 1
     assert sender.depot.leave([id]) == []
     settle_one(here, claim, Ack())
-    assert sum(sender.counts().values()) == 0
+    assert sum(sender.counts().tasks.values()) == 0
     feed.close()

@@ -13,7 +13,7 @@ from tests.nats.conftest import KEY, Open, at, queue_on, until
 from tests.nats.server import PAYLOAD, Server
 from tests.ports import free_port
 from tests.runtime.conftest import PATIENCE, Place
-from unspool import address, codec
+from unspool import address, codec, inspection
 from unspool.backends.nats import NatsBackend, runs
 from unspool.backends.nats.cluster import Cluster as Where
 from unspool.backends.nats.jetstream import JetStream
@@ -114,7 +114,7 @@ def test_a_stream_that_would_lose_tasks(url: str, opened: Open, change: dict[str
     } | change
     create(url, config)
     with pytest.raises(SpoolerUnusable) as caught:
-        opened(url).exists()
+        inspection.exists(opened(url))
     assert f"stream unspool-tasks-{spooler} has unsuitable settings" in str(caught.value)
     assert complaint in str(caught.value)
     assert "nats stream edit" in str(caught.value)
@@ -126,9 +126,9 @@ def test_a_message_beyond_the_servers_limit(backend: NatsBackend) -> None:
         PayloadRefused, match=r"the task has \d+ bytes, and NATS at .* accepts at most \d+ .* raise max_payload"
     ):
         backend.send([codec.encode(Message("task", b"x" * (9 << 20)))])
-    assert sum(backend.counts().values()) == 0
+    assert sum(backend.counts().tasks.values()) == 0
     backend.send([codec.encode(Message("task"))])
-    assert backend.counts()[State.READY] == 1
+    assert backend.counts().tasks[State.READY] == 1
 
 
 def test_a_limit_that_is_lowered(own_server: Server, opened: Open) -> None:
@@ -187,7 +187,7 @@ def test_the_largest_that_is_taken_can_also_be_set_aside(backend: NatsBackend) -
     assert isinstance(claim, Claim)
     settle_one(backend, claim, Bury("ü" * 5000))
     feed.close()
-    (entry,) = backend.entries()
+    (entry,) = inspection.tasks(backend)
     assert entry.state is State.DEAD
     assert entry.reason.startswith("ü" * 100)
 
@@ -198,7 +198,7 @@ def test_pickle_needs_a_key(url: str) -> None:
     with pytest.raises(PayloadRefused, match=r'set UNSPOOL_SECRET_KEY .* or give the task serializer="json"'):
         backend.send([codec.encode(Message("task", {"a": 1}))])
     backend.send([codec.encode(Message("task", {"a": 1}, serializer="json"))])
-    assert backend.counts()[State.READY] == 1
+    assert backend.counts().tasks[State.READY] == 1
     backend.close()
 
 
@@ -223,9 +223,9 @@ def test_what_anybody_may_publish(served: Place, backend: NatsBackend) -> None:
     served.call("done()")
     running = served.run()
     running.wait_for_verdict("processed")
-    until(lambda: backend.counts()[State.CORRUPT] == 4)
+    until(lambda: backend.counts().tasks[State.CORRUPT] == 4)
     assert running.stop() == 0
-    reasons = [entry.reason for entry in backend.entries(frozenset({State.CORRUPT}))]
+    reasons = [entry.reason for entry in inspection.tasks(backend, frozenset({State.CORRUPT}))]
     assert all(reasons)
     assert sum("names no task" in reason for reason in reasons) == 1
 
@@ -354,7 +354,7 @@ def test_a_message_that_is_too_large(url: str) -> None:
     refusal = claim_one(backend, large.rpartition("/")[2])
     assert isinstance(refusal, Refusal)
     assert refusal.kind is RefusalKind.CORRUPT
-    entry = backend.find(large)
+    entry = inspection.find(backend, large)
     assert entry is not None
     assert entry.state is State.CORRUPT
     assert "max_task_size allows 1048576; raise UNSPOOL_MAX_TASK_SIZE" in entry.reason

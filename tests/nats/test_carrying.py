@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from tests.nats.conftest import Open
-from unspool import codec
+from unspool import codec, inspection
+from unspool.backends.change import RunNow
 from unspool.backends.depot import Parcel
 from unspool.backends.nats import NatsBackend, depot
 from unspool.backends.nats.jetstream import JetStream
@@ -33,10 +34,10 @@ def test_a_late_carrier_changes_nothing(url: str, opened: Open) -> None:
     (noted,) = other.depot.left([taken], "elsewhere")
     one.depot.stay(late)
     one.depot.gone(late)
-    (entry,) = other.entries()
+    (entry,) = inspection.tasks(other)
     assert "is being moved" in entry.reason
     other.depot.gone([noted])
-    assert list(other.entries()) == []
+    assert list(inspection.tasks(other)) == []
 
 
 def test_a_worker_that_is_just_beginning(url: str, opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,7 +61,7 @@ def test_a_worker_that_is_just_beginning(url: str, opened: Open, monkeypatch: py
     assert isinstance(refusal, Refusal)
     assert refusal.kind is RefusalKind.GONE
     assert len(left) == 1
-    assert list(worker.entries()) == []
+    assert list(inspection.tasks(worker)) == []
 
 
 def test_what_was_put_back_and_accepted_again(url: str, opened: Open) -> None:
@@ -71,10 +72,10 @@ def test_what_was_put_back_and_accepted_again(url: str, opened: Open) -> None:
     dead = parcel._replace(state=State.DEAD, reason="no luck", attempts=3)
     here.depot.accept([dead])
     here.depot.confirm([dead])
-    (entry,) = here.entries()
+    (entry,) = inspection.tasks(here)
     assert (entry.state, entry.reason, entry.attempts) == (State.DEAD, "no luck", 3)
-    here.retry(entry.id)
-    assert {state: count for state, count in here.counts().items() if count} == {State.READY: 1}
+    here.change(entry.id, RunNow())
+    assert {state: count for state, count in here.counts().tasks.items() if count} == {State.READY: 1}
 
 
 def test_what_is_too_large(backend: NatsBackend) -> None:
@@ -82,7 +83,7 @@ def test_what_is_too_large(backend: NatsBackend) -> None:
     parcel = Parcel("key", "elsewhere/1", State.CORRUPT, bytes(8 << 20), None, 0.0)
     with pytest.raises(PayloadRefused, match="raise max_payload"):
         backend.depot.accept([parcel])
-    assert sum(backend.counts().values()) == 0
+    assert sum(backend.counts().tasks.values()) == 0
 
 
 @pytest.mark.parametrize("header", ["", "no JSON", '{"due": 1, "attempts": 0, "crashes": 0, "passage": ["a*b", 1]}'])
@@ -94,7 +95,7 @@ def test_what_anybody_wrote(backend: NatsBackend, header: str) -> None:
         stream.publish(backend.cluster.names.tasks, subject, b"what", {HEADER: header})
 
     backend.cluster.call(write)
-    entry = backend.find("forged")
+    entry = inspection.find(backend, "forged")
     assert entry is not None
     assert "is being moved" in entry.reason
     (parcel,) = backend.depot.departures()

@@ -8,7 +8,8 @@ from unittest.mock import Mock
 import pytest
 
 from tests.nats.conftest import Open, tasks_of, until
-from unspool import codec
+from unspool import codec, inspection
+from unspool.backends.change import Remove, Reprioritise, RunNow
 from unspool.backends.nats import NatsBackend, runs
 from unspool.backends.nats.jetstream import JetStream
 from unspool.backends.nats.requests import Unreachable
@@ -110,7 +111,7 @@ def test_a_task_that_is_begun_again_meanwhile(
     assert records(backend) == 1
 
 
-@pytest.mark.parametrize("change", ["retry", "remove"])
+@pytest.mark.parametrize("change", [RunNow(), Remove(), Reprioritise(7)])
 def test_a_task_that_is_begun_before_it_is_changed(
     backend: NatsBackend, url: str, opened: Open, meanwhile: Meanwhile, change: str
 ) -> None:
@@ -120,28 +121,28 @@ def test_a_task_that_is_begun_before_it_is_changed(
     begun: list[Claim] = []
     meanwhile(person, lambda: begun.append(claim(backend, ref)))
     with pytest.raises(TaskBusy):
-        getattr(person, change)(id)
-    assert backend.counts()[State.RUNNING] == 1
+        person.change(id, change)
+    assert backend.counts().tasks[State.RUNNING] == 1
     settle_one(backend, begun[0], Ack())
-    assert sum(backend.counts().values()) == 0
+    assert sum(backend.counts().tasks.values()) == 0
 
 
-@pytest.mark.parametrize("change", ["retry", "remove"])
+@pytest.mark.parametrize("change", [RunNow(), Remove(), Reprioritise(7)])
 def test_a_task_that_is_changed_before_it_is_begun(
     backend: NatsBackend, url: str, opened: Open, meanwhile: Meanwhile, change: str
 ) -> None:
     """A worker that has read a task which a person then retries or removes does not run what it has read."""
     late = opened(url)
     id, ref = send_again(backend)
-    meanwhile(late, lambda: getattr(backend, change)(id))
+    meanwhile(late, lambda: backend.change(id, change))
     found = claim_one(late, ref)
-    if change == "remove":
+    if isinstance(change, Remove):
         assert isinstance(found, Refusal)
         assert found.kind is RefusalKind.GONE
     else:
         assert isinstance(found, Claim)
         settle_one(late, found, Ack())
-    assert sum(backend.counts().values()) == 0
+    assert sum(backend.counts().tasks.values()) == 0
     until(lambda: records(backend) == 0)
 
 
@@ -163,14 +164,14 @@ def test_a_worker_that_dies_when_it_has_set_a_task_aside(
         stream.publish(names.state, names.run(ref), Run(ref, 0, 0, 1, gone).dump())
 
     backend.cluster.call(die)
-    assert {state: count for state, count in backend.counts().items() if count} == {State.READY: 1, State.DEAD: 1}
+    assert {state: count for state, count in backend.counts().tasks.items() if count} == {State.READY: 1, State.DEAD: 1}
     refusal = claim_one(opened(url), ref)
     assert isinstance(refusal, Refusal)
-    (entry,) = backend.entries()
+    (entry,) = inspection.tasks(backend)
     assert (entry.id, entry.state, entry.reason) == (id, State.DEAD, "hopeless")
-    backend.retry(id)
+    backend.change(id, RunNow())
     settle_one(backend, claim(backend, ref), Ack())
-    assert list(backend.entries()) == []
+    assert list(inspection.tasks(backend)) == []
 
 
 def end(backend: NatsBackend, id: str, ref: str) -> None:
@@ -193,13 +194,13 @@ def crash(backend: NatsBackend, id: str, ref: str) -> None:
 
 def again(backend: NatsBackend, id: str, ref: str) -> None:
     """The person retries the task once more, and a worker runs it."""
-    backend.retry(id)
+    backend.change(id, RunNow())
     end(backend, id, ref)
 
 
 def remove(backend: NatsBackend, id: str, ref: str) -> None:
     """The person removes the task."""
-    backend.remove(id)
+    backend.change(id, Remove())
 
 
 @pytest.mark.parametrize("then", [end, crash, again, remove])
@@ -212,8 +213,8 @@ def test_a_retry_that_is_killed(
     with monkeypatch.context() as patch:
         patch.setattr(JetStream, "delete", Mock(side_effect=Unreachable("the command is killed")))
         with pytest.raises(Unreachable):
-            backend.retry(id)
-    assert {state: count for state, count in backend.counts().items() if count} == {State.READY: 1, State.DEAD: 1}
+            backend.change(id, RunNow())
+    assert {state: count for state, count in backend.counts().tasks.items() if count} == {State.READY: 1, State.DEAD: 1}
     then(backend, id, ref)
-    assert list(backend.entries()) == []
-    assert sum(backend.counts().values()) == 0
+    assert list(inspection.tasks(backend)) == []
+    assert sum(backend.counts().tasks.values()) == 0

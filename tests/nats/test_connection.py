@@ -17,7 +17,8 @@ import pytest
 from tests.nats.conftest import Open, queue_on, until
 from tests.nats.server import Server
 from tests.runtime.conftest import PATIENCE
-from unspool import codec
+from unspool import codec, inspection
+from unspool.backends.change import Remove
 from unspool.backends.nats import NatsBackend, runs
 from unspool.backends.nats.connection import Connection
 from unspool.backends.nats.jetstream import JetStream
@@ -121,7 +122,7 @@ def test_a_run(worker: NatsBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     end(worker, *claims)
     assert connection in connections(worker)
     assert not connection._replies  # noqa: SLF001  no reply is left over
-    assert sum(worker.counts().values()) == 0
+    assert sum(worker.counts().tasks.values()) == 0
     until(lambda: records(worker) == 0)
 
 
@@ -134,13 +135,13 @@ def test_a_task_that_is_large(worker: NatsBackend) -> None:
         assert codec.decode(found.envelope).payload == message.payload
         end(worker, found)
     assert before[0] in connections(worker)
-    assert sum(worker.counts().values()) == 0
+    assert sum(worker.counts().tasks.values()) == 0
 
 
 def test_what_is_not_there_or_not_due(worker: NatsBackend) -> None:
     """A task that has gone, and one that another has, are refused; no record is left behind."""
     gone, taken = send(worker, Message("task"), Message("task"))
-    worker.remove(gone)
+    worker.change(gone, Remove())
     found = claim(worker, taken)
     refused = worker.exchange([], [gone.rpartition("/")[2], taken.rpartition("/")[2]]).taken
     assert refused == [Refusal(RefusalKind.GONE), Refusal(RefusalKind.BUSY)]
@@ -155,8 +156,8 @@ def test_an_end_whose_answer_is_lost(worker: NatsBackend, lose: Loses, caplog: p
         found = claim(worker, id)
         lose(".ended.")
         end(worker, found)
-        assert worker.find(id) is None
-    assert sum(worker.counts().values()) == 0
+        assert inspection.find(worker, id) is None
+    assert sum(worker.counts().tasks.values()) == 0
     worker.cluster.call(lambda stream: list(runs.drop_void(stream, worker.cluster.names)))  # as supervisors do
     until(lambda: records(worker) == 0)
     assert "taken over" not in caplog.text
@@ -177,7 +178,7 @@ def test_an_end_that_comes_too_late(worker: NatsBackend, caplog: pytest.LogCaptu
     found = claim(worker, id)
     names, record = worker.cluster.names, found.token.record
     worker.cluster.call(lambda stream: stream.delete(names.state, record))
-    worker.remove(id)
+    worker.change(id, Remove())
     end(worker, found)
     assert "was taken over or removed while this process was cut off" in caplog.text
 
@@ -189,7 +190,7 @@ def test_claims_whose_answers_are_lost(worker: NatsBackend, lose: Loses) -> None
     claims = [one for one in worker.exchange([], [id.rpartition("/")[2] for id in ids]).taken if isinstance(one, Claim)]
     assert [(one.attempts, one.crashes) for one in claims] == [(1, 0), (1, 0)]
     end(worker, *claims)
-    assert sum(worker.counts().values()) == 0
+    assert sum(worker.counts().tasks.values()) == 0
     until(lambda: records(worker) == 0)
 
 
@@ -223,7 +224,7 @@ def test_a_batch_that_breaks(backend: NatsBackend, lose: Loses) -> None:
     """What was sent and not answered is sent again, under the same ids: it is there once."""
     lose(".now.")
     send(backend, *[Message("task", number) for number in range(50)])
-    assert backend.counts()[State.READY] == 50
+    assert backend.counts().tasks[State.READY] == 50
 
 
 def test_a_connection_that_the_server_has_closed(worker: NatsBackend) -> None:
@@ -232,7 +233,7 @@ def test_a_connection_that_the_server_has_closed(worker: NatsBackend) -> None:
     cut(worker)
     send(worker)
     assert not set(before) & set(connections(worker))
-    assert worker.counts()[State.READY] == 1
+    assert worker.counts().tasks[State.READY] == 1
 
 
 def test_many_threads(backend: NatsBackend) -> None:
@@ -240,7 +241,7 @@ def test_many_threads(backend: NatsBackend) -> None:
     with ThreadPoolExecutor(16) as pool:
         ids = [id for sent in pool.map(lambda _: send(backend), range(200)) for id in sent]
     assert len(set(ids)) == 200
-    assert backend.counts()[State.READY] == 200
+    assert backend.counts().tasks[State.READY] == 200
     assert len(connections(backend)) <= 8
 
 
@@ -258,7 +259,7 @@ def test_a_child(worker: NatsBackend) -> None:
     assert os.waitpid(pid, 0)[1] == 0
     send(worker)
     assert set(connections(worker)) >= set(before)
-    assert worker.counts()[State.READY] == 2
+    assert worker.counts().tasks[State.READY] == 2
 
 
 @pytest.mark.parametrize(
@@ -304,7 +305,7 @@ def test_tls(certified: Server, opened: Open) -> None:
     for id in (first, second):
         end(backend, claim(backend, id))
     assert {type(connection._socket).__name__ for connection in connections(backend)} == {"SSLSocket"}  # noqa: SLF001  the transport
-    assert sum(backend.counts().values()) == 0
+    assert sum(backend.counts().tasks.values()) == 0
 
 
 def signed(issuer: Any, kind: str, subject: Any, **claims: Any) -> str:

@@ -20,7 +20,7 @@ def test_a_coroutine_that_ends_beside_a_long_run(served: Place, backend: NatsBac
     served.call("held('long')")
     served.wait_for_line("begun long")
     served.open_gate("short")
-    until(lambda: backend.counts()[State.RUNNING] == 1)
+    until(lambda: backend.counts().tasks[State.RUNNING] == 1)
     served.open_gate("long")
     assert running.stop() == 0
 
@@ -34,6 +34,6 @@ def test_a_short_task_before_a_long_one_of_another_spooler(served: Place, backen
     served.call(f"noted('one'), held.using(spooler={side!r})('long')")
     running = served.run()
     served.wait_for_line("begun long")
-    until(lambda: sum(backend.counts().values()) == 0)
+    until(lambda: sum(backend.counts().tasks.values()) == 0)
     served.open_gate("long")
     assert running.stop() == 0

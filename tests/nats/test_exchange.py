@@ -6,7 +6,7 @@ import pytest
 
 from tests.nats.conftest import Open, crash, queue_on, until
 from tests.nats.server import Server
-from unspool import address, codec
+from unspool import address, codec, inspection
 from unspool.backends.base import Feed, Ticket
 from unspool.backends.nats import NatsBackend
 from unspool.message import (
@@ -56,7 +56,7 @@ def test_ends_and_claims(backend: NatsBackend) -> None:
         RefusalKind.GONE,
     ]
     counts = {State.RUNNING: 2, State.DEFERRED: 1, State.READY: 1, State.DEAD: 1}
-    assert backend.counts() == dict.fromkeys(State, 0) | counts
+    assert backend.counts().tasks == dict.fromkeys(State, 0) | counts
     (again,) = claims(backend, [third.ref])
     assert (again.attempts, again.crashes) == (1, 0)
 
@@ -171,7 +171,7 @@ def test_a_claim_that_was_given_back_and_is_released(backend: NatsBackend, opene
     again = claims(other, [ticket.ref for ticket in take(feed, 2)])
     crash(backend, again[0].ref)  # the next one is another process
     late.exchange([End(one, Release(), repeated=True) for one in claimed[:1]], [])
-    assert backend.counts()[State.READY] + backend.counts()[State.RUNNING] == 2
+    assert backend.counts().tasks[State.READY] + backend.counts().tasks[State.RUNNING] == 2
     stored = backend.cluster.call(
         lambda stream: stream.last(backend.cluster.names.tasks, again[0].token.stored.subject)
     )
@@ -189,9 +189,9 @@ def test_ends_of_a_dead_worker(backend: NatsBackend, opened: Open, caplog: pytes
         for one in (first, second)
     ]
     other.exchange([ends[0], ends[1]._replace(claim=ends[1].claim._replace(fence=second.fence + 1))], [])
-    assert (backend.find(first.id), backend.counts()[State.RUNNING]) == (None, 1)
+    assert (inspection.find(backend, first.id), backend.counts().tasks[State.RUNNING]) == (None, 1)
     other.exchange(ends, [])
-    assert sum(backend.counts().values()) == 0
+    assert sum(backend.counts().tasks.values()) == 0
     assert not caplog.records
 
 

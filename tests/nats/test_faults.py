@@ -75,11 +75,11 @@ class Load:
         Path(f"{self.place.oracle}.enough").touch()
         assert self.producer.wait(2 * PATIENCE) == 0
         end = time.monotonic() + 2 * PATIENCE
-        while sum(self.backend.counts().values()):
-            assert time.monotonic() < end, (self.backend.counts(), self.running.complaints, self._tail())
+        while sum(self.backend.counts().tasks.values()):
+            assert time.monotonic() < end, (self.backend.counts().tasks, self.running.complaints, self._tail())
             time.sleep(0.1)
         assert self.running.stop() == 0
-        assert self.backend.counts() == dict.fromkeys(State, 0)
+        assert self.backend.counts().tasks == dict.fromkeys(State, 0)
         lines = [line.split() for line in self.place.lines()]
         kept = {name for word, name in lines if word == "kept"}
         ran = Counter(name for word, name in lines if word == "ran")

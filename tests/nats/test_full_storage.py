@@ -11,7 +11,8 @@ import pytest
 from tests.nats.conftest import Open, at, number, queue_on, tasks_of, until
 from tests.nats.server import Server
 from tests.runtime.conftest import Place
-from unspool import codec
+from unspool import codec, inspection
+from unspool.backends.change import Remove
 from unspool.backends.nats import NatsBackend
 from unspool.backends.nats.jetstream import JetStream
 from unspool.backends.nats.names import ARRIVING, DEAD, LATER, SOON, on_the_way
@@ -57,11 +58,11 @@ def full(small: Server, place: Place, opened: Open) -> NatsBackend:
 def test_workers_that_start_make_room(full: NatsBackend, place: Place) -> None:
     """All tasks are run by workers that start when there is no room for a registration or the record of a run; the
     reserve, which was used up, is there again when they have ended."""
-    waiting = full.counts()[State.READY]
+    waiting = full.counts().tasks[State.READY]
     assert waiting > 50
     running = place.run()
     until(lambda: place.lines().count("done") == waiting)
-    until(lambda: not sum(full.counts().values()))
+    until(lambda: not sum(full.counts().tasks.values()))
     assert running.stop() == 0
     assert reserves(full) == 0
     assert place.run("--burst").end() == 0
@@ -76,8 +77,8 @@ def test_no_reserve(full: NatsBackend, place: Place) -> None:
         full.send([codec.encode(Message("task", "x" * 20000)) for _ in range(100)])
     running = place.run()
     running.wait_for_message("no task is begun until there is room: NATS at")
-    for entry in list(full.entries())[-10:]:
-        full.remove(entry.id)
+    for entry in list(inspection.tasks(full))[-10:]:
+        full.change(entry.id, Remove())
     place.wait_for_line("done")
     running.signal(signal.SIGKILL)
 
@@ -89,7 +90,7 @@ def test_a_batch_for_which_there_is_no_room(small: Server, opened: Open) -> None
     with pytest.raises(SpoolerUnusable, match="the storage is full") as caught:
         backend.send([codec.encode(Message("task", "x" * 3000)) for _ in range(2000)])
     assert len(caught.value.sent) > 500  # more than are under way at once
-    assert {entry.id for entry in backend.entries()} == {*before, *caught.value.sent}
+    assert {entry.id for entry in inspection.tasks(backend)} == {*before, *caught.value.sent}
 
 
 def reserves(backend: NatsBackend) -> int:
@@ -138,7 +139,7 @@ def test_what_becomes_due_while_the_storage_is_full(withheld: NatsBackend, place
     """Postponed tasks that the server cannot let out are run by a supervisor that has the reserve, once each."""
     running = place.run()
     place.wait_for_line("done", POSTPONED)
-    until(lambda: not sum(withheld.counts().values()))
+    until(lambda: not sum(withheld.counts().tasks.values()))
     assert running.stop() == 0
     assert place.lines() == ["done"] * POSTPONED
 
@@ -150,13 +151,13 @@ def test_what_becomes_due_while_there_is_no_reserve(withheld: NatsBackend, other
     fill(other)
     running = place.run()
     running.wait_for_message("no task is begun until there is room: NATS at")
-    assert withheld.counts() == dict.fromkeys(State, 0) | {State.DEFERRED: POSTPONED}
-    assert [entry.state for entry in withheld.entries()] == [State.DEFERRED] * POSTPONED
-    assert all(entry.due < time.time() for entry in withheld.entries())
+    assert withheld.counts().tasks == dict.fromkeys(State, 0) | {State.DEFERRED: POSTPONED}
+    assert [entry.state for entry in inspection.tasks(withheld)] == [State.DEFERRED] * POSTPONED
+    assert all(entry.due < time.time() for entry in inspection.tasks(withheld))
     empty(other)
     running.wait_for(lambda line: f"kept {POSTPONED} tasks back beyond their time" in line["message"])
     place.wait_for_line("done", POSTPONED)
-    until(lambda: not sum(withheld.counts().values()))
+    until(lambda: not sum(withheld.counts().tasks.values()))
     assert running.stop() == 0
     assert place.lines() == ["done"] * POSTPONED
     assert reserves(withheld) == 1
@@ -189,12 +190,12 @@ def test_a_supervisor_that_dies_when_it_lets_tasks_out(
         until(lambda: number(withheld, LATER) == 0)
     else:
         withheld.cluster.call(lambda stream: list(overdue.look(stream)))
-    ids = {entry.id for entry in withheld.entries()}
+    ids = {entry.id for entry in inspection.tasks(withheld)}
     assert len(ids) == POSTPONED
     for id in ids:
         claim = claim_one(withheld, id.rpartition("/")[2])
         assert isinstance(claim, Claim), claim
         settle_one(withheld, claim, Ack())
-    assert list(withheld.entries()) == []
-    assert sum(withheld.counts().values()) == 0
+    assert list(inspection.tasks(withheld)) == []
+    assert sum(withheld.counts().tasks.values()) == 0
     assert withheld.cluster.call(lambda stream: stream.last(names.tasks, ">")) is None

@@ -14,7 +14,7 @@ import pytest
 
 from tests.nats.conftest import Open, until
 from tests.runtime.conftest import PATIENCE, Place
-from unspool import codec
+from unspool import codec, inspection
 from unspool.backends.nats import NatsBackend
 from unspool.message import Claim, Message, State
 from unspool.testing.exchange import claim_one, settle_one
@@ -47,7 +47,7 @@ def test_another_host(served: Place, backend: NatsBackend, elsewhere: "subproces
     served.call("waits('long')")
     served.wait_for_line("begun long")
     until(lambda: [info.role for info in backend.control.live() if info.host and info.ref] == ["worker"])
-    assert backend.counts()[State.RUNNING] == 1
+    assert backend.counts().tasks[State.RUNNING] == 1
     here = served.run()
     here.wait_for_message("started")
     elsewhere.kill()
@@ -58,7 +58,7 @@ def test_another_host(served: Place, backend: NatsBackend, elsewhere: "subproces
     served.open_gate("long")
     here.wait_for_verdict("processed")
     assert here.stop() == 0
-    (run,) = [record for record in backend.history() if record.verdict == "processed"]
+    (run,) = [record for record in inspection.runs(backend) if record.verdict == "processed"]
     assert run.attempt == 2
 
 
@@ -93,11 +93,11 @@ def test_a_late_verdict_is_refused(url: str, opened: Open, caplog: pytest.LogCap
     assert (second.attempts, second.crashes) == (2, 1)
     settle_one(one, first, Bury("too late"))
     assert "was taken over or removed while this process was cut off" in caplog.text
-    entry = one.find(first.id)
+    entry = inspection.find(one, first.id)
     assert entry is not None
     assert entry.state is State.RUNNING
     settle_one(other, second, Ack())
-    assert one.find(first.id) is None
+    assert inspection.find(one, first.id) is None
     feed.close()
 
 
@@ -146,4 +146,4 @@ def test_forks_with_a_busy_connection(backend: NatsBackend) -> None:
     ended.set()
     thread.join(PATIENCE)
     assert not thread.is_alive()
-    until(lambda: backend.counts()[State.READY] == sent[0] + 3)
+    until(lambda: backend.counts().tasks[State.READY] == sent[0] + 3)

@@ -16,7 +16,7 @@ import pytest
 from tests.nats.conftest import Open, queue_on, until
 from tests.nats.server import Server
 from tests.runtime.conftest import PATIENCE
-from unspool import codec
+from unspool import codec, inspection
 from unspool.backends.keyvalue import EPHEMERAL, LARGEST_VALUE, Item, Life, Until
 from unspool.backends.nats import NatsBackend, keyvalue, runs
 from unspool.backends.nats.item import Header
@@ -480,7 +480,7 @@ def test_a_value_larger_than_a_message(small: Server, opened: Open) -> None:
 
 def test_a_table_that_is_not_used(backend: NatsBackend) -> None:
     """The stream is created by the first put. Reading an unused table creates nothing."""
-    backend.exists()
+    inspection.exists(backend)
     assert backend.kv.get(["key"]) == [None]
     assert backend.kv.get(["key", "other"]) == [None, None]
     assert backend.kv.scan("") == []
@@ -502,7 +502,7 @@ def test_a_stream_that_is_deleted(url: str, opened: Open) -> None:
 
 def test_a_stream_with_other_settings(backend: NatsBackend) -> None:
     """A stream whose settings would lose items is refused, and the error names the settings."""
-    backend.exists()
+    inspection.exists(backend)
     config = {
         "name": backend.cluster.names.table,
         "subjects": [f"{backend.cluster.names.root}.kv.>"],

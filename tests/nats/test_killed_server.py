@@ -10,7 +10,8 @@ import pytest
 
 from tests.nats.conftest import Open, queue_on, tasks_of, until
 from tests.nats.server import Server
-from unspool import codec
+from unspool import codec, inspection
+from unspool.backends.change import Remove, RunNow
 from unspool.backends.nats import NatsBackend, connection
 from unspool.backends.nats.jetstream import JetStream
 from unspool.backends.nats.requests import Request
@@ -46,18 +47,18 @@ def ended(backend: NatsBackend) -> None:
 def removed(backend: NatsBackend) -> None:
     """A task that a person makes ready, twice, and then removes."""
     id = send(backend, due=1.0)
-    backend.retry(id)
-    backend.retry(id)
-    backend.remove(id)
+    backend.change(id, RunNow())
+    backend.change(id, RunNow())
+    backend.change(id, Remove())
 
 
 def brought_back(backend: NatsBackend) -> None:
     """A task that is set aside, retried, set aside again, and removed."""
     id = send(backend, due=1.0)
     settle(backend, id, Bury("first"))
-    backend.retry(id)
+    backend.change(id, RunNow())
     settle(backend, id, Bury("second"))
-    backend.remove(id)
+    backend.change(id, Remove())
 
 
 def carried(backend: NatsBackend) -> None:
@@ -76,8 +77,8 @@ def accepted(backend: NatsBackend) -> None:
     backend.depot.accept(parcels)
     backend.depot.confirm(parcels)
     backend.depot.gone(parcels)
-    (id,) = [entry.id for entry in backend.entries() if "/moved-" in entry.id]
-    backend.remove(id)
+    (id,) = [entry.id for entry in inspection.tasks(backend) if "/moved-" in entry.id]
+    backend.change(id, Remove())
 
 
 def test_what_has_left_stays_away(own_server: Server, opened: Open) -> None:
@@ -86,12 +87,12 @@ def test_what_has_left_stays_away(own_server: Server, opened: Open) -> None:
     id = send(backend)  # a part of the file that is empty is dropped
     for way in (ended, removed, brought_back, carried, accepted):
         way(backend)
-        assert sum(backend.counts().values()) == 1, way
+        assert sum(backend.counts().tasks.values()) == 1, way
     own_server.kill()
     own_server.start()
     until(lambda: backend.cluster.call(lambda stream: not stream.open().closed))
-    assert [entry.id for entry in backend.entries()] == [id]
-    assert backend.counts() == dict.fromkeys(State, 0) | {State.READY: 1}
+    assert [entry.id for entry in inspection.tasks(backend)] == [id]
+    assert backend.counts().tasks == dict.fromkeys(State, 0) | {State.READY: 1}
 
 
 @pytest.mark.timeout(180)
@@ -122,7 +123,7 @@ def test_kills_at_each_step(own_server: Server, opened: Open, monkeypatch: pytes
         own_server.kill()
         own_server.start()
         until(lambda: backend.cluster.call(lambda stream: not stream.open().closed))
-        assert [entry.id for entry in backend.entries()] == [kept]
+        assert [entry.id for entry in inspection.tasks(backend)] == [kept]
         if writes <= deadly:
             break
     # The task again, its former message; a record as of a new task and its deletion, unless the record of the first run
@@ -164,7 +165,7 @@ def test_streams_of_an_earlier_version(url: str, opened: Open, caplog: pytest.Lo
     old = claim(after, "old")
     assert (old.attempts, old.token.facts.version) == (2, 1)
     settle_one(after, old, Ack())
-    assert sum(after.counts().values()) == 0
+    assert sum(after.counts().tasks.values()) == 0
     assert not caplog.records
 
 
@@ -188,7 +189,7 @@ def test_streams_that_may_not_be_changed(tmp_path: Path, opened: Open, caplog: p
         maker.cluster.call(change)
         user = opened(url.replace("all:all", "some:some"), patience=0.5)
         settle(user, id, Retry(0.0), Ack())
-        assert sum(user.counts().values()) == 0
+        assert sum(user.counts().tasks.values()) == 0
         assert f"nats stream edit {names.tasks} --max-msgs-per-subject=-1" in caplog.text
     finally:
         server.remove()
@@ -198,8 +199,8 @@ def are_left(backend: NatsBackend, *ids: str) -> bool:
     """Whether these and no others are listed and counted once a supervisor has deleted what the server restored."""
     feed = backend.feed()
     try:
-        until(lambda: feed.refresh() and sorted(entry.id for entry in backend.entries()) == sorted(ids))
-        return sum(backend.counts().values()) == len(ids)
+        until(lambda: feed.refresh() and sorted(entry.id for entry in inspection.tasks(backend)) == sorted(ids))
+        return sum(backend.counts().tasks.values()) == len(ids)
     finally:
         feed.close()
 
@@ -255,11 +256,11 @@ def test_any_message_that_comes_back(url: str, opened: Open, monkeypatch: pytest
         other = opened(url)
         id = f"{other.name}/{subject.rpartition('.')[2]}"
         other.cluster.call(publish)
-        assert other.find(id) is None
+        assert inspection.find(other, id) is None
         assert claim_one(other, id.rpartition("/")[2]) == Refusal(RefusalKind.GONE)
         other.cluster.call(publish)
         with pytest.raises(LookupError):
-            other.retry(id)
+            other.change(id, RunNow())
         other.cluster.call(publish)
         assert other.depot.departures() == []
         assert other.depot.leave([id]) == []
@@ -279,7 +280,7 @@ def test_a_record_of_an_end_that_comes_late(url: str, opened: Open) -> None:
         return tasks_of(backend).last(stream, backend.cluster.names.aside, token, run), run
 
     aside, run = backend.cluster.call(found)
-    backend.retry(id)
+    backend.change(id, RunNow())
     claim(worker, id)
     backend.cluster.call(lambda stream: tasks_of(backend).end(stream, aside, run.seq))
     record = other.cluster.call(lambda stream: tasks_of(other).run_of(stream, token))

@@ -6,6 +6,7 @@ import time
 
 from tests.nats.conftest import number, until
 from tests.runtime.conftest import PATIENCE, Place
+from unspool import inspection
 from unspool.backends.nats import NatsBackend
 from unspool.backends.nats.names import LATER
 from unspool.message import State
@@ -36,12 +37,15 @@ def test_verdicts(served: Place, backend: NatsBackend) -> None:
     served.write_app(APP)
     served.call("done(); again(); hopeless(); killer()")
     running = served.run()
-    until(lambda: backend.counts() == dict.fromkeys(State, 0) | {State.DEAD: 2})
+    until(lambda: backend.counts().tasks == dict.fromkeys(State, 0) | {State.DEAD: 2})
     assert running.stop() == 0
-    assert sorted(entry.reason for entry in backend.entries()) == ["ValueError: hopeless", "killed its worker 3 times"]
+    assert sorted(entry.reason for entry in inspection.tasks(backend)) == [
+        "ValueError: hopeless",
+        "killed its worker 3 times",
+    ]
     assert served.lines().count("killer") == 3
     assert served.lines().count("again") == 2
-    verdicts = sorted(record.verdict for record in backend.history())
+    verdicts = sorted(record.verdict for record in inspection.runs(backend))
     assert verdicts == sorted(["processed", "rescheduled", "processed", "dead", "dead", *["crashed"] * 3])
 
 
@@ -51,9 +55,9 @@ def test_the_server_keeps_deferred_tasks_back(served: Place, backend: NatsBacken
     served.write_app(APP)
     due = time.time() + 8
     served.call(f"timed.using(postpone=__import__('datetime').datetime.fromtimestamp({due}))()")
-    (entry,) = backend.entries()
+    (entry,) = inspection.tasks(backend)
     assert entry.state is State.DEFERRED
-    assert backend.counts()[State.DEFERRED] == 1
+    assert backend.counts().tasks[State.DEFERRED] == 1
     assert number(backend, LATER) == 1
     running = served.run()
     running.wait_for_verdict("processed")
@@ -89,7 +93,7 @@ def test_a_long_task_is_not_handed_out_twice(served: Place, backend: NatsBackend
     served.wait_for_line("ended long")
     assert [one.stop() for one in running] == [0, 0]
     assert served.lines().count("begun long") == 1
-    assert sum(backend.counts().values()) == 0
+    assert sum(backend.counts().tasks.values()) == 0
 
 
 def test_a_killed_supervisor_leaves_its_workers_task_alone(served: Place, backend: NatsBackend) -> None:
@@ -106,7 +110,7 @@ def test_a_killed_supervisor_leaves_its_workers_task_alone(served: Place, backen
     served.wait_for_line("done after")
     served.open_gate("long")
     served.wait_for_line("ended long")
-    until(lambda: not sum(backend.counts().values()))
+    until(lambda: not sum(backend.counts().tasks.values()))
     assert second.stop() == 0
     assert served.lines().count("begun long") == 1
 
@@ -127,7 +131,10 @@ def test_a_killed_worker(served: Place, backend: NatsBackend) -> None:
     served.open_gate("long")
     running.wait_for_verdict("processed")
     assert running.stop() == 0
-    assert [(record.verdict, record.attempt) for record in backend.history()] == [("processed", 2), ("crashed", 1)]
+    assert [(record.verdict, record.attempt) for record in inspection.runs(backend)] == [
+        ("processed", 2),
+        ("crashed", 1),
+    ]
 
 
 def test_several_supervisors_share(served: Place, backend: NatsBackend) -> None:
@@ -145,7 +152,7 @@ def test_several_supervisors_share(served: Place, backend: NatsBackend) -> None:
         served.open_gate(name)
     for one in running:
         one.wait_for_verdict("processed", "waits")
-    until(lambda: not sum(backend.counts().values()))
+    until(lambda: not sum(backend.counts().tasks.values()))
     assert [one.stop() for one in running] == [0, 0]
     done = [line.split()[1] for line in served.lines() if line.startswith("done")]
     assert sorted(map(int, done)) == list(range(300))
@@ -179,6 +186,6 @@ def test_coroutines_end_beside_functions_and_when_nothing_comes_after_them(serve
         "rest.enqueue_many([0, 0.001, 0.01, 0.05] * 10); [plain() for _ in range(10)]; rest.enqueue_many([0, 0.1])"
     )
     running = served.run()
-    until(lambda: backend.counts() == dict.fromkeys(State, 0))
+    until(lambda: backend.counts().tasks == dict.fromkeys(State, 0))
     assert running.stop() == 0
-    assert [record.verdict for record in backend.history()] == ["processed"] * 52
+    assert [record.verdict for record in inspection.runs(backend)] == ["processed"] * 52

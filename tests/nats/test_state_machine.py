@@ -25,7 +25,7 @@ class NatsLikeMemory(SpoolLikeMemory):
         feed = self.spool.feed()
         assert isinstance(feed, NatsFeed)
         self.feed = feed  # type: ignore[assignment]
-        waiting = self.memory.counts()[State.READY] + self.memory.counts()[State.DEFERRED]
+        waiting = self.memory.counts().tasks[State.READY] + self.memory.counts().tasks[State.DEFERRED]
         # What the last feed has released takes a moment.
         until(lambda: not feed.refresh().more and len(feed._held) == waiting)  # noqa: SLF001  what the feed holds itself
 

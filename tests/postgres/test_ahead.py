@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
+from unspool import inspection
 from unspool.address import Address
 from unspool.backends.postgres import PostgresBackend
 from unspool.message import Ack, Claim, Envelope, State, Verdict
@@ -61,7 +62,7 @@ def crowd(place: Place, call: str) -> None:
 
 def attempts_of(address: Address, task: str) -> list[tuple[str, int]]:
     """The verdicts and attempts of a task's runs, the first one first."""
-    runs = look_at(address).history(limit=10_000)
+    runs = inspection.runs(look_at(address), limit=10_000)
     return [(run.verdict, run.attempt) for run in reversed(runs) if run.task.endswith(task)]
 
 
@@ -75,7 +76,7 @@ def test_nothing_waits_behind_a_long_run(place: Place, address: Address, task: s
     running = place.run("--processes", "2", *options)
     for number in range(2 * COUNT):
         place.wait_for_line(str(number))
-    assert look_at(address).counts()[State.RUNNING] == 1
+    assert look_at(address).counts().tasks[State.RUNNING] == 1
     place.open_gate("long")
     running.wait_for_verdict(Verdict.PROCESSED, task)
     assert running.stop() == 0
@@ -135,7 +136,7 @@ def test_what_was_taken_back_is_claimed_again(place: Place, address: Address) ->
             place.wait_for_line(f"begun {gate}")
             wait_until(lambda: control.execute(owned, [address.spooler]).fetchone() == (1,))
             place.open_gate(gate)
-    wait_until(lambda: sum(look_at(address).counts().values()) == 0)
+    wait_until(lambda: sum(look_at(address).counts().tasks.values()) == 0)
     assert running.stop() == 0
     assert attempts_of(address, "quick") == COUNT // 2 * 4 * [("processed", 1)]
     assert attempts_of(address, "held") == 3 * [("processed", 1)]
@@ -167,11 +168,11 @@ def test_a_second_ticket_that_is_given_back(two: tuple[PostgresBackend, Postgres
         feed.release(ticket._replace(token=fence) for ticket, fence in zip(again, fences, strict=True))
         feed.refresh()
         assert feed.take(4) == again[2:]
-        assert supervisor.counts()[State.RUNNING] == 2
+        assert supervisor.counts().tasks[State.RUNNING] == 2
         for run in runs:
             assert isinstance(run, Claim)
             settle_one(worker, run, Ack())
-        assert [entry.id.rpartition("/")[2] for entry in supervisor.entries()] == refs[2:]
+        assert [entry.id.rpartition("/")[2] for entry in inspection.tasks(supervisor)] == refs[2:]
         feed.close()
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from unspool import inspection
 from unspool.address import Address
 from unspool.backends.keyvalue import Until
 from unspool.backends.postgres import PostgresBackend
@@ -62,7 +63,7 @@ def test_a_postponed_task_of_a_wrong_sender(right: Wrong, wrong: Wrong) -> None:
     soon = wrong._local() + 60
     (id,) = wrong.send([task(b"x", soon)])
     for backend in (right, wrong):
-        entry = backend.find(id)
+        entry = inspection.find(backend, id)
         assert entry is not None
         assert entry.state is State.DEFERRED
         assert entry.due == pytest.approx(time.time() + 60, abs=20)
@@ -126,4 +127,4 @@ def test_a_wrong_worker_serves_what_is_due(right: Wrong, wrong: Wrong) -> None:
         claim = claim_one(wrong, ref)
         assert isinstance(claim, Claim)
         settle_one(wrong, claim, Ack())
-    assert sum(right.counts().values()) == 0
+    assert sum(right.counts().tasks.values()) == 0

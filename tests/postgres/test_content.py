@@ -5,6 +5,7 @@ import contextlib
 import psycopg
 import pytest
 
+from unspool import inspection
 from unspool.address import Address
 from unspool.backends.postgres import PostgresBackend
 from unspool.backends.postgres.content import Content
@@ -30,9 +31,9 @@ def test_text_that_no_column_can_hold(address: Address, text: str) -> None:
             settle_one(backend, claim, disposition, Record(id, text, "processed", 1, 1.0, 0.1, 1, text))
         backend.record([Record(id, text, "crashed", 1, 1.0, 0.1, 1, text)])
         escaped = text.replace("\0", "\\x00").replace("\ud83d", "\\ud83d").replace("\udcff", "\\udcff")
-        (dead,) = backend.entries(frozenset({State.DEAD}))
+        (dead,) = inspection.tasks(backend, frozenset({State.DEAD}))
         assert dead.reason == escaped
-        assert [(run.task, run.error) for run in backend.history()] == 3 * [(escaped, escaped)]
+        assert [(run.task, run.error) for run in inspection.runs(backend)] == 3 * [(escaped, escaped)]
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -71,5 +72,5 @@ def test_a_task_that_is_too_large(address: Address) -> None:
         assert isinstance(refused, Refusal)
         assert refused.kind is RefusalKind.CORRUPT
         assert "max_task_size allows 524288" in refused.detail
-        (entry,) = backend.entries()
+        (entry,) = inspection.tasks(backend)
         assert (entry.state, entry.attempts) == (State.CORRUPT, 0)

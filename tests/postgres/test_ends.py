@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from unspool import inspection
 from unspool.address import Address
 from unspool.message import State, Verdict
 
@@ -24,11 +25,11 @@ def test_a_coroutine_that_ends_beside_a_long_run(place: Place, address: Address,
     place.wait_for_line("begun long")
     place.open_gate("short")
     backend = look_at(address)
-    wait_until(lambda: backend.counts()[State.RUNNING] == 1)
-    assert [run.verdict for run in backend.history()] == [Verdict.PROCESSED]
+    wait_until(lambda: backend.counts().tasks[State.RUNNING] == 1)
+    assert [run.verdict for run in inspection.runs(backend)] == [Verdict.PROCESSED]
     place.open_gate("long")
     assert running.stop() == 0
-    assert sum(backend.counts().values()) == 0
+    assert sum(backend.counts().tasks.values()) == 0
 
 
 def test_a_short_task_before_a_long_one_of_another_spooler(place: Place, address: Address, tmp_path: Path) -> None:
@@ -40,7 +41,7 @@ def test_a_short_task_before_a_long_one_of_another_spooler(place: Place, address
     running = place.run()
     place.wait_for_line("begun long")
     backend = look_at(address)
-    wait_until(lambda: sum(backend.counts().values()) == 0)
-    assert [run.verdict for run in backend.history()] == [Verdict.PROCESSED]
+    wait_until(lambda: sum(backend.counts().tasks.values()) == 0)
+    assert [run.verdict for run in inspection.runs(backend)] == [Verdict.PROCESSED]
     place.open_gate("long")
     assert running.stop() == 0

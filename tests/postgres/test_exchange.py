@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 import psycopg
 import pytest
 
+from unspool import inspection
 from unspool.address import Address, parse
 from unspool.backends.postgres import PostgresBackend
 from unspool.backends.postgres.session import CLAIMS
@@ -95,14 +96,14 @@ def test_ends_and_claims_in_one_call(two: Two) -> None:
     assert [one.ref if isinstance(one, Claim) else one.kind for one in taken] == [
         refs[5], RefusalKind.GONE, refs[6], refs[6], RefusalKind.GONE, refs[2],
     ]  # fmt: skip
-    assert other.counts() == {
+    assert other.counts().tasks == {
         State.READY: 2, State.DEFERRED: 1, State.RUNNING: 3, State.DEAD: 1, State.CORRUPT: 0,
     }  # fmt: skip
     (refused,) = worker.exchange((), [refs[1]]).taken
     assert isinstance(refused, Refusal)
     assert refused.kind is RefusalKind.EARLY
     assert refused.until == pytest.approx(at, abs=1)
-    assert {run.id.rpartition("/")[2] for run in other.history()} == set(refs[:5])
+    assert {run.id.rpartition("/")[2] for run in inspection.runs(other)} == set(refs[:5])
     assert locks_of(worker) == 3
 
 
@@ -118,9 +119,9 @@ def test_texts_of_several_runs(two: Two, text: str, disposition: Disposition) ->
     ends = [End(one, given, Record(one.id, text, "processed", 1, 1.5, 0.25, 7, text)) for one in claims]
     worker.exchange([*ends[:1], ends[1]._replace(record=None)], ())
     escaped = text.replace("\0", "\\x00").replace("\ud83d", "\\ud83d")
-    assert other.history() == [Record(claims[0].id, escaped, "processed", 1, 1.5, 0.25, 7, escaped)]
+    assert inspection.runs(other) == [Record(claims[0].id, escaped, "processed", 1, 1.5, 0.25, 7, escaped)]
     reasons = {Ack: set(), Retry: {""}, Bury: {escaped}}[type(disposition)]
-    assert {entry.reason for entry in other.entries()} == reasons
+    assert {entry.reason for entry in inspection.tasks(other)} == reasons
 
 
 @pytest.mark.parametrize(
@@ -189,7 +190,7 @@ def test_a_call_whose_answer_is_lost(server: Server, address: Address, count: in
             worker.exchange([end(first, repeated=True)], ())
             assert [(one.attempts, one.crashes) for one in claim(other, refs[1:])] == count * [(1, 0)]
             assert worker.control.claims == set()
-        assert len(other.history()) == 1
+        assert len(inspection.runs(other)) == 1
     proxy.close()
 
 
@@ -223,7 +224,7 @@ def test_a_damaged_task_among_others(two: Two) -> None:
         control.execute("UPDATE unspool.task SET data = '\\x00' WHERE id = %s", [int(refs[1])])
     taken = worker.exchange((), refs).taken
     assert [one.ref if isinstance(one, Claim) else one.kind for one in taken] == [refs[0], RefusalKind.CORRUPT, refs[2]]
-    (entry,) = other.entries(frozenset({State.CORRUPT}))
+    (entry,) = inspection.tasks(other, frozenset({State.CORRUPT}))
     assert isinstance(taken[1], Refusal)
     assert (entry.reason, entry.attempts) == (taken[1].detail, 0)
     assert locks_of(worker) == 2
@@ -295,7 +296,7 @@ def test_claims_that_the_supervisor_has_taken_back(two: Two, address: Address) -
         assert supervisor.control.running_here() == {refs[0], refs[2]}
         worker.exchange([end(claims[0]), end(third)], ())
         other.exchange([end(second)], ())
-        assert sum(supervisor.counts().values()) == 0
+        assert sum(supervisor.counts().tasks.values()) == 0
         feed.close()
 
 
@@ -325,8 +326,8 @@ def test_two_threads(two: Two) -> None:
     for thread in threads:
         thread.join(PATIENCE)
         assert not thread.is_alive()
-    assert sum(other.counts().values()) == 0
-    assert {run.id.rpartition("/")[2] for run in other.history()} == set(refs)
+    assert sum(other.counts().tasks.values()) == 0
+    assert {run.id.rpartition("/")[2] for run in inspection.runs(other)} == set(refs)
     assert (worker._session.tasks, worker.control.claims, locks_of(worker)) == ({}, set(), 0)
 
 
@@ -343,7 +344,7 @@ def test_marks(two: Two, caplog: pytest.LogCaptureFixture) -> None:
     assert [row[1] for row in rows] == [True, False]
     assert rows[1][0] == pytest.approx(at, abs=1)
     worker.exchange([end(one, Retry(0.0)) for one in claims], ())
-    assert other.counts()[State.READY] == 2
+    assert other.counts().tasks[State.READY] == 2
     end_session(other)
     with caplog.at_level(logging.WARNING, "unspool"):
         other.mark(refs[0], Interrupted())

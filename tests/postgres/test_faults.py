@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from unspool import inspection
 from unspool.address import Address, parse
 from unspool.backends.postgres import feed, machine
 from unspool.message import Ack, Claim, Envelope, State, Verdict
@@ -97,7 +98,10 @@ def test_a_killed_worker_s_task_runs_again_at_once(place: Place, address: Addres
     place.open_gate("one")
     assert running.wait_for_verdict(Verdict.PROCESSED)["attempt"] == 2
     assert running.stop() == 0
-    assert [(run.verdict, run.attempt) for run in look_at(address).history()] == [("processed", 2), ("crashed", 1)]
+    assert [(run.verdict, run.attempt) for run in inspection.runs(look_at(address))] == [
+        ("processed", 2),
+        ("crashed", 1),
+    ]
 
 
 def test_a_killed_supervisor_leaves_its_workers_task_alone(place: Place, address: Address) -> None:
@@ -112,14 +116,14 @@ def test_a_killed_supervisor_leaves_its_workers_task_alone(place: Place, address
     second = place.run()
     place.call("noted('rest')")
     second.wait_for_verdict(Verdict.PROCESSED, "noted")
-    assert look_at(address).counts()[State.RUNNING] == 1
+    assert look_at(address).counts().tasks[State.RUNNING] == 1
     place.open_gate("long")
     place.wait_for_line("ended long")
     place.call("noted('after')")
     second.wait_for_verdict(Verdict.PROCESSED, "noted")
     assert second.stop() == 0
     assert place.lines().count("begun long") == 1
-    assert sum(look_at(address).counts().values()) == 0
+    assert sum(look_at(address).counts().tasks.values()) == 0
 
 
 def test_whoever_was_cut_off_is_refused(
@@ -155,7 +159,7 @@ def test_whoever_was_cut_off_is_refused(
     place.call("noted('again')")
     lonely.wait_for_verdict(Verdict.PROCESSED, "noted")
     assert lonely.stop() == 0
-    assert sum(look_at(address).counts().values()) == 0
+    assert sum(look_at(address).counts().tasks.values()) == 0
 
 
 def test_a_cut_off_worker_that_nobody_replaced_is_heard(place: Place, address: Address, proxy: Proxy) -> None:
@@ -174,7 +178,7 @@ def test_a_cut_off_worker_that_nobody_replaced_is_heard(place: Place, address: A
     assert lonely.wait_for_verdict(Verdict.PROCESSED, "held")["attempt"] == 1
     assert lonely.stop() == 0
     assert place.lines().count("begun one") == 1
-    assert sum(look_at(address).counts().values()) == 0
+    assert sum(look_at(address).counts().tasks.values()) == 0
 
 
 def test_a_server_that_cannot_be_reached_when_tickets_are_taken(address: Address, proxy: Proxy) -> None:
@@ -227,4 +231,4 @@ def test_the_server_is_killed_and_restarted_under_load(tmp_path: Path) -> None:
             print(f"acknowledged {len(kept)}, lost {len(lost)}, run twice {twice}")
             assert not lost
             assert twice <= count // 2  # some hundred milliseconds of ends go with each kill
-            assert sum(look_at(address).counts().values()) == 0
+            assert sum(look_at(address).counts().tasks.values()) == 0

@@ -5,6 +5,7 @@ import re
 import psycopg
 import pytest
 
+from unspool import inspection
 from unspool.backends.postgres import sql
 from unspool.backends.postgres.names import Names
 from unspool.backends.postgres.session import _MANNERS, CLAIMS, PROCESSES
@@ -44,9 +45,9 @@ def test_the_first_of_many(database: str, statement: str, values: dict[str, obje
             rows = connection.execute(f"EXPLAIN {sql.statement(statement)}", given).fetchall()
             plan = "\n".join(line for (line,) in rows)
             assert "Seq Scan on task" not in plan, plan
-            assert backend.counts()[State.DEFERRED] == 50_000
-            assert [entry.state for entry in backend.entries(limit=2)] == [State.READY, State.READY]
-            dead = list(backend.entries(frozenset({State.DEAD}), limit=2))
+            assert backend.counts().tasks[State.DEFERRED] == 50_000
+            assert [entry.state for entry in inspection.tasks(backend, limit=2)] == [State.READY, State.READY]
+            dead = list(inspection.tasks(backend, frozenset({State.DEAD}), limit=2))
             assert [entry.due for entry in dead] == [1e9 + 1, 1e9 + 2]
         finally:
             connection.execute("DELETE FROM unspool.task WHERE spooler = %s", [address.spooler])

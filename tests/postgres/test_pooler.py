@@ -60,7 +60,7 @@ def test_through_a_pooler(pooled: Address, request: pytest.FixtureRequest) -> No
             backend.send([Envelope({"msg": b"task"}, b"", None, None)])
         with psycopg.connect(pooled.url) as connection:
             backend.send_within(connection, [Envelope({"msg": b"task"}, b"", None, None)])
-        assert backend.counts()[State.READY] == 9
+        assert backend.counts().tasks[State.READY] == 9
         backend.control.pause()
         assert backend.control.paused
         backend.control.resume()
@@ -74,7 +74,7 @@ def test_through_a_pooler(pooled: Address, request: pytest.FixtureRequest) -> No
             claim = claim_one(backend, ticket.ref)
             assert isinstance(claim, Claim)
             settle_one(backend, claim, Ack())
-        assert sum(backend.counts().values()) == 0
+        assert sum(backend.counts().tasks.values()) == 0
         feed.close()
     finally:
         backend.close()

@@ -9,7 +9,9 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
+from unspool import inspection
 from unspool.address import Address
+from unspool.backends.change import Remove, Reprioritise, RunNow
 from unspool.backends.depot import Parcel
 from unspool.backends.keyvalue import EPHEMERAL
 from unspool.backends.postgres import PostgresBackend, listing
@@ -126,7 +128,7 @@ def test_a_task_that_runs_while_all_sessions_end(place: Place, address: Address,
     assert running.stop() == 0
     assert place.lines().count("begun long") == 1
     assert not [line for line in running.seen if "refused" in str(line["message"])]
-    assert sum(look_at(address).counts().values()) == 0
+    assert sum(look_at(address).counts().tasks.values()) == 0
 
 
 def test_a_worker_that_dies_after_its_session(place: Place, server: Server, address: Address) -> None:
@@ -171,7 +173,7 @@ def test_a_worker_that_outlives_its_session_and_its_supervisor(
         assert other.take(1) == []
         if way == "ends":
             place.open_gate("long")
-            wait_until(lambda: not sum(backend.counts().values()))
+            wait_until(lambda: not sum(backend.counts().tasks.values()))
         else:
             os.kill(worker.pid, signal.SIGKILL)
             wait_until(lambda: other.refresh().head)
@@ -193,7 +195,7 @@ def test_a_task_of_dead_processes_that_is_moved(place: Place, server: Server, ad
     place.wait_for_line("begun long")
     with contextlib.closing(look_at(address)) as backend:
         (worker,) = [info for info in backend.control.live() if info.role == "worker"]
-        (entry,) = backend.entries()
+        (entry,) = inspection.tasks(backend)
         if way == "excused":
             backend.mark(worker.ref, Interrupted())
         running.signal(signal.SIGKILL)
@@ -216,22 +218,22 @@ def test_commands_wait_for_a_supervisor_that_may_come_back(
     place.wait_for_line("begun long")
     with contextlib.closing(look_at(address)) as backend:
         (worker,) = [info for info in backend.control.live() if info.role == "worker"]
-        (entry,) = backend.entries()
+        (entry,) = inspection.tasks(backend)
         running.signal(signal.SIGSTOP)
         end_all_sessions(server)
         for _ in range(2):
-            for change in (backend.retry, backend.remove):
+            for change in (RunNow(), Remove(), Reprioritise(7)):
                 with pytest.raises(TaskBusy):
-                    change(entry.id)
+                    backend.change(entry.id, change)
             assert backend.depot.leave([entry.id]) == []
         os.kill(worker.pid, signal.SIGKILL)  # nobody else can tell, for its supervisor may have another one
         with pytest.raises(TaskBusy):
-            backend.retry(entry.id)
+            backend.change(entry.id, RunNow())
         monkeypatch.setattr(listing, "GRACE", 0.0)
 
         def can_be_retried() -> bool:  # soon: the server has to notice that the worker's session has ended
             with contextlib.suppress(TaskBusy):
-                return bool(backend.retry(entry.id))
+                return bool(backend.change(entry.id, RunNow()))
             return False
 
         wait_until(can_be_retried)
@@ -294,9 +296,9 @@ def test_an_end_that_the_server_does_not_take_now(
         thread.join(PATIENCE)
         assert not thread.is_alive()
     assert len(failures) == 2
-    assert len(backend.history()) == 2
-    assert backend.counts()[State.RUNNING] == 2
-    assert backend.counts()[State.READY] == 2 * isinstance(disposition, Retry)
+    assert len(inspection.runs(backend)) == 2
+    assert backend.counts().tasks[State.RUNNING] == 2
+    assert backend.counts().tasks[State.READY] == 2 * isinstance(disposition, Retry)
 
 
 def test_a_registration_that_the_server_does_not_take_now(backend: PostgresBackend, database: str) -> None:
@@ -353,7 +355,7 @@ def test_settings_of_the_database(server: Server) -> None:
                 found = dict(sender.execute(query, [["synchronous_commit", "search_path"]]).fetchall())
             assert found == {"synchronous_commit": "on", "search_path": "pg_catalog"}
             backend.send([Envelope({"msg": b"task"}, b"", None, None)])
-            assert backend.counts()[State.READY] == 1
+            assert backend.counts().tasks[State.READY] == 1
             assert backend.kv.put("key", b"", expect=backend.kv.put("key", b"", life=EPHEMERAL))
             assert [key for key, _ in backend.kv.scan("")] == ["key"]
     finally:

@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator
 import psycopg
 import pytest
 
+from unspool import inspection
 from unspool.address import Address
+from unspool.backends.change import Remove, Reprioritise, RunNow
 from unspool.backends.postgres import PostgresBackend, depot, timelimit
 from unspool.backends.postgres.sqlstate import Away, Transient
 from unspool.message import Envelope, Record, State
@@ -22,16 +24,18 @@ TABLES = "unspool.task, unspool.run, unspool.process, unspool.spooler"
 CALLS: dict[str, Callable[[PostgresBackend, str], object]] = {
     "send": lambda backend, _: send(backend, 1),
     "send many": lambda backend, _: send(backend, 2),
-    "rm": lambda backend, id: backend.remove(id),
-    "retry": lambda backend, id: backend.retry(id),
-    "ls": lambda backend, _: list(backend.entries()),
-    "ls --limit": lambda backend, _: list(backend.entries(limit=3)),
-    "show": lambda backend, id: backend.read(id),
-    "find": lambda backend, id: backend.find(id),
-    "status": lambda backend, _: backend.summary(),
+    "rm": lambda backend, id: backend.change(id, Remove()),
+    "retry": lambda backend, id: backend.change(id, RunNow()),
+    "ls": lambda backend, _: list(inspection.tasks(backend)),
+    "ls --limit": lambda backend, _: list(inspection.tasks(backend, limit=3)),
+    "show": inspection.read,
+    "find": inspection.find,
+    "status": lambda backend, _: backend.counts(),
+    "labels": lambda backend, _: backend.counts("label"),
+    "reprioritise": lambda backend, id: backend.change(id, Reprioritise(1)),
     "status --workers": lambda backend, _: backend.control.live(),
-    "history": lambda backend, _: backend.history(),
-    "history of one": lambda backend, id: backend.history(id=id),
+    "history": lambda backend, _: inspection.runs(backend),
+    "history of one": lambda backend, id: inspection.runs(backend, id=id),
     "record": lambda backend, id: backend.record([Record(id, "task", "crashed", 1, 1.0, 0.1, 1)]),
     "pause": lambda backend, _: backend.control.pause(),
     "set-period": lambda backend, _: backend.control.set_period(5),
@@ -65,9 +69,9 @@ def test_tables_are_locked(hasty: PostgresBackend, database: str, call: str) -> 
         with pytest.raises(Transient, match=r"no answer within 0\.3 s.*pg_blocking_pids") as raised:
             CALLS[call](hasty, id)
         assert not isinstance(raised.value, Away)
-    (entry,) = hasty.entries()
+    (entry,) = inspection.tasks(hasty)
     assert (entry.id, entry.state) == (id, State.READY)
-    assert hasty.history() == []
+    assert inspection.runs(hasty) == []
     assert not hasty.control.paused
 
 
@@ -90,19 +94,19 @@ def test_the_server_is_silent(server: Server, call: str) -> None:
         finally:
             for pid in stopped:
                 os.kill(pid, signal.SIGCONT)
-        assert backend.find(id) is not None or call == "rm"
+        assert inspection.find(backend, id) is not None or call == "rm"
 
 
 def test_a_table_is_locked_while_tasks_are_listed(address: Address, database: str) -> None:
     """No lock stays while a caller has a task. Otherwise ``purge`` and the session that locks wait for each other."""
     with contextlib.closing(look_at(address)) as backend:
         ids = send(backend, 3)
-        listed = backend.entries()
+        listed = inspection.tasks(backend)
         assert next(listed).id == ids[0]
         with psycopg.connect(database) as locker:
             locker.execute("SET lock_timeout = '5s'")
             locker.execute(f"LOCK TABLE {TABLES} IN ACCESS EXCLUSIVE MODE")
-        backend.remove(ids[0])
+        backend.change(ids[0], Remove())
         assert [entry.id for entry in listed] == ids[1:]
 
 
@@ -111,8 +115,8 @@ def test_more_tasks_than_are_read_at_once(address: Address) -> None:
     with contextlib.closing(look_at(address)) as backend:
         ids = send(backend, 2500)
         backend.send([Envelope({"msg": b"task"}, b"first", 0, None)])
-        listed = backend.entries(frozenset({State.READY}))
+        listed = inspection.tasks(backend, frozenset({State.READY}))
         assert next(listed).priority == 0
-        backend.remove(ids[2000])
+        backend.change(ids[2000], Remove())
         assert [entry.id for entry in listed] == ids[:2000] + ids[2001:]
-        assert [entry.id for entry in backend.entries(limit=1501)][1:] == ids[:1500]
+        assert [entry.id for entry in inspection.tasks(backend, limit=1501)][1:] == ids[:1500]

@@ -17,7 +17,7 @@ from psycopg import rows
 from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session
 
-from unspool import Spooler, configure, raw_message, registry
+from unspool import Spooler, configure, inspection, raw_message, registry
 from unspool.address import Address
 from unspool.backends.postgres import PostgresBackend
 from unspool.errors import OptionRefused, PayloadRefused, SpoolerUnusable
@@ -43,7 +43,7 @@ def spooler(address: Address) -> Iterator[PostgresBackend]:
 
 def ready(backend: PostgresBackend) -> int:
     """How many tasks are there for others to see."""
-    return backend.counts()[State.READY]
+    return backend.counts().tasks[State.READY]
 
 
 def test_psycopg(spooler: PostgresBackend, database: str) -> None:
@@ -53,7 +53,7 @@ def test_psycopg(spooler: PostgresBackend, database: str) -> None:
             id = invoice.using(connection=connection)(1)
             assert ready(spooler) == 0
         assert ready(spooler) == 1
-        entry = spooler.find(id)
+        entry = inspection.find(spooler, id)
         assert entry is not None
         assert entry.task.endswith(":invoice")
         with connection.transaction():
@@ -63,7 +63,7 @@ def test_psycopg(spooler: PostgresBackend, database: str) -> None:
         with connection.transaction():
             Spooler.send_many([raw_message("a"), raw_message("b")], connection=connection)
             Spooler.send_message_raw("c", connection=connection)
-        assert [entry.task for entry in spooler.entries()][1:] == ["a", "b", "c"]
+        assert [entry.task for entry in inspection.tasks(spooler)][1:] == ["a", "b", "c"]
 
 
 def test_sqlalchemy(spooler: PostgresBackend, database: str) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from unspool import wire
+from unspool import inspection, wire
 from unspool.address import parse
 from unspool.backends.keyvalue import EPHEMERAL
 from unspool.backends.postgres import schema, sql
@@ -128,10 +128,10 @@ def test_an_upgrade_with_tasks_in_it(empty: str) -> None:
             stop.set()
             worker.join()
     backend = look_at(parse(f"{empty}?spooler=mail"))
-    assert backend.counts() == {
+    assert backend.counts().tasks == {
         State.RUNNING: 0, State.READY: MANY - len(worked), State.DEFERRED: 3, State.DEAD: 2, State.CORRUPT: 0
     }  # fmt: skip
-    dead = next(backend.entries(frozenset({State.DEAD})))
+    dead = next(inspection.tasks(backend, frozenset({State.DEAD})))
     assert (dead.attempts, dead.reason) == (3, "it failed")
     feed = backend.feed()
     feed.refresh()
@@ -140,7 +140,7 @@ def test_an_upgrade_with_tasks_in_it(empty: str) -> None:
     assert isinstance(claim, Claim)
     assert claim.attempts == 1
     settle_one(backend, claim, Ack())
-    assert backend.counts()[State.READY] == MANY - len(worked) - 1
+    assert backend.counts().tasks[State.READY] == MANY - len(worked) - 1
     feed.close()
     backend.close()
 
@@ -319,7 +319,7 @@ def test_roles_as_the_guide_grants_them(server: Server, database: str) -> None:
     claim = claim_one(worker, ticket.ref)
     assert isinstance(claim, Claim)
     settle_one(worker, claim, Ack(), Record(claim.id, "task", "processed", 1, 1.0, 0.1, 1))
-    assert [run.verdict for run in worker.history()] == ["processed"]
+    assert [run.verdict for run in inspection.runs(worker)] == ["processed"]
     assert worker.kv.put("key", b"", expect=worker.kv.put("key", b"", life=EPHEMERAL))
     assert worker.kv.drop("key")
     with pytest.raises(SpoolerUnusable, match="lists the rights"):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from unspool import inspection
 from unspool.message import State
 from unspool.runtime.events import Broken, dump
 
@@ -138,7 +139,7 @@ def test_a_task_that_writes_into_the_report_pipe(place: Place, line: bytes) -> N
     assert len(crashes) == 2
     assert all(reason.startswith("its worker was killed: it sent an invalid report: ") for reason in crashes)
     assert [line for line in place.lines() if line.isdigit()] == [str(n) for n in range(10)]
-    assert place.backend.counts()[State.DEAD] == 1
+    assert place.backend.counts().tasks[State.DEAD] == 1
 
 
 def test_a_run_that_has_ended_is_no_crash(place: Place) -> None:
@@ -162,7 +163,7 @@ def test_a_run_that_has_ended_is_no_crash(place: Place) -> None:
     assert running.stop() == 0
     assert place.lines() == ["begun first", "written", "1", "begun last", "begun last", "written"]
     assert running.verdicts().count("crashed") == 1
-    assert place.backend.counts() == dict.fromkeys(State, 0)
+    assert place.backend.counts().tasks == dict.fromkeys(State, 0)
 
 
 def test_a_worker_whose_reports_go_elsewhere_is_replaced(place: Place) -> None:
@@ -255,10 +256,10 @@ def test_a_stop_does_not_wait_for_a_locked_history(place: Place) -> None:
         assert running.end(within=30) == 0
         (said,) = [line["message"] for line in running.seen if "history" in line["message"]]
         assert said == f"999 runs not in the history of {place.spool} yet; the next supervisor adds them"
-        assert len({record.id for record in place.backend.history(limit=5000)}) == 1000
+        assert len({record.id for record in inspection.runs(place.backend, limit=5000)}) == 1000
     place.call("mark(1000)")
     place.burst()
-    records = place.backend.history(limit=5000)
+    records = inspection.runs(place.backend, limit=5000)
     assert (len(records), len({record.id for record in records})) == (1001, 1001)
     assert not list(place.spool.glob(".unspool/journal-*"))
 
@@ -282,7 +283,7 @@ def test_a_recorder_that_dies_loses_nothing(place: Place) -> None:
     assert running.stop() == 0
     said = [line["message"] for line in running.seen if line["message"].startswith("the recorder")]
     assert said == ["the recorder of history was killed by SIGKILL; a new one replaces it"]
-    records = place.backend.history(limit=5000)
+    records = inspection.runs(place.backend, limit=5000)
     assert (len(records), len({record.id for record in records})) == (501, 501)
 
 

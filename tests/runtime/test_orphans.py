@@ -174,4 +174,4 @@ def test_an_orphan_that_hangs_at_its_end_is_killed(place: Place) -> None:
     kill(running)
     place.open_gate("one")
     wait_for_end(worker)
-    assert not sum(place.backend.counts().values())
+    assert not sum(place.backend.counts().tasks.values())

@@ -5,6 +5,8 @@ from collections import Counter
 
 import pytest
 
+from unspool import inspection
+from unspool.backends.change import RunNow
 from unspool.message import State
 
 from .conftest import Place
@@ -16,8 +18,8 @@ def test_each_task_runs_once_and_nothing_is_left(place: Place) -> None:
     place.call("[mark(n) for n in range(500)]; mark.enqueue_many(range(500, 1000))")
     running = place.burst("--processes", "2")
     assert sorted(map(int, place.lines())) == list(range(1000))
-    assert sum(place.backend.counts().values()) == 0
-    records = place.backend.history(limit=2000)
+    assert sum(place.backend.counts().tasks.values()) == 0
+    records = inspection.runs(place.backend, limit=2000)
     assert Counter(record.verdict for record in records) == {"processed": 1000}
     assert len({record.pid for record in records}) == 2
     assert running.seen[-1]["message"] == "stopped: 1000 tasks run"
@@ -36,7 +38,7 @@ def test_verdicts(place: Place) -> None:
     running = place.burst()
     assert running.verdicts() == ["processed"] * 3 + ["skipped"] * 2
     assert place.lines() == ["0", "1", "2", "3", "4"]
-    assert sum(place.backend.counts().values()) == 0
+    assert sum(place.backend.counts().tasks.values()) == 0
 
 
 def test_a_failing_task_is_retried_and_then_dead(place: Place) -> None:
@@ -52,9 +54,9 @@ def test_a_failing_task_is_retried_and_then_dead(place: Place) -> None:
     assert place.lines() == ["run 7"] * 3
     assert running.verdicts() == ["rescheduled", "rescheduled", "dead"]
     assert dead["reason"] == "ValueError: number 7"
-    (entry,) = place.backend.entries()
+    (entry,) = inspection.tasks(place.backend)
     assert (entry.state, entry.attempts, entry.reason) == (State.DEAD, 3, "ValueError: number 7")
-    records = place.backend.history(id=dead["id"])
+    records = inspection.runs(place.backend, id=dead["id"])
     assert [record.attempt for record in records] == [3, 2, 1]
     assert all("in fail" in record.error for record in records)
 
@@ -87,7 +89,7 @@ def test_a_task_that_kills_its_worker_is_dead_after_three_crashes(place: Place) 
     assert Counter(place.lines())["crash"] == 3
     assert sorted(int(line) for line in place.lines() if line != "crash") == list(range(20))
     assert [verdict for verdict in running.verdicts() if verdict != "processed"] == ["crashed"] * 3 + ["dead"]
-    (entry,) = place.backend.entries()
+    (entry,) = inspection.tasks(place.backend)
     assert (entry.state, entry.reason) == (State.DEAD, "killed its worker 3 times")
 
 
@@ -102,7 +104,7 @@ def test_exit_in_a_task_is_a_failure_and_not_a_crash(place: Place) -> None:
     place.call("leave(); vanish()")
     running = place.burst()
     assert running.verdicts() == ["dead", "crashed", "crashed", "crashed", "dead"]
-    assert {entry.reason for entry in place.backend.entries()} == {"SystemExit: 3", "killed its worker 3 times"}
+    assert {entry.reason for entry in inspection.tasks(place.backend)} == {"SystemExit: 3", "killed its worker 3 times"}
 
 
 def test_a_run_that_ends_its_worker_is_one_of_the_attempts(place: Place) -> None:
@@ -111,9 +113,9 @@ def test_a_run_that_ends_its_worker_is_one_of_the_attempts(place: Place) -> None
     place.call("vanish()")
     assert place.burst().verdicts() == ["crashed", "dead"]
     assert place.lines() == ["ran"]
-    (entry,) = place.backend.entries()
+    (entry,) = inspection.tasks(place.backend)
     assert (entry.state, entry.attempts, entry.reason) == (State.DEAD, 1, "its only attempt ended with its worker")
-    assert [record.attempt for record in place.backend.history()] == [1, 1]
+    assert [record.attempt for record in inspection.runs(place.backend)] == [1, 1]
 
 
 STUCK = """
@@ -130,10 +132,10 @@ def test_a_run_that_had_to_be_killed_waits_for_the_next(place: Place) -> None:
     place.write_app(STUCK.format(attempts=3, delay=600))
     place.call("stuck()")
     line = next(line for line in place.burst().seen if line.get("verdict") == "timeout")
-    (entry,) = place.backend.entries()
+    (entry,) = inspection.tasks(place.backend)
     assert (entry.state, entry.attempts, entry.due) == (State.DEFERRED, 1, pytest.approx(line["until"], abs=0.01))
     assert place.lines() == ["stuck"]
-    (record,) = place.backend.history()
+    (record,) = inspection.runs(place.backend)
     assert record.duration > 2.0, "it has the time limit, and some seconds more until it is killed"
     assert entry.due - record.started - record.duration == pytest.approx(600, rel=0.2), "that began when it began"
 
@@ -150,7 +152,7 @@ def test_a_run_that_ends_its_worker_has_its_times(place: Place) -> None:
         place.call(f"{name}()")
         place.burst()
         ran = float(place.lines()[-1])
-        record = next(record for record in place.backend.history() if record.verdict == "crashed")
+        record = next(record for record in inspection.runs(place.backend) if record.verdict == "crashed")
         assert record.task == f"tasks:{name}"
         assert record.started <= ran
         assert record.started + record.duration >= ran + 0.2
@@ -294,7 +296,7 @@ def test_async_tasks_run_many_at_once(place: Place) -> None:
     place.call("[meet(n) for n in range(50)]; fail(); slow()")
     running = place.burst("--concurrency", "60")
     assert Counter(running.verdicts()) == {"processed": 50, "rescheduled": 1, "dead": 1}
-    assert place.backend.counts()[State.DEFERRED] == 1
+    assert place.backend.counts().tasks[State.DEFERRED] == 1
 
 
 def test_no_more_coroutines_run_than_asked_for(place: Place) -> None:
@@ -355,7 +357,7 @@ def test_coroutines_end_while_a_plain_function_runs(place: Place) -> None:
     running = place.run()
     for _ in range(50):
         running.wait_for_verdict("processed", "quick")
-    assert place.backend.counts() == {**dict.fromkeys(State, 0), State.RUNNING: 1}
+    assert place.backend.counts().tasks == {**dict.fromkeys(State, 0), State.RUNNING: 1}
     place.open_gate("one")
     running.wait_for_verdict("processed", "held")
     assert running.stop() == 0
@@ -370,9 +372,9 @@ def test_an_unknown_function_is_kept_for_a_deploy(place: Place) -> None:
     assert running.verdicts() == ["rescheduled"]
     (line,) = [line for line in running.seen if "verdict" in line]
     assert "no task function 'tasks:old'" in line["reason"]
-    (entry,) = place.backend.entries()
+    (entry,) = inspection.tasks(place.backend)
     assert entry.state is State.DEFERRED
-    place.backend.retry(entry.id)
+    place.backend.change(entry.id, RunNow())
     place.write_app("@Spooler.task(retry_delay=0.05)\ndef old(n): note('ran', n); return True")
     place.burst()
     assert place.lines() == ["ran 1"]
@@ -463,7 +465,7 @@ def test_a_task_that_kills_its_worker_takes_no_coroutine_with_it(place: Place) -
     """)
     place.call("[innocent(n) for n in range(5)]; guilty()")
     place.burst()
-    assert [entry.task for entry in place.backend.entries()] == ["tasks:guilty"]
+    assert [entry.task for entry in inspection.tasks(place.backend)] == ["tasks:guilty"]
     assert sorted(place.lines()) == list("01234")
 
 
@@ -495,7 +497,7 @@ def test_a_coroutine_that_ends_leaves_the_sign_of_life_to_another(place: Place) 
     running.wait_for_verdict("processed", "quick")
     place.wait_for_line("begun one")
     (worker,) = [info for info in place.backend.control.live() if info.role == "worker"]
-    (task,) = place.backend.entries()
+    (task,) = inspection.tasks(place.backend)
     assert task.id.endswith(f"/{worker.ref}")
     place.open_gate("one")
     crashed = running.wait_for_verdict("crashed", "held")
@@ -525,8 +527,8 @@ def test_a_result_that_is_none_fails_its_task_alone(place: Place) -> None:
     assert running.verdicts() == ["dead", "skipped", "processed"]
     assert len({line["worker"] for line in running.seen if "worker" in line}) == 1
     reason = "TypeError: ResultRescheduled was given exception='oops', which is not an exception"
-    assert [entry.reason for entry in place.backend.entries()] == [reason]
-    odd = next(record for record in place.backend.history() if record.task == "tasks:own")
+    assert [entry.reason for entry in inspection.tasks(place.backend)] == [reason]
+    odd = next(record for record in inspection.runs(place.backend) if record.task == "tasks:own")
     assert odd.error == "TypeError: the task's result has exception='odd', which is not an exception"
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from unspool import codec
+from unspool import codec, inspection
 from unspool.backends.spool import SpoolBackend
 from unspool.functions import call_message
 from unspool.message import State
@@ -40,7 +40,7 @@ def test_term_lets_the_running_task_end_and_starts_no_other(place: Place) -> Non
     place.open_gate("one")
     assert running.end() == 0
     assert place.lines() == ["begun one", "ended one"]
-    waiting = list(place.backend.entries())
+    waiting = list(inspection.tasks(place.backend))
     assert [entry.state for entry in waiting] == [State.READY] * 50
     assert {entry.attempts for entry in waiting} == {0}
 
@@ -65,7 +65,7 @@ def test_term_lets_coroutines_end_and_starts_no_other(place: Place) -> None:
     (place.gates / "open").touch()
     assert running.end() == 0
     assert sorted(place.lines()) == ["begun 0", "begun 1", "ended 0", "ended 1"]
-    assert place.backend.counts() == {**dict.fromkeys(State, 0), State.READY: 3}
+    assert place.backend.counts().tasks == {**dict.fromkeys(State, 0), State.READY: 3}
 
 
 def test_a_second_signal_stops_at_once(place: Place) -> None:
@@ -79,7 +79,7 @@ def test_a_second_signal_stops_at_once(place: Place) -> None:
     running.wait_for_message("stopping after")
     running.signal(signal.SIGTERM)
     assert running.end() == 0
-    (entry,) = place.backend.entries()
+    (entry,) = inspection.tasks(place.backend)
     assert (entry.state, entry.attempts) == (State.READY, 1)
 
 
@@ -92,7 +92,7 @@ def test_quit_stops_at_once(place: Place) -> None:
     place.wait_for_line("begun one")
     running.signal(signal.SIGQUIT)
     assert running.end() == 0
-    assert place.backend.counts()[State.READY] == 1
+    assert place.backend.counts().tasks[State.READY] == 1
 
 
 def test_term_to_a_worker_ends_it_after_its_task(place: Place) -> None:
@@ -336,7 +336,7 @@ def test_a_killed_worker_loses_nothing(place: Place) -> None:
     place.wait_for_line("begun one")
     for _ in range(20):
         running.wait_for_verdict("processed", "mark")
-    (held,) = place.backend.entries(frozenset({State.RUNNING}))
+    (held,) = inspection.tasks(place.backend, frozenset({State.RUNNING}))
     holder = next(info for info in place.backend.control.live() if info.ref == os.path.basename(held.id))
     os.kill(holder.pid, signal.SIGKILL)
     crashed = running.wait_for_verdict("crashed")
@@ -347,7 +347,7 @@ def test_a_killed_worker_loses_nothing(place: Place) -> None:
     running.wait_for_verdict("processed", "held")
     assert running.stop() == 0
     assert Counter(place.lines())["ended one"] == 1
-    assert sum(place.backend.counts().values()) == 0
+    assert sum(place.backend.counts().tasks.values()) == 0
 
 
 def test_a_killed_supervisor_loses_nothing(place: Place) -> None:
@@ -361,7 +361,7 @@ def test_a_killed_supervisor_loses_nothing(place: Place) -> None:
     running.process.wait(PATIENCE)
     place.open_gate("one")
     running.wait_for_last_process()
-    left = place.backend.counts()[State.READY]
+    left = place.backend.counts().tasks[State.READY]
     place.burst("--processes", "2")
     numbers = [int(line) for line in place.lines() if line.isdigit()]
     assert sorted(numbers) == list(range(1000))
@@ -410,11 +410,11 @@ def test_the_ends_of_orphaned_runs_are_told(place: Place) -> None:
         "tasks:wait": ("rescheduled", "ValueError: later"),
     }
     assert lines == expected
-    assert {record.task: (record.verdict, record.reason) for record in place.backend.history()} == expected
+    assert {record.task: (record.verdict, record.reason) for record in inspection.runs(place.backend)} == expected
     place.call("mark(1)")
     place.burst()
     expected["tasks:mark"] = ("processed", "")
-    assert {record.task: (record.verdict, record.reason) for record in place.backend.history()} == expected
+    assert {record.task: (record.verdict, record.reason) for record in inspection.runs(place.backend)} == expected
     assert not list(place.spool.glob(".unspool/journal-*"))
 
 
@@ -516,7 +516,7 @@ def test_a_removed_directory_is_told_and_survived(place: Place, how: Callable[[P
     levels = {line["message"]: line["level"] for line in running.seen}
     gone, back = f"spooler {place.spool} was removed; continuing when it is back", f"spooler {place.spool} is back"
     assert (levels[gone], levels[back]) == ("WARNING", "WARNING")
-    assert {record.id for record in SpoolBackend(str(place.spool)).history()} >= {second["id"], third["id"]}
+    assert {record.id for record in inspection.runs(SpoolBackend(str(place.spool)))} >= {second["id"], third["id"]}
 
 
 def test_a_directory_moved_away_and_back_shows_its_workers(place: Place) -> None:
@@ -646,7 +646,7 @@ def test_random_kills_lose_nothing(place: Place) -> None:
         if workers:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(choose(workers), signal.SIGKILL)
-    running.wait_for(lambda line: sum(place.backend.counts().values()) == 0)
+    running.wait_for(lambda line: sum(place.backend.counts().tasks.values()) == 0)
     assert running.stop() == 0
     counts = Counter(map(int, place.lines()))
     assert sorted(counts) == list(range(2000))

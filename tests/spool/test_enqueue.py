@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from unspool import Message, Spooler, codec, configure, raw_message, wire
+from unspool import Message, Spooler, codec, configure, inspection, raw_message, wire
 from unspool.backends.spool import SpoolBackend
 from unspool.errors import NoSpooler, OptionRefused, PayloadRefused, SpoolerUnusable
 from unspool.message import State
@@ -64,7 +64,7 @@ def test_a_datetime_in_the_past_runs_now(spool: Path) -> None:
     """It means at once."""
     path = Path(add.using(postpone=datetime(1999, 1, 1))(1))
     assert abs(path.stat().st_mtime - datetime.now().timestamp()) < 60
-    assert [entry.state for entry in SpoolBackend(str(spool)).entries()] == [State.READY]
+    assert [entry.state for entry in inspection.tasks(SpoolBackend(str(spool)))] == [State.READY]
 
 
 def test_get_tasks_covers_all_in_the_order_of_running(spool: Path, tmp_path: Path) -> None:
@@ -275,12 +275,12 @@ def test_a_full_disk(tmp_path: Path) -> None:
         with pytest.raises(SpoolerUnusable, match="the disk is full"):
             backend.send([big] * 20)
         assert leftovers(mount / "mail") == []
-        assert [entry.id for entry in backend.entries()] == sent
+        assert [entry.id for entry in inspection.tasks(backend)] == sent
         assert len(sent) > 3
         from unspool.testing import run_all
 
         assert len(run_all(backend)) == len(sent)
-        assert backend.counts()[State.READY] == 0
+        assert backend.counts().tasks[State.READY] == 0
         backend.send([big])
     finally:
         backend.close()

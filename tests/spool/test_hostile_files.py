@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from unspool import wire
+from unspool import inspection, wire
+from unspool.backends.change import Remove
 from unspool.backends.spool import SpoolBackend
 from unspool.message import Claim, Envelope, Refusal, RefusalKind, Release, State
 from unspool.testing.exchange import claim_one, settle_one
@@ -88,7 +89,7 @@ def test_damaged_files_are_set_aside_undecoded(backend: SpoolBackend, data: byte
     claims, refusals = claim_all(backend)
     assert [claim.envelope.vars["msg"] for claim in claims] == [b"good"]
     assert [refusal.kind for refusal in refusals] == [RefusalKind.CORRUPT]
-    (entry,) = backend.entries(frozenset({State.CORRUPT}))
+    (entry,) = inspection.tasks(backend, frozenset({State.CORRUPT}))
     assert entry.reason == refusals[0].detail != ""
     assert Path(entry.id).read_bytes() == data
     assert "corrupt" in Path(entry.id).parts
@@ -151,12 +152,12 @@ def test_what_is_no_regular_file_is_never_run(backend: SpoolBackend, tmp_path: P
     assert [refusal.kind for refusal in refusals] == [RefusalKind.UNUSABLE]
     assert refusals[0].detail
     assert os.path.lexists(path)
-    shown = {entry.id: entry for entry in backend.entries()}[str(path)]
+    shown = {entry.id: entry for entry in inspection.tasks(backend)}[str(path)]
     assert shown.state is State.CORRUPT
     assert shown.reason
-    assert backend.counts()[State.CORRUPT] == 1
+    assert backend.counts().tasks[State.CORRUPT] == 1
     if kind != "directory":
-        backend.remove(str(path))
+        backend.change(str(path), Remove())
         assert not os.path.lexists(path)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from unspool import points, wire
+from unspool import inspection, points, wire
 from unspool.backends.spool import SpoolBackend
 from unspool.message import Claim, Envelope, Refusal, RefusalKind, State
 from unspool.testing.exchange import claim_one
@@ -59,9 +59,9 @@ def test_nobody_takes_it_for_a_task_while_it_is_written(backend: SpoolBackend, m
             (path,) = tasks(backend)
             other = SpoolBackend(backend.name)
             answers.append(claim_one(other, path.name))
-            assert list(other.entries()) == []
-            assert other.counts() == dict.fromkeys(State, 0)
-            assert other.find(str(path)) is None
+            assert list(inspection.tasks(other)) == []
+            assert other.counts().tasks == dict.fromkeys(State, 0)
+            assert inspection.find(other, str(path)) is None
 
     monkeypatch.setattr(points, "reach", look)
     (id,) = backend.send([ENVELOPE])
@@ -139,11 +139,11 @@ def test_of_several_none_is_seen_before_all_of_them_are_written(
     seen: list[int] = []
     other = SpoolBackend(backend.name)
     monkeypatch.setattr(
-        points, "reach", lambda name: seen.append(other.counts()[State.READY]) if name == "send.written" else None
+        points, "reach", lambda name: seen.append(other.counts().tasks[State.READY]) if name == "send.written" else None
     )
     ids = backend.send([ENVELOPE] * 40)
     assert seen == [0] * 32 + [32] * 8
-    assert [entry.id for entry in other.entries()] == ids
+    assert [entry.id for entry in inspection.tasks(other)] == ids
 
 
 def test_the_file_is_uwsgis_own_format(backend: SpoolBackend) -> None:

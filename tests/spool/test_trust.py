@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from unspool import codec, wire
+from unspool import codec, inspection, wire
 from unspool.backends.spool import SpoolBackend
 from unspool.errors import SpoolerUnusable
 from unspool.message import Claim, Message, Refusal, RefusalKind, State
@@ -54,10 +54,10 @@ def refused(backend: SpoolBackend, ref: str = NAME) -> str:
 
 def listed(backend: SpoolBackend, ref: str = NAME) -> str:
     """Return the reason in a listing. All listings show the task as corrupt."""
-    (entry,) = backend.entries()
+    (entry,) = inspection.tasks(backend)
     assert entry.id == f"{backend.name}/{ref}"
     assert entry.state is State.CORRUPT
-    assert backend.counts()[State.CORRUPT] == 1
+    assert backend.counts().tasks[State.CORRUPT] == 1
     return entry.reason
 
 
@@ -73,7 +73,7 @@ def test_somebody_elses_directory(spool: Path) -> None:
     with pytest.raises(SpoolerUnusable, match=f"belongs to user {SOMEBODY}.*as its owner, or set UNSPOOL_SECRET_KEY"):
         backend.feed()
     assert "belongs to user" in refused(backend)
-    assert [entry.state for entry in backend.entries()] == [State.READY]
+    assert [entry.state for entry in inspection.tasks(backend)] == [State.READY]
     put(spool / NAME, wire.dump(TASK.vars, TASK.body, SIGNER), owner=SOMEBODY)
     signed = SpoolBackend(str(spool), signer=SIGNER)
     signed.feed().close()
@@ -138,7 +138,7 @@ def test_parts_beyond_those_that_are_held_open(spool: Path) -> None:
     backend = SpoolBackend(str(spool), durable=False)
     for priority in range(100):
         backend.send([TASK._replace(priority=priority)])
-    assert backend.counts()[State.READY] == 100
+    assert backend.counts().tasks[State.READY] == 100
     (spool / "99").chmod(0o777)
     (name,) = os.listdir(spool / "99")
     assert "everybody may write to" in refused(backend, f"99/{name}")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from unspool.backends.page import RunQuery
 from unspool.backends.spool.directory import Directory
 from unspool.backends.spool.history import History
 from unspool.backends.spool.layout import HISTORY, TMP
@@ -49,6 +50,11 @@ def opened(tmp_path: Path, clock: FakeClock) -> Iterator[Open]:
         history.close()
 
 
+def latest(history: History, limit: int, id: str = "") -> list[Record]:
+    """The newest runs, newest first; of one task if an id is given."""
+    return list(history.page(RunQuery(id=id), "", limit).runs)
+
+
 def run(number: int, started: float = 1_000_000.0, id: str | None = None) -> Record:
     """Return one run."""
     return Record(id or f"/mail/task{number}", "app:f", "processed", number, started, 0.5, 4711, "")
@@ -72,17 +78,17 @@ def test_newest_first(opened: Open) -> None:
     history.add(runs(1, 2))
     history.add([Record("/mail/5/task", "app:\N{SNOWMAN}", "dead", 20, 1_000_000.0, 0.5, 1, "Traceback\nx"), run(4)])
     for looking in (history, opened()):
-        found = looking.latest(None, 10)
+        found = latest(looking, 10)
         assert [record.attempt for record in found] == [4, 20, 2, 1]
         assert found[1] == Record("/mail/5/task", "app:\N{SNOWMAN}", "dead", 20, 1_000_000.0, 0.5, 1, "Traceback\nx")
-        assert [record.attempt for record in looking.latest(None, 2)] == [4, 20]
-        assert looking.latest("/mail/task2", 10) == runs(2)
-        assert looking.latest("/mail/gone", 10) == []
+        assert [record.attempt for record in latest(looking, 2)] == [4, 20]
+        assert latest(looking, 10, "/mail/task2") == runs(2)
+        assert latest(looking, 10, "/mail/gone") == []
 
 
 def test_looking_makes_nothing(opened: Open, tmp_path: Path) -> None:
     """Without a run, there is neither a database nor a directory."""
-    assert opened().latest(None, 10) == []
+    assert latest(opened(), 10) == []
     assert list(tmp_path.iterdir()) == []
 
 
@@ -97,7 +103,7 @@ def test_bounded_in_number(opened: Open, database: Path) -> None:
     """It has at most the limit and what is added between two trims, and after a trim exactly the newest runs."""
     history = opened(limit=50)
     history.add(runs(*range(200)))
-    assert [record.attempt for record in history.latest(None, 1000)] == list(range(199, 149, -1))
+    assert [record.attempt for record in latest(history, 1000)] == list(range(199, 149, -1))
     for _ in range(11):
         history.add(runs(*range(1_000)))
         assert rows(database) <= 50 + 5_000
@@ -127,7 +133,7 @@ def test_bounded_in_age(opened: Open, clock: FakeClock, database: Path) -> None:
     clock.advance(600)
     again = opened(age=1000.0)
     again.add([run(10, started=clock())])
-    assert sorted(record.attempt for record in again.latest(None, 100)) == [5, 6, 7, 8, 9, 10]
+    assert sorted(record.attempt for record in latest(again, 100)) == [5, 6, 7, 8, 9, 10]
     clock.advance(5_000)
     opened(age=1000.0).add([run(11, started=clock() - 2_000)])
     assert rows(database) == 0
@@ -137,7 +143,7 @@ def test_none_is_kept_where_none_is_wanted(opened: Open, tmp_path: Path) -> None
     """With a limit of 0, there is no database."""
     history = opened(limit=0)
     history.add(runs(1))
-    assert history.latest(None, 10) == []
+    assert latest(history, 10) == []
     assert list(tmp_path.iterdir()) == []
 
 
@@ -163,9 +169,9 @@ def test_a_damaged_database_is_set_aside(opened: Open, database: Path, damage: s
                 file.truncate(0)
                 file.write(b"not a database at all, but longer than its header is" * 10)
     history = opened()
-    history.latest(None, 10)
+    latest(history, 10)
     history.add(runs(1))
-    assert history.latest(None, 10)[0] == run(1)
+    assert latest(history, 10)[0] == run(1)
     assert database.with_name("history.sqlite3.damaged").exists()
     assert rows(database) == 1
 
@@ -187,8 +193,8 @@ def test_rows_of_other_types_are_left_out(opened: Open, database: Path) -> None:
         connection.executemany(f"{insert} ?, ?, ?, ?, ?, ?, ?)", odd)
         connection.execute(f"{insert} 'b', 'v', 3, 2000000.0, 0.5, 1, CAST(x'ff41' AS TEXT))")
     kept = Record("/mail/task1", "b", "v", 3, 2_000_000.0, 0.5, 1, "\\xffA")
-    assert opened().latest(None, 10) == [kept, *runs(2, 1)]
-    assert opened().latest("/mail/task1", 10) == [kept, *runs(1)]
+    assert latest(opened(), 10) == [kept, *runs(2, 1)]
+    assert latest(opened(), 10, "/mail/task1") == [kept, *runs(1)]
 
 
 @pytest.mark.parametrize("columns", ["id TEXT", "number INTEGER, id TEXT, task TEXT", "when TEXT"])
@@ -198,9 +204,9 @@ def test_a_history_of_another_form(opened: Open, database: Path, columns: str) -
     with closing(sqlite3.connect(database)) as connection:
         connection.execute(f"CREATE TABLE runs ({columns.replace('when', '[when]')})")
     history = opened()
-    assert history.latest(None, 10) == []
+    assert latest(history, 10) == []
     history.add(runs(1))
-    assert history.latest(None, 10) == runs(1)
+    assert latest(history, 10) == runs(1)
     assert database.with_name("history.sqlite3.damaged").exists()
 
 
@@ -213,10 +219,10 @@ def test_odd_lines_in_a_journal(opened: Open, database: Path) -> None:
         "[" * 100_000, "garbage\udcff", run(3).to_json(),
     ]  # fmt: skip
     (database.parent / "journal-1").write_bytes("\n".join(lines).encode("utf-8", "surrogateescape"))
-    assert sorted(opened().latest(None, 20)) == runs(1, 2, 3)
+    assert sorted(latest(opened(), 20)) == runs(1, 2, 3)
     opened().add(runs(4))
     assert not journals(database)
-    assert sorted(opened().latest(None, 20)) == runs(1, 2, 3, 4)
+    assert sorted(latest(opened(), 20)) == runs(1, 2, 3, 4)
 
 
 def test_damage_under_a_writer(opened: Open, database: Path) -> None:
@@ -227,7 +233,7 @@ def test_damage_under_a_writer(opened: Open, database: Path) -> None:
         path.write_bytes(b"garbage" * 1000)
     history.close()
     history.add(runs(3))
-    assert history.latest(None, 10) == runs(3)
+    assert latest(history, 10) == runs(3)
 
 
 def test_readable_while_written(opened: Open, database: Path) -> None:
@@ -236,7 +242,7 @@ def test_readable_while_written(opened: Open, database: Path) -> None:
     with closing(sqlite3.connect(database, isolation_level=None)) as writer:
         writer.execute("BEGIN IMMEDIATE")
         writer.execute("UPDATE runs SET verdict = 'half done'")
-        assert opened().latest(None, 10) == runs(2, 1)
+        assert latest(opened(), 10) == runs(2, 1)
         writer.execute("ROLLBACK")
 
 
@@ -252,7 +258,7 @@ def test_a_locked_database_is_named(
     history.jot(runs(2))
     with closing(sqlite3.connect(database, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
-        assert opened().latest(None, 10) == runs(2)
+        assert latest(opened(), 10) == runs(2)
     assert [record.message for record in caplog.records] == [
         f"history of {database.parents[1]} cannot be read: database is locked"
     ]
@@ -278,7 +284,7 @@ def test_a_writer_that_was_killed_in_a_transaction(opened: Open, database: Path)
     journal = database.with_name(f"{database.name}-journal")
     assert journal.stat().st_size
     assert b"half done" in database.read_bytes()
-    assert opened().latest(None, 1_000) == runs(*range(999, -1, -1))
+    assert latest(opened(), 1_000) == runs(*range(999, -1, -1))
     assert not journal.exists() or not journal.stat().st_size
 
 
@@ -293,9 +299,9 @@ def test_a_database_in_wal_mode_is_converted(
     _killed(database, "PRAGMA journal_mode = WAL", "UPDATE runs SET attempt = 2, id = '/mail/task2'")
     assert database.with_name(f"{database.name}-wal").stat().st_size
     if first == "reader":
-        assert opened().latest(None, 10) == runs(2)
+        assert latest(opened(), 10) == runs(2)
     history.add(runs(3))
-    assert opened().latest(None, 10) == runs(3, 2)
+    assert latest(opened(), 10) == runs(3, 2)
     assert database.read_bytes()[18:20] == b"\1\1"  # no WAL mode
     assert not database.with_name(f"{database.name}-wal").exists()
     assert not caplog.records
@@ -307,11 +313,11 @@ def test_a_database_that_is_removed_under_a_writer(opened: Open, database: Path)
     history.add(runs(1))
     database.unlink()
     history.add(runs(2))
-    assert opened().latest(None, 10) == runs(2)
+    assert latest(opened(), 10) == runs(2)
     os.rename(database, database.with_name("other"))
     database.touch(0o600)
     history.add(runs(3))
-    assert opened().latest(None, 10) == runs(3)
+    assert latest(opened(), 10) == runs(3)
 
 
 def test_a_fifo_in_the_place_of_the_journal(opened: Open, database: Path) -> None:
@@ -321,9 +327,9 @@ def test_a_fifo_in_the_place_of_the_journal(opened: Open, database: Path) -> Non
     journal = database.with_name(f"{database.name}-journal")
     journal.unlink()
     os.mkfifo(journal)
-    assert opened().latest(None, 10) == []
+    assert latest(opened(), 10) == []
     history.add(runs(2))
-    assert opened().latest(None, 10) == runs(2)
+    assert latest(opened(), 10) == runs(2)
 
 
 def test_each_batch_is_seen_whole(opened: Open) -> None:
@@ -340,13 +346,13 @@ def test_each_batch_is_seen_whole(opened: Open) -> None:
     thread.start()
     seen = 0
     while seen < batches * 10 and (thread.is_alive() or seen == 0):
-        found = [record.attempt for record in reader.latest(None, 10_000)]
+        found = [record.attempt for record in latest(reader, 10_000)]
         assert len(found) % 10 == 0
         assert found == list(range(len(found) - 1, -1, -1))
         assert len(found) >= seen
         seen = len(found)
     thread.join()
-    assert len(reader.latest(None, 10_000)) == batches * 10
+    assert len(latest(reader, 10_000)) == batches * 10
 
 
 def test_two_writers(opened: Open) -> None:
@@ -354,7 +360,7 @@ def test_two_writers(opened: Open) -> None:
     first, second = opened(), opened()
     for number in range(10):
         (first if number % 2 else second).add(runs(number))
-    assert [record.attempt for record in first.latest(None, 100)] == list(range(9, -1, -1))
+    assert [record.attempt for record in latest(first, 100)] == list(range(9, -1, -1))
 
 
 @pytest.mark.parametrize("written", [True, False])
@@ -373,7 +379,7 @@ def test_a_directory_that_is_removed(database: Path, tmp_path: Path, clock: Fake
     assert not (tmp_path / "mail").exists()
     (tmp_path / "mail").mkdir()
     history.add(runs(3))
-    assert history.latest(None, 10) == runs(3)
+    assert latest(history, 10) == runs(3)
     assert rows(database) == 1
     history.close()
 
@@ -400,12 +406,12 @@ def test_what_is_jotted_down_waits_for_time(opened: Open, database: Path) -> Non
     assert len(waiting) == 4
     assert not database.exists()
     for _ in waiting:
-        assert [record.attempt for record in opened().latest(None, 1_000)] == numbers
+        assert [record.attempt for record in latest(opened(), 1_000)] == numbers
         history.tidy()
         assert waiting[0] not in journals(database)
     assert journals(database) == waiting[-1:]
-    assert [record.attempt for record in history.latest(None, 1_000)] == numbers
-    assert history.latest("/mail/task7", 10) == [run(7, started=1_000_007.0)._replace(error="x" * 10_000)]
+    assert [record.attempt for record in latest(history, 1_000)] == numbers
+    assert latest(history, 10, "/mail/task7") == [run(7, started=1_000_007.0)._replace(error="x" * 10_000)]
 
 
 def test_what_is_jotted_down_is_bounded(opened: Open, database: Path) -> None:
@@ -414,7 +420,7 @@ def test_what_is_jotted_down_is_bounded(opened: Open, database: Path) -> None:
     numbers = jot(history, 1_500)
     assert len(journals(database)) < 40
     assert 0 < rows(database) < 1_500
-    assert [record.attempt for record in history.latest(None, 10_000)] == numbers
+    assert [record.attempt for record in latest(history, 10_000)] == numbers
 
 
 @pytest.mark.parametrize("taken_by", ["the next process that jots", "a supervisor's writer"])
@@ -436,7 +442,7 @@ def test_what_a_dead_process_jotted_down(opened: Open, database: Path, taken_by:
     else:
         opened().add(runs(6))
     assert set(journals(database)) == alive
-    found = {record.attempt for record in history.latest(None, 10)}
+    found = {record.attempt for record in latest(history, 10)}
     assert found == {0, 1, 2, 5} | ({6} if taken_by == "a supervisor's writer" else set())
 
 
@@ -465,10 +471,10 @@ def test_texts_that_are_none(opened: Open) -> None:
     strange = Record("/mail/\udcff", "app:f", "dead", 1, 1_000_000.0, 0.5, 1, "ValueError: \ud800")
     kept = strange._replace(id="/mail/\\udcff", error="ValueError: \\ud800")
     history.add([run(1), strange, run(2)])
-    assert history.latest(None, 10) == [run(2), kept, run(1)]
-    assert history.latest(strange.id, 10) == [kept]
+    assert latest(history, 10) == [run(2), kept, run(1)]
+    assert latest(history, 10, strange.id) == [kept]
     history.jot([strange._replace(attempt=2, started=1_000_002.0)])
-    assert history.latest(strange.id, 10) == [kept._replace(attempt=2, started=1_000_002.0), kept]
+    assert latest(history, 10, strange.id) == [kept._replace(attempt=2, started=1_000_002.0), kept]
 
 
 def test_a_row_that_cannot_be_kept_costs_no_other(
@@ -477,7 +483,7 @@ def test_a_row_that_cannot_be_kept_costs_no_other(
     """It is omitted with a log line. The rest of its batch is stored, and the database stays."""
     history = opened()
     history.add([run(1), run(2)._replace(pid=1 << 70), run(3)._replace(task=None), run(4)])  # type: ignore[arg-type]
-    assert history.latest(None, 10) == [run(4), run(1)]
+    assert latest(history, 10) == [run(4), run(1)]
     assert [record.message.split(":")[0] for record in caplog.records] == [
         "a run of /mail/task2 is left out of history",
         "a run of /mail/task3 is left out of history",

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from unspool import Spooler, configure, instances, raw_message, registry
+from unspool import Spooler, configure, inspection, instances, raw_message, registry
 from unspool.errors import ConfigurationError, OptionRefused
 from unspool.message import State
 from unspool.testing import MemoryBackend, TemporarySpooler, run_all
@@ -40,7 +40,7 @@ def backend() -> MemoryBackend:
 
 
 def labels(backend: MemoryBackend) -> list[str]:
-    return [entry.task for entry in backend.entries()]
+    return [entry.task for entry in inspection.tasks(backend)]
 
 
 def test_a_spooler_of_a_backend(backend: MemoryBackend) -> None:
@@ -142,7 +142,7 @@ def test_a_url_of_memory(text: str) -> None:
     configure(spoolers=[text, "memory://other"])
     assert greet("ann") == "memory://memory/1"
     assert greet.using(spooler="memory://other")("bob") == "memory://other/1"
-    assert registry.backend("memory").counts()[State.READY] == 1
+    assert registry.backend("memory").counts().tasks[State.READY] == 1
 
 
 def test_a_signed_queue_of_memory() -> None:
@@ -150,8 +150,8 @@ def test_a_signed_queue_of_memory() -> None:
     configure(spoolers="memory://signed", secret_key="k" * 32)
     greet("ann")
     backend = registry.backend("signed")
-    (entry,) = backend.entries()
-    found = backend.read(entry.id)
+    (entry,) = inspection.tasks(backend)
+    found = inspection.read(backend, entry.id)
     assert found is not None
     assert found[1] is not None
     assert isinstance(backend, MemoryBackend)

@@ -7,14 +7,15 @@ from typing import Any
 
 import pytest
 
-from unspool import Spooler, raw_message, registry, settings
+from unspool import Spooler, raw_message, settings
 from unspool.backends.memory import MemoryBackend
 from unspool.backends.spool import SpoolBackend
-from unspool.backends.spool.pieces import is_piece, short
+from unspool.backends.spool.pieces import is_piece
 from unspool.codec import encode
 from unspool.errors import AmbiguousId
 from unspool.lookup import find_ended, find_task
 from unspool.message import Record
+from unspool.task_id import short_id
 
 NAME = "uwsgi_spoolfile_on_my_vm_11022_6_2191279654_1795678695_496742"
 OWN = "11022_6_2191279654"
@@ -23,17 +24,17 @@ OWN = "11022_6_2191279654"
 @pytest.mark.parametrize("host", ["vm", "my_vm", "vm_1_2", "", "7"])
 def test_the_part_of_a_name_that_differs(host: str) -> None:
     """Prefix, host and time are omitted, whatever the host is called."""
-    assert short(f"uwsgi_spoolfile_on_{host}_{OWN}_1795678695_496742") == OWN
+    assert short_id(f"uwsgi_spoolfile_on_{host}_{OWN}_1795678695_496742") == OWN
 
 
 @pytest.mark.parametrize("name", ["uwsgi_spoolfile_on_report", f"{NAME}~2", "uwsgi_spoolfile_on_1_2_3"])
 def test_the_name_of_another_program(name: str) -> None:
     """The short form is everything except the prefix, and no shorter part is accepted."""
-    assert short(name) == name.removeprefix("uwsgi_spoolfile_on_")
-    assert is_piece(short(name), name)
+    assert short_id(name) == name.removeprefix("uwsgi_spoolfile_on_")
+    assert is_piece(short_id(name), name)
     assert is_piece(name, name)
     assert not is_piece(name[:-1], name)
-    assert not is_piece(short(name)[1:], name)
+    assert not is_piece(short_id(name)[1:], name)
 
 
 @pytest.mark.parametrize(
@@ -135,9 +136,8 @@ def test_python_takes_short_ids(tmp_path: Path) -> None:
     """``read_task_file`` finds a task by a part of its id. Several tasks are an error, no task is ``{}``."""
     settings.configure(spoolers=[str(tmp_path / "mail")], durability="relaxed")
     one, two = Spooler.send_many([raw_message("one", priority=3), raw_message("two")])
-    backend = registry.backend()
-    assert Spooler.read_task_file(backend.short(one))["msg"] == "one"
-    assert Spooler.read_task_file(backend.short(two))["msg"] == "two"
+    assert Spooler.read_task_file(short_id(one))["msg"] == "one"
+    assert Spooler.read_task_file(short_id(two))["msg"] == "two"
     assert Spooler.read_task_file("11022_6_2191279654") == {}
     end = "_".join(one.rsplit("_", 2)[1:])
     Path(two).rename(f"{two.rsplit('_', 2)[0]}_{end}")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from unspool import codec
+from unspool.backends.change import Remove
 from unspool.backends.spool import SpoolBackend
 from unspool.message import Message, Record, RefusalKind, Verdict
 from unspool.runtime.events import Begun, Refused
@@ -157,7 +158,7 @@ def test_a_task_whose_worker_died(served: Served, clock: FakeClock) -> None:
         timed_out = served.note_crash(0, ref, process, "was killed", clock())
         assert timed_out is not None
         assert timed_out[0].verdict == Verdict.TIMEOUT
-        served.backend.remove(f"{served.name}/{ref}")
+        served.backend.change(f"{served.name}/{ref}", Remove())
         assert served.note_crash(0, ref, process, "was killed", clock()) is None
     finally:
         os.close(writer)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from unspool import inspection
 from unspool.backends.spool import SpoolBackend, scan, snapshot
 from unspool.message import Claim, Envelope, State
 from unspool.testing.exchange import claim_one
@@ -39,7 +40,7 @@ def backend(tmp_path: Path) -> SpoolBackend:
 
 def refs(backend: SpoolBackend, states: set[State], limit: int | None = None) -> list[str]:
     """Return the refs in a listing."""
-    return [entry.id.removeprefix(f"{backend.name}/") for entry in backend.entries(frozenset(states), limit)]
+    return [entry.id.removeprefix(f"{backend.name}/") for entry in inspection.tasks(backend, frozenset(states), limit)]
 
 
 def test_the_order_holds_from_window_to_window(backend: SpoolBackend, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,7 +73,7 @@ def test_the_order_holds_from_window_to_window(backend: SpoolBackend, monkeypatc
     assert [times[ref][1] for ref in later] == sorted(times[ref][1] for ref in later)
     assert refs(backend, {State.READY}, 7) == listed[:7]
     assert refs(backend, {State.READY, State.DEFERRED}, len(listed) + 7) == listed + later[:7]
-    counts = backend.counts()
+    counts = backend.counts().tasks
     assert (counts[State.READY], counts[State.DEFERRED]) == (len(listed), len(later))
 
 
@@ -92,7 +93,7 @@ def test_memory_does_not_grow_with_the_queue(backend: SpoolBackend, monkeypatch:
         write(Path(backend.name), number)
     tracemalloc.start()
     try:
-        assert sum(1 for _ in backend.entries()) == 5_000
+        assert sum(1 for _ in inspection.tasks(backend)) == 5_000
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -109,7 +110,7 @@ def test_what_is_never_run_is_listed_last(backend: SpoolBackend) -> None:
     assert refs(backend, set(State)) == [early, *corrupt]
     assert refs(backend, {State.DEFERRED, State.CORRUPT}) == corrupt
     assert refs(backend, {State.DEFERRED}) == []
-    assert backend.counts() == dict.fromkeys(State, 0) | {State.READY: 1, State.CORRUPT: 3}
+    assert backend.counts().tasks == dict.fromkeys(State, 0) | {State.READY: 1, State.CORRUPT: 3}
 
 
 def test_what_runs_is_seen_among_many_locks(backend: SpoolBackend, tmp_path: Path) -> None:
@@ -133,7 +134,7 @@ def test_what_runs_is_seen_among_many_locks(backend: SpoolBackend, tmp_path: Pat
         assert others.stdout.readline() == b"ready\n"
         wrong = 0
         for _ in range(500):
-            counts = backend.counts()
+            counts = backend.counts().tasks
             wrong += (counts[State.RUNNING], counts[State.READY]) != (1, 9)
         assert wrong == 0
     finally:

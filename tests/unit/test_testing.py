@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from unspool import ResultRescheduled, Spooler, raw_message, registry, settings
+from unspool import ResultRescheduled, Spooler, inspection, raw_message, registry, settings
 from unspool.backends.memory import MemoryBackend
 from unspool.backends.spool import SpoolBackend
 from unspool.codec import encode
@@ -138,7 +138,7 @@ class TestRunAll:
         assert [run.attempt for run in runs] == [1, 2, 3]
         assert isinstance(runs[0].exception, ValueError)
         assert "Traceback" in runs[0].error
-        assert memory.counts()[State.DEAD] == 1
+        assert memory.counts().tasks[State.DEAD] == 1
 
     def test_deferred_ones_stay(self) -> None:
         """Tasks that are not due by the backend's clock stay, until the clock is advanced."""
@@ -194,7 +194,7 @@ class TestRunAll:
         (id,) = memory.send([encode(interrupt.message())])
         with pytest.raises(KeyboardInterrupt):
             run_all(memory)
-        entry = memory.find(id)
+        entry = inspection.find(memory, id)
         assert entry is not None
         assert (entry.state, entry.attempts) == (State.READY, 0)
 
@@ -272,7 +272,7 @@ class TestSpoolerFixture:
         assert unspool_spooler.run(advance=3600) == []
         [run] = unspool_spooler.run(advance=timedelta(hours=1))[:1]
         assert (run.verdict, run.attempt) == (Verdict.RESCHEDULED, 1)
-        assert unspool_spooler.backend.counts()[State.DEAD] == 1
+        assert unspool_spooler.backend.counts().tasks[State.DEAD] == 1
         note.using(postpone=timedelta(minutes=1))(1)
         assert unspool_spooler.run(advance=59) == []
         assert [run.verdict for run in unspool_spooler.run(advance=1)] == [Verdict.PROCESSED]

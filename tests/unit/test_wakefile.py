@@ -10,7 +10,8 @@ from types import ModuleType
 
 import pytest
 
-from unspool import codec
+from unspool import codec, inspection
+from unspool.backends.change import RunNow
 from unspool.backends.spool import SpoolBackend
 from unspool.backends.spool.directory import Directory
 from unspool.backends.spool.names import BELL, is_bell, is_task
@@ -124,9 +125,9 @@ def test_to_everybody_else_it_is_no_task(backend: SpoolBackend) -> None:
     """Listings, counts and workers ignore it."""
     backend.wakefile.want()
     ref = send(backend)
-    assert [entry.id for entry in backend.entries()] == [f"{backend.name}/{ref}"]
-    assert backend.counts()[State.READY] == 1
-    assert backend.find(BELL) is None
+    assert [entry.id for entry in inspection.tasks(backend)] == [f"{backend.name}/{ref}"]
+    assert backend.counts().tasks[State.READY] == 1
+    assert inspection.find(backend, BELL) is None
     assert len(run_all(backend)) == 1
     assert list(bells(backend)) == [BELL]
 
@@ -135,7 +136,7 @@ def test_a_retried_task_is_announced(backend: SpoolBackend, clock: FakeClock) ->
     """A deferred task is made ready by hand."""
     backend.wakefile.want()
     ref = send(backend, due=clock() + 100)
-    backend.retry(ref)
+    backend.change(ref, RunNow())
     assert min(bells(backend).values()) <= clock()
 
 
@@ -176,7 +177,7 @@ def test_a_lock_of_uwsgis_is_given_up(backend: SpoolBackend) -> None:
         inside.let_go(ref)
         claim = claim_one(backend, ref)
         assert isinstance(claim, Claim)
-        assert backend.read(ref) is not None
+        assert inspection.read(backend, ref) is not None
         again = claim_one(SpoolBackend(backend.name, durable=False), ref)
         assert isinstance(again, Refusal)
         assert again.kind is RefusalKind.BUSY
@@ -207,7 +208,7 @@ def test_a_link_in_the_place_of_a_bell(backend: SpoolBackend) -> None:
     backend.wakefile.want()
     os.symlink("nowhere", f"{backend.name}/{BELL}")
     send(SpoolBackend(backend.name, durable=False))
-    assert backend.counts()[State.READY] == 1
+    assert backend.counts().tasks[State.READY] == 1
 
 
 def test_nobody_rings_for_a_uwsgi_that_is_gone(backend: SpoolBackend) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import inotify_simple
 import pytest
 
+from unspool import inspection
 from unspool.backends.spool import SpoolBackend
 
 PATIENCE = 100.0  # seconds after which something that should happen has not, also on a busy machine
@@ -190,7 +191,7 @@ class Instance:
 
     def verdicts(self, id: str) -> list[str]:
         """Return how the runs of a task ended, in order."""
-        return [record.verdict for record in reversed(self.backend.history(id=id))]
+        return [record.verdict for record in reversed(inspection.runs(self.backend, id=id))]
 
     def pids(self) -> list[int]:
         """Return the live spooler processes."""

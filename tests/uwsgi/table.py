@@ -6,7 +6,7 @@ The test chooses what runs them: ``unspool run``, or uWSGI in any of its modes.
 from collections.abc import Callable
 from itertools import pairwise
 
-from unspool import wire
+from unspool import inspection, wire
 from unspool.backends.spool import SpoolBackend
 from unspool.message import State
 
@@ -143,7 +143,7 @@ ALTERED[-1] ^= 1
 
 def verdicts(backend: SpoolBackend, ids: dict[str, str]) -> dict[str, list[str]]:
     """Return how the runs of each task ended, in order. For those that wait for a deploy, return only the first."""
-    found = {name: [run.verdict for run in reversed(backend.history(id=id))] for name, id in ids.items()}
+    found = {name: [run.verdict for run in reversed(inspection.runs(backend, id=id))] for name, id in ids.items()}
     return {name: ends[: len(VERDICTS[name])] if name in WAITING else ends for name, ends in found.items()}
 
 
@@ -153,7 +153,7 @@ def wait_and_check(
     """Wait until every row has come to its end, and check what is left."""
     wait(lambda: {name: len(ends) for name, ends in verdicts(backend, ids).items()} == _LENGTHS, "the last verdict")
     # The files of what is done may still be about to be removed.
-    wait(lambda: len(list(backend.entries())) == 10, "the end")
+    wait(lambda: len(list(inspection.tasks(backend))) == 10, "the end")
     assert verdicts(backend, ids) == VERDICTS
     ran: dict[str, int] = {}
     for line in lines():
@@ -163,16 +163,16 @@ def wait_and_check(
     assert "fax page True" in lines()
     assert "is_async a" in lines()
 
-    states = {name: entry.state if (entry := backend.find(id)) else None for name, id in ids.items()}
+    states = {name: entry.state if (entry := inspection.find(backend, id)) else None for name, id in ids.items()}
     dead = {name for name, ends in VERDICTS.items() if ends[-1] == "dead"}
     assert {name for name, state in states.items() if state is State.DEAD} == dead
     assert {name for name, state in states.items() if state is State.CORRUPT} == {"altered"}
     assert {name for name, state in states.items() if state in _IN_THE_QUEUE} == WAITING
-    reasons = {name: entry.reason for name, id in ids.items() if (entry := backend.find(id))}
+    reasons = {name: entry.reason for name, id in ids.items() if (entry := inspection.find(backend, id))}
     assert reasons["kills_its_process"] == "killed its worker 3 times"
     assert reasons["raises"] == "ValueError: always"
     assert "checksum" in reasons["altered"]
-    assert all("app:not_there" in run.error for run in backend.history(id=ids["unknown"]))
+    assert all("app:not_there" in run.error for run in inspection.runs(backend, id=ids["unknown"]))
     # The back-off is in the file's time, and no run came before it.
     begun = [float(line.split()[1]) for line in lines() if line.startswith("raises ")]
     assert all(second - first >= 0.1 for first, second in pairwise(begun))

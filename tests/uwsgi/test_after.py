@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from unspool import inspection
 from unspool.backends.spool import SpoolBackend
 from unspool.message import State
 
@@ -159,7 +160,7 @@ class Shop:
 
     def waiting(self) -> list[tuple[str, State]]:
         """Return the remaining tasks and their states."""
-        return sorted((entry.task.rpartition(":")[2], entry.state) for entry in self.backend.entries())
+        return sorted((entry.task.rpartition(":")[2], entry.state) for entry in inspection.tasks(self.backend))
 
 
 @pytest.fixture
@@ -352,7 +353,7 @@ def test_uwsgiconf_itself(shop: Shop, run_uwsgi: Run, uwsgiconf: Path) -> None:
     shop.drain()
     assert shop.ran() == [("add", 1, [2, 3]), ("ucfg_cleanup", 30, "uwsgi_spoolfile_on"), ("urgent", 200_000)]
     assert shop.waiting() == []
-    runs = sorted((record.task, record.verdict) for record in shop.backend.history())
+    runs = sorted((record.task, record.verdict) for record in inspection.runs(shop.backend))
     assert runs == [
         ("?", "processed"),  # a text of 64 KiB or more is in the body
         ("cleanup", "processed"),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from unspool import wire
+from unspool import inspection, wire
 from unspool.message import State
 
 from .instance import Instance
@@ -118,14 +118,14 @@ def test_a_task_that_reads_its_own_file_runs_once(instance: Instance, send: str)
     instance.start("--spooler-processes=2")
     instance.do(send)
     instance.wait_for_line("begun gate")
-    (entry,) = instance.backend.entries()
+    (entry,) = inspection.tasks(instance.backend)
     assert entry.state is State.RUNNING  # as the kernel tells this process
     for n in range(3):
         instance.do(f"mark({n})")
         instance.wait_for_line(f"mark {n}")  # by the other process, which has seen the file then
     assert instance.lines().count("begun gate") == 1
     instance.open_gate("gate")
-    instance.wait(lambda: not list(instance.backend.entries()))
+    instance.wait(lambda: not list(inspection.tasks(instance.backend)))
     assert instance.lines().count("begun gate") == 1
 
 

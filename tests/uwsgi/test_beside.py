@@ -6,6 +6,8 @@ import random
 import signal
 import threading
 
+from unspool import inspection
+from unspool.backends.change import RunNow
 from unspool.message import State
 
 from .instance import Instance
@@ -135,7 +137,7 @@ def test_nothing_is_lost_by_random_kills(instance: Instance) -> None:
     assert kills > 0
     assert duplicates <= kills
     assert {line.split()[2] for line in (instance.root / "ran").read_text().splitlines()} == {"0", "1"}
-    assert instance.backend.counts() == dict.fromkeys(State, 0)
+    assert instance.backend.counts().tasks == dict.fromkeys(State, 0)
 
 
 def children(pid: int) -> list[int]:
@@ -167,10 +169,10 @@ def test_either_handles_all_kinds_alike(instance: Instance) -> None:
     assert sorted(line for line in instance.lines() if line.startswith("late ")) == (
         ["late mule True"] * 2 + ["late process True"] * 2
     )
-    dead = [entry.id for entry in instance.backend.entries() if entry.state is State.DEAD]
+    dead = [entry.id for entry in inspection.tasks(instance.backend) if entry.state is State.DEAD]
     assert len(dead) == 4
     for id in dead:
-        instance.backend.retry(id)
+        instance.backend.change(id, RunNow())
     instance.wait(lambda: sum(line.startswith("fails ") for line in instance.lines()) == 24)
 
 

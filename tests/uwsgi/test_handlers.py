@@ -2,6 +2,8 @@
 
 import pytest
 
+from unspool import inspection
+
 from .instance import Instance
 
 OURS = """
@@ -49,7 +51,7 @@ def test_its_own_handler_is_kept(instance: Instance, program: str) -> None:
     instance.start()
     instance.do("ours()\nuwsgi.spool({b'colour': b'blue'})")
     instance.wait(lambda: sorted(instance.lines()) == ["its own blue", "ours"])
-    instance.wait(lambda: not list(instance.backend.entries()))
+    instance.wait(lambda: not list(inspection.tasks(instance.backend)))
     assert "the messages that are not unspool's" in instance.log.read_text()
 
 
@@ -61,7 +63,7 @@ def test_uwsgidecorators_beside_unspool(instance: Instance, first: str) -> None:
     instance.start()
     instance.do("ours()\ndecorated(1, b=2)")
     instance.wait(lambda: sorted(instance.lines()) == ["decorated 1 2", "ours"])
-    instance.wait(lambda: not list(instance.backend.entries()))
+    instance.wait(lambda: not list(inspection.tasks(instance.backend)))
 
 
 def test_a_message_that_nobody_handles_is_kept(instance: Instance) -> None:
@@ -69,7 +71,7 @@ def test_a_message_that_nobody_handles_is_kept(instance: Instance) -> None:
     instance.write_app(IMPORTS + UNSPOOL)
     instance.start()
     instance.do("uwsgi.spool({b'colour': b'blue'})")
-    instance.wait(lambda: [run.verdict for run in instance.backend.history()] == ["rescheduled"])
-    (entry,) = instance.backend.entries()
+    instance.wait(lambda: [run.verdict for run in inspection.runs(instance.backend)] == ["rescheduled"])
+    (entry,) = inspection.tasks(instance.backend)
     assert entry.attempts == 0
-    assert "uwsgi.spool()" in instance.backend.history()[0].error
+    assert "uwsgi.spool()" in inspection.runs(instance.backend)[0].error

@@ -2,7 +2,7 @@
 
 import pytest
 
-from unspool import wire
+from unspool import inspection, wire
 from unspool.message import State
 
 from . import table
@@ -124,7 +124,7 @@ def test_uwsgis_time_limit_is_for_one_task(instance: Instance) -> None:
     assert instance.verdicts(id) == ["crashed", "crashed", "crashed", "dead"]
     assert instance.lines().count("hangs") == 3
     assert instance.lines().count("takes") == 6
-    assert {record.verdict for record in instance.backend.history() if record.id != id} == {"processed"}
+    assert {record.verdict for record in inspection.runs(instance.backend) if record.id != id} == {"processed"}
 
 
 def test_whole_files_from_mules_and_threads(instance: Instance) -> None:
@@ -154,11 +154,11 @@ def test_whole_files_from_mules_and_threads(instance: Instance) -> None:
     senders = [f"--mule={instance.root / 'sender.py'}"] * 2
     instance.start("--enable-threads", "--spooler-processes=2", *senders)
     instance.do("send(0)")
-    instance.wait(lambda: len(instance.lines()) >= 300 and not list(instance.backend.entries()))
+    instance.wait(lambda: len(instance.lines()) >= 300 and not list(inspection.tasks(instance.backend)))
     numbers = sorted(int(line.split()[1]) for line in instance.lines())
     assert len(numbers) == 300
     assert len(set(numbers)) == 300
-    assert {record.verdict for record in instance.backend.history(limit=1000)} == {"processed"}
+    assert {record.verdict for record in inspection.runs(instance.backend, limit=1000)} == {"processed"}
 
 
 def test_what_uwsgi_does_before_anybody_is_asked(instance: Instance) -> None:
@@ -179,8 +179,8 @@ def test_what_uwsgi_does_before_anybody_is_asked(instance: Instance) -> None:
     variables = instance.drop("variables", whole[:20])
     body = instance.drop("body", whole[:-1])
     instance.wait(lambda: not variables.exists() and not body.exists())
-    assert [record.id for record in instance.backend.history()] == [str(body)]
-    corrupt = instance.backend.find(str(body))
+    assert [record.id for record in inspection.runs(instance.backend)] == [str(body)]
+    corrupt = inspection.find(instance.backend, str(body))
     assert corrupt is not None
     assert corrupt.state is State.CORRUPT
     short = instance.drop("short", whole[:3])  # only now: we set it aside when it is as old as the others were
@@ -237,7 +237,7 @@ def test_a_task_that_removes_its_own_file(instance: Instance) -> None:
     for _ in range(2):
         instance.do("Spooler.send_message_raw('ucfg_gone')")
     instance.wait_for_line("gone", 2)
-    instance.wait(lambda: len(instance.backend.history()) == 2)
+    instance.wait(lambda: len(inspection.runs(instance.backend)) == 2)
     assert instance.pids() == pids
     assert "horrible" not in instance.log.read_text()
 
@@ -308,7 +308,7 @@ def test_stopping_uwsgi_in_mid_task_loses_nothing(instance: Instance) -> None:
     id = instance.do("held()")
     instance.wait_for_line("begun gate")
     instance.stop()
-    found = instance.backend.find(id)
+    found = inspection.find(instance.backend, id)
     assert found is not None
     assert (found.state, found.attempts) == (State.READY, 1)
     instance.start()
@@ -405,7 +405,7 @@ def test_its_processes_are_seen_from_outside(instance: Instance) -> None:
     assert (worker.role, worker.pid, f"{instance.spool}/{worker.ref}") == ("worker", *instance.pids(), id)
     assert instance.do("Spooler.get_pids()") == instance.pids()
     instance.open_gate("gate")
-    instance.wait(lambda: instance.backend.find(id) is None)
+    instance.wait(lambda: inspection.find(instance.backend, id) is None)
     instance.stop()
     assert instance.backend.control.live() == []
 

@@ -4,7 +4,7 @@ import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
-from unspool import Spooler, SpoolerTask, TaskResult, codec, configure, spooler_task_types, wire
+from unspool import Spooler, SpoolerTask, TaskResult, codec, configure, inspection, spooler_task_types, wire
 from unspool.backends.spool import SpoolBackend
 from unspool.message import State
 from unspool.testing import run_all
@@ -72,7 +72,13 @@ def test_what_uwsgidecorators_and_uwsgiconf_left_is_drained(
     )
     run_uwsgi(f"--spooler-external={spool}", f"--mule={tmp_path / 'sender.py'}")
     backend = SpoolBackend(str(spool))
-    assert [entry.task for entry in backend.entries()] == ["raw", "with_arguments", "with_message", "fcall", "?"]
+    assert [entry.task for entry in inspection.tasks(backend)] == [
+        "raw",
+        "with_arguments",
+        "with_message",
+        "fcall",
+        "?",
+    ]
     ran.clear()
     run_all(backend)
     assert ran == [
@@ -81,7 +87,7 @@ def test_what_uwsgidecorators_and_uwsgiconf_left_is_drained(
         ("with_message", "plain", "a body"),
         ("of_uwsgiconf", "x", 1),
     ]
-    (kept,) = backend.entries()  # no function here handles a bare message, so it waits
+    (kept,) = inspection.tasks(backend)  # no function here handles a bare message, so it waits
     assert kept.state is State.DEFERRED
 
 

@@ -5,6 +5,8 @@ import signal
 
 import pytest
 
+from unspool import inspection
+from unspool.backends.change import RunNow
 from unspool.message import State
 
 from .instance import Instance, require
@@ -111,10 +113,10 @@ def test_failing_and_killing_and_deferred_tasks(instance: Instance) -> None:
     assert instance.verdicts(failing) == ["rescheduled", "dead"]
     assert instance.verdicts(killing) == ["crashed", "crashed", "crashed", "dead"]
     assert marks(instance) == ["8", "late"]
-    found = instance.backend.find(failing)
+    found = inspection.find(instance.backend, failing)
     assert found is not None
     assert found.state is State.DEAD
-    instance.backend.retry(failing)
+    instance.backend.change(failing, RunNow())
     instance.wait_for_line("fails", 3)
 
 
@@ -133,7 +135,7 @@ def test_two_processes_run_them_side_by_side(instance: Instance) -> None:
     instance.wait_for_line("through second")
     instance.do("send(8)")
     instance.wait(lambda: marks(instance) == ["8"])
-    (running,) = (entry.id for entry in instance.backend.entries(frozenset({State.RUNNING})))
+    (running,) = (entry.id for entry in inspection.tasks(instance.backend, frozenset({State.RUNNING})))
     victim = next(pid for pid in instance.pids() if has_open(pid, running))
     os.kill(victim, signal.SIGKILL)
     instance.wait_for_line("begun urgent", 2)

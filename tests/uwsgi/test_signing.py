@@ -5,7 +5,7 @@ import struct
 
 import pytest
 
-from unspool import codec, wire
+from unspool import codec, inspection, wire
 from unspool.message import Message, State
 from unspool.signing import Signer
 
@@ -65,7 +65,7 @@ def test_signed_tasks_run(instance: Instance) -> None:
         "urgent outside",
         "other key",
     }
-    assert instance.backend.counts()[State.CORRUPT] == 0
+    assert instance.backend.counts().tasks[State.CORRUPT] == 0
 
 
 def test_unsigned_and_forged_tasks_are_set_aside(instance: Instance) -> None:
@@ -91,9 +91,9 @@ def test_unsigned_and_forged_tasks_are_set_aside(instance: Instance) -> None:
     instance.env["UNSPOOL_SECRET_KEY"] = KEY
     instance.start()
     ids = {name: str(instance.drop(name, content)) for name, (content, _) in dropped.items()}
-    instance.wait(lambda: instance.backend.counts()[State.CORRUPT] == len(dropped))
+    instance.wait(lambda: instance.backend.counts().tasks[State.CORRUPT] == len(dropped))
     for name, (_, reason) in dropped.items():
-        entry = instance.backend.find(ids[name])
+        entry = inspection.find(instance.backend, ids[name])
         assert entry is not None
         assert reason in entry.reason
         assert instance.verdicts(ids[name]) == ["corrupt"]

@@ -6,7 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
+from ... import inspection
 from ...backends.base import Ticket
+from ...backends.change import Remove
 from ...message import (
     NOTHING,
     Ack,
@@ -66,7 +68,7 @@ class ClaimTests(Ground):
         """A task that a user removed after it was handed out is gone."""
         id = queue.send("task")
         (ticket,) = queue.take()
-        queue.backend.remove(id)
+        queue.backend.change(id, Remove())
         refusal = claim_one(queue.backend, ticket.ref)
         assert isinstance(refusal, Refusal)
         assert refusal.kind is RefusalKind.GONE
@@ -82,7 +84,7 @@ class ClaimTests(Ground):
         assert isinstance(refusal, Refusal)
         assert refusal.kind is RefusalKind.EARLY
         assert refusal.until == pytest.approx(at, abs=0.001)
-        entry = queue.backend.find(id)
+        entry = inspection.find(queue.backend, id)
         assert entry is not None
         assert entry.attempts == 1
 
@@ -98,7 +100,7 @@ class ClaimTests(Ground):
         assert refusal.detail
         queue.refused(ticket, refusal)
         assert queue.state(damaged) is State.CORRUPT
-        (entry,) = queue.backend.entries(frozenset({State.CORRUPT}))
+        (entry,) = inspection.tasks(queue.backend, frozenset({State.CORRUPT}))
         assert entry.reason == refusal.detail
         assert queue.order(1) == ["whole"]
 
@@ -106,7 +108,7 @@ class ClaimTests(Ground):
         """The attempt is stored when a task starts, so that it survives whatever the task does to its worker."""
         id = queue.send("task")
         queue.begin()
-        entry = queue.backend.find(id)
+        entry = inspection.find(queue.backend, id)
         assert entry is not None
         assert (entry.state, entry.attempts) == (State.RUNNING, 1)
 
@@ -125,7 +127,7 @@ class ClaimTests(Ground):
         id = queue.send("task")
         assert queue.end(queue.begin(), Ack()) is None
         assert queue.state(id) is None
-        assert sum(queue.backend.counts().values()) == 0
+        assert sum(queue.backend.counts().tasks.values()) == 0
 
     def test_again(self, queue: Queue) -> None:
         """A failed task waits, under its id and priority, until the time that was decided."""
@@ -133,7 +135,7 @@ class ClaimTests(Ground):
         at = queue.clock() + 30
         until = queue.end(queue.begin(), Retry(at))
         assert until == pytest.approx(at, abs=0.001)
-        entry = queue.backend.find(id)
+        entry = inspection.find(queue.backend, id)
         assert entry is not None
         assert (entry.state, entry.priority, entry.attempts) == (State.DEFERRED, 7, 1)
         assert entry.due == pytest.approx(at, abs=0.001)
@@ -145,7 +147,7 @@ class ClaimTests(Ground):
         """A task that was released is ready, and the attempt is not counted."""
         id = queue.send("task")
         queue.end(queue.begin(), Release())
-        entry = queue.backend.find(id)
+        entry = inspection.find(queue.backend, id)
         assert entry is not None
         assert (entry.state, entry.attempts) == (State.READY, 0)
         assert queue.begin().attempts == 1
@@ -164,7 +166,7 @@ class ClaimTests(Ground):
         id = queue.send("task", priority=2)
         queue.send("other")
         assert queue.end(queue.begin(), Bury("the reason", corrupt)) is None
-        (entry,) = queue.backend.entries(frozenset({state}))
+        (entry,) = inspection.tasks(queue.backend, frozenset({state}))
         assert (entry.task, entry.state, entry.reason) == ("task", state, "the reason")
         assert (entry.priority, entry.attempts) == (2, 1)
         assert queue.state(id) is state
@@ -176,7 +178,7 @@ class ClaimTests(Ground):
         id = queue.send("task")
         queue.end(queue.begin(), Retry(queue.clock()))
         queue.end(queue.begin(), Bury("unreadable", corrupt=True, begun=False))
-        entry = queue.backend.find(id)
+        entry = inspection.find(queue.backend, id)
         assert entry is not None
         assert (entry.state, entry.attempts) == (State.CORRUPT, 1)
 
@@ -197,7 +199,7 @@ class ClaimTests(Ground):
         claim = queue.begin()
         assert queue.backend.exchange([], []) == Exchanged([], [])
         queue.end(claim, Ack())
-        assert sum(queue.backend.counts().values()) == 0
+        assert sum(queue.backend.counts().tasks.values()) == 0
 
     def test_an_exchange_settles_and_claims_several(self, queue: Queue) -> None:
         """Each end and each ref has its own answer, in order, and all ends are settled when it returns."""
@@ -239,7 +241,7 @@ class ClaimTests(Ground):
         if queue.backend.capabilities.remote:  # a directory gives no answer that can be lost
             queue.backend.exchange([End(claim, Ack(), repeated=True)], [])
         assert queue.state(other.id) is State.RUNNING
-        assert sum(queue.backend.counts().values()) == 1
+        assert sum(queue.backend.counts().tasks.values()) == 1
         assert not caplog.records
 
     def test_an_end_of_a_dead_worker(self, queue: Queue) -> None:

@@ -1,6 +1,7 @@
 """Feeds: due tasks in order, each ticket once, and when to check again."""
 
 from ... import codec
+from ...backends.change import RunNow
 from ...message import Ack, Message, Release, Retry, State
 from .harness import TICK, Ground, Queue
 
@@ -182,7 +183,7 @@ class FeedTests(Ground):
         """A task that a user makes ready is handed out, whether it was deferred or a dead letter."""
         waiting = queue.send("waiting", due=queue.clock() + 1000)
         queue.look()
-        queue.backend.retry(waiting)
+        queue.backend.change(waiting, RunNow())
         claim = queue.begin()
         assert codec.task_label(claim.envelope.vars) == "waiting"
         assert queue.labels(State.RUNNING) == ["waiting"]

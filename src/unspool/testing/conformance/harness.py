@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ... import codec
+from ... import codec, inspection
 from ...backends.base import Backend, Clock, Feed, FeedState, Ticket
 from ...backends.keyvalue import KeyValue
 from ...message import Claim, Disposition, Message, Refusal, RefusalKind, State
@@ -187,11 +187,11 @@ class Queue:
 
     def labels(self, *states: State) -> list[str]:
         """Return the labels in a listing of these states (all if none is given), in its order."""
-        return [entry.task for entry in self.backend.entries(frozenset(states or State))]
+        return [entry.task for entry in inspection.tasks(self.backend, frozenset(states or State))]
 
     def state(self, id: str) -> State | None:
         """Return the state of a task, or None if it is gone."""
-        entry = self.backend.find(id)
+        entry = inspection.find(self.backend, id)
         return entry.state if entry else None
 
     def close(self) -> None:

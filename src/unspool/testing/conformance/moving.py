@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from ... import codec, wire
+from ... import codec, inspection, wire
 from ...backends.base import Backend
+from ...backends.change import Remove, Reprioritise, RunNow
 from ...backends.depot import Depot, Movable, Parcel
 from ...backends.memory import MemoryBackend
 from ...errors import TaskBusy
@@ -104,7 +105,7 @@ class MovingTests(Ground):
         carry(here, there.depot, ids)
         assert queue.labels() == []
         assert [queue.state(id) for id in ids] == [None, None]
-        now, later = there.entries()
+        now, later = inspection.tasks(there)
         assert (now.task, now.state, now.priority) == ("now", State.READY, None)
         assert (later.task, later.state, later.priority) == ("later", State.DEFERRED, 3)
         assert later.due == pytest.approx(due, abs=0.01)
@@ -114,7 +115,7 @@ class MovingTests(Ground):
         sent = codec.encode(Message("task", {"to": "ann"}, None, 4, None))
         (id,) = there.send([sent])
         carry(there.depot, here, [id])
-        (entry,) = queue.backend.entries()
+        (entry,) = inspection.tasks(queue.backend)
         (parcel,) = here.leave([entry.id])
         assert parcel.data == wire.dump(sent.vars, sent.body, None)
 
@@ -123,12 +124,12 @@ class MovingTests(Ground):
         queue.send("task", priority=1)
         queue.crash(queue.take()[0].ref)
         queue.end(queue.begin(), Retry(queue.clock() + 50))
-        (entry,) = queue.backend.entries()
+        (entry,) = inspection.tasks(queue.backend)
         carry(here, there.depot, [entry.id])
-        (entry,) = there.entries()
+        (entry,) = inspection.tasks(there)
         assert entry.attempts == 2
         carry(there.depot, here, [entry.id])
-        (entry,) = queue.backend.entries()
+        (entry,) = inspection.tasks(queue.backend)
         assert (entry.state, entry.attempts, entry.priority) == (State.DEFERRED, 2, 1)
         queue.clock.advance(50)
         claim = queue.begin()
@@ -141,7 +142,7 @@ class MovingTests(Ground):
         queue.feed.close()
         self.crash(queue.backend, ref)
         carry(here, there.depot, [id])
-        (entry,) = there.entries()
+        (entry,) = inspection.tasks(there)
         claim = claim_one(there, entry.id)
         assert isinstance(claim, Claim)
         assert (claim.attempts, claim.crashes) == (2, 1)
@@ -153,16 +154,16 @@ class MovingTests(Ground):
         retried."""
         queue.send("task", priority=2)
         queue.end(queue.begin(), Bury("the reason", corrupt))
-        (entry,) = queue.backend.entries()
+        (entry,) = inspection.tasks(queue.backend)
         carry(here, there.depot, [entry.id])
         assert queue.labels() == []
-        (moved,) = there.entries()
+        (moved,) = inspection.tasks(there)
         carry(there.depot, here, [moved.id])
-        assert list(there.entries()) == []
-        (entry,) = queue.backend.entries()
+        assert list(inspection.tasks(there)) == []
+        (entry,) = inspection.tasks(queue.backend)
         assert (entry.state, entry.reason, entry.attempts, entry.priority) == (state, "the reason", 1, 2)
         assert begins_nothing(queue)
-        queue.backend.retry(entry.id)
+        queue.backend.change(entry.id, RunNow())
         assert queue.begin().attempts == 1
 
     def test_what_runs_stays(self, queue: Queue, here: Depot) -> None:
@@ -185,25 +186,25 @@ class MovingTests(Ground):
         """A task in transfer is listed in its former state, is not run, and cannot be changed by a user."""
         id = queue.send("task")
         assert len(here.leave([id])) == 1
-        entry = queue.backend.find(id)
+        entry = inspection.find(queue.backend, id)
         assert entry is not None
         assert (entry.state, entry.id) == (State.READY, id)
         assert "is being moved" in entry.reason
-        assert [found.id for found in queue.backend.entries()] == [id]
-        assert queue.backend.counts()[State.READY] == 1
+        assert [found.id for found in inspection.tasks(queue.backend)] == [id]
+        assert queue.backend.counts().tasks[State.READY] == 1
         assert begins_nothing(queue)
-        for change in (queue.backend.retry, queue.backend.remove):
+        for change in (RunNow(), Remove(), Reprioritise(1)):
             with pytest.raises(TaskBusy):
-                change(id)
+                queue.backend.change(id, change)
         assert here.leave([id]) == []
 
     def test_put_back(self, queue: Queue, here: Depot) -> None:
         """A task whose transfer is aborted is as it was before, and runs."""
         due = queue.clock() + 30
         id = queue.send("task", priority=5, due=due)
-        before = queue.backend.find(id)
+        before = inspection.find(queue.backend, id)
         here.stay(here.leave([id]))
-        assert queue.backend.find(id) == before
+        assert inspection.find(queue.backend, id) == before
         queue.clock.advance(30)
         assert queue.order(1) == ["task"]
 
@@ -211,7 +212,7 @@ class MovingTests(Ground):
         """A task that must not leave, because it is damaged or unsigned, can become corrupt with the reason."""
         id = queue.send("task")
         here.stay(here.leave([id]), "the reason")
-        (entry,) = queue.backend.entries()
+        (entry,) = inspection.tasks(queue.backend)
         assert (entry.state, entry.reason, entry.attempts) == (State.CORRUPT, "the reason", 0)
 
     def test_damage_is_carried_as_it_is(self, queue: Queue, here: Depot, there: MemoryBackend) -> None:
@@ -227,7 +228,7 @@ class MovingTests(Ground):
         """A staged task is neither listed nor run before the commit."""
         here.accept([parcel("one")])
         assert queue.labels() == []
-        assert sum(queue.backend.counts().values()) == 0
+        assert sum(queue.backend.counts().tasks.values()) == 0
         assert begins_nothing(queue)
         here.confirm([parcel("one")])
         assert queue.order(1) == ["one"]
@@ -259,7 +260,7 @@ class MovingTests(Ground):
         ids = there.send([codec.encode(Message(f"task {number}")) for number in range(3)])
         carry(there.depot, here, ids, upto)
         carry(there.depot, here, [])
-        assert list(there.entries()) == []
+        assert list(inspection.tasks(there)) == []
         assert sorted(queue.order(3)) == ["task 0", "task 1", "task 2"]
         assert begins_nothing(queue)
 
@@ -286,7 +287,7 @@ class MovingTests(Ground):
         assert len({one.key for one in parcels}) == len(parcels)
         there.depot.accept(parcels)
         depot_of(elsewhere).gone(depot_of(elsewhere).left(parcels, "there"))
-        assert [entry.id for entry in elsewhere.entries()] == [stays]
+        assert [entry.id for entry in inspection.tasks(elsewhere)] == [stays]
         assert depot_of(elsewhere).departures() == []
 
     def test_keys_stay(self, queue: Queue, here: Depot, elsewhere: Backend) -> None:

@@ -2,7 +2,7 @@
 
 import threading
 
-from ... import codec
+from ... import codec, inspection
 from ...backends.base import REF_SIZE, Backend
 from ...message import Envelope, Message, Record, State
 from ..clock import FakeClock
@@ -17,14 +17,14 @@ class SendingTests(Ground):
     def test_ids_come_in_order(self, backend: Backend) -> None:
         """A batch returns one id per task, in order and all different, and each finds its own task."""
         ids = backend.send([codec.encode(Message(f"task {number}")) for number in range(20)])
-        entries = [backend.find(id) for id in ids]
+        entries = [inspection.find(backend, id) for id in ids]
         assert len(set(ids)) == 20
         assert [entry and entry.task for entry in entries] == [f"task {number}" for number in range(20)]
 
     def test_nothing_to_send(self, backend: Backend) -> None:
         """Sending no tasks returns no ids and changes nothing."""
         assert backend.send([]) == []
-        assert sum(backend.counts().values()) == 0
+        assert sum(backend.counts().tasks.values()) == 0
 
     def test_batch_is_one_of_many_kinds(self, queue: Queue) -> None:
         """Priorities and due times may be mixed in a batch."""
@@ -70,7 +70,7 @@ class SendingTests(Ground):
         backend.record([Record(id, "task", "processed", 1, 1.0, 1.0, 1)])
         for _ in range(2):
             backend.close()
-        assert backend.find(id) is not None
+        assert inspection.find(backend, id) is not None
 
     def test_many_threads(self, backend: Backend, clock: FakeClock) -> None:
         """Threads may send concurrently. No task is lost, and no two share an id."""
@@ -87,4 +87,4 @@ class SendingTests(Ground):
             thread.join()
         clock.advance(TICK)
         assert len(set(ids)) == 100
-        assert backend.counts()[State.READY] == 100
+        assert backend.counts().tasks[State.READY] == 100

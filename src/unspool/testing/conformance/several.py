@@ -5,7 +5,9 @@ import signal
 
 import pytest
 
+from ... import inspection
 from ...backends.base import Backend
+from ...backends.change import Remove, RunNow
 from ...errors import TaskBusy
 from ...message import Ack, Record, Refusal, RefusalKind, Retry, State
 from ..exchange import claim_one, settle_one
@@ -20,8 +22,8 @@ class SeveralTests(Ground):
     def test_tasks_are_shared(self, queue: Queue, other: Backend) -> None:
         """A task that one process sends can be found, run and ended by another."""
         id = queue.send("task", priority=1)
-        entry = other.find(id)
-        assert entry == queue.backend.find(id)
+        entry = inspection.find(other, id)
+        assert entry == inspection.find(queue.backend, id)
         (ticket,) = queue.take()
         claim = claim_one(other, ticket.ref)
         assert not isinstance(claim, Refusal)
@@ -37,9 +39,9 @@ class SeveralTests(Ground):
         assert isinstance(refusal, Refusal)
         assert refusal.kind is RefusalKind.BUSY
         with pytest.raises(TaskBusy):
-            other.retry(id)
+            other.change(id, RunNow())
         with pytest.raises(TaskBusy):
-            other.remove(id)
+            other.change(id, Remove())
 
     def test_busy_is_given_again_when_it_is_let_go(self, queue: Queue, other: Backend) -> None:
         """A feed that found a task busy hands it out once the other process has released it, and not before."""
@@ -70,8 +72,8 @@ class SeveralTests(Ground):
         id = queue.send("task")
         queue.crash(queue.take()[0].ref)
         queue.end(queue.begin(), Retry(queue.clock() + 5))
-        entry = other.find(id)
-        assert entry == queue.backend.find(id)
+        entry = inspection.find(other, id)
+        assert entry == inspection.find(queue.backend, id)
         queue.clock.advance(5)
         (ticket,) = queue.take()
         claim = claim_one(other, ticket.ref)
@@ -101,7 +103,7 @@ class SeveralTests(Ground):
         """A record written by one process is read by the others."""
         record = Record("id", "task", "processed", 1, queue.clock(), 0.1, 42)
         queue.backend.record([record])
-        assert other.history() == [record]
+        assert inspection.runs(other) == [record]
 
     def test_registration(self, queue: Queue, other: Backend) -> None:
         """A process shows that it lives and what it runs, until it says that it is no more."""

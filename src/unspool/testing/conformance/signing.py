@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from ... import codec
+from ... import codec, inspection
 from ...backends.base import Backend
+from ...backends.change import RunNow
 from ...message import Claim, Message, Refusal, RefusalKind, State
 from ...signing import Signer
 from ..clock import FakeClock
@@ -81,7 +82,7 @@ class SigningTests(Ground):
         refusal = self._claim(worker, clock)
         assert isinstance(refusal, Refusal)
         assert refusal.kind is RefusalKind.CORRUPT
-        entry = worker.find(id)
+        entry = inspection.find(worker, id)
         assert entry is not None
         assert (entry.state, entry.attempts) == (State.CORRUPT, 0)
         assert reason in entry.reason
@@ -99,5 +100,5 @@ class SigningTests(Ground):
         (id,) = having(_OLD).send([codec.encode(Message("task"))])
         assert isinstance(self._claim(having(_NEW), clock), Refusal)
         worker = having(_NEW, _OLD)
-        worker.retry(id)
+        worker.change(id, RunNow())
         assert isinstance(self._claim(worker, clock), Claim)

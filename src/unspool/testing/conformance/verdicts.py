@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from ... import codec, dispatch
+from ... import codec, dispatch, inspection
+from ...backends.change import RunNow
 from ...dispatch import Call
 from ...message import Ack, Bury, Claim, Envelope, Message, Outcome, Record, Retry, State, Verdict
 from ...results import ResultProcessed, ResultRescheduled, ResultSkipped, TaskResult
@@ -127,7 +128,7 @@ class VerdictTests(Ground):
         outcome, runs = _run_until_dead(queue)
         assert (outcome.verdict, runs) == (Verdict.DEAD, 3)
         assert queue.clock() >= start + _DELAY + 2 * _DELAY
-        entry = queue.backend.find(id)
+        entry = inspection.find(queue.backend, id)
         assert entry is not None
         assert (entry.state, entry.attempts, entry.reason) == (State.DEAD, 3, "ValueError: raises")
 
@@ -146,10 +147,10 @@ class VerdictTests(Ground):
         settle_one(queue.backend, claim, outcome.disposition, record)
         if not queue.backend.capabilities.records:
             queue.backend.record([record])
-        entry = queue.backend.find(id)
+        entry = inspection.find(queue.backend, id)
         assert entry is not None
         assert (entry.state, entry.reason) == (State.DEAD, "ValueError: a\\x00b \\ud83d \\ude00 \\x1b[31m")
-        assert queue.backend.history() == [record]
+        assert inspection.runs(queue.backend) == [record]
 
     def test_left_for_another_handler(self, queue: Queue) -> None:
         """With ``release_skipped``, a skipped task is offered again after a back-off, and is dead in the end."""
@@ -190,7 +191,7 @@ class VerdictTests(Ground):
         assert queue.state(id) is State.DEFERRED
         queue.clock.advance(outcome.disposition.at - queue.clock())
         assert _run_until_dead(queue)[0].verdict is Verdict.DEAD
-        entry = queue.backend.find(id)
+        entry = inspection.find(queue.backend, id)
         assert entry is not None
         assert entry.state is State.DEAD
         assert missing in entry.reason
@@ -202,14 +203,14 @@ class VerdictTests(Ground):
         for _ in range(3):
             outcome, claim = _run(queue)
             assert (claim.attempts, claim.unhandled, outcome.begun) == (1, len(dues), False)
-            entry = queue.backend.find(id)
+            entry = inspection.find(queue.backend, id)
             assert entry is not None
             assert (entry.attempts, entry.state) == (0, State.DEFERRED)
             assert isinstance(outcome.disposition, Retry)
             dues.append(outcome.disposition.at - queue.clock())
             queue.clock.advance(dues[-1])
         assert dues[0] < dues[1] < dues[2]
-        queue.backend.retry(id)
+        queue.backend.change(id, RunNow())
         claim = queue.begin()
         assert (claim.attempts, claim.crashes, claim.unhandled) == (1, 0, 0)
         queue.end(claim, Ack())
@@ -240,7 +241,7 @@ class VerdictTests(Ground):
         outcome, _ = _run(queue)
         assert outcome.verdict is Verdict.CORRUPT
         assert isinstance(outcome.disposition, Bury)
-        entry = queue.backend.find(id)
+        entry = inspection.find(queue.backend, id)
         assert entry is not None
         assert (entry.state, entry.reason) == (State.CORRUPT, outcome.disposition.reason)
         assert _run(queue)[0].verdict is Verdict.PROCESSED
@@ -252,6 +253,6 @@ class VerdictTests(Ground):
             queue.crash(queue.take()[0].ref)
         outcome, claim = _run(queue)
         assert (outcome.verdict, claim.crashes) == (Verdict.DEAD, MAX_CRASHES)
-        entry = queue.backend.find(id)
+        entry = inspection.find(queue.backend, id)
         assert entry is not None
         assert (entry.state, entry.reason) == (State.DEAD, f"killed its worker {MAX_CRASHES} times")
