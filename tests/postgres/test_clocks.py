@@ -24,8 +24,12 @@ class Wrong(PostgresBackend):
         super().__init__(address, Settings(), trusting=True)
         self.ahead = ahead
 
-    def _local(self) -> float:
+    def local(self) -> float:
+        """Return the time that the host's clock shows."""
         return time.time() + self.ahead
+
+    def _local(self) -> float:
+        return self.local()
 
 
 @pytest.fixture(params=[-HOUR, HOUR])
@@ -60,7 +64,7 @@ def test_order_is_the_servers(right: Wrong, wrong: Wrong) -> None:
 
 def test_a_postponed_task_of_a_wrong_sender(right: Wrong, wrong: Wrong) -> None:
     """It is due in as many seconds as its sender means, not by what its clock shows: never early for others."""
-    soon = wrong._local() + 60
+    soon = wrong.local() + 60
     (id,) = wrong.send([task(b"x", soon)])
     for backend in (right, wrong):
         entry = inspection.find(backend, id)
@@ -70,13 +74,13 @@ def test_a_postponed_task_of_a_wrong_sender(right: Wrong, wrong: Wrong) -> None:
         refused = claim_one(backend, number(id))
         assert isinstance(refused, Refusal)
         assert refused.kind is RefusalKind.EARLY
-        assert refused.until == pytest.approx(backend._local() + 60, abs=20)
+        assert refused.until == pytest.approx(backend.local() + 60, abs=20)
 
 
 def test_an_overdue_task_of_a_wrong_sender(right: Wrong, wrong: Wrong) -> None:
     """A time that is past for its sender is past for all, and keeps its place in the order."""
     late = number(right.send([task(b"late")])[0])
-    early = number(wrong.send([task(b"early", wrong._local() - 60)])[0])
+    early = number(wrong.send([task(b"early", wrong.local() - 60)])[0])
     with contextlib.closing(right.feed()) as feed:
         feed.refresh()
         assert [ticket.ref for ticket in feed.take(10)] == [early, late]
@@ -84,10 +88,10 @@ def test_an_overdue_task_of_a_wrong_sender(right: Wrong, wrong: Wrong) -> None:
 
 def test_an_item_of_a_wrong_process(right: Wrong, wrong: Wrong) -> None:
     """It lasts as many seconds as its process means, for all processes."""
-    version = wrong.kv.put("new", b"", life=Until(wrong._local() + 60))
+    version = wrong.kv.put("new", b"", life=Until(wrong.local() + 60))
     assert version
-    assert wrong.kv.put("replaced", b"", expect=wrong.kv.put("replaced", b""), life=Until(wrong._local() + 60))
-    wrong.kv.put("past", b"", life=Until(wrong._local() - 60))
+    assert wrong.kv.put("replaced", b"", expect=wrong.kv.put("replaced", b""), life=Until(wrong.local() + 60))
+    wrong.kv.put("past", b"", life=Until(wrong.local() - 60))
     for backend in (right, wrong):
         assert [key for key, _ in backend.kv.scan("")] == ["new", "replaced"]
         with backend._connector.lend() as connection:
@@ -100,7 +104,7 @@ def test_a_wrong_worker_retries_in_time(right: Wrong, wrong: Wrong) -> None:
     ref = number(wrong.send([task(b"x")])[0])
     claim = claim_one(wrong, ref)
     assert isinstance(claim, Claim)
-    settle_one(wrong, claim, Retry(wrong._local() + 60))
+    settle_one(wrong, claim, Retry(wrong.local() + 60))
     refused = claim_one(right, ref)
     assert isinstance(refused, Refusal)
     assert refused.kind is RefusalKind.EARLY
@@ -111,17 +115,17 @@ def test_a_wrong_supervisor_wakes_in_time(right: Wrong, wrong: Wrong) -> None:
     """Its feed says, by its own clock, when the next task is due by the server's."""
     right.send([task(b"x", time.time() + 60)])
     with contextlib.closing(wrong.feed()) as feed:
-        feed._clock = wrong._local  # type: ignore[attr-defined]
+        feed._clock = wrong.local  # type: ignore[attr-defined]
         state = feed.refresh()
         assert feed.take(1) == []
-        assert state.next_due == pytest.approx(wrong._local() + min(60, wrong.control.period), abs=20)
+        assert state.next_due == pytest.approx(wrong.local() + min(60, wrong.control.period), abs=20)
 
 
 def test_a_wrong_worker_serves_what_is_due(right: Wrong, wrong: Wrong) -> None:
     """Ready is ready: no clock of a host keeps a task from it."""
     ref = number(right.send([task(b"x")])[0])
     with contextlib.closing(wrong.feed()) as feed:
-        feed._clock = wrong._local  # type: ignore[attr-defined]
+        feed._clock = wrong.local  # type: ignore[attr-defined]
         feed.refresh()
         assert [ticket.ref for ticket in feed.take(1)] == [ref]
         claim = claim_one(wrong, ref)
