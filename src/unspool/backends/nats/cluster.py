@@ -28,6 +28,7 @@ T = TypeVar("T")
 Work = Callable[[JetStream], T]
 
 _LEASE = 30.0
+_UNUSED = 1.0  # seconds after which a connection may have been closed by the server
 _KEPT = 8  # the most connections that are kept for later calls
 _YES = ("1", "true", "yes", "on")
 
@@ -135,7 +136,7 @@ class Cluster:
         except IndexError:
             stream = self.connect()
         else:
-            stream.refresh()
+            stream.poll(_UNUSED)
         try:
             if not self._ready:
                 self.prepare(stream)

@@ -7,7 +7,6 @@ A forked child does not use the connections of its parent. Its copies are closed
 """
 
 import base64
-import contextlib
 import json
 import os
 import re
@@ -16,7 +15,7 @@ import socket
 import ssl
 import struct
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from ... import forks
@@ -205,8 +204,11 @@ class Connection:
     def flush(self) -> None:
         """Write what was sent."""
         if self._out:
-            with self._whole():
+            try:
                 self._socket.sendall(self._out)
+            except BaseException:
+                self.close()
+                raise
             self._out.clear()
 
     # --- reading
@@ -231,63 +233,59 @@ class Connection:
 
     def poll(self) -> None:
         """Process what has arrived, without waiting."""
-        with self._whole():
-            while select.select([self._socket], [], [], 0)[0] or self._pending():
-                self._read()
+        while not self.closed and (self._pending() or select.select([self._socket], [], [], 0)[0]):
+            self._read()
 
     def _pending(self) -> bool:
         return isinstance(self._socket, ssl.SSLSocket) and self._socket.pending() > 0
 
     def _read(self) -> bool:
         """Process what arrives within a moment. Return False if nothing does."""
-        with self._whole():
-            try:
-                part = self._socket.recv(_CHUNK)
-            except (BlockingIOError, TimeoutError, ssl.SSLWantReadError):
-                return False
+        try:
+            part = self._socket.recv(_CHUNK)
             if not part:
                 raise ConnectionResetError("the server has closed the connection")
-            self.heard = time.monotonic()
-            self._in += part
-            while (end := self._in.find(b"\r\n")) >= 0:
-                word, *words = bytes(self._in[:end]).split()
-                if word in (b"MSG", b"HMSG"):
-                    size, start = int(words[-1]), end + 2
-                    end = start + size
-                    if len(self._in) < end + 2:
-                        break
-                    headed = word == b"HMSG"
-                    body = start + (int(words[-2]) if headed else 0)
-                    reply = words[2].decode() if len(words) - headed == 4 else ""
-                    header, data = bytes(self._in[start:body]), bytes(self._in[body:end])
-                    del self._in[: end + 2]
-                    if receive := self._subscriptions.get(int(words[1])):
-                        receive(Message(words[0].decode(), reply, header, data))
-                    continue
-                if word == b"PING":
-                    self._socket.sendall(b"PONG\r\n")
-                elif word == b"PONG":
-                    self._pongs += 1
-                elif word == b"INFO":
-                    self.info |= json.loads(self._in[5:end])
-                elif word == b"-ERR" and b"Permissions Violation" not in self._in[:end]:
-                    raise ConnectionAbortedError(self._in[5:end].decode("utf-8", "replace"))
-                del self._in[: end + 2]
-        return True
-
-    def _on_reply(self, message: Message) -> None:
-        self._replies[int(message.subject.rpartition(".")[2])] = message
-
-    @contextlib.contextmanager
-    def _whole(self) -> Iterator[None]:
-        try:
-            yield
+            self._process(part)
+        except (BlockingIOError, TimeoutError, ssl.SSLWantReadError):
+            return False
         except ValueError as error:
             self.close()
             raise ConnectionAbortedError(str(error)) from error
         except BaseException:
             self.close()
             raise
+        return True
+
+    def _process(self, part: bytes) -> None:
+        self.heard = time.monotonic()
+        self._in += part
+        while (end := self._in.find(b"\r\n")) >= 0:
+            word, *words = bytes(self._in[:end]).split()
+            if word in (b"MSG", b"HMSG"):
+                size, start = int(words[-1]), end + 2
+                end = start + size
+                if len(self._in) < end + 2:
+                    return
+                headed = word == b"HMSG"
+                body = start + (int(words[-2]) if headed else 0)
+                reply = words[2].decode() if len(words) - headed == 4 else ""
+                header, data = bytes(self._in[start:body]), bytes(self._in[body:end])
+                del self._in[: end + 2]
+                if receive := self._subscriptions.get(int(words[1])):
+                    receive(Message(words[0].decode(), reply, header, data))
+                continue
+            if word == b"PING":
+                self._socket.sendall(b"PONG\r\n")
+            elif word == b"PONG":
+                self._pongs += 1
+            elif word == b"INFO":
+                self.info |= json.loads(self._in[5:end])
+            elif word == b"-ERR" and b"Permissions Violation" not in self._in[:end]:
+                raise ConnectionAbortedError(self._in[5:end].decode("utf-8", "replace"))
+            del self._in[: end + 2]
+
+    def _on_reply(self, message: Message) -> None:
+        self._replies[int(message.subject.rpartition(".")[2])] = message
 
 
 def _proof(login: Mapping[str, str], info: Mapping[str, Any]) -> dict[str, str]:

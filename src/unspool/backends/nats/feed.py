@@ -110,7 +110,7 @@ class NatsFeed:
         return self._pump.connected
 
     def refresh(self) -> FeedState:
-        self._pump.stream.refresh()
+        self._pump.stream.poll()
         if not self._connected and time.monotonic() >= self._next_try:
             self._connect(first=False)
         self._take_in()

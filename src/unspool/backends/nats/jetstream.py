@@ -121,11 +121,15 @@ class JetStream:
             return Unreachable(f"{self.shown}{self._why}")
         return Unreachable(f"JetStream of {self.shown} does not answer; check that it is enabled and has a leader")
 
-    def refresh(self) -> None:
-        """Process what has arrived while the connection was not used. The server may have closed it."""
-        if self._connection is not None and not self._connection.closed:
+    def poll(self, unused: float = 0.0) -> None:
+        """Process what has arrived, such as the news that the server has closed the connection, without waiting.
+
+        :param unused: the minimum of seconds since something has arrived.
+        """
+        connection = self._connection
+        if connection is not None and not connection.closed and time.monotonic() >= connection.heard + unused:
             with contextlib.suppress(OSError):
-                self._connection.poll()
+                connection.poll()
 
     def close(self) -> None:
         """Close the connection. The next request opens another."""

@@ -59,7 +59,7 @@ class Watch:
         """Return when a key was changed, a descriptor is readable, the connection is lost, or the time is over."""
         with contextlib.suppress(OSError):
             self._connection.poll()
-            if not self._changed:
+            if not self._changed and not self.is_lost:
                 select.select([self._connection.fileno(), *descriptors], [], [], seconds)
                 self._connection.poll()
         self._changed = False
