@@ -273,6 +273,7 @@ class Consumer:
         :raises SpoolerUnusable: if no server can be used.
         """
         self._know(self._place.ranks)
+        connection = self.stream.open()
         self.switches = self._control.look(self.stream)
         known, self._arrived = list(self._ranks), False
         # No request is made for the others.
@@ -284,12 +285,12 @@ class Consumer:
             self._next(rank, inbox, {"batch": 1, "no_wait": True})
         try:
             while self._sweeps and not self._arrived:
-                self.stream.open().receive()
+                connection.receive()
         except OSError:
             return True  # unknown
         finally:
             self._sweeps.clear()
-        return self._arrived or known != self._ranks
+        return self._arrived or known != self._ranks or connection.closed
 
     def _beyond(self, ranks: Collection[str]) -> bool:
         """Return whether one of the priorities has a message that was not handed out yet."""
