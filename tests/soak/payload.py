@@ -4,7 +4,7 @@ import contextlib
 import re
 from pathlib import Path
 
-from unspool import registry
+from unspool import inspection, registry
 
 __all__ = ["KEY", "key_of"]
 
@@ -19,7 +19,7 @@ def key_of(id: str) -> str:
             path = Path(id)
             data = b"" if path.is_symlink() or not path.is_file() else _head(path)
         else:
-            read = next((found for one in registry.candidates(id) if (found := one.read(id))), None)
+            read = next((found for one in registry.candidates(id) if (found := inspection.read(one, id))), None)
             data = b"" if read is None or read[1] is None else read[1].body
         if key := KEY.search(data):
             return key[0].decode()
