@@ -28,7 +28,7 @@ def tasks(
     query: TaskQuery | None = None,
     size: int = _SIZE,
 ) -> Iterator[Entry]:
-    """Yield tasks in the order of execution, each at most once.
+    """Yield tasks in the order of execution, each id at most once.
 
     Tasks may change during the iteration. Those that stay as they are, are all returned.
 

@@ -64,7 +64,9 @@ class Listing:
     def _rows(self, state: State, after: TaskPosition, limit: int) -> list[Any]:
         values = self._values(clock=after.now, shown=_NUMBERS[state], limit=limit)
         values |= {"rank": after.rank, "due": after.due, "id": self._names.number(after.id) or 0}
-        with self._connector.lend() as connection:
+        with self._connector.lend() as connection, connection.transaction():
+            # The server's statistics are of all states together, so it would misjudge an index of one state.
+            connection.execute("SET LOCAL enable_seqscan = off")
             # A prepared statement could get a plan that is not for this state alone.
             return connection.execute(statement("page"), values, prepare=False, binary=True).fetchall()
 
