@@ -1,11 +1,13 @@
 """Connections to the servers: how many there are, and that nothing is lost or done twice where they break."""
 
 import base64
+import gc
 import json
 import os
 import shutil
 import socket
 import subprocess
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,17 +16,19 @@ from typing import Any
 import nkeys
 import pytest
 
-from tests.nats.conftest import Open, queue_on, until
+from tests.nats.conftest import KEY, Open, queue_on, until
 from tests.nats.server import Server
 from tests.runtime.conftest import PATIENCE
-from unspool import codec, inspection
+from unspool import address, codec, inspection
 from unspool.backends.change import Remove
 from unspool.backends.nats import NatsBackend, runs
 from unspool.backends.nats.connection import Connection
 from unspool.backends.nats.jetstream import JetStream
 from unspool.backends.nats.requests import Request
 from unspool.errors import ConfigurationError, SpoolerUnreachable, SpoolerUnusable
-from unspool.message import Ack, Claim, End, Message, Refusal, RefusalKind, State
+from unspool.message import Ack, Bury, Claim, Disposition, End, Message, Refusal, RefusalKind, Retry, State
+from unspool.settings import Settings
+from unspool.signing import Signer
 from unspool.testing.exchange import claim_one
 
 
@@ -163,6 +167,34 @@ def test_an_end_whose_answer_is_lost(worker: NatsBackend, lose: Loses, caplog: p
     assert "taken over" not in caplog.text
 
 
+@pytest.mark.parametrize("disposition", [Ack(), Retry(0.0), Bury("hopeless")])
+def test_an_end_without_a_deletion(
+    tmp_path: Path, opened: Open, monkeypatch: pytest.MonkeyPatch, disposition: Disposition
+) -> None:
+    """An end is not confirmed before the server has confirmed the deletion: it would run again once its record expires.
+
+    The server refuses the deletion to this user without an answer.
+    """
+    users = """authorization { users: [
+        { user: all, password: all },
+        { user: some, password: some, permissions: { publish: { deny: "$JS.API.STREAM.MSG.DELETE.>" } } }
+    ] }"""
+    monkeypatch.setattr("unspool.backends.nats.connection.ANSWER", 0.5)
+    server = Server(tmp_path / "server", more=users).start()
+    try:
+        url = queue_on(server.url.replace("//", "//all:all@"))
+        backend, refused = opened(url), opened(url.replace("all:all", "some:some"), patience=0.2)
+        (id,) = send(backend)
+        found = claim(backend, id)
+        with pytest.raises(SpoolerUnreachable):
+            refused.exchange([End(found, disposition)], [])
+        backend.exchange([End(found, disposition, repeated=True)], [])
+        entry = inspection.find(backend, id)
+        assert (entry and entry.state) == {Ack: None, Retry: State.READY, Bury: State.DEAD}[type(disposition)]
+    finally:
+        server.remove()
+
+
 def test_an_end_that_is_repeated(worker: NatsBackend, caplog: pytest.LogCaptureFixture) -> None:
     """An end that was settled by a call that has raised is settled once, without a line in the log."""
     (id,) = send(worker)
@@ -260,6 +292,25 @@ def test_a_child(worker: NatsBackend) -> None:
     send(worker)
     assert set(connections(worker)) >= set(before)
     assert worker.counts().tasks[State.READY] == 2
+
+
+def test_a_queue_that_is_dropped(url: str) -> None:
+    """Its connections and those of its feeds are closed, so Python does not warn about open sockets."""
+    found = address.parse(url)
+    backend = NatsBackend(found, Settings(), signer=Signer([KEY], found.spooler))
+    feed = backend.feed()
+    send(backend)
+    descriptors = [feed.fileno(), *(one.fileno() for one in connections(backend))]
+    gc.collect()
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        del backend, feed
+        gc.collect()
+    assert len(descriptors) > 1
+    assert [str(one.message) for one in warned] == []
+    for descriptor in descriptors:
+        with pytest.raises(OSError, match="descriptor"):
+            os.fstat(descriptor)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import socket
 import ssl
 import struct
 import time
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -91,6 +92,7 @@ class Connection:
         self.heard = time.monotonic()
         """When the server has last sent anything."""
         self._socket = self._connect(server, login, timeout)
+        weakref.finalize(self, self._socket.close)  # a queue may be dropped without being closed
         forks.register(after_in_child=self.close)
 
     def _connect(self, server: Server, login: Mapping[str, str], timeout: float) -> socket.socket:

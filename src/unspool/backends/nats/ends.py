@@ -9,7 +9,8 @@ A claim requires that no record about its task exists. A message that reappeared
 claimed, and claims need no extra request. An end record requires that the last record is the one its writer knows,
 because it would hide the record of a run that another process has started since.
 
-The server deletes an end record after some time. By then it has usually compacted the block of the message.
+The server deletes an end record after some time. By then it has usually compacted the block of the message. An end is
+therefore confirmed only when the server has also confirmed the deletion of the message.
 """
 
 import contextlib

@@ -101,8 +101,8 @@ class Exchange:
         if unreachable := next((one for one in answers if isinstance(one, SpoolerUnreachable)), None):
             raise unreachable
         first = 2 * len(acks)
-        recorded = dict(zip(map(id, acks), answers[:first:2], strict=True))
-        until = [self._settle(stream, end, recorded.get(id(end))) for end in ended]
+        acked = dict(zip(map(id, acks), zip(answers[:first:2], answers[1:first:2], strict=True), strict=True))
+        until = [self._settle(stream, end, *acked.get(id(end), (None, None))) for end in ended]
         # Without its message, a record is void, so its deletion may be lost.
         stream.tell(*(deletion(self._names.state, end.claim.fence) for end in ended))
         claimed = dict(zip(tokens, zip(answers[first::2], answers[first + 1 :: 2], strict=True), strict=True))
@@ -117,19 +117,25 @@ class Exchange:
     # --- ends
 
     def _end(self, end: End) -> tuple[Request, Request]:
-        """Return the requests that end a task: the record, and the deletion of the message."""
+        """Return the requests that end a task: the record, and the deletion of the message.
+
+        An end is confirmed when both are. The record expires, so a message whose deletion was lost would run again.
+        """
         stored, facts, record = end.claim.token
         request = ends.request(self._names, end.claim.ref, facts.version, record)
-        return request, deletion(self._names.tasks, stored.seq).told()
+        return request, deletion(self._names.tasks, stored.seq)
 
-    def _settle(self, stream: JetStream, end: End, recorded: Any) -> float | None:
+    def _settle(self, stream: JetStream, end: End, recorded: Any, deleted: Any) -> float | None:
         """Carry out what is left to do for a disposition. Return when to check the task again.
 
         :param recorded: the answer to the record of an end; None for other dispositions.
+        :param deleted: the answer to the deletion of the message; likewise.
         """
         claim, disposition = end.claim, end.disposition
+        gone = isinstance(deleted, dict)
         try:
-            done = isinstance(recorded, dict) or self._carry_out(stream, claim, disposition)
+            done = isinstance(recorded, dict) and (gone or deleted.nothing_there)
+            done = done or self._carry_out(stream, claim, disposition) or gone
         except ApiError as error:
             if error.code != NO_STREAM:
                 raise SpoolerUnreachable(f"the end of task {claim.id} cannot be stored: {error}") from error

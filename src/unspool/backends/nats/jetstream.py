@@ -164,18 +164,15 @@ class JetStream:
         self, requests: Sequence[Request], some: Sequence[int], found: list[Any], written: set[int], end: float
     ) -> None:
         connection = self._opened(end)
-        asked, told = [], []
+        asked = []
         for index in some:
             request = requests[index]
             if len(request.data) > connection.max_payload:  # the limit was lowered after the task was sent
                 most = f"{self.shown} takes {connection.max_payload} bytes, and a message has more: raise max_payload"
                 found[index] = ApiError(most, 0, index in written)
-            elif request.answered:
-                asked.append((index, connection.ask(*request[:3]), index in written))
-                written.add(index)
             else:
-                connection.send(*request[:3])
-                told.append(index)
+                asked.append((index, connection.ask(*request), index in written))
+                written.add(index)
         for index, number, repeated in asked:
             reply = connection.answer(number).data  # empty if no responder listens
             answer: dict[str, Any] = json.loads(reply) if reply else {}
@@ -184,8 +181,6 @@ class JetStream:
                 found[index] = ApiError.of(self.shown, error, repeated=repeated)
             elif answer and not error:
                 found[index] = answer
-        for index in told:  # before the answers, they may have been lost with the connection
-            found[index] = {}
 
     def ask(self, request: Request) -> dict[str, Any]:
         """Send a request, repeat it until it is answered, and return the answer.
@@ -203,7 +198,7 @@ class JetStream:
         if self._connection is not None and not self._connection.closed:
             with contextlib.suppress(OSError):
                 for request in requests:
-                    self._connection.send(*request[:3])
+                    self._connection.send(*request)
                 self._connection.flush()
 
     def api(self, verb: str, request: Mapping[str, Any] | None = None) -> dict[str, Any]:

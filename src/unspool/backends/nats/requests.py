@@ -85,11 +85,6 @@ class Request(NamedTuple):
     subject: str
     data: bytes = b""
     headers: Mapping[str, str] | None = None
-    answered: bool = True
-
-    def told(self) -> "Request":
-        """Return this request without an answer. It may be lost, and its result is unknown."""
-        return self._replace(answered=False)
 
 
 def new_id() -> dict[str, str]:
