@@ -21,6 +21,7 @@ from rich.table import Table
 from unspool import codec, wire
 from unspool.backends.spool import SpoolBackend
 from unspool.message import Message
+from unspool.testing.exchange import sealed
 
 from .filesystem import Place, ground
 from .processes import running, wait_until
@@ -76,7 +77,7 @@ class Crowd:
             os.mkdir(str(part), dir_fd=at)
         for number in range(self.files):
             payload = {"func": "crowd:mark", "arg": (number,), "kwg": {}}
-            task = codec.encode(Message(codec.FCALL, payload, "crowd:mark", None, None, "json"))
+            task = sealed(codec.encode(Message(codec.FCALL, payload, "crowd:mark", None, None, "json")))
             ref = self._ref(number)
             due = (_FUTURE if number % 10 == _POSTPONED else _PAST) + number * _STEP / 1_000_000
             _write(at, ref, wire.dump(task.vars, task.body, None), due)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from unspool import codec, raw_message
 from unspool.backends.spool import SpoolBackend
+from unspool.testing.exchange import sealed
 
 from .filesystem import Ground, Place, ground
 
@@ -127,7 +128,7 @@ def recovery(place: Place, kills: int, start: Callable[[Stage], subprocess.Popen
 
 def durability(place: Place, tasks: int) -> str:
     """Measure the microseconds that sending a task takes."""
-    envelope = codec.encode(raw_message("hello", payload="x" * 100))
+    envelope = sealed(codec.encode(raw_message("hello", payload="x" * 100)))
     lines = []
     for durable in (True, False):
         for batch in (1, 100):

@@ -5,6 +5,7 @@ import time
 from unspool import codec, wire
 from unspool.message import Message
 from unspool.signing import Signer
+from unspool.testing.exchange import sealed
 
 KEYS = ["a" * 43, "b" * 43, "c" * 43]
 ROUNDS, CALLS = 7, 5_000
@@ -27,7 +28,7 @@ def row(size: int) -> list[float]:
     signed.
     """
     payload = {"func": "f", "arg": ("x" * size,), "kwg": {}}
-    vars, body, *_ = codec.encode(Message("ucfg_fcall", payload, "shop:send_mail"))
+    vars, body, *_ = sealed(codec.encode(Message("ucfg_fcall", payload, "shop:send_mail")))
     first, last, every = Signer(KEYS[:1], "mail"), Signer(KEYS[2:], "mail"), Signer(KEYS, "mail")
     plain, signed, old = (wire.dump(vars, body, signer) for signer in (None, first, last))
     calls = max(50, min(CALLS, 20_000_000 // size))

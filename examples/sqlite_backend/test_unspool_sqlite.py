@@ -16,16 +16,15 @@ from unspool.backends.base import Backend, Clock
 from unspool.errors import SpoolerUnusable
 from unspool.message import Ack, Claim, DeferOnCrash, Interrupted, Record, State
 from unspool.settings import Settings
-from unspool.signing import Signer
 from unspool.task_id import short_id
 from unspool.testing import BackendConformance
-from unspool.testing.exchange import claim_one, settle_one
+from unspool.testing.exchange import claim_one, sealed, settle_one
 from unspool_sqlite import SqliteBackend
 
 
 class TestSqlite(BackendConformance):
-    def make_backend(self, clock: Clock, place: Path, signer: Signer | None = None) -> Backend:
-        return SqliteBackend(str(place / "mail"), clock=clock, signer=signer)
+    def make_backend(self, clock: Clock, place: Path) -> Backend:
+        return SqliteBackend(str(place / "mail"), clock=clock)
 
     def damage(self, backend: Backend, id: str) -> None:
         database = sqlite3.connect(f"{backend.name.removeprefix('sqlite://')}.sqlite")
@@ -39,13 +38,13 @@ class TestSqlite(BackendConformance):
 def test_a_child_leaves_the_claims_of_its_parent_alone(tmp_path: Path) -> None:
     """A process that is forked while a task runs may use and close the backend, and may outlive its parent's claim."""
     backend = SqliteBackend(str(tmp_path / "mail"))
-    (id,) = backend.send([codec.encode(raw_message("task"))])
+    (id,) = backend.send([sealed(codec.encode(raw_message("task")))])
     assert isinstance(claim_one(backend, short_id(id)), Claim)
     hear, tell = os.pipe()
     child = os.fork()
     if child == 0:
         try:
-            backend.send([codec.encode(raw_message("of the child"))])
+            backend.send([sealed(codec.encode(raw_message("of the child")))])
             backend.close()
             os.write(tell, b".")
             signal.pause()
@@ -66,7 +65,7 @@ def test_the_file_cannot_be_used(tmp_path: Path) -> None:
     (tmp_path / "torn.sqlite").write_bytes(b"no database " * 100)
     for name in ("torn", "missing/mail"):
         with pytest.raises(SpoolerUnusable, match=f"{name}.sqlite cannot be used"):
-            SqliteBackend(str(tmp_path / name)).send([codec.encode(raw_message("task"))])
+            SqliteBackend(str(tmp_path / name)).send([sealed(codec.encode(raw_message("task")))])
 
 
 def test_only_so_much_history(tmp_path: Path) -> None:
@@ -100,7 +99,7 @@ def test_an_end_is_stored_when_the_file_can_be_used_again(tmp_path: Path, monkey
     told = Told()
     monkeypatch.setattr(logging.getLogger("unspool.sqlite"), "handlers", [told])
     backend = SqliteBackend(str(tmp_path / "mail"))
-    (id,) = backend.send([codec.encode(raw_message("task"))])
+    (id,) = backend.send([sealed(codec.encode(raw_message("task")))])
     claim = claim_one(backend, short_id(id))
     assert isinstance(claim, Claim)
     with contextlib.closing(sqlite3.connect(tmp_path / "mail.sqlite", isolation_level=None)) as database:
@@ -128,7 +127,7 @@ def test_a_closed_descriptor_is_noticed(tmp_path: Path) -> None:
     """A task that closes all descriptors, or opens another file under the number, has ended its worker's lock."""
     for reopen in (False, True):
         backend = SqliteBackend(str(tmp_path / f"mail{reopen}"))
-        (id,) = backend.send([codec.encode(raw_message("task"))])
+        (id,) = backend.send([sealed(codec.encode(raw_message("task")))])
         assert not backend.has_lost_descriptors()
         claim_one(backend, short_id(id))
         assert not backend.has_lost_descriptors()

@@ -1,9 +1,9 @@
-"""Conversion between messages and envelopes.
+"""Conversion between messages and their contents.
 
 ``decode`` also understands messages of ``uwsgiconf`` (``msg`` and a pickled body) and of ``uwsgidecorators``
 (``ud_spool_func`` and pickled ``args`` and ``kwargs``). In turn, uwsgiconf can read messages of unspool.
 
-The seal of an envelope (see ``wire``) is verified before it is decoded here.
+The seal of a task (see ``wire``) is verified before it is decoded here.
 """
 
 import functools
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from . import failure
 from .errors import Damaged, OptionRefused, PayloadRefused
-from .message import Envelope, Message
+from .message import Content, Message
 from .naming import is_script, module_of
 from .printable import printable
 from .wire import MAX_VARS, Packed
@@ -83,8 +83,8 @@ UNSUPPORTED = (ImportError, AttributeError, NotImplementedError)
 """The errors of decoding that mean that this program lacks something that the sender had. A deploy may add it."""
 
 
-def encode(message: Message) -> Envelope:
-    """Return the envelope of a message.
+def encode(message: Message) -> Content:
+    """Return the content of a message.
 
     :raises PayloadRefused: if the payload cannot be serialised. The error names the argument.
     :raises OptionRefused: if there is no such serialiser.
@@ -101,7 +101,7 @@ def encode(message: Message) -> Envelope:
             vars = {**vars, "at": b"%.6f" % due}
     if "msg" not in vars:
         body["msg"] = text
-    return Envelope(vars, _serialize(message, body) if body else b"", priority, due)
+    return Content(vars, _serialize(message, body) if body else b"", priority, due)
 
 
 def _variables(text: str, task: str | None, priority: int | None, serializer: str) -> Mapping[str, bytes]:
@@ -131,27 +131,27 @@ def _shared_variables(text: str, task: str | None, priority: int | None, seriali
     return Packed(_variables(text, task, priority, serializer))
 
 
-def decode(envelope: Envelope) -> Message:
-    """Return the message in an envelope. This unpickles, so only ``dispatch`` may call it.
+def decode(content: Content) -> Message:
+    """Return the message in a content. This unpickles, so only ``dispatch`` may call it.
 
     :raises Damaged: if the body is not valid output of its serialiser.
     :raises Exception: any exception that the payload's own classes raise while they are rebuilt, if the seal shows that
         the data is whole. A module, class or value may be missing only in this program, and a deploy may add it.
     """
-    vars = envelope.vars
+    vars = content.vars
     if "ud_spool_func" in vars:
-        return _from_uwsgidecorators(envelope)
+        return _from_uwsgidecorators(content)
     if vars.get("unspool_codec") == AS_IS:
-        return decode_bare(envelope)
+        return decode_bare(content)
     serializer = vars["unspool_codec"].decode("utf-8", "replace") if "unspool_codec" in vars else "pickle"
     try:
-        body = _deserialize(serializer, envelope.body, envelope.sealed) if envelope.body else {}
+        body = _deserialize(serializer, content.body, content.sealed) if content.body else {}
     except Damaged:
-        if "msg" in vars or envelope.sealed:
+        if "msg" in vars or content.sealed:
             raise
         body = None  # a program's own uwsgi.spool() may put anything there
     if "msg" not in vars and not (isinstance(body, dict) and "msg" in body):
-        return decode_bare(envelope)
+        return decode_bare(content)
     if not isinstance(body, dict):
         raise Damaged(f"the body is a {type(body).__name__}, but that of a task is a dict")
     text = vars["msg"].decode("utf-8", "replace") if "msg" in vars else str(body["msg"])
@@ -160,32 +160,32 @@ def decode(envelope: Envelope) -> Message:
     if text == FCALL:
         payload = _call(payload, task)
         task = payload["func"]
-    return Message(text, payload, task, envelope.priority, envelope.due, serializer)
+    return Message(text, payload, task, content.priority, content.due, serializer)
 
 
-def is_pickled(envelope: Envelope) -> bool:
+def is_pickled(content: Content) -> bool:
     """Return whether decoding this would unpickle anything."""
-    vars = envelope.vars
+    vars = content.vars
     if "ud_spool_func" in vars:
         return "args" in vars
-    return bool(envelope.body) and vars.get("unspool_codec", b"pickle") == b"pickle"
+    return bool(content.body) and vars.get("unspool_codec", b"pickle") == b"pickle"
 
 
-def is_bare(envelope: Envelope) -> bool:
+def is_bare(content: Content) -> bool:
     """Return whether this is a message of a program's own ``uwsgi.spool()``, as far as is visible before decoding.
 
     Plain text from uwsgiconf looks like a program's own variable ``msg``.
     """
-    vars = envelope.vars
-    if envelope.sealed:
+    vars = content.vars
+    if content.sealed:
         return vars.get("unspool_codec") == AS_IS
     return "ud_spool_func" not in vars and not vars.get("msg", b"").startswith(TYPE_PREFIX.encode())
 
 
-def decode_bare(envelope: Envelope) -> Message:
+def decode_bare(content: Content) -> Message:
     """Return the message of a program's own ``uwsgi.spool()``, whose payload is the variables and the body."""
-    payload = {**_foreign(envelope.vars), "body": envelope.body}
-    return Message("", payload, None, envelope.priority, envelope.due)
+    payload = {**_foreign(content.vars), "body": content.body}
+    return Message("", payload, None, content.priority, content.due)
 
 
 def task_label(vars: Mapping[str, bytes]) -> str:
@@ -214,22 +214,22 @@ def _call(payload: Any, task: str | None) -> dict[str, Any]:
     raise Damaged("a function call without a function, arguments and keyword arguments")
 
 
-def _from_uwsgidecorators(envelope: Envelope) -> Message:
-    vars = envelope.vars
+def _from_uwsgidecorators(content: Content) -> Message:
+    vars = content.vars
     func = vars["ud_spool_func"].decode("utf-8", "replace")
     returns = vars.get("ud_spool_ret", b"").decode("ascii", "replace") or "own"
     payload: dict[str, Any] = {"func": func, "returns": returns}
     if "args" in vars:
-        args, kwargs = (_deserialize("pickle", vars.get(key, b""), envelope.sealed) for key in ("args", "kwargs"))
+        args, kwargs = (_deserialize("pickle", vars.get(key, b""), content.sealed) for key in ("args", "kwargs"))
     else:  # the function takes the message itself, as text where possible, with what uWSGI adds
         given = {key: _text(value) for key, value in _foreign(vars).items()}
-        if envelope.body:
-            given["body"] = _text(envelope.body)
+        if content.body:
+            given["body"] = _text(content.body)
         args, kwargs = (given,), {}
         payload["takes"] = "message"
     task = vars["unspool_task"].decode("utf-8", "replace") if "unspool_task" in vars else None
     payload = _call({**payload, "arg": args, "kwg": kwargs}, task)
-    return Message(FCALL, payload, payload["func"], envelope.priority, envelope.due)
+    return Message(FCALL, payload, payload["func"], content.priority, content.due)
 
 
 def _foreign(vars: Mapping[str, bytes]) -> dict[str, bytes]:

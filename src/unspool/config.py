@@ -1,6 +1,6 @@
 """The former name of ``settings`` and ``registry``, for programs that import it."""
 
-from .registry import backend, signer
+from .registry import backend
 from .settings import Settings, configure
 
-__all__ = ["Settings", "backend", "configure", "signer"]
+__all__ = ["Settings", "backend", "configure"]

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from . import codec, failure
 from .errors import Damaged, NoHandler, TaskTimeout
-from .message import Ack, Bury, Claim, Disposition, Envelope, Message, Outcome, Retry, Verdict, reason_of
+from .message import Ack, Bury, Claim, Content, Disposition, Message, Outcome, Retry, Verdict, reason_of
 from .options import TaskOptions
 from .results import ResultRescheduled, ResultSkipped, TaskResult, is_awaitable
 from .retry import MAX_CRASHES, RetryPolicy, next_attempt
@@ -52,7 +52,7 @@ class Unfinished(NamedTuple):
     coroutine: Awaitable[Any]
 
 
-def prepare(claim: Claim, now: float, random: Callable[[], float] = _random.random) -> Call | Outcome:
+def prepare(claim: Claim, content: Content, now: float, random: Callable[[], float] = _random.random) -> Call | Outcome:
     """Return the call for a claim, or the outcome of a claim that must not or cannot run.
 
     :param now: unix seconds.
@@ -60,9 +60,9 @@ def prepare(claim: Claim, now: float, random: Callable[[], float] = _random.rand
     if claim.crashes >= MAX_CRASHES:
         return Outcome(Verdict.DEAD, Bury(reason := f"killed its worker {claim.crashes} times", begun=False), reason)
     try:
-        message = _message(claim.envelope)
+        message = _message(content)
     except Damaged as error:
-        if not claim.envelope.sealed and claim.attempts == 1:
+        if not content.sealed and claim.attempts == 1:
             # A file without a seal that another program is still copying looks the same.
             return Outcome(Verdict.RESCHEDULED, Retry(now + _YOUNG_RETRY), failure.message(error))
         reason = failure.message(error)
@@ -173,11 +173,11 @@ def _used_up(claim: Claim, policy: RetryPolicy) -> str:
     return f"its {policy.max_attempts} attempts are used up; {claim.crashes} of {begun} runs ended with their worker"
 
 
-def _message(envelope: Envelope) -> Message:
+def _message(content: Content) -> Message:
     """Return the message. A message for the program's own handler is not decoded."""
-    if codec.BARE in spooler_task_types and codec.is_bare(envelope):
-        return codec.decode_bare(envelope)
-    return codec.decode(envelope)
+    if codec.BARE in spooler_task_types and codec.is_bare(content):
+        return codec.decode_bare(content)
+    return codec.decode(content)
 
 
 def _task_type(text: str) -> type[SpoolerTask]:

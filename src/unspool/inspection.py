@@ -5,7 +5,9 @@ from collections.abc import Iterator
 
 from .backends.base import Backend
 from .backends.page import RunQuery, TaskQuery
-from .message import Entry, Envelope, Record, State
+from .errors import Damaged
+from .message import Content, Entry, Record, State
+from .seal import Seal
 
 __all__ = ["exists", "find", "find_pieces", "read", "runs", "tasks"]
 
@@ -61,10 +63,18 @@ def find_pieces(backend: Backend, piece: str) -> list[Entry]:
     return list(backend.page(TaskQuery(piece=piece)).tasks) if piece else []
 
 
-def read(backend: Backend, id: str) -> tuple[Entry, Envelope | None] | None:
-    """Return a task with its envelope, which is None if it cannot be read. Return None if there is no such task."""
+def read(backend: Backend, id: str) -> tuple[Entry, Content | None] | None:
+    """Return a task with its content, which is None if it cannot be read. Return None if there is no such task.
+
+    Nothing is decoded, and the signature is not verified.
+    """
     page = backend.page(TaskQuery(id=id, body=True), limit=1) if id else None
-    return (page.tasks[0], page.envelope) if page and page.tasks else None
+    if not page or not page.tasks:
+        return None
+    try:
+        return page.tasks[0], page.envelope and Seal().open(page.envelope)
+    except Damaged:
+        return page.tasks[0], None
 
 
 def runs(backend: Backend, id: str = "", limit: int = 100, *, query: RunQuery | None = None) -> list[Record]:

@@ -12,6 +12,7 @@ __all__ = [
     "Ack",
     "Bury",
     "Claim",
+    "Content",
     "DeferOnCrash",
     "Disposition",
     "End",
@@ -74,8 +75,8 @@ class Message(NamedTuple):
     serializer: str = "pickle"
 
 
-class Envelope(NamedTuple):
-    """A message as a backend stores it: uWSGI's variables, a body, a priority and a due time."""
+class Content(NamedTuple):
+    """A message in uWSGI's terms: variables and a body; priority and due time decide when it runs."""
 
     vars: Mapping[str, bytes]
     body: bytes
@@ -85,8 +86,23 @@ class Envelope(NamedTuple):
     """Whether it has a verified checksum or signature. Tasks of other programs have none."""
 
 
-NOTHING = Envelope({}, b"", None, None, False)
-"""The envelope of a claim whose content is unknown or unreadable."""
+class Envelope(NamedTuple):
+    """A task as a backend stores it: bytes, which the backend does not read, and the fields by which it sorts.
+
+    :param data: the wire form of the content, see ``wire``.
+    :param priority: 0 or more, smaller first; None for after all numbers.
+    :param due: unix seconds before which it must not run; None for at once.
+    :param label: the name of the task in listings.
+    """
+
+    data: bytes
+    priority: int | None = None
+    due: float | None = None
+    label: str = ""
+
+
+NOTHING = Envelope(b"")
+"""The envelope of a claim whose content is unknown."""
 
 
 class Claim(NamedTuple):
@@ -146,15 +162,25 @@ class Retry(NamedTuple):
 
 
 class Release(NamedTuple):
-    """The task was not begun: return it to the queue unchanged. This attempt does not count."""
+    """The task was not begun: return it to the queue unchanged. This attempt does not count.
+
+    With ``crashed``, it counts as an attempt and as a crash, because the worker could not even read the task.
+    """
+
+    crashed: bool = False
 
 
 class Bury(NamedTuple):
-    """Set the task aside as dead or corrupt, with a reason. ``begun`` is False if the task did not run."""
+    """Set the task aside, with a reason for a person to read.
+
+    ``begun`` is False if this attempt never ran. ``partial`` is True if the content may be incomplete because another
+    program is still writing it. A directory then checks a task again that was changed a moment ago.
+    """
 
     reason: str
     corrupt: bool = False
     begun: bool = True
+    partial: bool = False
 
 
 class DeferOnCrash(NamedTuple):

@@ -8,7 +8,7 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from .message import Envelope
+from .message import Content
 from .printable import printable
 
 __all__ = ["call_of", "outline"]
@@ -82,21 +82,21 @@ def outline(data: bytes) -> str:
     return _text(_root(data))
 
 
-def call_of(envelope: Envelope, label: str) -> str | None:
+def call_of(content: Content, label: str) -> str | None:
     """Return the call that a pickled message stands for, such as ``resize('a.png', width=800)``.
 
     Return None if nothing in it is pickled. Messages of uwsgiconf and uwsgidecorators are supported.
 
     :param label: the name of the function or message in the result.
     """
-    vars, name = envelope.vars, label.rpartition(":")[2]
+    vars, name = content.vars, label.rpartition(":")[2]
     if "ud_spool_func" in vars:
         if "args" not in vars:
             return None
         return _text(_call(name, _root(vars["args"]), _root(vars.get("kwargs", b""))))
-    if not envelope.body or vars.get("unspool_codec", b"pickle") != b"pickle":
+    if not content.body or vars.get("unspool_codec", b"pickle") != b"pickle":
         return None
-    body = _root(envelope.body)
+    body = _root(content.body)
     payload = _get(body, "payload") if isinstance(body, _Map) else None
     if payload is None:
         return _text(body)

@@ -14,10 +14,11 @@ from .backends.base import Backend
 from .errors import ConfigurationError, NoSpooler, OptionRefused
 from .imports import late
 from .routes import destination
+from .seal import Seal
 from .settings import Settings
 from .signing import Signer
 
-__all__ = ["backend", "candidates", "redirect", "redirection", "signer"]
+__all__ = ["backend", "candidates", "redirect", "redirection", "seal"]
 
 _HOW = (
     "set UNSPOOL_SPOOLERS=/path/to/directory, or call unspool.configure(spoolers=[...]), "
@@ -48,6 +49,7 @@ class _Opened:
         self.instances = instances.known
         self.backends: dict[str, Backend] = {}
         self.asked: dict[str | None, Backend] = {}  # by the name that was asked for; each send asks
+        self.seals: dict[str, Seal] = {}  # by the name of the spooler; each send asks
 
 
 _lock = threading.Lock()
@@ -154,13 +156,23 @@ def candidates(id: str) -> Iterator[Backend]:
         yield backend(path)
 
 
-def signer(name: str) -> Signer | None:
-    """Return the signer of a spooler's tasks; None if no secret key is set."""
-    return _signer(name, settings.current())
-
-
 def _signer(name: str, chosen: Settings) -> Signer | None:
     return Signer(chosen.secret_key, address.queue_of(name)) if chosen.secret_key else None
+
+
+def seal(backend: Backend) -> Seal:
+    """Return the seal of a spooler's tasks."""
+    opened, name = _opened, backend.name
+    if opened.settings is settings.current() and (found := opened.seals.get(name)) is not None:
+        return found
+    chosen = settings.current()
+    key = _signer(name, chosen)
+    remote = backend.capabilities.remote
+    forwarded = key is None and not address.is_url(name) and bool(destination(name))
+    made = Seal(name, key, key is not None or not remote, forwarded)
+    if opened.settings is chosen:
+        opened.seals[name] = made
+    return made
 
 
 def _open(path: str, chosen: Settings) -> Backend:
@@ -168,30 +180,29 @@ def _open(path: str, chosen: Settings) -> Backend:
 
 
 def _open_server(server: Address, chosen: Settings) -> Backend:
-    signer = _signer(server.name, chosen)
     if server.scheme == "memory":
-        return _open_memory(server, chosen, signer)
+        return _open_memory(server, chosen)
     if server.scheme not in _SERVERS:
-        return _open_installed(server, chosen, signer)
+        return _open_installed(server, chosen)
     kind = _SERVERS[server.scheme]
     if kind.driver and importlib.util.find_spec(kind.driver) is None:
         raise ConfigurationError(f"spooler {server.name} needs the package {kind.driver}: pip install '{kind.install}'")
     with late:
         make = getattr(importlib.import_module(kind.module), kind.backend)
-    made: Backend = make(server, chosen, signer=signer)
+    made: Backend = make(server, chosen)
     return made
 
 
-def _open_memory(server: Address, chosen: Settings, signer: Signer | None) -> Backend:
+def _open_memory(server: Address, chosen: Settings) -> Backend:
     with late:
         from .backends.memory import MemoryBackend
 
-    made = MemoryBackend(server.name, signer=signer, period=chosen.period)
+    made = MemoryBackend(server.name, period=chosen.period)
     instances.add(made)  # its tasks must outlive a change of the settings
     return made
 
 
-def _open_installed(server: Address, chosen: Settings, signer: Signer | None) -> Backend:
+def _open_installed(server: Address, chosen: Settings) -> Backend:
     """Open the backend of an installed package. Its entry point is called as ``PostgresBackend`` is."""
     found = address.entry_point(server.scheme)
     if found is None:
@@ -203,7 +214,7 @@ def _open_installed(server: Address, chosen: Settings, signer: Signer | None) ->
     except (ImportError, AttributeError) as error:
         raise ConfigurationError(f"{problem} cannot be imported: {error}") from error
     try:
-        made = instances.check(make(server, chosen, signer=signer), "what it returns")
+        made = instances.check(make(server, chosen), "what it returns")
     except OptionRefused as error:
         raise ConfigurationError(f"{problem} cannot be used: {error}") from None
     if made.name != server.name:
@@ -218,7 +229,7 @@ def _open_directory(path: str, chosen: Settings) -> Backend:
 
     uwsgi = module()
     inside = uwsgi is not None and os.path.realpath(path) in spoolers()
-    where, signer = destination(path), _signer(path, chosen)
+    where = destination(path)
     if inside and where:
         raise ConfigurationError(
             f"spooler {path} is one of uWSGI's, which runs what is in it, and cannot be forwarded to {where} as well; "
@@ -230,8 +241,7 @@ def _open_directory(path: str, chosen: Settings) -> Backend:
         "history_limit": chosen.history_limit,
         "history_age": chosen.history_age,
         "max_size": int(chosen.max_task_size * settings.MEGABYTE),
-        "signer": signer,
-        "pickles": signer is not None or not where,
+        "signed": bool(chosen.secret_key),
     }
     if uwsgi is None or not inside:
         return SpoolBackend(path, **options)

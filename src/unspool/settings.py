@@ -18,7 +18,7 @@ from . import address, instances
 from .backends.base import Backend, check_period
 from .errors import ConfigurationError, OptionRefused, PayloadRefused
 from .imports import late
-from .message import Envelope
+from .message import Content
 from .schedule import duration
 from .signing import check_keys
 
@@ -177,14 +177,14 @@ def spooler_names() -> tuple[str, ...]:
     return current().spoolers
 
 
-def check_sizes(envelopes: Sequence[Envelope]) -> None:
+def check_sizes(contents: Sequence[Content]) -> None:
     """Check that no payload is larger than ``max_task_size``.
 
     :raises PayloadRefused: if one is.
     """
     limit = current().max_task_size * MEGABYTE
-    for envelope in envelopes:
-        if (size := len(envelope.body)) > limit:
+    for content in contents:
+        if (size := len(content.body)) > limit:
             raise PayloadRefused(
                 f"the payload takes {size} bytes, and max_task_size allows {limit / MEGABYTE:g} MB; pass "
                 "the path of a file instead, or raise UNSPOOL_MAX_TASK_SIZE for senders and workers"

@@ -305,13 +305,14 @@ def _send(messages: Sequence[Message], spooler: Any, connection: Any = None) -> 
     uwsgi.enter()  # another module may have replaced uWSGI's handler
     if importing.app:
         _warn_of_import()
-    envelopes = [codec.encode(message) for message in messages]
+    contents = [codec.encode(message) for message in messages]
     if spooler is not None and not isinstance(spooler, Spooler):
         spooler = Spooler(check_spooler(spooler))
-    if not envelopes:
+    if not contents:
         return []
-    settings.check_sizes(envelopes)
+    settings.check_sizes(contents)
     backend = registry.backend(None if spooler is None else spooler.name)
+    envelopes = list(map(registry.seal(backend).close, contents))
     if connection is None:
         return backend.send(envelopes)
     if not isinstance(backend, Transactional):

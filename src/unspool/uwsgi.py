@@ -35,7 +35,7 @@ def enter() -> None:
         with late:
             from .runtime.inside import SpoolerHandler
 
-        _handler = SpoolerHandler(_spoolers)
+        _handler = SpoolerHandler(_spoolers, registry.seal)
     install(_handler, _handler.keep)
     try:
         for inside in _spoolers():

@@ -1,12 +1,12 @@
-"""The wire form of an envelope: uWSGI's spool file, byte for byte, on every backend.
+"""The wire form of a task: uWSGI's spool file, byte for byte, on every backend.
 
 A 4-byte header (modifier1 = 17, size of the variables as little-endian u16, modifier2 = 0), the variables (each u16 key
 length, key, u16 value length, value), and the body up to the end. Source: ``core/spooler.c`` of unbit/uwsgi.
 
-A sealed envelope ends its variables with ``unspool_sum``, eight hex digits of the CRC-32 of all variables before it and
+A sealed task ends its variables with ``unspool_sum``, eight hex digits of the CRC-32 of all variables before it and
 the body. It detects damage, and is verified before anything is decoded. uWSGI reads such a file like any other.
 
-A signed envelope has two further variables before the checksum: ``unspool_queue``, the queue to which it was sent, and
+A signed task has two further variables before the checksum: ``unspool_queue``, the queue to which it was sent, and
 ``unspool_sig``, the signature of all variables before it and the body. A process without a key verifies only the
 checksum. The variable ``unspool_foreign`` marks a task of another program, which had no seal until a person vouched for
 it (``unspool move --sign-unsigned``).
@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from zlib import crc32
 
 from .errors import Damaged, Unsigned
-from .message import Envelope
+from .message import Content
 from .signing import SIGNATURE_SIZE, Signer
 
 __all__ = ["HEADER_SIZE", "MAX_VARS", "SEAL", "Packed", "dump", "load", "load_vars", "readdress"]
@@ -41,9 +41,9 @@ _sizes = [struct.pack("<H", n) for n in range(256)]  # most keys and values are 
 
 
 def dump(vars: Mapping[str, bytes], body: bytes, signer: Signer | None) -> bytes:
-    """Return the bytes of a sealed envelope.
+    """Return the bytes of a sealed task.
 
-    :param signer: signs the envelope; None if no secret key is set.
+    :param signer: signs the task; None if no secret key is set.
     :raises Damaged: if the variables exceed the 65535 bytes that the format can hold.
     """
     head = _pack(vars if signer is None else {**vars, _QUEUE: signer.queue})
@@ -55,8 +55,8 @@ def dump(vars: Mapping[str, bytes], body: bytes, signer: Signer | None) -> bytes
     return b"%b%b%b%08x%b" % (_header(_MODIFIER, size, 0), head, _SUM_KEY, crc32(body, crc32(head)), body)
 
 
-def load(data: bytes, signer: Signer | None, *, priority: int | None = None, due: float | None = None) -> Envelope:
-    """Return the envelope in ``data``, after verifying its seal if it has one.
+def load(data: bytes, signer: Signer | None, *, priority: int | None = None, due: float | None = None) -> Content:
+    """Return the content in ``data``, after verifying its seal if it has one.
 
     :param signer: verifies the signature, which is then required; None if no secret key is set.
     :raises Damaged: if the bytes are cut short, inconsistent, or do not match their checksum.
@@ -74,25 +74,25 @@ def load(data: bytes, signer: Signer | None, *, priority: int | None = None, due
     if not sealed:
         if signer is not None:
             raise Unsigned(_UNSIGNED)
-        return Envelope(_variables(data, HEADER_SIZE, end), body, priority, due, False)
+        return Content(_variables(data, HEADER_SIZE, end), body, priority, due, False)
     if data[end - 8 : end] != b"%08x" % crc32(body, crc32(data[HEADER_SIZE:seal])):
         raise Damaged("altered or cut short: the checksum does not match")
     signature = seal - _SIG_SIZE
     if signature < HEADER_SIZE or data[signature : seal - SIGNATURE_SIZE] != _SIG_KEY:
         if signer is not None:
             raise Unsigned(_UNSIGNED)
-        return Envelope(_variables(data, HEADER_SIZE, seal), body, priority, due)
+        return Content(_variables(data, HEADER_SIZE, seal), body, priority, due)
     if signer is None:
         found = _variables(data, HEADER_SIZE, signature)
         found.pop(_QUEUE, None)
-        return Envelope(found, body, priority, due, found.pop(_FOREIGN, None) is None)
+        return Content(found, body, priority, due, found.pop(_FOREIGN, None) is None)
     head = data[HEADER_SIZE:signature]
     genuine = signer.verify(head, body, data[seal - SIGNATURE_SIZE : seal])
     found = _variables(head, 0, len(head))
     queue = found.pop(_QUEUE, b"")
     if not genuine:
         raise Unsigned(_why_not(queue, signer))
-    return Envelope(found, body, priority, due, found.pop(_FOREIGN, None) is None)
+    return Content(found, body, priority, due, found.pop(_FOREIGN, None) is None)
 
 
 def readdress(data: bytes, queue: str, old: Signer | None, new: Signer | None, *, vouch: bool = False) -> bytes:
@@ -111,16 +111,16 @@ def readdress(data: bytes, queue: str, old: Signer | None, new: Signer | None, *
             raise Unsigned(f"signed for the queue {signed!r}; without the secret key it cannot be signed for {queue!r}")
         return data
     try:
-        envelope = load(data, old)
+        content = load(data, old)
     except Unsigned:
         if not vouch or _signed_for(data) is not None:
             raise
-        envelope = load(data, None)
+        content = load(data, None)
     else:
         if old.queue == new.queue:
             return data
-    vars = envelope.vars if envelope.sealed else {**envelope.vars, _FOREIGN: b"1"}
-    return dump(vars, envelope.body, new)
+    vars = content.vars if content.sealed else {**content.vars, _FOREIGN: b"1"}
+    return dump(vars, content.body, new)
 
 
 def _signed_for(data: bytes) -> str | None:
@@ -133,8 +133,8 @@ def _signed_for(data: bytes) -> str | None:
     return queue.decode("utf-8", "surrogateescape")
 
 
-def load_vars(data: bytes) -> Envelope:
-    """Return the envelope without its body, for listings. The seal is not verified.
+def load_vars(data: bytes) -> Content:
+    """Return the content without its body, for listings. The seal is not verified.
 
     :raises Damaged: if they are cut short or inconsistent.
     """
@@ -143,7 +143,7 @@ def load_vars(data: bytes) -> Envelope:
     end = HEADER_SIZE + _unpack_size(data, 1)[0]
     if end > len(data):
         raise Damaged(f"cut short: the variables end at byte {end}, the data at {len(data)}")
-    return Envelope(_variables(data, HEADER_SIZE, end), b"", None, None, False)
+    return Content(_variables(data, HEADER_SIZE, end), b"", None, None, False)
 
 
 _UNSIGNED = "unsigned, and here a secret key is set: its sender has none"

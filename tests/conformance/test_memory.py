@@ -5,14 +5,13 @@ from pathlib import Path
 from unspool.backends.base import Backend, Clock
 from unspool.backends.memory import MemoryBackend
 from unspool.message import Claim
-from unspool.signing import Signer
 from unspool.testing import BackendConformance
 from unspool.testing.exchange import claim_one
 
 
 class TestMemory(BackendConformance):
-    def make_backend(self, clock: Clock, place: Path, signer: Signer | None = None) -> Backend:
-        return MemoryBackend(clock=clock, signer=signer)
+    def make_backend(self, clock: Clock, place: Path) -> Backend:
+        return MemoryBackend(clock=clock)
 
     def damage(self, backend: Backend, id: str) -> None:
         assert isinstance(backend, MemoryBackend)

@@ -8,7 +8,6 @@ import pytest
 
 from unspool.backends.base import Backend, Clock
 from unspool.backends.spool import SpoolBackend, watcher
-from unspool.signing import Signer
 from unspool.testing import BackendConformance
 
 
@@ -17,8 +16,8 @@ class TestRelaxed(BackendConformance):
 
     durable = False
 
-    def make_backend(self, clock: Clock, place: Path, signer: Signer | None = None) -> Backend:
-        return SpoolBackend(str(place / "mail"), durable=self.durable, clock=clock, signer=signer)
+    def make_backend(self, clock: Clock, place: Path) -> Backend:
+        return SpoolBackend(str(place / "mail"), durable=self.durable, clock=clock)
 
     def damage(self, backend: Backend, id: str) -> None:
         data = Path(id).read_bytes()

@@ -23,10 +23,22 @@ from unspool.backends.spool.directory import Directory
 from unspool.backends.spool.feed import SpoolFeed
 from unspool.backends.spool.lookahead import Lookahead
 from unspool.errors import TaskBusy
-from unspool.message import Ack, Bury, Claim, Disposition, Entry, Envelope, Refusal, RefusalKind, Release, Retry, State
+from unspool.message import (
+    Ack,
+    Bury,
+    Claim,
+    Content,
+    Disposition,
+    Entry,
+    Refusal,
+    RefusalKind,
+    Release,
+    Retry,
+    State,
+)
 from unspool.retry import MAX_CRASHES
 from unspool.testing import FakeClock
-from unspool.testing.exchange import claim_one, settle_one
+from unspool.testing.exchange import claim_one, content_of, sealed, settle_one
 
 PRIORITIES = st.one_of(st.none(), st.integers(0, 3))
 CHOICES = st.integers(0, 1000)
@@ -133,7 +145,7 @@ class LikeMemory(RuleBasedStateMachine):
         self.sent += 1
         label = f"task {self.sent}"
         due = None if delay is None else self.later(delay)
-        envelopes = [Envelope({"msg": label.encode()}, b"x" * size, priority, due)]
+        envelopes = [sealed(Content({"msg": label.encode()}, b"x" * size, priority, due))]
         self.tasks[label] = Task(label, self.spool.send(envelopes)[0], self.memory.send(envelopes)[0])
 
     @rule(seconds=st.integers(1, 12))
@@ -234,14 +246,14 @@ class LikeMemory(RuleBasedStateMachine):
         if claim is None:
             assert not ready
             return None
-        task = self.tasks[claim.envelope.vars["msg"].decode()]
+        task = self.tasks[content_of(claim).vars["msg"].decode()]
         self.check_order(task, ready)
         twin = claim_one(self.memory, task.memory_id)
         assert isinstance(twin, Claim), f"memory says {twin}"
         assert (claim.attempts, claim.crashes) == (twin.attempts, twin.crashes)
         assert claim.id == task.spool_id
         if claim.crashes < MAX_CRASHES:  # else it is set aside, for which a directory does not read it whole
-            assert claim.envelope.body == twin.envelope.body
+            assert content_of(claim).body == content_of(twin).body
         task.held, task.fresh = (claim, twin), False
         return task
 

@@ -9,8 +9,8 @@ import pytest
 from unspool import inspection, points
 from unspool.backends.change import Reprioritise
 from unspool.backends.spool import SpoolBackend
-from unspool.message import Bury, Claim, Envelope, Retry, State
-from unspool.testing.exchange import claim_one, settle_one
+from unspool.message import Bury, Claim, Content, Retry, State
+from unspool.testing.exchange import claim_one, sealed, settle_one
 
 POINTS = [name for name in points.NAMES if name.startswith("reprioritise.")]
 
@@ -40,7 +40,7 @@ def killed_at(point: str, backend: SpoolBackend, id: str, priority: int | None) 
 @pytest.mark.parametrize(("before", "after"), [(None, 5), (5, None), (5, 7)])
 def test_a_kill_at_any_step(backend: SpoolBackend, point: str, before: int | None, after: int | None) -> None:
     """The task is there once, with the former or the new priority and its attempts, and the change can be repeated."""
-    (id,) = backend.send([Envelope({"msg": b"task"}, b"", before, None)])
+    (id,) = backend.send([sealed(Content({"msg": b"task"}, b"", before, None))])
     claim = claim_one(backend, id.removeprefix(f"{backend.name}/"))
     assert isinstance(claim, Claim)
     settle_one(backend, claim, Retry(0.0))
@@ -58,7 +58,7 @@ def test_a_kill_at_any_step(backend: SpoolBackend, point: str, before: int | Non
 
 def test_a_note_goes_with_its_dead_letter(backend: SpoolBackend) -> None:
     """A dead letter keeps its reason and attempts, and no note stays behind."""
-    (id,) = backend.send([Envelope({"msg": b"task"}, b"", None, None)])
+    (id,) = backend.send([sealed(Content({"msg": b"task"}, b"", None, None))])
     claim = claim_one(backend, id.removeprefix(f"{backend.name}/"))
     assert isinstance(claim, Claim)
     settle_one(backend, claim, Bury("gave up"))
@@ -70,7 +70,7 @@ def test_a_note_goes_with_its_dead_letter(backend: SpoolBackend) -> None:
 
 def test_no_other_task_is_replaced(backend: SpoolBackend) -> None:
     """A copy of the task in the directory of the new priority stays there."""
-    (id,) = backend.send([Envelope({"msg": b"task"}, b"one", None, None)])
+    (id,) = backend.send([sealed(Content({"msg": b"task"}, b"one", None, None))])
     folder = Path(backend.name, "5")
     folder.mkdir(mode=0o700)
     copy = folder / Path(id).name

@@ -17,6 +17,7 @@ from ..runtime.conftest import Place
 
 SUPERVISE = """
 import json, logging, os, struct, sys, time
+from unspool import registry
 from unspool.backends.spool import SpoolBackend
 from unspool.runtime.supervisor import Options, Supervisor
 
@@ -28,7 +29,8 @@ class Lines(logging.Handler):
 logging.getLogger("unspool").addHandler(Lines())
 logging.getLogger("unspool").setLevel(logging.INFO)
 clock = lambda: time.time() + struct.unpack("d", open(os.environ["CLOCK"], "rb").read())[0]
-Supervisor(sys.argv[1], [SpoolBackend(os.environ["UNSPOOL_SPOOLERS"], clock=clock)], Options(), clock=clock).run()
+backend = SpoolBackend(os.environ["UNSPOOL_SPOOLERS"], clock=clock)
+Supervisor(sys.argv[1], [backend], Options(), seal=registry.seal, clock=clock).run()
 """
 
 

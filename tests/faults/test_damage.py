@@ -9,8 +9,8 @@ from pathlib import Path
 
 from unspool import codec, inspection, raw_message, wire
 from unspool.backends.spool import SpoolBackend
-from unspool.message import Claim, Envelope, RefusalKind, Release, State
-from unspool.testing.exchange import claim_one, settle_one
+from unspool.message import Claim, Content, RefusalKind, Release, State
+from unspool.testing.exchange import claim_one, content_of, sealed, settle_one
 
 from ..runtime.conftest import Place
 
@@ -19,7 +19,7 @@ def test_cut_short_at_every_byte(tmp_path: Path) -> None:
     """However much is left of a task, it does not run, and is set aside unchanged with a reason."""
     backend = SpoolBackend(str(tmp_path / "mail"), clock=lambda: time.time() + 10)
     whole = wire.dump({"msg": b"task", "a": b"1" * 300}, b"body" * 50, None)
-    (id,) = backend.send([Envelope({"msg": b"good"}, b"", None, None)])
+    (id,) = backend.send([sealed(Content({"msg": b"good"}, b"", None, None))])
     for size in range(len(whole)):
         path = Path(backend.name, f"uwsgi_spoolfile_on_cut_{size}_1_1_1_1")
         path.write_bytes(whole[:size])
@@ -45,7 +45,8 @@ def test_each_bit_altered(tmp_path: Path) -> None:
         path.write_bytes(data)
         answer = claim_one(backend, path.name)
         if isinstance(answer, Claim):  # it hit the seal's own name, or the header's byte that means nothing
-            assert not answer.envelope.sealed or answer.envelope[:2] == ({"msg": b"task"}, b"body")
+            content = content_of(answer)
+            assert not content.sealed or content[:2] == ({"msg": b"task"}, b"body")
             settle_one(backend, answer, Release())
 
 
@@ -73,7 +74,8 @@ def test_code_of_another_version(place: Place) -> None:
         mark()
     """)
     newer = codec.encode(raw_message("ucfg_mail", payload=1))
-    place.backend.send([newer._replace(body=b"\x80" + bytes([pickle.HIGHEST_PROTOCOL + 1]) + newer.body[2:])])
+    body = b"\x80" + bytes([pickle.HIGHEST_PROTOCOL + 1]) + newer.body[2:]
+    place.backend.send([sealed(newer._replace(body=body))])
     place.write_app("""
     @Spooler.task(max_attempts=2, retry_delay=0)
     def changed(n, m): return True

@@ -14,6 +14,7 @@ from unspool.backends.change import Remove, RunNow
 from unspool.backends.spool import SpoolBackend
 from unspool.errors import SpoolerUnusable
 from unspool.message import Record, State
+from unspool.testing.exchange import sealed
 
 from ..runtime.conftest import Place
 from .conftest import needs
@@ -86,7 +87,7 @@ def test_tasks_run_on_a_full_disk(small: Place, what: str) -> None:
 def test_people_on_a_full_disk(small: Place) -> None:
     """Listing, retrying and removing need no room. Pausing does, and says so."""
     backend = SpoolBackend(str(small.spool))
-    big = codec.encode(raw_message("hello", payload="x" * 20_000))
+    big = sealed(codec.encode(raw_message("hello", payload="x" * 20_000)))
     ids: list[str] = []
     backend.control.set_period(3)
     with contextlib.suppress(SpoolerUnusable):
@@ -110,7 +111,7 @@ def test_a_batch_for_which_the_directory_has_no_room(tmp_path: Path) -> None:
     disk = Ext4(tmp_path)
     try:
         backend = SpoolBackend(str(disk.root / "mail"), durable=True)
-        message = codec.encode(raw_message("hello", priority=5))
+        message = sealed(codec.encode(raw_message("hello", priority=5)))
         sent = backend.send([message])
         fill(disk.root)
         with (disk.root / "ballast").open("r+b") as ballast:

@@ -17,8 +17,8 @@ from unspool.backends.change import Remove, Reprioritise, RunNow
 from unspool.backends.spool import SpoolBackend
 from unspool.backends.spool.directory import Directory
 from unspool.errors import TaskBusy
-from unspool.message import Bury, Claim, Envelope, Retry, State
-from unspool.testing.exchange import claim_one, settle_one
+from unspool.message import Bury, Claim, Content, Retry, State
+from unspool.testing.exchange import claim_one, sealed, settle_one
 
 from ..runtime.conftest import PATIENCE, Place
 from ..spool.sweep import sweep
@@ -96,7 +96,7 @@ def test_all_operations_beside_workers(place: Place) -> None:
 def test_a_retry_beside_a_task_of_the_same_name(tmp_path: Path) -> None:
     """A copied or restored task may have the name of a dead one. It has its own count of attempts."""
     with contextlib.closing(SpoolBackend(str(tmp_path / "mail"), durable=False)) as backend:
-        (id,) = backend.send([Envelope({"msg": b"task"}, b"", None, None)])
+        (id,) = backend.send([sealed(Content({"msg": b"task"}, b"", None, None))])
         copy = Path(id).read_bytes()
         claim = claim_one(backend, os.path.basename(id))
         assert isinstance(claim, Claim)
@@ -120,7 +120,7 @@ def test_a_task_that_ends_while_it_is_looked_at(
 ) -> None:
     """Whichever check the task disappears before, an error says that it has just ended."""
     backend = SpoolBackend(str(tmp_path / "mail"), durable=False)
-    (id,) = backend.send([Envelope({"msg": b"task"}, b"", None, None)])
+    (id,) = backend.send([sealed(Content({"msg": b"task"}, b"", None, None))])
     genuine = getattr(os, look)
 
     def end_first(path: Any, *args: Any, **kwargs: Any) -> Any:
@@ -139,7 +139,7 @@ def test_a_large_spool_is_read_little(tmp_path: Path) -> None:
     """
     needs(tool="strace")
     backend = SpoolBackend(str(tmp_path / "mail"), durable=False)
-    backend.send([Envelope({"msg": b"task"}, b"", None, None)] * 5_000)
+    backend.send([sealed(Content({"msg": b"task"}, b"", None, None))] * 5_000)
 
     def looks(work: Callable[[], Any]) -> tuple[int, int]:
         """Return how often files of tasks are opened, and their status read."""
@@ -228,7 +228,7 @@ def test_a_supervisor_sweeps(place: Place) -> None:
 def test_reasons_of_the_dead_are_kept(tmp_path: Path) -> None:
     """A sweep keeps a reason beside its task, and one whose task is just being set aside."""
     backend = SpoolBackend(str(tmp_path / "mail"))
-    (id,) = backend.send([Envelope({"msg": b"task"}, b"", None, None)])
+    (id,) = backend.send([sealed(Content({"msg": b"task"}, b"", None, None))])
     name = os.path.basename(id)
     reason = tmp_path / "mail" / ".unspool" / "dead" / f"{name}.reason"
     reason.write_text("{}")
@@ -250,7 +250,7 @@ def test_threads_of_one_process_sign_their_drafts_once(tmp_path: Path) -> None:
     process.
     """
     backend = SpoolBackend(str(tmp_path / "mail"), durable=False)
-    envelope = Envelope({"msg": b"task"}, b"", None, None)
+    envelope = sealed(Content({"msg": b"task"}, b"", None, None))
     threads = [threading.Thread(target=lambda: [backend.send([envelope]) for _ in range(50)]) for _ in range(8)]
     for thread in threads:
         thread.start()

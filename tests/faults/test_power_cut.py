@@ -16,8 +16,8 @@ from unspool import inspection, points
 from unspool.backends.change import RunNow
 from unspool.backends.keyvalue import EPHEMERAL
 from unspool.backends.spool import SpoolBackend
-from unspool.message import Ack, Bury, Claim, Disposition, Envelope, Retry, State
-from unspool.testing.exchange import claim_one, settle_one
+from unspool.message import Ack, Bury, Claim, Content, Disposition, Retry, State
+from unspool.testing.exchange import claim_one, content_of, sealed, settle_one
 
 from ..spool.sweep import sweep
 from .conftest import needs
@@ -65,7 +65,7 @@ def open_backend(disk: Ext4, *, durable: bool = True) -> SpoolBackend:
 def send(backend: SpoolBackend, many: int = 1) -> list[str]:
     """Send tasks, one of them with a priority."""
     priorities = [None, 5, None]
-    return backend.send([Envelope({"msg": b"task"}, BODY, priority, None) for priority in priorities[:many]])
+    return backend.send([sealed(Content({"msg": b"task"}, BODY, priority, None)) for priority in priorities[:many]])
 
 
 def claimed(disk: Ext4) -> list[Claim]:
@@ -75,7 +75,7 @@ def claimed(disk: Ext4) -> list[Claim]:
     sweep(backend.name)
     assert os.listdir(disk.root / "mail" / ".unspool" / "tmp") == []
     claims = [claim for claim in found if isinstance(claim, Claim)]
-    assert [claim.envelope.body for claim in claims] == [BODY] * len(claims)
+    assert [content_of(claim).body for claim in claims] == [BODY] * len(claims)
     for claim in claims:
         settle_one(backend, claim, Ack())
     assert sum(backend.counts().tasks.values()) == 0
@@ -158,7 +158,7 @@ def test_relaxed_durability_never_runs_what_is_not_whole(disk: Ext4) -> None:
     cut_at(disk, "", lambda: [send(open_backend(disk, durable=False)) for _ in range(20)])
     backend = open_backend(disk)
     answers = [claim_one(backend, os.path.basename(entry.id)) for entry in inspection.tasks(backend)]
-    assert all(not isinstance(answer, Claim) or answer.envelope.body == BODY for answer in answers)
+    assert all(not isinstance(answer, Claim) or content_of(answer).body == BODY for answer in answers)
     backend.close()
 
 

@@ -17,22 +17,23 @@ from unspool import inspection
 from unspool.backends.change import Remove, RunNow
 from unspool.backends.spool import SpoolBackend, lock
 from unspool.backends.spool.directory import Directory
-from unspool.message import Bury, Claim, Envelope, Record, Refusal, RefusalKind, State
-from unspool.testing.exchange import claim_one, settle_one
+from unspool.message import Bury, Claim, Content, Record, Refusal, RefusalKind, State
+from unspool.testing.exchange import claim_one, sealed, settle_one
 
 from ..spool.sweep import sweep
 
-ENVELOPE = Envelope({"msg": b"task"}, b"", None, None)
+ENVELOPE = sealed(Content({"msg": b"task"}, b"", None, None))
 HOUR = 3600.0
 
 _USE = """
 import json, sys, time
 from unspool import inspection
 from unspool.backends.spool import SpoolBackend
-from unspool.message import Envelope, Record
+from unspool.message import Content, Record
+from unspool.testing.exchange import sealed
 backend = SpoolBackend(sys.argv[1], durable=False)
 registration = backend.control.register("supervisor")
-backend.send([Envelope({"msg": b"task"}, b"", 1, None)])
+backend.send([sealed(Content({"msg": b"task"}, b"", 1, None))])
 inspection.runs(backend)
 backend.record([Record("one", "task", "processed", 1, time.time(), 1.0, 1)])
 backend.record([Record("two", "task", "processed", 1, time.time(), 2.0, 1)], journal=True)

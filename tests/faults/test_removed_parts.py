@@ -12,8 +12,8 @@ from unspool.backends.keyvalue import EPHEMERAL, FOREVER
 from unspool.backends.spool import SpoolBackend
 from unspool.backends.spool.attempts import Count, Sidecars
 from unspool.backends.spool.directory import Directory
-from unspool.message import Bury, Claim, Envelope, Record, State
-from unspool.testing.exchange import claim_one, settle_one
+from unspool.message import Bury, Claim, Content, Record, State
+from unspool.testing.exchange import claim_one, sealed, settle_one
 
 from ..runtime.conftest import Place
 
@@ -41,7 +41,7 @@ def test_under_a_worker(place: Place, part: str, priority: int | None) -> None:
 
 def use(backend: SpoolBackend, priority: int | None) -> None:
     """Do something that needs this part of ``.unspool``, and leave nothing."""
-    ids = backend.send([Envelope({"msg": b"task"}, b"", priority, None)] * 3)
+    ids = backend.send([sealed(Content({"msg": b"task"}, b"", priority, None))] * 3)
     dead, corrupt = (claim_one(backend, os.path.relpath(id, backend.name)) for id in ids[:2])
     assert isinstance(dead, Claim)
     assert isinstance(corrupt, Claim)
@@ -80,7 +80,7 @@ def test_in_one_process(tmp_path: Path, part: str, priority: int | None) -> None
 def test_with_many_priorities(tmp_path: Path) -> None:
     """With more priorities than a process holds open, the directory of dead tasks is created again for each."""
     backend = SpoolBackend(str(tmp_path / "mail"), durable=False)
-    for id in backend.send([Envelope({"msg": b"task"}, b"", priority, None) for priority in range(1, 71)]):
+    for id in backend.send([sealed(Content({"msg": b"task"}, b"", priority, None)) for priority in range(1, 71)]):
         backend.change(id, Remove())
     shutil.rmtree(Path(backend.name, ".unspool", "dead"))
     use(backend, 29)

@@ -13,9 +13,9 @@ from unspool.backends.spool.attempts import open_attempts
 from unspool.backends.spool.directory import Directory
 from unspool.compat import uwsgi
 from unspool.errors import PayloadRefused
-from unspool.message import Bury, Claim, Envelope, Outcome, Refusal, RefusalKind, State
+from unspool.message import Bury, Claim, Content, Outcome, Refusal, RefusalKind, State
 from unspool.testing import FakeClock
-from unspool.testing.exchange import claim_one, settle_one
+from unspool.testing.exchange import claim_one, content_of, sealed, settle_one
 
 from ..runtime.conftest import Place
 
@@ -49,13 +49,13 @@ def test_a_task_larger_than_a_workers_memory(place: Place) -> None:
 def test_after_three_crashes_the_body_is_not_read(tmp_path: Path) -> None:
     """The claim that sets a task aside reads only its variables, so it cannot be the next crash."""
     backend = SpoolBackend(str(tmp_path / "mail"))
-    (id,) = backend.send([Envelope({"msg": b"task"}, b"x" * LARGE, None, None)])
+    (id,) = backend.send([sealed(Content({"msg": b"task"}, b"x" * LARGE, None, None))])
     attempts, ref = open_attempts(Directory(backend.name)), os.path.basename(id)
     attempts.write(id, ref, attempts.read(ref)._replace(crashes=3))
     claim = claim_one(backend, os.path.basename(id))
     assert isinstance(claim, Claim)
-    assert (dict(claim.envelope.vars)["msg"], claim.envelope.body, claim.crashes) == (b"task", b"", 3)
-    outcome = dispatch.prepare(claim, 0.0)
+    assert (dict(content_of(claim).vars)["msg"], content_of(claim).body, claim.crashes) == (b"task", b"", 3)
+    outcome = dispatch.prepare(claim, content_of(claim), 0.0)
     assert isinstance(outcome, Outcome)
     assert outcome.disposition == Bury("killed its worker 3 times", begun=False)
     settle_one(backend, claim, outcome.disposition)
@@ -98,7 +98,7 @@ def test_a_file_that_is_too_large(tmp_path: Path) -> None:
     large = SpoolBackend(str(tmp_path / "mail"), max_size=LARGE)
     claim = claim_one(large, os.path.basename(large.change(entry.id, RunNow())))
     assert isinstance(claim, Claim)
-    assert (len(claim.envelope.body), claim.attempts, claim.crashes) == (LARGE, 1, 0)
+    assert (len(content_of(claim).body), claim.attempts, claim.crashes) == (LARGE, 1, 0)
 
 
 @pytest.mark.parametrize("first", [1_000, LARGE // 2 + 1, LARGE])
@@ -128,7 +128,7 @@ def test_a_file_that_grows_while_it_is_read(tmp_path: Path, monkeypatch: pytest.
     clock.now = path.stat().st_mtime
     claim = claim_one(backend, path.name)
     assert isinstance(claim, Claim)
-    assert (len(claim.envelope.body), claim.attempts, claim.crashes) == (LARGE, 1, 0)
+    assert (len(content_of(claim).body), claim.attempts, claim.crashes) == (LARGE, 1, 0)
 
 
 def _put(tmp_path: Path, data: bytes) -> Path:

@@ -15,8 +15,19 @@ from unspool.backends.keyvalue import EPHEMERAL
 from unspool.backends.spool import SpoolBackend
 from unspool.backends.spool.names import is_task
 from unspool.errors import SpoolerUnusable
-from unspool.message import Ack, Bury, Claim, Disposition, Envelope, Refusal, RefusalKind, Release, Retry, State
-from unspool.testing.exchange import claim_one, settle_one
+from unspool.message import (
+    Ack,
+    Bury,
+    Claim,
+    Content,
+    Disposition,
+    Refusal,
+    RefusalKind,
+    Release,
+    Retry,
+    State,
+)
+from unspool.testing.exchange import claim_one, content_of, sealed, settle_one
 
 from ..spool.sweep import sweep
 from . import tracing
@@ -37,7 +48,7 @@ def open_backend(root: Path, clock: float = 0.0) -> SpoolBackend:
 
 def send(backend: SpoolBackend, priority: int | None = None) -> str:
     """Send one task."""
-    return backend.send([Envelope({"msg": b"task"}, b"body" * 100, priority, None)])[0]
+    return backend.send([sealed(Content({"msg": b"task"}, b"body" * 100, priority, None))])[0]
 
 
 def swept(backend: SpoolBackend) -> list[str]:
@@ -80,7 +91,7 @@ def test_a_producer_killed_before_each_call(tmp_path: Path) -> None:
     for place in killed_at_each_call(tmp_path, work, lambda _: None):
         backend, returned = open_backend(place, clock=10), (place / "returned").exists()
         found = [claim_one(backend, entry.id.removeprefix(f"{backend.name}/")) for entry in inspection.tasks(backend)]
-        assert [claim.envelope.body for claim in found] == [b"body" * 100] * len(found)
+        assert [content_of(claim).body for claim in found] == [b"body" * 100] * len(found)
         assert len(found) == 1 or not returned
         assert swept(backend) == []
         seen.add((len(found), returned))
@@ -127,7 +138,7 @@ def test_sending_to_a_failing_disk(tmp_path: Path, calls: str, many: int) -> Non
 
     def work() -> None:
         backend = open_backend(tmp_path)
-        backend.send([Envelope({"msg": b"task"}, b"", None, None)] * many)
+        backend.send([sealed(Content({"msg": b"task"}, b"", None, None))] * many)
 
     failing = "syncfs" if many > 1 and calls == "fsync" else calls
     if calls != "mkdir,mkdirat":
@@ -138,7 +149,7 @@ def test_sending_to_a_failing_disk(tmp_path: Path, calls: str, many: int) -> Non
     backend = open_backend(tmp_path)
     assert sum(backend.counts().tasks.values()) == 0
     assert swept(backend) == []
-    backend.send([Envelope({"msg": b"task"}, b"", None, None)] * many)
+    backend.send([sealed(Content({"msg": b"task"}, b"", None, None))] * many)
     assert backend.counts().tasks[State.READY] == many
 
 
@@ -157,7 +168,7 @@ def test_a_send_that_fails_half_way(
     tmp_path: Path, many: int, priority: int | None, durable: bool, failing: str, sent: int
 ) -> None:
     """The error names exactly the tasks that are in the queue. After sending the others again, each is there once."""
-    envelopes = [Envelope({"msg": b"%d" % number}, b"", priority, None) for number in range(many)]
+    envelopes = [sealed(Content({"msg": b"%d" % number}, b"", priority, None)) for number in range(many)]
     backend = SpoolBackend(str(tmp_path / "mail"), durable=durable)
     backend.change(send(backend, priority), Remove())  # the directories are there
     with pytest.raises(SpoolerUnusable) as caught:
@@ -172,7 +183,7 @@ def test_a_send_that_fails_half_way(
         for entry in inspection.tasks(backend)
         if (found := inspection.read(backend, entry.id)) and found[1]
     ]
-    assert messages == [envelope.vars["msg"] for envelope in envelopes]
+    assert messages == [b"%d" % number for number in range(many)]
 
 
 def test_a_change_of_the_table_killed_before_each_call(tmp_path: Path) -> None:

@@ -10,14 +10,15 @@ import inotify_simple
 import pytest
 
 from unspool.backends.spool import SpoolBackend, feed, watcher
-from unspool.message import Envelope
+from unspool.message import Content
+from unspool.testing.exchange import sealed
 
 from .conftest import needs
 
 
 def send(backend: SpoolBackend, many: int = 1) -> list[str]:
     """Send some tasks."""
-    return backend.send([Envelope({"msg": b"task"}, b"", None, None)] * many)
+    return backend.send([sealed(Content({"msg": b"task"}, b"", None, None))] * many)
 
 
 def taken(found: feed.SpoolFeed) -> set[str]:
@@ -30,20 +31,21 @@ def taken(found: feed.SpoolFeed) -> set[str]:
 _POLLING = """
 import logging, time
 from unspool.backends.spool import SpoolBackend
-from unspool.message import Envelope
+from unspool.message import Content
+from unspool.testing.exchange import sealed
 logging.basicConfig(format="LOG %(message)s")
 backend = SpoolBackend({place!r}, durable=False)
-backend.send([Envelope({{'msg': b'first'}}, b'', None, None)])
+backend.send([sealed(Content({{'msg': b'first'}}, b'', None, None))])
 feed = backend.feed()
 def taken():
     while feed.refresh().more: pass
     return len(feed.take(9))
 assert taken() == 1
-backend.send([Envelope({{'msg': b'prior'}}, b'', 1, None)])
+backend.send([sealed(Content({{'msg': b'prior'}}, b'', 1, None))])
 while not taken():  # with a watch of the root told at once, and else found by a look
     time.sleep(max(0.0, feed.refresh().next_due - time.time()))
 print(feed.fileno(), feed.refresh().next_due - time.time() <= 1)
-backend.send([Envelope({{'msg': b'last'}}, b'', None, None)])
+backend.send([sealed(Content({{'msg': b'last'}}, b'', None, None))])
 while not taken():
     time.sleep(max(0.0, feed.refresh().next_due - time.time()))
 print("last")

@@ -147,7 +147,7 @@ def test_what_is_no_task_of_ours_stays(ends: Ends, damage: str) -> None:
         Path(id).write_bytes(data)
     os.utime(id, (1, 1))
     work.using(spooler=there)("good")
-    later = SpoolBackend(there, signer=Signer([KEY], "spool"), clock=lambda: 4e9)  # no process is still writing it
+    later = SpoolBackend(there, signed=True, clock=lambda: 4e9)  # no process is still writing it
     settings.configure(secret_key=KEY, spoolers=[later])
     said = ends.move("spool", "pg", status=1)
     assert [one["id"] for one in said["stayed"]] == [id]

@@ -16,7 +16,6 @@ from unspool.backends.nats.jetstream import JetStream
 from unspool.backends.nats.runs import Process, Run
 from unspool.backends.nats.tasks import Tasks
 from unspool.settings import Settings
-from unspool.signing import Signer
 
 __all__ = ["place"]
 
@@ -91,7 +90,7 @@ def opened() -> Iterator[Open]:
 
     def opened(url: str, **more: float) -> NatsBackend:
         found = address.parse(url)
-        made.append(NatsBackend(found, Settings(), signer=Signer([KEY], found.spooler), **more))  # type: ignore[arg-type]
+        made.append(NatsBackend(found, Settings(), **more))  # type: ignore[arg-type]
         return made[-1]
 
     yield opened

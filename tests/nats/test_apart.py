@@ -10,15 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.nats.conftest import Open, at, queue_on, until
+from tests.nats.conftest import KEY, Open, at, queue_on, until
 from tests.nats.proxy import Proxy
 from tests.nats.server import Server
 from tests.nats.test_faults import Load, load
 from tests.runtime.conftest import PATIENCE, Place
-from unspool import codec, inspection
+from unspool import address, codec, inspection
 from unspool.errors import SpoolerUnusable
 from unspool.message import Ack, Claim, Message, State
-from unspool.testing.exchange import claim_one, settle_one
+from unspool.seal import Seal
+from unspool.signing import Signer
+from unspool.testing.exchange import claim_one, sealed, settle_one
 
 __all__ = ["load"]
 
@@ -28,9 +30,8 @@ from pathlib import Path
 from unspool import address
 from unspool.backends.nats import NatsBackend
 from unspool.settings import Settings
-from unspool.signing import Signer
 where = address.parse(os.environ["UNSPOOL_SPOOLERS"])
-backend = NatsBackend(where, Settings(), signer=Signer([os.environ["UNSPOOL_SECRET_KEY"]], where.spooler))
+backend = NatsBackend(where, Settings())
 parcels = backend.depot.leave(sys.argv[1:])
 print(len(parcels), flush=True)
 sys.stdin.readline()
@@ -51,15 +52,15 @@ def test_a_producer_hears_of_silence(proxy: Proxy, opened: Open) -> None:
     """Packets are dropped and nobody is told: a send fails within seven seconds, each one; and the next that gets
     through is stored, once, also if it is repeated."""
     backend = opened(queue_on(f"nats://127.0.0.1:{proxy.port}"))
-    backend.send([codec.encode(Message("task"))])
+    backend.send([sealed(codec.encode(Message("task")))])
     proxy.silence()
     for _ in range(2):
         began = time.monotonic()
         with pytest.raises(SpoolerUnusable, match=r"does not answer|cannot be reached"):
-            backend.send([codec.encode(Message("task"))])
+            backend.send([sealed(codec.encode(Message("task")))])
         assert time.monotonic() - began < 7 + 2  # two for the machine
     proxy.mend()
-    backend.send([codec.encode(Message("task"))])
+    backend.send([sealed(codec.encode(Message("task")))])
     assert 2 <= backend.counts().tasks[State.READY] <= 4  # what failed may have been kept, as the network held it
 
 
@@ -130,7 +131,8 @@ def test_a_carrier_of_another_host_dies(
     """Its tasks are nobody else's while it is heard of, and are carried on within two leases of its death: each is at
     its destination once."""
     here = opened(url)
-    ids = here.send([codec.encode(Message("task", number)) for number in range(20)])
+    seal = Seal(here.name, Signer([KEY], address.parse(url).spooler))
+    ids = here.send([sealed(codec.encode(Message("task", number)), seal) for number in range(20)])
     far = carry(url, ids)
     assert far.says() == 20
     assert here.depot.departures() == []
@@ -156,7 +158,7 @@ def test_a_carrier_of_another_host_is_cut_off(
     them."""
     url = queue_on(own_server.url, "&lease=2")
     here = opened(url)
-    ids = here.send([codec.encode(Message("task", number)) for number in range(5)])
+    ids = here.send([sealed(codec.encode(Message("task", number))) for number in range(5)])
     far = carry(url.replace(str(own_server.port), str(proxy.port)), [id.rpartition("/")[2] for id in ids])
     assert far.says() == 5
     proxy.cut()
@@ -176,7 +178,7 @@ def test_clocks_that_differ(url: str, opened: Open, ahead: float) -> None:
     off takes nothing away from one that lives, since the servers alone say how long ago that was heard of."""
     sender = opened(url, clock=lambda: time.time() + ahead)
     here = opened(url)
-    (id,) = sender.send([codec.encode(Message("task"))])
+    (id,) = sender.send([sealed(codec.encode(Message("task")))])
     assert here.counts().tasks[State.READY] == 1
     feed = here.feed()
     tickets = feed.take(1)

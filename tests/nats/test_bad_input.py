@@ -13,7 +13,7 @@ from tests.nats.conftest import KEY, Open, at, queue_on, until
 from tests.nats.server import PAYLOAD, Server
 from tests.ports import free_port
 from tests.runtime.conftest import PATIENCE, Place
-from unspool import address, codec, inspection
+from unspool import address, codec, inspection, registry
 from unspool.backends.nats import NatsBackend, runs
 from unspool.backends.nats.cluster import Cluster as Where
 from unspool.backends.nats.jetstream import JetStream
@@ -23,7 +23,7 @@ from unspool.backends.nats.stored import HEADER, Stored
 from unspool.errors import ConfigurationError, OptionRefused, PayloadRefused, SpoolerUnreachable, SpoolerUnusable
 from unspool.message import Claim, End, Message, Refusal, RefusalKind, Retry, State
 from unspool.settings import Settings
-from unspool.testing.exchange import claim_one, settle_one
+from unspool.testing.exchange import claim_one, sealed, settle_one
 
 APP = """
     @Spooler.task
@@ -50,7 +50,7 @@ def test_nobody_there(opened: Open) -> None:
     """Sending to servers that are away fails with a line that names them, in the time that was given."""
     backend = opened(f"nats://127.0.0.1:{free_port()}?spooler=mail", patience=0.5)
     with pytest.raises(SpoolerUnusable, match=r"NATS at 127\.0\.0\.1:\d+ cannot be reached"):
-        backend.send([codec.encode(Message("task"))])
+        backend.send([sealed(codec.encode(Message("task")))])
 
 
 def test_a_worker_waits_for_the_server(place: Place, tmp_path: Path) -> None:
@@ -125,9 +125,9 @@ def test_a_message_beyond_the_servers_limit(backend: NatsBackend) -> None:
     with pytest.raises(
         PayloadRefused, match=r"the task has \d+ bytes, and NATS at .* accepts at most \d+ .* raise max_payload"
     ):
-        backend.send([codec.encode(Message("task", b"x" * (9 << 20)))])
+        backend.send([sealed(codec.encode(Message("task", b"x" * (9 << 20))))])
     assert sum(backend.counts().tasks.values()) == 0
-    backend.send([codec.encode(Message("task"))])
+    backend.send([sealed(codec.encode(Message("task")))])
     assert backend.counts().tasks[State.READY] == 1
 
 
@@ -135,7 +135,7 @@ def test_a_limit_that_is_lowered(own_server: Server, opened: Open) -> None:
     """A task that the server took, and does not take again, is refused where it would have to be written again, and the
     error says why. The end of its run can be stored as soon as the limit is raised."""
     backend = opened(queue_on(own_server.url))
-    ids = backend.send([codec.encode(Message("task", b"x" * (2 << 20))) for _ in range(2)])
+    ids = backend.send([sealed(codec.encode(Message("task", b"x" * (2 << 20)))) for _ in range(2)])
     refs = [id.rpartition("/")[2] for id in ids]
     claims = [claim_one(backend, ref) for ref in refs]
     restart(own_server, backend, 1 << 20)
@@ -179,7 +179,7 @@ def test_the_largest_that_is_taken_can_also_be_set_aside(backend: NatsBackend) -
 
     room = 8 * (1 << 20) - 4096
     base = len(codec.encode(Message("task", b"")).body)
-    backend.send([codec.encode(Message("task", b"x" * (room - base - 400)))])
+    backend.send([sealed(codec.encode(Message("task", b"x" * (room - base - 400))))])
     feed = backend.feed()
     while not (tickets := feed.take(1)):
         feed.refresh()
@@ -196,8 +196,8 @@ def test_pickle_needs_a_key(url: str) -> None:
     """Without a key a pickled payload is refused, naming both ways out; JSON is taken."""
     backend = NatsBackend(address.parse(url), Settings())
     with pytest.raises(PayloadRefused, match=r'set UNSPOOL_SECRET_KEY .* or give the task serializer="json"'):
-        backend.send([codec.encode(Message("task", {"a": 1}))])
-    backend.send([codec.encode(Message("task", {"a": 1}, serializer="json"))])
+        registry.seal(backend).close(codec.encode(Message("task", {"a": 1})))
+    backend.send([registry.seal(backend).close(codec.encode(Message("task", {"a": 1}, serializer="json")))])
     assert backend.counts().tasks[State.READY] == 1
     backend.close()
 
@@ -348,8 +348,8 @@ def test_config_refuses_bad_names() -> None:
 
 def test_a_message_that_is_too_large(url: str) -> None:
     """A worker sets a task aside that is larger than it may take; the reason names the setting."""
-    backend = NatsBackend(address.parse(url), Settings(max_task_size=1), trusting=True)
-    small, large = backend.send([codec.encode(Message("task", "x" * size)) for size in (1 << 20, 1 << 21)])
+    backend = NatsBackend(address.parse(url), Settings(max_task_size=1))
+    small, large = backend.send([sealed(codec.encode(Message("task", "x" * size))) for size in (1 << 20, 1 << 21)])
     assert isinstance(claim_one(backend, small.rpartition("/")[2]), Claim)
     refusal = claim_one(backend, large.rpartition("/")[2])
     assert isinstance(refusal, Refusal)

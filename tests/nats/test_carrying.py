@@ -14,12 +14,12 @@ from unspool.backends.nats.jetstream import JetStream
 from unspool.backends.nats.stored import HEADER
 from unspool.errors import PayloadRefused
 from unspool.message import Claim, Message, Refusal, RefusalKind, Retry, State
-from unspool.testing.exchange import claim_one, settle_one
+from unspool.testing.exchange import claim_one, sealed, settle_one
 
 
 def send(backend: NatsBackend) -> str:
     """Sends a task; its id."""
-    return backend.send([codec.encode(Message("task"))])[0]
+    return backend.send([sealed(codec.encode(Message("task")))])[0]
 
 
 def test_a_late_carrier_changes_nothing(url: str, opened: Open) -> None:

@@ -16,14 +16,14 @@ from unspool.backends.nats.requests import Unreachable
 from unspool.backends.nats.runs import Process, Run
 from unspool.errors import TaskBusy
 from unspool.message import Ack, Bury, Claim, Message, Refusal, RefusalKind, Retry, State
-from unspool.testing.exchange import claim_one, settle_one
+from unspool.testing.exchange import claim_one, sealed, settle_one
 
 Meanwhile = Callable[[NatsBackend, Callable[[], object]], None]
 
 
 def send(backend: NatsBackend) -> tuple[str, str]:
     """Sends a task; its id and ref."""
-    (id,) = backend.send([codec.encode(Message("task"))])
+    (id,) = backend.send([sealed(codec.encode(Message("task")))])
     return id, id.rpartition("/")[2]
 
 

@@ -16,7 +16,6 @@ from unspool.backends.nats import NatsBackend
 from unspool.backends.nats.jetstream import JetStream
 from unspool.backends.nats.stored import HEADER
 from unspool.settings import Settings
-from unspool.signing import Signer
 from unspool.testing import BackendConformance
 
 
@@ -25,11 +24,11 @@ class TestNats(BackendConformance):
     def server(self, nats_server: Server) -> None:
         self.url = nats_server.url
 
-    def make_backend(self, clock: Clock, place: Path, signer: Signer | None = None) -> Backend:
+    def make_backend(self, clock: Clock, place: Path) -> Backend:
         spooler = hashlib.sha256(str(place).encode()).hexdigest()[:12]
         where = address.parse(f"{self.url}?spooler={spooler}&lease=3")
         more = {"schedules": False, "hold": float("inf"), "look": 0.0, "window": 1000}
-        return NatsBackend(where, Settings(), signer=signer, trusting=True, clock=clock, **more)
+        return NatsBackend(where, Settings(), clock=clock, **more)
 
     def damage(self, backend: Backend, id: str) -> None:
         assert isinstance(backend, NatsBackend)

@@ -16,7 +16,7 @@ from typing import Any
 import nkeys
 import pytest
 
-from tests.nats.conftest import KEY, Open, queue_on, until
+from tests.nats.conftest import Open, queue_on, until
 from tests.nats.server import Server
 from tests.runtime.conftest import PATIENCE
 from unspool import address, codec, inspection
@@ -28,13 +28,12 @@ from unspool.backends.nats.requests import Request
 from unspool.errors import ConfigurationError, SpoolerUnreachable, SpoolerUnusable
 from unspool.message import Ack, Bury, Claim, Disposition, End, Message, Refusal, RefusalKind, Retry, State
 from unspool.settings import Settings
-from unspool.signing import Signer
-from unspool.testing.exchange import claim_one
+from unspool.testing.exchange import claim_one, content_of, sealed
 
 
 def send(backend: NatsBackend, *messages: Message) -> list[str]:
     """Sends tasks; their ids."""
-    return backend.send([codec.encode(message) for message in messages or (Message("task"),)])
+    return backend.send([sealed(codec.encode(message)) for message in messages or (Message("task"),)])
 
 
 def claim(backend: NatsBackend, id: str) -> Claim:
@@ -136,7 +135,7 @@ def test_a_task_that_is_large(worker: NatsBackend) -> None:
     before = connections(worker)
     for id, message in zip(send(worker, *messages), messages, strict=True):
         found = claim(worker, id)
-        assert codec.decode(found.envelope).payload == message.payload
+        assert codec.decode(content_of(found)).payload == message.payload
         end(worker, found)
     assert before[0] in connections(worker)
     assert sum(worker.counts().tasks.values()) == 0
@@ -297,7 +296,7 @@ def test_a_child(worker: NatsBackend) -> None:
 def test_a_queue_that_is_dropped(url: str) -> None:
     """Its connections and those of its feeds are closed, so Python does not warn about open sockets."""
     found = address.parse(url)
-    backend = NatsBackend(found, Settings(), signer=Signer([KEY], found.spooler))
+    backend = NatsBackend(found, Settings())
     feed = backend.feed()
     send(backend)
     descriptors = [feed.fileno(), *(one.fileno() for one in connections(backend))]

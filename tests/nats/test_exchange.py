@@ -24,11 +24,14 @@ from unspool.message import (
     State,
 )
 from unspool.settings import Settings
+from unspool.testing.exchange import sealed
 
 
 def send(backend: NatsBackend, number: int) -> list[str]:
     """Send tasks, and return their refs."""
-    return [id.rpartition("/")[2] for id in backend.send([codec.encode(Message("task")) for _ in range(number)])]
+    return [
+        id.rpartition("/")[2] for id in backend.send([sealed(codec.encode(Message("task"))) for _ in range(number)])
+    ]
 
 
 def claims(backend: NatsBackend, refs: list[str]) -> list[Claim]:

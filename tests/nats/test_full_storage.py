@@ -20,7 +20,7 @@ from unspool.backends.nats.overdue import Overdue
 from unspool.backends.nats.requests import Unreachable
 from unspool.errors import SpoolerUnusable
 from unspool.message import Ack, Claim, Message, State
-from unspool.testing.exchange import claim_one, settle_one
+from unspool.testing.exchange import claim_one, sealed, settle_one
 
 APP = """
     @Spooler.task
@@ -74,7 +74,7 @@ def test_no_reserve(full: NatsBackend, place: Place) -> None:
     soon as a person removes some tasks."""
     drop_reserve(full)
     with pytest.raises(SpoolerUnusable, match="the storage is full"):
-        full.send([codec.encode(Message("task", "x" * 20000)) for _ in range(100)])
+        full.send([sealed(codec.encode(Message("task", "x" * 20000))) for _ in range(100)])
     running = place.run()
     running.wait_for_message("no task is begun until there is room: NATS at")
     for entry in list(inspection.tasks(full))[-10:]:
@@ -86,9 +86,9 @@ def test_no_reserve(full: NatsBackend, place: Place) -> None:
 def test_a_batch_for_which_there_is_no_room(small: Server, opened: Open) -> None:
     """The error says which tasks of the batch are in the queue, so that only the others need be sent again."""
     backend = opened(queue_on(small.url))
-    before = backend.send([codec.encode(Message("task", "x" * 3000)) for _ in range(10)])
+    before = backend.send([sealed(codec.encode(Message("task", "x" * 3000))) for _ in range(10)])
     with pytest.raises(SpoolerUnusable, match="the storage is full") as caught:
-        backend.send([codec.encode(Message("task", "x" * 3000)) for _ in range(2000)])
+        backend.send([sealed(codec.encode(Message("task", "x" * 3000))) for _ in range(2000)])
     assert len(caught.value.sent) > 500  # more than are under way at once
     assert {entry.id for entry in inspection.tasks(backend)} == {*before, *caught.value.sent}
 
@@ -106,7 +106,7 @@ def drop_reserve(backend: NatsBackend) -> None:
 def fill(backend: NatsBackend) -> None:
     """Sends tasks until there is no room."""
     with pytest.raises(SpoolerUnusable, match="the storage is full"):
-        backend.send([codec.encode(Message("task", "x" * 200_000)) for _ in range(100)])
+        backend.send([sealed(codec.encode(Message("task", "x" * 200_000))) for _ in range(100)])
 
 
 def empty(backend: NatsBackend) -> None:

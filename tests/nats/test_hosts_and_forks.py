@@ -17,7 +17,7 @@ from tests.runtime.conftest import PATIENCE, Place
 from unspool import codec, inspection
 from unspool.backends.nats import NatsBackend
 from unspool.message import Claim, Message, State
-from unspool.testing.exchange import claim_one, settle_one
+from unspool.testing.exchange import claim_one, sealed, settle_one
 
 APP = """
     @Spooler.task
@@ -70,7 +70,7 @@ def test_a_late_verdict_is_refused(url: str, opened: Open, caplog: pytest.LogCap
     from unspool.message import Ack, Bury
 
     one, other = opened(url), opened(url)
-    one.send([codec.encode(Message("task"))])
+    one.send([sealed(codec.encode(Message("task")))])
     feed = one.feed()
     while not (tickets := feed.take(1)):
         feed.refresh()
@@ -105,7 +105,7 @@ def test_servers_that_keep_nothing_back(url: str, opened: Open) -> None:
     """Without the server's schedules a deferred task is handed out, given back with a delay, and is there in time."""
     backend = opened(url, schedules=False, hold=0.5)
     due = time.time() + 4
-    backend.send([codec.encode(Message("task", None, None, None, due))])
+    backend.send([sealed(codec.encode(Message("task", None, None, None, due)))])
     feed = backend.feed()
     tickets = []
     while not tickets:
@@ -121,13 +121,13 @@ def test_servers_that_keep_nothing_back(url: str, opened: Open) -> None:
 def test_forks_with_a_busy_connection(backend: NatsBackend) -> None:
     """A process may fork at any time, also while threads of it send: parent and children go on, each on a connection
     of its own."""
-    backend.send([codec.encode(Message("first"))])
+    backend.send([sealed(codec.encode(Message("first")))])
     ended = threading.Event()
     sent = [1]
 
     def send() -> None:
         while not ended.is_set():
-            backend.send([codec.encode(Message("more"))])
+            backend.send([sealed(codec.encode(Message("more")))])
             sent[0] += 1
 
     thread = threading.Thread(target=send)
@@ -138,7 +138,7 @@ def test_forks_with_a_busy_connection(backend: NatsBackend) -> None:
         if pid == 0:
             try:
                 if number % 10 == 0:
-                    backend.send([codec.encode(Message("child"))])
+                    backend.send([sealed(codec.encode(Message("child")))])
             finally:
                 os.kill(os.getpid(), signal.SIGKILL)
         children.append(pid)

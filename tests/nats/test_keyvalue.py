@@ -27,6 +27,7 @@ from unspool.backends.nats.stored import HEADER
 from unspool.errors import OptionRefused, SpoolerUnusable
 from unspool.message import Message
 from unspool.testing.clock import FakeClock
+from unspool.testing.exchange import sealed
 
 FOR_LONG = 10.0**6
 
@@ -462,7 +463,7 @@ def test_full_storage(small: Server, opened: Open) -> None:
     kv = backend.kv
     version, value = kv.put("key", b"x" * 500_000), b"x" * 200_000
     with pytest.raises(SpoolerUnusable, match="the storage is full"):
-        backend.send([codec.encode(Message("task", "x" * 20_000)) for _ in range(1000)])
+        backend.send([sealed(codec.encode(Message("task", "x" * 20_000))) for _ in range(1000)])
     with pytest.raises(SpoolerUnusable, match="the storage is full"):
         kv.put("key", value)
     assert [item and item.version for item in kv.get(["key"])] == [version]

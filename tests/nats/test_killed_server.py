@@ -17,12 +17,12 @@ from unspool.backends.nats.jetstream import JetStream
 from unspool.backends.nats.requests import Request
 from unspool.backends.nats.stored import HEADER
 from unspool.message import Ack, Bury, Claim, Message, Refusal, RefusalKind, Release, Retry, State
-from unspool.testing.exchange import claim_one, settle_one
+from unspool.testing.exchange import claim_one, sealed, settle_one
 
 
 def send(backend: NatsBackend, **options: Any) -> str:
     """Sends a task; its id."""
-    (id,) = backend.send([codec.encode(Message("task"))._replace(**options)])
+    (id,) = backend.send([sealed(codec.encode(Message("task"))._replace(**options))])
     return id
 
 

@@ -21,7 +21,7 @@ class NatsLikeMemory(SpoolLikeMemory):
     def open(self) -> None:
         self.where = getattr(self, "where", None) or f"{self.url}?spooler=m{uuid.uuid4().hex}"
         more = {"schedules": False, "hold": float("inf"), "look": 0.0, "window": 1000}
-        self.spool = NatsBackend(address.parse(self.where), Settings(), trusting=True, clock=self.clock, **more)  # type: ignore[arg-type, assignment]
+        self.spool = NatsBackend(address.parse(self.where), Settings(), clock=self.clock, **more)  # type: ignore[arg-type, assignment]
         feed = self.spool.feed()
         assert isinstance(feed, NatsFeed)
         self.feed = feed  # type: ignore[assignment]

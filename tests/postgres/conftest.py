@@ -89,7 +89,7 @@ def url_of(address: Address, port: int | None = None) -> str:
 
 def look_at(address: Address) -> PostgresBackend:
     """The test's own view of a queue; pickles are not opened by looking."""
-    return PostgresBackend(address, Settings(), trusting=True)
+    return PostgresBackend(address, Settings())
 
 
 def wait_for_ends(control: psycopg.Connection[Any]) -> None:

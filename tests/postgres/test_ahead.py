@@ -11,8 +11,8 @@ import pytest
 from unspool import inspection
 from unspool.address import Address
 from unspool.backends.postgres import PostgresBackend
-from unspool.message import Ack, Claim, Envelope, State, Verdict
-from unspool.testing.exchange import settle_one
+from unspool.message import Ack, Claim, Content, State, Verdict
+from unspool.testing.exchange import sealed, settle_one
 
 from ..runtime.conftest import PATIENCE, Place
 from .conftest import look_at, wait_until
@@ -144,7 +144,7 @@ def test_what_was_taken_back_is_claimed_again(place: Place, address: Address) ->
 
 def send(backend: PostgresBackend, count: int) -> list[str]:
     """Refs of tasks that were sent."""
-    ids = backend.send([Envelope({"msg": b"task"}, b"%d" % number, None, None) for number in range(count)])
+    ids = backend.send([sealed(Content({"msg": b"task"}, b"%d" % number, None, None)) for number in range(count)])
     return [id.rpartition("/")[2] for id in ids]
 
 

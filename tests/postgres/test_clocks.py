@@ -10,9 +10,9 @@ from unspool import inspection
 from unspool.address import Address
 from unspool.backends.keyvalue import Until
 from unspool.backends.postgres import PostgresBackend
-from unspool.message import Ack, Claim, Envelope, Refusal, RefusalKind, Retry, State
+from unspool.message import Ack, Claim, Content, Envelope, Refusal, RefusalKind, Retry, State
 from unspool.settings import Settings
-from unspool.testing.exchange import claim_one, settle_one
+from unspool.testing.exchange import claim_one, sealed, settle_one
 
 HOUR = 3600.0
 
@@ -21,7 +21,7 @@ class Wrong(PostgresBackend):
     """A host whose clock is wrong by so many seconds; the server's is its own."""
 
     def __init__(self, address: Address, ahead: float) -> None:
-        super().__init__(address, Settings(), trusting=True)
+        super().__init__(address, Settings())
         self.ahead = ahead
 
     def local(self) -> float:
@@ -47,7 +47,7 @@ def right(address: Address) -> Iterator[Wrong]:
 
 
 def task(word: bytes, due: float | None = None) -> Envelope:
-    return Envelope({"msg": b"task"}, word, None, due)
+    return sealed(Content({"msg": b"task"}, word, None, due))
 
 
 def number(id: str) -> str:

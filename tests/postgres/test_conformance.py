@@ -11,7 +11,6 @@ from unspool.address import Address
 from unspool.backends.base import Backend, Clock
 from unspool.backends.postgres import PostgresBackend
 from unspool.settings import Settings
-from unspool.signing import Signer
 from unspool.testing import BackendConformance
 
 from .conftest import wait_for_ends
@@ -29,8 +28,8 @@ class TestPostgres(BackendConformance):
     def queue_of_the_test(self, address: Address, control: psycopg.Connection[Any]) -> None:
         self.address, self.control = address, control
 
-    def make_backend(self, clock: Clock, place: Path, signer: Signer | None = None) -> Backend:
-        return PostgresBackend(self.address, Settings(), signer=signer, trusting=True, clock=clock)
+    def make_backend(self, clock: Clock, place: Path) -> Backend:
+        return PostgresBackend(self.address, Settings(), clock=clock)
 
     def damage(self, backend: Backend, id: str) -> None:
         assert isinstance(backend, PostgresBackend)

@@ -8,12 +8,12 @@ import pytest
 from unspool import inspection
 from unspool.address import Address
 from unspool.backends.postgres import PostgresBackend
-from unspool.backends.postgres.content import Content
+from unspool.backends.postgres.content import Content as Rows
 from unspool.errors import SpoolerUnusable
-from unspool.message import Ack, Bury, Claim, Envelope, Record, Refusal, RefusalKind, State
+from unspool.message import Ack, Bury, Claim, Content, Record, Refusal, RefusalKind, State
 from unspool.retry import MAX_CRASHES
 from unspool.settings import Settings
-from unspool.testing.exchange import claim_one, settle_one
+from unspool.testing.exchange import claim_one, content_of, sealed, settle_one
 
 from .conftest import look_at
 
@@ -25,7 +25,7 @@ def test_text_that_no_column_can_hold(address: Address, text: str) -> None:
     """A reason, an error and a label are stored with escapes; what can be stored is left as it is."""
     with contextlib.closing(look_at(address)) as backend:
         for disposition in (Ack(), Bury(text)):
-            (id,) = backend.send([Envelope({"msg": b"task"}, b"", None, None)])
+            (id,) = backend.send([sealed(Content({"msg": b"task"}, b"", None, None))])
             claim = claim_one(backend, id.rpartition("/")[2])
             assert isinstance(claim, Claim)
             settle_one(backend, claim, disposition, Record(id, text, "processed", 1, 1.0, 0.1, 1, text))
@@ -41,33 +41,36 @@ def test_a_large_task(address: Address, count: int, monkeypatch: pytest.MonkeyPa
     """Its attempt is counted before it is fetched, so that one which does not fit into memory is a crash; after the
     last one, its payload is not fetched any more. A task that is claimed with it loses nothing."""
     with contextlib.closing(look_at(address)) as backend:
-        refs = [backend.send([Envelope({"msg": b"task"}, LARGE, 3, None)])[0].rpartition("/")[2] for _ in range(2)]
-        read = Content._read
+        refs = [
+            backend.send([sealed(Content({"msg": b"task"}, LARGE, 3, None))])[0].rpartition("/")[2] for _ in range(2)
+        ]
+        read = Rows._read
         for crashes in range(MAX_CRASHES):
             seen: list[object] = []
 
-            def fetch(self: Content, number: int, fence: int, *, whole: bool, seen: list[object] = seen) -> bytes:
+            def fetch(self: Rows, number: int, fence: int, *, whole: bool, seen: list[object] = seen) -> bytes:
                 with psycopg.connect(address.url) as other:
                     seen += other.execute("SELECT attempts FROM unspool.task WHERE id = %s", [number]).fetchone() or ()
                 read(self, number, fence, whole=whole)
                 raise MemoryError
 
-            monkeypatch.setattr(Content, "_read", fetch)
+            monkeypatch.setattr(Rows, "_read", fetch)
             with pytest.raises(SpoolerUnusable, match="does not fit into the memory"):
                 backend.exchange((), refs[:count])
             assert seen == [crashes + 1]
-        monkeypatch.setattr(Content, "_read", read)
+        monkeypatch.setattr(Rows, "_read", read)
         hopeless, good = backend.exchange((), refs).taken
         assert isinstance(hopeless, Claim)
-        assert (hopeless.crashes, hopeless.envelope.vars["msg"], hopeless.envelope.body) == (MAX_CRASHES, b"task", b"")
+        assert (hopeless.crashes, content_of(hopeless).vars["msg"]) == (MAX_CRASHES, b"task")
+        assert len(hopeless.envelope.data) < len(LARGE)
         assert isinstance(good, Claim)
-        assert (good.attempts, good.crashes, good.envelope.body) == (1, 0, LARGE)
+        assert (good.attempts, good.crashes, content_of(good).body) == (1, 0, LARGE)
 
 
 def test_a_task_that_is_too_large(address: Address) -> None:
     """It is set aside unread, and the reason names the setting."""
-    with contextlib.closing(PostgresBackend(address, Settings(max_task_size=0.5), trusting=True)) as backend:
-        (id,) = backend.send([Envelope({"msg": b"task"}, LARGE, None, None)])
+    with contextlib.closing(PostgresBackend(address, Settings(max_task_size=0.5))) as backend:
+        (id,) = backend.send([sealed(Content({"msg": b"task"}, LARGE, None, None))])
         refused = claim_one(backend, id.rpartition("/")[2])
         assert isinstance(refused, Refusal)
         assert refused.kind is RefusalKind.CORRUPT

@@ -13,15 +13,15 @@ from unspool import inspection
 from unspool.address import Address, parse
 from unspool.backends.postgres import PostgresBackend
 from unspool.backends.postgres.session import CLAIMS
-from unspool.errors import SpoolerUnreachable, SpoolerUnusable
+from unspool.errors import Damaged, SpoolerUnreachable, SpoolerUnusable
 from unspool.message import (
     Ack,
     Bury,
     Claim,
+    Content,
     DeferOnCrash,
     Disposition,
     End,
-    Envelope,
     Interrupted,
     Record,
     Refusal,
@@ -30,6 +30,8 @@ from unspool.message import (
     Retry,
     State,
 )
+from unspool.seal import Seal, end_of_damaged
+from unspool.testing.exchange import sealed
 
 from ..runtime.conftest import PATIENCE
 from .conftest import look_at, url_of, wait_until
@@ -217,23 +219,27 @@ def test_a_task_that_must_run_alone(two: Two) -> None:
 
 
 def test_a_damaged_task_among_others(two: Two) -> None:
-    """It becomes a dead letter unread, and the others are claimed."""
+    """It is claimed as it is, and becomes a dead letter when its seal is found to be invalid."""
     worker, other = two
     refs = send(worker, 3)
     with other._connector.lend() as control:
         control.execute("UPDATE unspool.task SET data = '\\x00' WHERE id = %s", [int(refs[1])])
-    taken = worker.exchange((), refs).taken
-    assert [one.ref if isinstance(one, Claim) else one.kind for one in taken] == [refs[0], RefusalKind.CORRUPT, refs[2]]
+    taken = [one for one in worker.exchange((), refs).taken if isinstance(one, Claim)]
+    assert [one.ref for one in taken] == refs
+    with pytest.raises(Damaged, match="cut short") as caught:
+        Seal().open(taken[1].envelope)
+    assert worker.exchange([end_of_damaged(taken[1], caught.value)], ()).ended == [None]
     (entry,) = inspection.tasks(other, frozenset({State.CORRUPT}))
-    assert isinstance(taken[1], Refusal)
-    assert (entry.reason, entry.attempts) == (taken[1].detail, 0)
+    assert (entry.reason, entry.attempts) == (str(caught.value), 0)
     assert locks_of(worker) == 2
 
 
 def test_a_task_that_does_not_fit_into_memory(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
     """This is its crash, and not one of the tasks that were claimed with it."""
     worker, other = two
-    (large,) = (id.rpartition("/")[2] for id in other.send([Envelope({"msg": b"task"}, b"x" * 300_000, None, None)]))
+    (large,) = (
+        id.rpartition("/")[2] for id in other.send([sealed(Content({"msg": b"task"}, b"x" * 300_000, None, None))])
+    )
     refs = [*send(other, 2), large]
 
     def read(*_: object, **__: object) -> bytes:

@@ -14,11 +14,11 @@ import pytest
 from unspool import inspection
 from unspool.address import Address, parse
 from unspool.backends.postgres import feed, machine
-from unspool.message import Ack, Claim, Envelope, State, Verdict
+from unspool.message import Ack, Claim, Content, State, Verdict
 from unspool.runtime.patience import Patience
 from unspool.runtime.served import Served
 from unspool.runtime.watches import Watches
-from unspool.testing.exchange import claim_one, settle_one
+from unspool.testing.exchange import claim_one, sealed, settle_one
 
 from ..runtime.conftest import PATIENCE, Place
 from .conftest import look_at, migrate, place_at, queue_in, url_of, wait_until
@@ -186,7 +186,7 @@ def test_a_server_that_cannot_be_reached_when_tickets_are_taken(address: Address
     backend = look_at(parse(url_of(address, proxy.port)))
     watches = Watches()
     served = Served(backend, watches)
-    backend.send([Envelope({"msg": b"task"}, b"", None, None)])
+    backend.send([sealed(Content({"msg": b"task"}, b"", None, None))])
     wait_until(lambda: served.refresh() or served.state.head)
     proxy.cut()
     assert served.take(1) == []

@@ -16,8 +16,9 @@ from unspool.backends.keyvalue import EPHEMERAL, Item, Until
 from unspool.backends.postgres import PostgresBackend, keyvalue, schema, sql
 from unspool.backends.postgres.sqlstate import Transient
 from unspool.errors import SpoolerUnusable
-from unspool.message import Envelope
+from unspool.message import Content
 from unspool.settings import Settings
+from unspool.testing.exchange import sealed
 
 from ..runtime.conftest import PATIENCE
 from .conftest import look_at, migrate, queue_in, wait_for_ends, wait_until
@@ -141,7 +142,7 @@ def old(server: Server) -> Iterator[Address]:
 def test_a_schema_without_the_table(old: Address) -> None:
     """Everything else works. Each use of the table names the command, and works after it without a restart."""
     with contextlib.closing(look_at(old)) as backend:
-        backend.send([Envelope({"msg": b"task"}, b"", None, None)])
+        backend.send([sealed(Content({"msg": b"task"}, b"", None, None))])
         feed = backend.feed()
         feed.refresh()
         assert len(feed.take(1)) == 1
@@ -198,7 +199,7 @@ def test_a_put_that_the_server_does_not_carry_out(backend: PostgresBackend, end:
 def test_a_change_survives_a_crash_of_the_server(own: Server) -> None:
     """What was put is there afterwards, also with relaxed durability, and no version is used a second time."""
     settings = Settings(durability="relaxed")
-    with contextlib.closing(PostgresBackend(queue_in(own.url()), settings, trusting=True)) as backend:
+    with contextlib.closing(PostgresBackend(queue_in(own.url()), settings)) as backend:
         version = backend.kv.put("key", b"before")
         assert version
         own.kill()
@@ -317,7 +318,7 @@ def test_a_wait_whose_connection_ends(backend: PostgresBackend, other: PostgresB
         (pid,) = listeners(backend)
         with psycopg.connect(address.url, autocommit=True) as control:
             control.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
-        backend.send([Envelope({"msg": b"task"}, b"", None, None)])
+        backend.send([sealed(Content({"msg": b"task"}, b"", None, None))])
         assert backend._session.key("claim")
         wait_until(lambda: listeners(backend))
         assert listeners(backend) != [pid]

@@ -14,8 +14,8 @@ import pytest
 from unspool.address import Address
 from unspool.backends.keyvalue import EPHEMERAL
 from unspool.errors import SpoolerUnusable
-from unspool.message import Ack, Claim, Envelope, State
-from unspool.testing.exchange import claim_one, settle_one
+from unspool.message import Ack, Claim, Content, State
+from unspool.testing.exchange import claim_one, sealed, settle_one
 
 from ..ports import free_port
 from ..runtime.conftest import PATIENCE
@@ -57,9 +57,9 @@ def test_through_a_pooler(pooled: Address, request: pytest.FixtureRequest) -> No
     backend = look_at(pooled)
     try:
         for _ in range(8):  # more often than it takes to have a statement prepared
-            backend.send([Envelope({"msg": b"task"}, b"", None, None)])
+            backend.send([sealed(Content({"msg": b"task"}, b"", None, None))])
         with psycopg.connect(pooled.url) as connection:
-            backend.send_within(connection, [Envelope({"msg": b"task"}, b"", None, None)])
+            backend.send_within(connection, [sealed(Content({"msg": b"task"}, b"", None, None))])
         assert backend.counts().tasks[State.READY] == 9
         backend.control.pause()
         assert backend.control.paused

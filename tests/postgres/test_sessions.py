@@ -19,8 +19,8 @@ from unspool.backends.postgres.claims import Claims
 from unspool.backends.postgres.feed import PostgresFeed
 from unspool.backends.postgres.sqlstate import Kind, kind_of
 from unspool.errors import SpoolerUnreachable, TaskBusy
-from unspool.message import Ack, Claim, Disposition, End, Envelope, Interrupted, Record, Retry, State, Verdict
-from unspool.testing.exchange import claim_one, settle_one
+from unspool.message import Ack, Claim, Content, Disposition, End, Interrupted, Record, Retry, State, Verdict
+from unspool.testing.exchange import claim_one, sealed, settle_one
 
 from ..runtime.conftest import PATIENCE, Place
 from .conftest import look_at, migrate, queue_in, wait_until
@@ -354,7 +354,7 @@ def test_settings_of_the_database(server: Server) -> None:
             with backend._connector.lend() as sender:
                 found = dict(sender.execute(query, [["synchronous_commit", "search_path"]]).fetchall())
             assert found == {"synchronous_commit": "on", "search_path": "pg_catalog"}
-            backend.send([Envelope({"msg": b"task"}, b"", None, None)])
+            backend.send([sealed(Content({"msg": b"task"}, b"", None, None))])
             assert backend.counts().tasks[State.READY] == 1
             assert backend.kv.put("key", b"", expect=backend.kv.put("key", b"", life=EPHEMERAL))
             assert [key for key, _ in backend.kv.scan("")] == ["key"]

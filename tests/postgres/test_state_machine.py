@@ -37,7 +37,7 @@ class PostgresLikeMemory(LikeMemory):
         super().__init__()
 
     def make(self) -> PostgresBackend:
-        return PostgresBackend(self.address, Settings(), trusting=True, clock=self.clock)
+        return PostgresBackend(self.address, Settings(), clock=self.clock)
 
     def open(self) -> None:
         self.spool = self.make()

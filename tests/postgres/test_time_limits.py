@@ -13,7 +13,8 @@ from unspool.address import Address
 from unspool.backends.change import Remove, Reprioritise, RunNow
 from unspool.backends.postgres import PostgresBackend, depot, timelimit
 from unspool.backends.postgres.sqlstate import Away, Transient
-from unspool.message import Envelope, Record, State
+from unspool.message import Content, Record, State
+from unspool.testing.exchange import sealed
 
 from .conftest import look_at, queue_in
 from .server import Server
@@ -57,7 +58,7 @@ def hasty(address: Address, monkeypatch: pytest.MonkeyPatch) -> Iterator[Postgre
 
 def send(backend: PostgresBackend, count: int) -> list[str]:
     """Ids of tasks that were sent."""
-    return backend.send([Envelope({"msg": b"task"}, b"%d" % number, None, None) for number in range(count)])
+    return backend.send([sealed(Content({"msg": b"task"}, b"%d" % number, None, None)) for number in range(count)])
 
 
 @pytest.mark.parametrize("call", CALLS)
@@ -114,7 +115,7 @@ def test_more_tasks_than_are_read_at_once(address: Address) -> None:
     """They are listed in the order of running. Those that leave their state meanwhile are skipped."""
     with contextlib.closing(look_at(address)) as backend:
         ids = send(backend, 2500)
-        backend.send([Envelope({"msg": b"task"}, b"first", 0, None)])
+        backend.send([sealed(Content({"msg": b"task"}, b"first", 0, None))])
         listed = inspection.tasks(backend, frozenset({State.READY}))
         assert next(listed).priority == 0
         backend.change(ids[2000], Remove())

@@ -17,8 +17,8 @@ from unspool.address import parse
 from unspool.backends.keyvalue import EPHEMERAL
 from unspool.backends.postgres import schema, sql
 from unspool.errors import SpoolerUnusable
-from unspool.message import Ack, Claim, Envelope, Record, State, Verdict
-from unspool.testing.exchange import claim_one, settle_one
+from unspool.message import Ack, Claim, Content, Record, State, Verdict
+from unspool.testing.exchange import claim_one, sealed, settle_one
 
 from ..runtime.conftest import PATIENCE, Place
 from .conftest import look_at, migrate, place_at, queue_in, wait_until
@@ -312,7 +312,7 @@ def test_roles_as_the_guide_grants_them(server: Server, database: str) -> None:
     sender, worker = (
         look_at(address._replace(url=address.url.replace("postgres@", f"{role}@"))) for role in ("sender", "server")
     )
-    sender.send([Envelope({"msg": b"task"}, b"", None, None)])
+    sender.send([sealed(Content({"msg": b"task"}, b"", None, None))])
     feed = worker.feed()
     feed.refresh()
     (ticket,) = feed.take(1)
@@ -368,7 +368,7 @@ def test_churn_leaves_the_table_as_small_as_it_was(empty: str, quiet: None) -> N
         # The server's own vacuum, at work at the same moment, would keep what it still sees from being used again.
         connection.execute("ALTER TABLE unspool.task SET (autovacuum_enabled = off)")
         for _ in range(12):
-            backend.send([Envelope({"msg": b"task"}, b"x" * 100, None, None)] * 300)
+            backend.send([sealed(Content({"msg": b"task"}, b"x" * 100, None, None))] * 300)
             feed.refresh()
             for ticket in feed.take(300):
                 claim = claim_one(backend, ticket.ref)

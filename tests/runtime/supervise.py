@@ -40,7 +40,7 @@ def main() -> None:
     options = Options(chosen.processes, chosen.burst, chosen.reload, limits)
     backends = [registry.backend(name) for name in settings.spooler_names()]
     try:
-        Supervisor(chosen.app, backends, options).run()
+        Supervisor(chosen.app, backends, options, seal=registry.seal).run()
     except UnspoolError as error:
         sys.exit(str(error))
 

@@ -17,6 +17,7 @@ from unspool import codec, inspection
 from unspool.backends.spool import SpoolBackend
 from unspool.functions import call_message
 from unspool.message import State
+from unspool.testing.exchange import sealed
 
 from .conftest import PATIENCE, Place
 
@@ -167,7 +168,7 @@ def test_a_hanging_import_is_replaced_by_the_next_reload(place: Place) -> None:
     os.mkfifo(place.root / "gate")
     running.signal(signal.SIGHUP)
     place.wait_for_line("importing")
-    place.backend.send([codec.encode(call_message("tasks:mark", (1,), {}))])
+    place.backend.send([sealed(codec.encode(call_message("tasks:mark", (1,), {})))])
     running.wait_for_verdict("processed")
     (place.root / "gate").unlink()
     running.signal(signal.SIGHUP)
@@ -309,7 +310,7 @@ def test_the_first_workers_die_while_they_import(place: Place, death: str, how: 
 """
     )
     (place.root / "tries").mkdir()
-    place.backend.send([codec.encode(call_message("tasks:mark", (1,), {}))])
+    place.backend.send([sealed(codec.encode(call_message("tasks:mark", (1,), {})))])
     running = place.run()
     running.wait_for_verdict("processed")
     assert running.stop() == 0
@@ -668,12 +669,12 @@ def test_a_worker_killed_in_its_import_is_replaced_where_another_has_imported(pl
     )
     os.mkfifo(place.root / "gate")
     running = place.run("--processes", "2")
-    place.backend.send([codec.encode(call_message("tasks:mark", (1,), {}))])
+    place.backend.send([sealed(codec.encode(call_message("tasks:mark", (1,), {})))])
     running.wait_for_verdict("processed")
     place.wait_for_line("importing")
     pid = next(line.split()[1] for line in place.lines() if line.startswith("importer"))
     os.kill(int(pid), signal.SIGKILL)
     running.wait_for_message(f"worker {pid} was killed by SIGKILL while it imported the application")
-    place.backend.send([codec.encode(call_message("tasks:mark", (2,), {}))])
+    place.backend.send([sealed(codec.encode(call_message("tasks:mark", (2,), {})))])
     running.wait_for_verdict("processed")
     assert running.stop() == 0

@@ -7,6 +7,7 @@ import struct
 import sys
 import time
 
+from unspool import registry
 from unspool.backends.spool import SpoolBackend
 from unspool.runtime.supervisor import Options, Supervisor
 from unspool.runtime.worker import Limits
@@ -24,7 +25,7 @@ def main() -> None:
 
     backend = SpoolBackend(spooler, period=20.0, clock=clock)
     options = Options(processes=2, limits=Limits(max_tasks=2000))
-    Supervisor("tests.soak.app", [backend], options, clock=clock).run()
+    Supervisor("tests.soak.app", [backend], options, seal=registry.seal, clock=clock).run()
 
 
 if __name__ == "__main__":

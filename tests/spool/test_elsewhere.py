@@ -15,10 +15,10 @@ from unspool.backends.spool.directory import Directory
 from unspool.backends.spool.layout import TMP
 from unspool.backends.spool.names import is_task
 from unspool.errors import SpoolerUnusable
-from unspool.message import Ack, Claim, Envelope, Refusal, RefusalKind
-from unspool.testing.exchange import claim_one, settle_one
+from unspool.message import Ack, Claim, Content, Envelope, Refusal, RefusalKind
+from unspool.testing.exchange import claim_one, sealed, settle_one
 
-ENVELOPE = Envelope({"msg": b"good"}, b"", None, None)
+ENVELOPE = sealed(Content({"msg": b"good"}, b"", None, None))
 URGENT = ENVELOPE._replace(priority=5)
 POSTPONED = ENVELOPE._replace(due=2e9)
 

@@ -16,6 +16,7 @@ from unspool import Message, Spooler, codec, configure, inspection, raw_message,
 from unspool.backends.spool import SpoolBackend
 from unspool.errors import NoSpooler, OptionRefused, PayloadRefused, SpoolerUnusable
 from unspool.message import State
+from unspool.testing.exchange import sealed
 
 
 @Spooler.task
@@ -263,7 +264,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k,nr_inodes=64,mode=700", "tmpfs", mount], check=True)
     try:
         backend = SpoolBackend(str(mount / "mail"))
-        big = codec.encode(raw_message("hello", payload="x" * 20_000))
+        big = sealed(codec.encode(raw_message("hello", payload="x" * 20_000)))
         sent: list[str] = []
 
         def fill() -> None:

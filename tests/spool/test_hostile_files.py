@@ -11,8 +11,8 @@ import pytest
 from unspool import inspection, wire
 from unspool.backends.change import Remove
 from unspool.backends.spool import SpoolBackend
-from unspool.message import Claim, Envelope, Refusal, RefusalKind, Release, State
-from unspool.testing.exchange import claim_one, settle_one
+from unspool.message import Claim, Content, Refusal, RefusalKind, Release, State
+from unspool.testing.exchange import claim_one, content_of, sealed, settle_one
 
 NAME = "uwsgi_spoolfile_on_host_1_1_1_1_1"
 
@@ -41,7 +41,7 @@ def clock() -> Clock:
 def backend(tmp_path: Path, clock: Clock) -> SpoolBackend:
     """A spooler with one good task."""
     found = SpoolBackend(str(tmp_path / "mail"), clock=clock)
-    found.send([Envelope({"msg": b"good"}, b"", None, None)])
+    found.send([sealed(Content({"msg": b"good"}, b"", None, None))])
     return found
 
 
@@ -87,7 +87,7 @@ def test_damaged_files_are_set_aside_undecoded(backend: SpoolBackend, data: byte
     """They are moved to corrupt with a reason and unchanged bytes. The good task is claimed."""
     put(backend, data)
     claims, refusals = claim_all(backend)
-    assert [claim.envelope.vars["msg"] for claim in claims] == [b"good"]
+    assert [content_of(claim).vars["msg"] for claim in claims] == [b"good"]
     assert [refusal.kind for refusal in refusals] == [RefusalKind.CORRUPT]
     (entry,) = inspection.tasks(backend, frozenset({State.CORRUPT}))
     assert entry.reason == refusals[0].detail != ""
@@ -148,7 +148,7 @@ def test_what_is_no_regular_file_is_never_run(backend: SpoolBackend, tmp_path: P
                 listener.bind(f"/proc/self/fd/{here}/{NAME}")
             os.close(here)
     claims, refusals = claim_all(backend)
-    assert [claim.envelope.vars["msg"] for claim in claims] == [b"good"]
+    assert [content_of(claim).vars["msg"] for claim in claims] == [b"good"]
     assert [refusal.kind for refusal in refusals] == [RefusalKind.UNUSABLE]
     assert refusals[0].detail
     assert os.path.lexists(path)
@@ -168,11 +168,11 @@ def test_somebody_elses_file_is_never_run(tmp_path: Path, clock: Clock) -> None:
     named.
     """
     backend = SpoolBackend(str(tmp_path / "mail"), clock=clock)
-    backend.send([Envelope({"msg": b"good"}, b"", None, None)])
+    backend.send([sealed(Content({"msg": b"good"}, b"", None, None))])
     path = put(backend, GOOD)
     os.chown(path, 12345, 12345)
     claims, refusals = claim_all(backend)
-    assert [claim.envelope.vars["msg"] for claim in claims] == [b"good"]
+    assert [content_of(claim).vars["msg"] for claim in claims] == [b"good"]
     assert [(refusal.kind, "user 12345" in refusal.detail) for refusal in refusals] == [(RefusalKind.UNUSABLE, True)]
 
 
@@ -211,7 +211,8 @@ def test_random_files_never_do_harm(backend: SpoolBackend) -> None:
         put(backend, bytes(data), name)
         answer = claim_one(backend, name)
         if isinstance(answer, Claim):
-            assert not answer.envelope.sealed or answer.envelope[:2] == ({"msg": b"x"}, b"body")
+            content = content_of(answer)
+            assert not content.sealed or content[:2] == ({"msg": b"x"}, b"body")
             settle_one(backend, answer, Release())
         else:
             assert answer.kind is RefusalKind.CORRUPT
@@ -225,13 +226,13 @@ def test_junk_names_are_ignored(backend: SpoolBackend) -> None:
         Path(backend.name, folder).mkdir()
         Path(backend.name, folder, NAME).write_bytes(GOOD)
     claims, refusals = claim_all(backend)
-    assert [claim.envelope.vars["msg"] for claim in claims] == [b"good"]
+    assert [content_of(claim).vars["msg"] for claim in claims] == [b"good"]
     assert refusals == []
 
 
 def test_a_copied_queue_is_drained(backend: SpoolBackend, tmp_path: Path, clock: Clock) -> None:
     """The spool of a lost machine is copied with ``cp -r``, and its tasks exist."""
-    backend.send([Envelope({"msg": b"five"}, b"", 5, None)])
+    backend.send([sealed(Content({"msg": b"five"}, b"", 5, None))])
     subprocess.run(["cp", "-r", backend.name, tmp_path / "copy"], check=True)
     claims, _ = claim_all(SpoolBackend(str(tmp_path / "copy"), clock=clock))
-    assert [claim.envelope.vars["msg"] for claim in claims] == [b"five", b"good"]
+    assert [content_of(claim).vars["msg"] for claim in claims] == [b"five", b"good"]

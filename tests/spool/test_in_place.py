@@ -10,19 +10,21 @@ import pytest
 
 from unspool import inspection, points, wire
 from unspool.backends.spool import SpoolBackend
-from unspool.message import Claim, Envelope, Refusal, RefusalKind, State
-from unspool.testing.exchange import claim_one
+from unspool.message import Claim, Content, Envelope, Refusal, RefusalKind, State
+from unspool.testing.exchange import claim_one, sealed
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere tasks are sent by way of drafts")
 
-ENVELOPE = Envelope({"msg": b"good"}, b"", None, None)
+CONTENT = Content({"msg": b"good"}, b"", None, None)
+ENVELOPE = sealed(CONTENT)
 DIES = """
 import os, sys
 from unspool import points
 from unspool.backends.spool import SpoolBackend
-from unspool.message import Envelope
+from unspool.message import Content
+from unspool.testing.exchange import sealed
 points.reach = lambda name: os._exit(0) if name == sys.argv[2] else None
-SpoolBackend(sys.argv[1], durable=False).send([Envelope({"msg": b"good"}, b"", None, None)])
+SpoolBackend(sys.argv[1], durable=False).send([sealed(Content({"msg": b"good"}, b"", None, None))])
 """
 
 
@@ -98,7 +100,7 @@ def test_what_a_person_made_unreadable_is_kept(backend: SpoolBackend) -> None:
     [
         ([ENVELOPE], ["."]),
         ([ENVELOPE._replace(priority=5)], ["5"]),
-        ([ENVELOPE._replace(body=bytes(5000))], [".unspool/tmp"]),
+        ([sealed(CONTENT._replace(body=bytes(5000)))], [".unspool/tmp"]),
         ([ENVELOPE._replace(due=2e9)], [".unspool/tmp"]),
         ([ENVELOPE, ENVELOPE._replace(priority=5)], [".", ".", "5"]),
         ([ENVELOPE, ENVELOPE._replace(due=2e9)], [".unspool/tmp"] * 3),
@@ -149,4 +151,4 @@ def test_of_several_none_is_seen_before_all_of_them_are_written(
 def test_the_file_is_uwsgis_own_format(backend: SpoolBackend) -> None:
     """It is written at once, with the same bytes as in a draft."""
     (id,) = backend.send([ENVELOPE])
-    assert Path(id).read_bytes() == wire.dump(ENVELOPE.vars, ENVELOPE.body, None)
+    assert Path(id).read_bytes() == wire.dump(CONTENT.vars, CONTENT.body, None)

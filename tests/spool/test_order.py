@@ -12,6 +12,7 @@ from unspool.backends.spool.control import SpoolControl
 from unspool.backends.spool.directory import Directory
 from unspool.backends.spool.feed import SpoolFeed
 from unspool.backends.spool.lookahead import Lookahead
+from unspool.testing.exchange import sealed
 
 
 def drain(feed: Feed, root: Path) -> list[str]:
@@ -40,7 +41,7 @@ def test_the_order_holds_over_a_large_directory(tmp_path: Path) -> None:
     source = random.Random(seed)
     backend = SpoolBackend(str(tmp_path / "mail"), durable=False)
     priorities = [source.choice([None, None, None, 1, 7]) for _ in range(10_000)]
-    ids = backend.send([codec.encode(raw_message("x", priority=priority)) for priority in priorities])
+    ids = backend.send([sealed(codec.encode(raw_message("x", priority=priority))) for priority in priorities])
     refs = [id.removeprefix(f"{backend.name}/") for id in ids]
     expected = [ref for _, _, ref in sorted((10**9 if p is None else p, n, refs[n]) for n, p in enumerate(priorities))]
     directory = Directory(backend.name)

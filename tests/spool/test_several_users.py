@@ -12,24 +12,27 @@ from typing import Any
 
 import pytest
 
-from unspool import codec, wire
+from unspool import codec
 from unspool.backends.spool import SpoolBackend
 from unspool.backends.spool.directory import Directory
 from unspool.errors import SpoolerUnusable
 from unspool.message import Ack, Claim, Disposition, Message, Refusal, Retry
+from unspool.seal import Seal
 from unspool.signing import Signer
-from unspool.testing.exchange import claim_one, settle_one
+from unspool.testing.exchange import claim_one, content_of, sealed, settle_one
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="to be several users needs root")]
 
 OWNER, OTHER, GROUP = 12345, 23456, 34567
-SIGNER = Signer(["k" * 32], "mail")
-TASK = codec.encode(Message("task"))
+SIGNED = Seal("mail", Signer(["k" * 32], "mail"))
+UNSIGNED = Seal("mail")
+CONTENT = codec.encode(Message("task"))
+TASK = sealed(CONTENT)
 KINDS = {
-    "plain": TASK,
-    "priority": TASK._replace(priority=5),
-    "postponed": TASK._replace(due=time.time() + 3600),
-    "large": TASK._replace(body=bytes(10_000)),
+    "plain": CONTENT,
+    "priority": CONTENT._replace(priority=5),
+    "postponed": CONTENT._replace(due=time.time() + 3600),
+    "large": CONTENT._replace(body=bytes(10_000)),
 }
 
 
@@ -48,8 +51,9 @@ def spool() -> Iterator[Path]:
 def _imported(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Import as this user everything that is imported late, because other users may not be able to read it."""
     warm = tmp_path_factory.mktemp("warm")
-    for signer in (None, SIGNER):
-        assert run(warm, SpoolBackend(str(warm), signer=signer).send([TASK, TASK])[0], Ack(), signer) == "attempt 1"
+    for seal in (UNSIGNED, SIGNED):
+        sent = SpoolBackend(str(warm), signed=seal is SIGNED).send([sealed(CONTENT, seal)] * 2)
+        assert run(warm, sent[0], Ack(), seal) == "attempt 1"
 
 
 def as_user(uid: int, work: Callable[[], Any], *, gid: int = GROUP, umask: int = 0o022) -> Any:
@@ -78,11 +82,11 @@ def as_user(uid: int, work: Callable[[], Any], *, gid: int = GROUP, umask: int =
     return answer
 
 
-def run(spool: Path, id: str, disposition: Disposition, signer: Signer | None = None, late: float = 7200.0) -> str:
+def run(spool: Path, id: str, disposition: Disposition, seal: Seal = UNSIGNED, late: float = 7200.0) -> str:
     """Claim and settle a task as a worker does. If it is refused, return the reason."""
-    worker = SpoolBackend(str(spool), signer=signer, clock=lambda: time.time() + late)
+    worker = SpoolBackend(str(spool), signed=seal is SIGNED, clock=lambda: time.time() + late)
     worker.feed().close()
-    claim = claim_one(worker, os.path.relpath(id, spool))
+    claim = claim_one(worker, os.path.relpath(id, spool), seal)
     if isinstance(claim, Refusal):
         return f"{claim.kind} {claim.detail}"
     settle_one(worker, claim, disposition)
@@ -98,7 +102,7 @@ def test_what_root_sends_is_run_by_the_owner(spool: Path, kind: str, durable: bo
     """
 
     def send() -> str:
-        (id,) = SpoolBackend(str(spool), durable=durable).send([KINDS[kind]])
+        (id,) = SpoolBackend(str(spool), durable=durable).send([sealed(KINDS[kind])])
         return id
 
     id = as_user(0, send)
@@ -122,14 +126,14 @@ def test_a_group_with_a_secret_key(spool: Path, kind: str, owner: int, mode: int
     spool.chmod(mode)
 
     def send() -> str:
-        (id,) = SpoolBackend(str(spool), signer=SIGNER, durable=durable).send([KINDS[kind]])
+        (id,) = SpoolBackend(str(spool), signed=True, durable=durable).send([sealed(KINDS[kind], SIGNED)])
         return id
 
     id = as_user(OTHER, send, gid=OTHER, umask=0o077)
-    assert as_user(OWNER, lambda: run(spool, id, Retry(time.time() + 3600), SIGNER)) == "attempt 1"
+    assert as_user(OWNER, lambda: run(spool, id, Retry(time.time() + 3600), SIGNED)) == "attempt 1"
     assert os.stat(id).st_mtime == pytest.approx(time.time() + 3600, abs=60)
-    assert as_user(OTHER, lambda: run(spool, id, Ack(), SIGNER), gid=OTHER, umask=0o077) == "attempt 2"
-    assert as_user(OWNER, lambda: run(spool, send(), Ack(), SIGNER)) == "attempt 1"
+    assert as_user(OTHER, lambda: run(spool, id, Ack(), SIGNED), gid=OTHER, umask=0o077) == "attempt 2"
+    assert as_user(OWNER, lambda: run(spool, send(), Ack(), SIGNED)) == "attempt 1"
 
 
 def test_a_group_without_a_secret_key(spool: Path) -> None:
@@ -148,12 +152,12 @@ def test_a_group_without_a_secret_key_runs_no_foreign_file(spool: Path) -> None:
     name = "uwsgi_spoolfile_on_host_1_1_1_1_1"
 
     def put() -> None:
-        (spool / name).write_bytes(wire.dump(TASK.vars, TASK.body, SIGNER))
+        (spool / name).write_bytes(sealed(CONTENT, SIGNED).data)
         (spool / name).chmod(0o660)
 
     as_user(OTHER, put)
     assert f"a file of user {OTHER}" in as_user(OWNER, lambda: run(spool, f"{spool}/{name}", Ack()))
-    assert as_user(OWNER, lambda: run(spool, f"{spool}/{name}", Ack(), SIGNER)) == "attempt 1"
+    assert as_user(OWNER, lambda: run(spool, f"{spool}/{name}", Ack(), SIGNED)) == "attempt 1"
 
 
 def test_a_priority_of_roots_names_itself(spool: Path) -> None:
@@ -161,7 +165,7 @@ def test_a_priority_of_roots_names_itself(spool: Path) -> None:
     as_user(OWNER, lambda: SpoolBackend(str(spool)).send([TASK]))
     (spool / "5").mkdir(mode=0o700)
     with pytest.raises(SpoolerUnusable, match="this user may not use its directory 5; check"):
-        as_user(OWNER, lambda: SpoolBackend(str(spool)).send([KINDS["priority"]]))
+        as_user(OWNER, lambda: SpoolBackend(str(spool)).send([sealed(KINDS["priority"])]))
 
 
 def test_what_was_there_is_not_given_away(spool: Path) -> None:
@@ -182,14 +186,14 @@ def test_a_claim_is_whole(spool: Path) -> None:
     body = os.urandom(3 << 20)
 
     def read(id: str) -> bytes:
-        claim = claim_one(
-            SpoolBackend(str(spool), signer=SIGNER, clock=lambda: time.time() + 7200), os.path.relpath(id, spool)
-        )
+        worker = SpoolBackend(str(spool), signed=True, clock=lambda: time.time() + 7200)
+        claim = claim_one(worker, os.path.relpath(id, spool), SIGNED)
         assert isinstance(claim, Claim)
-        return claim.envelope.body[-1000:]
+        return content_of(claim).body[-1000:]
 
-    (id,) = as_user(OTHER, lambda: SpoolBackend(str(spool), signer=SIGNER).send([TASK._replace(body=body)]))
-    assert as_user(OWNER, lambda: run(spool, id, Retry(time.time() + 3600), SIGNER)) == "attempt 1"
+    task = sealed(CONTENT._replace(body=body), SIGNED)
+    (id,) = as_user(OTHER, lambda: SpoolBackend(str(spool), signed=True).send([task]))
+    assert as_user(OWNER, lambda: run(spool, id, Retry(time.time() + 3600), SIGNED)) == "attempt 1"
     assert os.stat(id).st_uid == OWNER
     assert as_user(OWNER, lambda: read(id)) == body[-1000:]
 

@@ -13,11 +13,12 @@ from unspool.backends.spool import SpoolBackend
 from unspool.errors import SpoolerUnusable
 from unspool.message import Claim, Message, Refusal, RefusalKind, State
 from unspool.signing import Signer
-from unspool.testing.exchange import claim_one
+from unspool.testing.exchange import claim_one, sealed
 
 SOMEBODY, OTHER = 12345, 23456
 NAME = "uwsgi_spoolfile_on_host_1_1_1_1_1"
-TASK = codec.encode(Message("task"))
+CONTENT = codec.encode(Message("task"))
+TASK = sealed(CONTENT)
 SIGNER = Signer(["k" * 32], "mail")
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="giving files away needs root")
@@ -33,7 +34,7 @@ def spool(tmp_path: Path) -> Path:
     return path
 
 
-def put(path: Path, data: bytes = wire.dump(TASK.vars, TASK.body, None), owner: int | None = None) -> None:
+def put(path: Path, data: bytes = TASK.data, owner: int | None = None) -> None:
     """Write the file of a task."""
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(data)
@@ -74,8 +75,8 @@ def test_somebody_elses_directory(spool: Path) -> None:
         backend.feed()
     assert "belongs to user" in refused(backend)
     assert [entry.state for entry in inspection.tasks(backend)] == [State.READY]
-    put(spool / NAME, wire.dump(TASK.vars, TASK.body, SIGNER), owner=SOMEBODY)
-    signed = SpoolBackend(str(spool), signer=SIGNER)
+    put(spool / NAME, wire.dump(CONTENT.vars, CONTENT.body, SIGNER), owner=SOMEBODY)
+    signed = SpoolBackend(str(spool), signed=True)
     signed.feed().close()
     answer = claim_one(signed, NAME)
     assert isinstance(answer, Claim)
@@ -168,7 +169,7 @@ def test_a_file_that_everybody_may_write_to(spool: Path, mode: int, fine: bool) 
 def test_a_directory_that_its_group_may_write_to(spool: Path, caplog: pytest.LogCaptureFixture) -> None:
     """It is served, because the group often consists only of the user. The worker warns, unless there is a key."""
     spool.chmod(0o770)
-    SpoolBackend(str(spool), signer=SIGNER).feed().close()
+    SpoolBackend(str(spool), signed=True).feed().close()
     assert caplog.text == ""
     SpoolBackend(str(spool)).feed().close()
     assert "may be written by its group" in caplog.text

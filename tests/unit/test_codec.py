@@ -15,7 +15,7 @@ import pytest
 from unspool import codec, wire
 from unspool.errors import Damaged, OptionRefused, PayloadRefused
 from unspool.functions import call_message
-from unspool.message import Envelope, Message
+from unspool.message import Content, Message
 
 
 def travelled(message: Message) -> Message:
@@ -25,9 +25,9 @@ def travelled(message: Message) -> Message:
     return codec.decode(wire.load(data, None, priority=envelope.priority, due=envelope.due))
 
 
-def foreign(vars: dict[str, bytes], body: bytes = b"") -> Envelope:
+def foreign(vars: dict[str, bytes], body: bytes = b"") -> Content:
     """Return an envelope that another program wrote."""
-    return Envelope(vars, body, None, None, False)
+    return Content(vars, body, None, None, False)
 
 
 class Unpicklable:

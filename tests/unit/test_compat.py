@@ -18,6 +18,7 @@ from unspool.functions import find_function
 from unspool.message import State, Verdict
 from unspool.options import TaskOptions
 from unspool.testing import FakeClock, Run, run_all
+from unspool.testing.exchange import sealed
 from unspool.wire import MAX_VARS
 
 HERE = __name__
@@ -255,7 +256,7 @@ def test_left_messages_for_a_function_that_is_now_a_coroutine_function() -> None
 
     FunctionTask(resize, TaskOptions(), lambda messages, spooler: [], name="resize").register()
     call = {"ud_spool_func": "resize", "ud_spool_ret": "-2", "args": pickle.dumps(("a.png",)), "kwargs": KWARGS}
-    registry.backend().send([pack(call)])
+    registry.backend().send([sealed(pack(call))])
     [ended] = run()
     assert (ended.verdict, ran) == (Verdict.PROCESSED, ["a.png"])
 

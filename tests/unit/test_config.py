@@ -176,7 +176,7 @@ KEY, OTHER = "k" * 32, "o" * 32
 
 def signer(name: str | None = None) -> Signer | None:
     """Return what a backend signs with."""
-    return registry.signer(registry.backend(name).name)
+    return registry.seal(registry.backend(name)).signer
 
 
 def test_secret_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from unspool import ResultProcessed, ResultRescheduled, ResultSkipped, Spooler, 
 from unspool.dispatch import Call, Ending, Unfinished
 from unspool.errors import PayloadRefused, TaskTimeout
 from unspool.functions import call_message
-from unspool.message import Ack, Bury, Claim, Envelope, Message, Outcome, Retry, Verdict
+from unspool.message import NOTHING, Ack, Bury, Claim, Content, Message, Outcome, Retry, Verdict
 from unspool.options import TaskOptions
 from unspool.retry import MAX_CRASHES, RetryPolicy
 from unspool.tasks import SpoolerFunctionCallTask, spooler_task_types
@@ -49,22 +49,27 @@ def types() -> Iterator[None]:
     spooler_task_types.update(before)
 
 
-def claim(message: Message | Envelope, attempts: int = 1, crashes: int = 0, unhandled: int = 0) -> Claim:
+def claim(attempts: int = 1, crashes: int = 0, unhandled: int = 0) -> Claim:
     """Return a claim as a backend returns it."""
-    envelope = message if isinstance(message, Envelope) else codec.encode(message)
-    return Claim("/mail/uwsgi_spoolfile_1", "uwsgi_spoolfile_1", envelope, attempts, crashes, None, unhandled)
+    return Claim("/mail/uwsgi_spoolfile_1", "uwsgi_spoolfile_1", NOTHING, attempts, crashes, None, unhandled)
 
 
-def prepared(message: Message | Envelope, attempts: int = 1) -> Call:
+def prepare(message: Message | Content, attempts: int = 1, crashes: int = 0, unhandled: int = 0) -> Call | Outcome:
+    """Prepare a claim of a message."""
+    content = message if isinstance(message, Content) else codec.encode(message)
+    return dispatch.prepare(claim(attempts, crashes, unhandled), content, NOW, lambda: 0.0)
+
+
+def prepared(message: Message | Content, attempts: int = 1) -> Call:
     """Return the call of a claim, which must be one that can run."""
-    call = dispatch.prepare(claim(message, attempts), NOW, lambda: 0.0)
+    call = prepare(message, attempts)
     assert isinstance(call, Call)
     return call
 
 
-def refused(message: Message | Envelope, attempts: int = 1, crashes: int = 0, unhandled: int = 0) -> Outcome:
+def refused(message: Message | Content, attempts: int = 1, crashes: int = 0, unhandled: int = 0) -> Outcome:
     """Return the outcome of a claim, which must be one that cannot run."""
-    outcome = dispatch.prepare(claim(message, attempts, crashes, unhandled), NOW, lambda: 0.0)
+    outcome = prepare(message, attempts, crashes, unhandled)
     assert isinstance(outcome, Outcome)
     return outcome
 
@@ -74,7 +79,7 @@ def concluded(
 ) -> Outcome:
     """Return the outcome of a run that ended like this."""
     ending = dispatch.returned(result) if exception is None else dispatch.raised(exception)
-    return dispatch.conclude(options, claim(Message("m"), attempts), ending, NOW, lambda: 0.0)
+    return dispatch.conclude(options, claim(attempts), ending, NOW, lambda: 0.0)
 
 
 @pytest.mark.parametrize(
@@ -190,7 +195,7 @@ def test_a_bare_name_runs() -> None:
     """uwsgiconf and uwsgidecorators name functions without a module."""
     payload = {"func": "echo", "arg": ["x"], "kwg": {}}
     body = pickle.dumps({"payload": payload})
-    assert prepared(Envelope({"msg": b"ucfg_fcall"}, body, None, None, False)).task.process() == "x"
+    assert prepared(Content({"msg": b"ucfg_fcall"}, body, None, None, False)).task.process() == "x"
 
 
 @pytest.mark.parametrize(
@@ -212,7 +217,7 @@ def test_uwsgidecorators_verdicts(returns: bytes, given: Any, kind: type[TaskRes
     vars = {"ud_spool_func": b"echo", "args": pickle.dumps((given,)), "kwargs": pickle.dumps({})}
     if returns:
         vars["ud_spool_ret"] = returns
-    result: Any = prepared(Envelope(vars, b"", None, None, False)).task.process()
+    result: Any = prepared(Content(vars, b"", None, None, False)).task.process()
     assert type(result) is kind
     assert result.result == given
 
@@ -244,10 +249,10 @@ def test_a_message_goes_to_the_heir_of_its_type() -> None:
         (call_message("app:gone", (), {}), "'app:gone'"),
         (call_message("tests.unit.test_dispatch:gone", (), {}), "'tests.unit.test_dispatch:gone'"),
         (Message("ucfg_gone"), "'gone'"),
-        (Envelope({"k": b"v"}, b"", None, None, False), "uwsgi.spool()"),
+        (Content({"k": b"v"}, b"", None, None, False), "uwsgi.spool()"),
     ],
 )
-def test_no_handler(message: Message | Envelope, missing: str) -> None:
+def test_no_handler(message: Message | Content, missing: str) -> None:
     """It is kept with back-off for a deploy, and is then dead with the missing name."""
     outcome = refused(message)
     assert (outcome.verdict, outcome.disposition) == (Verdict.RESCHEDULED, Retry(NOW + 5, begun=False))
@@ -263,7 +268,7 @@ def test_no_handler(message: Message | Envelope, missing: str) -> None:
 def test_a_missing_module_is_waited_for() -> None:
     """A payload of a class that this program does not have is treated like a missing handler."""
     body = pickle.dumps({"payload": 1}).replace(b"K\x01", b"cmodule_of_tomorrow\nThing\n")
-    outcome = refused(Envelope({"msg": b"m"}, body, None, None))
+    outcome = refused(Content({"msg": b"m"}, body, None, None))
     assert (outcome.verdict, outcome.disposition) == (Verdict.RESCHEDULED, Retry(NOW + 5, begun=False))
     assert "module_of_tomorrow" in outcome.error
 
@@ -288,7 +293,7 @@ def test_an_argument_that_cannot_be_rebuilt_is_waited_for() -> None:
 
 def test_corrupt() -> None:
     """A sealed body that cannot be read was sent like that, so it is set aside at once."""
-    outcome = refused(Envelope({"msg": b"m"}, b"garbage", None, None, True))
+    outcome = refused(Content({"msg": b"m"}, b"garbage", None, None, True))
     assert outcome.verdict is Verdict.CORRUPT
     assert isinstance(outcome.disposition, Bury)
     assert outcome.disposition.corrupt
@@ -296,7 +301,7 @@ def test_corrupt() -> None:
 
 def test_an_unsealed_file_is_given_one_more_look() -> None:
     """Another program may still be copying it. The second time, it is set aside."""
-    envelope = Envelope({"msg": b"m"}, b"garbage", None, None, False)
+    envelope = Content({"msg": b"m"}, b"garbage", None, None, False)
     outcome = refused(envelope)
     assert (outcome.verdict, outcome.disposition) == (Verdict.RESCHEDULED, Retry(NOW + 5))
     outcome = refused(envelope, attempts=2)
@@ -308,7 +313,7 @@ def test_an_unsealed_file_is_given_one_more_look() -> None:
 def test_killed_its_worker_too_often() -> None:
     """After three crashes, it is not decoded."""
     prepared(Message("m"), attempts=3)
-    outcome = refused(Envelope({"msg": b"m"}, b"garbage", None, None), attempts=4, crashes=MAX_CRASHES)
+    outcome = refused(Content({"msg": b"m"}, b"garbage", None, None), attempts=4, crashes=MAX_CRASHES)
     assert outcome.verdict is Verdict.DEAD
     assert isinstance(outcome.disposition, Bury)
     assert (outcome.disposition.reason, outcome.disposition.corrupt) == ("killed its worker 3 times", False)
@@ -317,7 +322,7 @@ def test_killed_its_worker_too_often() -> None:
 def test_jitter_is_given() -> None:
     """The random number is a parameter, so that a test can choose it."""
     options = TaskOptions(retry=RetryPolicy(delay=10, jitter=0.5))
-    outcome = dispatch.conclude(options, claim(Message("m")), Ending(Verdict.RESCHEDULED, "why"), NOW, lambda: 1.0)
+    outcome = dispatch.conclude(options, claim(), Ending(Verdict.RESCHEDULED, "why"), NOW, lambda: 1.0)
     assert outcome.disposition == Retry(NOW + 15)
 
 
@@ -332,8 +337,7 @@ def test_an_heir_that_cannot_be_made_fails_as_a_run_would() -> None:
         def __init__(self, name: str, message: str, payload: object) -> None:
             raise ValueError("no")
 
-    envelope = codec.encode(Message("ucfg_broken-constructor"))
-    outcome = dispatch.prepare(Claim("id", "ref", envelope, 1, 0), 100.0)
+    outcome = prepare(Message("ucfg_broken-constructor"))
     del spooler_task_types["broken-constructor"]
     assert isinstance(outcome, Outcome)
     assert outcome.verdict is Verdict.RESCHEDULED
@@ -345,7 +349,7 @@ def test_attempts_that_ended_with_their_worker_are_used_up_too() -> None:
     more. This claim is not an attempt.
     """
     message = call_message("tests.unit.test_dispatch:echo", (), {})
-    assert isinstance(dispatch.prepare(claim(message, attempts=3, crashes=2), NOW), Call)
+    assert isinstance(prepare(message, attempts=3, crashes=2), Call)
     outcome = refused(message, attempts=4, crashes=1)
     reason = "its 3 attempts are used up; 1 of 3 runs ended with their worker"
     assert outcome == Outcome(Verdict.DEAD, Bury(reason, begun=False), reason)
@@ -355,13 +359,13 @@ def test_attempts_that_ended_with_their_worker_are_used_up_too() -> None:
 
 def test_attempts_without_a_handler_do_not_keep_a_task_from_its_first_run() -> None:
     """A task that waited for a deploy runs once, even if an older version counted more attempts than it may have."""
-    assert isinstance(dispatch.prepare(claim(call_message(once.name, (), {}), attempts=5), NOW), Call)
+    assert isinstance(prepare(call_message(once.name, (), {}), attempts=5), Call)
 
 
 def test_the_delay_after_a_run_that_was_killed() -> None:
     """It is the delay of a failed run, and there is none after the last attempt."""
-    assert dispatch.delay_after(echo.options, claim(Message("m"), attempts=2), lambda: 0.0) == 20
-    assert dispatch.delay_after(echo.options, claim(Message("m"), attempts=3), lambda: 0.0) is None
+    assert dispatch.delay_after(echo.options, claim(attempts=2), lambda: 0.0) == 20
+    assert dispatch.delay_after(echo.options, claim(attempts=3), lambda: 0.0) is None
 
 
 class Proxy:

@@ -22,7 +22,7 @@ from unspool.backends.base import Feed, FeedState
 from unspool.backends.spool import SpoolBackend, lock
 from unspool.message import Ack, Claim, Message, Refusal
 from unspool.testing import FakeClock
-from unspool.testing.exchange import claim_one, settle_one
+from unspool.testing.exchange import claim_one, content_of, sealed, settle_one
 from unspool.testing.waiting import readable
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the kernel tells of changes on Linux")
@@ -62,7 +62,7 @@ class Watched:
 
     def send(self, text: str = "m", priority: int | None = None, due: float | None = None) -> str:
         """Send as another program, a moment later than before, and return the ref."""
-        (id,) = self.other.send([codec.encode(Message(text, priority=priority, due=due))])
+        (id,) = self.other.send([sealed(codec.encode(Message(text, priority=priority, due=due)))])
         self.clock.advance(TICK)
         return os.path.relpath(id, self.root)
 
@@ -189,7 +189,7 @@ def test_a_foreign_writer_in_place_is_seen_when_it_closes(watched: Watched) -> N
     assert watched.given() == [name]
     claim = claim_one(watched.backend, name)
     assert isinstance(claim, Claim)
-    assert claim.envelope.vars == {"msg": b"hello"}
+    assert content_of(claim).vars == {"msg": b"hello"}
     settle_one(watched.backend, claim, Ack())
 
 
@@ -343,12 +343,12 @@ def test_a_lost_directory(watched: Watched, tmp_path: Path, how: str) -> None:
     assert not watched.refresh().available
 
     anew = SpoolBackend(str(watched.root), durable=False, clock=watched.clock)
-    (id,) = anew.send([codec.encode(Message("m", priority=2))])
+    (id,) = anew.send([sealed(codec.encode(Message("m", priority=2)))])
     watched.clock.advance(1)
     assert watched.given() == [os.path.relpath(id, watched.root)]
     assert watched.refresh().available
 
-    (id,) = anew.send([codec.encode(Message("m"))])
+    (id,) = anew.send([sealed(codec.encode(Message("m")))])
     assert watched.told
     assert watched.given() == [os.path.relpath(id, watched.root)]
     anew.close()
@@ -376,7 +376,7 @@ def test_a_directory_that_is_moved_away_and_back(watched: Watched, tmp_path: Pat
     assert not watched.feed.refresh().available
     assert watched.refresh().available
     anew = SpoolBackend(str(watched.root), durable=False, clock=watched.clock)
-    (id,) = anew.send([codec.encode(Message("m"))])
+    (id,) = anew.send([sealed(codec.encode(Message("m")))])
     assert watched.told
     assert watched.given() == [os.path.relpath(id, watched.root)]
     anew.close()
@@ -391,7 +391,7 @@ def test_a_priority_that_is_removed(watched: Watched) -> None:
     watched.clock.advance(1)
     assert plain in watched.given()
     again = SpoolBackend(str(watched.root), durable=False, clock=watched.clock)
-    (id,) = again.send([codec.encode(Message("m", priority=3))])
+    (id,) = again.send([sealed(codec.encode(Message("m", priority=3)))])
     assert watched.told
     assert watched.given() == [os.path.relpath(id, watched.root)]
     again.close()

@@ -16,6 +16,7 @@ from unspool.errors import AmbiguousId
 from unspool.lookup import find_ended, find_task
 from unspool.message import Record
 from unspool.task_id import short_id
+from unspool.testing.exchange import sealed
 
 NAME = "uwsgi_spoolfile_on_my_vm_11022_6_2191279654_1795678695_496742"
 OWN = "11022_6_2191279654"
@@ -99,7 +100,7 @@ def test_one_id_in_two_spoolers(find: Callable[..., object]) -> None:
     """A number that tasks of two spoolers have is ambiguous, like a part."""
     backends = [MemoryBackend("a"), MemoryBackend("b")]
     for backend in backends:
-        backend.send([encode(raw_message("x"))])
+        backend.send([sealed(encode(raw_message("x")))])
         backend.record([Record(f"{backend.name}/1", "x", "processed", 1, 1.0, 1.0, 1)])
     with pytest.raises(AmbiguousId, match="memory://a/1, memory://b/1"):
         find("1", backends)

@@ -15,7 +15,7 @@ import pytest
 
 from unspool.codec import encode, task_label
 from unspool.functions import call_message
-from unspool.message import Envelope
+from unspool.message import Content
 from unspool.outline import call_of, outline
 from unspool.spooler import raw_message
 
@@ -61,12 +61,12 @@ def test_other_messages() -> None:
     assert call_of(encode(raw_message("cleanup")), "cleanup") is None
     assert call_of(encode(raw_message("cleanup", payload=1, serializer="json")), "cleanup") is None
     body = {"msg": "ucfg_fcall", "payload": {"func": "add", "arg": (1,), "kwg": {"b": 2}}}
-    theirs = Envelope({}, pickle.dumps(body), None, None, False)
+    theirs = Content({}, pickle.dumps(body), None, None, False)
     assert call_of(theirs, "add") == "add(1, b=2)"
     vars = {"ud_spool_func": b"f", "args": pickle.dumps(("x",)), "kwargs": pickle.dumps({"y": 1})}
-    assert call_of(Envelope(vars, b"", None, None, False), "f") == "f('x', y=1)"
-    assert call_of(Envelope({"ud_spool_func": b"f"}, b"", None, None, False), "f") is None
-    assert call_of(Envelope({"k": b"v"}, b"plain bytes", None, None, False), "?") == "<no pickle>"
+    assert call_of(Content(vars, b"", None, None, False), "f") == "f('x', y=1)"
+    assert call_of(Content({"ud_spool_func": b"f"}, b"", None, None, False), "f") is None
+    assert call_of(Content({"k": b"v"}, b"plain bytes", None, None, False), "?") == "<no pickle>"
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))

@@ -12,15 +12,15 @@ from unspool.testing import run_all
 MODULE = """
 from unspool.backends.memory import MemoryBackend
 
-def make(address, settings, *, signer):
-    backend = MemoryBackend(address.name, signer=signer, period=settings.period)
+def make(address, settings):
+    backend = MemoryBackend(address.name, period=settings.period)
     backend.url = address.url
     return backend
 
-def empty(address, settings, *, signer):
+def empty(address, settings):
     pass
 
-def renamed(address, settings, *, signer):
+def renamed(address, settings):
     return MemoryBackend("other")
 """
 ENTRY_POINTS = """

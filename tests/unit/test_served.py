@@ -19,6 +19,7 @@ from unspool.runtime.served import Served
 from unspool.runtime.watchdog import Watchdog
 from unspool.runtime.watches import Watches
 from unspool.testing import FakeClock
+from unspool.testing.exchange import sealed
 
 PATIENCE = 30.0  # seconds after which an event that should come has not
 
@@ -56,7 +57,7 @@ def refresh(served: Served) -> None:
 
 def send(served: Served) -> str:
     """Send a task, and return its ref."""
-    (id,) = served.backend.send([codec.encode(Message("m"))])
+    (id,) = served.backend.send([sealed(codec.encode(Message("m")))])
     return id.rpartition("/")[2]
 
 
@@ -114,7 +115,7 @@ def test_a_directory_that_is_back_needs_new_workers(
     assert not is_another()
     assert not is_another()
     other = SpoolBackend(served.name, clock=clock, durable=False)
-    other.send([codec.encode(Message("m"))])
+    other.send([sealed(codec.encode(Message("m")))])
     other.close()
     clock.advance(1_000)
     assert [is_another() for _ in range(4)].count(True) == 1

@@ -11,8 +11,8 @@ import pytest
 
 from unspool import inspection
 from unspool.backends.spool import SpoolBackend, scan, snapshot
-from unspool.message import Claim, Envelope, State
-from unspool.testing.exchange import claim_one
+from unspool.message import Claim, Content, State
+from unspool.testing.exchange import claim_one, sealed
 
 PAST, FUTURE = 1_700_000_000, 4_000_000_000
 
@@ -125,7 +125,7 @@ def test_what_runs_is_seen_among_many_locks(backend: SpoolBackend, tmp_path: Pat
         "    for fd in fds: fcntl.lockf(fd, fcntl.LOCK_EX)\n"
         "    for fd in fds: fcntl.lockf(fd, fcntl.LOCK_UN)\n"
     )
-    ids = backend.send([Envelope({"msg": b"task"}, b"", None, None)] * 10)
+    ids = backend.send([sealed(Content({"msg": b"task"}, b"", None, None))] * 10)
     claim = claim_one(SpoolBackend(backend.name), os.path.basename(ids[0]))
     assert isinstance(claim, Claim)
     others = subprocess.Popen([sys.executable, "-c", churn, tmp_path, str(os.getpid())], stdout=subprocess.PIPE)

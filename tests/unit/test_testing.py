@@ -27,7 +27,7 @@ from unspool.testing import (
     run_all,
     temporary_spooler,
 )
-from unspool.testing.exchange import claim_one
+from unspool.testing.exchange import claim_one, sealed
 
 ran: list[Any] = []
 
@@ -115,13 +115,15 @@ def munch() -> Any:
 class TestRunAll:
     def test_a_result_is_not_asked_for_anything(self, memory: MemoryBackend) -> None:
         """As in a worker, an object that has any attribute is a result, and is not awaited."""
-        memory.send([encode(munch.message())])
+        memory.send([sealed(encode(munch.message()))])
         (run,) = run_all(memory)
         assert (run.verdict, run.result) == (Verdict.PROCESSED, {})
 
     def test_in_order_with_results(self, memory: MemoryBackend) -> None:
         """All ready tasks run in order, and the result of each run is returned."""
-        ids = memory.send([encode(note.using(priority=9).message(1)), encode(note.using(priority=1).message(None))])
+        ids = memory.send(
+            [sealed(encode(note.using(priority=9).message(1))), sealed(encode(note.using(priority=1).message(None)))]
+        )
         skipped, processed = run_all(memory)
         assert ran == [None, 1]
         assert (skipped.id, skipped.verdict, skipped.result) == (ids[1], Verdict.SKIPPED, None)
@@ -132,7 +134,7 @@ class TestRunAll:
 
     def test_a_failing_one_until_it_is_dead(self, memory: MemoryBackend) -> None:
         """A task that is ready again at once runs again, with its exception and traceback each time."""
-        memory.send([encode(note.message("no"))])
+        memory.send([sealed(encode(note.message("no")))])
         runs = run_all(memory)
         assert [run.verdict for run in runs] == [Verdict.RESCHEDULED, Verdict.RESCHEDULED, Verdict.DEAD]
         assert [run.attempt for run in runs] == [1, 2, 3]
@@ -144,7 +146,7 @@ class TestRunAll:
         """Tasks that are not due by the backend's clock stay, until the clock is advanced."""
         clock = FakeClock()
         memory = MemoryBackend(clock=clock)
-        memory.send([encode(Message("raw", due=clock() + 10))])
+        memory.send([sealed(encode(Message("raw", due=clock() + 10)))])
         assert run_all(memory, clock=clock) == []
         clock.advance(10)
         assert [run.task for run in run_all(memory, clock=clock)] == ["raw"]
@@ -165,7 +167,7 @@ class TestRunAll:
 
     def test_coroutines(self, memory: MemoryBackend) -> None:
         """An ``async def`` task is awaited, also in a test that runs an event loop."""
-        memory.send([encode(later.message(7))])
+        memory.send([sealed(encode(later.message(7)))])
 
         async def test() -> int:
             (run,) = run_all(memory)
@@ -177,21 +179,21 @@ class TestRunAll:
 
     def test_what_it_cannot_run(self, memory: MemoryBackend) -> None:
         """A task without a handler is not an error of the test: its run says what is missing."""
-        memory.send([encode(Message("ucfg_no_such_type"))])
+        memory.send([sealed(encode(Message("ucfg_no_such_type")))])
         (run,) = run_all(memory)
         assert run.verdict is Verdict.RESCHEDULED
         assert "no_such_type" in run.error
 
     def test_exit_is_a_failure(self, memory: MemoryBackend) -> None:
         """``sys.exit()`` in a task fails the task, as in a worker, and not the test."""
-        memory.send([encode(leave.message())])
+        memory.send([sealed(encode(leave.message()))])
         (run,) = run_all(memory)
         assert isinstance(run.exception, SystemExit)
         assert run.verdict is Verdict.RESCHEDULED
 
     def test_interrupted(self, memory: MemoryBackend) -> None:
         """Ctrl-C ends the test, and the task is returned without a counted attempt."""
-        (id,) = memory.send([encode(interrupt.message())])
+        (id,) = memory.send([sealed(encode(interrupt.message()))])
         with pytest.raises(KeyboardInterrupt):
             run_all(memory)
         entry = inspection.find(memory, id)
@@ -201,7 +203,7 @@ class TestRunAll:
     def test_what_somebody_else_runs(self, tmp_path: Path) -> None:
         """A task that another worker holds is skipped."""
         backend, other = (SpoolBackend(str(tmp_path), durable=False) for _ in range(2))
-        backend.send([encode(note.message(1)), encode(note.message(2))])
+        backend.send([sealed(encode(note.message(1))), sealed(encode(note.message(2)))])
         feed = other.feed()
         while feed.refresh().more:
             pass

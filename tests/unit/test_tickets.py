@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 
 from unspool.backends.spool import SpoolBackend
-from unspool.message import Envelope
+from unspool.message import Content
 from unspool.runtime.listeners import Statistics
 from unspool.runtime.patience import Patience
 from unspool.runtime.queue import Queue
 from unspool.runtime.served import Served
 from unspool.runtime.tickets import Tickets
 from unspool.runtime.watches import Watches
+from unspool.testing.exchange import sealed
 
 
 class Withholding(SpoolBackend):
@@ -76,7 +77,7 @@ def tickets(spooler: Served, pool: Workers) -> Tickets:
 
 def test_nothing_is_taken_before_a_worker_is_ready(spooler: Served, pool: Workers, tickets: Tickets) -> None:
     """Other supervisors may have idle workers, while those of this one are importing, stopped or ending."""
-    spooler.backend.send([Envelope({"msg": b"task"}, b"", None, None)])
+    spooler.backend.send([sealed(Content({"msg": b"task"}, b"", None, None))])
     while spooler.state.head is None:
         spooler.refresh()
     (worker,) = pool
@@ -93,7 +94,7 @@ def test_nothing_is_taken_before_a_worker_is_ready(spooler: Served, pool: Worker
 def filled(spooler: Served, pool: Workers, tickets: Tickets) -> Tickets:
     """Two tasks of different priorities are taken for two workers."""
     pool.append(Worker())
-    spooler.backend.send([Envelope({"msg": b"task"}, b"", priority, None) for priority in (1, 5)])
+    spooler.backend.send([sealed(Content({"msg": b"task"}, b"", priority, None)) for priority in (1, 5)])
     while spooler.state.more or spooler.state.ready < 2:
         spooler.refresh()
     tickets.fill()

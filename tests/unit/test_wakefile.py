@@ -20,7 +20,7 @@ from unspool.backends.spool.uwsgi.due_list import DueList
 from unspool.backends.spool.uwsgi.wakefile import Wakefile
 from unspool.message import Ack, Claim, Message, Refusal, RefusalKind, State
 from unspool.testing import FakeClock, run_all
-from unspool.testing.exchange import claim_one, settle_one
+from unspool.testing.exchange import claim_one, sealed, settle_one
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def due_list(backend: SpoolBackend, clock: FakeClock) -> DueList:
 
 def send(backend: SpoolBackend, priority: int | None = 5, due: float | None = None) -> str:
     """Send one task, and return its ref."""
-    (id,) = backend.send([codec.encode(Message("hello", None, None, priority, due))])
+    (id,) = backend.send([sealed(codec.encode(Message("hello", None, None, priority, due)))])
     return id.removeprefix(f"{backend.name}/")
 
 

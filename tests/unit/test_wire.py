@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from unspool import wire
 from unspool.errors import Damaged
-from unspool.message import Envelope
+from unspool.message import Content
 
 # As core/spooler.c of uWSGI writes it: modifier1, the size of the variables, modifier2, the variables, the body.
 PLAIN = b"\x03\x00msg\x05\x00hello\x08\x00priority\x01\x003"
@@ -28,7 +28,7 @@ def test_dump_is_byte_for_byte_uwsgis_format() -> None:
 def test_a_foreign_file_is_read() -> None:
     """A file of uWSGI has no seal, and is read with any second modifier."""
     data = b"\x11\x14\x00\x07" + b"\x03\x00msg\x05\x00hello" + b"\x02\x00at\x02\x0012" + b"\x00\x00BODY"
-    assert wire.load(data, None, priority=4, due=5.0) == Envelope(
+    assert wire.load(data, None, priority=4, due=5.0) == Content(
         {"msg": b"hello", "at": b"12"}, b"\0\0BODY", 4, 5.0, False
     )
 
@@ -43,7 +43,7 @@ def test_a_key_that_is_no_text() -> None:
 
 def test_a_sealed_file_is_read_without_its_seal() -> None:
     """The seal is verified and is not among the variables. Priority and due time are those of the parameters."""
-    assert wire.load(SEALED, None, priority=3, due=1.0) == Envelope(VARS, b"BODY", 3, 1.0, True)
+    assert wire.load(SEALED, None, priority=3, due=1.0) == Content(VARS, b"BODY", 3, 1.0, True)
 
 
 def test_the_variables_alone() -> None:
@@ -60,7 +60,7 @@ def test_the_variables_alone() -> None:
 )
 def test_what_is_dumped_is_loaded(vars: dict[str, bytes], body: bytes) -> None:
     """Any variables and body: empty ones, long ones, any bytes."""
-    assert wire.load(wire.dump(vars, body, None), None) == Envelope(vars, body, None, None, True)
+    assert wire.load(wire.dump(vars, body, None), None) == Content(vars, body, None, None, True)
 
 
 @pytest.mark.parametrize("body", [b"", b"BODY", b"x" * 300])

@@ -28,8 +28,8 @@ class WithFeeds(UwsgiBackend):
 
 
 class TestInsideUwsgi(BackendConformance):
-    def make_backend(self, clock, place, signer=None):
-        return WithFeeds(str(place / "mail"), uwsgi, durable=False, clock=clock, signer=signer)
+    def make_backend(self, clock, place):
+        return WithFeeds(str(place / "mail"), uwsgi, durable=False, clock=clock)
 
     def damage(self, backend, id):
         data = Path(id).read_bytes()

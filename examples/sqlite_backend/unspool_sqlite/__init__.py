@@ -3,14 +3,13 @@
 from unspool.address import Address
 from unspool.backends.base import Settings
 from unspool.errors import OptionRefused
-from unspool.signing import Signer
 
 from .backend import SqliteBackend
 
 __all__ = ["SqliteBackend", "open_backend"]
 
 
-def open_backend(address: Address, settings: Settings, *, signer: Signer | None) -> SqliteBackend:
+def open_backend(address: Address, settings: Settings) -> SqliteBackend:
     """Return the backend of a URL. unspool calls this through the entry point.
 
     :raises OptionRefused: if the URL has no absolute path.
@@ -18,4 +17,4 @@ def open_backend(address: Address, settings: Settings, *, signer: Signer | None)
     path = address.name.removeprefix("sqlite://")
     if not path.startswith("/"):
         raise OptionRefused(f"the URL {address.name!r} names a host; write sqlite:///DIRECTORY/NAME")
-    return SqliteBackend(path, settings, signer=signer)
+    return SqliteBackend(path, settings)

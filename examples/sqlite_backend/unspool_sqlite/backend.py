@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
-from unspool import codec, wire
 from unspool.backends.base import UNNUMBERED, Capabilities, Clock, Feed, Settings
 from unspool.backends.change import Change, Remove, Reprioritise, RunNow
 from unspool.backends.page import (
@@ -25,7 +24,7 @@ from unspool.backends.page import (
     page_of_task,
     page_of_tasks,
 )
-from unspool.errors import Damaged, SpoolerUnusable, TaskBusy
+from unspool.errors import SpoolerUnusable, TaskBusy
 from unspool.finding import OK, Finding
 from unspool.message import (
     Ack,
@@ -46,7 +45,6 @@ from unspool.message import (
     State,
 )
 from unspool.settings import Settings as AllSettings
-from unspool.signing import Signer
 
 from .control import SqliteControl
 from .feed import SqliteFeed
@@ -68,7 +66,6 @@ class SqliteBackend:
 
     :param path: of the file, without its suffix ``.sqlite``.
     :param settings: how much history is kept; unspool's defaults if None.
-    :param signer: signs tasks, and refuses unsigned ones; None for neither.
     :param clock: the current time.
     """
 
@@ -79,14 +76,12 @@ class SqliteBackend:
         path: str,
         settings: Settings | None = None,
         *,
-        signer: Signer | None = None,
         clock: Clock = time.time,
     ) -> None:
         self._settings: Settings = AllSettings() if settings is None else settings
         self.name = f"sqlite://{os.path.abspath(path)}"
         self._store = Store(os.path.abspath(path))
         self.control = SqliteControl(self._store, self._settings.period)
-        self._signer = signer
         self._clock = clock
         self._lock: LockedFile | None = None
         self.kv = SqliteKeyValue(self._store, clock, self._holder)
@@ -110,12 +105,11 @@ class SqliteBackend:
         ids = []
         with self._store.writing() as database:
             for envelope in envelopes:
-                data = wire.dump(envelope.vars, envelope.body, self._signer)
                 rank = UNNUMBERED if envelope.priority is None else envelope.priority
                 due = self._clock() if envelope.due is None else envelope.due
                 added = database.execute(
                     "INSERT INTO task (data, label, rank, due) VALUES (?, ?, ?, ?)",
-                    (data, codec.task_label(envelope.vars), rank, due),
+                    (envelope.data, envelope.label, rank, due),
                 )
                 ids.append(f"{self.name}/{added.lastrowid}")
         return ids
@@ -135,17 +129,13 @@ class SqliteBackend:
                 return Refusal(RefusalKind.BUSY)
             if task["due"] > self._clock():
                 return Refusal(RefusalKind.EARLY, task["due"])
-            try:
-                envelope = wire.load(task["data"], self._signer, priority=_priority(task), due=task["due"])
-            except Damaged as error:
-                database.execute("UPDATE task SET aside = 'corrupt', reason = ? WHERE number = ?", (str(error), ref))
-                return Refusal(RefusalKind.CORRUPT, None, str(error))
             crashed = task["holder"] != "" and not task["excused"]  # its process ended without settling it
             attempts, crashes = task["attempts"] + 1, task["crashes"] + crashed
             database.execute(
                 "UPDATE task SET holder = ?, attempts = ?, crashes = ?, excused = 0 WHERE number = ?",
                 (holder, attempts, crashes, ref),
             )
+        envelope = Envelope(task["data"], _priority(task), task["due"], task["label"])
         return Claim(f"{self.name}/{ref}", ref, envelope, attempts, crashes, holder, task["unhandled"])
 
     def _settle(self, end: End) -> float | None:
@@ -158,9 +148,9 @@ class SqliteBackend:
             case Retry(at, begun):
                 change = "UPDATE task SET holder = '', due = ?, attempts = attempts - ?, unhandled = unhandled + ?"
                 values, until = (at, not begun, not begun), at
-            case Release():
-                change = "UPDATE task SET holder = '', attempts = attempts - 1"
-                until = self._clock()
+            case Release(crashed):
+                change = "UPDATE task SET holder = '', attempts = attempts - ?, crashes = crashes + ?"
+                values, until = (not crashed, crashed), self._clock()
             case Bury(reason, corrupt, begun):
                 change = "UPDATE task SET holder = '', aside = ?, reason = ?, attempts = attempts - ?"
                 values = ("corrupt" if corrupt else "dead", reason, not begun)
@@ -213,10 +203,7 @@ class SqliteBackend:
             ).fetchone()
         if row is None:
             return None
-        try:
-            return self._entry(row, self._clock()), wire.load(row["data"], None)
-        except Damaged:
-            return self._entry(row, self._clock()), None
+        return self._entry(row, self._clock()), Envelope(row["data"], _priority(row), row["due"], row["label"])
 
     def change(self, id: str, change: Change) -> str:
         match change:

@@ -19,7 +19,6 @@ __all__ = [
     "LEAST_PIECE",
     "REF_SIZE",
     "UNNUMBERED",
-    "UNSIGNED_PICKLE",
     "Backend",
     "Capabilities",
     "Clock",
@@ -44,13 +43,6 @@ LEAST_PIECE = 5
 
 UNNUMBERED = 10**9
 """The rank of tasks without a priority: after all priorities."""
-
-
-UNSIGNED_PICKLE = (
-    "it is pickled, so the worker would run code from it, and no secret key is set to verify its sender: set "
-    'UNSPOOL_SECRET_KEY for senders and workers, or give the task serializer="json"'
-)
-"""Why a queue on a server, where others may write too, refuses an unsigned pickle."""
 
 
 def check_period(seconds: object) -> float:

@@ -33,7 +33,6 @@ from ..message import (
     Retry,
     State,
 )
-from ..signing import Signer
 from ..task_id import short_id
 from .base import (
     UNNUMBERED,
@@ -93,7 +92,6 @@ class MemoryBackend:
     """Implement ``base.Backend`` in a dict.
 
     :param name: the spooler's name: a path or a URL. Any other text, such as ``mail``, stands for ``memory://mail``.
-    :param signer: signs tasks, and refuses unsigned ones; None for neither.
     :raises OptionRefused: if the name is empty or no text.
     """
 
@@ -103,14 +101,12 @@ class MemoryBackend:
         self,
         name: str = "memory",
         *,
-        signer: Signer | None = None,
         clock: Clock = time.time,
         period: float = 300.0,
     ) -> None:
         if not isinstance(name, str) or not name:
             raise OptionRefused(f"the name of a memory backend is {name!r}; it must be text, such as 'mail'")
         self.name = name if "/" in name else f"memory://{name}"
-        self._signer = signer
         self.control = MemoryControl(period)
         self.kv = MemoryKeyValue(clock)
         self._clock = clock
@@ -125,8 +121,7 @@ class MemoryBackend:
             number = next(self._numbers)
             due = self._clock() if envelope.due is None else envelope.due
             ids.append(id := f"{self.name}/{number}")
-            data = wire.dump(envelope.vars, envelope.body, self._signer)
-            self._tasks[id] = _Task(number, data, envelope.priority, due)
+            self._tasks[id] = _Task(number, envelope.data, envelope.priority, due)
         return ids
 
     def feed(self) -> Feed:
@@ -143,11 +138,7 @@ class MemoryBackend:
             return Refusal(RefusalKind.BUSY)
         if task.due > self._clock():
             return Refusal(RefusalKind.EARLY, task.due)
-        try:
-            envelope = wire.load(task.data, self._signer, priority=task.priority, due=task.due)
-        except Damaged as error:
-            task.aside, task.reason = State.CORRUPT, str(error)
-            return Refusal(RefusalKind.CORRUPT, None, str(error))
+        envelope = Envelope(task.data, task.priority, task.due)
         task.attempts += 1
         task.running = True
         return Claim(ref, ref, envelope, task.attempts, task.crashes, unhandled=task.unhandled)
@@ -166,10 +157,11 @@ class MemoryBackend:
                 task.attempts -= not begun
                 task.unhandled += not begun
                 return at
-            case Release():
-                task.attempts -= 1
+            case Release(crashed):
+                task.attempts -= not crashed
+                task.crashes += crashed
                 return self._clock()
-            case Bury(reason, corrupt, begun):
+            case Bury(reason, corrupt, begun, _):
                 task.attempts -= not begun
                 task.aside, task.reason = State.CORRUPT if corrupt else State.DEAD, reason
         return None
@@ -217,10 +209,7 @@ class MemoryBackend:
         task = self._tasks.get(id)
         if task is None or task.arriving:
             return None
-        try:
-            return self._entry(id, task), wire.load(task.data, None)
-        except Damaged:
-            return self._entry(id, task), None
+        return self._entry(id, task), Envelope(task.data, task.priority, task.due)
 
     def change(self, id: str, change: Change) -> str:
         task = self._idle(id)

@@ -100,7 +100,7 @@ class Page(NamedTuple):
     :param tasks: the tasks, if tasks were asked for.
     :param runs: the runs, if runs were asked for.
     :param after: the cursor of the next page; empty if nothing follows.
-    :param envelope: the content of the task, if ``TaskQuery.body`` asks for it and it can be read.
+    :param envelope: the bytes of the task, if ``TaskQuery.body`` asks for them and they can be read.
     """
 
     tasks: tuple[Entry, ...] = ()

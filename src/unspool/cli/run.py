@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import click
 from click.core import ParameterSource
 
-from .. import address, settings
+from .. import address, registry, settings
 from ..inspection import exists
 from . import options, spoolers
 from .output import is_terminal
@@ -121,7 +121,7 @@ def run(
     sidecar = Sidecar(lambda lifeline: forwarder(pairs, lifeline=lifeline).run()) if keeps else None
     try:
         with options.explained(traceback=traceback):
-            Supervisor(app, serving, how, progress=line, sidecar=sidecar).run()
+            Supervisor(app, serving, how, seal=registry.seal, progress=line, sidecar=sidecar).run()
     finally:
         if line is not None:
             line.clear()

@@ -9,7 +9,7 @@ import click
 
 from ..backends.base import Backend
 from ..inspection import read, runs
-from ..message import Entry, Envelope, Record, State
+from ..message import Content, Entry, Record, State
 from ..outline import call_of
 from ..task_id import short_id
 from . import durations, output, spoolers
@@ -36,12 +36,12 @@ def show(id: str, json: bool, spooler: Sequence[str]) -> None:
     task = read(found[0], found[1].id) if found else None
     if found is None or task is None:
         raise spoolers.NotThere(spoolers.missing(id, spooler))
-    backend, (entry, envelope) = found[0], task
+    backend, (entry, content) = found[0], task
     past = runs(backend, entry.id, _RUNS)
     if json:
-        output.write_json(entry_json(entry) | _details(backend, entry, envelope) | {"history": [*map(run_json, past)]})
+        output.write_json(entry_json(entry) | _details(backend, entry, content) | {"history": [*map(run_json, past)]})
     else:
-        _show(entry, _details(backend, entry, envelope), past)
+        _show(entry, _details(backend, entry, content), past)
         _advise(entry)
 
 
@@ -67,7 +67,7 @@ def run_json(run: Record) -> dict[str, Any]:
     return shown
 
 
-def _details(backend: Backend, entry: Entry, envelope: Envelope | None) -> dict[str, Any]:
+def _details(backend: Backend, entry: Entry, content: Content | None) -> dict[str, Any]:
     """Return the details that only `show` prints. A pickle is outlined and not unpickled."""
     details: dict[str, Any] = {
         "vars": {},
@@ -81,16 +81,16 @@ def _details(backend: Backend, entry: Entry, envelope: Envelope | None) -> dict[
         for info in backend.control.live():
             if info.ref and entry.id.endswith(f"/{info.ref}"):
                 details["worker"] = {"pid": info.pid, "since": info.since}
-    if envelope is None:
+    if content is None:
         return details
-    details["vars"] = {key: value.decode("utf-8", "backslashreplace") for key, value in envelope.vars.items()}
+    details["vars"] = {key: value.decode("utf-8", "backslashreplace") for key, value in content.vars.items()}
     details["message"] = details["vars"].get("msg")
     details["serializer"] = details["vars"].get("unspool_codec", "pickle")
-    details["body_size"] = len(envelope.body)
-    details["call"] = call_of(envelope, entry.task)
-    if details["serializer"] == "json" and envelope.body:
+    details["body_size"] = len(content.body)
+    details["call"] = call_of(content, entry.task)
+    if details["serializer"] == "json" and content.body:
         try:
-            body = json.loads(envelope.body)
+            body = json.loads(content.body)
         except (ValueError, RecursionError):
             body = None
         details["body"] = None if _is_deep(body) else body

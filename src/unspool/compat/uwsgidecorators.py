@@ -20,7 +20,7 @@ from typing import Any, overload
 from .. import codec, uwsgi
 from ..backends.base import check_period
 from ..functions import FunctionTask, call_message
-from ..message import Envelope, Message
+from ..message import Content, Message
 from ..naming import full_name
 from ..options import TaskOptions
 from ..retry import RetryPolicy
@@ -70,11 +70,11 @@ class SpoolFunction:
             given["ud_spool_ret"] = self._returns
         if self.pass_arguments:
             given |= {key: kwargs.pop(key) for key in _SPECIAL if key in kwargs}
-            envelope = pack(given)
-            return send(self._with_arguments(envelope, args, kwargs), envelope.vars.get("spooler"))
+            content = pack(given)
+            return send(self._with_arguments(content, args, kwargs), content.vars.get("spooler"))
         message: Mapping[Any, Any] = args[0] if args else {}
-        envelope = pack({**given, **message, **kwargs})
-        return send(envelope, envelope.vars.get("spooler"))
+        content = pack({**given, **message, **kwargs})
+        return send(content, content.vars.get("spooler"))
 
     def spool(self, *args: Any, **kwargs: Any) -> bytes:
         """Spool a call, as calling the object does."""
@@ -90,14 +90,14 @@ class SpoolFunction:
 
         FunctionTask(run, options, _send_messages, name=self._name).register()
 
-    def _with_arguments(self, envelope: Envelope, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Envelope:
-        call = call_message(self._name, args, kwargs, envelope.priority, envelope.due)
+    def _with_arguments(self, content: Content, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Content:
+        call = call_message(self._name, args, kwargs, content.priority, content.due)
         try:
-            vars = {**envelope.vars, "args": _pickle(args), "kwargs": _pickle(kwargs)}
+            vars = {**content.vars, "args": _pickle(args), "kwargs": _pickle(kwargs)}
         except Exception:  # noqa: BLE001  the caller's own pickling code
             return codec.encode(call)  # raises, naming the argument
         if fits(vars):
-            return envelope._replace(vars=vars)
+            return content._replace(vars=vars)
         return codec.encode(call._replace(payload={**call.payload, "returns": self._returns}))
 
 

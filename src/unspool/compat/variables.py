@@ -1,4 +1,4 @@
-"""The conversion of the arguments of ``uwsgi.spool()`` into an envelope."""
+"""The conversion of the arguments of ``uwsgi.spool()`` into a content."""
 
 import os
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from typing import Any
 
 from .. import registry, settings, uwsgi
 from ..errors import OptionRefused, PayloadRefused
-from ..message import Envelope
+from ..message import Content
 from ..schedule import check_priority, to_due
 from ..wire import MAX_VARS, SEAL
 
@@ -16,8 +16,8 @@ __all__ = ["fits", "pack", "send"]
 _SEAL = 512  # bytes of the variables reserved for the seal, which includes the signature and the name of the queue
 
 
-def pack(given: Mapping[Any, Any]) -> Envelope:
-    """Return the envelope of a program's variables.
+def pack(given: Mapping[Any, Any]) -> Content:
+    """Return the content of a program's variables.
 
     :param given: keys and values are str or bytes, values also numbers. ``body`` is the body. ``priority`` (0 or more),
         ``at`` (Unix time) and ``spooler`` (a directory) have the same meaning as in uWSGI, which reads them as well.
@@ -28,7 +28,7 @@ def pack(given: Mapping[Any, Any]) -> Envelope:
     if not SEAL.isdisjoint(vars):
         raise PayloadRefused(f"a variable is named {min(SEAL & vars.keys())!r}, which is unspool's own; rename it")
     body = vars.pop("body", b"")
-    return Envelope(vars, body, _priority(vars.get("priority")), _due(vars.get("at")))
+    return Content(vars, body, _priority(vars.get("priority")), _due(vars.get("at")))
 
 
 def fits(vars: Mapping[str, bytes]) -> bool:
@@ -37,18 +37,19 @@ def fits(vars: Mapping[str, bytes]) -> bool:
     return sum(sizes) <= MAX_VARS - _SEAL
 
 
-def send(envelope: Envelope, spooler: bytes | None = None) -> bytes:
+def send(content: Content, spooler: bytes | None = None) -> bytes:
     """Send to a spooler, or to the default one. Return the path of the task's file, as uWSGI does.
 
     :raises PayloadRefused: if the variables or the body are too large. uWSGI would truncate the variables.
     :raises NoSpooler, SpoolerUnusable: if the spooler cannot take the task. Nothing was sent, unless the error's
         ``sent`` has the task's id.
     """
-    if not fits(envelope.vars):
+    if not fits(content.vars):
         raise PayloadRefused(f"the variables take more than {MAX_VARS} bytes; put what is large under 'body'")
-    settings.check_sizes([envelope])
+    settings.check_sizes([content])
     uwsgi.enter()
-    [id] = registry.backend(os.fsdecode(spooler) if spooler else None).send([envelope])
+    backend = registry.backend(os.fsdecode(spooler) if spooler else None)
+    [id] = backend.send([registry.seal(backend).close(content)])
     return os.fsencode(id)
 
 

@@ -9,6 +9,7 @@ remove the file, and after *not mine* it would offer it again at every scan.
 
 import contextlib
 import contextvars
+import errno
 import logging
 import math
 import os
@@ -19,15 +20,15 @@ from typing import TYPE_CHECKING, Any
 
 from .. import codec, dispatch, forks
 from ..backends.base import Clock, Registration
-from ..errors import ConfigurationError, NoHandler, SpoolerUnusable
+from ..errors import ConfigurationError, Damaged, NoHandler, SpoolerUnusable
 from ..functions import find_function
 from ..inspection import runs
 from ..message import (
     Ack,
     Claim,
+    Content,
     Disposition,
     End,
-    Envelope,
     Outcome,
     Record,
     Refusal,
@@ -38,6 +39,7 @@ from ..message import (
 )
 from ..printable import printable
 from ..retry import MAX_CRASHES
+from ..seal import Seal, end_of_damaged, lack_of_memory, refusal_of_damaged
 from ..tasks import spooler_task_types
 from . import connections
 from .log import log_end
@@ -65,8 +67,14 @@ class SpoolerHandler:
     :param insides: finds the spoolers of this uWSGI.
     """
 
-    def __init__(self, insides: Callable[[], list["UwsgiBackend"]], clock: Clock = time.time) -> None:
+    def __init__(
+        self,
+        insides: Callable[[], list["UwsgiBackend"]],
+        seal: Callable[["UwsgiBackend"], Seal],
+        clock: Clock = time.time,
+    ) -> None:
         self._insides = insides
+        self._seal = seal
         self._clock = clock
         self._former: Handler | None = None
         self._complained: set[str] = set()
@@ -159,14 +167,23 @@ class SpoolerHandler:
             inside.later(ref, refusal.until)
 
     def _run(self, inside: "UwsgiBackend", claim: Claim) -> None:
-        if self._former is not None and claim.crashes < MAX_CRASHES and not _is_ours(claim.envelope):
-            self._hand_on(self._former, inside, claim)
+        try:
+            content = self._seal(inside).open(claim.envelope, whole=claim.crashes < MAX_CRASHES)
+        except Damaged as error:
+            (until,) = inside.exchange((end_of_damaged(claim, error),), ()).ended
+            self._refused(inside, claim.ref, refusal_of_damaged(error, until))
+            return
+        except MemoryError:
+            inside.exchange((End(claim, Release(crashed=True)),), ())
+            raise SpoolerUnusable(errno.ENOMEM, lack_of_memory(claim)) from None
+        if self._former is not None and claim.crashes < MAX_CRASHES and not _is_ours(content):
+            self._hand_on(self._former, inside, claim, content)
             return
         started = self._clock()
-        label = codec.task_label(claim.envelope.vars)
+        label = codec.task_label(content.vars)
         if claim.crashes:
             self._mourn(inside, claim, label)
-        outcome = self._perform(claim, dispatch.prepare(claim, started))
+        outcome = self._perform(claim, dispatch.prepare(claim, content, started))
         disposition = outcome.disposition
         if isinstance(disposition, Retry):  # uWSGI compares whole seconds, and would offer it early
             disposition = disposition._replace(at=math.ceil(disposition.at))
@@ -185,10 +202,10 @@ class SpoolerHandler:
         self._note(inside, record, until)
         connections.close_old()
 
-    def _hand_on(self, former: Handler, inside: "UwsgiBackend", claim: Claim) -> None:
+    def _hand_on(self, former: Handler, inside: "UwsgiBackend", claim: Claim, content: Content) -> None:
         """Has the program's own handler run a task, by uWSGI's rules. It gets what uWSGI would give, of the file that
         was claimed: what uWSGI has read was not locked by us, nor was its signature checked."""
-        vars, body = claim.envelope.vars, claim.envelope.body
+        vars, body = content.vars, content.body
         given: dict[Any, Any] = {os.fsencode(key): value for key, value in vars.items()}
         given["spooler_task_name"] = os.fsencode(os.path.basename(claim.id))
         if body:
@@ -285,13 +302,13 @@ async def _awaited(coroutine: Awaitable[Any]) -> dispatch.Ending:
     return ending
 
 
-def _is_ours(envelope: Envelope) -> bool:
+def _is_ours(content: Content) -> bool:
     """Return whether this program runs the message by unspool, and not by its own ``uwsgi.spooler``."""
-    if codec.is_bare(envelope):
+    if codec.is_bare(content):
         return codec.BARE in spooler_task_types
-    if "ud_spool_func" in envelope.vars and not envelope.sealed:
+    if "ud_spool_func" in content.vars and not content.sealed:
         try:
-            find_function(envelope.vars["ud_spool_func"].decode("utf-8", "replace"))
+            find_function(content.vars["ud_spool_func"].decode("utf-8", "replace"))
         except NoHandler:
             return False
     return True

@@ -17,6 +17,7 @@ from .. import failure
 from ..backends.base import Backend, Clock, Registration, Ticket
 from ..errors import AppError
 from ..message import DeferOnCrash
+from ..seal import Seal
 from . import report
 from .events import Begun, Broken, Ended, Event, Failed, Leaving, Over, Ready, Refused, Run, Settled
 from .queue import Queue
@@ -258,12 +259,14 @@ class Spawner:
         self,
         app: str,
         backends: Sequence[Backend],
+        seals: Sequence[Seal],
         limits: Limits,
         clock: Clock,
         close_others: Callable[[], None],
     ) -> None:
         self.app = app
         self._backends = backends
+        self._seals = seals
         self._limits = limits
         self._clock = clock
         self._close_others = close_others
@@ -332,7 +335,8 @@ class Spawner:
             os.close(reader)
             self._close_others()
             reports = report.Writer(writer)
-            status = main(self.app, self._backends, registrations, queue, ahead, reports, self._limits, self._clock)
+            serving = self._backends, self._seals, registrations
+            status = main(self.app, *serving, queue, ahead, reports, self._limits, clock=self._clock)
         except BaseException as error:  # noqa: BLE001  no exception may reach the supervisor's code
             with contextlib.suppress(OSError):  # a task may have closed the pipe, or replaced it with a file
                 if os.path.samestat(os.fstat(writer), pipe):

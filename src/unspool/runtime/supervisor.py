@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from ..backends.base import Backend, Clock
 from ..message import Interrupted
 from ..printable import counted
+from ..seal import Seal
 from .clockwatch import ClockWatch
 from .crashes import crashes
 from .events import Ended, Event, Refused
@@ -74,6 +75,7 @@ class Supervisor:
         backends: Sequence[Backend],
         options: Options,
         *,
+        seal: Callable[[Backend], Seal],
         clock: Clock = time.time,
         progress: Callable[[Statistics], None] | None = None,
         sidecar: Sidecar | None = None,
@@ -87,7 +89,10 @@ class Supervisor:
         self._spoolers = [Served(backend, self._watches) for backend in backends]
         self._signals = Signals(signal.SIGTSTP)
         self._terminal = Terminal()
-        self._pool = Pool(options.processes, Spawner(app, backends, options.limits, clock, self._close_in_child))
+        self._pool = Pool(
+            options.processes,
+            Spawner(app, backends, [*map(seal, backends)], options.limits, clock, self._close_in_child),
+        )
         self._recorder: Recorder | None = None
         self._stats = Statistics()
         self._log = Log(app, options.processes, self._spoolers, self._pool)

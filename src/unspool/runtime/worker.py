@@ -11,10 +11,11 @@ from typing import Any
 
 from .. import codec, dispatch, points
 from ..backends.base import Backend, Clock, Registration, Ticket
-from ..errors import ClaimLost, SpoolerUnusable
-from ..message import SUCCEEDED, Ack, Claim, End, Outcome, Record, Refusal, RefusalKind, Verdict
+from ..errors import ClaimLost, Damaged, SpoolerUnusable
+from ..message import SUCCEEDED, Ack, Claim, End, Outcome, Record, Refusal, RefusalKind, Release, Verdict
 from ..printable import printable
 from ..retry import MAX_CRASHES
+from ..seal import Seal, end_of_damaged, lack_of_memory, refusal_of_damaged
 from . import connections, report
 from .eventloop import EventLoop
 from .events import Begun, Broken, Ended, Leaving, Over, Refused, Settled
@@ -70,6 +71,7 @@ class Worker:
     def __init__(
         self,
         backends: Sequence[Backend],
+        seals: Sequence[Seal],
         registrations: Sequence[Registration],
         queue: Queue,
         ahead: Queue | None,
@@ -80,6 +82,7 @@ class Worker:
         self._exchange = Exchange(backends, lambda index, count: reports.write(Settled(index, count)), clock)
         self._prefetch = None if ahead is None else Prefetch(queue, ahead, backends, self._exchange)
         self._backends = backends
+        self._seals = seals
         self._registrations = registrations
         self._queue = queue
         self._reports = reports
@@ -166,7 +169,7 @@ class Worker:
         if isinstance(claim, Claim) and claim.crashes:
             self._exchange.settle()  # its next crash must not concern the runs that have ended here
         if isinstance(claim, Claim) and claim.crashes < MAX_CRASHES - 1:
-            self._run(index, claim, dispatch.prepare(claim, started), started)  # the only reference to its objects
+            self._run(index, claim, self._prepare(index, claim, started), started)  # the only reference to its objects
             return
         suspect = isinstance(claim, Claim) and claim.crashes == MAX_CRASHES - 1
         if isinstance(claim, Claim) and suspect and len(self._loop):
@@ -188,9 +191,27 @@ class Worker:
                 self._suspect()
             self._reports.write(Refused(index, ticket.ref, claim.kind, claim.until, claim.detail))
         else:
-            self._run(index, claim, dispatch.prepare(claim, started), started)  # the only reference to its objects
+            self._run(index, claim, self._prepare(index, claim, started), started)  # the only reference to its objects
             if suspect:
                 self._drain()
+
+    def _prepare(self, index: int, claim: Claim, started: float) -> tuple[str, dispatch.Call | Outcome | None]:
+        """Return the label and the call of a claimed task. If its seal is invalid, set it aside and return no call."""
+        try:
+            content = self._seals[index].open(claim.envelope, whole=claim.crashes < MAX_CRASHES)
+        except Damaged as error:
+            until = self._exchange.end(index, end_of_damaged(claim, error))
+            self._registrations[index].running("", 0.0)
+            self._reports.write(Refused(index, claim.ref, *refusal_of_damaged(error, until)))
+            return "", None
+        except MemoryError:  # a new worker may have more
+            self._stopping, self._status = True, EX_OSERR
+            self._exchange.end(index, End(claim, Release(crashed=True)))
+            self._registrations[index].running("", 0.0)
+            until = self._clock() + _BEFORE_OTHERS
+            self._reports.write(Refused(index, claim.ref, RefusalKind.UNUSABLE, until, lack_of_memory(claim)))
+            return "", None
+        return codec.task_label(content.vars), dispatch.prepare(claim, content, started)
 
     def _claim(self, index: int, ref: str) -> Claim | Refusal:
         if self._prefetch is not None and (claimed := self._prefetch.claimed(index, ref)) is not None:
@@ -201,9 +222,13 @@ class Worker:
             self._stopping, self._status = True, EX_OSERR
             return Refusal(RefusalKind.UNUSABLE, self._clock() + _BEFORE_OTHERS, str(error))
 
-    def _run(self, index: int, claim: Claim, call: dispatch.Call | Outcome, started: float) -> None:
-        if isinstance(call, Outcome):
-            self._finish(index, claim, call, started)
+    def _run(
+        self, index: int, claim: Claim, prepared: tuple[str, dispatch.Call | Outcome | None], started: float
+    ) -> None:
+        label, call = prepared
+        del prepared
+        if not isinstance(call, dispatch.Call):
+            self._finish(index, claim, label, call, started)
             return
         options = call.options
         timeout = options.timeout
@@ -240,13 +265,13 @@ class Worker:
         if isinstance(ended, dispatch.Ending):
             self._end_limit(index, claim, timeout, hard)
             outcome = dispatch.conclude(options, claim, ended, self._clock())
-            self._finish(index, claim, outcome, started)
+            self._finish(index, claim, label, outcome, started)
             connections.close_old()  # after the end is settled, which a server that does not answer must not prevent
         else:
 
             def done(ending: dispatch.Ending) -> None:
                 outcome = dispatch.conclude(options, claim, ending, self._clock())
-                self._finish(index, claim, outcome, started, shown=False)
+                self._finish(index, claim, label, outcome, started, shown=False)
 
             if timeout is None:
                 self._reports.write(Begun(index, claim.ref, started))
@@ -260,11 +285,15 @@ class Worker:
             self._reports.write(Over(index, claim.ref))
             self._hard_limit.stop(hard)
 
-    def _finish(self, index: int, claim: Claim, outcome: Outcome, started: float, *, shown: bool = True) -> None:
+    def _finish(
+        self, index: int, claim: Claim, label: str, outcome: Outcome | None, started: float, *, shown: bool = True
+    ) -> None:
         """Settle and report a run.
 
         :param shown: whether this is the one that the registration shows; a coroutine ends while it shows another.
         """
+        if outcome is None:  # it was set aside
+            return
         points.reach("run.end")
         ended = self._clock()
         failed = outcome.verdict not in SUCCEEDED
@@ -276,7 +305,6 @@ class Worker:
             self._process_state.restore()
         except OSError:
             os._exit(EX_LOST)
-        label = codec.task_label(claim.envelope.vars)
         record = Record(
             claim.id,
             label,

@@ -11,6 +11,7 @@ from types import FrameType
 
 from ..backends.base import Backend, Clock, Registration
 from ..errors import AppError
+from ..seal import Seal
 from ..tasks import defines_tasks
 from . import report
 from .app import load_app, own_files
@@ -25,11 +26,13 @@ __all__ = ["main"]
 def main(
     app: str,
     backends: Sequence[Backend],
+    seals: Sequence[Seal],
     registrations: Sequence[Registration],
     queue: Queue,
     ahead: Queue | None,
     reports: report.Writer,
     limits: Limits,
+    *,
     clock: Clock,
 ) -> int:
     """Run a worker after its fork, and return its exit status."""
@@ -49,7 +52,7 @@ def main(
     except AppError as error:
         reports.write(Failed(str(error), error.traceback))
         return 2
-    worker = Worker(backends, registrations, queue, ahead, reports, limits, clock)
+    worker = Worker(backends, seals, registrations, queue, ahead, reports, limits, clock)
     reports.write(Ready(own_files(module), defines_tasks()))
     status = worker.run()
     _end()

@@ -4,11 +4,13 @@ import time
 from collections.abc import Awaitable
 from typing import Any, NamedTuple
 
-from .. import codec, dispatch
+from .. import codec, dispatch, registry
 from ..backends.base import Backend, Clock, Feed
-from ..errors import TaskTimeout
-from ..message import Claim, End, Outcome, Refusal, RefusalKind, Release, Verdict
+from ..errors import Damaged, TaskTimeout
+from ..message import Claim, Content, End, Outcome, Refusal, RefusalKind, Release, Verdict
 from ..results import is_awaitable
+from ..retry import MAX_CRASHES
+from ..seal import Seal, end_of_damaged, refusal_of_damaged
 
 __all__ = ["Run", "run_all"]
 
@@ -39,16 +41,17 @@ def run_all(backend: Backend, *, clock: Clock = time.time, limit: int = 10_000) 
     :param limit: the maximum number of runs, for tasks that send themselves forever.
     :raises RuntimeError: if there are more.
     """
-    feed = backend.feed()
+    feed, seal = backend.feed(), registry.seal(backend)
     runs: list[Run] = []
     try:
-        while (claim := _next(backend, feed)) is not None:
+        while (found := _next(backend, feed, seal)) is not None:
+            claim, content = found
             if len(runs) == limit:
                 backend.exchange([End(claim, Release())], [])
                 raise RuntimeError(
                     f"{limit} runs, and there is still more to do; pass a greater limit if that is right"
                 )
-            run, outcome = _run(backend, claim, clock)
+            run, outcome = _run(backend, claim, content, clock)
             runs.append(run)
             (until,) = backend.exchange([End(claim, outcome.disposition)], []).ended
             feed.done(claim.ref, until)
@@ -58,7 +61,7 @@ def run_all(backend: Backend, *, clock: Clock = time.time, limit: int = 10_000) 
     return runs
 
 
-def _next(backend: Backend, feed: Feed) -> Claim | None:
+def _next(backend: Backend, feed: Feed, seal: Seal) -> tuple[Claim, Content] | None:
     while True:
         while feed.refresh().more:
             pass
@@ -68,18 +71,22 @@ def _next(backend: Backend, feed: Feed) -> Claim | None:
         ref = tickets[0].ref
         (claim,) = backend.exchange([], [ref]).taken
         if not isinstance(claim, Refusal):
-            return claim
+            try:
+                return claim, seal.open(claim.envelope, whole=claim.crashes < MAX_CRASHES)
+            except Damaged as error:
+                (until,) = backend.exchange([end_of_damaged(claim, error)], []).ended
+                claim = refusal_of_damaged(error, until)
         if claim.kind is RefusalKind.BUSY:
             feed.recheck([ref])
         else:
             feed.done(ref, claim.until)
 
 
-def _run(backend: Backend, claim: Claim, clock: Clock) -> tuple[Run, Outcome]:
+def _run(backend: Backend, claim: Claim, content: Content, clock: Clock) -> tuple[Run, Outcome]:
     result: Any = None
     exception: BaseException | None = None
     try:
-        call = dispatch.prepare(claim, clock())
+        call = dispatch.prepare(claim, content, clock())
         if isinstance(call, Outcome):
             outcome = call
         else:
@@ -95,8 +102,9 @@ def _run(backend: Backend, claim: Claim, clock: Clock) -> tuple[Run, Outcome]:
     except BaseException:  # the test is being stopped
         backend.exchange([End(claim, Release())], [])
         raise
-    label = codec.task_label(claim.envelope.vars)
-    return Run(claim.id, label, outcome.verdict, claim.attempts, result, exception, outcome.error), outcome
+    return Run(
+        claim.id, codec.task_label(content.vars), outcome.verdict, claim.attempts, result, exception, outcome.error
+    ), outcome
 
 
 def _awaited(awaitable: Awaitable[Any]) -> Any:

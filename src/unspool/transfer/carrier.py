@@ -6,13 +6,12 @@ The process may be killed at any point. So a carrier first completes the transfe
 import contextlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
 from typing import NamedTuple
 
 from .. import address, points, registry, wire
 from ..backends.base import Backend
 from ..backends.depot import Depot, Movable, Parcel
-from ..errors import Damaged, OptionRefused, Refused, SpoolerUnusable
+from ..errors import Damaged, OptionRefused, PayloadRefused, Refused, SpoolerUnusable
 from ..message import State
 
 __all__ = ["Batch", "Carrier", "Stayed", "carrier_between"]
@@ -110,7 +109,7 @@ class Carrier:
         for parcel in parcels:
             try:
                 good.append(parcel if parcel.state is State.CORRUPT else self._addressed(parcel))
-            except Damaged as error:
+            except (Damaged, PayloadRefused) as error:
                 bad.append((parcel, str(error)))
         here = self._here()  # before staging: if the destination is replaced meanwhile, the tasks are staged again
         try:
@@ -169,13 +168,13 @@ def carrier_between(source: Backend, destination: Backend, *, vouch: bool = Fals
     """
     if address.real(source.name) == address.real(destination.name):
         raise OptionRefused(f"spoolers {source.name} and {destination.name} are the same; name two different ones")
-    readdress = partial(
-        wire.readdress,
-        queue=address.queue_of(destination.name),
-        old=registry.signer(source.name),
-        new=registry.signer(destination.name),
-        vouch=vouch,
-    )
+    old, new = registry.seal(source).signer, registry.seal(destination)
+
+    def readdress(data: bytes) -> bytes:
+        data = wire.readdress(data, address.queue_of(destination.name), old, new.signer, vouch=vouch)
+        new.check(wire.load(data, None))
+        return data
+
     return Carrier(_depot(source), _depot(destination), destination.name, readdress, refuse=refuse)
 
 

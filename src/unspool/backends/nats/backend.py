@@ -18,9 +18,9 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
-from ... import codec, wire
+from ... import wire
 from ...address import Address
-from ...errors import Damaged, PayloadRefused, SpoolerUnusable, Unsigned
+from ...errors import Damaged, PayloadRefused, SpoolerUnusable
 from ...finding import OK, Finding
 from ...message import (
     DeferOnCrash,
@@ -30,8 +30,7 @@ from ...message import (
     Mark,
     Record,
 )
-from ...signing import Signer
-from ..base import UNSIGNED_PICKLE, Capabilities, Clock, Feed, Settings
+from ..base import Capabilities, Clock, Feed, Settings
 from ..change import Change
 from ..page import Counts, Page, Query, RunQuery
 from .changing import Changing
@@ -56,8 +55,6 @@ class NatsBackend:
     """Tasks in a NATS cluster.
 
     :param address: the servers, the spooler and the connection parameters.
-    :param signer: signs tasks, and refuses unsigned ones; without it, pickles are refused.
-    :param trusting: True to accept pickles without a secret key, for servers that no other user can reach.
     :param schedules: False if feeds, not the server, hold deferred tasks back.
     :param hold: seconds before its due time from which a feed keeps a task. A task due later is returned to the server.
     :param look: seconds between two checks by a feed that the queue is empty.
@@ -72,8 +69,6 @@ class NatsBackend:
         address: Address,
         settings: Settings,
         *,
-        signer: Signer | None = None,
-        trusting: bool = False,
         schedules: bool = True,
         hold: float = 30.0,
         look: float = 0.05,
@@ -85,8 +80,6 @@ class NatsBackend:
         self._place = Cluster(address, patience=patience, history_limit=limit, history_age=age)
         self.name = self._place.name
         self._names = self._place.names
-        self._signer = signer
-        self._pickles = trusting or signer is not None
         self._max_size = int(settings.max_task_size * (1 << 20))
         self._clock = clock
         self._tasks = Tasks(self._place, clock, schedules)
@@ -96,7 +89,7 @@ class NatsBackend:
         self.control = NatsControl(self._place, settings.period)
         self.kv = NatsKeyValue(self._place, self.control, clock)
         self._exchange = Exchange(self._place, self._tasks, self.control, self._envelope, clock)
-        self.depot = NatsDepot(self._place, self._tasks, self.control, self._check, self._check_size)
+        self.depot = NatsDepot(self._place, self._tasks, self.control, self._check_size)
         self._listing = Listing(self._place, clock)
         self._history = History(self._place)
 
@@ -110,15 +103,13 @@ class NatsBackend:
     def send(self, envelopes: Sequence[Envelope]) -> list[str]:
         if not envelopes:
             return []
-        self._check(envelopes)
         now, sent, ids = self._clock(), list[Request](), list[str]()
         with self._place.stream() as stream:
             for envelope in envelopes:
-                data = wire.dump(envelope.vars, envelope.body, self._signer)
-                self._check_size(stream, data)
+                self._check_size(stream, envelope.data)
                 token = new_token(now)
                 facts, fresh = Facts(now if envelope.due is None else envelope.due), envelope.due is None
-                sent.append(self._tasks.new(rank_part(envelope.priority), token, facts, data, fresh=fresh))
+                sent.append(self._tasks.new(rank_part(envelope.priority), token, facts, envelope.data, fresh=fresh))
                 ids.append(f"{self.name}/{token}")
             for rank in {rank_part(envelope.priority) for envelope in envelopes}:
                 self._place.ensure_rank(stream, rank)
@@ -129,10 +120,6 @@ class NatsBackend:
                 failure.sent = tuple(id for id in ids if id in stored)
                 raise
         return ids
-
-    def _check(self, envelopes: Sequence[Envelope]) -> None:
-        if not self._pickles and any(map(codec.is_pickled, envelopes)):
-            raise PayloadRefused(f"spooler {self.name} does not take this payload: {UNSIGNED_PICKLE}")
 
     @staticmethod
     def _check_size(stream: JetStream, data: bytes) -> None:
@@ -160,7 +147,7 @@ class NatsBackend:
     def _envelope(self, stored: Stored) -> Envelope:
         """Return the envelope of a message.
 
-        :raises Damaged: if it is malformed or too large, or unsigned although a key is set.
+        :raises Damaged: if it is too large.
         """
         if len(stored.data) > self._max_size + wire.HEADER_SIZE + wire.MAX_VARS:
             raise Damaged(
@@ -168,10 +155,7 @@ class NatsBackend:
                 "then retry the task"
             )
         _, priority, _ = self._names.place(stored.subject)
-        envelope = wire.load(stored.data, self._signer, priority=priority, due=stored.facts.due)
-        if not self._pickles and codec.is_pickled(envelope):
-            raise Unsigned(UNSIGNED_PICKLE)
-        return envelope
+        return Envelope(stored.data, priority, stored.facts.due)
 
     # --- inspection
 

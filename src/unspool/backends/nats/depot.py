@@ -12,9 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
 
-from ... import wire
-from ...errors import Damaged, SpoolerUnusable
-from ...message import Bury, Envelope, State
+from ...errors import SpoolerUnusable
+from ...message import Bury, State
 from ..depot import Parcel
 from . import runs
 from .cluster import Cluster
@@ -50,14 +49,12 @@ class NatsDepot:
         place: Cluster,
         tasks: Tasks,
         control: NatsControl,
-        check: Callable[[Sequence[Envelope]], None],
         fits: Callable[[JetStream, bytes], None],
     ) -> None:
         self._place = place
         self._names = place.names
         self._tasks = tasks
         self._control = control
-        self._check = check
         self._fits = fits
         self._carried: dict[str, Stored] = {}
 
@@ -214,9 +211,6 @@ class NatsDepot:
         return ""
 
     def accept(self, parcels: Sequence[Parcel]) -> None:
-        for parcel in parcels:
-            if parcel.state is not State.CORRUPT:
-                self._check(_envelopes(parcel))
         with self._place.stream() as stream:
             for parcel in parcels:
                 self._fits(stream, parcel.data)
@@ -267,13 +261,6 @@ class NatsDepot:
 def _token(parcel: Parcel) -> str:
     """Return the token of a moved task. No task sent to this queue has the same token."""
     return f"moved-{parcel.key}"
-
-
-def _envelopes(parcel: Parcel) -> list[Envelope]:
-    try:
-        return [wire.load(parcel.data, None)]
-    except Damaged:
-        return []  # no worker will decode it
 
 
 def _found(parcels: Iterable[Parcel | None]) -> list[Parcel]:

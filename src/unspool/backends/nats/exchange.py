@@ -166,6 +166,8 @@ class Exchange:
                 if not disposition.begun:
                     facts = facts._replace(attempts=facts.attempts - 1, unhandled=facts.unhandled + 1)
                 return self._tasks.anew(stream, stored, facts._replace(due=at)) > 0
+            case Release(crashed=True):
+                return self._tasks.anew(stream, stored, facts._replace(crashes=facts.crashes + 1)) > 0
             case Release():
                 return self._release(stream, claim.ref, record)
             case Bury():

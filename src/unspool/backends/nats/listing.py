@@ -92,10 +92,7 @@ class Listing:
         if (found := self.find(id)) is None:
             return None
         entry, stored = found
-        try:
-            return entry, wire.load(stored.data, None, priority=entry.priority, due=entry.due)
-        except Damaged:
-            return entry, None
+        return entry, Envelope(stored.data, entry.priority, entry.due, entry.task)
 
     def _tasks(
         self, states: frozenset[State], start: TaskPosition | None, limit: int

@@ -17,13 +17,11 @@ from typing import Any, Literal
 
 import psycopg
 
-from ... import codec, wire
 from ...address import Address
-from ...errors import PayloadRefused, SpoolerUnusable
+from ...errors import SpoolerUnusable
 from ...finding import OK, Finding
 from ...message import DeferOnCrash, End, Envelope, Exchanged, Interrupted, Mark, Record
-from ...signing import Signer
-from ..base import UNNUMBERED, UNSIGNED_PICKLE, Capabilities, Clock, Feed, Settings
+from ..base import UNNUMBERED, Capabilities, Clock, Feed, Settings
 from ..change import Change
 from ..page import Counts, Page, Query, RunQuery
 from . import schema
@@ -50,8 +48,6 @@ class PostgresBackend:
     """Implement ``base.Backend`` in the schema ``unspool`` of a database, which ``unspool migrate`` creates.
 
     :param address: the database and the spooler in it.
-    :param signer: signs tasks, and refuses unsigned ones; without it, pickles are refused.
-    :param trusting: True to accept pickles without a secret key, for a server that no other user can reach.
     :param clock: the current time for tasks; None to use the server's clock.
     """
 
@@ -62,13 +58,9 @@ class PostgresBackend:
         address: Address,
         settings: Settings,
         *,
-        signer: Signer | None = None,
-        trusting: bool = False,
         clock: Clock | None = None,
     ) -> None:
         self.name = address.name
-        self._signer = signer
-        self._pickles = trusting or signer is not None
         self._clock = clock
         self._durable = settings.durability == "full"
         self._names = Names(address)
@@ -78,11 +70,9 @@ class PostgresBackend:
         self._listing = Listing(self._connector, self._names, self._now)
         self.control = PostgresControl(self._connector, self._session, self._names, settings.period)
         self.kv = PostgresKeyValue(self._connector, self._session, self._names, self._now, self._local)
-        self.depot = PostgresDepot(
-            self._connector, self._session, self._names, self._check, self._now, self._local, self._changed
-        )
+        self.depot = PostgresDepot(self._connector, self._session, self._names, self._now, self._local, self._changed)
         self._feeds: weakref.WeakSet[PostgresFeed] = weakref.WeakSet()
-        content = Content(self._session, self._names, signer, self._pickles, int(settings.max_task_size * (1 << 20)))
+        content = Content(self._session, self._names, int(settings.max_task_size * (1 << 20)))
         self._exchange = Exchange(
             self._session, self._names, self._history, self.control, content, self._now, self._local
         )
@@ -123,20 +113,15 @@ class PostgresBackend:
         return self._sent(keep_within(connection, self.name, self._to_send(envelopes))) if envelopes else []
 
     def _to_send(self, envelopes: Sequence[Envelope]) -> Mapping[str, Any]:
-        self._check(envelopes)
         return {
             "clock": self._now(),
             "local": self._local(),
             "spooler": self._names.spooler,
             "channel": self._names.channel,
-            "data": [wire.dump(envelope.vars, envelope.body, self._signer) for envelope in envelopes],
+            "data": [envelope.data for envelope in envelopes],
             "ranks": [UNNUMBERED if envelope.priority is None else envelope.priority for envelope in envelopes],
             "dues": [envelope.due for envelope in envelopes],
         }
-
-    def _check(self, envelopes: Sequence[Envelope]) -> None:
-        if not self._pickles and any(map(codec.is_pickled, envelopes)):
-            raise PayloadRefused(f"spooler {self.name} does not take this payload: {UNSIGNED_PICKLE}")
 
     def _changed(self) -> None:
         for feed in self._feeds:

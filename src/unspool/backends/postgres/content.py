@@ -4,12 +4,11 @@ import struct
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ... import codec, wire
-from ...errors import Damaged, Unsigned
-from ...message import Claim
+from ... import wire
+from ...errors import Damaged
+from ...message import Claim, Envelope
 from ...retry import MAX_CRASHES
-from ...signing import Signer
-from ..base import UNNUMBERED, UNSIGNED_PICKLE
+from ..base import UNNUMBERED
 from .names import Names
 from .session import Session
 from .sqlstate import Transient
@@ -48,16 +47,12 @@ class Row(NamedTuple):
 class Content:
     """Reads claims from rows.
 
-    :param signer: verifies signatures; None to accept unsigned tasks.
-    :param pickles: whether pickles are accepted.
     :param max_size: the maximum size of a task's body in bytes.
     """
 
-    def __init__(self, session: Session, names: Names, signer: Signer | None, pickles: bool, max_size: int) -> None:
+    def __init__(self, session: Session, names: Names, max_size: int) -> None:
         self._session = session
         self._names = names
-        self._signer = signer
-        self._pickles = pickles
         self._max_size = max_size
 
     def claim(self, ref: str, row: Row) -> Claim:
@@ -70,12 +65,7 @@ class Content:
         number, data, attempts, crashes, fence, rank, unhandled, due, _ = row
         if data is None:
             data = self._read(number, fence, whole=crashes < MAX_CRASHES)
-        if crashes >= MAX_CRASHES:  # the task only becomes a dead letter
-            envelope = wire.load_vars(data)
-        else:
-            envelope = wire.load(data, self._signer, priority=_priority(rank), due=due)
-            if not self._pickles and codec.is_pickled(envelope):
-                raise Unsigned(UNSIGNED_PICKLE)
+        envelope = Envelope(data, _priority(rank), due)
         return Claim(self._names.id(number), ref, envelope, attempts, crashes, fence, unhandled, fence)
 
     def _read(self, number: int, fence: int, *, whole: bool) -> bytes:

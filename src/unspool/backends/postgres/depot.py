@@ -10,9 +10,7 @@ import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from ... import wire
-from ...errors import Damaged
-from ...message import Envelope, State
+from ...message import State
 from ..base import UNNUMBERED
 from ..depot import Parcel
 from .absence import GRACE, judge
@@ -46,7 +44,6 @@ class PostgresDepot:
         connector: Connector,
         session: Session,
         names: Names,
-        check: Callable[[Sequence[Envelope]], None],
         now: Callable[[], float | None],
         local: Callable[[], float],
         changed: Callable[[], None],
@@ -54,7 +51,6 @@ class PostgresDepot:
         self._connector = connector
         self._session = session
         self._names = names
-        self._check = check
         self._now = now
         self._local = local
         self._changed = changed
@@ -136,9 +132,6 @@ class PostgresDepot:
         return ""
 
     def accept(self, parcels: Sequence[Parcel]) -> None:
-        for parcel in parcels:
-            if parcel.state is not State.CORRUPT:
-                self._check(_envelopes(parcel))
         values = self._values(
             local=self._local(),
             keys=[parcel.key for parcel in parcels],
@@ -162,10 +155,3 @@ class PostgresDepot:
     def _values(self, **more: Any) -> dict[str, Any]:
         values = {"clock": self._now(), "locks": TASKS, "claims": CLAIMS, "processes": PROCESSES}
         return values | self._names.values() | more
-
-
-def _envelopes(parcel: Parcel) -> list[Envelope]:
-    try:
-        return [wire.load(parcel.data, None)]
-    except Damaged:
-        return []  # no worker will decode it

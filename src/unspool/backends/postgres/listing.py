@@ -161,18 +161,16 @@ class Listing:
 
     def _entry(self, row: Any, *, whole: bool = False) -> tuple[Entry, Envelope | None]:
         number, rank, due, attempts, reason, shown, size, data = row
-        label, envelope = "?", None
+        label = "?"
         try:
-            envelope = wire.load(data, None) if whole else wire.load_vars(data)
-            label = task_label(envelope.vars)
+            label = task_label(wire.load_vars(data).vars)
         except Damaged as error:
             reason = reason or str(error)
-            label = _label(data)
         priority = None if rank == UNNUMBERED else rank
         entry = Entry(
             self._names.id(number), _STATES[shown], self._names.name, label, priority, due, attempts, size, reason
         )
-        return entry, envelope if whole else None
+        return entry, Envelope(data, priority, due, label) if whole else None
 
 
 def _label(data: bytes) -> str:

@@ -38,8 +38,8 @@ def return_of(end: End, now: float) -> Return | None:
         case Retry(at, begun):
             unhandled = int(not begun)
             return one._replace(delay=at - now, attempts=-unhandled, unhandled=unhandled)
-        case Release():
-            return one._replace(attempts=-1)
+        case Release(crashed):
+            return one._replace(attempts=-(not crashed), crashes=int(crashed))
         case Bury(reason, corrupt, begun):
             return one._replace(aside=3 if corrupt else 2, attempts=-(not begun), reason=storable(reason))
 

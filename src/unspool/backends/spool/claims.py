@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from ... import forks, points, wire
-from ...errors import ClaimLost, Damaged, SpoolerUnusable, Unsigned
+from ...errors import ClaimLost, Damaged, SpoolerUnusable
 from ...message import (
     Ack,
     Bury,
@@ -31,6 +31,7 @@ from ...message import (
     DeferOnCrash,
     Disposition,
     End,
+    Envelope,
     Exchanged,
     Mark,
     Refusal,
@@ -41,7 +42,6 @@ from ...message import (
 )
 from ...printable import printable
 from ...retry import MAX_CRASHES
-from ...signing import Signer
 from ..base import Clock
 from . import lock
 from .attempts import DONE, RUNNING, WAITING, Attempts, Count, open_attempts
@@ -86,13 +86,11 @@ class Claims:
     def __init__(
         self,
         directory: Directory,
-        signer: Signer | None,
         max_size: int,
         clock: Clock,
         rest: Callable[[], object],
     ) -> None:
         self._directory = directory
-        self._signer = signer
         self._max_size = max_size
         self._clock = clock
         self._rest = rest
@@ -183,15 +181,13 @@ class Claims:
         try:
             if count.crashes < MAX_CRASHES:
                 data = read_whole(fd, found.st_size, self._max_size)
-                envelope = wire.load(data, self._signer, priority=priority_of(ref), due=found.st_mtime)
             else:  # not read completely, because that may be what kills its workers
-                envelope = wire.load_vars(os.read(fd, wire.HEADER_SIZE + wire.MAX_VARS))
+                data = os.read(fd, wire.HEADER_SIZE + wire.MAX_VARS)
         except Damaged as error:
             former = count.withdrawn()
             self.attempts.write(fd, ref, former)
-            # The mtime is used, because counting an attempt changes the ctime.
-            if now - found.st_mtime < _WRITING and not isinstance(error, Unsigned):
-                return Refusal(RefusalKind.EARLY, found.st_mtime + _WRITING)
+            if (until := self._written_until(found)) is not None:
+                return Refusal(RefusalKind.EARLY, until)
             self._bury(ref, at, name, Bury(str(error), corrupt=True), former)
             return Refusal(RefusalKind.CORRUPT, None, str(error))
         except OSError:  # an unreadable disk is not a crash of a worker
@@ -202,7 +198,7 @@ class Claims:
         return Claim(
             f"{self._directory.root}/{ref}",
             ref,
-            envelope,
+            Envelope(data, priority_of(ref), found.st_mtime),
             count.attempts,
             count.crashes,
             _Held(fd, at, name, count, found.st_ino),
@@ -279,13 +275,23 @@ class Claims:
                     self._replace(ref, token, waiting, due)
                 points.reach("retry.dated")
                 return when
-            case Release():
-                self.attempts.write(file, ref, begun.withdrawn())
+            case Release(crashed):
+                if not crashed:  # otherwise the count of a run without an end is that of a crash
+                    self.attempts.write(file, ref, begun.withdrawn())
                 return self._clock()
             case Bury():
+                if disposition.partial and (until := self._written_until(os.fstat(file))) is not None:
+                    self.attempts.write(file, ref, begun.withdrawn())
+                    return until
                 attempts = begun.attempts - (not disposition.begun)
                 self._bury(ref, at, name, disposition, begun._replace(attempts=attempts))
         return None
+
+    def _written_until(self, found: os.stat_result) -> float | None:
+        """Return how long another program may still be writing a file; None if it was not changed a moment ago."""
+        # The mtime is used, because counting an attempt changes the ctime.
+        until = found.st_mtime + _WRITING
+        return until if self._clock() < until else None
 
     def _replace(self, ref: str, token: _Held, count: Count, due: int) -> None:
         """Replace another user's task with a copy of this user that has the due time, in a directory that a group
@@ -333,7 +339,7 @@ class Claims:
     def objection(self, found: os.stat_result) -> str | None:
         """Return why a file must not be run, or None. Another user's directory may have replaced it since the feed's
         scan."""
-        if self._signer is None and self._directory.owner.stranger:
+        if not self._directory.signed and self._directory.owner.stranger:
             return self.stranger()
         return self._directory.objection(found)
 

@@ -115,11 +115,11 @@ class Listing:
         for place, ref in known:
             entry = self._aside(place, ref) if place else self._entry(ref, None, now)
             if entry is not None:
-                return entry, self._envelope(inside(place, ref), whole=True) if body else None
+                return entry, self._envelope(inside(place, ref), entry) if body else None
         leaving = (one for one in under_way(self._directory) if (one.place, one.ref) in known) if known else iter(())
         for one in leaving:
             if (moved := self._moved(one, now)) is not None:
-                return moved, self._envelope(one.inside, whole=True) if body else None
+                return moved, self._envelope(one.inside, moved) if body else None
         return None
 
     def _matching(self, piece: str) -> list[Entry]:
@@ -214,14 +214,24 @@ class Listing:
 
     def _label(self, path: str) -> tuple[str, str]:
         try:
-            envelope = self._envelope(path, whole=False, strict=True)
+            head = self._read_file(path, whole=False)
+            return (task_label(wire.load_vars(head).vars), "") if head is not None else ("?", "")
         except Damaged as error:
             return "?", str(error)
-        return (task_label(envelope.vars), "") if envelope is not None else ("?", "")
 
-    def _envelope(self, path: str, *, whole: bool, strict: bool = False) -> Envelope | None:
-        """Return the content of a file, or only its variables without ``whole``. Closing it drops no lock of this
-        process."""
+    def _envelope(self, path: str, entry: Entry) -> Envelope | None:
+        try:
+            data = self._read_file(path, whole=True)
+        except Damaged:
+            return None
+        return None if data is None else Envelope(data, entry.priority, entry.due, entry.task)
+
+    def _read_file(self, path: str, *, whole: bool) -> bytes | None:
+        """Return the bytes of a file, or without ``whole`` only those of its variables. Return None if it cannot be
+        read. Closing it drops no lock of this process.
+
+        :raises Damaged: if it is too large, or cannot be a task.
+        """
         try:
             fd = os.open(self._directory.path(path), _READ)
         except OSError:
@@ -231,12 +241,8 @@ class Listing:
             if not stat.S_ISREG(found.st_mode):
                 return None
             if whole:
-                return wire.load(read_whole(fd, found.st_size, self._max_size), None)
-            return wire.load_vars(os.read(fd, wire.HEADER_SIZE + wire.MAX_VARS))
-        except Damaged:
-            if strict:
-                raise
-            return None
+                return read_whole(fd, found.st_size, self._max_size)
+            return os.read(fd, wire.HEADER_SIZE + wire.MAX_VARS)
         except OSError:
             return None
         finally:

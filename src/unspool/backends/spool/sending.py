@@ -34,10 +34,9 @@ import os
 import sys
 from collections.abc import Sequence
 
-from ... import points, wire
+from ... import points
 from ...errors import SpoolerUnusable
 from ...message import Envelope
-from ...signing import Signer
 from ..base import Clock
 from .directory import Directory
 from .file import sync_file_system, write_whole
@@ -63,12 +62,9 @@ class Sender:
     :param durable: True to sync each task to the disk before its call returns.
     """
 
-    def __init__(
-        self, directory: Directory, wakefile: Wakefile, signer: Signer | None, durable: bool, clock: Clock
-    ) -> None:
+    def __init__(self, directory: Directory, wakefile: Wakefile, durable: bool, clock: Clock) -> None:
         self._directory = directory
         self._wakefile = wakefile
-        self._signer = signer
         self._durable = durable
         self._clock = clock
         self._names = Names()
@@ -100,14 +96,13 @@ class Sender:
 
         If anything is unusual, nothing is done and False is returned.
         """
-        vars, body, priority, due, _ = envelope
+        data, priority, due, _ = envelope
         directory, drafts = self._directory, self._directory.drafts
-        if due is not None or len(body) > _PAGE or directory.trusted < 0 or directory.gives:
+        if due is not None or len(data) > _PAGE or directory.trusted < 0 or directory.gives:
             return False
-        content = wire.dump(vars, body, self._signer)
-        if len(content) > _PAGE or not (writer := drafts.current):
+        if not (writer := drafts.current):
             return False
-        file = self._begin(priority, content, writer)
+        file = self._begin(priority, data, writer)
         try:
             path = f"{directory.root}/{file[1]}"
             if not os.access(path, os.F_OK):
@@ -142,39 +137,23 @@ class Sender:
         """Send these envelopes, and add their refs to ``sent``."""
         if self._directory.trusted < 0 and (reason := to_sender(self._directory.owner, signed=self._directory.signed)):
             raise SpoolerUnusable(f"spooler {self._directory.root} cannot be used: {reason}")
-        contents = [] if self._durable or not _HAS_STICKY else self._small(envelopes)
-        if contents:
+        if not self._durable and _HAS_STICKY and all(map(_is_small, envelopes)):
             drafts = self._directory.drafts  # kept to the end: its lock shows that this sender is alive
             if drafts.lost:
                 self._directory.reopen()
                 drafts = self._directory.drafts
             if writer := drafts.number:
-                for start in range(0, len(contents), _AT_ONCE):
-                    some = contents[start : start + _AT_ONCE]
-                    self._write_in_place(envelopes[start : start + _AT_ONCE], some, writer, sent)
+                for start in range(0, len(envelopes), _AT_ONCE):
+                    self._write_in_place(envelopes[start : start + _AT_ONCE], writer, sent)
                 points.reach("send.kept")
                 return
         self._send_by_drafts(envelopes, sent)
 
-    def _small(self, envelopes: Sequence[Envelope]) -> list[bytes]:
-        """Return the contents of all envelopes if they can be written in place; otherwise an empty list."""
-        contents = []
-        for envelope in envelopes:
-            if envelope.due is not None:
-                return []
-            content = wire.dump(envelope.vars, envelope.body, self._signer)
-            if len(content) > _PAGE:
-                return []
-            contents.append(content)
-        return contents
-
-    def _write_in_place(
-        self, envelopes: Sequence[Envelope], contents: Sequence[bytes], writer: int, sent: list[str]
-    ) -> None:
+    def _write_in_place(self, envelopes: Sequence[Envelope], writer: int, sent: list[str]) -> None:
         files: list[_File] = []
         try:
-            for envelope, content in zip(envelopes, contents):  # noqa: B905  as many of both
-                files.append(self._begin(envelope.priority, content, writer))
+            for envelope in envelopes:
+                files.append(self._begin(envelope.priority, envelope.data, writer))
             self._look_for(files)
             for file in files:
                 self._publish(file, sent)
@@ -259,11 +238,10 @@ class Sender:
         points.reach("send.kept")
 
     def _write(self, tmp: int, draft: str, envelope: Envelope, *, sync: bool) -> None:
-        data = wire.dump(envelope.vars, envelope.body, self._signer)
         fd = self._directory.hand_over(os.open(draft, _CREATE, 0o600, dir_fd=tmp))
         try:
             points.reach("send.created")
-            write_whole(fd, data)
+            write_whole(fd, envelope.data)
             if envelope.due is not None:
                 due = int(envelope.due * 1e9)
                 os.utime(fd, ns=(due, due))
@@ -273,6 +251,11 @@ class Sender:
                 points.reach("send.synced")
         finally:
             os.close(fd)
+
+
+def _is_small(envelope: Envelope) -> bool:
+    """Return whether a task can be written in place."""
+    return envelope.due is None and len(envelope.data) <= _PAGE
 
 
 def _remove_unfinished(file: _File) -> None:

@@ -7,13 +7,11 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
-from ...codec import is_pickled
-from ...errors import PayloadRefused, SpoolerUnusable
+from ...errors import SpoolerUnusable
 from ...finding import Finding
 from ...imports import late
 from ...message import Envelope, Record
-from ...signing import Signer
-from ..base import UNSIGNED_PICKLE, Capabilities, Clock, Feed
+from ..base import Capabilities, Clock, Feed
 from ..change import Change, Remove
 from ..page import Counts, Page, Query, RunQuery
 from .changing import Changing
@@ -47,8 +45,7 @@ class SpoolBackend:
     :param history_limit: the number of runs that the history keeps.
     :param history_age: seconds for which the history keeps them.
     :param max_size: the maximum size of a task's body in bytes. A larger task becomes a dead letter unread.
-    :param signer: signs the tasks that are sent, and refuses unsigned ones; None if no secret key is set.
-    :param pickles: False to refuse pickles, if tasks are forwarded to a server that would refuse them.
+    :param signed: whether only signed tasks are run, so that the directory may belong to another user.
     """
 
     capabilities = Capabilities(feeds=True, forks=True, journals=True)
@@ -63,16 +60,13 @@ class SpoolBackend:
         history_limit: int = 100_000,
         history_age: float = 7 * 86400.0,
         max_size: int = 1 << 28,
-        signer: Signer | None = None,
-        pickles: bool = True,
+        signed: bool = False,
         clock: Clock = time.time,
     ) -> None:
         self.name = root
-        self._pickles = pickles
-        self._signer = signer
         self._clock = clock
-        self._directory = Directory(root, signed=signer is not None)
-        self._claims = claims = Claims(self._directory, signer, max_size, clock, self._rest)
+        self._directory = Directory(root, signed=signed)
+        self._claims = claims = Claims(self._directory, max_size, clock, self._rest)
         # Not methods that pass the calls on, because ``exchange`` is called for each task.
         self.exchange, self.mark = claims.exchange, claims.mark
         self.control = SpoolControl(self._directory, period)
@@ -82,7 +76,7 @@ class SpoolBackend:
         self._changing = Changing(self._directory, lambda: claims.attempts, clock)
         self.wakefile = Wakefile(self._directory, clock)
         """The wakefile, which leads uWSGI to the tasks with a priority."""
-        self._sender = Sender(self._directory, self.wakefile, signer, durable, clock)
+        self._sender = Sender(self._directory, self.wakefile, durable, clock)
         self.depot = SpoolDepot(
             self._directory, self._changing, lambda: claims.attempts, claims.objection, self.wakefile, max_size, clock
         )
@@ -93,10 +87,6 @@ class SpoolBackend:
     # --- producers
 
     def send(self, envelopes: Sequence[Envelope]) -> list[str]:
-        if not self._pickles and any(map(is_pickled, envelopes)):
-            raise PayloadRefused(
-                f"spooler {self.name}, which is forwarded, does not accept this payload: {UNSIGNED_PICKLE}"
-            )
         return [f"{self.name}/{ref}" for ref in self._sender.send(envelopes)]
 
     # --- workers
@@ -113,9 +103,9 @@ class SpoolBackend:
 
     def _look_at_owner(self) -> None:
         owner = self._directory.owner
-        if self._signer is None and owner.stranger:
+        if not self._directory.signed and owner.stranger:
             raise SpoolerUnusable(f"spooler {self.name} cannot be used: {self._claims.stranger()}")
-        if self._signer is None and owner.shared:
+        if not self._directory.signed and owner.shared:
             _log.warning(
                 "spooler %s may be written by its group, whose members can run code as you; chmod g-w it, or set "
                 "UNSPOOL_SECRET_KEY",

@@ -3,8 +3,8 @@
 ::
 
     class TestMine(BackendConformance):
-        def make_backend(self, clock, place, signer=None):
-            return MyBackend(str(place / "queue"), clock=clock, signer=signer)
+        def make_backend(self, clock, place):
+            return MyBackend(str(place / "queue"), clock=clock)
 
         def damage(self, backend, id):
             ...  # alter a byte of the stored task

@@ -3,6 +3,7 @@
 from ... import codec
 from ...backends.change import RunNow
 from ...message import Ack, Message, Release, Retry, State
+from ..exchange import content_of, sealed
 from .harness import TICK, Ground, Queue
 
 __all__ = ["FeedTests"]
@@ -27,7 +28,7 @@ class FeedTests(Ground):
     def test_batches_keep_their_order(self, queue: Queue) -> None:
         """Sending many tasks at the same moment keeps their order."""
         labels = [f"task {number}" for number in range(30)]
-        queue.backend.send([codec.encode(Message(label)) for label in labels])
+        queue.backend.send([sealed(codec.encode(Message(label))) for label in labels])
         queue.clock.advance(TICK)
         assert queue.order(30) == labels
 
@@ -185,7 +186,7 @@ class FeedTests(Ground):
         queue.look()
         queue.backend.change(waiting, RunNow())
         claim = queue.begin()
-        assert codec.task_label(claim.envelope.vars) == "waiting"
+        assert codec.task_label(content_of(claim).vars) == "waiting"
         assert queue.labels(State.RUNNING) == ["waiting"]
 
     def test_is_there(self, queue: Queue) -> None:

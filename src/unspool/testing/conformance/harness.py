@@ -13,9 +13,8 @@ from ... import codec, inspection
 from ...backends.base import Backend, Clock, Feed, FeedState, Ticket
 from ...backends.keyvalue import KeyValue
 from ...message import Claim, Disposition, Message, Refusal, RefusalKind, State
-from ...signing import Signer
 from ..clock import FakeClock
-from ..exchange import claim_one, settle_one
+from ..exchange import claim_one, content_of, sealed, settle_one
 from ..waiting import readable
 
 __all__ = ["TICK", "Ground", "Queue"]
@@ -31,8 +30,8 @@ class Ground(ABC):
     """The base of each test class: what a backend's tests must supply."""
 
     @abstractmethod
-    def make_backend(self, clock: Clock, place: Path, signer: Signer | None = None) -> Backend:
-        """Return a backend with this clock. ``signer``, if given, signs and verifies its tasks.
+    def make_backend(self, clock: Clock, place: Path) -> Backend:
+        """Return a backend with this clock.
 
         :param place: a directory for this test, empty at first. If it is called again with the same directory and the
             backend's ``Capabilities.forks`` is true, it returns another object for the same queue, as another process
@@ -116,7 +115,7 @@ class Queue:
     def send(self, label: str, *, priority: int | None = None, due: float | None = None, payload: Any = None) -> str:
         """Send a task that listings show as ``label``, and return its id."""
         self.clock.advance(TICK)
-        return self.backend.send([codec.encode(Message(label, payload, None, priority, due))])[0]
+        return self.backend.send([sealed(codec.encode(Message(label, payload, None, priority, due)))])[0]
 
     def look(self) -> FeedState:
         """Let the feed process changes, and return its state."""
@@ -183,7 +182,7 @@ class Queue:
 
     def order(self, count: int) -> list[str]:
         """Return the labels of the next tasks in the order in which they start. They stay claimed."""
-        return [codec.task_label(self.begin().envelope.vars) for _ in range(count)]
+        return [codec.task_label(content_of(self.begin()).vars) for _ in range(count)]
 
     def labels(self, *states: State) -> list[str]:
         """Return the labels in a listing of these states (all if none is given), in its order."""

@@ -4,8 +4,9 @@ import threading
 
 from ... import codec, inspection
 from ...backends.base import REF_SIZE, Backend
-from ...message import Envelope, Message, Record, State
+from ...message import Content, Message, Record, State
 from ..clock import FakeClock
+from ..exchange import content_of, sealed
 from .harness import TICK, Ground, Queue
 
 __all__ = ["SendingTests"]
@@ -16,7 +17,7 @@ class SendingTests(Ground):
 
     def test_ids_come_in_order(self, backend: Backend) -> None:
         """A batch returns one id per task, in order and all different, and each finds its own task."""
-        ids = backend.send([codec.encode(Message(f"task {number}")) for number in range(20)])
+        ids = backend.send([sealed(codec.encode(Message(f"task {number}"))) for number in range(20)])
         entries = [inspection.find(backend, id) for id in ids]
         assert len(set(ids)) == 20
         assert [entry and entry.task for entry in entries] == [f"task {number}" for number in range(20)]
@@ -31,9 +32,9 @@ class SendingTests(Ground):
         later = queue.clock() + 60
         queue.backend.send(
             [
-                Envelope({"msg": b"plain"}, b"", None, None),
-                Envelope({"msg": b"later"}, b"", 1, later),
-                Envelope({"msg": b"urgent"}, b"", 0, None),
+                sealed(Content({"msg": b"plain"}, b"", None, None)),
+                sealed(Content({"msg": b"later"}, b"", 1, later)),
+                sealed(Content({"msg": b"urgent"}, b"", 0, None)),
             ]
         )
         queue.clock.advance(TICK)
@@ -43,17 +44,17 @@ class SendingTests(Ground):
     def test_bytes_arrive_unchanged(self, queue: Queue) -> None:
         """Variables and body are returned as they were sent: empty, binary, or with a name that is not ASCII."""
         vars = {"msg": b"bytes", "empty": b"", "binary": bytes(range(256)), "clé": "é".encode()}
-        queue.backend.send([Envelope(vars, bytes(range(256)) * 3, None, None)])
-        envelope = queue.begin().envelope
-        assert dict(envelope.vars) == vars
-        assert envelope.body == bytes(range(256)) * 3
-        assert envelope.sealed
+        queue.backend.send([sealed(Content(vars, bytes(range(256)) * 3, None, None))])
+        content = content_of(queue.begin())
+        assert dict(content.vars) == vars
+        assert content.body == bytes(range(256)) * 3
+        assert content.sealed
 
     def test_any_size(self, queue: Queue) -> None:
         """A message beyond the 64 KiB of the variables is not too large, and neither is a body of megabytes."""
         text, payload = "m" * 100_000, b"p" * 3_000_000
-        queue.backend.send([codec.encode(Message(text, payload))])
-        message = codec.decode(queue.begin().envelope)
+        queue.backend.send([sealed(codec.encode(Message(text, payload)))])
+        message = codec.decode(content_of(queue.begin()))
         assert message.message == text
         assert message.payload == payload
 
@@ -66,7 +67,7 @@ class SendingTests(Ground):
     def test_after_close(self, backend: Backend) -> None:
         """A closed backend can be used again. Closing only releases resources."""
         backend.close()
-        (id,) = backend.send([codec.encode(Message("task"))])
+        (id,) = backend.send([sealed(codec.encode(Message("task")))])
         backend.record([Record(id, "task", "processed", 1, 1.0, 1.0, 1)])
         for _ in range(2):
             backend.close()
@@ -78,7 +79,7 @@ class SendingTests(Ground):
 
         def send() -> None:
             for _ in range(25):
-                ids.extend(backend.send([codec.encode(Message("task"))]))
+                ids.extend(backend.send([sealed(codec.encode(Message("task")))]))
 
         threads = [threading.Thread(target=send) for _ in range(4)]
         for thread in threads:

@@ -7,12 +7,12 @@ import pytest
 from ... import codec, dispatch, inspection
 from ...backends.change import RunNow
 from ...dispatch import Call
-from ...message import Ack, Bury, Claim, Envelope, Message, Outcome, Record, Retry, State, Verdict
+from ...message import Ack, Bury, Claim, Content, Envelope, Message, Outcome, Record, Retry, State, Verdict
 from ...results import ResultProcessed, ResultRescheduled, ResultSkipped, TaskResult
 from ...retry import MAX_CRASHES
 from ...spooler import Spooler
 from ...tasks import SpoolerTask
-from ..exchange import settle_one
+from ..exchange import content_of, sealed, settle_one
 from .harness import TICK, Ground, Queue
 
 __all__ = ["VerdictTests"]
@@ -64,7 +64,7 @@ class ConformanceTask(SpoolerTask):
 def _run(queue: Queue) -> tuple[Outcome, Claim]:
     """Run the next task as a worker does."""
     claim = queue.begin()
-    call = dispatch.prepare(claim, queue.clock(), lambda: 0.0)
+    call = dispatch.prepare(claim, content_of(claim), queue.clock(), lambda: 0.0)
     if isinstance(call, Outcome):
         outcome = call
     else:
@@ -79,7 +79,7 @@ def _run(queue: Queue) -> tuple[Outcome, Claim]:
 
 def _send(queue: Queue, message: Message) -> str:
     queue.clock.advance(TICK)
-    return queue.backend.send([codec.encode(message)])[0]
+    return queue.backend.send([sealed(codec.encode(message))])[0]
 
 
 def _run_until_dead(queue: Queue) -> tuple[Outcome, int]:
@@ -138,7 +138,7 @@ class VerdictTests(Ground):
         """
         id = _send(queue, conformance_odd.message())
         claim = queue.begin()
-        call = dispatch.prepare(claim, queue.clock())
+        call = dispatch.prepare(claim, content_of(claim), queue.clock())
         assert isinstance(call, Call)
         with pytest.raises(ValueError, match="more") as caught:
             dispatch.run(call)
@@ -217,7 +217,7 @@ class VerdictTests(Ground):
 
     def test_payload_of_an_unknown_class(self, queue: Queue) -> None:
         """A payload that needs a missing module is not damaged: the task is kept until a deploy adds the module."""
-        id = queue.backend.send([Envelope({"msg": b"task"}, b"cnowhere_at_all\nMissing\n.", None, None)])[0]
+        id = queue.backend.send([sealed(Content({"msg": b"task"}, b"cnowhere_at_all\nMissing\n.", None, None))])[0]
         outcome, _ = _run(queue)
         assert outcome.verdict is Verdict.RESCHEDULED
         assert "nowhere_at_all" in outcome.error
@@ -226,11 +226,11 @@ class VerdictTests(Ground):
     @pytest.mark.parametrize(
         "envelope",
         [
-            Envelope({"msg": b"task"}, b"no pickle", None, None),
-            Envelope({"msg": b"task", "unspool_codec": b"json"}, b"{", None, None),
-            Envelope({"msg": b"task", "unspool_codec": b"no such codec"}, b"body", None, None),
-            Envelope({"msg": b"task"}, b"]\x94.", None, None),
-            Envelope({"msg": b"ucfg_fcall"}, b"", None, None),
+            sealed(Content({"msg": b"task"}, b"no pickle", None, None)),
+            sealed(Content({"msg": b"task", "unspool_codec": b"json"}, b"{", None, None)),
+            sealed(Content({"msg": b"task", "unspool_codec": b"no such codec"}, b"body", None, None)),
+            sealed(Content({"msg": b"task"}, b"]\x94.", None, None)),
+            sealed(Content({"msg": b"ucfg_fcall"}, b"", None, None)),
         ],
         ids=["pickle", "json", "codec", "no dict", "no call"],
     )
