@@ -1,10 +1,10 @@
 """unspool: run functions later, in other processes, with no broker to run and no task lost."""
 
-from .errors import UnspoolError
+from .errors import Dead, UnspoolError
 from .functions import FunctionTask
 from .logger import keep_enabled as _keep_enabled
 from .message import Message
-from .results import ResultProcessed, ResultRescheduled, ResultSkipped, TaskResult
+from .results import ResultDead, ResultProcessed, ResultRescheduled, ResultSkipped, TaskResult
 from .settings import configure
 from .spooler import Spooler, raw_message
 from .tasks import SpoolerFunctionCallTask, SpoolerTask, spooler_task_types
@@ -16,8 +16,10 @@ _keep_enabled()
 _enter_uwsgi()
 
 __all__ = [
+    "Dead",
     "FunctionTask",
     "Message",
+    "ResultDead",
     "ResultProcessed",
     "ResultRescheduled",
     "ResultSkipped",

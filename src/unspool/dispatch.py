@@ -13,14 +13,14 @@ exception, and raises nothing. An ``Ending`` contains none of these objects.
 
 import os
 import random as _random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
 
 from . import codec, failure
-from .errors import Damaged, NoHandler, TaskTimeout
+from .errors import Damaged, Dead, NoHandler, TaskTimeout
 from .message import Ack, Bury, Claim, Content, Disposition, Message, Outcome, Retry, Verdict, reason_of
 from .options import TaskOptions
-from .results import ResultRescheduled, ResultSkipped, TaskResult, is_awaitable
+from .results import ResultDead, ResultRescheduled, ResultSkipped, TaskResult, is_awaitable
 from .retry import MAX_CRASHES, RetryPolicy, next_attempt
 from .tasks import SpoolerTask, spooler_task_types
 
@@ -28,6 +28,7 @@ __all__ = ["Call", "Ending", "Unfinished", "conclude", "delay_after", "prepare",
 
 _PACKAGE = os.path.dirname(__file__) + os.sep
 _traceback: Any = vars(BaseException)["__traceback__"].__get__  # a subclass can replace the attribute
+_bases: Any = vars(type)["__mro__"].__get__  # a metaclass can replace the attribute
 _DEFAULT_RETRY = RetryPolicy()
 _YOUNG_RETRY = 5.0  # seconds until an unreadable file of another program is read again
 
@@ -40,10 +41,14 @@ class Call(NamedTuple):
 
 
 class Ending(NamedTuple):
-    """How a run ended: processed, skipped, rescheduled or timeout, with a traceback or reason."""
+    """How a run ended: processed, skipped, rescheduled, timeout or dead, with a traceback or reason.
+
+    :param raised: the type of the exception that the run has raised.
+    """
 
     verdict: Verdict
     error: str = ""
+    raised: type[BaseException] | None = None
 
 
 class Unfinished(NamedTuple):
@@ -113,16 +118,26 @@ def returned(result: Any) -> Ending:
         exception = TypeError(f"the task's result has exception={failure.shown(exception)}, which is not an exception")
     if issubclass(kind, ResultRescheduled):
         return (
-            Ending(Verdict.RESCHEDULED, "the task asked to be rescheduled") if exception is None else raised(exception)
+            Ending(Verdict.RESCHEDULED, "the task asked to be rescheduled")
+            if exception is None
+            else raised(exception)._replace(raised=None)  # it asks for another run itself
         )
+    if issubclass(kind, ResultDead):
+        reason = result.result if type(result.result) is str and result.result else "the task ended itself as dead"
+        return Ending(Verdict.DEAD, reason if exception is None else _describe(exception))
     error = "" if exception is None else _describe(exception)
     return Ending(Verdict.SKIPPED if issubclass(kind, ResultSkipped) else Verdict.PROCESSED, error)
 
 
 def raised(exception: BaseException) -> Ending:
     """Return the ending for the exception of a run."""
-    overran = issubclass(type(exception), TaskTimeout)
-    return Ending(Verdict.TIMEOUT if overran else Verdict.RESCHEDULED, _describe(exception))
+    kind = type(exception)
+    verdict = Verdict.RESCHEDULED
+    if issubclass(kind, TaskTimeout):
+        verdict = Verdict.TIMEOUT
+    elif issubclass(kind, Dead):
+        verdict = Verdict.DEAD
+    return Ending(verdict, _describe(exception), kind)
 
 
 def conclude(
@@ -136,14 +151,21 @@ def conclude(
 
     :param now: unix seconds.
     """
-    verdict, error = ending
+    verdict, error, kind = ending
     if verdict is Verdict.PROCESSED:
         return Outcome(verdict, Ack(), error) if error else _ACK_PROCESSED
     if verdict is Verdict.SKIPPED:
         if options.release_skipped:
             return _again(verdict, claim, options.retry, now, random, "left for another handler")
         return Outcome(verdict, Ack(), error) if error else _ACK_SKIPPED
+    if verdict is Verdict.DEAD or (options.no_retry_for and _is_one_of(kind, options.no_retry_for)):
+        return Outcome(Verdict.DEAD, Bury(reason_of(error)), error)
     return _again(verdict, claim, options.retry, now, random, error)
+
+
+def _is_one_of(kind: type[BaseException] | None, types: Sequence[type[BaseException]]) -> bool:
+    """Return whether an exception is of one of these types, without running code of its class."""
+    return kind is not None and any(base in types for base in _bases(kind))
 
 
 _PROCESSED, _SKIPPED = Ending(Verdict.PROCESSED), Ending(Verdict.SKIPPED)

@@ -112,6 +112,10 @@ class AmbiguousId(UnspoolError, LookupError):
     """A part of an id that several tasks have."""
 
 
+class Dead(UnspoolError):
+    """Raised by a task to end as dead: it is set aside and does not run again, whatever attempts are left."""
+
+
 class NoHandler(UnspoolError, LookupError):
     """A task whose function or type this program does not know."""
 

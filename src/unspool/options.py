@@ -1,5 +1,6 @@
 """The options of a task, as passed to its decorator."""
 
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, NamedTuple, Self, TypedDict, Unpack
 
@@ -23,6 +24,7 @@ class TaskKeywords(TypedDict, total=False):
     timeout: float | timedelta | None
     serializer: str
     release_skipped: bool
+    no_retry_for: type[BaseException] | Sequence[type[BaseException]]
 
 
 _LONGEST = 365 * 86400  # seconds of a time limit
@@ -36,6 +38,7 @@ class _Options(NamedTuple):
     timeout: float | None
     serializer: str
     release_skipped: bool
+    no_retry_for: tuple[type[BaseException], ...]
 
 
 class TaskOptions(_Options):
@@ -48,6 +51,7 @@ class TaskOptions(_Options):
     :param serializer: ``pickle`` or ``json``.
     :param release_skipped: True if a task that returns ``None`` runs again, so that another handler can take it. Delay
         and limit are those of a failed task.
+    :param no_retry_for: a type of exceptions, or several: a task that raises one is dead, whatever attempts are left.
     :raises OptionRefused: for an invalid value.
     """
 
@@ -61,6 +65,7 @@ class TaskOptions(_Options):
         timeout: float | timedelta | None = None,
         serializer: str = "pickle",
         release_skipped: bool = False,
+        no_retry_for: type[BaseException] | Sequence[type[BaseException]] = (),
     ) -> Self:
         check_priority(priority)
         to_due(postpone, 0.0)
@@ -74,7 +79,9 @@ class TaskOptions(_Options):
                 f"timeout is {timeout!r}; it must be a timedelta or a number of seconds, above 0 and at most "
                 f"{_LONGEST}, or None"
             )
-        return super().__new__(cls, priority, postpone, retry, timeout, serializer, release_skipped)
+        return super().__new__(
+            cls, priority, postpone, retry, timeout, serializer, release_skipped, _exceptions(no_retry_for)
+        )
 
     @classmethod
     def of(cls, **keywords: Unpack[TaskKeywords]) -> "TaskOptions":
@@ -91,6 +98,20 @@ class TaskOptions(_Options):
         if "max_attempts" in options:
             retry["max_attempts"] = options.pop("max_attempts")
         return cls(retry=RetryPolicy(**retry), **options)
+
+
+def _exceptions(given: Any) -> tuple[type[BaseException], ...]:
+    """Return types of exceptions as a tuple.
+
+    :raises OptionRefused: if one of them is anything else.
+    """
+    types = tuple(given) if isinstance(given, list | tuple | set | frozenset) else (given,)
+    for one in types:
+        if not isinstance(one, type) or not issubclass(one, BaseException):
+            raise OptionRefused(
+                f"no_retry_for is {given!r}; it must be a type of exceptions, such as ValueError, or a tuple of them"
+            )
+    return types
 
 
 def _seconds(value: Any) -> Any:

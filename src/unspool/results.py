@@ -2,7 +2,7 @@
 
 from typing import Any
 
-__all__ = ["ResultProcessed", "ResultRescheduled", "ResultSkipped", "TaskResult", "is_awaitable"]
+__all__ = ["ResultDead", "ResultProcessed", "ResultRescheduled", "ResultSkipped", "TaskResult", "is_awaitable"]
 
 
 class TaskResult:
@@ -45,6 +45,15 @@ class ResultRescheduled(TaskResult):
     """The task runs again after its retry delay."""
 
     code_uwsgi = -1
+
+
+class ResultDead(TaskResult):
+    """The task is dead: it is set aside and does not run again, whatever attempts are left.
+
+    :param result: the reason, as a text.
+    """
+
+    code_uwsgi = -2
 
 
 def is_awaitable(value: object) -> bool:

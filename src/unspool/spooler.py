@@ -64,6 +64,7 @@ def _task(spooler: Any, func: Any = None, /, **options: Unpack[TaskKeywords]) ->
     :param timeout: seconds, or a timedelta, that a run may take; no limit if None.
     :param serializer: ``pickle`` or ``json``.
     :param release_skipped: True if a task that returns ``None`` runs again, so that another handler can take it.
+    :param no_retry_for: a type of exceptions, or several: a task that raises one is dead, whatever attempts are left.
     :raises FunctionRefused: for a function that no worker could find or call (a lambda, a local function, a method, a
         generator function, one of an interactive session), and for a name that another task already has.
     :raises OptionRefused: for an unknown option or an invalid value.

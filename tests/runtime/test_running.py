@@ -61,6 +61,22 @@ def test_a_failing_task_is_retried_and_then_dead(place: Place) -> None:
     assert all("in fail" in record.error for record in records)
 
 
+def test_dead_at_once(place: Place) -> None:
+    """A function and a coroutine may end as dead at their first attempt, by ``Dead`` or the type of their error."""
+    place.write_app("""
+    from unspool import Dead
+    @Spooler.task
+    def function(): raise Dead("no such customer")
+    @Spooler.task(no_retry_for=LookupError)
+    async def coroutine(): raise KeyError("x")
+    """)
+    place.call("function(); coroutine()")
+    running = place.burst()
+    assert running.verdicts() == ["dead", "dead"]
+    reasons = sorted(str(line["reason"]) for line in running.seen if line.get("verdict") == "dead")
+    assert reasons == ["KeyError: 'x'", "unspool.errors.Dead: no such customer"]
+
+
 def test_a_rescheduled_result_runs_again(place: Place) -> None:
     """ResultRescheduled causes another run, like an exception."""
     place.write_app("""

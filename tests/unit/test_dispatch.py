@@ -7,11 +7,22 @@ from typing import Any
 
 import pytest
 
-from unspool import ResultProcessed, ResultRescheduled, ResultSkipped, Spooler, SpoolerTask, TaskResult, codec, dispatch
+from unspool import (
+    Dead,
+    ResultDead,
+    ResultProcessed,
+    ResultRescheduled,
+    ResultSkipped,
+    Spooler,
+    SpoolerTask,
+    TaskResult,
+    codec,
+    dispatch,
+)
 from unspool.dispatch import Call, Ending, Unfinished
-from unspool.errors import PayloadRefused, TaskTimeout
+from unspool.errors import OptionRefused, PayloadRefused, TaskTimeout
 from unspool.functions import call_message
-from unspool.message import NOTHING, Ack, Bury, Claim, Content, Message, Outcome, Retry, Verdict
+from unspool.message import NOTHING, Ack, Bury, Claim, Content, Message, Outcome, Retry, Verdict, reason_of
 from unspool.options import TaskOptions
 from unspool.retry import MAX_CRASHES, RetryPolicy
 from unspool.tasks import SpoolerFunctionCallTask, spooler_task_types
@@ -447,7 +458,7 @@ class Mute(Exception):
 def test_an_exception_that_cannot_be_read_is_a_failure_as_any_other() -> None:
     """Raised, or in a result: its type is shown."""
     name = f"{__name__}.Mute: <exception str() failed>"
-    assert dispatch.raised(Mute()) == Ending(Verdict.RESCHEDULED, name)
+    assert dispatch.raised(Mute()) == Ending(Verdict.RESCHEDULED, name, Mute)
     assert dispatch.returned(ResultRescheduled(exception=Mute())).error == name
 
 
@@ -495,3 +506,70 @@ def test_an_argument_that_cannot_even_say_why_it_cannot_be_sent() -> None:
     """It is refused and named."""
     with pytest.raises(PayloadRefused, match=r"argument 1 of .*:echo .*<exception str\(\) failed>"):
         codec.encode(echo.message(Unsendable()))
+
+
+class Sly(type):
+    """A class of classes that raise when they are inspected."""
+
+    @property
+    def __mro__(cls) -> Any:  # type: ignore[override]
+        raise SystemExit
+
+    def __subclasscheck__(cls, subclass: type) -> bool:
+        raise SystemExit
+
+
+class SlyError(LookupError, metaclass=Sly):
+    """An error of such a class."""
+
+
+@pytest.mark.parametrize(
+    ("types", "exception", "dead"),
+    [
+        (KeyError, KeyError("x"), True),
+        ((OSError, KeyError), ConnectionResetError(), True),
+        ([LookupError], SlyError(), True),
+        (TaskTimeout, TaskTimeout("too long"), True),
+        (KeyError, LookupError("x"), False),
+        (KeyError, SlyError(), False),
+        ((), KeyError("x"), False),
+    ],
+)
+def test_errors_that_are_not_retried(types: Any, exception: BaseException, dead: bool) -> None:
+    """A task that raises one of them, or of a subclass, is dead at once. No code of its class runs."""
+    options = TaskOptions(no_retry_for=types)
+    outcome = dispatch.conclude(options, claim(), dispatch.raised(exception), NOW, lambda: 0.0)
+    assert isinstance(outcome.disposition, Bury if dead else Retry)
+    assert outcome.begun
+    if dead:
+        assert (outcome.verdict, outcome.disposition) == (Verdict.DEAD, Bury(reason_of(outcome.error)))
+
+
+def test_a_task_that_ends_as_dead() -> None:
+    """It raises ``Dead`` or returns ``ResultDead``, with a reason, an error, or neither."""
+    endings = [
+        dispatch.raised(Dead("no such customer")),
+        dispatch.returned(ResultDead("blocked")),
+        dispatch.returned(ResultDead(exception=KeyError("x"))),
+        dispatch.returned(ResultDead()),
+        dispatch.returned(ResultDead(5)),
+    ]
+    outcomes = [dispatch.conclude(OPTIONS, claim(), ending, NOW, lambda: 0.0) for ending in endings]
+    assert {outcome.verdict for outcome in outcomes} == {Verdict.DEAD}
+    itself = "the task ended itself as dead"
+    reasons = ["unspool.errors.Dead: no such customer", "blocked", "KeyError: 'x'", itself, itself]
+    assert [outcome.disposition for outcome in outcomes] == [Bury(reason) for reason in reasons]
+
+
+def test_a_task_that_asks_for_another_run_gets_it() -> None:
+    """``no_retry_for`` does not apply to ``ResultRescheduled``."""
+    options = TaskOptions(no_retry_for=KeyError)
+    ending = dispatch.returned(ResultRescheduled(exception=KeyError("x")))
+    assert isinstance(dispatch.conclude(options, claim(), ending, NOW, lambda: 0.0).disposition, Retry)
+
+
+@pytest.mark.parametrize("given", ["ValueError", ValueError("x"), (ValueError, int), None, 5, [[ValueError]]])
+def test_what_is_no_type_of_exceptions(given: Any) -> None:
+    """It is refused when the task is defined, naming the option."""
+    with pytest.raises(OptionRefused, match=r"no_retry_for is .*; it must be a type of exceptions"):
+        TaskOptions.of(no_retry_for=given)

@@ -7,8 +7,9 @@ import pytest
 from ... import codec, dispatch, inspection
 from ...backends.change import RunNow
 from ...dispatch import Call
+from ...errors import Dead
 from ...message import Ack, Bury, Claim, Content, Envelope, Message, Outcome, Record, Retry, State, Verdict
-from ...results import ResultProcessed, ResultRescheduled, ResultSkipped, TaskResult
+from ...results import ResultDead, ResultProcessed, ResultRescheduled, ResultSkipped, TaskResult
 from ...retry import MAX_CRASHES
 from ...spooler import Spooler
 from ...tasks import SpoolerTask
@@ -38,6 +39,16 @@ def conformance_task(what: str) -> Any:
     if what not in _RESULTS:
         raise ValueError(what)
     return _RESULTS[what]
+
+
+@Spooler.task(no_retry_for=KeyError)
+def conformance_hopeless(how: str) -> Any:
+    """End as dead, in one of three ways."""
+    if how == "raised":
+        raise Dead("no such customer")
+    if how == "returned":
+        return ResultDead("no such customer")
+    raise KeyError(how)
 
 
 @Spooler.task(max_attempts=1)
@@ -131,6 +142,23 @@ class VerdictTests(Ground):
         entry = inspection.find(queue.backend, id)
         assert entry is not None
         assert (entry.state, entry.attempts, entry.reason) == (State.DEAD, 3, "ValueError: raises")
+
+    @pytest.mark.parametrize(
+        ("how", "reason"),
+        [
+            ("raised", "unspool.errors.Dead: no such customer"),
+            ("returned", "no such customer"),
+            ("key", "KeyError: 'key'"),
+        ],
+    )
+    def test_dead_at_once(self, queue: Queue, how: str, reason: str) -> None:
+        """A task may end as dead itself, or by the type of its error, at its first attempt."""
+        id = _send(queue, conformance_hopeless.message(how))
+        outcome, _ = _run(queue)
+        assert outcome.verdict is Verdict.DEAD
+        entry = inspection.find(queue.backend, id)
+        assert entry is not None
+        assert (entry.state, entry.attempts, entry.reason) == (State.DEAD, 1, reason)
 
     def test_an_error_that_cannot_be_stored_as_it_is(self, queue: Queue) -> None:
         """A message with NUL, a lone surrogate and control characters is stored with escapes, as the reason and in
