@@ -89,16 +89,21 @@ class Running:
 
     def wait_for(self, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """Return the next line that satisfies a condition."""
+        line = self.wait_for_line_or_end(wanted)
+        if line is None:
+            status, said = self.process.wait(PATIENCE), f"{self.seen}, and {self.complaints}"
+            raise AssertionError(f"it ended, by {status}, without what was waited for; it said {said}")
+        return line
+
+    def wait_for_line_or_end(self, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any] | None:
+        """Return the next line that satisfies a condition, or None if the supervisor and its workers end before it."""
         while True:
             try:
                 line = self._lines.get(timeout=PATIENCE)
             except queue.Empty:
                 raise AssertionError(f"it never came; it said {self.seen}, and {self.complaints}") from None
             if line is None:
-                said = f"{self.seen}, and {self.complaints}"
-                raise AssertionError(
-                    f"it ended, by {self.process.wait(PATIENCE)}, without what was waited for; it said {said}"
-                )
+                return None
             self.seen.append(line)
             if wanted(line):
                 return line
