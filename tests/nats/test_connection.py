@@ -1,6 +1,7 @@
 """Connections to the servers: how many there are, and that nothing is lost or done twice where they break."""
 
 import base64
+import contextlib
 import gc
 import json
 import os
@@ -225,12 +226,9 @@ def test_claims_whose_answers_are_lost(worker: NatsBackend, lose: Loses) -> None
     until(lambda: records(worker) == 0)
 
 
-def test_claims_of_a_call_that_raises(own_server: Server, opened: Open, lose: Loses) -> None:
-    """Claims that were made in a call that has raised are released by the next call, and are no crashes."""
-    worker, other = (opened(url, patience=0.5) for url in [queue_on(own_server.url)] * 2)
-    ids = send(worker, Message("one"), Message("two"))
-    refs = [id.rpartition("/")[2] for id in ids]
-    end(worker, claim(worker, send(worker)[0]))
+@contextlib.contextmanager
+def losing() -> Iterator[None]:
+    """Lose the answers to all requests, with the connection."""
     ask = JetStream._ask_some  # noqa: SLF001  to lose an answer
 
     def ask_some(self: JetStream, requests: Sequence[Request], some: Any, found: Any, *more: Any) -> None:
@@ -242,13 +240,34 @@ def test_claims_of_a_call_that_raises(own_server: Server, opened: Open, lose: Lo
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(JetStream, "_ask_some", ask_some)
-        with pytest.raises(SpoolerUnreachable):
-            worker.exchange([], refs)
+        yield
+
+
+def test_claims_of_a_call_that_raises(own_server: Server, opened: Open) -> None:
+    """Claims that were made in a call that has raised are released by the next call, and are no crashes."""
+    worker, other = (opened(url, patience=0.5) for url in [queue_on(own_server.url)] * 2)
+    ids = send(worker, Message("one"), Message("two"))
+    refs = [id.rpartition("/")[2] for id in ids]
+    end(worker, claim(worker, send(worker)[0]))
+    with losing(), pytest.raises(SpoolerUnreachable):
+        worker.exchange([], refs)
     assert records(worker) == 2
     assert worker.exchange([], []).taken == []
     assert records(worker) == 0
     claims = [one for one in other.exchange([], refs).taken if isinstance(one, Claim)]
     assert [(one.attempts, one.crashes) for one in claims] == [(1, 0), (1, 0)]
+
+
+def test_claims_that_are_released_late(own_server: Server, opened: Open) -> None:
+    """If the servers are away during the next call as well, the claims are released while the worker waits."""
+    worker = opened(queue_on(own_server.url, "&lease=1"), patience=0.5)
+    ids = send(worker, Message("one"), Message("two"))
+    end(worker, claim(worker, send(worker)[0]))
+    with losing():
+        with pytest.raises(SpoolerUnreachable):
+            worker.exchange([], [id.rpartition("/")[2] for id in ids])
+        assert worker.exchange([], []).taken == []
+    until(lambda: records(worker) == 0)
 
 
 def test_a_batch_that_breaks(backend: NatsBackend, lose: Loses) -> None:

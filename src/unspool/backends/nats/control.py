@@ -157,7 +157,8 @@ class NatsControl:
     def announce(self, stream: JetStream) -> None:
         """Publish the messages of this process, and repeat them while it lives. Call this before it takes a task.
 
-        The messages are repeated by a thread, because a task may take long. It is stopped while the process forks.
+        The messages are repeated by a thread, because a task may take long. It also withdraws claims that could not be
+        withdrawn while the servers were away. It is stopped while the process forks.
         """
         if not self._beating:
             self._beat(stream)
@@ -181,6 +182,7 @@ class NatsControl:
         while not ended.wait(self._place.lease / 3):
             with contextlib.suppress(SpoolerUnusable):
                 self._place.call(self._beat)
+                self._place.call(lambda stream: runs.withdraw_all(stream, self._place.names))
 
     def _stop(self) -> None:
         thread, self._thread = self._thread, None

@@ -72,14 +72,11 @@ class Exchange:
 
     def exchange(self, ended: Sequence[End], refs: Sequence[str]) -> Exchanged:
         """Implement ``Backend.exchange``."""
-        given_up = runs.given_up(self._names)
-        if not (ended or refs or given_up):
+        if not (ended or refs or runs.has_given_up(self._names)):
             return Exchanged([], [])
         with self._place.stream() as stream:
-            with contextlib.suppress(SpoolerUnreachable):  # the next call tries it again
-                for one in given_up:
-                    self._tasks.withdraw(stream, *one)
-                    runs.withdrawn(self._names, *one)
+            with contextlib.suppress(SpoolerUnreachable):  # ``NatsControl`` tries it again
+                runs.withdraw_all(stream, self._names)
             number = next(_numbers)
             try:
                 return self._exchange(stream, ended, refs, number)
@@ -222,13 +219,14 @@ class Exchange:
                 if stored is None:
                     return Refusal(_GONE)
             elif written.repeated:  # an earlier attempt may have written it
-                self._tasks.withdraw(stream, run.token, run.number)
+                runs.withdraw(stream, names, run.token, run.number)
             for _ in range(2):
                 try:
                     return self._claim_any(stream, run)
                 except Conflict:
                     pass
         except ApiError as error:
+            runs.give_up(names, run.token, run.number)
             return self._refusal(error)
         return Refusal(RefusalKind.BUSY)
 

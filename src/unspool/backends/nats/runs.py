@@ -25,13 +25,14 @@ __all__ = [
     "Run",
     "drop_void",
     "give_up",
-    "given_up",
+    "has_given_up",
     "host",
     "is_alive",
     "is_held",
     "me",
     "process",
-    "withdrawn",
+    "withdraw",
+    "withdraw_all",
 ]
 
 _DIGITS = 10  # no process id has this many digits
@@ -170,14 +171,26 @@ def give_up(names: Names, token: str, number: int) -> None:
     _given_up.add((names.root, token, number))
 
 
-def given_up(names: Names) -> list[tuple[str, int]]:
-    """Return the claims that were given up, and whose records may still be there."""
-    return [(token, number) for root, token, number in _given_up if root == names.root]
+def withdraw_all(stream: JetStream, names: Names) -> None:
+    """Delete the records of claims that were given up, whose tasks no other process can run until then."""
+    for one in list(_given_up):
+        root, token, number = one
+        if root == names.root:
+            withdraw(stream, names, token, number)
+            _given_up.discard(one)
 
 
-def withdrawn(names: Names, token: str, number: int) -> None:
-    """Note that the record of a claim that was given up is not there any more."""
-    _given_up.discard((names.root, token, number))
+def withdraw(stream: JetStream, names: Names, token: str, number: int) -> None:
+    """Delete the record that this process has written in its exchange of this number, if it exists."""
+    record = stream.last(names.state, names.records(token))
+    run = Run.of(record) if record else None
+    if run is not None and run.process == me() and run.number == number:
+        stream.delete(names.state, run.seq)
+
+
+def has_given_up(names: Names) -> bool:
+    """Return whether claims were given up whose records may still exist."""
+    return bool(_given_up) and any(root == names.root for root, _, _ in list(_given_up))
 
 
 _me: Process | None = None

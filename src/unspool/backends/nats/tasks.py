@@ -174,12 +174,6 @@ class Tasks:
         headers, replaces = _LOCK if vanishes else None, (names.records(run.token), former.seq if former else 0)
         return self._publish(stream, names.state, subject, run.dump(), headers, replaces=replaces)
 
-    def withdraw(self, stream: JetStream, token: str, number: int) -> None:
-        """Delete the record that this process has written in its exchange of this number, if it exists."""
-        run = self.run_of(stream, token)
-        if run is not None and run.process == runs.me() and run.number == number:
-            stream.delete(self._names.state, run.seq)
-
     def lock(self, stream: JetStream, stored: Stored, run: Run | None) -> int:
         """Prevent workers from starting a task that they have already read. Return the number of the lock's record.
 
