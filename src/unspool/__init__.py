@@ -1,5 +1,6 @@
 """unspool: run functions later, in other processes, with no broker to run and no task lost."""
 
+from .current import CurrentTask, current
 from .errors import Dead, UnspoolError
 from .functions import FunctionTask
 from .logger import keep_enabled as _keep_enabled
@@ -16,6 +17,7 @@ _keep_enabled()
 _enter_uwsgi()
 
 __all__ = [
+    "CurrentTask",
     "Dead",
     "FunctionTask",
     "Message",
@@ -29,6 +31,7 @@ __all__ = [
     "TaskResult",
     "UnspoolError",
     "configure",
+    "current",
     "raw_message",
     "spooler_task_types",
 ]

@@ -116,6 +116,10 @@ class Dead(UnspoolError):
     """Raised by a task to end as dead: it is set aside and does not run again, whatever attempts are left."""
 
 
+class NotInTask(UnspoolError, LookupError):
+    """``unspool.current()`` was called where no task runs."""
+
+
 class NoHandler(UnspoolError, LookupError):
     """A task whose function or type this program does not know."""
 

@@ -61,6 +61,55 @@ def test_a_failing_task_is_retried_and_then_dead(place: Place) -> None:
     assert all("in fail" in record.error for record in records)
 
 
+def test_the_current_task(place: Place) -> None:
+    """A function, a coroutine beside others, what they call and their asyncio tasks know which task they belong to. A
+    thread of a task and the code between tasks belong to none."""
+    place.write_app("""
+    import asyncio, threading, unspool
+    def say(what):
+        try:
+            now = unspool.current()
+            note(what, now.id.rpartition("/")[2], now.name, now.attempt)
+        except unspool.errors.NotInTask:
+            note(what, "none")
+    say("import")
+    @Spooler.task(retry_delay=0)
+    def function():
+        say("function")
+        thread = threading.Thread(target=say, args=["thread"]); thread.start(); thread.join()
+        if unspool.current().attempt == 1: raise ValueError
+    @Spooler.task
+    async def coroutine(n):
+        await asyncio.sleep(0.001)
+        say(f"coroutine {n}")
+        await asyncio.create_task(asyncio.sleep(0))
+        await asyncio.to_thread(say, f"to_thread {n}")
+        await asyncio.gather(asyncio.create_task(later(n)))
+    async def later(n): say(f"later {n}")
+    """)
+    place.call("function(), [coroutine(n) for n in range(3)]")
+    names = {entry.task: [] for entry in inspection.tasks(place.backend)}
+    for entry in inspection.tasks(place.backend):
+        names[entry.task].append(entry.id.rpartition("/")[2])
+    place.burst()
+    (function,), coroutines = names["tasks:function"], names["tasks:coroutine"]
+    lines = place.lines()
+    assert lines[:2] == ["import none"] * 2  # of the sender and of the worker
+    assert [line for line in lines if line.startswith(("function", "thread"))] == [
+        f"function {function} tasks:function 1",
+        "thread none",
+        f"function {function} tasks:function 2",
+        "thread none",
+    ]
+    expected = {
+        f"{what} {n} {id} tasks:coroutine 1"
+        for n, id in enumerate(coroutines)
+        for what in ("coroutine", "to_thread", "later")
+    }
+    assert expected < set(lines)
+    assert len(lines) == 2 + 4 + len(expected)
+
+
 def test_dead_at_once(place: Place) -> None:
     """A function and a coroutine may end as dead at their first attempt, by ``Dead`` or the type of their error."""
     place.write_app("""

@@ -19,10 +19,11 @@ from types import CoroutineType, TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import dispatch, failure
+from ..current import running
 from ..dispatch import Ending
 from ..errors import TaskTimeout
 from ..imports import late
-from ..message import Verdict
+from ..message import Claim, Verdict
 from . import connections
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class _Run(NamedTuple):
     timeout: float | None
     done: Done
     over: Callable[[], object] | None
+    task: tuple[Claim, str] | None
 
 
 class EventLoop:
@@ -74,13 +76,19 @@ class EventLoop:
         return len(self._runs)
 
     def start(
-        self, coroutine: Awaitable[Any], timeout: float | None, done: Done, over: Callable[[], object] | None = None
+        self,
+        coroutine: Awaitable[Any],
+        timeout: float | None,
+        done: Done,
+        over: Callable[[], object] | None = None,
+        task: tuple[Claim, str] | None = None,
     ) -> None:
         """Run a coroutine, then call ``done`` with its ending, which settles it in either thread.
 
         :param timeout: the time limit in seconds, or None.
         :param over: called in the loop's thread as soon as the run has ended. The main thread may call ``done`` much
             later, if it waits for a server.
+        :param task: what ``unspool.current()`` returns in the coroutine.
         """
         if self._thread is None:
             self.used = True
@@ -93,7 +101,7 @@ class EventLoop:
             self._thread.start()
         self._runs[done] = None
         with self._lock:
-            self._fresh.append(_Run(coroutine, timeout, done, over))
+            self._fresh.append(_Run(coroutine, timeout, done, over, task))
             asleep, self._looking = not self._looking, True
         if asleep:
             self._loop.call_soon_threadsafe(self._look)
@@ -168,11 +176,17 @@ class EventLoop:
             self._loop.call_later(_GATHER, self._look)
 
     async def _run(
-        self, coroutine: Awaitable[Any], timeout: float | None, done: Done, over: Callable[[], object] | None
+        self,
+        coroutine: Awaitable[Any],
+        timeout: float | None,
+        done: Done,
+        over: Callable[[], object] | None,
+        task: tuple[Claim, str] | None,
     ) -> None:
         import asyncio
 
         _cause.set(done)
+        running.set(task)
         connections.close_old_of_coroutines(others=len(self._runs) > 1)
         limit = None
         try:  # includes the deletion of the result and its objects

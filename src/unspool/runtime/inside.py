@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import codec, dispatch, forks
 from ..backends.base import Clock, Registration
+from ..current import running
 from ..errors import ConfigurationError, Damaged, NoHandler, SpoolerUnusable
 from ..functions import find_function
 from ..inspection import runs
@@ -183,7 +184,7 @@ class SpoolerHandler:
         label = codec.task_label(content.vars)
         if claim.crashes:
             self._mourn(inside, claim, label)
-        outcome = self._perform(claim, dispatch.prepare(claim, content, started))
+        outcome = self._perform(claim, label, dispatch.prepare(claim, content, started))
         disposition = outcome.disposition
         if isinstance(disposition, Retry):  # uWSGI compares whole seconds, and would offer it early
             disposition = disposition._replace(at=math.ceil(disposition.at))
@@ -227,12 +228,13 @@ class SpoolerHandler:
             error = "its process ended while it ran: it crashed, overran uWSGI's time limit, or uWSGI was stopped"
             self._note(inside, Record(claim.id, label, Verdict.CRASHED, attempt, self._clock(), 0.0, 0, error), None)
 
-    def _perform(self, claim: Claim, call: dispatch.Call | Outcome) -> Outcome:
+    def _perform(self, claim: Claim, label: str, call: dispatch.Call | Outcome) -> Outcome:
         """Run a task to its end, including the end of its coroutine and of its objects."""
         if isinstance(call, Outcome):
             return call
         options = call.options
         connections.close_old()
+        running.set((claim, label))
         try:
             with contextlib.nullcontext() if options.timeout is None else limit(options.timeout):
                 try:
@@ -243,6 +245,7 @@ class SpoolerHandler:
                     ended = self._coroutines.run(ended.coroutine)
         except BaseException as error:  # noqa: BLE001  whatever a task raises, sys.exit() included, is its failure
             ended = dispatch.raised(error)
+        running.set(None)
         return dispatch.conclude(options, claim, ended, self._clock())
 
     def _note(self, inside: "UwsgiBackend", record: Record, until: float | None) -> None:

@@ -11,8 +11,10 @@ from typing import Any
 
 from .. import codec, dispatch, points
 from ..backends.base import Backend, Clock, Registration, Ticket
+from ..current import running
 from ..errors import ClaimLost, Damaged, SpoolerUnusable
 from ..message import SUCCEEDED, Ack, Claim, End, Outcome, Record, Refusal, RefusalKind, Release, Verdict
+from ..options import TaskOptions
 from ..printable import printable
 from ..retry import MAX_CRASHES
 from ..seal import Seal, end_of_damaged, lack_of_memory, refusal_of_damaged
@@ -232,16 +234,14 @@ class Worker:
             return
         options = call.options
         timeout = options.timeout
-        hard = None
         # Before the beginning is reported, because it may take long and must not reduce the time limit.
         if self._loop.used:
             self._loop.leave()
-        if timeout is not None:
-            self._reports.write(Begun(index, claim.ref, started, timeout, dispatch.delay_after(options, claim)))
-            hard = self._hard_limit.start(timeout + KILL_AFTER + self._limits.ending)  # later than the supervisor's
+        hard = None if timeout is None else self._start_limit(index, claim, options, timeout, started)
         connections.close_old()
         points.reach("run.begin")
         self._in_run = True
+        running.set((claim, label))
         try:
             # The task's objects are deleted in here, because their ``__del__`` is part of the run.
             if timeout is None:
@@ -259,6 +259,7 @@ class Worker:
             ended = dispatch.raised(error)
             # An interrupted run may leave any state, and leaks remain, so a new process takes over.
             self._stopping |= ended.verdict is Verdict.TIMEOUT or _has_no_descriptor_left(error)
+        running.set(None)
         self._in_run = False
         if self._loop.used:
             self._loop.come_back()
@@ -276,8 +277,13 @@ class Worker:
             if timeout is None:
                 self._reports.write(Begun(index, claim.ref, started))
             over = None if timeout is None else lambda: self._end_limit(index, claim, timeout, hard)
-            self._loop.start(ended.coroutine, timeout, done, over)
+            self._loop.start(ended.coroutine, timeout, done, over, (claim, label))
             self._registrations[index].running("", 0.0)  # its start has been reported
+
+    def _start_limit(self, index: int, claim: Claim, options: TaskOptions, timeout: float, started: float) -> Any:
+        """Start the time limit of a run. Return what ends the kernel's part of it."""
+        self._reports.write(Begun(index, claim.ref, started, timeout, dispatch.delay_after(options, claim)))
+        return self._hard_limit.start(timeout + KILL_AFTER + self._limits.ending)  # later than the supervisor's
 
     def _end_limit(self, index: int, claim: Claim, timeout: float | None, hard: Any) -> None:
         """End the time limit of a run that has returned. A server that does not answer may delay its end for long."""

@@ -2,10 +2,12 @@
 
 import time
 from collections.abc import Awaitable
+from contextvars import copy_context
 from typing import Any, NamedTuple
 
 from .. import codec, dispatch, registry
 from ..backends.base import Backend, Clock, Feed
+from ..current import running
 from ..errors import Damaged, TaskTimeout
 from ..message import Claim, Content, End, Outcome, Refusal, RefusalKind, Release, Verdict
 from ..results import is_awaitable
@@ -90,6 +92,7 @@ def _run(backend: Backend, claim: Claim, content: Content, clock: Clock) -> tupl
         if isinstance(call, Outcome):
             outcome = call
         else:
+            running.set((claim, codec.task_label(content.vars)))
             try:
                 result = call.task.process()
                 if is_awaitable(result):
@@ -98,6 +101,7 @@ def _run(backend: Backend, claim: Claim, content: Content, clock: Clock) -> tupl
             except (Exception, SystemExit, TaskTimeout) as error:  # noqa: BLE001  whatever a worker takes as failure
                 result, exception = None, error
                 ending = dispatch.raised(error)
+            running.set(None)
             outcome = dispatch.conclude(call.options, claim, ending, clock())
     except BaseException:  # the test is being stopped
         backend.exchange([End(claim, Release())], [])
@@ -117,4 +121,4 @@ def _awaited(awaitable: Awaitable[Any]) -> Any:
         return await awaitable
 
     with ThreadPoolExecutor(1) as thread:
-        return thread.submit(asyncio.run, wait()).result()
+        return thread.submit(copy_context().run, asyncio.run, wait()).result()
