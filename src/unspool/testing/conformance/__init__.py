@@ -9,14 +9,14 @@
         def damage(self, backend, id):
             ...  # alter a byte of the stored task
 
-The docstring of each test states one rule of the contract. The capabilities of a backend decide which tests are
-skipped: a backend without feeds skips the tests of handing out and running, and a backend whose tasks no other process
-sees skips the tests of several processes.
+The docstring of each test states one rule of the contract. Tests are skipped according to the capabilities of the
+backend. A backend without feeds skips the tests of feeds, claims and runs. A backend whose tasks no other process sees
+skips the tests of several processes.
 
-``memory`` and ``spool`` pass the suite in ``tests/conformance``, ``postgres`` and ``nats`` in the folders of their
-tests. ``uwsgi`` passes it in ``tests/uwsgi``, where pytest runs in a mule of a real uWSGI with the directory's feed.
-Calls of the handler, which only uWSGI makes, are tested there end to end: the same table of verdicts for each of
-uWSGI's modes and for ``unspool run``.
+The suite runs on ``memory`` and ``spool`` in ``tests/conformance``, and on ``postgres`` and ``nats`` in the folders of
+their tests. It runs on ``uwsgi`` in ``tests/uwsgi``, by a pytest in a mule of a real uWSGI and with the feed of the
+directory. Only uWSGI calls the handler. Its calls are tested there end to end, with the same table of verdicts for each
+mode of uWSGI and for ``unspool run``.
 """
 
 from .changes import ChangeTests
@@ -24,7 +24,7 @@ from .claims import ClaimTests
 from .control import ControlTests
 from .ephemeral import EphemeralTests
 from .feeds import FeedTests
-from .harness import Ground, Queue
+from .harness import BackendTests, Queue
 from .history import HistoryTests
 from .keyvalue import KeyValueTests
 from .listing import ListingTests
@@ -36,7 +36,7 @@ from .signing import SigningTests
 from .verdicts import VerdictTests
 from .waiting import WaitingTests
 
-__all__ = ["BackendConformance", "Ground", "Queue"]
+__all__ = ["BackendConformance", "BackendTests", "Queue"]
 
 
 class BackendConformance(
@@ -56,4 +56,4 @@ class BackendConformance(
     SigningTests,
     VerdictTests,
 ):
-    """The whole suite. :class:`Ground` lists what a subclass must supply."""
+    """The whole suite. A subclass implements the abstract methods of :class:`BackendTests`."""

@@ -6,7 +6,7 @@ from ... import inspection
 from ...backends.change import Change, Remove, Reprioritise, RunNow
 from ...errors import OptionRefused, TaskBusy
 from ...message import Ack, Bury, Retry, State
-from .harness import Ground, Queue
+from .harness import BackendTests, Queue
 from .listing import one_of_each
 
 __all__ = ["ChangeTests"]
@@ -15,7 +15,7 @@ IDLE = [State.READY, State.DEFERRED, State.DEAD, State.CORRUPT]
 CHANGES: list[Change] = [RunNow(), Remove(), Reprioritise(3)]
 
 
-class ChangeTests(Ground):
+class ChangeTests(BackendTests):
     """``Backend.change``."""
 
     @pytest.mark.parametrize("state", IDLE)

@@ -1,4 +1,4 @@
-"""A forked process that does something and lives on until it is killed."""
+"""A forked process that does some work and then waits until it is killed."""
 
 import contextlib
 import os
@@ -11,7 +11,7 @@ __all__ = ["child", "kill"]
 
 @contextlib.contextmanager
 def child(work: Callable[[], object], *, wait: bool = True) -> Iterator[int]:
-    """Fork a child that does ``work`` and then lives on. Yield its pid, and kill it at the end.
+    """Fork a child that does ``work`` and then waits. Yield its pid, and kill it at the end.
 
     :param wait: whether to yield only after the work is done.
     """

@@ -1,4 +1,4 @@
-"""Claims and their ends: one at a time, counted before the run, settled as decided."""
+"""Claims and the ends of runs: one claim of a task at a time, attempts, crashes and dispositions."""
 
 import os
 import signal
@@ -28,15 +28,15 @@ from ...message import (
 )
 from ..exchange import claim_one, content_of
 from ..waiting import readable
-from .harness import Ground, Queue
+from .harness import BackendTests, Queue
 
 __all__ = ["ClaimTests"]
 
 
-class ClaimTests(Ground):
-    """``Backend.claim`` and ``Backend.settle``."""
+class ClaimTests(BackendTests):
+    """``Backend.exchange`` and ``Backend.mark``."""
 
-    def test_what_a_claim_tells(self, queue: Queue) -> None:
+    def test_content_of_a_claim(self, queue: Queue) -> None:
         """A claim has the id, the envelope, and the number of attempts including this run."""
         id = queue.send("task", priority=4)
         claim = queue.begin()
@@ -130,7 +130,7 @@ class ClaimTests(Ground):
         assert sum(queue.backend.counts().tasks.values()) == 0
 
     def test_again(self, queue: Queue) -> None:
-        """A failed task waits, under its id and priority, until the time that was decided."""
+        """A failed task keeps its id and priority, and waits until the time of its ``Retry``."""
         id = queue.send("task", priority=7)
         at = queue.clock() + 30
         until = queue.end(queue.begin(), Retry(at))
@@ -193,7 +193,7 @@ class ClaimTests(Ground):
         assert states == [State.DEAD, State.RUNNING, None, State.DEFERRED]
 
     def test_an_empty_exchange(self, queue: Queue) -> None:
-        """A worker exchanges nothing before it waits, at any time."""
+        """A worker may call ``exchange`` with no ends and no refs at any time, as it does before it waits."""
         assert queue.backend.exchange([], []) == Exchanged([], [])
         queue.send("task")
         claim = queue.begin()
@@ -233,7 +233,7 @@ class ClaimTests(Ground):
         }
 
     def test_a_task_that_does_not_fit_into_memory(self, queue: Queue) -> None:
-        """A worker that cannot read a task returns it. This is an attempt and a crash."""
+        """A worker that cannot read a task into its memory releases it. This counts as an attempt and a crash."""
         queue.send("task")
         queue.end(queue.begin(), Release(crashed=True))
         claim = queue.begin()
@@ -255,8 +255,10 @@ class ClaimTests(Ground):
         assert not caplog.records
 
     def test_an_end_of_a_dead_worker(self, queue: Queue) -> None:
-        """If a backend's claims have fences, a supervisor settles what its dead worker had finished and not settled.
-        It knows the ref and the fence. No attempt or crash is left, and another claim is not affected."""
+        """If claims have fences, a supervisor settles the finished runs of a dead worker by their refs and fences.
+
+        No attempt or crash is counted, and another claim is not affected.
+        """
         if not queue.backend.capabilities.batches:
             queue.send("task")
             assert queue.begin().fence == 0
@@ -283,8 +285,8 @@ class ClaimTests(Ground):
         claim = queue.begin()
         assert claim.id == other
 
-    def test_put_off_while_it_runs(self, queue: Queue) -> None:
-        """A task that was put off while it ran does not start before that time when its worker is killed."""
+    def test_deferred_while_it_runs(self, queue: Queue) -> None:
+        """After ``DeferOnCrash``, a task whose worker is killed does not start before the time of the mark."""
         id, ticket = self._kill_in_mid_task(
             queue, lambda ref: queue.backend.mark(ref, DeferOnCrash(queue.clock() + 30))
         )
@@ -299,16 +301,18 @@ class ClaimTests(Ground):
         claim = queue.begin()
         assert (claim.attempts, claim.crashes) == (2, 1)
 
-    def test_excused_while_it_runs(self, queue: Queue) -> None:
-        """A task that was excused while it ran and whose worker was then killed has one more attempt, and no crash."""
+    def test_interrupted_while_it_runs(self, queue: Queue) -> None:
+        """After ``Interrupted``, a run whose worker is killed counts as an attempt and not as a crash."""
         id, _ = self._kill_in_mid_task(queue, lambda ref: queue.backend.mark(ref, Interrupted()))
         assert queue.state(id) is State.READY
         claim = queue.begin()
         assert (claim.attempts, claim.crashes) == (2, 0)
 
     def _kill_in_mid_task(self, queue: Queue, before: Callable[[str], None]) -> tuple[str, Ticket]:
-        """Return a task whose worker was killed after ``before`` was called with its ref, and which is no longer
-        running."""
+        """Start a task in a worker, call ``before`` with its ref, and kill the worker.
+
+        Return the id and the ticket when the task is no longer running.
+        """
         if not queue.backend.capabilities.forks:
             pytest.skip("no worker of this backend can be killed")
         id = queue.send("task")
@@ -320,7 +324,7 @@ class ClaimTests(Ground):
             os.write(writer, b".")
             signal.pause()
         try:
-            assert readable(reader, 60), "it was never claimed"
+            assert readable(reader, 60), "the worker has not claimed the task"
             before(ticket.ref)
         finally:
             os.kill(worker, signal.SIGKILL)

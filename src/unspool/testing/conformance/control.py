@@ -4,12 +4,12 @@ import pytest
 
 from ...backends.base import Backend
 from ...errors import OptionRefused
-from .harness import Ground
+from .harness import BackendTests
 
 __all__ = ["ControlTests"]
 
 
-class ControlTests(Ground):
+class ControlTests(BackendTests):
     """``Control``, as one process sees it."""
 
     def test_pause(self, backend: Backend) -> None:
@@ -37,6 +37,6 @@ class ControlTests(Ground):
             backend.control.set_period(value)
         assert backend.control.period == 7
 
-    def test_nobody_lives_here_yet(self, backend: Backend) -> None:
+    def test_no_live_processes(self, backend: Backend) -> None:
         """A queue without workers has no live processes."""
         assert backend.control.live() == []

@@ -7,12 +7,12 @@ import pytest
 from ...backends.base import Backend
 from ...backends.keyvalue import EPHEMERAL, Item, KeyValue
 from .child import child, kill
-from .harness import Ground
+from .harness import BackendTests
 
 __all__ = ["EphemeralTests"]
 
 
-class EphemeralTests(Ground):
+class EphemeralTests(BackendTests):
     """``KeyValue``: items with the life ``EPHEMERAL``."""
 
     def test_an_ephemeral_item_can_be_used_like_others(self, kv: KeyValue) -> None:

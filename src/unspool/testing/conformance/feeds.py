@@ -4,12 +4,12 @@ from ... import codec
 from ...backends.change import RunNow
 from ...message import Ack, Message, Release, Retry, State
 from ..exchange import content_of, sealed
-from .harness import TICK, Ground, Queue
+from .harness import TICK, BackendTests, Queue
 
 __all__ = ["FeedTests"]
 
 
-class FeedTests(Ground):
+class FeedTests(BackendTests):
     """``Feed``."""
 
     def test_priorities(self, queue: Queue) -> None:
@@ -26,7 +26,7 @@ class FeedTests(Ground):
         assert queue.order(30) == labels
 
     def test_batches_keep_their_order(self, queue: Queue) -> None:
-        """Sending many tasks at the same moment keeps their order."""
+        """Tasks that are sent in one batch run in the order of the batch."""
         labels = [f"task {number}" for number in range(30)]
         queue.backend.send([sealed(codec.encode(Message(label))) for label in labels])
         queue.clock.advance(TICK)
@@ -59,7 +59,7 @@ class FeedTests(Ground):
         queue.clock.advance(10)
         assert queue.order(1) == ["later"]
 
-    def test_says_when_to_look_again(self, queue: Queue) -> None:
+    def test_next_due(self, queue: Queue) -> None:
         """``next_due`` is not after the first due time, so a caller that sleeps until then is not late."""
         due = queue.clock() + 100
         queue.send("later", due=due)
@@ -111,7 +111,7 @@ class FeedTests(Ground):
         assert tickets == sorted(tickets)
 
     def test_ready_and_idle(self, queue: Queue) -> None:
-        """A feed is idle if no task is ready, handed out or being looked for. Deferred tasks do not count."""
+        """A feed is idle if no task is ready or handed out and its search is complete. Deferred tasks do not count."""
         queue.send("later", due=queue.clock() + 100)
         state = queue.look()
         assert (state.idle, state.ready) == (True, 0)

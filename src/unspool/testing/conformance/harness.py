@@ -1,4 +1,4 @@
-"""The base of the suite: what a backend's own tests supply, and the steps that the tests consist of."""
+"""The base class of the suite, and the operations that the tests are made of."""
 
 import os
 import signal
@@ -17,30 +17,31 @@ from ..clock import FakeClock
 from ..exchange import claim_one, content_of, sealed, settle_one
 from ..waiting import readable
 
-__all__ = ["TICK", "Ground", "Queue"]
+__all__ = ["TICK", "BackendTests", "Queue"]
 
 TICK = 0.001
-"""Seconds by which the clock moves with each sent task, so that first in, first out has one result."""
+"""Seconds by which the clock advances with each sent task, so that the order of the tasks is unambiguous."""
 
-_POLL = 1.0  # seconds by which the clock moves if a feed notices changes only by polling
-_LOOKS = 50  # looks of a tenth of a second at a feed that other processes notify of changes
+_POLL = 1.0  # seconds by which the clock advances for a feed that notices changes only by polling
+_LOOKS = 50  # the most refreshes of a feed, a tenth of a second apart, while a test waits for a change
 
 
-class Ground(ABC):
-    """The base of each test class: what a backend's tests must supply."""
+class BackendTests(ABC):
+    """The base class of each test class. Its abstract methods are implemented by the tests of a backend."""
 
     @abstractmethod
     def make_backend(self, clock: Clock, place: Path) -> Backend:
         """Return a backend with this clock.
 
-        :param place: a directory for this test, empty at first. If it is called again with the same directory and the
-            backend's ``Capabilities.forks`` is true, it returns another object for the same queue, as another process
-            would.
+        If the backend's ``Capabilities.forks`` is true, a second call with the same directory returns another object
+        for the same queue, as in another process.
+
+        :param place: a directory for this test. It is empty at the first call.
         """
 
     @abstractmethod
     def damage(self, backend: Backend, id: str) -> None:
-        """Alter a byte of a stored waiting task without using the backend."""
+        """Change a byte of a stored waiting task without using the backend."""
 
     def crash(self, backend: Backend, ref: str) -> None:
         """Claim the task in a child process and kill the child while it runs. Return when it is dead."""
@@ -53,9 +54,11 @@ class Ground(ABC):
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
         self.sync(backend)
 
-    def sync(self, backend: Backend) -> None:  # noqa: B027  most grounds have nothing to wait for
-        """Wait until the backend and its feed know what has happened so far: which processes have ended or closed their
-        backends, and what has changed in the queue. A kernel reports both at once."""
+    def sync(self, backend: Backend) -> None:  # noqa: B027  most backends have nothing to wait for
+        """Wait until the backend and its feed have noticed all earlier changes of the queue and all ended processes.
+
+        Override this if a server reports them with a delay. A kernel reports them at once.
+        """
 
     @pytest.fixture
     def clock(self) -> FakeClock:
@@ -127,7 +130,7 @@ class Queue:
         return state
 
     def look_until(self, done: Callable[[], bool]) -> None:
-        """Let the feed process changes until ``done`` returns True, or until it is clear that this does not happen."""
+        """Let the feed process changes until ``done`` returns True, but not for more than a few seconds."""
         for _ in range(_LOOKS):
             self.look()
             fd = self.feed.fileno()
@@ -148,7 +151,7 @@ class Queue:
         return taken
 
     def gives_nothing(self) -> bool:
-        """Return whether the feed, up to date, has no task to run."""
+        """Return whether the feed has no task to run after it has processed all changes."""
         self.look()
         return not self.feed.take(1)
 

@@ -4,7 +4,7 @@ from ... import inspection
 from ...backends.base import Backend
 from ...message import Record, Verdict
 from ..clock import FakeClock
-from .harness import Ground
+from .harness import BackendTests
 
 __all__ = ["HistoryTests"]
 
@@ -16,7 +16,7 @@ def _records(clock: FakeClock, *ids: str) -> list[Record]:
     ]
 
 
-class HistoryTests(Ground):
+class HistoryTests(BackendTests):
     """``Backend.record`` and ``Backend.history``."""
 
     def test_no_history(self, backend: Backend) -> None:

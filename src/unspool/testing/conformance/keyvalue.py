@@ -10,13 +10,13 @@ import pytest
 from ...backends.keyvalue import LARGEST_VALUE, Forever, Item, KeyValue, Until
 from ...errors import OptionRefused
 from ..clock import FakeClock
-from .harness import Ground
+from .harness import BackendTests
 from .increment import PATIENCE, increment
 
 __all__ = ["KeyValueTests"]
 
 
-class KeyValueTests(Ground):
+class KeyValueTests(BackendTests):
     """``KeyValue``: a table of small values that all processes of a queue see."""
 
     # --- get, put, drop
@@ -110,7 +110,7 @@ class KeyValueTests(Ground):
         assert kv.get(["none"]) == [None]
 
     def test_put_in_any_case(self, kv: KeyValue) -> None:
-        """Without ``expect``, a value is put whether there is an item or not."""
+        """Without ``expect``, a value is put whether the item exists or not."""
         assert kv.put("key", b"one")
         assert kv.put("key", b"two")
         assert [item and item.value for item in kv.get(["key"])] == [b"two"]
@@ -139,7 +139,7 @@ class KeyValueTests(Ground):
         assert None not in seen
         assert len(set(seen)) == len(seen)
 
-    def test_threadsincrement(self, kv: KeyValue) -> None:
+    def test_threads_increment(self, kv: KeyValue) -> None:
         """Several threads of a process increment a counter by compare-and-set, and none of their steps is lost."""
         threads = [threading.Thread(target=increment, args=(kv, 5)) for _ in range(4)]
         for thread in threads:
@@ -199,7 +199,7 @@ class KeyValueTests(Ground):
         assert found == [(key, key.encode()) for key in sorted(keys) if key.startswith("a")]
 
     def test_scan_of_a_prefix(self, kv: KeyValue) -> None:
-        """A prefix is any beginning of a key, and is no pattern."""
+        """A prefix is matched literally with the beginning of each key. It is not a pattern."""
         for key in ("limit", "limit/mail/0", "limit/mail/1", "limit/main", "limits", "lim_t", "LIMIT"):
             kv.put(key, b"")
         assert [key for key, _ in kv.scan("limit/mai")] == ["limit/mail/0", "limit/mail/1", "limit/main"]
@@ -211,7 +211,7 @@ class KeyValueTests(Ground):
         assert kv.scan("none") == []
 
     def test_refuses_other_prefixes(self, kv: KeyValue) -> None:
-        """What no key begins with is refused."""
+        """A prefix that no key can have is refused."""
         for prefix in ("/", "a//", "a b", "%", "a*", "ä", "x" * 201):
             with pytest.raises(OptionRefused):
                 kv.scan(prefix)

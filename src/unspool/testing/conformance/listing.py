@@ -10,7 +10,7 @@ from ...lookup import find_ended, find_task
 from ...message import Ack, Bury, Record, Refusal, RefusalKind, Retry, State
 from ...task_id import short_id
 from ..exchange import claim_one
-from .harness import Ground, Queue
+from .harness import BackendTests, Queue
 
 __all__ = ["ListingTests"]
 
@@ -28,7 +28,7 @@ def one_of_each(queue: Queue) -> dict[State, str]:
     return ids
 
 
-class ListingTests(Ground):
+class ListingTests(BackendTests):
     """``Backend.page`` for tasks, and ``Backend.counts``."""
 
     def test_states(self, queue: Queue) -> None:
@@ -114,7 +114,7 @@ class ListingTests(Ground):
         for limit in range(len(whole) + 2):
             assert [entry.task for entry in inspection.tasks(queue.backend, limit=limit)] == whole[:limit]
 
-    def test_what_an_entry_tells(self, queue: Queue) -> None:
+    def test_values_of_an_entry(self, queue: Queue) -> None:
         """Label, priority, due time, size, spooler and id of a task are those it was sent with."""
         due = queue.clock() + 77
         id = queue.send("label", priority=6, due=due, payload="p" * 500)
@@ -132,7 +132,7 @@ class ListingTests(Ground):
             assert inspection.find(queue.backend, entry.id) == entry
 
     def test_short_ids(self, queue: Queue) -> None:
-        """The short form of an id finds the task in each state, after a retry, and among the runs that ended."""
+        """The short form of an id finds the task in each state, also after a retry, and its runs in the history."""
         ids, backend = one_of_each(queue), queue.backend
         for entry in [*inspection.tasks(backend)]:
             short = short_id(entry.id)
@@ -147,8 +147,8 @@ class ListingTests(Ground):
         assert find_task(short, [backend]) is None
         assert find_ended(short, [backend]) == (backend, [renewed])
 
-    def test_find_what_is_not_there(self, queue: Queue) -> None:
-        """Tasks that have ended and tasks that never existed are None."""
+    def test_find_a_missing_task(self, queue: Queue) -> None:
+        """For a task that has ended or never existed, ``find`` and ``read`` return None."""
         id = queue.send("task")
         queue.end(queue.begin(), Ack())
         assert inspection.find(queue.backend, id) is None

@@ -1,4 +1,4 @@
-"""Transfers between queues: each task is in exactly one of them, at whatever point the carrier is killed."""
+"""Transfers between queues: each task stays in exactly one of them, even if the transferring process is killed."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ from ...errors import TaskBusy
 from ...message import Ack, Bury, Claim, Message, Refusal, RefusalKind, Retry, State
 from ..clock import FakeClock
 from ..exchange import claim_one, sealed
-from .harness import Ground, Queue
+from .harness import BackendTests, Queue
 
 __all__ = ["MovingTests"]
 
@@ -28,12 +28,12 @@ _MINUTE = 60.0
 def depot_of(backend: Backend) -> Depot:
     """Return the backend's depot."""
     if not isinstance(backend, Movable):
-        pytest.skip("this backend's tasks cannot be carried to another")
+        pytest.skip("this backend's tasks cannot be transferred")
     return backend.depot
 
 
 def begins_nothing(queue: Queue) -> bool:
-    """Return whether no task can start. A feed may still hand out a task that has left; it is then gone."""
+    """Return whether no task can start. A feed may hand out a task that has left, but its claim is refused."""
     while True:
         queue.look()
         tickets = queue.feed.take(10)
@@ -47,7 +47,7 @@ def begins_nothing(queue: Queue) -> bool:
 
 
 def carry(source: Depot, destination: Depot, ids: Sequence[str], upto: str = "gone") -> None:
-    """Carry tasks up to the named step. Without ids, carry the tasks that another process has begun to carry."""
+    """Transfer tasks up to the named step. Without ids, continue the transfers that another process has begun."""
     parcels = source.leave(ids) if ids else source.departures()
     steps = _STEPS[1 : _STEPS.index(upto) + 1]
     known = [parcel for parcel in parcels if parcel.destination]
@@ -62,7 +62,7 @@ def carry(source: Depot, destination: Depot, ids: Sequence[str], upto: str = "go
         source.gone(known)
 
 
-class MovingTests(Ground):
+class MovingTests(BackendTests):
     """``depot.Depot``: the backend as a source, and as a destination."""
 
     @pytest.fixture
@@ -84,7 +84,7 @@ class MovingTests(Ground):
             backend.close()
 
     def killed(self, backend: Backend, work: Callable[[], Any]) -> None:
-        """Let another process do some work and kill it. If no other process sees the backend, do the work here."""
+        """Do some work in another process and kill it. If no other process sees the backend, do the work here."""
         if not backend.capabilities.forks:
             work()
             return
@@ -111,7 +111,7 @@ class MovingTests(Ground):
         assert later.due == pytest.approx(due, abs=0.01)
 
     def test_bytes_are_the_same(self, queue: Queue, here: Depot, there: MemoryBackend) -> None:
-        """The wire form is transferred byte for byte, in both directions."""
+        """The bytes of a task are the same after a transfer, in both directions."""
         sent = sealed(codec.encode(Message("task", {"to": "ann"}, None, 4, None)))
         (id,) = there.send([sent])
         carry(there.depot, here, [id])
@@ -150,8 +150,7 @@ class MovingTests(Ground):
 
     @pytest.mark.parametrize(("corrupt", "state"), [(False, State.DEAD), (True, State.CORRUPT)])
     def test_set_aside(self, queue: Queue, here: Depot, there: MemoryBackend, corrupt: bool, state: State) -> None:
-        """A dead letter stays one, with its reason, priority and attempts, in both directions. It can then be
-        retried."""
+        """A dead letter keeps its reason, priority and attempts in both directions, and can be retried afterwards."""
         queue.send("task", priority=2)
         queue.end(queue.begin(), Bury("the reason", corrupt))
         (entry,) = inspection.tasks(queue.backend)
@@ -216,7 +215,7 @@ class MovingTests(Ground):
         assert (entry.state, entry.reason, entry.attempts) == (State.CORRUPT, "the reason", 0)
 
     def test_damage_is_carried_as_it_is(self, queue: Queue, here: Depot, there: MemoryBackend) -> None:
-        """The bytes of a damaged task are returned unchanged. The carrier decides to leave it."""
+        """The bytes of a damaged task are returned unchanged. The caller decides what to do with it."""
         id = queue.send("task", payload="x" * 100)
         self.damage(queue.backend, id)
         queue.clock.advance(_MINUTE)
@@ -307,7 +306,7 @@ class MovingTests(Ground):
         assert keys[0] == keys[1]
 
     def test_one_carries(self, queue: Queue, here: Depot, elsewhere: Backend) -> None:
-        """No other process takes over a task that a live process carries."""
+        """No other process takes over a task that a live process is transferring."""
         if not queue.backend.capabilities.forks:
             pytest.skip("there is no other process")
         id = queue.send("task")
@@ -320,7 +319,7 @@ class MovingTests(Ground):
 
 
 def parcel(label: str) -> Parcel:
-    """Return a task from elsewhere, due long ago."""
+    """Return a task of another queue, due long ago."""
     due = 1_000_000.0 + sum(label.encode())
     return Parcel(f"key-of-{label}", "elsewhere/1", State.READY, there_bytes(label), None, due)
 

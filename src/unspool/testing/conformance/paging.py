@@ -11,7 +11,7 @@ from ...backends.page import Query, RunQuery, TaskQuery
 from ...errors import OptionRefused
 from ...message import Bury, Entry, Record, Retry, State, Verdict
 from ..clock import FakeClock
-from .harness import Ground, Queue
+from .harness import BackendTests, Queue
 from .listing import one_of_each
 
 __all__ = ["PageTests"]
@@ -29,7 +29,7 @@ def _pages(backend: Backend, query: Query, size: int) -> Iterator[tuple[Entry | 
 
 
 def _fill(queue: Queue) -> None:
-    """Send tasks in all states. Some are due later than when they were sent, some at the same time."""
+    """Add tasks in all states. The due times of some differ from the times at which they were sent."""
     one_of_each(queue)
     for number in range(4):
         queue.send(f"failed {number}", priority=number % 2)
@@ -40,7 +40,7 @@ def _fill(queue: Queue) -> None:
     queue.clock.advance(2)
 
 
-class PageTests(Ground):
+class PageTests(BackendTests):
     """``Backend.page``, and the cursors of its pages."""
 
     @pytest.mark.parametrize("size", [1, 2, 3, 7, 100])
@@ -78,8 +78,7 @@ class PageTests(Ground):
         assert sorted(entry.id for entry in seen) == sorted(entry.id for entry in inspection.tasks(queue.backend))
 
     def test_tasks_change_between_pages(self, queue: Queue) -> None:
-        """While other tasks are sent, run, retried and removed, each task that stays as it is, is on exactly one
-        page."""
+        """Each unchanged task is on exactly one page, while other tasks are sent, retried and removed."""
         _fill(queue)
         stay = {entry.id for entry in inspection.tasks(queue.backend) if entry.task.startswith("ready")}
         seen: list[str] = []
@@ -94,7 +93,7 @@ class PageTests(Ground):
         assert {id: seen.count(id) for id in stay} == dict.fromkeys(stay, 1)
 
     def test_each_task_once(self, queue: Queue) -> None:
-        """Of tasks that run, fail and are retried while a listing is read, each id is returned at most once."""
+        """Each id is returned at most once, even if tasks run, fail and are retried while the listing is read."""
         _fill(queue)
         seen: list[str] = []
         for number, entry in enumerate(inspection.tasks(queue.backend, size=2)):
@@ -126,12 +125,12 @@ class PageTests(Ground):
     @pytest.mark.parametrize("query", [TaskQuery(), RunQuery()])
     @pytest.mark.parametrize("cursor", ["x", "é", "\ud83d", "W10", "bnVsbA", "WzEsMiwzLDQsNV0", "W" * 10_000])
     def test_no_cursor(self, backend: Backend, query: Query, cursor: str) -> None:
-        """Any other text in place of a cursor is refused."""
+        """A text that is not a cursor is refused."""
         with pytest.raises(OptionRefused, match="cursor"):
             backend.page(query, cursor)
 
     def test_the_envelope_on_request(self, queue: Queue) -> None:
-        """The page of one task has its content if it is asked for."""
+        """The page of one task has its envelope if the query requests it."""
         id = queue.send("task", payload="text")
         assert queue.backend.page(TaskQuery(id=id)).envelope is None
         page = queue.backend.page(TaskQuery(id=id, body=True))

@@ -7,12 +7,12 @@ from ...backends.base import REF_SIZE, Backend
 from ...message import Content, Message, Record, State
 from ..clock import FakeClock
 from ..exchange import content_of, sealed
-from .harness import TICK, Ground, Queue
+from .harness import TICK, BackendTests, Queue
 
 __all__ = ["SendingTests"]
 
 
-class SendingTests(Ground):
+class SendingTests(BackendTests):
     """``Backend.send``."""
 
     def test_ids_come_in_order(self, backend: Backend) -> None:
@@ -27,7 +27,7 @@ class SendingTests(Ground):
         assert backend.send([]) == []
         assert sum(backend.counts().tasks.values()) == 0
 
-    def test_batch_is_one_of_many_kinds(self, queue: Queue) -> None:
+    def test_a_mixed_batch(self, queue: Queue) -> None:
         """Priorities and due times may be mixed in a batch."""
         later = queue.clock() + 60
         queue.backend.send(
@@ -51,7 +51,7 @@ class SendingTests(Ground):
         assert content.sealed
 
     def test_any_size(self, queue: Queue) -> None:
-        """A message beyond the 64 KiB of the variables is not too large, and neither is a body of megabytes."""
+        """A message of more than 64 KiB, the limit of the variables, and a body of megabytes are accepted."""
         text, payload = "m" * 100_000, b"p" * 3_000_000
         queue.backend.send([sealed(codec.encode(Message(text, payload)))])
         message = codec.decode(content_of(queue.begin()))

@@ -1,4 +1,4 @@
-"""Several processes on one queue: they see the same tasks, and never run the same task twice."""
+"""Several processes on one queue: they see the same tasks, and never run a task at the same time."""
 
 import os
 import signal
@@ -11,12 +11,12 @@ from ...backends.change import Remove, RunNow
 from ...errors import TaskBusy
 from ...message import Ack, Record, Refusal, RefusalKind, Retry, State
 from ..exchange import claim_one, settle_one
-from .harness import Ground, Queue
+from .harness import BackendTests, Queue
 
 __all__ = ["SeveralTests"]
 
 
-class SeveralTests(Ground):
+class SeveralTests(BackendTests):
     """A second backend object on the same queue, as in another process."""
 
     def test_tasks_are_shared(self, queue: Queue, other: Backend) -> None:
@@ -43,7 +43,7 @@ class SeveralTests(Ground):
         with pytest.raises(TaskBusy):
             other.change(id, Remove())
 
-    def test_busy_is_given_again_when_it_is_let_go(self, queue: Queue, other: Backend) -> None:
+    def test_a_busy_task_is_handed_out_after_its_release(self, queue: Queue, other: Backend) -> None:
         """A feed that found a task busy hands it out once the other process has released it, and not before."""
         queue.send("task")
         (ticket,) = queue.take()
@@ -90,8 +90,8 @@ class SeveralTests(Ground):
         other.control.set_period(3.5)
         assert queue.backend.control.period == 3.5
 
-    def test_a_shorter_period_is_heard(self, queue: Queue, other: Backend) -> None:
-        """A running feed keeps to a new period at once, not after the old one."""
+    def test_a_shorter_period_applies_at_once(self, queue: Queue, other: Backend) -> None:
+        """A running feed applies a new period at once, not after the old one has passed."""
         queue.backend.control.set_period(10_000)
         queue.look()
         other.control.set_period(20)
@@ -106,7 +106,7 @@ class SeveralTests(Ground):
         assert inspection.runs(other) == [record]
 
     def test_registration(self, queue: Queue, other: Backend) -> None:
-        """A process shows that it lives and what it runs, until it says that it is no more."""
+        """A registration shows a live process and the task that it runs, until the process closes it."""
         queue.send("task")
         registration = queue.backend.control.register("worker")
         registration.running("", 0.0)
@@ -126,7 +126,7 @@ class SeveralTests(Ground):
         assert other.control.live() == []
 
     def test_registration_of_a_child(self, queue: Queue, other: Backend) -> None:
-        """A sign that was handed to a child is the child's: its death ends it, and tells what it was running."""
+        """A registration that a child uses ends with the child, and still shows which task the child was running."""
         queue.send("task")
         (ticket,) = queue.take()
         registration = queue.backend.control.register("worker")

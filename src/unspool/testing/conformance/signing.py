@@ -8,7 +8,7 @@ from ...message import Claim, Message, Refusal, RefusalKind, State
 from ...seal import Seal
 from ...signing import Signer
 from ..exchange import claim_one, sealed
-from .harness import Ground, Queue
+from .harness import BackendTests, Queue
 
 __all__ = ["SigningTests"]
 
@@ -22,7 +22,7 @@ def _seal(*keys: str, queue: str = _QUEUE) -> Seal:
     return Seal(queue, Signer(keys, queue) if keys else None)
 
 
-class SigningTests(Ground):
+class SigningTests(BackendTests):
     """One process sends a task, and another one, with other keys, claims it."""
 
     @staticmethod
@@ -83,14 +83,14 @@ class SigningTests(Ground):
         assert refusal.detail == "signed for the queue 'bulk', and this is 'mail'"
 
     def test_a_pickle_is_refused(self, queue: Queue) -> None:
-        """A server without a secret key accepts no pickle. One that is there nevertheless is set aside."""
+        """A worker sets a pickle aside if its spooler is on a server and has no secret key."""
         self._send(queue, _seal())
         refusal = self._claim(queue, Seal(_QUEUE, None, pickles=False))
         assert isinstance(refusal, Refusal)
         assert refusal.kind is RefusalKind.CORRUPT
         assert "pickled" in refusal.detail
 
-    def test_brought_back(self, queue: Queue) -> None:
+    def test_retried_with_its_key(self, queue: Queue) -> None:
         """A task refused for its signature runs after its key has been added and it is retried."""
         id = self._send(queue, _seal(_OLD))
         refusal = self._claim(queue, _seal(_NEW))

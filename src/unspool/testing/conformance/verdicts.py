@@ -14,7 +14,7 @@ from ...retry import MAX_CRASHES
 from ...spooler import Spooler
 from ...tasks import SpoolerTask
 from ..exchange import content_of, sealed, settle_one
-from .harness import TICK, Ground, Queue
+from .harness import TICK, BackendTests, Queue
 
 __all__ = ["VerdictTests"]
 
@@ -59,7 +59,7 @@ def conformance_odd() -> None:
 
 @Spooler.task(max_attempts=2, retry_delay=_DELAY, retry_jitter=0, release_skipped=True)
 def conformance_release(what: str) -> Any:
-    """Return one of the results above. A skipped task is left to other handlers."""
+    """Return one of the results above. A skipped task is offered to other handlers."""
     return _RESULTS[what]
 
 
@@ -81,7 +81,7 @@ def _run(queue: Queue) -> tuple[Outcome, Claim]:
     else:
         try:
             ending = dispatch.returned(call.task.process())
-        except Exception as error:  # noqa: BLE001  the task under test raises what it likes
+        except Exception as error:  # noqa: BLE001  the task under test may raise anything
             ending = dispatch.raised(error)
         outcome = dispatch.conclude(call.options, claim, ending, queue.clock(), lambda: 0.0)
     queue.end(claim, outcome.disposition)
@@ -100,10 +100,10 @@ def _run_until_dead(queue: Queue) -> tuple[Outcome, int]:
         if not isinstance(outcome.disposition, Retry):
             return outcome, runs
         queue.clock.advance(max(outcome.disposition.at - queue.clock(), 0))
-    raise AssertionError("it runs for ever")
+    raise AssertionError("the task has run 99 times and has not ended")
 
 
-class VerdictTests(Ground):
+class VerdictTests(BackendTests):
     """``dispatch`` and a backend together."""
 
     @pytest.mark.parametrize("what", ["true", "false", "text", "result", "processed", "processed though"])
@@ -224,7 +224,7 @@ class VerdictTests(Ground):
         assert entry.state is State.DEAD
         assert missing in entry.reason
 
-    def test_a_look_without_a_handler_is_no_attempt(self, queue: Queue) -> None:
+    def test_a_claim_without_a_handler_is_no_attempt(self, queue: Queue) -> None:
         """Claims by programs that do not know the task leave all attempts to the program that does."""
         id = _send(queue, Message("ucfg_missing_type", None))
         dues: list[float] = []

@@ -1,4 +1,4 @@
-"""Waiting for changes of the key-value table, and several processes that change it."""
+"""Waiting for changes of the key-value table, and changes by several processes."""
 
 import contextlib
 import os
@@ -12,26 +12,26 @@ from ...backends.base import Backend
 from ...backends.keyvalue import Item, KeyValue
 from ..clock import FakeClock
 from .child import child
-from .harness import Ground
+from .harness import BackendTests
 from .increment import PATIENCE, increment
 
 __all__ = ["WaitingTests"]
 
-_GLANCE = 0.05
-"""Seconds of a wait that nothing is expected to wake."""
+_SHORT = 0.05
+"""Seconds of a wait that is expected to end without a change."""
 
 
-class WaitingTests(Ground):
-    """``KeyValue.wait``, and the table as several processes see it."""
+class WaitingTests(BackendTests):
+    """``KeyValue.wait``, and one table in several processes."""
 
     def test_wait_without_a_change(self, kv: KeyValue) -> None:
         """A wait ends at its timeout if no key has changed. Changes of other keys and failed changes do not matter."""
         version = kv.put("key", b"")
         assert version
-        assert not kv.wait({"key": version, "none": 0}, _GLANCE)
+        assert not kv.wait({"key": version, "none": 0}, _SHORT)
         kv.put("other", b"")
         kv.put("key", b"new", expect=version + 1)
-        assert not kv.wait({"key": version, "none": 0}, _GLANCE)
+        assert not kv.wait({"key": version, "none": 0}, _SHORT)
 
     def test_a_change_before_the_wait_is_noticed(self, kv: KeyValue) -> None:
         """A wait returns at once if a key was put, dropped, or dropped and put again since its version was read."""
@@ -74,7 +74,7 @@ class WaitingTests(Ground):
                 shared.put("key", b"new")
 
         with child(work, wait=False):
-            assert not shared.wait({"key": version}, _GLANCE)
+            assert not shared.wait({"key": version}, _SHORT)
             os.write(tell, b".")
             assert shared.wait({"other": 0, "key": version}, PATIENCE)
         os.close(hear)
@@ -98,7 +98,7 @@ class WaitingTests(Ground):
         assert table.scan("") == []
         other.close()
 
-    def test_processesincrement(self, shared: KeyValue) -> None:
+    def test_processes_increment(self, shared: KeyValue) -> None:
         """Several processes increment a counter by compare-and-set, and none of their steps is lost."""
         with contextlib.ExitStack() as children:
             for _ in range(3):
