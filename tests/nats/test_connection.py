@@ -8,6 +8,7 @@ import os
 import shutil
 import socket
 import subprocess
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -267,6 +268,32 @@ def test_claims_that_are_released_late(own_server: Server, opened: Open) -> None
         with pytest.raises(SpoolerUnreachable):
             worker.exchange([], [id.rpartition("/")[2] for id in ids])
         assert worker.exchange([], []).taken == []
+    until(lambda: records(worker) == 0)
+
+
+def test_claims_that_the_servers_store_late(own_server: Server, opened: Open) -> None:
+    """Servers without a quorum answer reads, and store a claim once they have a quorum. It is released then."""
+    worker = opened(queue_on(own_server.url, "&lease=1"), patience=0.5)
+    ids = send(worker, Message("one"), Message("two"))
+    end(worker, claim(worker, send(worker)[0]))
+    ask, stored = JetStream._ask_some, list[Request]()  # noqa: SLF001  to hold requests back
+
+    def ask_some(self: JetStream, requests: Sequence[Request], some: Sequence[int], *more: Any) -> None:
+        if claims := [requests[index] for index in some if ".run." in requests[index].subject]:
+            stored[:] = claims
+        if claims or any(".live." in requests[index].subject for index in some):
+            raise TimeoutError("there is no quorum")
+        ask(self, requests, some, *more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(JetStream, "_ask_some", ask_some)
+        with pytest.raises(SpoolerUnreachable):
+            worker.exchange([], [id.rpartition("/")[2] for id in ids])
+        assert worker.exchange([], []).taken == []
+        with worker.cluster.stream() as stream:
+            for request in stored:
+                ask(stream, [request], [0], [None], set(), time.monotonic() + PATIENCE)
+        assert records(worker) == 2
     until(lambda: records(worker) == 0)
 
 

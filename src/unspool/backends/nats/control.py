@@ -181,8 +181,13 @@ class NatsControl:
     def _run(self, ended: threading.Event) -> None:
         while not ended.wait(self._place.lease / 3):
             with contextlib.suppress(SpoolerUnusable):
-                self._place.call(self._beat)
-                self._place.call(lambda stream: runs.withdraw_all(stream, self._place.names))
+                self._place.call(self._repeat)
+
+    def _repeat(self, stream: JetStream) -> None:
+        names = self._place.names
+        given_up = runs.given_up(names)
+        self._beat(stream)
+        runs.withdraw_all(stream, names, given_up, settled=True)
 
     def _stop(self) -> None:
         thread, self._thread = self._thread, None

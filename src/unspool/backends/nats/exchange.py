@@ -72,11 +72,12 @@ class Exchange:
 
     def exchange(self, ended: Sequence[End], refs: Sequence[str]) -> Exchanged:
         """Implement ``Backend.exchange``."""
-        if not (ended or refs or runs.has_given_up(self._names)):
+        given_up = runs.given_up(self._names)
+        if not (ended or refs or given_up):
             return Exchanged([], [])
         with self._place.stream() as stream:
             with contextlib.suppress(SpoolerUnreachable):  # ``NatsControl`` tries it again
-                runs.withdraw_all(stream, self._names)
+                runs.withdraw_all(stream, self._names, given_up)
             number = next(_numbers)
             try:
                 return self._exchange(stream, ended, refs, number)
@@ -209,7 +210,7 @@ class Exchange:
         :param written: the answer to the record of the run.
         :param found: the answer to the request for the message.
         """
-        names = self._names
+        names, doubtful = self._names, False
         try:
             if isinstance(written, dict):
                 stored, record = message_of(found), int(written["seq"])
@@ -218,17 +219,23 @@ class Exchange:
                 stream.delete(names.state, record)
                 if stored is None:
                     return Refusal(_GONE)
-            elif written.repeated:  # an earlier attempt may have written it
-                runs.withdraw(stream, names, run.token, run.number)
+            elif written.repeated:  # an earlier attempt may have written it, or may write it yet
+                doubtful = not runs.withdraw(stream, names, run.token, run.number)
+            refusal = Refusal(RefusalKind.BUSY)
             for _ in range(2):
                 try:
-                    return self._claim_any(stream, run)
-                except Conflict:
-                    pass
+                    claimed = self._claim_any(stream, run)
+                    if isinstance(claimed, Claim):
+                        return claimed
+                    refusal = claimed
+                    break
+                except Conflict as conflict:
+                    doubtful |= conflict.unsure
         except ApiError as error:
+            refusal = self._refusal(error)
+        if doubtful:
             runs.give_up(names, run.token, run.number)
-            return self._refusal(error)
-        return Refusal(RefusalKind.BUSY)
+        return refusal
 
     def _new(self, stream: JetStream, stored: Stored, record: int) -> Claim | None:
         """Return the claim of a task that was never run; None if more has to be read before it can be claimed."""

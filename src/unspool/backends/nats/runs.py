@@ -11,7 +11,7 @@ The death of a process on the same host is seen at once. A process on another ho
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from ... import forks
@@ -25,7 +25,7 @@ __all__ = [
     "Run",
     "drop_void",
     "give_up",
-    "has_given_up",
+    "given_up",
     "host",
     "is_alive",
     "is_held",
@@ -171,26 +171,29 @@ def give_up(names: Names, token: str, number: int) -> None:
     _given_up.add((names.root, token, number))
 
 
-def withdraw_all(stream: JetStream, names: Names) -> None:
-    """Delete the records of claims that were given up, whose tasks no other process can run until then."""
-    for one in list(_given_up):
-        root, token, number = one
-        if root == names.root:
-            withdraw(stream, names, token, number)
-            _given_up.discard(one)
+def given_up(names: Names) -> list[tuple[str, int]]:
+    """Return the claims that were given up, and whose records may still exist, or may come into being."""
+    return [(token, number) for root, token, number in list(_given_up) if root == names.root]
 
 
-def withdraw(stream: JetStream, names: Names, token: str, number: int) -> None:
-    """Delete the record that this process has written in its exchange of this number, if it exists."""
+def withdraw_all(stream: JetStream, names: Names, claims: Iterable[tuple[str, int]], *, settled: bool = False) -> None:
+    """Delete the records of claims that were given up, whose tasks no other process can run until then.
+
+    A cluster without a quorum answers a read, and stores the record when it has a quorum again. So a record that does
+    not exist is looked for again, unless the servers have stored another message of this process since.
+
+    :param settled: whether they have.
+    """
+    for token, number in claims:
+        if withdraw(stream, names, token, number) or settled:
+            _given_up.discard((names.root, token, number))
+
+
+def withdraw(stream: JetStream, names: Names, token: str, number: int) -> bool:
+    """Delete the record that this process has written in its exchange of this number. Return whether it existed."""
     record = stream.last(names.state, names.records(token))
     run = Run.of(record) if record else None
-    if run is not None and run.process == me() and run.number == number:
-        stream.delete(names.state, run.seq)
-
-
-def has_given_up(names: Names) -> bool:
-    """Return whether claims were given up whose records may still exist."""
-    return bool(_given_up) and any(root == names.root for root, _, _ in list(_given_up))
+    return run is not None and run.process == me() and run.number == number and stream.delete(names.state, run.seq)
 
 
 _me: Process | None = None
