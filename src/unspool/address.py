@@ -31,12 +31,12 @@ __all__ = [
     "name_of",
     "parse",
     "parse_for",
-    "place_of",
     "queue_of",
     "real",
     "recall",
     "remember",
     "split",
+    "spooler_of_id",
 ]
 
 SCHEMES = {"postgresql": "postgresql", "postgres": "postgresql", "nats": "nats", "memory": "memory"}
@@ -171,7 +171,7 @@ def parse_for(text: str, spooler: str) -> Address:
     return parse(f"{text}{'&' if '?' in text else '?'}spooler={spooler}")
 
 
-def place_of(id: str) -> str:
+def spooler_of_id(id: str) -> str:
     """Return the name of the spooler in the id of a task: the part before the last slash."""
     return id.rpartition("/")[0]
 

@@ -139,8 +139,8 @@ def candidates(id: str) -> Iterator[Backend]:
 
     :param id: as for ``Backend.find``.
     """
-    if (place := address.place_of(id)) in instances.known:  # no other can have the id
-        yield backend(place)
+    if (name := address.spooler_of_id(id)) in instances.known:  # no other can have the id
+        yield backend(name)
         return
     with late:
         from .backends.spool.layout import spooler_of
@@ -148,7 +148,7 @@ def candidates(id: str) -> Iterator[Backend]:
     names = settings.spooler_names()
     if address.is_url(id):  # a URL names its spooler, and no other can have the id
         with contextlib.suppress(OptionRefused):  # then it is not an id of unspool
-            yield backend(address.place_of(id))
+            yield backend(address.spooler_of_id(id))
         return
     yield from map(backend, names)
     path = spooler_of(os.path.abspath(id))

@@ -41,7 +41,7 @@ def enter() -> None:
         for inside in _spoolers():
             inside.enter()
     except (UnspoolError, OSError) as error:  # an import must not fail; sending will raise the error again
-        _handler.complain(str(error))
+        _handler.log_once(str(error))
 
 
 def _spoolers() -> list["UwsgiBackend"]:

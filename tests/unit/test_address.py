@@ -2,7 +2,7 @@
 
 import pytest
 
-from unspool.address import parse, place_of, split
+from unspool.address import parse, split, spooler_of_id
 from unspool.errors import OptionRefused
 
 SECRETS = ("s3cret", "tok3n")
@@ -83,7 +83,7 @@ def test_names(text: str, name: str, url: str) -> None:
     found = parse(text)
     assert (found.name, found.url, found.spooler) == (name, url, name.rpartition("/")[2])
     assert parse(name).name == name
-    assert place_of(f"{name}/17") == name
+    assert spooler_of_id(f"{name}/17") == name
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     :param argv: the arguments; None for those of the process.
     """
     if not hasattr(os, "fork"):
-        return _complain("this system has no fork(); unspool runs on Linux and macOS, and in WSL on Windows", 2)
+        return _fail("this system has no fork(); unspool runs on Linux and macOS, and in WSL on Windows", 2)
     _open_standard_streams()
     output.accept_any_text()
     try:
@@ -106,15 +106,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except click.UsageError as error:
         if isinstance(error, click.BadParameter) and isinstance(error.param, click.Option):
             error.param_hint = f"'{' / '.join(error.param.opts)}'"  # without the variable if it is not set
-        return _complain(f"{error.format_message()}{_where_from(error)}", 2)
+        return _fail(f"{error.format_message()}{_where_from(error)}", 2)
     except click.ClickException as error:
-        return _complain(error.format_message(), error.exit_code)
+        return _fail(error.format_message(), error.exit_code)
     except (errors.ConfigurationError, errors.Refused, errors.NoHandler) as error:
-        return _complain(error, 2)
+        return _fail(error, 2)
     except (errors.TaskBusy, errors.AmbiguousId) as error:
-        return _complain(error, 1)
+        return _fail(error, 1)
     except OSError as error:  # includes SpoolerUnusable
-        return _complain(error, 3)
+        return _fail(error, 3)
     return status if isinstance(status, int) else 0
 
 
@@ -132,7 +132,7 @@ def _open_standard_streams() -> None:
             setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115  as Python itself does
 
 
-def _complain(problem: object, status: int) -> int:
+def _fail(problem: object, status: int) -> int:
     output.error(problem)
     return status
 

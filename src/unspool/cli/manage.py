@@ -148,10 +148,10 @@ class _Changes:
             try:
                 found = spoolers.find(id, given)
             except AmbiguousId as error:
-                self._complain(error)
+                self._fail(error)
                 continue
             if found is None:
-                self._complain(spoolers.missing(id, given))
+                self._fail(spoolers.missing(id, given))
             else:
                 yield from self._one(found[0], found[1].id)
 
@@ -168,16 +168,16 @@ class _Changes:
             yield backend.change(id, self._change)
         except TaskBusy as error:
             if not listed:
-                self._complain(error)
+                self._fail(error)
         except LookupError as error:
             if not listed or find(backend, id) is not None:
-                self._complain(error)
+                self._fail(error)
         except SpoolerUnusable as error:
             if backend.capabilities.remote:  # on a directory, the error may concern only one priority
                 raise
-            self._complain(f"task {id} cannot be changed: {error}")
+            self._fail(f"task {id} cannot be changed: {error}")
         except OSError as error:
-            self._complain(f"task {id} cannot be changed: {error.strerror}")
+            self._fail(f"task {id} cannot be changed: {error.strerror}")
 
     def report(self, changed: Iterator[str], *, json: bool) -> int:
         """Print the id of each task when it is changed.
@@ -195,7 +195,7 @@ class _Changes:
         self.count += 1
         return id
 
-    def _complain(self, error: object) -> None:
+    def _fail(self, error: object) -> None:
         output.error(error)
         self._status = 1
 

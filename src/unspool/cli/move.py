@@ -57,7 +57,7 @@ def move(source: str, destination: str, *, state: Sequence[str], dry_run: bool, 
     exists(there)
     if dry_run:
         counts = here.counts().tasks
-        return _tell(here, there, Counter({one: counts[one] for one in states}), [], json=json, dry=True)
+        return _report(here, there, Counter({one: counts[one] for one in states}), [], json=json, dry=True)
     moved: Counter[State] = Counter()
     stayed: dict[str, Stayed] = {}
     line = _Line()
@@ -72,7 +72,7 @@ def move(source: str, destination: str, *, state: Sequence[str], dry_run: bool, 
     finally:
         line.clear()
     running = [Stayed(entry.id, "is running") for entry in tasks(here, frozenset({State.RUNNING}))]
-    return _tell(here, there, moved, [*stayed.values(), *running], json=json)
+    return _report(here, there, moved, [*stayed.values(), *running], json=json)
 
 
 COMMANDS = [move]
@@ -117,7 +117,7 @@ def _batches(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
         yield batch
 
 
-def _tell(
+def _report(
     here: Backend, there: Backend, moved: Counter[State], stayed: Sequence[Stayed], *, json: bool, dry: bool = False
 ) -> int:
     counts = {str(state): moved[state] for state in State if moved[state]}

@@ -39,7 +39,7 @@ def close_old_of_coroutines(*, others: bool) -> None:
 
         SyncToAsync.single_thread_executor.submit(_close, database, others=others)
     except Exception as error:  # noqa: BLE001  of another library, and it must change no verdict
-        _complain(error)
+        _log_failure(error)
 
 
 def _close(database: Any, *, others: bool) -> None:
@@ -53,8 +53,8 @@ def _close(database: Any, *, others: bool) -> None:
             if connection.errors_occurred and not connection.in_atomic_block and not connection.is_usable():
                 connection.close()
     except Exception as error:  # noqa: BLE001  of a driver
-        _complain(error)
+        _log_failure(error)
 
 
-def _complain(error: Exception) -> None:
+def _log_failure(error: Exception) -> None:
     _log.warning("Django's database connections cannot be closed: %s", failure.reason(error))

@@ -1,8 +1,8 @@
-"""The claims of a worker, and the ends of its runs on their way into the backends.
+"""The claims of a worker, and the ends of its runs until they are settled.
 
 A directory settles each run at once. A server settles finished runs with the next claims, so that a task costs less
-than one round trip. Ends that no claim follows are settled by a thread, which lives as long as there are such ends. If
-the worker is killed before, its supervisor settles them. If both are killed, these tasks run again.
+than one round trip. If no claim follows soon, a thread settles the ends, and stops when none are left. If the worker is
+killed before its ends are settled, its supervisor settles them. If both are killed, these tasks run again.
 """
 
 import logging
@@ -19,24 +19,24 @@ __all__ = ["Exchange"]
 
 T = TypeVar("T")
 _log = logging.getLogger("unspool")
-_GATHER = 0.05  # seconds after which a thread settles the ends that no claim has taken along
+_GATHER = 0.05  # seconds after which a thread settles ends that were not settled with a claim
 _AWAY = 0.5  # seconds until another try while a server is unreachable
 _PATIENCE = (0.05, 5.0)  # seconds between tries to settle: first and maximum
 
 Settled = Callable[[int, int], object]
-"""Called with the backend's number, and how many of its deferred ends, the first ones, are settled."""
+"""Called with the number of the backend, and how many of its oldest deferred ends are settled."""
 
 
 class Exchange:
     """Claims tasks and settles runs.
 
-    :param settled: called in whichever thread has settled a run.
+    :param settled: called when deferred ends are settled, in the thread that has settled them.
     """
 
     def __init__(self, backends: Sequence[Backend], settled: Settled, clock: Clock) -> None:
         self._backends = backends
         self.defers = [backend.capabilities.remote for backend in backends]
-        """For each backend whether ``defer`` takes its ends, because they cost a round trip to a server."""
+        """For each backend, whether its ends can be deferred, because settling them costs a round trip to a server."""
         self._settled = settled
         self._clock = clock
         self._pending: list[list[End]] = [[] for _ in backends]
@@ -56,7 +56,7 @@ class Exchange:
             return [Refusal(RefusalKind.EARLY, self._clock() + _AWAY, str(error))] * len(refs)
 
     def end(self, index: int, end: End) -> float | None:
-        """Settle a run now, however long a server does not answer. Return when the task must be checked again.
+        """Settle a run now. Retry until the server answers. Return when the task must be checked again.
 
         :raises ClaimLost: as ``Backend.exchange``.
         """
@@ -82,7 +82,7 @@ class Exchange:
         insist(lambda _: self._backends[index].exchange(ends, ()))
 
     def settle(self) -> None:
-        """Settle all ended runs. Return when that is done, however long a server does not answer.
+        """Settle all ended runs. Retry until the server answers.
 
         :raises SpoolerUnusable: if a server refuses for a permanent reason. Its tasks run again.
         """
@@ -131,14 +131,14 @@ class Exchange:
                 wait = _GATHER
             except SpoolerUnreachable:
                 wait = min(wait * 2, _PATIENCE[1])
-            except SpoolerUnusable as error:  # the claiming thread meets it too
+            except SpoolerUnusable as error:  # the claiming thread raises it too
                 _log.error("%s", error)
 
 
 def insist(call: Callable[[bool], T]) -> T:
     """Repeat a call until the server answers, and return its result.
 
-    :param call: gets whether an earlier attempt may have succeeded.
+    :param call: is called with True if an earlier attempt may have succeeded.
     :raises SpoolerUnusable: if the server refuses for a permanent reason.
     """
     wait, repeated = _PATIENCE[0], False

@@ -1,10 +1,11 @@
 """Running tasks inside uWSGI: the handler that its spooler processes call.
 
-uWSGI has found, locked and read a task or a bell, and offers it. The handler treats this as a sign that there is
-something to do. It releases uWSGI's lock, and then claims, runs and settles the next task in order, as a worker does. A
-claim's lock is unspool's own. Unlike uWSGI's, it does not end when other code in this process opens and closes the
-file. The handler returns *again*, after which uWSGI leaves the file alone, even if it is gone. After *done* uWSGI would
-remove the file, and after *not mine* it would offer it again at every scan.
+Before each call, uWSGI has found, locked and read a file: a task or the wakefile. The handler releases uWSGI's lock.
+Then it claims, runs and settles the due tasks in their order, as a worker does. A claim has a lock of unspool's own. It
+does not end when other code in this process opens and closes the file, as uWSGI's lock does.
+
+The handler returns *again*. uWSGI then does nothing to the file, even if it is gone. After *done*, uWSGI would remove
+the file. After *not mine*, it would offer the file again at every scan.
 """
 
 import contextlib
@@ -57,15 +58,16 @@ DONE, AGAIN = -2, -1  # uwsgi.SPOOL_OK, uwsgi.SPOOL_RETRY
 Handler = Callable[[dict[Any, Any]], Any]
 
 _log = logging.getLogger("unspool")
-_COMPLAINTS = 10_000
-_NEXT_SCAN = 1.0  # seconds before the program's own handler is given again what it has not done
+_MOST_MESSAGES = 10_000
+_NEXT_SCAN = 1.0  # seconds until the program's own handler gets a task again that it has not finished
 _WAKE_UP = (signal.SIGUSR1,)
 
 
 class SpoolerHandler:
-    """Called by uWSGI with each task: ``uwsgi.spooler``.
+    """The handler that uWSGI calls with each task, as ``uwsgi.spooler``.
 
-    :param insides: finds the spoolers of this uWSGI.
+    :param insides: returns the backends of this uWSGI's spoolers.
+    :param seal: returns the seal of a backend.
     """
 
     def __init__(
@@ -78,11 +80,11 @@ class SpoolerHandler:
         self._seal = seal
         self._clock = clock
         self._former: Handler | None = None
-        self._complained: set[str] = set()
+        self._logged: set[str] = set()
         self._coroutines = _Coroutines()
 
     def keep(self, former: Handler) -> None:
-        """Take on a handler of the program's own, for the messages that are not ours."""
+        """Keep the program's own handler. It gets the messages that are not unspool's."""
         self._former = former
         _log.warning("uwsgi.spooler is unspool's; %r gets the messages that are not unspool's", former)
 
@@ -92,24 +94,24 @@ class SpoolerHandler:
         try:
             insides = self._insides()
         except ConfigurationError as error:
-            self.complain(f"no task is run: {error}")
+            self.log_once(f"no task is run: {error}")
             return AGAIN
         for inside in insides:
             ref = inside.ref(name)
             if ref is not None:
                 try:
-                    with _unwoken():
+                    with _wake_ups_merged():
                         return self._handle(inside, ref)
                 except SpoolerUnusable as error:
-                    self.complain(str(error))
+                    self.log_once(str(error))
                     return AGAIN
         _log.error("task %s is in none of this uWSGI's spoolers; it is left alone", printable(name))
         return AGAIN
 
     def _handle(self, inside: "UwsgiBackend", ref: str) -> int:
-        """Run the due tasks, or one task.
+        """Run the due tasks in their order, or only the first one if uWSGI runs one task a call.
 
-        The offered task runs in order, or at the end if it is not known to be due.
+        The offered task is tried at the end if the listing of due tasks does not contain it.
         """
         inside.let_go(ref)
         registration: Registration | None = None  # made for the first run; not needed without one
@@ -120,7 +122,7 @@ class SpoolerHandler:
             if isinstance(claim, Refusal):
                 self._refused(inside, upcoming, claim)
                 continue
-            if not woken and inside.more:  # which uWSGI's lock may have hidden from its other processes
+            if not woken and inside.more:  # uWSGI's lock may have hidden them from its other processes
                 inside.wake()
                 woken = True
             registration = registration or inside.registration
@@ -151,10 +153,10 @@ class SpoolerHandler:
                 (claim,) = inside.exchange((), (ref,)).taken
         return claim
 
-    def complain(self, text: str) -> None:
-        """Says it once: uWSGI offers the same task again and again."""
-        if text not in self._complained and len(self._complained) < _COMPLAINTS:
-            self._complained.add(text)
+    def log_once(self, text: str) -> None:
+        """Log an error, but only the first time. uWSGI offers the same task repeatedly."""
+        if text not in self._logged and len(self._logged) < _MOST_MESSAGES:
+            self._logged.add(text)
             _log.error("%s", printable(text))
 
     def _refused(self, inside: "UwsgiBackend", ref: str, refusal: Refusal) -> None:
@@ -162,8 +164,8 @@ class SpoolerHandler:
             error = refusal.detail
             record = Record(self._id(inside, ref), "?", Verdict.CORRUPT, 0, self._clock(), 0.0, os.getpid(), error)
             self._note(inside, record, None)
-        elif refusal.kind is RefusalKind.UNUSABLE and refusal.detail not in self._complained:
-            self.complain(f"task {self._id(inside, ref)} is not run: {refusal.detail}")
+        elif refusal.kind is RefusalKind.UNUSABLE and refusal.detail not in self._logged:
+            self.log_once(f"task {self._id(inside, ref)} is not run: {refusal.detail}")
         if refusal.kind not in (RefusalKind.CORRUPT, RefusalKind.GONE):
             inside.later(ref, refusal.until)
 
@@ -178,12 +180,12 @@ class SpoolerHandler:
             inside.exchange((End(claim, Release(crashed=True)),), ())
             raise SpoolerUnusable(errno.ENOMEM, lack_of_memory(claim)) from None
         if self._former is not None and claim.crashes < MAX_CRASHES and not _is_ours(content):
-            self._hand_on(self._former, inside, claim, content)
+            self._call_former(self._former, inside, claim, content)
             return
         started = self._clock()
         label = codec.task_label(content.vars)
         if claim.crashes:
-            self._mourn(inside, claim, label)
+            self._record_crash(inside, claim, label)
         outcome = self._perform(claim, label, dispatch.prepare(claim, content, started))
         disposition = outcome.disposition
         if isinstance(disposition, Retry):  # uWSGI compares whole seconds, and would offer it early
@@ -203,16 +205,19 @@ class SpoolerHandler:
         self._note(inside, record, until)
         connections.close_old()
 
-    def _hand_on(self, former: Handler, inside: "UwsgiBackend", claim: Claim, content: Content) -> None:
-        """Has the program's own handler run a task, by uWSGI's rules. It gets what uWSGI would give, of the file that
-        was claimed: what uWSGI has read was not locked by us, nor was its signature checked."""
+    def _call_former(self, former: Handler, inside: "UwsgiBackend", claim: Claim, content: Content) -> None:
+        """Call the program's own handler with a task, by uWSGI's rules.
+
+        The variables are read from the claimed file. Those that uWSGI has read were neither locked by unspool nor
+        verified.
+        """
         vars, body = content.vars, content.body
         given: dict[Any, Any] = {os.fsencode(key): value for key, value in vars.items()}
         given["spooler_task_name"] = os.fsencode(os.path.basename(claim.id))
         if body:
             given["body"] = body
         disposition: Disposition = Release()
-        self._former = None  # one that chains to the handler it found, which is this one, must come to an end
+        self._former = None  # it may call this handler, which it found installed; that call must not recurse
         try:
             if former(given) == DONE:
                 disposition = Ack()
@@ -221,15 +226,15 @@ class SpoolerHandler:
             inside.exchange((End(claim, disposition),), ())
             inside.later(claim.ref, self._clock() + _NEXT_SCAN)
 
-    def _mourn(self, inside: "UwsgiBackend", claim: Claim, label: str) -> None:
-        """Log a previous run that ended with its process, unless a worker of ``unspool run`` ran it."""
+    def _record_crash(self, inside: "UwsgiBackend", claim: Claim, label: str) -> None:
+        """Record the crash of the previous run, unless the supervisor of ``unspool run`` has recorded it."""
         attempt = claim.attempts - 1
         if all(record.attempt != attempt for record in runs(inside, claim.id)):
             error = "its process ended while it ran: it crashed, overran uWSGI's time limit, or uWSGI was stopped"
             self._note(inside, Record(claim.id, label, Verdict.CRASHED, attempt, self._clock(), 0.0, 0, error), None)
 
     def _perform(self, claim: Claim, label: str, call: dispatch.Call | Outcome) -> Outcome:
-        """Run a task to its end, including the end of its coroutine and of its objects."""
+        """Run a task, await its coroutine and delete its objects. Return the outcome."""
         if isinstance(call, Outcome):
             return call
         options = call.options
@@ -261,9 +266,9 @@ class SpoolerHandler:
 
 
 class _Coroutines:
-    """Runs coroutines one by one on one event loop for the whole process.
+    """Runs coroutines one after another, all on one event loop of the process.
 
-    A pool of connections, which belongs to an event loop, can then be used by later coroutines.
+    A connection pool belongs to an event loop, so later coroutines can use the pool of earlier ones.
     """
 
     def __init__(self) -> None:
@@ -278,8 +283,8 @@ class _Coroutines:
     def run(self, coroutine: Awaitable[Any]) -> dispatch.Ending:
         """Await a coroutine.
 
-        :raises BaseException: if the loop itself was ended or interrupted, as by a time limit. The next coroutine then
-            gets a new loop.
+        :raises BaseException: if the loop itself was stopped or interrupted, for example by a time limit. The next
+            coroutine gets a new loop.
         """
         import asyncio  # 3 MB in each of uWSGI's processes, needed for coroutines only
         from concurrent.futures import ThreadPoolExecutor
@@ -318,9 +323,11 @@ def _is_ours(content: Content) -> bool:
 
 
 @contextlib.contextmanager
-def _unwoken() -> Iterator[None]:
-    """Merges all wake-ups that come meanwhile into one, at the end: uWSGI counts them, and reads the directory once for
-    each. It also keeps them from interrupting what a task waits for."""
+def _wake_ups_merged() -> Iterator[None]:
+    """Delay all wake-ups until the end, where they become one.
+
+    uWSGI counts wake-ups and reads the directory once for each. A wake-up would also interrupt a system call of a task.
+    """
     former = signal.pthread_sigmask(signal.SIG_BLOCK, _WAKE_UP)
     try:
         yield

@@ -278,11 +278,11 @@ class Pool:
         if process.failure and not self._imported and not generation.retired:
             raise process.failure
         if process.failure and generation is not self._current:
-            _tell(process.failure, "the old workers continue")
+            _log_failure(process.failure, "the old workers continue")
             generation.retire()
             generation.kill()
         elif process.failure:
-            _tell(process.failure, "trying again")
+            _log_failure(process.failure, "trying again")
         # Tasks that kill workers are set aside after some crashes, so only workers that die without a task are delayed.
         in_vain = not (process.useful or process.runs()) and (code != 0 or not process.ready)
         generation.vain_deaths = generation.vain_deaths + 1 if in_vain else 0
@@ -291,7 +291,7 @@ class Pool:
         return None if generation.retired else pause
 
 
-def _tell(failure: AppError, then: str) -> None:
+def _log_failure(failure: AppError, then: str) -> None:
     _log.error("%s; %s", failure, then, extra={"traceback": failure.traceback})
 
 

@@ -1,8 +1,8 @@
 """Tickets that a worker takes and claims several at a time, where a claim costs a round trip to a server.
 
-The claimed tickets lie in a pipe until the worker begins them. A read of the pipe decides whether the worker begins a
-ticket or the supervisor takes it back, for example because a run before it takes long or the worker has died. The
-supervisor then gives the claim back by its fence.
+The claimed tickets are in a pipe until the worker begins them. The supervisor reads the pipe too: it takes tickets back
+if a run before them takes long or the worker has died, and releases their claims by their fences. Only one of the two
+can read a ticket, so a ticket that was taken back is not begun.
 """
 
 import contextlib
@@ -18,15 +18,17 @@ from .queue import Queue
 __all__ = ["Prefetch"]
 
 _MOST = 32  # the most tasks that are claimed at once
-_SOON = 0.01  # seconds within which these should be begun
-_STALE = 1.0  # seconds after which a claim is made again, because its session may have ended while this process stood
+_SOON = 0.01  # seconds within which all of them should be begun
+_STALE = (
+    1.0  # seconds after which a claim is made again, because its session may have ended while this process was stopped
+)
 
 
 class Prefetch:
-    """Claims as many tasks at once as should begin within a moment. Their number is estimated from the last runs.
+    """Claims as many tasks at once as should begin within a hundredth of a second, estimated from the last runs.
 
     :param queue: the tickets of all workers.
-    :param ahead: receives the tickets that this worker has claimed and not begun.
+    :param ahead: a pipe for the tickets that this worker has claimed and not begun.
     """
 
     def __init__(self, queue: Queue, ahead: Queue, backends: Sequence[Backend], exchange: Exchange) -> None:
@@ -35,13 +37,13 @@ class Prefetch:
         self._batches = [index for index, backend in enumerate(backends) if backend.capabilities.batches]
         self._exchange = exchange
         self._at_once = 1
-        self._taken = 0.0  # when the last were claimed
+        self._taken = 0.0  # when tickets were last claimed
         self._claims: dict[tuple[int, str], Claim | Refusal] = {}  # of the tickets in ``ahead``
 
     def get(self, *, singly: bool) -> tuple[int, Ticket] | None:
         """Return the next task of those claimed ahead, or of the queue if there are none; None if the queue is closed.
 
-        :param singly: claim only one, because runs do not end in order now.
+        :param singly: True to claim only one, as while coroutines run, because these do not end in order.
         :raises BlockingIOError: if there is no ticket.
         """
         with contextlib.suppress(BlockingIOError):
@@ -62,7 +64,7 @@ class Prefetch:
         return self.get(singly=singly)
 
     def claimed(self, index: int, ref: str) -> Claim | Refusal | None:
-        """Return and forget what a claim ahead has given for a ticket; None if there was none."""
+        """Return and forget the result of a claim ahead for a ticket; None if it was not claimed ahead."""
         claimed = self._claims.pop((index, ref), None)
         if isinstance(claimed, Claim) and time.monotonic() - self._taken > _STALE:
             self._exchange.release(index, [claimed], repeated=True)
@@ -87,11 +89,11 @@ class Prefetch:
             self._at_once = max(int(self._at_once * _SOON / lasted), 1)
 
     def _claim(self, items: list[tuple[int, Ticket]]) -> list[tuple[int, Ticket]]:
-        """Claim the tickets of backends that take several at once. Return all tickets, with the fences of claims."""
+        """Claim the tickets of backends that support batches. Return all tickets, with the fences of the claims."""
         for index in self._batches:
             refs = list(dict.fromkeys(ticket.ref for of, ticket in items if of == index))
             if len(refs) > 1:
-                with contextlib.suppress(SpoolerUnusable):  # the claim of a single ticket meets it too
+                with contextlib.suppress(SpoolerUnusable):  # the claim of a single ticket raises it too
                     claims = self._exchange.claim(index, refs)
                     self._claims.update(((index, ref), claim) for ref, claim in zip(refs, claims, strict=True))
         return [(index, self._fenced(index, ticket)) for index, ticket in items]

@@ -149,9 +149,9 @@ class Supervisor:
                 self._tickets.fill()
             self._refresh()
             self._tickets.fill()
-        self._obey(self._signals.take())
-        self._hear(self._pool.events())
-        self._bury(self._pool.reap())
+        self._handle_signals(self._signals.take())
+        self._handle_events(self._pool.events())
+        self._handle_deaths(self._pool.reap())
         if self._terminal.suspended:
             self._suspend()
         self._terminal.turn(self._pool.processes())
@@ -209,9 +209,9 @@ class Supervisor:
             self._tickets.give_back(self._pool.queue.recall())
             self._pool.retire()
             self._tickets.recall_ahead()
-            self._excuse()  # a service manager may kill this process before the runs end
+            self._mark_interrupted()  # a service manager may kill this process before the runs end
 
-    def _excuse(self) -> None:
+    def _mark_interrupted(self) -> None:
         """Mark the current runs, so that a forced stop does not count as their crash."""
         for process in self._pool.processes():
             for index, ref in process.runs():
@@ -249,7 +249,7 @@ class Supervisor:
         if self._recorder is not None:
             self._recorder.detach()
 
-    def _obey(self, numbers: Iterable[int]) -> None:
+    def _handle_signals(self, numbers: Iterable[int]) -> None:
         for number in numbers:
             if number == signal.SIGHUP:
                 self._pool.reload()
@@ -258,7 +258,7 @@ class Supervisor:
             elif self._pool.stopping or number == signal.SIGQUIT:
                 _log.warning("stopping at once")
                 self._stop()
-                self._excuse()
+                self._mark_interrupted()
                 self._forced = True
                 self._pool.kill()
             else:
@@ -286,9 +286,9 @@ class Supervisor:
         if self._options.reload and self._reloading.begin():
             self._pool.reload_if_changed()
 
-    def _bury(self, deaths: Sequence[Death]) -> None:
+    def _handle_deaths(self, deaths: Sequence[Death]) -> None:
         for death in deaths:
-            self._hear(death.events)
+            self._handle_events(death.events)
             for index, ended in death.process.unsettled.items():
                 self._spoolers[index].settle(ended)
             refs = death.process.runs()
@@ -296,7 +296,7 @@ class Supervisor:
             if refs or death.unexpected:
                 death.process.kill_children()
                 for event in crashes(death, refs, self._spoolers, self._clock, forced=self._forced):
-                    self._tell(event)
+                    self._notify(event)
             self._watches.discard(death.process.reports.fileno())
             death.process.close()
         if deaths:
@@ -306,17 +306,17 @@ class Supervisor:
 
     # --- reports
 
-    def _hear(self, events: Iterable[Event]) -> None:
+    def _handle_events(self, events: Iterable[Event]) -> None:
         for event in events:
             if isinstance(event, Ended):
                 self._spoolers[event.spooler].done(event.ref, event.until)
-                self._tell(event)
+                self._notify(event)
             elif isinstance(event, Refused):
                 corrupt = self._spoolers[event.spooler].note_refusal(event, self._clock())
                 if corrupt is not None:
-                    self._tell(Ended(event.spooler, event.ref, None, corrupt))
+                    self._notify(Ended(event.spooler, event.ref, None, corrupt))
 
-    def _tell(self, event: Ended) -> None:
+    def _notify(self, event: Ended) -> None:
         for listener in self._listeners:
             listener.ended(event)
 

@@ -52,9 +52,11 @@ _BEFORE_OTHERS = 1.0  # seconds until another worker tries what this one could n
 class Limits:
     """When a worker is replaced, and how many coroutines it runs at once.
 
-    :param max_tasks: tasks; None for no limit.
-    :param max_memory: megabytes of its resident memory, checked after each task; None for no limit.
-    :param ending: seconds that it may take to end after its last run, as for handlers registered with ``atexit``.
+    :param max_tasks: the number of tasks after which it is replaced; None for no limit.
+    :param max_memory: the megabytes of resident memory above which it is replaced; None for no limit. The memory is
+        checked after each task.
+    :param concurrency: the most coroutines that run at once.
+    :param ending: the seconds that a worker may take to end after its last run, for example for ``atexit`` handlers.
     """
 
     max_tasks: int | None = None
@@ -64,10 +66,10 @@ class Limits:
 
 
 class Worker:
-    """Runs tasks from the queue until the queue is closed, a limit is reached, or TERM arrives.
+    """Runs tasks from the queue until the queue is closed, a limit is reached, or SIGTERM arrives.
 
-    :param ahead: receives tickets of tasks that are claimed ahead, if the supervisor takes back those that must wait;
-        None if no spooler has such claims.
+    :param ahead: a pipe for the tickets of tasks that are claimed ahead; None if no backend supports such claims. The
+        supervisor takes tickets from it if they would have to wait.
     """
 
     def __init__(
@@ -101,7 +103,7 @@ class Worker:
         self._in_run = False
         self._hard_limit = HardLimit()
         self._suspicion = Suspicion()
-        self._repaired = 0.0  # when that was last done
+        self._repaired = 0.0  # when the process state was last checked
         signal.signal(signal.SIGTERM, self._stop)
         # Created after all signal handlers are installed, because it restores the present ones.
         pipes = (queue.fileno(), reports.fileno(), *self._waker.descriptors, *(ahead.descriptors if ahead else ()))
@@ -148,18 +150,18 @@ class Worker:
         self._loop.come_back()
 
     def _wait_for_ends(self, most: int) -> None:
-        """Wait until no more than ``most`` coroutines are left, or a signal came."""
+        """Wait until at most ``most`` coroutines are running, or until a signal arrives."""
         registration = self._registrations[0]
         self._loop.leave()
         self._rest()
-        registration.running("", self._clock())  # the supervisor takes back what is claimed ahead, and waits, too
+        registration.running("", self._clock())  # so that the supervisor takes back what is claimed ahead
         if not self._loop.expect(most):
             self._waker.wait()
         registration.running("", 0.0)
         self._loop.come_back()
 
     def _drain(self) -> None:
-        """Wait until no coroutine is left."""
+        """Wait until no coroutine is running."""
         while len(self._loop):
             self._wait_for_ends(0)
 
@@ -169,13 +171,13 @@ class Worker:
         registration.running(ticket.ref, started)
         claim = self._claim(index, ticket.ref)
         if isinstance(claim, Claim) and claim.crashes:
-            self._exchange.settle()  # its next crash must not concern the runs that have ended here
+            self._exchange.settle()  # if it crashes again, the runs that have ended here must not be affected
         if isinstance(claim, Claim) and claim.crashes < MAX_CRASHES - 1:
             self._run(index, claim, self._prepare(index, claim, started), started)  # the only reference to its objects
             return
         suspect = isinstance(claim, Claim) and claim.crashes == MAX_CRASHES - 1
         if isinstance(claim, Claim) and suspect and len(self._loop):
-            # At its next crash it is set aside, so it runs alone: others must not die with it, nor it with others.
+            # At its next crash it is set aside, so it runs alone: it must not end other runs, nor be blamed for them.
             self._exchange.release(index, [claim])
             registration.running("", 0.0)
             self._drain()
@@ -188,7 +190,7 @@ class Worker:
                 registration.running(ticket.ref, started)
                 claim = self._claim(index, ticket.ref)
         if isinstance(claim, Refusal):
-            registration.running("", 0.0)  # before the report, which has the supervisor look
+            registration.running("", 0.0)  # before the report, because the supervisor may then check the task again
             if claim.kind is RefusalKind.UNUSABLE:
                 self._suspect()
             self._reports.write(Refused(index, ticket.ref, claim.kind, claim.until, claim.detail))
@@ -198,7 +200,10 @@ class Worker:
                 self._drain()
 
     def _prepare(self, index: int, claim: Claim, started: float) -> tuple[str, dispatch.Call | Outcome | None]:
-        """Return the label and the call of a claimed task. If its seal is invalid, set it aside and return no call."""
+        """Return the label and the call of a claimed task, or its outcome if it cannot be called.
+
+        Both are empty if its seal is invalid, or if it does not fit into memory. It has then been settled and reported.
+        """
         try:
             content = self._seals[index].open(claim.envelope, whole=claim.crashes < MAX_CRASHES)
         except Damaged as error:
@@ -220,7 +225,7 @@ class Worker:
             return claimed
         try:
             return self._exchange.claim(index, (ref,))[0]
-        except SpoolerUnusable as error:  # another process may be able to: this one makes room for it
+        except SpoolerUnusable as error:  # another process may be able to, so this one is replaced
             self._stopping, self._status = True, EX_OSERR
             return Refusal(RefusalKind.UNUSABLE, self._clock() + _BEFORE_OTHERS, str(error))
 
@@ -286,7 +291,7 @@ class Worker:
         return self._hard_limit.start(timeout + KILL_AFTER + self._limits.ending)  # later than the supervisor's
 
     def _end_limit(self, index: int, claim: Claim, timeout: float | None, hard: Any) -> None:
-        """End the time limit of a run that has returned. A server that does not answer may delay its end for long."""
+        """End the time limit of a run that has returned. Settling it may take long if a server does not answer."""
         if timeout is not None:
             self._reports.write(Over(index, claim.ref))
             self._hard_limit.stop(hard)
@@ -296,9 +301,9 @@ class Worker:
     ) -> None:
         """Settle and report a run.
 
-        :param shown: whether this is the one that the registration shows; a coroutine ends while it shows another.
+        :param shown: whether the registration shows this run. When a coroutine ends, it may show another run.
         """
-        if outcome is None:  # it was set aside
+        if outcome is None:  # it is settled already
             return
         points.reach("run.end")
         ended = self._clock()
@@ -335,7 +340,7 @@ class Worker:
             except ClaimLost:
                 # No descriptor here can be trusted, so nothing is reported. Another worker may have the task by now.
                 os._exit(EX_LOST)
-        if shown:  # before the report, or a kill in between would blame a finished task
+        if shown:  # before the report; otherwise a kill in between would count as a crash of a finished task
             self._registrations[index].running("", 0.0)
         fence = claim.fence if deferred else 0
         if not self._reports.write(Ended(index, claim.ref, until, record, fence=fence)):
@@ -345,11 +350,12 @@ class Worker:
         points.reach("reported")
 
     def _repair(self, id: str) -> bool:
-        """Restore what tasks seldom change, or let the worker be replaced. Return whether anything was restored.
+        """Check the parts of the process state that tasks seldom change. Return whether anything was restored.
 
-        This is called between runs, because it could change the settings of a running task.
+        A state that cannot be restored ends the worker, and a new one replaces it. This must be called between runs,
+        because it could change the settings of a running task.
 
-        :param id: the task that ran last.
+        :param id: the id of the task that ran last.
         """
         try:
             self._process_state.check_descriptors()
@@ -370,7 +376,7 @@ class Worker:
         return bool(changed)
 
     def _suspect(self) -> None:
-        """Count a failure. Let the worker be replaced if it may be the reason why all tasks fail."""
+        """Count a failure. End the worker if it may be the reason why all tasks fail."""
         if self._suspicion.note_failure(self._succeeded):
             self._give_up("everything failed in it lately, and nearly nothing before")
 
@@ -405,11 +411,11 @@ def _has_no_descriptor_left(error: BaseException) -> bool:
 
 
 def _resident() -> float:
-    """Megabytes of memory that this process holds."""
+    """Return the megabytes of resident memory of this process."""
     try:
         with open("/proc/self/statm", encoding="ascii") as statm:
             pages = int(statm.read().split()[1])
-    except OSError:  # no Linux: the most it ever held
+    except OSError:  # not on Linux: the maximum so far
         import resource
 
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)

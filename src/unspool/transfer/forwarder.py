@@ -81,7 +81,7 @@ class Route:
             if self.problem:
                 exists(self._there)
             if self._resume:
-                self._tell(self._carrier.resume())
+                self._note_batch(self._carrier.resume())
                 self._resume, more = False, True
             elif tickets:
                 self._carry(tickets)
@@ -115,9 +115,9 @@ class Route:
         for id, ticket in ids.items():
             left = id in done or find(self._backend, id) is None
             self._feed.done(ticket.ref, None if left else self._feed_time() + _AGAIN)
-        self._tell(batch)
+        self._note_batch(batch)
 
-    def _tell(self, batch: Batch) -> None:
+    def _note_batch(self, batch: Batch) -> None:
         self.sent += len(batch.moved)
         if batch.moved:
             _log.info("%s of %s forwarded to %s", counted(len(batch.moved), "task"), self.source, self.destination)
