@@ -9,8 +9,8 @@ import sys
 from unspool import registry, settings
 from unspool.errors import UnspoolError
 from unspool.runtime import pool
+from unspool.runtime.limits import Limits
 from unspool.runtime.supervisor import Options, Supervisor
-from unspool.runtime.worker import Limits
 
 
 class JsonLines(logging.Handler):

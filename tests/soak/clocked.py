@@ -9,8 +9,8 @@ import time
 
 from unspool import registry
 from unspool.backends.spool import SpoolBackend
+from unspool.runtime.limits import Limits
 from unspool.runtime.supervisor import Options, Supervisor
-from unspool.runtime.worker import Limits
 
 
 def main() -> None:

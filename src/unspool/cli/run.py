@@ -89,9 +89,9 @@ def run(
 
     The tasks of a directory that is forwarded (see the command forward) are sent on, and run at their destination.
     """
+    from ..runtime.limits import Limits
     from ..runtime.sidecar import Sidecar
     from ..runtime.supervisor import Options, Supervisor
-    from ..runtime.worker import Limits
     from ..transfer.forwarder import forwarded, forwarder
     from . import logs
     from .progress import ProgressLine

@@ -20,11 +20,12 @@ from ..message import DeferOnCrash
 from ..seal import Seal
 from . import report
 from .events import Begun, Broken, Ended, Event, Failed, Leaving, Over, Ready, Refused, Run, Settled
+from .limits import Limits
 from .queue import Queue
 from .report import BadReport
 from .timelimit import KILL_AFTER
 from .watchdog import LOST, Watchdog
-from .worker import EX_LOST, EX_UNUSABLE, Limits
+from .worker import EX_LOST, EX_UNUSABLE
 from .worker_process import main
 
 __all__ = ["Process", "Spawner", "describe"]

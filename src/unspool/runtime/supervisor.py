@@ -22,6 +22,7 @@ from .clockwatch import ClockWatch
 from .crashes import crashes
 from .events import Ended, Event, Refused
 from .hopper import NAP
+from .limits import Limits
 from .listeners import History, Listener, Log, Statistics
 from .patience import Patience
 from .pool import Death, Pool
@@ -35,7 +36,6 @@ from .terminal import Terminal
 from .tickets import Tickets
 from .timers import Interval, Timers
 from .watches import Watches
-from .worker import Limits
 
 __all__ = ["Options", "Supervisor"]
 

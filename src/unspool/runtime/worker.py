@@ -6,7 +6,6 @@ import os
 import signal
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from .. import codec, dispatch, points
@@ -23,6 +22,7 @@ from .eventloop import EventLoop
 from .events import Begun, Broken, Ended, Leaving, Over, Refused, Settled
 from .exchange import Exchange
 from .hardlimit import HardLimit
+from .limits import Limits
 from .orphan import keep_end
 from .prefetch import Prefetch
 from .process_state import ProcessState
@@ -32,7 +32,7 @@ from .timelimit import KILL_AFTER, limit
 from .waker import Waker
 from .watchdog import LATER
 
-__all__ = ["EX_LOST", "EX_UNUSABLE", "Limits", "Worker"]
+__all__ = ["EX_LOST", "EX_UNUSABLE", "Worker"]
 
 
 _log = logging.getLogger("unspool")
@@ -46,23 +46,6 @@ _REPAIR_AFTER = 0.005  # seconds that a run takes; a check then takes less than 
 _REPAIR_EVERY = 0.02  # seconds between two checks if runs are shorter
 _DOUBTFUL = (RefusalKind.GONE, RefusalKind.UNUSABLE)  # refusals that may be caused by a changed worker
 _BEFORE_OTHERS = 1.0  # seconds until another worker tries what this one could not
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """When a worker is replaced, and how many coroutines it runs at once.
-
-    :param max_tasks: the number of tasks after which it is replaced; None for no limit.
-    :param max_memory: the megabytes of resident memory above which it is replaced; None for no limit. The memory is
-        checked after each task.
-    :param concurrency: the most coroutines that run at once.
-    :param ending: the seconds that a worker may take to end after its last run, for example for ``atexit`` handlers.
-    """
-
-    max_tasks: int | None = None
-    max_memory: float | None = None
-    concurrency: int = 100
-    ending: float = 5.0
 
 
 class Worker:
@@ -117,7 +100,7 @@ class Worker:
         """Take and run tickets, and return the exit status."""
         while not self._stopping and (item := self._next()) is not None:
             self._execute(*item)
-            if self._is_worn():
+            if self._limits.are_reached(self._done):
                 break
         self._drain()
         # The supervisor limits the time of what follows. Without a supervisor, the kernel limits it, a little later.
@@ -395,12 +378,6 @@ class Worker:
             self._stopping, self._status = True, EX_OSERR
             _log.error("%s", error)
 
-    def _is_worn(self) -> bool:
-        limits = self._limits
-        return (limits.max_tasks is not None and self._done >= limits.max_tasks) or (
-            limits.max_memory is not None and _resident() > limits.max_memory
-        )
-
 
 def _has_no_descriptor_left(error: BaseException) -> bool:
     """Return whether a run failed because this process has too many open files."""
@@ -408,15 +385,3 @@ def _has_no_descriptor_left(error: BaseException) -> bool:
         return isinstance(error, OSError) and bool(error.errno == errno.EMFILE)
     except BaseException:  # noqa: BLE001  a subclass may compute its attributes
         return False
-
-
-def _resident() -> float:
-    """Return the megabytes of resident memory of this process."""
-    try:
-        with open("/proc/self/statm", encoding="ascii") as statm:
-            pages = int(statm.read().split()[1])
-    except OSError:  # not on Linux: the maximum so far
-        import resource
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)
-    return pages * os.sysconf("SC_PAGESIZE") / (1 << 20)

@@ -16,9 +16,10 @@ from ..tasks import defines_tasks
 from . import report
 from .app import load_app, own_files
 from .events import Failed, Ready
+from .limits import Limits
 from .queue import Queue
 from .terminal import is_foreground
-from .worker import Limits, Worker
+from .worker import Worker
 
 __all__ = ["main"]
 
