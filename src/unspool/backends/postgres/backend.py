@@ -77,6 +77,16 @@ class PostgresBackend:
             self._session, self._names, self._history, self.control, content, self._now, self._local
         )
 
+    @property
+    def connector(self) -> Connector:
+        """Return the connector, which opens and lends connections to the database."""
+        return self._connector
+
+    @property
+    def session(self) -> Session:
+        """Return the session of this process, which holds its claims."""
+        return self._session
+
     def _now(self) -> float | None:
         """Return the current time for statements; None to use the server's clock."""
         return self._clock() if self._clock else None

@@ -78,6 +78,11 @@ class Session:
         """The number of times it was opened."""
         self._end = select.poll()
 
+    @property
+    def connection(self) -> Connection | None:
+        """Return the connection that the session has now; None before the first use and after a loss."""
+        return self._connection
+
     # --- use
 
     def execute(self, name: str, values: Mapping[str, Any]) -> Any:
