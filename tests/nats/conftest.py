@@ -1,4 +1,4 @@
-"""Queues of their own on a real server, and places with real supervisors that serve them."""
+"""Fixtures: queues on a real server, and places whose supervisors serve them."""
 
 import secrets
 import time
@@ -25,26 +25,26 @@ Open = Callable[[str], NatsBackend]
 
 
 def queue_on(url: str, more: str = "") -> str:
-    """The URL of a spooler that nobody has used yet."""
+    """Return the URL of a new spooler."""
     return f"{url}?spooler=q{uuid.uuid4().hex}{more}"
 
 
 def at(place: Place, url: str) -> Place:
-    """A place whose programs use this spooler."""
+    """Make the programs of a place use this spooler. Return the place."""
     place.env |= {"UNSPOOL_SPOOLERS": url, "UNSPOOL_SECRET_KEY": KEY}
     return place
 
 
 def until(wanted: Callable[[], bool]) -> None:
-    """Waits until this is so, looking again and again: a server tells a test nothing."""
+    """Wait until a condition holds. It is checked repeatedly, because no event reports it."""
     end = time.monotonic() + 2 * PATIENCE
     while not wanted():
-        assert time.monotonic() < end, "it never came to that"
+        assert time.monotonic() < end, "the condition did not become true"
         time.sleep(0.05)
 
 
 def crash(backend: NatsBackend, ref: str) -> None:
-    """Leave what a killed worker leaves: the record of a run whose process is dead."""
+    """Store what remains after a worker was killed: the record of a run whose process is dead."""
     names = backend.cluster.names
 
     def kill(stream: JetStream) -> None:
@@ -73,19 +73,19 @@ def number(backend: NatsBackend, kind: str) -> int:
 
 @pytest.fixture
 def url(nats_server: Server) -> str:
-    """A spooler of the test's own."""
+    """Return the URL of a new spooler."""
     return queue_on(nats_server.url, "&lease=2")
 
 
 @pytest.fixture
 def served(place: Place, url: str) -> Place:
-    """A place that uses it."""
+    """Return a place whose programs use the spooler of the test."""
     return at(place, url)
 
 
 @pytest.fixture
 def opened() -> Iterator[Open]:
-    """Opens backends, and closes them when the test ends."""
+    """Yield a function that opens backends. They are closed when the test ends."""
     made: list[NatsBackend] = []
 
     def opened(url: str, **more: float) -> NatsBackend:
@@ -100,13 +100,13 @@ def opened() -> Iterator[Open]:
 
 @pytest.fixture
 def backend(url: str, opened: Open) -> NatsBackend:
-    """The test's spooler, looked at from the test's own process."""
+    """Return a backend of the test process for the spooler of the test."""
     return opened(url)
 
 
 @pytest.fixture
 def own_server(tmp_path: Path) -> Iterator[Server]:
-    """A server that the test may harm."""
+    """Yield a server that the test may stop or kill."""
     server = Server(tmp_path / "server").start()
     yield server
     server.remove()

@@ -1,4 +1,4 @@
-"""A TCP proxy on loopback that can be cut: connections are refused and broken, or go silent."""
+"""A TCP proxy on loopback that can refuse and break connections, or pass nothing on."""
 
 import contextlib
 import selectors
@@ -9,9 +9,9 @@ __all__ = ["Proxy"]
 
 
 class Proxy:
-    """Between clients and one port.
+    """A proxy for one port.
 
-    :param target: the port that it leads to.
+    :param target: the port to which connections are forwarded.
     """
 
     def __init__(self, target: int) -> None:
@@ -20,10 +20,10 @@ class Proxy:
         self.port = int(self._listener.getsockname()[1])
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ)
-        self._bell, self._ringer = socket.socketpair()
-        self._selector.register(self._bell, selectors.EVENT_READ)
-        self._doors = selectors.DefaultSelector()  # all that is read while it is silent
-        for door in (self._listener, self._bell):
+        self._wake_up, self._waker = socket.socketpair()
+        self._selector.register(self._wake_up, selectors.EVENT_READ)
+        self._doors = selectors.DefaultSelector()  # the only sockets that are read while it is silent
+        for door in (self._listener, self._wake_up):
             self._doors.register(door, selectors.EVENT_READ)
         self._others: dict[socket.socket, socket.socket] = {}
         self._open = threading.Event()
@@ -36,30 +36,33 @@ class Proxy:
         self._thread.start()
 
     def cut(self) -> None:
-        """Breaks all connections, and takes no more."""
+        """Break all connections, and refuse new ones."""
         self._open.clear()
-        self._ringer.send(b".")
+        self._waker.send(b".")
 
     def silence(self) -> None:
-        """Passes nothing on, as a cable that is pulled; nobody is told."""
+        """Pass nothing on, like a cable that is unplugged. No connection is closed."""
         self._silent = True
-        self._ringer.send(b".")
+        self._waker.send(b".")
 
     def lose(self) -> None:
-        """The same, and what is open now stays silent for good, as when a firewall has forgotten it."""
+        """Pass nothing on.
+
+        Connections that are open now stay silent after ``restore``, as if a firewall had lost their state.
+        """
         self._losing.set()
         self.silence()
 
-    def mend(self) -> None:
-        """Works again. What was broken stays so; what was silent speaks."""
+    def restore(self) -> None:
+        """Pass data on again, and accept connections. Connections that were broken stay closed."""
         self._silent = False
         self._open.set()
-        self._ringer.send(b".")
+        self._waker.send(b".")
 
     def close(self) -> None:
-        """Ends it."""
+        """Stop the proxy."""
         self._ended = True
-        self._ringer.send(b".")
+        self._waker.send(b".")
         self._thread.join(10)
 
     def _run(self) -> None:
@@ -67,8 +70,8 @@ class Proxy:
             for key, _ in (self._doors if self._silent else self._selector).select():
                 end = key.fileobj
                 assert isinstance(end, socket.socket)
-                if end is self._bell:
-                    self._bell.recv(64)
+                if end is self._wake_up:
+                    self._wake_up.recv(64)
                 elif end is self._listener:
                     self._accept()
                 elif not self._silent:
@@ -82,7 +85,7 @@ class Proxy:
             if not self._open.is_set():
                 for end in list(self._others):
                     self._break(end)
-        for end in [*self._others, *self._lost, self._listener, self._bell, self._ringer]:
+        for end in [*self._others, *self._lost, self._listener, self._wake_up, self._waker]:
             end.close()
         self._selector.close()
         self._doors.close()

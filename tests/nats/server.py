@@ -1,4 +1,4 @@
-"""Real nats-servers with JetStream, started on loopback from the wheel, alone or as a cluster."""
+"""Real nats-servers with JetStream on loopback, single or as a cluster, from the programs of a wheel."""
 
 import os
 import re
@@ -19,11 +19,11 @@ PAYLOAD = 8 << 20
 
 
 class Server:
-    """One server.
+    """A nats-server.
 
     :param place: a directory for its configuration, store and log.
     :param more: further lines of its configuration.
-    :param storage: the most that it stores.
+    :param storage: the limit of its storage.
     """
 
     def __init__(
@@ -49,23 +49,23 @@ class Server:
 
     @property
     def url(self) -> str:
-        """What clients connect to."""
+        """Return the URL for clients."""
         return f"nats://127.0.0.1:{self.port}"
 
     def limit(self, payload: int) -> None:
-        """Has it take messages of so many bytes at most, from its next start on."""
+        """Set the largest message that the server accepts after its next start."""
         config = self._config.read_text()
         self._config.write_text(re.sub(r"max_payload: \d+", f"max_payload: {payload}", config))
 
     def start(self) -> "Server":
-        """Starts it, and waits until it takes connections."""
+        """Start the server, and wait until it accepts connections."""
         with open(self._log, "ab") as log:
             self._process = subprocess.Popen([PROGRAM, "-c", self._config], stdout=log, stderr=log)
         self.wait()
         return self
 
     def wait(self) -> None:
-        """Waits until it takes connections."""
+        """Wait until the server accepts connections."""
         end = time.monotonic() + 20
         while True:
             try:
@@ -81,30 +81,30 @@ class Server:
 
     @property
     def pid(self) -> int:
-        """The process that runs it."""
+        """Return the pid of the server."""
         assert self._process is not None
         return self._process.pid
 
     @property
     def running(self) -> bool:
-        """Whether it was started, and has not ended."""
+        """Return whether the server was started and has not ended."""
         return self._process is not None and self._process.poll() is None
 
     def kill(self) -> None:
-        """Ends it at once, as a power cut would but for the kernel's buffers."""
+        """Kill the server. Unlike a power cut, this keeps the kernel's buffers."""
         self._signal(signal.SIGKILL)
 
     def stop(self) -> None:
-        """Ends it in order."""
+        """Stop the server gracefully."""
         self._signal(signal.SIGTERM)
 
     def freeze(self) -> None:
-        """Stops it without ending it: its connections stay, and nothing answers."""
+        """Suspend the process. Its connections stay open, and it does not answer."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Lets it go on."""
+        """Continue the suspended process."""
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
 
@@ -116,13 +116,13 @@ class Server:
             self._process = None
 
     def remove(self) -> None:
-        """Ends it, and takes away what it stored."""
+        """Kill the server, and remove its files."""
         self.kill()
         shutil.rmtree(self._place, ignore_errors=True)
 
 
 class Cluster:
-    """Three servers that replicate among themselves."""
+    """Three servers that replicate their data."""
 
     def __init__(self, place: Path) -> None:
         ports = [free_port() for _ in range(3)]
@@ -138,31 +138,31 @@ class Cluster:
 
     @property
     def hosts(self) -> str:
-        """All of them, as a URL has them."""
+        """Return the hosts and ports of all servers, as in a URL."""
         return ",".join(f"127.0.0.1:{server.port}" for server in self.servers)
 
     def start(self) -> "Cluster":
-        """Starts all."""
+        """Start all servers."""
         for server in self.servers:
             server.start()
         return self
 
     def named(self, name: str) -> Server:
-        """The server of this name."""
+        """Return the server with this name."""
         return self.servers[int(name[1:])]
 
     def remove(self) -> None:
-        """Ends all, and takes away what they stored."""
+        """Kill all servers, and remove their files."""
         for server in self.servers:
             server.remove()
 
 
 def available() -> bool:
-    """Whether there is a server to start."""
+    """Return whether nats-server is installed."""
     return os.access(PROGRAM, os.X_OK)
 
 
 def version() -> str:
-    """The server's."""
+    """Return the version of nats-server."""
     said = subprocess.run([PROGRAM, "--version"], capture_output=True, text=True, check=True).stdout
     return said.rpartition(":")[2].strip()

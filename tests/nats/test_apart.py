@@ -1,4 +1,4 @@
-"""Hosts that lose each other: networks that swallow everything, carriers that die far away, clocks that differ."""
+"""Several hosts: networks that drop all packets, transfers whose host dies, and clocks that differ."""
 
 import os
 import shutil
@@ -42,15 +42,14 @@ sys.stdin.readline()
 
 @pytest.fixture
 def proxy(own_server: Server) -> Iterator[Proxy]:
-    """The network before a server of the test's own."""
+    """Yield a proxy for a server of the test."""
     made = Proxy(own_server.port)
     yield made
     made.close()
 
 
 def test_a_producer_hears_of_silence(proxy: Proxy, opened: Open) -> None:
-    """Packets are dropped and nobody is told: a send fails within seven seconds, each one; and the next that gets
-    through is stored, once, also if it is repeated."""
+    """While packets are dropped, each send fails within seven seconds. A later send is stored once."""
     backend = opened(queue_on(f"nats://127.0.0.1:{proxy.port}"))
     backend.send([sealed(codec.encode(Message("task")))])
     proxy.silence()
@@ -59,18 +58,18 @@ def test_a_producer_hears_of_silence(proxy: Proxy, opened: Open) -> None:
         with pytest.raises(SpoolerUnusable, match=r"does not answer|cannot be reached"):
             backend.send([sealed(codec.encode(Message("task")))])
         assert time.monotonic() - began < 7 + 2  # two for the machine
-    proxy.mend()
+    proxy.restore()
     backend.send([sealed(codec.encode(Message("task")))])
     assert 2 <= backend.counts().tasks[State.READY] <= 4  # what failed may have been kept, as the network held it
 
 
 def test_a_worker_recovers_from_silence(proxy: Proxy, load: Callable[[str], Load]) -> None:
-    """The connections of a worker and its producer are swallowed for good: they notice, open others, and go on."""
+    """A worker and a producer whose connections are silently lost notice this, open others and continue."""
     under = load(queue_on(f"nats://127.0.0.1:{proxy.port}", "&lease=2"))
     under.goes_on()
     proxy.lose()
     time.sleep(3)
-    proxy.mend()
+    proxy.restore()
     began = time.monotonic()
     under.goes_on()
     print(f"went on after {time.monotonic() - began:.1f} s")
@@ -79,7 +78,7 @@ def test_a_worker_recovers_from_silence(proxy: Proxy, load: Callable[[str], Load
 
 
 class Elsewhere:
-    """A carrier on another host: in a pid namespace of its own, as in a container."""
+    """A process on another host that transfers tasks: in a pid namespace of its own, like a container."""
 
     def __init__(self, place: Place, ids: list[str]) -> None:
         command = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child", sys.executable, "-c", CARRIER, *ids]
@@ -90,20 +89,20 @@ class Elsewhere:
         self._log_path = Path(place.root / "carrier.log")
 
     def says(self) -> int:
-        """How many tasks it has taken a step further."""
+        """Return the number of tasks that have taken the next step."""
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         assert line, self._log_path.read_text()
         return int(line)
 
     def go_on(self) -> None:
-        """Has it take the next step."""
+        """Make the process take the next step."""
         assert self.process.stdin is not None
         self.process.stdin.write(b"\n")
         self.process.stdin.flush()
 
     def end(self) -> None:
-        """Kills it."""
+        """Kill the process."""
         self.process.kill()
         self.process.communicate(timeout=PATIENCE)
         self._log.close()
@@ -111,7 +110,7 @@ class Elsewhere:
 
 @pytest.fixture
 def carry(place: Place) -> Iterator[Callable[[str, list[str]], Elsewhere]]:
-    """Has tasks carried away by another host."""
+    """Yield a function that starts the transfer of tasks on another host."""
     if os.geteuid() != 0 or shutil.which("unshare") is None:
         pytest.skip("a namespace of its own needs root and unshare")
     made: list[Elsewhere] = []
@@ -128,8 +127,10 @@ def carry(place: Place) -> Iterator[Callable[[str, list[str]], Elsewhere]]:
 def test_a_carrier_of_another_host_dies(
     url: str, opened: Open, carry: Callable[[str, list[str]], Elsewhere], place: Place
 ) -> None:
-    """Its tasks are nobody else's while it is heard of, and are carried on within two leases of its death: each is at
-    its destination once."""
+    """No other process takes over tasks while a live host transfers them.
+
+    Within two leases of its death, another process continues, and each task is at its destination once.
+    """
     here = opened(url)
     seal = Seal(here.name, Signer([KEY], address.parse(url).spooler))
     ids = here.send([sealed(codec.encode(Message("task", number)), seal) for number in range(20)])
@@ -154,8 +155,7 @@ def test_a_carrier_of_another_host_dies(
 def test_a_carrier_of_another_host_is_cut_off(
     own_server: Server, proxy: Proxy, opened: Open, carry: Callable[[str, list[str]], Elsewhere]
 ) -> None:
-    """One that lives on without the network loses its tasks after a lease; when it is back, it can do nothing with
-    them."""
+    """A process without network loses its tasks after a lease. When it is connected again, it cannot change them."""
     url = queue_on(own_server.url, "&lease=2")
     here = opened(url)
     ids = here.send([sealed(codec.encode(Message("task", number))) for number in range(5)])
@@ -164,7 +164,7 @@ def test_a_carrier_of_another_host_is_cut_off(
     proxy.cut()
     parcels = []
     until(lambda: bool(parcels.extend(here.depot.departures()) or len(parcels) == 5))
-    proxy.mend()
+    proxy.restore()
     far.go_on()
     assert far.says() == 0
     here.depot.stay(parcels)
@@ -174,8 +174,11 @@ def test_a_carrier_of_another_host_is_cut_off(
 
 @pytest.mark.parametrize("ahead", [3600.0, -3600.0])
 def test_clocks_that_differ(url: str, opened: Open, ahead: float) -> None:
-    """What a sender whose clock is an hour off sends is due at once all the same; and a worker whose clock is an hour
-    off takes nothing away from one that lives, since the servers alone say how long ago that was heard of."""
+    """A task is due at once even if the clock of its sender is an hour off.
+
+    A worker whose clock is an hour off takes no task from a live one, because ages are measured by the clock of the
+    servers.
+    """
     sender = opened(url, clock=lambda: time.time() + ahead)
     here = opened(url)
     (id,) = sender.send([sealed(codec.encode(Message("task")))])

@@ -1,4 +1,4 @@
-"""What can be wrong with servers, streams, URLs and messages: each is named, says what to do, and loses nothing."""
+"""Errors in servers, streams, URLs and messages. Each message names the cause and the remedy, and no task is lost."""
 
 import json
 import subprocess
@@ -32,7 +32,7 @@ APP = """
 
 
 def unspool(place: Place, *words: str) -> subprocess.CompletedProcess[str]:
-    """The command line in a place."""
+    """Run a command of unspool in a place. Return the ended process."""
     command = [sys.executable, "-m", "unspool", *words]
     return subprocess.run(
         command, cwd=place.root, env=place.env, capture_output=True, text=True, timeout=PATIENCE, check=False
@@ -40,21 +40,21 @@ def unspool(place: Place, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def create(url: str, config: dict[str, Any]) -> None:
-    """Creates a stream, as an administrator would."""
+    """Create a stream, as an administrator does."""
     stream = Where(address.parse(url)).connect()
     stream.api(f"STREAM.CREATE.{config['name']}", config)
     stream.close()
 
 
 def test_nobody_there(opened: Open) -> None:
-    """Sending to servers that are away fails with a line that names them, in the time that was given."""
+    """Sending to servers that do not run fails within the given time, and the error names them."""
     backend = opened(f"nats://127.0.0.1:{free_port()}?spooler=mail", patience=0.5)
     with pytest.raises(SpoolerUnusable, match=r"NATS at 127\.0\.0\.1:\d+ cannot be reached"):
         backend.send([sealed(codec.encode(Message("task")))])
 
 
 def test_a_worker_waits_for_the_server(place: Place, tmp_path: Path) -> None:
-    """A worker that is started first says that it waits, and goes to work when the server is there."""
+    """A worker that is started before the server logs that it waits, and runs tasks once the server runs."""
     server = Server(tmp_path / "server")
     at(place, queue_on(server.url))
     place.write_app(APP)
@@ -70,7 +70,7 @@ def test_a_worker_waits_for_the_server(place: Place, tmp_path: Path) -> None:
 
 
 def test_require_ready(place: Place) -> None:
-    """With --require-ready it ends with status 3 instead."""
+    """With --require-ready, a worker ends with status 3 if the server does not run."""
     at(place, f"nats://someone:hush@127.0.0.1:{free_port()}?spooler=mail")
     place.write_app(APP)
     ended = unspool(place, "run", "tasks.py", "--require-ready")
@@ -81,7 +81,7 @@ def test_require_ready(place: Place) -> None:
 
 
 def test_jetstream_is_off(place: Place, tmp_path: Path) -> None:
-    """A server without JetStream is named as such, with how to turn it on."""
+    """The error for a server without JetStream says so."""
     server = Server(tmp_path / "server", jetstream=False).start()
     try:
         at(place, queue_on(server.url))
@@ -104,7 +104,7 @@ def test_jetstream_is_off(place: Place, tmp_path: Path) -> None:
     ],
 )
 def test_a_stream_that_would_lose_tasks(url: str, opened: Open, change: dict[str, Any], complaint: str) -> None:
-    """A stream with other settings is refused, naming it, what is wrong, and how to change it."""
+    """A stream with other settings is refused. The error names the stream, the setting and the command to change it."""
     spooler = address.parse(url).spooler
     config = {
         "name": f"unspool-tasks-{spooler}",
@@ -121,7 +121,7 @@ def test_a_stream_that_would_lose_tasks(url: str, opened: Open, change: dict[str
 
 
 def test_a_message_beyond_the_servers_limit(backend: NatsBackend) -> None:
-    """A task that the server would not take is refused before it is sent, with both sizes; others still go."""
+    """A task larger than the server's limit is refused before it is sent, with both sizes. Others are sent."""
     with pytest.raises(
         PayloadRefused, match=r"the task has \d+ bytes, and NATS at .* accepts at most \d+ .* raise max_payload"
     ):
@@ -132,8 +132,10 @@ def test_a_message_beyond_the_servers_limit(backend: NatsBackend) -> None:
 
 
 def test_a_limit_that_is_lowered(own_server: Server, opened: Open) -> None:
-    """A task that the server took, and does not take again, is refused where it would have to be written again, and the
-    error says why. The end of its run can be stored as soon as the limit is raised."""
+    """If the limit is lowered below the size of a stored task, an error says why the task cannot be written again.
+
+    The end of its run can be stored as soon as the limit is raised.
+    """
     backend = opened(queue_on(own_server.url))
     ids = backend.send([sealed(codec.encode(Message("task", b"x" * (2 << 20)))) for _ in range(2)])
     refs = [id.rpartition("/")[2] for id in ids]
@@ -159,7 +161,7 @@ def test_a_limit_that_is_lowered(own_server: Server, opened: Open) -> None:
 
 
 def restart(server: Server, backend: NatsBackend, payload: int) -> None:
-    """Has the server take messages of so many bytes at most."""
+    """Restart the server with another limit for messages."""
     server.kill()
     server.limit(payload)
     server.start()
@@ -167,14 +169,14 @@ def restart(server: Server, backend: NatsBackend, payload: int) -> None:
 
 
 def dead(backend: NatsBackend, claim: Claim) -> None:
-    """Leaves of a run what a worker leaves that is killed."""
+    """Store what remains of a run whose worker was killed."""
     names, gone = backend.cluster.names, Process(runs.host(), 4_190_000, "1")
     record = Run(claim.ref, 0, 0, 1, gone).dump()
     backend.cluster.call(lambda stream: stream.publish(names.state, names.run(claim.ref), record))
 
 
 def test_the_largest_that_is_taken_can_also_be_set_aside(backend: NatsBackend) -> None:
-    """A task of just the allowed size can be sent, run and buried: its reason finds room beside it."""
+    """A task of the largest allowed size can be sent, run and set aside. Its reason fits beside it."""
     from unspool.message import Bury, Claim
 
     room = 8 * (1 << 20) - 4096
@@ -193,7 +195,7 @@ def test_the_largest_that_is_taken_can_also_be_set_aside(backend: NatsBackend) -
 
 
 def test_pickle_needs_a_key(url: str) -> None:
-    """Without a key a pickled payload is refused, naming both ways out; JSON is taken."""
+    """Without a key, a pickled payload is refused and the error names both remedies. JSON is accepted."""
     backend = NatsBackend(address.parse(url), Settings())
     with pytest.raises(PayloadRefused, match=r'set UNSPOOL_SECRET_KEY .* or give the task serializer="json"'):
         registry.seal(backend).close(codec.encode(Message("task", {"a": 1})))
@@ -203,8 +205,7 @@ def test_pickle_needs_a_key(url: str) -> None:
 
 
 def test_what_anybody_may_publish(served: Place, backend: NatsBackend) -> None:
-    """Messages that are no tasks are set aside as corrupt with a reason, whatever their subjects and headers; the
-    others go on."""
+    """Invalid messages become corrupt with a reason, whatever their subjects and headers. Other tasks run."""
     names = backend.cluster.names
     too_long = "x" * 200
 
@@ -231,14 +232,14 @@ def test_what_anybody_may_publish(served: Place, backend: NatsBackend) -> None:
 
 
 def test_a_reason_that_anybody_may_publish() -> None:
-    """It is printable, and can be stored by any place that the task is carried to."""
+    """A reason in a header is made printable, so that every backend can store it after a transfer."""
     header = json.dumps({"due": 1, "attempts": 1, "crashes": 0, "reason": "a\0b \ud83d \x1b[31m"})
     assert Stored("subject", 1, 0.0, header, b"").facts.reason == "a\\x00b \\ud83d \\x1b[31m"
     assert Stored("subject", 1, 5.0, "[" * 100_000, b"").facts.due == 5.0
 
 
 def test_a_message_without_our_header_runs(served: Place, backend: NatsBackend) -> None:
-    """A message with a signed task and none of our headers is a task that was just sent: anybody may write clients."""
+    """A message with a signed task and without unspool's headers is run, so other programs can send tasks."""
     from unspool import wire
     from unspool.signing import Signer
 
@@ -261,8 +262,7 @@ def test_a_message_without_our_header_runs(served: Place, backend: NatsBackend) 
 
 
 def test_credentials_are_never_shown(place: Place) -> None:
-    """No name, message or listing has a user's password or a token in it. Each command waits for the server for
-    seconds, so all run at once."""
+    """No output contains the password or token of a URL. All commands run at once, because each waits for seconds."""
     urls = ("nats://someone:hush@127.0.0.1:1?spooler=m", "nats://hush@127.0.0.1:1?spooler=m")
     running = [
         subprocess.Popen(
@@ -281,7 +281,7 @@ def test_credentials_are_never_shown(place: Place) -> None:
 
 
 def test_wrong_password(place: Place, tmp_path: Path) -> None:
-    """A server that does not know the user is told from one that is away; the right password is used."""
+    """A wrong password and an unreachable server have different errors. The right password is accepted."""
     users = "authorization { user: someone, password: 's:cr@t' }"
     server = Server(tmp_path / "server", more=users).start()
     try:
@@ -306,7 +306,7 @@ def test_wrong_password(place: Place, tmp_path: Path) -> None:
     ],
 )
 def test_wrong_parameters(parameters: str, complaint: str) -> None:
-    """A parameter that there is not, or that cannot have this value, is named with what there is."""
+    """An unknown parameter or invalid value in the URL is refused, and the error names the valid ones."""
     with pytest.raises(OptionRefused) as caught:
         Where(address.parse(f"nats://a?spooler=mail{parameters}"))
     assert complaint in str(caught.value)
@@ -320,7 +320,7 @@ def test_two_users_in_one_url() -> None:
 
 
 def test_a_stream_deleted_in_mid_run(served: Place, backend: NatsBackend) -> None:
-    """A stream that somebody deletes is made again by the next use; the worker goes on."""
+    """A deleted stream is created again by the next use, and the worker continues."""
     served.write_app(APP)
     served.call("done()")
     running = served.run()
@@ -347,7 +347,7 @@ def test_config_refuses_bad_names() -> None:
 
 
 def test_a_message_that_is_too_large(url: str) -> None:
-    """A worker sets a task aside that is larger than it may take; the reason names the setting."""
+    """A worker sets aside a task larger than max_task_size, and the reason names the setting."""
     backend = NatsBackend(address.parse(url), Settings(max_task_size=1))
     small, large = backend.send([sealed(codec.encode(Message("task", "x" * size))) for size in (1 << 20, 1 << 21)])
     assert isinstance(claim_one(backend, small.rpartition("/")[2]), Claim)

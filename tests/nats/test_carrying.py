@@ -1,4 +1,4 @@
-"""Tasks that are carried away: carriers that are late, workers that are just beginning, messages that anybody wrote."""
+"""Transfers: late processes, workers that begin a task at the same time, and messages of other programs."""
 
 import re
 from typing import Any
@@ -18,12 +18,12 @@ from unspool.testing.exchange import claim_one, sealed, settle_one
 
 
 def send(backend: NatsBackend) -> str:
-    """Sends a task; its id."""
+    """Send a task, and return its id."""
     return backend.send([sealed(codec.encode(Message("task")))])[0]
 
 
 def test_a_late_carrier_changes_nothing(url: str, opened: Open) -> None:
-    """What was taken over meanwhile is the other's: none of the steps of the one who was cut off is carried out."""
+    """If another process has taken over a transfer, no further step of the first one has an effect."""
     one, other = opened(url), opened(url)
     id = send(one)
     late = one.depot.leave([id])
@@ -41,7 +41,7 @@ def test_a_late_carrier_changes_nothing(url: str, opened: Open) -> None:
 
 
 def test_a_worker_that_is_just_beginning(url: str, opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker that has looked at a task before it left does not run it: it finds that the task is gone."""
+    """A worker that has read a task before its transfer finds that it is gone, and does not run it."""
     worker, carrier = opened(url), opened(url)
     id = send(worker)
     first = claim_one(worker, id.rpartition("/")[2])
@@ -65,7 +65,7 @@ def test_a_worker_that_is_just_beginning(url: str, opened: Open, monkeypatch: py
 
 
 def test_what_was_put_back_and_accepted_again(url: str, opened: Open) -> None:
-    """A task whose acceptance was not heard of and which comes again, dead, is here once and can be retried."""
+    """A task that is accepted twice, the second time as dead, is stored once and can be retried."""
     source, here = opened(url), opened(url.replace("spooler=", "spooler=to-"))
     (parcel,) = source.depot.leave([send(source)])
     here.depot.accept([parcel])
@@ -79,7 +79,7 @@ def test_what_was_put_back_and_accepted_again(url: str, opened: Open) -> None:
 
 
 def test_what_is_too_large(backend: NatsBackend) -> None:
-    """A task beyond the servers' limit is refused, and nothing of its batch is listed."""
+    """A task larger than the servers' limit is refused, and no task of its batch is listed."""
     parcel = Parcel("key", "elsewhere/1", State.CORRUPT, bytes(8 << 20), None, 0.0)
     with pytest.raises(PayloadRefused, match="raise max_payload"):
         backend.depot.accept([parcel])

@@ -1,4 +1,4 @@
-"""Two that want one task: what happens between a look at it and the record of its run."""
+"""Two processes and one task: changes between reading the task and writing the record of its run."""
 
 import os
 from collections.abc import Callable
@@ -22,20 +22,20 @@ Meanwhile = Callable[[NatsBackend, Callable[[], object]], None]
 
 
 def send(backend: NatsBackend) -> tuple[str, str]:
-    """Sends a task; its id and ref."""
+    """Send a task. Return its id and ref."""
     (id,) = backend.send([sealed(codec.encode(Message("task")))])
     return id, id.rpartition("/")[2]
 
 
 def claim(backend: NatsBackend, ref: str) -> Claim:
-    """Claims a task."""
+    """Claim a task."""
     found = claim_one(backend, ref)
     assert isinstance(found, Claim), found
     return found
 
 
 def records(backend: NatsBackend) -> int:
-    """How many records of runs there are."""
+    """Return the number of records of runs."""
     names = backend.cluster.names
 
     def count(stream: JetStream) -> int:
@@ -46,7 +46,7 @@ def records(backend: NatsBackend) -> int:
 
 @pytest.fixture
 def meanwhile(monkeypatch: pytest.MonkeyPatch) -> Meanwhile:
-    """Has something happen once, after a backend has first read a task or the record of its run."""
+    """Call a function once, after a backend has first read a task or the record of its run."""
 
     def meanwhile(backend: NatsBackend, happens: Callable[[], object]) -> None:
         names, left, last = backend.cluster.names, [happens], JetStream.last
@@ -63,7 +63,7 @@ def meanwhile(monkeypatch: pytest.MonkeyPatch) -> Meanwhile:
 
 
 def send_again(backend: NatsBackend) -> tuple[str, str]:
-    """Sends a task that a worker has run once. Its message is read before the record of its next run is written."""
+    """Send a task that a worker has run once, so its message is read before the record of the next run is written."""
     id, ref = send(backend)
     settle_one(backend, claim(backend, ref), Retry(0.0))
     until(lambda: records(backend) == 0)
@@ -71,7 +71,7 @@ def send_again(backend: NatsBackend) -> tuple[str, str]:
 
 
 def run_once(backend: NatsBackend, ref: str) -> None:
-    """What another worker does that is faster."""
+    """Run the task by another worker, which is faster."""
     settle_one(backend, claim(backend, ref), Ack())
     until(lambda: records(backend) == 0)
 
@@ -79,7 +79,7 @@ def run_once(backend: NatsBackend, ref: str) -> None:
 def test_a_task_that_ends_before_it_is_begun(
     backend: NatsBackend, url: str, opened: Open, meanwhile: Meanwhile
 ) -> None:
-    """A worker that reads a task, and is slow to write its record, does not run what has ended meanwhile."""
+    """A worker that has read a task does not run it if it has ended before the record is written."""
     late = opened(url)
     _, ref = send_again(backend)
     meanwhile(late, lambda: run_once(backend, ref))
@@ -92,7 +92,7 @@ def test_a_task_that_ends_before_it_is_begun(
 def test_a_task_that_is_begun_again_meanwhile(
     backend: NatsBackend, url: str, opened: Open, meanwhile: Meanwhile
 ) -> None:
-    """A record that belongs to a later message than the one that was read is not taken for void."""
+    """A record of a later message than the one that was read is not treated as void."""
     late = opened(url)
     _, ref = send_again(backend)
     names, other = backend.cluster.names, runs.process(os.getppid())
@@ -115,7 +115,7 @@ def test_a_task_that_is_begun_again_meanwhile(
 def test_a_task_that_is_begun_before_it_is_changed(
     backend: NatsBackend, url: str, opened: Open, meanwhile: Meanwhile, change: str
 ) -> None:
-    """A person who retries or removes a task that a worker begins just then is told so, and it runs once."""
+    """A user who changes a task that a worker has just begun gets an error, and the task runs once."""
     person = opened(url)
     id, ref = send(backend)
     begun: list[Claim] = []
@@ -131,7 +131,7 @@ def test_a_task_that_is_begun_before_it_is_changed(
 def test_a_task_that_is_changed_before_it_is_begun(
     backend: NatsBackend, url: str, opened: Open, meanwhile: Meanwhile, change: str
 ) -> None:
-    """A worker that has read a task which a person then retries or removes does not run what it has read."""
+    """A worker does not run a task that a user has retried or removed after the worker has read it."""
     late = opened(url)
     id, ref = send_again(backend)
     meanwhile(late, lambda: backend.change(id, change))
@@ -149,7 +149,7 @@ def test_a_task_that_is_changed_before_it_is_begun(
 def test_a_worker_that_dies_when_it_has_set_a_task_aside(
     backend: NatsBackend, url: str, opened: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A task whose message its worker could not delete any more is dead, and is not run once more."""
+    """A task is dead and does not run again, even if its worker died before it deleted the message."""
     id, ref = send(backend)
     begun = claim(backend, ref)
     names, gone = backend.cluster.names, Process(runs.host(), 4_190_000, "1")
@@ -175,12 +175,12 @@ def test_a_worker_that_dies_when_it_has_set_a_task_aside(
 
 
 def end(backend: NatsBackend, id: str, ref: str) -> None:
-    """A worker runs the task to its end."""
+    """Run the task to its end by a worker."""
     settle_one(backend, claim(backend, ref), Ack())
 
 
 def crash(backend: NatsBackend, id: str, ref: str) -> None:
-    """A worker dies before it has looked again, and the next one runs the task."""
+    """Kill a worker before it reads the task again, and run the task by the next one."""
     names, gone = backend.cluster.names, Process(runs.host(), 4_190_000, "1")
 
     def die(stream: JetStream) -> None:
@@ -193,13 +193,13 @@ def crash(backend: NatsBackend, id: str, ref: str) -> None:
 
 
 def again(backend: NatsBackend, id: str, ref: str) -> None:
-    """The person retries the task once more, and a worker runs it."""
+    """Retry the task again, and run it by a worker."""
     backend.change(id, RunNow())
     end(backend, id, ref)
 
 
 def remove(backend: NatsBackend, id: str, ref: str) -> None:
-    """The person removes the task."""
+    """Remove the task, as a user does."""
     backend.change(id, Remove())
 
 
@@ -207,7 +207,7 @@ def remove(backend: NatsBackend, id: str, ref: str) -> None:
 def test_a_retry_that_is_killed(
     backend: NatsBackend, monkeypatch: pytest.MonkeyPatch, then: Callable[[NatsBackend, str, str], None]
 ) -> None:
-    """A dead task that was made ready, and is not yet deleted where the dead ones are, is gone when it has ended."""
+    """A dead task whose retry was interrupted before its old message was deleted is gone once it has ended."""
     id, ref = send(backend)
     settle_one(backend, claim(backend, ref), Bury("hopeless"))
     with monkeypatch.context() as patch:

@@ -1,4 +1,4 @@
-"""NATS JetStream keeps the contract, on a real server.
+"""The conformance suite on NATS JetStream, with a real server.
 
 The clock is the tests' own here, so the feeds hold deferred tasks themselves; that the server keeps them back is tested
 in ``tests/nats``.

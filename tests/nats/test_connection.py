@@ -1,4 +1,4 @@
-"""Connections to the servers: how many there are, and that nothing is lost or done twice where they break."""
+"""Connections to the servers: their number, and that nothing is lost or done twice when they break."""
 
 import base64
 import contextlib
@@ -34,19 +34,19 @@ from unspool.testing.exchange import claim_one, content_of, sealed
 
 
 def send(backend: NatsBackend, *messages: Message) -> list[str]:
-    """Sends tasks; their ids."""
+    """Send tasks, and return their ids."""
     return backend.send([sealed(codec.encode(message)) for message in messages or (Message("task"),)])
 
 
 def claim(backend: NatsBackend, id: str) -> Claim:
-    """Claims a task."""
+    """Claim a task."""
     found = claim_one(backend, id.rpartition("/")[2])
     assert isinstance(found, Claim), found
     return found
 
 
 def records(backend: NatsBackend) -> int:
-    """How many tasks are said to run."""
+    """Return the number of records of runs."""
     names = backend.cluster.names
 
     def count(stream: JetStream) -> int:
@@ -56,24 +56,24 @@ def records(backend: NatsBackend) -> int:
 
 
 def end(backend: NatsBackend, *claims: Claim) -> None:
-    """Ends tasks."""
+    """Settle claims as finished."""
     backend.exchange([End(claim, Ack()) for claim in claims], [])
 
 
 def connections(backend: NatsBackend) -> list[Connection]:
-    """Returns the open connections that nothing uses now."""
+    """Return the open connections that are idle."""
     return [stream.open() for stream in backend.cluster._idle]  # noqa: SLF001  to find the connections
 
 
 def cut(backend: NatsBackend) -> None:
-    """Breaks the connections."""
+    """Break the idle connections."""
     for connection in connections(backend):
         connection._socket.shutdown(socket.SHUT_RDWR)  # noqa: SLF001  to break it
 
 
 @pytest.fixture
 def worker(backend: NatsBackend) -> NatsBackend:
-    """A backend that has claimed before: the first claim says to other hosts that this process lives."""
+    """Return a backend that has claimed before. The first claim also registers the process for other hosts."""
     (id,) = send(backend)
     end(backend, claim(backend, id))
     return backend
@@ -84,7 +84,7 @@ Loses = Callable[[str], None]
 
 @pytest.fixture
 def lose(monkeypatch: pytest.MonkeyPatch) -> Loses:
-    """Lose the answers to the next requests that contain one with this word in its subject, with the connection."""
+    """Break the connection instead of answering, once a request has this word in its subject."""
 
     def lose(word: str) -> None:
         ask, left = JetStream._ask_some, [word]  # noqa: SLF001  to lose an answer
@@ -104,7 +104,7 @@ def lose(monkeypatch: pytest.MonkeyPatch) -> Loses:
 
 
 def test_a_run(worker: NatsBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ends and claims of new tasks are one write, whose answers are read; nothing is left behind."""
+    """The requests of an exchange are written at once, and all answers are read. No record is left."""
     ids = send(worker, *[Message("task", number) for number in range(8)])
     refs = [id.rpartition("/")[2] for id in ids]
     begun = [one for one in worker.exchange([], refs[:4]).taken if isinstance(one, Claim)]
@@ -132,7 +132,7 @@ def test_a_run(worker: NatsBackend, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_task_that_is_large(worker: NatsBackend) -> None:
-    """What arrives in many parts is put together; a batch of them goes out in parts too."""
+    """A message that arrives or is sent in many parts is complete, also within a batch."""
     messages = [Message("task", os.urandom(3 << 20)) for _ in range(3)]
     before = connections(worker)
     for id, message in zip(send(worker, *messages), messages, strict=True):
@@ -144,7 +144,7 @@ def test_a_task_that_is_large(worker: NatsBackend) -> None:
 
 
 def test_what_is_not_there_or_not_due(worker: NatsBackend) -> None:
-    """A task that has gone, and one that another has, are refused; no record is left behind."""
+    """A task that is gone or running is refused, and no record is left."""
     gone, taken = send(worker, Message("task"), Message("task"))
     worker.change(gone, Remove())
     found = claim(worker, taken)
@@ -155,7 +155,7 @@ def test_what_is_not_there_or_not_due(worker: NatsBackend) -> None:
 
 
 def test_an_end_whose_answer_is_lost(worker: NatsBackend, lose: Loses, caplog: pytest.LogCaptureFixture) -> None:
-    """The end is sent again until it is answered. A record that was not deleted is void, and is swept."""
+    """An end is sent again until it is answered. A record that was not deleted is void, and is removed later."""
     first, second = send(worker, Message("task"), Message("task"))
     for id in (first, second):
         found = claim(worker, id)
@@ -197,7 +197,7 @@ def test_an_end_without_a_deletion(
 
 
 def test_an_end_that_is_repeated(worker: NatsBackend, caplog: pytest.LogCaptureFixture) -> None:
-    """An end that was settled by a call that has raised is settled once, without a line in the log."""
+    """An end that was settled by a call that raised is settled once, and nothing is logged."""
     (id,) = send(worker)
     found = claim(worker, id)
     end(worker, found)
@@ -206,7 +206,7 @@ def test_an_end_that_is_repeated(worker: NatsBackend, caplog: pytest.LogCaptureF
 
 
 def test_an_end_that_comes_too_late(worker: NatsBackend, caplog: pytest.LogCaptureFixture) -> None:
-    """An end of a task that does not exist any more is logged."""
+    """The end of a task that does not exist any more is logged."""
     (id,) = send(worker)
     found = claim(worker, id)
     names, record = worker.cluster.names, found.token.record
@@ -217,7 +217,7 @@ def test_an_end_that_comes_too_late(worker: NatsBackend, caplog: pytest.LogCaptu
 
 
 def test_claims_whose_answers_are_lost(worker: NatsBackend, lose: Loses) -> None:
-    """The records may have been written. The tasks are claimed all the same, for the first time."""
+    """If the answers to claims are lost, the tasks are claimed nevertheless, with one attempt and no crash."""
     ids = send(worker, Message("one"), Message("two"))
     lose(".run.")
     claims = [one for one in worker.exchange([], [id.rpartition("/")[2] for id in ids]).taken if isinstance(one, Claim)]
@@ -229,7 +229,7 @@ def test_claims_whose_answers_are_lost(worker: NatsBackend, lose: Loses) -> None
 
 @contextlib.contextmanager
 def losing() -> Iterator[None]:
-    """Lose the answers to all requests, with the connection."""
+    """Break the connection instead of answering, for all requests."""
     ask = JetStream._ask_some  # noqa: SLF001  to lose an answer
 
     def ask_some(self: JetStream, requests: Sequence[Request], some: Any, found: Any, *more: Any) -> None:
@@ -245,7 +245,7 @@ def losing() -> Iterator[None]:
 
 
 def test_claims_of_a_call_that_raises(own_server: Server, opened: Open) -> None:
-    """Claims that were made in a call that has raised are released by the next call, and are no crashes."""
+    """Claims of a call that raised are released by the next call, and do not count as crashes."""
     worker, other = (opened(url, patience=0.5) for url in [queue_on(own_server.url)] * 2)
     ids = send(worker, Message("one"), Message("two"))
     refs = [id.rpartition("/")[2] for id in ids]
@@ -298,14 +298,14 @@ def test_claims_that_the_servers_store_late(own_server: Server, opened: Open) ->
 
 
 def test_a_batch_that_breaks(backend: NatsBackend, lose: Loses) -> None:
-    """What was sent and not answered is sent again, under the same ids: it is there once."""
+    """Tasks that were sent and not answered are sent again under the same ids, and stored once."""
     lose(".now.")
     send(backend, *[Message("task", number) for number in range(50)])
     assert backend.counts().tasks[State.READY] == 50
 
 
 def test_a_connection_that_the_server_has_closed(worker: NatsBackend) -> None:
-    """It is noticed before a request is sent, and another is opened."""
+    """A closed connection is noticed before a request is sent, and another is opened."""
     before = connections(worker)
     cut(worker)
     send(worker)
@@ -314,7 +314,7 @@ def test_a_connection_that_the_server_has_closed(worker: NatsBackend) -> None:
 
 
 def test_many_threads(backend: NatsBackend) -> None:
-    """Each thread has a connection while it sends. A few are kept."""
+    """Each thread has a connection while it sends. A few connections are kept afterwards."""
     with ThreadPoolExecutor(16) as pool:
         ids = [id for sent in pool.map(lambda _: send(backend), range(200)) for id in sent]
     assert len(set(ids)) == 200
@@ -323,7 +323,7 @@ def test_many_threads(backend: NatsBackend) -> None:
 
 
 def test_a_child(worker: NatsBackend) -> None:
-    """A fork opens connections of its own, and its parent's go on."""
+    """A forked child opens its own connections, and those of its parent remain usable."""
     before = connections(worker)
     pid = os.fork()
     if pid == 0:
@@ -340,7 +340,7 @@ def test_a_child(worker: NatsBackend) -> None:
 
 
 def test_a_queue_that_is_dropped(url: str) -> None:
-    """Its connections and those of its feeds are closed, so Python does not warn about open sockets."""
+    """The connections of a deleted backend and its feeds are closed, so Python warns about no open sockets."""
     found = address.parse(url)
     backend = NatsBackend(found, Settings())
     feed = backend.feed()
@@ -366,7 +366,7 @@ def test_a_queue_that_is_dropped(url: str) -> None:
     ],
 )
 def test_users(tmp_path: Path, opened: Open, more: str, login: str) -> None:
-    """The login in the URL is sent."""
+    """The user and password in the URL are sent."""
     server = Server(tmp_path / "server", more=more).start()
     try:
         backend = opened(queue_on(server.url.replace("//", f"//{login}")))
@@ -377,7 +377,7 @@ def test_users(tmp_path: Path, opened: Open, more: str, login: str) -> None:
 
 @pytest.fixture
 def certified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """A server that demands TLS, whose certificate is trusted."""
+    """Yield a server that requires TLS, with a trusted certificate."""
     if shutil.which("openssl") is None:
         pytest.skip("there is no openssl to make a certificate")
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
@@ -395,7 +395,7 @@ def certified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve
 
 
 def test_tls(certified: Server, opened: Open) -> None:
-    """Where the servers demand TLS, connections have it; a task is sent and run."""
+    """If the server requires TLS, all connections use it, and a task is sent and run."""
     backend = opened(queue_on(certified.url, "&tls=true"))
     first, second = send(backend, Message("task"), Message("task", b"x" * (1 << 20)))
     for id in (first, second):
@@ -417,7 +417,7 @@ def signed(issuer: Any, kind: str, subject: Any, **claims: Any) -> str:
 
 
 def test_credentials(tmp_path: Path, opened: Open) -> None:
-    """With a file of credentials, what the server sends is signed. Other credentials are refused."""
+    """With a credentials file, the nonce of the server is signed. Other credentials are refused."""
     operator, account, system, user, stranger = (
         nkeys.from_seed(nkeys.encode_seed(os.urandom(32), kind))
         for kind in (

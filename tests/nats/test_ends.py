@@ -1,4 +1,4 @@
-"""The end of a run is noted within a moment, however long the next run takes."""
+"""The end of a run is settled within a moment, even if the next run takes long."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from .conftest import until
 
 
 def test_a_coroutine_that_ends_beside_a_long_run(served: Place, backend: NatsBackend) -> None:
-    """It leaves the queue while a plain task runs in the same worker."""
+    """A coroutine that ends leaves the queue while a function runs in the same worker."""
     served.write_app(HOLDING)
     served.gate("short")
     served.gate("long")
@@ -26,7 +26,7 @@ def test_a_coroutine_that_ends_beside_a_long_run(served: Place, backend: NatsBac
 
 
 def test_a_short_task_before_a_long_one_of_another_spooler(served: Place, backend: NatsBackend, tmp_path: Path) -> None:
-    """The claim that would tell its end is a claim from elsewhere."""
+    """A run is settled even if the next claim of its worker is on another spooler."""
     served.write_app(HOLDING)
     served.gate("long")
     side = str(tmp_path / "side")

@@ -99,8 +99,10 @@ def attempts(claims: list[Claim]) -> list[tuple[int, int]]:
 
 
 def test_claims_that_are_given_back(backend: NatsBackend, opened: Open) -> None:
-    """A claim that was not begun is released by its fence, and counts as neither attempt nor crash. A claim with
-    another fence stays."""
+    """A claim that was not begun is released by its fence, and counts neither an attempt nor a crash.
+
+    A claim with another fence is not released.
+    """
     worker, other = opened(backend.name), opened(backend.name)
     send(backend, 3)
     feed = backend.feed()
@@ -117,7 +119,7 @@ def test_claims_that_are_given_back(backend: NatsBackend, opened: Open) -> None:
 
 
 def test_a_worker_that_dies_with_several_claims(backend: NatsBackend, opened: Open) -> None:
-    """The supervisor gives back what was not begun. What it has not got back was begun, and is a crash."""
+    """The supervisor releases the claims that were not begun. The others were begun, and count as crashes."""
     worker, other = opened(backend.name), opened(backend.name)
     send(backend, 2)
     feed = backend.feed()
@@ -136,8 +138,10 @@ def test_a_worker_that_dies_with_several_claims(backend: NatsBackend, opened: Op
 
 
 def test_a_supervisor_that_dies_with_its_worker(backend: NatsBackend, opened: Open) -> None:
-    """Of tasks that were claimed together, none is charged with the death of worker and supervisor. Each is claimed
-    alone the next time, and a further death is then a crash of that task."""
+    """If worker and supervisor die, tasks that were claimed together count no crash.
+
+    Each is claimed alone the next time, and another death counts as a crash of that task.
+    """
     worker, other = opened(backend.name), opened(backend.name)
     refs = send(backend, 3)
     claims(worker, refs[:2])
@@ -155,7 +159,7 @@ def test_a_supervisor_that_dies_with_its_worker(backend: NatsBackend, opened: Op
 
 
 def test_a_mark_on_one_of_several_claims(backend: NatsBackend, opened: Open) -> None:
-    """A task that is marked was begun, so its worker's death is a crash."""
+    """A marked task was begun, so the death of its worker counts as a crash."""
     refs = send(backend, 2)
     claims(backend, refs)
     backend.mark(refs[0], DeferOnCrash(1.0))
@@ -164,7 +168,7 @@ def test_a_mark_on_one_of_several_claims(backend: NatsBackend, opened: Open) -> 
 
 
 def test_a_claim_that_was_given_back_and_is_released(backend: NatsBackend, opened: Open) -> None:
-    """A worker that releases what its supervisor has given back takes nothing away from the next one."""
+    """A worker that releases a claim which its supervisor has released already does not affect the next claim."""
     late, other = opened(backend.name), opened(backend.name)
     send(backend, 2)
     feed = backend.feed()
@@ -199,7 +203,7 @@ def test_ends_of_a_dead_worker(backend: NatsBackend, opened: Open, caplog: pytes
 
 
 def test_an_empty_exchange(backend: NatsBackend, own_server: Server) -> None:
-    """It asks nothing of a server, also if none can be reached."""
+    """An empty exchange sends no request, even if no server can be reached."""
     assert backend.exchange([], []) == ([], [])
     own_server.kill()
     unreachable = NatsBackend(address.parse(queue_on(own_server.url)), Settings())

@@ -45,7 +45,7 @@ while not os.path.exists(os.environ["ORACLE"] + ".enough"):
 
 
 class Load:
-    """A producer and a supervisor with two workers, while something happens to the server."""
+    """A producer and a supervisor with two workers, for tests that disturb the server."""
 
     def __init__(self, place: Place, url: str, opened: Open) -> None:
         self.place = at(place, url)
@@ -55,7 +55,7 @@ class Load:
         self.producer = subprocess.Popen([sys.executable, "-c", PRODUCER], cwd=place.root, env=place.env)
 
     def goes_on(self, runs: int = 40) -> None:
-        """Waits for so many further runs."""
+        """Wait for a number of further runs."""
         before = self._ran()
         end = time.monotonic() + 2 * PATIENCE
         while self._ran() < before + runs:
@@ -66,12 +66,12 @@ class Load:
         return sum(line.startswith("ran") for line in self.place.lines())
 
     def _tail(self) -> list[object]:
-        """What the supervisor said last."""
+        """Return the end of the supervisor's log."""
         self.running.catch_up()
         return [line for line in self.running.seen if line.get("verdict") != "processed"][-20:]
 
     def settle(self) -> tuple[int, int, int]:
-        """Ends the producer, lets all be run, and counts: acknowledged, lost, run more than once."""
+        """Stop the producer and run all tasks. Return how many were acknowledged, lost, and run more than once."""
         Path(f"{self.place.oracle}.enough").touch()
         assert self.producer.wait(2 * PATIENCE) == 0
         end = time.monotonic() + 2 * PATIENCE
@@ -92,7 +92,7 @@ class Load:
 
 @pytest.fixture
 def load(place: Place, opened: Open) -> Iterator[Callable[[str], Load]]:
-    """Puts a server under load."""
+    """Yield a function that starts the load on a server."""
     loads: list[Load] = []
 
     def load(url: str) -> Load:
@@ -106,7 +106,7 @@ def load(place: Place, opened: Open) -> Iterator[Callable[[str], Load]]:
 
 
 def test_killed_and_restarted(own_server: Server, load: Callable[[str], Load]) -> None:
-    """A single server is killed under load and started again, three times: nothing acknowledged is lost."""
+    """A server is killed under load and restarted three times, and no acknowledged task is lost."""
     under = load(queue_on(own_server.url, "&lease=2"))
     for _ in range(3):
         under.goes_on()
@@ -119,7 +119,7 @@ def test_killed_and_restarted(own_server: Server, load: Callable[[str], Load]) -
 
 
 def test_cut_off(own_server: Server, load: Callable[[str], Load]) -> None:
-    """A connection that breaks, and stays away for longer than a lease: the worker's verdicts are told later."""
+    """A connection breaks for longer than a lease. The ends of the runs are settled afterwards."""
     proxy = Proxy(own_server.port)
     try:
         under = load(queue_on(f"nats://127.0.0.1:{proxy.port}", "&lease=2"))
@@ -127,7 +127,7 @@ def test_cut_off(own_server: Server, load: Callable[[str], Load]) -> None:
             under.goes_on()
             proxy.cut()
             time.sleep(3)
-            proxy.mend()
+            proxy.restore()
         under.goes_on()
         _, _, twice = under.settle()
         assert twice <= 2 * 4
@@ -136,7 +136,7 @@ def test_cut_off(own_server: Server, load: Callable[[str], Load]) -> None:
 
 
 def test_silence(own_server: Server, load: Callable[[str], Load]) -> None:
-    """A server that does not answer for a while, its connections open."""
+    """A server does not answer for a while, and its connections stay open."""
     under = load(queue_on(own_server.url, "&lease=2"))
     under.goes_on()
     own_server.freeze()
@@ -148,7 +148,7 @@ def test_silence(own_server: Server, load: Callable[[str], Load]) -> None:
 
 
 def test_nodes_of_a_cluster_are_killed(tmp_path: Path, load: Callable[[str], Load]) -> None:
-    """Of three nodes one is killed, comes back, and then the leader of the tasks is: the others go on."""
+    """One of three nodes is killed and restarted, then the leader of the tasks is killed. The load continues."""
     cluster = Cluster(tmp_path / "cluster").start()
     try:
         under = load(queue_on(f"nats://{cluster.hosts}", "&lease=2"))

@@ -1,4 +1,4 @@
-"""A server whose storage is full: workers go on, and so make room."""
+"""A server whose storage is full: workers continue, which frees storage."""
 
 import signal
 import time
@@ -32,7 +32,7 @@ POSTPONED = 5
 
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Server]:
-    """A server that stores little."""
+    """Yield a server with little storage."""
     server = Server(tmp_path / "server", storage="4MB").start()
     yield server
     server.remove()
@@ -40,7 +40,7 @@ def small(tmp_path: Path) -> Iterator[Server]:
 
 @pytest.fixture
 def full(small: Server, place: Place, opened: Open) -> NatsBackend:
-    """A spooler whose senders have filled the storage."""
+    """Return a place whose spooler has filled the storage."""
     url = queue_on(small.url)
     at(place, url).write_app(APP)
     place.call("""
@@ -56,8 +56,10 @@ def full(small: Server, place: Place, opened: Open) -> NatsBackend:
 
 
 def test_workers_that_start_make_room(full: NatsBackend, place: Place) -> None:
-    """All tasks are run by workers that start when there is no room for a registration or the record of a run; the
-    reserve, which was used up, is there again when they have ended."""
+    """Workers run all tasks even if they start when there is no room for a registration or a record.
+
+    The reserve is restored afterwards.
+    """
     waiting = full.counts().tasks[State.READY]
     assert waiting > 50
     running = place.run()
@@ -70,8 +72,10 @@ def test_workers_that_start_make_room(full: NatsBackend, place: Place) -> None:
 
 
 def test_no_reserve(full: NatsBackend, place: Place) -> None:
-    """Where the reserve is used up as well, a supervisor starts, and says in a line why it begins nothing; it begins as
-    soon as a person removes some tasks."""
+    """Without a reserve, a supervisor starts and logs why it runs nothing.
+
+    It runs tasks once a user has removed some.
+    """
     drop_reserve(full)
     with pytest.raises(SpoolerUnusable, match="the storage is full"):
         full.send([sealed(codec.encode(Message("task", "x" * 20000))) for _ in range(100)])
@@ -84,7 +88,7 @@ def test_no_reserve(full: NatsBackend, place: Place) -> None:
 
 
 def test_a_batch_for_which_there_is_no_room(small: Server, opened: Open) -> None:
-    """The error says which tasks of the batch are in the queue, so that only the others need be sent again."""
+    """The error says which tasks of the batch are stored, so that only the others need to be sent again."""
     backend = opened(queue_on(small.url))
     before = backend.send([sealed(codec.encode(Message("task", "x" * 3000))) for _ in range(10)])
     with pytest.raises(SpoolerUnusable, match="the storage is full") as caught:
@@ -94,35 +98,35 @@ def test_a_batch_for_which_there_is_no_room(small: Server, opened: Open) -> None
 
 
 def reserves(backend: NatsBackend) -> int:
-    """How many there are."""
+    """Return the number of reserves."""
     return number(backend, on_the_way(ARRIVING, DEAD))
 
 
 def drop_reserve(backend: NatsBackend) -> None:
-    """Deletes the reserve, as workers do that find no room."""
+    """Delete the reserve, as workers without room do."""
     assert backend.cluster.call(backend.cluster.reserve._spend)  # noqa: SLF001  the last resort of a worker
 
 
 def fill(backend: NatsBackend) -> None:
-    """Sends tasks until there is no room."""
+    """Send tasks until the storage is full."""
     with pytest.raises(SpoolerUnusable, match="the storage is full"):
         backend.send([sealed(codec.encode(Message("task", "x" * 200_000))) for _ in range(100)])
 
 
 def empty(backend: NatsBackend) -> None:
-    """Deletes all tasks."""
+    """Delete all tasks."""
     backend.cluster.call(lambda stream: stream.api(f"STREAM.PURGE.{backend.cluster.names.tasks}"))
 
 
 @pytest.fixture
 def other(small: Server, opened: Open) -> NatsBackend:
-    """Another spooler, which fills the storage."""
+    """Return another spooler, which fills the storage."""
     return opened(queue_on(small.url))
 
 
 @pytest.fixture
 def withheld(small: Server, other: NatsBackend, place: Place, opened: Open) -> NatsBackend:
-    """A spooler whose postponed tasks have become due while the storage was full, which it still is."""
+    """Return a spooler whose deferred tasks have become due while the storage is full."""
     url = queue_on(small.url, "&lease=2")
     at(place, url).write_app(APP)
     backend, due = opened(url), time.time() + 3
@@ -136,7 +140,7 @@ def withheld(small: Server, other: NatsBackend, place: Place, opened: Open) -> N
 
 
 def test_what_becomes_due_while_the_storage_is_full(withheld: NatsBackend, place: Place) -> None:
-    """Postponed tasks that the server cannot let out are run by a supervisor that has the reserve, once each."""
+    """If the server cannot release deferred tasks, a supervisor with the reserve runs each of them once."""
     running = place.run()
     place.wait_for_line("done", POSTPONED)
     until(lambda: not sum(withheld.counts().tasks.values()))
@@ -145,8 +149,10 @@ def test_what_becomes_due_while_the_storage_is_full(withheld: NatsBackend, place
 
 
 def test_what_becomes_due_while_there_is_no_reserve(withheld: NatsBackend, other: NatsBackend, place: Place) -> None:
-    """They are counted and listed as deferred. A supervisor runs them as soon as there is room, although nothing was
-    restarted, and says that they are late."""
+    """Deferred tasks that the server cannot release are listed as deferred.
+
+    A supervisor runs them as soon as there is room, without a restart, and logs that they are late.
+    """
     drop_reserve(withheld)
     fill(other)
     running = place.run()
@@ -167,8 +173,7 @@ def test_what_becomes_due_while_there_is_no_reserve(withheld: NatsBackend, other
 def test_a_supervisor_that_dies_when_it_lets_tasks_out(
     withheld: NatsBackend, other: NatsBackend, small: Server, monkeypatch: pytest.MonkeyPatch, restarted: bool
 ) -> None:
-    """A task that was let out, and that the server still keeps back, is run once: also if the server, which is started
-    again, lets it out as well."""
+    """A task that a supervisor has released runs once, even if a restarted server releases it as well."""
     empty(other)
     overdue, names = Overdue(withheld.cluster, tasks_of(withheld)), withheld.cluster.names
 

@@ -1,4 +1,4 @@
-"""Several hosts, forks, and servers that keep nothing back."""
+"""Several hosts, forks, and servers without schedules for deferred tasks."""
 
 import os
 import shutil
@@ -27,7 +27,7 @@ APP = """
 
 @pytest.fixture
 def elsewhere(served: Place) -> Iterator["subprocess.Popen[bytes]"]:
-    """A supervisor on another host: in a pid namespace of its own, as in a container."""
+    """Yield a supervisor on another host: in a pid namespace of its own, like a container."""
     if os.geteuid() != 0 or shutil.which("unshare") is None:
         pytest.skip("a namespace of its own needs root and unshare")
     served.write_app(APP)
@@ -41,8 +41,10 @@ def elsewhere(served: Place) -> Iterator["subprocess.Popen[bytes]"]:
 
 
 def test_another_host(served: Place, backend: NatsBackend, elsewhere: "subprocess.Popen[bytes]") -> None:
-    """Its workers and what they run are shown with its name, its task is left alone while it lives, and is taken over
-    within leases when it is gone; its workers are not shown any more."""
+    """Workers of another host are listed with its name.
+
+    Their task is taken over within leases of its death, not earlier.
+    """
     served.gate("long")
     served.call("waits('long')")
     served.wait_for_line("begun long")
@@ -63,8 +65,7 @@ def test_another_host(served: Place, backend: NatsBackend, elsewhere: "subproces
 
 
 def test_a_late_verdict_is_refused(url: str, opened: Open, caplog: pytest.LogCaptureFixture) -> None:
-    """What was taken over meanwhile is the other's: the verdict of the one who was cut off changes nothing, and is
-    logged."""
+    """If a run was taken over by another process, the end of the first one has no effect and is logged."""
     from unspool.backends.nats.jetstream import JetStream
     from unspool.backends.nats.runs import Process, Run
     from unspool.message import Ack, Bury
@@ -79,7 +80,7 @@ def test_a_late_verdict_is_refused(url: str, opened: Open, caplog: pytest.LogCap
     names = one.cluster.names
 
     def vanish(stream: JetStream) -> None:
-        """The record as it looks from here when its process is of a host that is not heard of."""
+        """Return the record as it is read here if the host of its process does not report."""
         record = stream.last(names.state, names.run(first.ref))
         assert record is not None
         run = Run.of(record)
@@ -102,7 +103,7 @@ def test_a_late_verdict_is_refused(url: str, opened: Open, caplog: pytest.LogCap
 
 
 def test_servers_that_keep_nothing_back(url: str, opened: Open) -> None:
-    """Without the server's schedules a deferred task is handed out, given back with a delay, and is there in time."""
+    """Without schedules of the server, a deferred task is handed out, returned with a delay, and runs in time."""
     backend = opened(url, schedules=False, hold=0.5)
     due = time.time() + 4
     backend.send([sealed(codec.encode(Message("task", None, None, None, due)))])
@@ -119,8 +120,7 @@ def test_servers_that_keep_nothing_back(url: str, opened: Open) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")  # of the test's own thread
 def test_forks_with_a_busy_connection(backend: NatsBackend) -> None:
-    """A process may fork at any time, also while threads of it send: parent and children go on, each on a connection
-    of its own."""
+    """A process may fork while its threads send. Parent and children continue, each with its own connection."""
     backend.send([sealed(codec.encode(Message("first")))])
     ended = threading.Event()
     sent = [1]

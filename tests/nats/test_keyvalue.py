@@ -88,7 +88,7 @@ def lose(monkeypatch: pytest.MonkeyPatch) -> Lose:
 
 @pytest.fixture
 def no_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a wait end only if it is woken."""
+    """Make a wait end only if it is woken."""
     monkeypatch.setattr(keyvalue, "_ROUND", 10 * PATIENCE)
 
 
@@ -434,7 +434,7 @@ def test_an_ephemeral_item_is_announced(backend: NatsBackend) -> None:
 
 
 def test_close_ends_what_is_left(backend: NatsBackend) -> None:
-    """``close`` drops the ephemeral items that were not dropped or replaced before, and asks for no others."""
+    """``close`` drops the ephemeral items that still exist, and sends no request for others."""
     kv = backend.kv
     for key in ("dropped", "replaced", "left"):
         kv.put(key, b"", life=EPHEMERAL)

@@ -1,4 +1,4 @@
-"""A server that is killed reads its files again: what has left the queue stays away."""
+"""A killed server reads its files again, and tasks that have left the queue do not return."""
 
 import itertools
 import json
@@ -21,31 +21,31 @@ from unspool.testing.exchange import claim_one, sealed, settle_one
 
 
 def send(backend: NatsBackend, **options: Any) -> str:
-    """Sends a task; its id."""
+    """Send a task, and return its id."""
     (id,) = backend.send([sealed(codec.encode(Message("task"))._replace(**options))])
     return id
 
 
 def claim(backend: NatsBackend, id: str) -> Claim:
-    """Claims a task."""
+    """Claim a task."""
     found = claim_one(backend, id.rpartition("/")[2])
     assert isinstance(found, Claim), found
     return found
 
 
 def settle(backend: NatsBackend, id: str, *dispositions: Ack | Retry | Release | Bury) -> None:
-    """Runs a task so often."""
+    """Run a task a number of times."""
     for disposition in dispositions:
         settle_one(backend, claim(backend, id), disposition)
 
 
 def ended(backend: NatsBackend) -> None:
-    """A task that fails, and then succeeds."""
+    """Run a task that fails, and then succeeds."""
     settle(backend, send(backend, due=1.0), Retry(0.0), Release(), Retry(0.0), Ack())
 
 
 def removed(backend: NatsBackend) -> None:
-    """A task that a person makes ready, twice, and then removes."""
+    """Retry a task twice as a user does, and remove it."""
     id = send(backend, due=1.0)
     backend.change(id, RunNow())
     backend.change(id, RunNow())
@@ -53,7 +53,7 @@ def removed(backend: NatsBackend) -> None:
 
 
 def brought_back(backend: NatsBackend) -> None:
-    """A task that is set aside, retried, set aside again, and removed."""
+    """Set a task aside, retry it, set it aside again, and remove it."""
     id = send(backend, due=1.0)
     settle(backend, id, Bury("first"))
     backend.change(id, RunNow())
@@ -62,7 +62,7 @@ def brought_back(backend: NatsBackend) -> None:
 
 
 def carried(backend: NatsBackend) -> None:
-    """Tasks that are carried to another queue: one that waits, and one that was set aside."""
+    """Transfer a waiting task and a dead one to another queue."""
     ids = [send(backend, due=1.0), send(backend)]
     settle(backend, ids[1], Bury("hopeless"))
     parcels = backend.depot.leave(ids)
@@ -71,7 +71,7 @@ def carried(backend: NatsBackend) -> None:
 
 
 def accepted(backend: NatsBackend) -> None:
-    """A task that is offered twice by its carrier, arrives, and is removed."""
+    """Accept a task twice, as after a repeated transfer, and remove it."""
     parcels = backend.depot.leave([send(backend)])
     backend.depot.accept(parcels)
     backend.depot.accept(parcels)
@@ -82,7 +82,7 @@ def accepted(backend: NatsBackend) -> None:
 
 
 def test_what_has_left_stays_away(own_server: Server, opened: Open) -> None:
-    """Of tasks that were written again, and have then left the queue in any way, nothing is there after a kill."""
+    """After a kill, no task is listed or counted that has left the queue, whatever was written for it before."""
     backend = opened(queue_on(own_server.url))
     id = send(backend)  # a part of the file that is empty is dropped
     for way in (ended, removed, brought_back, carried, accepted):
@@ -97,7 +97,10 @@ def test_what_has_left_stays_away(own_server: Server, opened: Open) -> None:
 
 @pytest.mark.timeout(180)
 def test_kills_at_each_step(own_server: Server, opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The server is killed before each write that retries and ends a task: when it has ended nothing of it is there."""
+    """The server is killed before each write that retries and ends a task.
+
+    Once the task has ended, none of its messages returns.
+    """
     ask, steps = JetStream._ask_some, itertools.count()  # noqa: SLF001  to lose an answer
     deadly = -1
     monkeypatch.setattr(connection, "ANSWER", 0.5)  # a request that was lost with the server is soon repeated
@@ -132,7 +135,7 @@ def test_kills_at_each_step(own_server: Server, opened: Open, monkeypatch: pytes
 
 
 def test_streams_of_an_earlier_version(url: str, opened: Open, caplog: pytest.LogCaptureFixture) -> None:
-    """Streams in which the server drops former messages are changed so that it does not, and their tasks are there."""
+    """Streams of an earlier version, in which the server drops former messages, are changed. Their tasks remain."""
     before = opened(url)
     id = send(before)
 
@@ -170,7 +173,7 @@ def test_streams_of_an_earlier_version(url: str, opened: Open, caplog: pytest.Lo
 
 
 def test_streams_that_may_not_be_changed(tmp_path: Path, opened: Open, caplog: pytest.LogCaptureFixture) -> None:
-    """Where the user may not change a stream of an earlier version, it is used as it is, and a line says what to do."""
+    """A stream of an earlier version that the user may not change is used as it is, and a log line says what to do."""
     users = """authorization { users: [
         { user: all, password: all },
         { user: some, password: some, permissions: { publish: { deny: "$JS.API.STREAM.UPDATE.>" } } }
@@ -196,7 +199,10 @@ def test_streams_that_may_not_be_changed(tmp_path: Path, opened: Open, caplog: p
 
 
 def are_left(backend: NatsBackend, *ids: str) -> bool:
-    """Whether these and no others are listed and counted once a supervisor has deleted what the server restored."""
+    """Return whether exactly these tasks are listed and counted.
+
+    A supervisor has deleted those that the server restored.
+    """
     feed = backend.feed()
     try:
         until(lambda: feed.refresh() and sorted(entry.id for entry in inspection.tasks(backend)) == sorted(ids))
@@ -230,7 +236,7 @@ Back = tuple[str, str, bytes, str]
 
 @pytest.mark.parametrize("way", [ended, removed, brought_back, carried])
 def test_any_message_that_comes_back(url: str, opened: Open, monkeypatch: pytest.MonkeyPatch, way: Way) -> None:
-    """Whichever message of a task that has left is back, no worker, carrier or person finds the task."""
+    """If any message of a task that has left returns, no worker, transfer or user finds the task."""
     messages: list[Back] = []
     ask = JetStream._ask_some  # noqa: SLF001  to lose an answer
 
@@ -269,7 +275,7 @@ def test_any_message_that_comes_back(url: str, opened: Open, monkeypatch: pytest
 
 
 def test_a_record_of_an_end_that_comes_late(url: str, opened: Open) -> None:
-    """The end of what was set aside, written after the retried task was begun, does not hide who runs it."""
+    """A record of a dead letter that is written after its retry has begun does not hide the running worker."""
     backend, worker, other = (opened(url) for _ in range(3))
     id = send(backend)
     settle(backend, id, Bury("hopeless"))
@@ -289,7 +295,7 @@ def test_a_record_of_an_end_that_comes_late(url: str, opened: Open) -> None:
 
 
 def test_a_release_that_comes_late(url: str, opened: Open) -> None:
-    """A deferred task that the server releases once more, after it was run and put off, keeps its attempts."""
+    """A deferred task that the server releases again, after it was run and deferred, keeps its attempts."""
     backend = opened(url)
     id = send(backend, due=1.0)
     first = claim(backend, id)

@@ -1,4 +1,4 @@
-"""``unspool run`` on NATS: the verdicts, due times, priorities and deaths of everywhere else, with real processes."""
+"""``unspool run`` on NATS with real processes: verdicts, due times, priorities and killed processes."""
 
 import os
 import signal
@@ -33,7 +33,10 @@ APP = """
 
 
 def test_verdicts(served: Place, backend: NatsBackend) -> None:
-    """Done is gone, failed runs again, hopeless and deadly tasks are set aside with reasons, and history tells."""
+    """Processed tasks leave, failed ones run again, and hopeless and deadly ones are set aside.
+
+    All are in the history.
+    """
     served.write_app(APP)
     served.call("done(); again(); hopeless(); killer()")
     running = served.run()
@@ -50,8 +53,7 @@ def test_verdicts(served: Place, backend: NatsBackend) -> None:
 
 
 def test_the_server_keeps_deferred_tasks_back(served: Place, backend: NatsBackend) -> None:
-    """A postponed task is kept by the server, is handed out a moment before its time, and runs not early and hardly
-    late."""
+    """The server keeps a deferred task until a moment before its time. It runs on time, and not early."""
     served.write_app(APP)
     due = time.time() + 8
     served.call(f"timed.using(postpone=__import__('datetime').datetime.fromtimestamp({due}))()")
@@ -67,7 +69,7 @@ def test_the_server_keeps_deferred_tasks_back(served: Place, backend: NatsBacken
 
 
 def test_priorities_and_order(served: Place) -> None:
-    """Smaller numbers first, none last, and first in first out in between."""
+    """Smaller priorities run first, none runs last, and equal ones run in the order of sending."""
     served.write_app(APP)
     served.call("""
         for name in "abc": done(name)
@@ -79,7 +81,7 @@ def test_priorities_and_order(served: Place) -> None:
 
 
 def test_a_long_task_is_not_handed_out_twice(served: Place, backend: NatsBackend) -> None:
-    """A task that runs for several leases stays with its worker, whoever else asks for work."""
+    """A task that runs for several leases is not handed out to any other worker."""
     served.write_app(APP)
     served.gate("long")
     served.call("waits('long')")
@@ -97,7 +99,7 @@ def test_a_long_task_is_not_handed_out_twice(served: Place, backend: NatsBackend
 
 
 def test_a_killed_supervisor_leaves_its_workers_task_alone(served: Place, backend: NatsBackend) -> None:
-    """Its worker goes on with what it runs, and no other supervisor begins that; it ends once."""
+    """If its supervisor is killed, a worker completes its task, and no other supervisor begins the task."""
     served.write_app(APP)
     served.gate("long")
     served.call("waits('long')")
@@ -116,7 +118,7 @@ def test_a_killed_supervisor_leaves_its_workers_task_alone(served: Place, backen
 
 
 def test_a_killed_worker(served: Place, backend: NatsBackend) -> None:
-    """What it ran is begun again at once, not after a lease, its crash counted."""
+    """The task of a killed worker begins again at once, not after a lease, and the crash is counted."""
     served.write_app(APP)
     served.gate("long")
     served.call("waits('long')")
@@ -138,7 +140,7 @@ def test_a_killed_worker(served: Place, backend: NatsBackend) -> None:
 
 
 def test_several_supervisors_share(served: Place, backend: NatsBackend) -> None:
-    """Each of many tasks runs once, and both supervisors run some: three that wait need the workers of both."""
+    """Two supervisors run each of many tasks once. Both are needed for three tasks that wait for each other."""
     served.write_app(APP)
     gates = ["one", "two", "three"]
     for name in gates:
@@ -159,7 +161,7 @@ def test_several_supervisors_share(served: Place, backend: NatsBackend) -> None:
 
 
 def test_what_was_handed_out_is_given_back_at_the_end(served: Place, backend: NatsBackend) -> None:
-    """A supervisor that stops leaves nothing to wait for: the next one has its tasks at once."""
+    """A supervisor that stops returns its tasks, so the next one gets them at once."""
     served.write_app(APP)
     served.gate("slow")
     served.call("waits('slow'); [done(number) for number in range(20)]")
@@ -175,7 +177,7 @@ def test_what_was_handed_out_is_given_back_at_the_end(served: Place, backend: Na
 
 
 def test_coroutines_end_beside_functions_and_when_nothing_comes_after_them(served: Place, backend: NatsBackend) -> None:
-    """In either thread of their worker; the last end of all is told to the server though the worker only waits then."""
+    """The end of a coroutine is settled while a function runs, and while its worker waits for tasks."""
     served.write_app("""
         @Spooler.task
         async def rest(seconds): await asyncio.sleep(seconds); return True

@@ -1,4 +1,4 @@
-"""NATS JetStream does what memory does, whatever is asked of the two: see ``tests/conformance``."""
+"""The NATS backend behaves like the memory backend for random sequences of commands: see ``tests/conformance``."""
 
 import uuid
 
@@ -30,7 +30,7 @@ class NatsLikeMemory(SpoolLikeMemory):
         until(lambda: not feed.refresh().more and len(feed._held) == waiting)  # noqa: SLF001  what the feed holds itself
 
     def die(self, task: Task) -> None:
-        """What is left when a worker is killed: the record of a run whose process is no more."""
+        """Store what remains after a worker was killed: the record of a run whose process has ended."""
         assert task.held
         here, there = task.held
         crash(self.spool, here.ref)  # type: ignore[arg-type]
@@ -50,10 +50,10 @@ NatsLikeMemory.TestCase.settings = settings(
 
 @pytest.fixture(autouse=True)
 def server(nats_server: Server) -> None:
-    """Where the queues are."""
+    """Set the server of the queues."""
     NatsLikeMemory.url = nats_server.url
 
 
 @pytest.mark.timeout(600)  # a failure takes minutes to be made small
 class TestNatsLikeMemory(NatsLikeMemory.TestCase):
-    """No sequence of commands tells the two apart."""
+    """No random sequence of commands has different results on the two backends."""

@@ -1,4 +1,4 @@
-"""One real server for all these tests, and a queue of its own for each."""
+"""Fixtures: one real server for all tests, and a queue for each test."""
 
 import contextlib
 import os
@@ -26,7 +26,7 @@ OTHER = os.environ.get("UNSPOOL_TEST_POSTGRES", "")
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
-    """A server with the schema in its database ``postgres``."""
+    """Yield a server with the schema in its database ``postgres``."""
     with serving() as server:
         migrate(server.url())
         yield server
@@ -34,7 +34,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def database(request: pytest.FixtureRequest) -> str:
-    """The URL of a database with the schema: of the server's, or the one that UNSPOOL_TEST_POSTGRES names."""
+    """Return the URL of a database with the schema: of the server, or of UNSPOOL_TEST_POSTGRES."""
     if OTHER:
         migrate(OTHER)
         return OTHER
@@ -44,17 +44,17 @@ def database(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def address(database: str) -> Address:
-    """A queue that nobody has used yet."""
+    """Return the address of a new queue."""
     return queue_in(database)
 
 
 def queue_in(url: str) -> Address:
-    """The address of a new queue in a database."""
+    """Return the address of a new queue in a database."""
     return parse(f"{url}{'&' if '?' in url else '?'}spooler=q{uuid.uuid4().hex}")
 
 
 def migrate(url: str) -> tuple[int, int]:
-    """Brings a database's schema up to date."""
+    """Create or update the schema of a database."""
     connection = Connector("test", url).open(check=False)
     try:
         return schema.migrate(connection)
@@ -64,14 +64,14 @@ def migrate(url: str) -> tuple[int, int]:
 
 @pytest.fixture
 def place(tmp_path: Path, address: Address) -> Iterator[Place]:
-    """A place for an application whose spooler is on the server; its supervisors end when the test does."""
+    """Yield a place for an application whose spooler is on the server. Its supervisors end with the test."""
     with place_at(tmp_path, address) as here:
         yield here
 
 
 @contextlib.contextmanager
 def place_at(root: Path, address: Address) -> Iterator[Place]:
-    """A place whose spooler is this queue."""
+    """Yield a place whose spooler is this queue."""
     here = Place(root)
     here.env |= {"UNSPOOL_SPOOLERS": url_of(address), "UNSPOOL_SECRET_KEY": "a secret key of these tests" * 2}
     del here.env["UNSPOOL_DURABILITY"]
@@ -82,20 +82,20 @@ def place_at(root: Path, address: Address) -> Iterator[Place]:
 
 
 def url_of(address: Address, port: int | None = None) -> str:
-    """The URL of a queue, by way of a port."""
+    """Return the URL of a queue, with another port if one is given."""
     url = address.url if port is None else re.sub(r":\d+/", f":{port}/", address.url, count=1)
     return f"{url}{'&' if '?' in url else '?'}spooler={address.spooler}"
 
 
 def look_at(address: Address) -> PostgresBackend:
-    """The test's own view of a queue; pickles are not opened by looking."""
+    """Return a backend of the test process for a queue."""
     return PostgresBackend(address, Settings())
 
 
 def wait_for_ends(control: psycopg.Connection[Any]) -> None:
-    """Waits until the server has ended the sessions of unspool whose clients on this machine are gone.
+    """Wait until the server has ended the sessions of unspool whose clients on this machine have ended.
 
-    The server lets go of a session's locks when it has noticed the end of its client, which is later under load.
+    It releases the locks of a session when it notices the end of the client, which is later under load.
     """
     query = "SELECT client_port FROM pg_stat_activity WHERE application_name = 'unspool' AND client_addr = '127.0.0.1'"
 
@@ -108,7 +108,7 @@ def wait_for_ends(control: psycopg.Connection[Any]) -> None:
 
 
 def wait_until(done: Callable[[], object]) -> None:
-    """Waits for what no event tells of."""
+    """Wait until a condition holds. It is checked repeatedly, because no event reports it."""
     deadline = time.monotonic() + PATIENCE
     while not done():
         assert time.monotonic() < deadline

@@ -1,4 +1,4 @@
-"""A TCP proxy between clients and a server, which a test can cut."""
+"""A TCP proxy between clients and a server that a test can interrupt."""
 
 import contextlib
 import selectors
@@ -10,7 +10,7 @@ _RESET = struct.pack("ii", 1, 0)  # close() then answers with RST, as a firewall
 
 
 class Proxy:
-    """Forwards connections on ``port`` to a port on loopback until it is cut."""
+    """Forwards connections on ``port`` to another port on loopback, until it is interrupted."""
 
     def __init__(self, target: int) -> None:
         self._target = target
@@ -21,36 +21,36 @@ class Proxy:
         self._lock = threading.Lock()
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ)
-        self._bell, self._ringer = socket.socketpair()
-        self._selector.register(self._bell, selectors.EVENT_READ)
+        self._wake_up, self._waker = socket.socketpair()
+        self._selector.register(self._wake_up, selectors.EVENT_READ)
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def cut(self) -> None:
-        """Ends all connections, on both sides, and refuses new ones."""
+        """Reset all connections on both sides, and refuse new ones."""
         with self._lock:
             self._open = False
             self._end_all()
 
-    def mend(self) -> None:
-        """Lets them through again."""
+    def restore(self) -> None:
+        """Accept connections again."""
         with self._lock:
             self._open = True
 
     def close(self) -> None:
-        """Ends it."""
-        self._ringer.close()
+        """Stop the proxy."""
+        self._waker.close()
         self._thread.join(10)
         with self._lock:
             self._end_all()
         self._listener.close()
-        self._bell.close()
+        self._wake_up.close()
         self._selector.close()
 
     def _run(self) -> None:
         while True:
             for key, _ in self._selector.select():
-                if key.fileobj is self._bell:
+                if key.fileobj is self._wake_up:
                     return
                 with self._lock:
                     if key.fileobj is self._listener:

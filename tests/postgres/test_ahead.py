@@ -1,5 +1,4 @@
-"""A worker claims tasks ahead of their runs, and nothing is worse for it: not for those behind a long run, and not for
-those behind one that kills its worker."""
+"""Tasks that a worker claims ahead of their runs are neither delayed by a long run nor lost with a killed worker."""
 
 import contextlib
 import signal
@@ -52,26 +51,28 @@ COUNT = 120  # before the one, and as many behind it
 
 @pytest.fixture
 def two(address: Address) -> Iterator[tuple[PostgresBackend, PostgresBackend]]:
-    """A worker's view of a queue, and another one's."""
+    """Yield the backends of two workers on one queue."""
     with contextlib.ExitStack() as stack:
         yield tuple(stack.enter_context(contextlib.closing(look_at(address))) for _ in range(2))  # type: ignore[misc]
 
 
 def crowd(place: Place, call: str) -> None:
-    """Quick tasks, the one that is called, and quick tasks."""
+    """Send quick tasks, the task of the call, and quick tasks again."""
     place.call(f"[noted(str(n)) for n in range({COUNT})], {call}, [noted(str({COUNT} + n)) for n in range({COUNT})]")
 
 
 def attempts_of(address: Address, task: str) -> list[tuple[str, int]]:
-    """The verdicts and attempts of a task's runs, the first one first."""
+    """Return the verdicts and attempts of the runs of a task, oldest first."""
     runs = inspection.runs(look_at(address), limit=10_000)
     return [(run.verdict, run.attempt) for run in reversed(runs) if run.task.endswith(task)]
 
 
 @pytest.mark.parametrize(("task", "options"), [("held", []), ("coroutine", ["--concurrency", "1"])])
 def test_nothing_waits_behind_a_long_run(place: Place, address: Address, task: str, options: list[str]) -> None:
-    """What its worker has claimed ahead goes to others within a moment, and loses no attempt; also where no more
-    coroutines may run beside a long one."""
+    """Tasks claimed ahead go to other workers during a long run, and lose no attempt.
+
+    This also applies while no further coroutine may run beside a long one.
+    """
     place.write_app(APP)
     place.gate("long")
     crowd(place, f"{task}('long')")
@@ -88,7 +89,7 @@ def test_nothing_waits_behind_a_long_run(place: Place, address: Address, task: s
 
 
 def test_a_task_that_kills_its_worker_is_alone_in_it(place: Place, address: Address) -> None:
-    """The crash is that task's; what was claimed ahead behind it has lost no attempt, and ran once."""
+    """The crash counts for the task that caused it. Tasks that were claimed ahead lose no attempt, and run once."""
     place.write_app(APP)
     crowd(place, "deadly('one', 'worker')")
     running = place.run()
@@ -136,8 +137,7 @@ def is_death_of_deadly(line: dict[str, Any]) -> bool:
 
 
 def test_what_was_taken_back_is_claimed_again(place: Place, address: Address) -> None:
-    """The only worker gets the tasks that it had claimed ahead, and that were taken back during a long run, by new
-    tickets. It claims them again, so each runs once."""
+    """Tasks that were taken back from the only worker return to it with new tickets. Each runs once."""
     place.write_app(APP)
     gates = ("one", "two", "three")
     quick = f"[quick() for _ in range({COUNT // 2})]"
@@ -158,14 +158,16 @@ def test_what_was_taken_back_is_claimed_again(place: Place, address: Address) ->
 
 
 def send(backend: PostgresBackend, count: int) -> list[str]:
-    """Refs of tasks that were sent."""
+    """Send tasks, and return their refs."""
     ids = backend.send([sealed(Content({"msg": b"task"}, b"%d" % number, None, None)) for number in range(count)])
     return [id.rpartition("/")[2] for id in ids]
 
 
 def test_a_second_ticket_that_is_given_back(two: tuple[PostgresBackend, PostgresBackend], address: Address) -> None:
-    """When a worker dies, the tasks of others that were not begun are handed out again. A worker that has begun one of
-    them keeps it when the second ticket is given back, also by another worker that took it ahead."""
+    """After the death of a worker, unstarted tasks of others are handed out again.
+
+    A worker that has begun one keeps it when the second ticket is released, even by another worker.
+    """
     worker, other = two
     refs = send(worker, 4)
     with contextlib.closing(look_at(address)) as supervisor:
@@ -192,14 +194,14 @@ def test_a_second_ticket_that_is_given_back(two: tuple[PostgresBackend, Postgres
 
 
 def test_a_task_without_a_ticket(two: tuple[PostgresBackend, PostgresBackend], address: Address) -> None:
-    """A task that a supervisor has taken and does not know is ready again after the next look at all of its tasks."""
+    """A task that a supervisor has reserved and does not know is ready again after the next check of all its tasks."""
     worker, _ = two
     send(worker, 1)
     with contextlib.closing(look_at(address)) as supervisor:
         feed = supervisor.feed()
         feed.refresh()
         (ticket,) = feed.take(1)
-        feed._out.clear()
+        feed._out.clear()  # noqa: SLF001  as after a restart of the supervisor
         feed.recheck()
         feed.refresh()
         assert feed.take(1) == [ticket]

@@ -1,4 +1,4 @@
-"""Hosts whose clocks are wrong: the server's clock rules."""
+"""Hosts whose clocks are wrong. All times are measured by the clock of the server."""
 
 import contextlib
 import time
@@ -18,14 +18,14 @@ HOUR = 3600.0
 
 
 class Wrong(PostgresBackend):
-    """A host whose clock is wrong by so many seconds; the server's is its own."""
+    """A backend on a host whose clock is wrong by a number of seconds."""
 
     def __init__(self, address: Address, ahead: float) -> None:
         super().__init__(address, Settings())
         self.ahead = ahead
 
     def local(self) -> float:
-        """Return the time that the host's clock shows."""
+        """Return the time that the clock of the host shows."""
         return time.time() + self.ahead
 
     def _local(self) -> float:
@@ -34,14 +34,14 @@ class Wrong(PostgresBackend):
 
 @pytest.fixture(params=[-HOUR, HOUR])
 def wrong(request: pytest.FixtureRequest, address: Address) -> Iterator[Wrong]:
-    """A host whose clock is an hour behind, or ahead."""
+    """Yield a backend on a host whose clock is an hour slow or fast."""
     with contextlib.closing(Wrong(address, request.param)) as backend:
         yield backend
 
 
 @pytest.fixture
 def right(address: Address) -> Iterator[Wrong]:
-    """One whose clock is right."""
+    """Yield a backend on a host whose clock is right."""
     with contextlib.closing(Wrong(address, 0.0)) as backend:
         yield backend
 
@@ -55,7 +55,7 @@ def number(id: str) -> str:
 
 
 def test_order_is_the_servers(right: Wrong, wrong: Wrong) -> None:
-    """What hosts send in turn runs in that order, whatever their clocks say, and at once."""
+    """Tasks run in the order in which they were sent, whatever the clocks of the senders show."""
     sent = [number(each.send([task(b"x")])[0]) for each in (wrong, right, wrong, right)]
     with contextlib.closing(right.feed()) as feed:
         feed.refresh()
@@ -63,7 +63,7 @@ def test_order_is_the_servers(right: Wrong, wrong: Wrong) -> None:
 
 
 def test_a_postponed_task_of_a_wrong_sender(right: Wrong, wrong: Wrong) -> None:
-    """It is due in as many seconds as its sender means, not by what its clock shows: never early for others."""
+    """A deferred task is due after as many seconds as its sender means. No host starts it early."""
     soon = wrong.local() + 60
     (id,) = wrong.send([task(b"x", soon)])
     for backend in (right, wrong):
@@ -78,7 +78,7 @@ def test_a_postponed_task_of_a_wrong_sender(right: Wrong, wrong: Wrong) -> None:
 
 
 def test_an_overdue_task_of_a_wrong_sender(right: Wrong, wrong: Wrong) -> None:
-    """A time that is past for its sender is past for all, and keeps its place in the order."""
+    """A due time that is past for the sender is past for all hosts, and determines the order."""
     late = number(right.send([task(b"late")])[0])
     early = number(wrong.send([task(b"early", wrong.local() - 60)])[0])
     with contextlib.closing(right.feed()) as feed:
@@ -87,20 +87,20 @@ def test_an_overdue_task_of_a_wrong_sender(right: Wrong, wrong: Wrong) -> None:
 
 
 def test_an_item_of_a_wrong_process(right: Wrong, wrong: Wrong) -> None:
-    """It lasts as many seconds as its process means, for all processes."""
+    """An item lasts as many seconds as its process means, for all processes."""
     version = wrong.kv.put("new", b"", life=Until(wrong.local() + 60))
     assert version
     assert wrong.kv.put("replaced", b"", expect=wrong.kv.put("replaced", b""), life=Until(wrong.local() + 60))
     wrong.kv.put("past", b"", life=Until(wrong.local() - 60))
     for backend in (right, wrong):
         assert [key for key, _ in backend.kv.scan("")] == ["new", "replaced"]
-        with backend._connector.lend() as connection:
-            rows = backend.kv._read(connection, ["new", "replaced"]).values()
+        with backend.connector.lend() as connection:
+            rows = backend.kv._read(connection, ["new", "replaced"]).values()  # noqa: SLF001  the time that is left
         assert [row.rest for row in rows] == 2 * [pytest.approx(60, abs=20)]
 
 
 def test_a_wrong_worker_retries_in_time(right: Wrong, wrong: Wrong) -> None:
-    """Its back-off is as long as it means, and nobody can begin the task sooner."""
+    """The back-off is as long as the worker means, and no host starts the task earlier."""
     ref = number(wrong.send([task(b"x")])[0])
     claim = claim_one(wrong, ref)
     assert isinstance(claim, Claim)
@@ -112,20 +112,20 @@ def test_a_wrong_worker_retries_in_time(right: Wrong, wrong: Wrong) -> None:
 
 
 def test_a_wrong_supervisor_wakes_in_time(right: Wrong, wrong: Wrong) -> None:
-    """Its feed says, by its own clock, when the next task is due by the server's."""
+    """A feed returns, by the clock of its host, when the next task is due by the clock of the server."""
     right.send([task(b"x", time.time() + 60)])
     with contextlib.closing(wrong.feed()) as feed:
-        feed._clock = wrong.local  # type: ignore[attr-defined]
+        feed._clock = wrong.local  # type: ignore[attr-defined]  # noqa: SLF001  the clock of the host
         state = feed.refresh()
         assert feed.take(1) == []
         assert state.next_due == pytest.approx(wrong.local() + min(60, wrong.control.period), abs=20)
 
 
 def test_a_wrong_worker_serves_what_is_due(right: Wrong, wrong: Wrong) -> None:
-    """Ready is ready: no clock of a host keeps a task from it."""
+    """A task that is due by the clock of the server runs on every host."""
     ref = number(right.send([task(b"x")])[0])
     with contextlib.closing(wrong.feed()) as feed:
-        feed._clock = wrong.local  # type: ignore[attr-defined]
+        feed._clock = wrong.local  # type: ignore[attr-defined]  # noqa: SLF001  the clock of the host
         feed.refresh()
         assert [ticket.ref for ticket in feed.take(1)] == [ref]
         claim = claim_one(wrong, ref)

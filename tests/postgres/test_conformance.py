@@ -1,4 +1,4 @@
-"""PostgreSQL keeps the contract."""
+"""The conformance suite on PostgreSQL."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a task holds: texts that no column can hold as they are, and payloads that may not fit into a worker."""
+"""Texts that no column can store unchanged, and payloads that do not fit into the memory of a worker."""
 
 import contextlib
 
@@ -22,7 +22,7 @@ LARGE = b"x" * 1_000_000
 
 @pytest.mark.parametrize("text", ["a\0b", "half of \ud83d a pair", "Traceback:\n\0\n\udcff", "\N{SNOWMAN}\nand all"])
 def test_text_that_no_column_can_hold(address: Address, text: str) -> None:
-    """A reason, an error and a label are stored with escapes; what can be stored is left as it is."""
+    """Reasons, errors and labels are stored with escapes where needed, and otherwise unchanged."""
     with contextlib.closing(look_at(address)) as backend:
         for disposition in (Ack(), Bury(text)):
             (id,) = backend.send([sealed(Content({"msg": b"task"}, b"", None, None))])
@@ -38,13 +38,15 @@ def test_text_that_no_column_can_hold(address: Address, text: str) -> None:
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_large_task(address: Address, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its attempt is counted before it is fetched, so that one which does not fit into memory is a crash; after the
-    last one, its payload is not fetched any more. A task that is claimed with it loses nothing."""
+    """The attempt is counted before the payload is read, so a payload that does not fit into memory is a crash.
+
+    After the last crash, it is not read. A task that is claimed with it loses no attempt.
+    """
     with contextlib.closing(look_at(address)) as backend:
         refs = [
             backend.send([sealed(Content({"msg": b"task"}, LARGE, 3, None))])[0].rpartition("/")[2] for _ in range(2)
         ]
-        read = Rows._read
+        read = Rows._read  # noqa: SLF001  between the count of the attempt and the run
         for crashes in range(MAX_CRASHES):
             seen: list[object] = []
 
@@ -68,7 +70,7 @@ def test_a_large_task(address: Address, count: int, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_task_that_is_too_large(address: Address) -> None:
-    """It is set aside unread, and the reason names the setting."""
+    """A task larger than max_task_size is set aside without being read, and the reason names the setting."""
     with contextlib.closing(PostgresBackend(address, Settings(max_task_size=0.5))) as backend:
         (id,) = backend.send([sealed(Content({"msg": b"task"}, LARGE, None, None))])
         refused = claim_one(backend, id.rpartition("/")[2])

@@ -1,4 +1,4 @@
-"""Django's connections in tasks, over restarts of the database."""
+"""Django's database connections in tasks, also after restarts of the database."""
 
 from collections.abc import Iterator
 from pathlib import Path

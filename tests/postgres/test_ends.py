@@ -1,4 +1,4 @@
-"""The end of a run is noted within a moment, however long the next run takes."""
+"""The end of a run is settled within a moment, even if the next run takes long."""
 
 from pathlib import Path
 

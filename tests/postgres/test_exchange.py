@@ -1,9 +1,10 @@
-"""Runs are settled and tasks are claimed by one transaction. Whatever fails, no attempt and no crash is miscounted."""
+"""One transaction settles runs and claims tasks. No failure makes the counts of attempts and crashes wrong."""
 
 import contextlib
 import logging
 import os
 import threading
+import time
 from collections.abc import Iterator, Sequence
 
 import psycopg
@@ -45,50 +46,50 @@ Two = tuple[PostgresBackend, PostgresBackend]
 
 @pytest.fixture
 def two(address: Address) -> Iterator[Two]:
-    """A worker's view of a queue, and another process's."""
+    """Yield the backends of a worker and of another process on one queue."""
     with contextlib.closing(look_at(address)) as worker, contextlib.closing(look_at(address)) as other:
         yield worker, other
 
 
 def claim(backend: PostgresBackend, refs: Sequence[str], ends: Sequence[End] = ()) -> list[Claim]:
-    """Claim tasks, none of which may be refused."""
+    """Claim tasks. Fail if any is refused."""
     taken = backend.exchange(ends, refs).taken
     assert not [one for one in taken if isinstance(one, Refusal)]
     return [one for one in taken if isinstance(one, Claim)]
 
 
 def end(claim: Claim, disposition: Disposition = Ack(), *, repeated: bool = False) -> End:  # noqa: B008
-    """The end of a run with its record."""
+    """Return the end of a run with its record."""
     return End(claim, disposition, Record(claim.id, "task", "processed", claim.attempts, 1.0, 0.1, 1), repeated)
 
 
 def counts_of(backend: PostgresBackend, ref: str) -> tuple[int, int, int]:
-    """The attempts, crashes and fence of a task."""
+    """Return the attempts, crashes and fence of a task."""
     query = "SELECT attempts, crashes, fence FROM unspool.task WHERE id = %s"
-    with backend._connector.lend() as control:
+    with backend.connector.lend() as control:
         found: tuple[int, int, int] | None = control.execute(query, [int(ref)]).fetchone()
     assert found is not None
     return found
 
 
 def locks_of(backend: PostgresBackend) -> int:
-    """The number of claims whose locks a backend's session holds."""
-    connection = backend._session._connection
+    """Return the number of claims whose locks the session of a backend holds."""
+    connection = backend.session.connection
     assert connection is not None
     query = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = %s AND classid::int8 = %s"
-    with backend._connector.lend() as control:
+    with backend.connector.lend() as control:
         row = control.execute(query, [connection.info.backend_pid, CLAIMS >> 32]).fetchone()
     assert row is not None
     return int(row[0])
 
 
 def test_ends_and_claims_in_one_call(two: Two) -> None:
-    """Each ref has its claim or refusal, each end its time, and nothing is left to do afterwards."""
+    """Each ref has a claim or refusal, and each end a time. Everything is stored when the call returns."""
     worker, other = two
     refs = send(worker, 9)
     first = claim(worker, refs[:5])
     assert [(one.ref, one.attempts, one.crashes) for one in first] == [(ref, 1, 0) for ref in refs[:5]]
-    at = worker._local() + 60
+    at = time.time() + 60
     dispositions = (Ack(), Retry(at), Release(), Bury("no good"), Ack())
     ends = [end(one, disposition) for one, disposition in zip(first, dispositions, strict=True)]
     assert other.exchange((), [refs[0]]).taken == [Refusal(RefusalKind.BUSY)]
@@ -114,7 +115,7 @@ def test_ends_and_claims_in_one_call(two: Two) -> None:
 )
 @pytest.mark.parametrize("disposition", [Ack(), Retry(0.0), Bury("")])
 def test_texts_of_several_runs(two: Two, text: str, disposition: Disposition) -> None:
-    """Labels, errors and reasons are stored as they are; what no column can hold is escaped."""
+    """Labels, errors and reasons are stored unchanged, or with escapes if no column can store them."""
     worker, other = two
     claims = claim(worker, send(worker, 2))
     given = Bury(text) if isinstance(disposition, Bury) else disposition
@@ -139,7 +140,7 @@ def test_an_end_whose_claim_was_lost(
     """It changes nothing, and its lock is free. It is logged unless an earlier call may have settled it."""
     worker, other = two
     lost, kept = claim(worker, send(worker, 2))
-    with other._connector.lend() as control:
+    with other.connector.lend() as control:
         control.execute("UPDATE unspool.task SET begun = NULL, owner = NULL, fence = 0 WHERE id = %s", [int(lost.ref)])
     (taken,) = claim(other, [lost.ref])
     if ended:
@@ -150,7 +151,7 @@ def test_an_end_whose_claim_was_lost(
     if not ended:
         assert counts_of(other, lost.ref) == (2, 0, taken.fence)
     assert (locks_of(worker), locks_of(other)) == (0, int(not ended))
-    assert worker._session.tasks == {}
+    assert worker.session.tasks == {}
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -177,14 +178,14 @@ def test_a_call_whose_answer_is_lost(server: Server, address: Address, count: in
         thread = threading.Thread(target=exchange)
         thread.start()
         waiting = "SELECT 1 FROM pg_locks WHERE NOT granted AND locktype IN ('tuple', 'transactionid')"
-        with other._connector.lend() as control:
+        with other.connector.lend() as control:
             wait_until(lambda: control.execute(waiting).fetchone())
         proxy.cut()
         thread.join(PATIENCE)
         assert isinstance(failures[0], SpoolerUnreachable)
         locker.rollback()
         wait_until(lambda: counts_of(other, refs[-1])[0] == 1)
-        proxy.mend()
+        proxy.restore()
         if retrying:
             claims = claim(worker, refs[1:], [end(first, repeated=True)])
             assert [(one.attempts, one.crashes) for one in claims] == count * [(1, 0)]
@@ -201,7 +202,7 @@ def test_a_task_that_must_run_alone(two: Two) -> None:
     lose nothing, and are claimed by further calls."""
     worker, other = two
     refs = send(worker, 4)
-    with other._connector.lend() as control:
+    with other.connector.lend() as control:
         control.execute("UPDATE unspool.task SET fence = -1 WHERE id = ANY(%s)", [[int(ref) for ref in refs[1:3]]])
     order = []
     left = list(refs)
@@ -222,7 +223,7 @@ def test_a_damaged_task_among_others(two: Two) -> None:
     """It is claimed as it is, and becomes a dead letter when its seal is found to be invalid."""
     worker, other = two
     refs = send(worker, 3)
-    with other._connector.lend() as control:
+    with other.connector.lend() as control:
         control.execute("UPDATE unspool.task SET data = '\\x00' WHERE id = %s", [int(refs[1])])
     taken = [one for one in worker.exchange((), refs).taken if isinstance(one, Claim)]
     assert [one.ref for one in taken] == refs
@@ -245,19 +246,19 @@ def test_a_task_that_does_not_fit_into_memory(two: Two, monkeypatch: pytest.Monk
     def read(*_: object, **__: object) -> bytes:
         raise MemoryError
 
-    monkeypatch.setattr(worker._exchange._content, "_read", read)
+    monkeypatch.setattr(worker._exchange._content, "_read", read)  # noqa: SLF001  one task only
     with pytest.raises(SpoolerUnusable, match=f"/{large} does not fit into the memory of process {os.getpid()}"):
         worker.exchange((), refs)
     assert [counts_of(other, ref)[:2] for ref in refs] == [(0, 0), (0, 0), (1, 1)]
-    assert (locks_of(worker), worker._session.tasks, worker.control.claims) == (0, {}, set())
+    assert (locks_of(worker), worker.session.tasks, worker.control.claims) == (0, {}, set())
     assert len(claim(other, refs)) == 3
 
 
-def test_a_claim_without_its_lock(two: Two) -> None:
-    """Another session has the lock of a claim's fence: the claim is withdrawn, and those beside it are made."""
+def test_a_claim_without_its_lock(two: Two, address: Address) -> None:
+    """If another session has the lock of a claim, the claim is withdrawn. The claims beside it are kept."""
     worker, other = two
     refs = send(worker, 2)
-    with psycopg.connect(other._connector._url, autocommit=True) as control:
+    with psycopg.connect(address.url, autocommit=True) as control:
         control.execute("SELECT pg_advisory_lock(%s + 8)", [CLAIMS])
         control.execute(
             "CREATE FUNCTION unspool.eight() RETURNS trigger LANGUAGE plpgsql AS "
@@ -334,18 +335,21 @@ def test_two_threads(two: Two) -> None:
         assert not thread.is_alive()
     assert sum(other.counts().tasks.values()) == 0
     assert {run.id.rpartition("/")[2] for run in inspection.runs(other)} == set(refs)
-    assert (worker._session.tasks, worker.control.claims, locks_of(worker)) == ({}, set(), 0)
+    assert (worker.session.tasks, worker.control.claims, locks_of(worker)) == ({}, set(), 0)
 
 
 def test_marks(two: Two, caplog: pytest.LogCaptureFixture) -> None:
-    """They hold for a running task until its run has a verdict. A server that is away is logged, and not raised."""
+    """Marks apply to a running task until its run has a verdict.
+
+    An unreachable server is logged, and no error is raised.
+    """
     worker, other = two
     refs = send(worker, 2)
     claims = claim(worker, refs)
-    at = other._local() + 60
+    at = time.time() + 60
     other.mark(refs[0], DeferOnCrash(at))
     other.mark(refs[1], Interrupted())
-    with other._connector.lend() as control:
+    with other.connector.lend() as control:
         rows = control.execute("SELECT due, worker < 0 FROM unspool.task ORDER BY id DESC LIMIT 2").fetchall()
     assert [row[1] for row in rows] == [True, False]
     assert rows[1][0] == pytest.approx(at, abs=1)

@@ -1,4 +1,4 @@
-"""What is acknowledged is not lost, whoever dies; what runs twice is counted."""
+"""Killed processes and servers: no acknowledged task is lost, and repeated runs are counted."""
 
 import contextlib
 import os
@@ -60,7 +60,7 @@ while number < int(sys.argv[2]):
 
 @pytest.fixture
 def proxy(server: Server) -> Iterator[Proxy]:
-    """The way to the server, to be cut."""
+    """Yield a proxy for the server, which a test can interrupt."""
     proxy = Proxy(server.port)
     yield proxy
     proxy.close()
@@ -141,7 +141,7 @@ def test_whoever_was_cut_off_is_refused(
     with contextlib.closing(look_at(address)) as backend:
         other = backend.feed()
         assert isinstance(other, feed.PostgresFeed)
-        wait_until(lambda: other.refresh() and other._absent)
+        wait_until(lambda: other.refresh() and other._absent)  # noqa: SLF001  it has found no live supervisor
         assert other.take(1) == []
         monkeypatch.setattr(feed, "GRACE", 0.0)
         monkeypatch.setattr(machine, "_space", lambda: "another machine")  # which does not see its processes
@@ -152,7 +152,7 @@ def test_whoever_was_cut_off_is_refused(
         assert claim.attempts == 2
         settle_one(backend, claim, Ack())
         other.close()
-    proxy.mend()
+    proxy.restore()
     place.open_gate("one")
     lonely.wait_for(lambda line: "its claim was lost meanwhile" in str(line["message"]))
     place.env["UNSPOOL_SPOOLERS"] = url_of(address)
@@ -172,7 +172,7 @@ def test_a_cut_off_worker_that_nobody_replaced_is_heard(place: Place, address: A
     place.wait_for_line("begun one")
     proxy.cut()
     lonely.wait_for(lambda line: "is away" in str(line["message"]))
-    proxy.mend()
+    proxy.restore()
     lonely.wait_for(lambda line: "is back" in str(line["message"]))
     place.open_gate("one")
     assert lonely.wait_for_verdict(Verdict.PROCESSED, "held")["attempt"] == 1
@@ -195,7 +195,7 @@ def test_a_server_that_cannot_be_reached_when_tickets_are_taken(address: Address
     assert (served.state.more, served.state.available) == (False, False)
     assert served.state.next_due is not None
     assert served.state.next_due < time.time() + 1
-    proxy.mend()
+    proxy.restore()
     wait_until(lambda: served.refresh() or served.state.head)
     assert served.state.available
     assert len(served.take(1)) == 1

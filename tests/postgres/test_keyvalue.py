@@ -87,9 +87,9 @@ def listeners(backend: PostgresBackend) -> list[int]:
         "SELECT pid FROM pg_stat_activity WHERE application_name = 'unspool' AND state = 'idle' "
         "AND query LIKE '-- Returns items by their keys%'"
     )
-    with psycopg.connect(backend._connector._url) as connection:
+    with psycopg.connect(backend.connector._url) as connection:  # noqa: SLF001  it has a password
         pids = [pid for (pid,) in connection.execute(query)]
-    idle = {one.info.backend_pid for one in backend._connector._idle}
+    idle = {one.info.backend_pid for one in backend.connector._idle}  # noqa: SLF001  these wait for nothing
     return [pid for pid in pids if pid not in idle]
 
 
@@ -131,7 +131,7 @@ def old(server: Server) -> Iterator[Address]:
     server.execute("CREATE DATABASE old")
     url = server.url("old")
     with psycopg.connect(url) as connection:
-        connection.execute(schema._FIRST)
+        connection.execute(schema._FIRST)  # noqa: SLF001  the oldest schema
         for number in range(1, sql.ITEMS):
             connection.execute(sql.step(number))
         connection.execute("INSERT INTO unspool.version VALUES (%s, 1)", [sql.ITEMS - 1])
@@ -182,7 +182,7 @@ def test_a_put_that_the_server_does_not_carry_out(backend: PostgresBackend, end:
             problems.append(error)
 
     blocked = "SELECT {}(pid) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query ~ 'unspool.item'"
-    url = backend._connector._url
+    url = backend.connector._url  # noqa: SLF001  it has a password
     with psycopg.connect(url, autocommit=True) as control, psycopg.connect(url) as locker:
         locker.execute("SELECT 1 FROM unspool.item WHERE version = %s FOR UPDATE", [version])
         thread = threading.Thread(target=put)
@@ -261,7 +261,7 @@ def test_the_session_of_a_process_on_another_machine_ends(
     with psycopg.connect(address.url) as connection:
         connection.execute("UPDATE unspool.process SET host = 'elsewhere 1 2 3' WHERE spooler = %s", [address.spooler])
     end_session(backend)
-    assert other._session.key("claim")  # removes registrations without a session
+    assert other.session.key("claim")  # removes registrations without a session
     assert other.kv.get(["slot"]) == [Item(b"mine", version)]
     assert other.kv.put("slot", b"taken", expect=0) is None
     if back:
@@ -319,7 +319,7 @@ def test_a_wait_whose_connection_ends(backend: PostgresBackend, other: PostgresB
         with psycopg.connect(address.url, autocommit=True) as control:
             control.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
         backend.send([sealed(Content({"msg": b"task"}, b"", None, None))])
-        assert backend._session.key("claim")
+        assert backend.session.key("claim")
         wait_until(lambda: listeners(backend))
         assert listeners(backend) != [pid]
         assert not found
@@ -367,5 +367,5 @@ def test_a_server_that_is_away(address: Address, server: Server, monkeypatch: py
                 with pytest.raises(SpoolerUnusable, match="cannot be reached"):
                     use()
             assert direct.kv.get(["key"]) == [Item(b"old", version)]
-            proxy.mend()
+            proxy.restore()
             assert backend.kv.put("key", b"new", expect=version)

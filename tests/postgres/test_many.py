@@ -1,4 +1,4 @@
-"""With many tasks waiting, nothing reads through them all to find the first ones."""
+"""No query reads all tasks to find the first ones, even if many are waiting."""
 
 import re
 

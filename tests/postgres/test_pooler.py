@@ -1,4 +1,4 @@
-"""Through PgBouncer: by transaction, sending and looking work, and serving says why not; by session, all does."""
+"""PgBouncer: in session mode everything works; in transaction mode sending and listing do, and serving is refused."""
 
 import contextlib
 import os

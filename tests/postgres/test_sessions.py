@@ -1,4 +1,4 @@
-"""What sessions lose with their connection, or are refused by the server for a moment: no task, no claim and no end."""
+"""Lost connections and temporary refusals of the server: no task, claim or end is lost."""
 
 import contextlib
 import os
@@ -47,16 +47,16 @@ HELD = """
 
 @pytest.fixture
 def backend(address: Address) -> Iterator[PostgresBackend]:
-    """A process that sends, looks and works."""
+    """Yield the backend of a process that sends, lists and works."""
     with contextlib.closing(look_at(address)) as backend:
         yield backend
 
 
 def end_session(backend: PostgresBackend) -> None:
-    """Has the server end a backend's session, and waits for that."""
-    connection = backend._session._connection
+    """End the session of a backend by the server, and wait until it has ended."""
+    connection = backend.session.connection
     assert connection is not None
-    with backend._connector.lend() as control:
+    with backend.connector.lend() as control:
         control.execute("SELECT pg_terminate_backend(%s, 5000)", [connection.info.backend_pid])
 
 
@@ -77,7 +77,7 @@ def test_what_was_taken_when_the_answer_was_lost(backend: PostgresBackend) -> No
     known = backend.feed()
     known.refresh()
     (first,) = known.take(1)
-    assert len(backend._session.rows("take", known._values(limit=2))) == 2  # type: ignore[attr-defined]
+    assert len(backend.session.rows("take", known._values(limit=2))) == 2  # type: ignore[attr-defined]  # noqa: SLF001  an answer that is lost
     end_session(backend)
     wait_until(lambda: known.refresh().head)
     assert [ticket.ref for ticket in known.take(3)] == refs[1:]
@@ -94,9 +94,9 @@ def test_a_claim_whose_answer_was_lost(address: Address, backend: PostgresBacken
     supervisor.refresh()
     (ticket,) = supervisor.take(1)
     with contextlib.closing(look_at(address)) as worker:
-        worker._session.owner = backend._session.owner
+        worker.session.owner = backend.session.owner
         worker.exchange((), [ref])
-        worker._session.tasks.clear()
+        worker.session.tasks.clear()
         end_session(worker)
         supervisor.done(ticket.ref, 0.0)  # it could not be claimed, its worker says
         wait_until(lambda: supervisor.refresh().head)
@@ -151,7 +151,7 @@ def test_a_worker_that_dies_after_its_session(place: Place, server: Server, addr
 def test_a_worker_that_outlives_its_session_and_its_supervisor(
     place: Place, server: Server, address: Address, way: str
 ) -> None:
-    """Its machine sees that it lives, and gives its task to nobody until it has ended."""
+    """The host of a live worker sees that it lives, so its task is not given to others before its run has ended."""
     place.write_app(HELD)
     place.gate("long")
     running = place.run()
@@ -168,7 +168,7 @@ def test_a_worker_that_outlives_its_session_and_its_supervisor(
         running.process.wait(PATIENCE)
         other = backend.feed()
         assert isinstance(other, PostgresFeed)
-        wait_until(lambda: other.refresh() and other._absent)
+        wait_until(lambda: other.refresh() and other._absent)  # noqa: SLF001  it has found no live supervisor
         other.refresh()
         assert other.take(1) == []
         if way == "ends":
@@ -187,7 +187,7 @@ def test_a_worker_that_outlives_its_session_and_its_supervisor(
 
 @pytest.mark.parametrize("way", ["dies", "excused"])
 def test_a_task_of_dead_processes_that_is_moved(place: Place, server: Server, address: Address, way: str) -> None:
-    """Its run counts as a crash, unless its worker was killed for another task's sake."""
+    """The run of a dead worker counts as a crash in a transfer, unless the run was marked as interrupted."""
     place.write_app(HELD)
     place.gate("long")
     running = place.run()
@@ -209,8 +209,10 @@ def test_a_task_of_dead_processes_that_is_moved(place: Place, server: Server, ad
 def test_commands_wait_for_a_supervisor_that_may_come_back(
     place: Place, server: Server, address: Address, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All sessions have ended, and the supervisor is not there again: what its worker runs is neither made ready, nor
-    removed, nor moved. When its time is over, or its process is gone from this machine, it is."""
+    """While a supervisor without a session may return, the tasks of its workers cannot be changed or moved.
+
+    They can be once its time is over, or its process on this host has ended.
+    """
     place.write_app(HELD)
     place.gate("long")
     running = place.run()
@@ -245,7 +247,7 @@ def test_commands_wait_for_a_supervisor_that_may_come_back(
 
 
 def test_claims_in_shared_memory() -> None:
-    """They are read as they were noted, places are used again, and none is left of a process that died."""
+    """Claims are read as they were added, and their places are reused. None is left of a process that has died."""
     claims = Claims()
     for number in range(1, 200):
         claims.add(number)
@@ -253,7 +255,7 @@ def test_claims_in_shared_memory() -> None:
         claims.discard(number - 1)
     claims.discard(5)
     assert claims.read() == {199}
-    assert claims._items[0] == 2
+    assert claims._items[0] == 2  # noqa: SLF001  the places that are used
     claims.clear()
     assert claims.read() == set()
 
@@ -265,12 +267,12 @@ def test_claims_in_shared_memory() -> None:
 def test_an_end_that_the_server_does_not_take_now(
     backend: PostgresBackend, database: str, disposition: Disposition
 ) -> None:
-    """Its statement is cancelled while it waits for a lock on the table. The same call succeeds later."""
+    """If the statement of an end is cancelled while it waits for a lock, the same call succeeds later."""
     refs = send(backend, 4)
     claims = [claim for claim in backend.exchange((), refs[:3]).taken if isinstance(claim, Claim)]
     records = [Record(claim.id, "task", "processed", 1, 1.0, 0.1, 1) for claim in claims]
     ends = [End(claim, disposition, record) for claim, record in zip(claims[:2], records, strict=False)]
-    session = backend._session._connection
+    session = backend.session.connection
     assert session is not None
     pid = session.info.backend_pid
     blocked = "SELECT 1 FROM pg_stat_activity WHERE pid = %s AND wait_event_type = 'Lock'"
@@ -302,7 +304,7 @@ def test_an_end_that_the_server_does_not_take_now(
 
 
 def test_a_registration_that_the_server_does_not_take_now(backend: PostgresBackend, database: str) -> None:
-    """A worker that has just been forked goes on, and shows it later."""
+    """A worker whose registration is cancelled continues, and is registered later."""
     registration = backend.control.register("worker")
     with psycopg.connect(database, autocommit=True) as control, psycopg.connect(database) as locker:
         locker.execute("LOCK TABLE unspool.process IN ACCESS EXCLUSIVE MODE")
@@ -314,9 +316,9 @@ def test_a_registration_that_the_server_does_not_take_now(backend: PostgresBacke
         wait_until(lambda: control.execute(cancel).fetchone())
         thread.join(PATIENCE)
         assert not thread.is_alive()
-    assert backend._session.known_key("worker") is None
+    assert backend.session.known_key("worker") is None
     assert [info.role for info in backend.control.live()] == []
-    backend._session.key("worker")
+    backend.session.key("worker")
     assert [info.role for info in backend.control.live()] == ["worker"]
     registration.close()
 
@@ -325,7 +327,7 @@ def test_a_registration_that_the_server_does_not_take_now(backend: PostgresBacke
 
 
 def test_settings_of_the_database(server: Server) -> None:
-    """Sessions set what they rely on themselves, and senders what their statements mean."""
+    """A session sets all settings that it relies on, and senders set those that their statements rely on."""
     server.execute("CREATE DATABASE hostile")
     url = server.url("hostile", client_encoding="LATIN1")
     try:
@@ -346,12 +348,12 @@ def test_settings_of_the_database(server: Server) -> None:
         for name in ("statement_timeout", "idle_session_timeout", "transaction_timeout"):
             server.execute(f"ALTER DATABASE hostile SET {name} = '10s'")
         with contextlib.closing(look_at(queue_in(url))) as backend:
-            backend._session.key("worker")
-            session = backend._session._connection
+            backend.session.key("worker")
+            session = backend.session.connection
             assert session is not None
             query = "SELECT name, setting FROM pg_settings WHERE name = ANY(%s)"
             assert dict(session.execute(query, [list(own)]).fetchall()) == own
-            with backend._connector.lend() as sender:
+            with backend.connector.lend() as sender:
                 found = dict(sender.execute(query, [["synchronous_commit", "search_path"]]).fetchall())
             assert found == {"synchronous_commit": "on", "search_path": "pg_catalog"}
             backend.send([sealed(Content({"msg": b"task"}, b"", None, None))])
@@ -372,7 +374,10 @@ def test_settings_of_the_database(server: Server) -> None:
     ],
 )  # fmt: skip
 def test_what_an_error_calls_for(code: str, kind: Kind) -> None:
-    """By its SQLSTATE; where the connection went with it, a new one in any case that may pass."""
+    """An error is classified by its SQLSTATE.
+
+    If the connection was lost with it, a temporary error requires a new one.
+    """
     error = psycopg.errors.lookup(code)()
     assert kind_of(error) is kind
     if kind in (Kind.RETRY, Kind.REFUSED):

@@ -1,4 +1,4 @@
-"""PostgreSQL does what memory does, whatever is asked of the two; see ``tests/conformance/test_state_machine.py``."""
+"""The PostgreSQL backend behaves like the memory backend; see ``tests/conformance/test_state_machine.py``."""
 
 import subprocess
 from typing import ClassVar
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from unspool.backends.postgres import PostgresBackend
-from unspool.backends.postgres.feed import PostgresFeed
+from unspool.backends.postgres.names import Names
 from unspool.backends.postgres.session import CLAIMS
 from unspool.message import Claim, Disposition, Refusal
 from unspool.settings import Settings
@@ -19,14 +19,14 @@ from .conftest import queue_in
 
 
 def ended_process() -> int:
-    """The number of a process that has ended."""
+    """Return the pid of a process that has ended."""
     ended = subprocess.Popen(["true"])
     ended.wait()
     return ended.pid
 
 
 class PostgresLikeMemory(LikeMemory):
-    """Each claim is made by a worker with a session of its own, which is what is killed."""
+    """Each claim is made by a worker with its own session, which can be killed."""
 
     url: ClassVar[str]
 
@@ -60,18 +60,17 @@ class PostgresLikeMemory(LikeMemory):
 
     def kill(self, claim: Claim) -> None:
         worker = self.working.pop(claim.ref)
-        connection = worker._session._connection
+        connection = worker.session.connection
         assert connection is not None
         connection.close()
         with psycopg.connect(self.url) as control:  # waits for the lock: the server has noticed when it gives it
             control.execute("SELECT pg_advisory_xact_lock(%s)", [CLAIMS + claim.token])
             # This process plays the worker and lives on; a worker that lives keeps its task without a session.
-            keys = list(worker._session._keys.values())
+            keys = [worker.session.known_key(role) for role in ("worker", "claim")]
             control.execute("UPDATE unspool.process SET pid = %s WHERE key = ANY(%s)", [ended_process(), keys])
 
     def look(self) -> None:
-        assert isinstance(self.feed, PostgresFeed)
-        self.feed._session.rows("switches", self.feed._names.values())  # brings all notifications along
+        self.spool.session.rows("switches", Names(self.address).values())  # brings all notifications along
         super().look()
 
     def clean(self) -> None:
@@ -90,7 +89,7 @@ PostgresLikeMemory.TestCase.settings = settings(
 
 @pytest.mark.timeout(600)
 class TestPostgresLikeMemory(PostgresLikeMemory.TestCase):
-    """No sequence of commands tells the two apart."""
+    """No random sequence of commands has different results on the two backends."""
 
     @pytest.fixture(autouse=True)
     def there(self, database: str) -> None:

@@ -1,4 +1,4 @@
-"""Enqueue in the caller's own transaction: committed together, or not at all, whichever library opened it."""
+"""Sending in the caller's own transaction, with each supported library: both are committed, or neither is."""
 
 import asyncio
 import sqlite3

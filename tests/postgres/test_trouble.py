@@ -1,4 +1,4 @@
-"""The schema, and servers that cannot be used: each is one line that says what to do, and nothing is lost."""
+"""The schema, and servers that cannot be used: each error is one line that says what to do, and no task is lost."""
 
 import contextlib
 import socket
@@ -147,7 +147,7 @@ def test_an_upgrade_with_tasks_in_it(empty: str) -> None:
 
 def _make_version_1(url: str) -> None:
     with psycopg.connect(url) as connection:
-        connection.execute(schema._FIRST)
+        connection.execute(schema._FIRST)  # noqa: SLF001  the oldest schema
         connection.execute(sql.step(1))
         connection.execute("INSERT INTO unspool.version VALUES (1, 1)")
 
