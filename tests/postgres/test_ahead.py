@@ -132,7 +132,7 @@ def test_a_task_that_kills_all_is_alone_in_it(place: Place, address: Address) ->
 
 
 def is_death_of_deadly(line: dict[str, Any]) -> bool:
-    """Whether a line of the log says that the task ``deadly`` is dead."""
+    """Return whether a line of the log says that the task ``deadly`` is dead."""
     return line.get("verdict") == Verdict.DEAD and str(line["task"]).endswith("deadly")
 
 

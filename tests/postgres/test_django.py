@@ -69,14 +69,14 @@ async def keep(gate):
 
 @pytest.fixture(scope="module")
 def restarted() -> Iterator[Server]:
-    """A server that tests restart."""
+    """Yield a server that tests restart."""
     with serving() as server:
         yield server
 
 
 @pytest.fixture
 def worker(tmp_path: Path, restarted: Server) -> Iterator[Place]:
-    """A place with an application of Django's, which keeps its connections for ever."""
+    """Return a place with a Django application that keeps its connections forever."""
     here = Place(tmp_path)
     here.write_app(TASKS.format(port=restarted.port, age=None))
     yield here
@@ -84,7 +84,7 @@ def worker(tmp_path: Path, restarted: Server) -> Iterator[Place]:
 
 
 def test_tasks_go_on_after_a_restart_of_the_database(worker: Place, restarted: Server) -> None:
-    """No run fails for what happened to the connection of the run before it, in a function or a coroutine."""
+    """No run of a function or coroutine fails because the connection of the run before it was closed."""
     running = worker.run()
     for name in ("ask", "ask_async"):
         worker.call(f"{name}('before')")
@@ -101,7 +101,7 @@ def test_tasks_go_on_after_a_restart_of_the_database(worker: Place, restarted: S
 
 
 def test_tasks_inside_uwsgi_go_on_after_a_restart_of_the_database(tmp_path: Path, restarted: Server) -> None:
-    """The same in one of uWSGI's spooler processes."""
+    """No run in a spooler process of uWSGI fails because the connection of the run before it was closed."""
     require_uwsgi()
     here = Instance(tmp_path)
     here.write_app(TASKS.format(port=restarted.port, age=None))

@@ -14,7 +14,7 @@ from .conftest import look_at, url_of, wait_until
 
 @pytest.mark.parametrize("beside", ["held", "coroutine"])
 def test_a_coroutine_that_ends_beside_a_long_run(place: Place, address: Address, beside: str) -> None:
-    """It leaves the queue while a plain task runs, and while another coroutine does and the worker waits."""
+    """A coroutine that ends leaves the queue at once, while a function or another coroutine runs in its worker."""
     place.write_app(HOLDING)
     place.gate("short")
     place.gate("long")
@@ -33,7 +33,7 @@ def test_a_coroutine_that_ends_beside_a_long_run(place: Place, address: Address,
 
 
 def test_a_short_task_before_a_long_one_of_another_spooler(place: Place, address: Address, tmp_path: Path) -> None:
-    """The claim that would tell its end is a claim from elsewhere."""
+    """A run is settled even if the next claim of its worker is on another spooler."""
     place.write_app(HOLDING)
     place.gate("long")
     place.env["UNSPOOL_SPOOLERS"] = f"{url_of(address)},{tmp_path / 'side'}"

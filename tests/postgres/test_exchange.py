@@ -137,7 +137,10 @@ def test_texts_of_several_runs(two: Two, text: str, disposition: Disposition) ->
 def test_an_end_whose_claim_was_lost(
     two: Two, disposition: Disposition, repeated: bool, ended: bool, logged: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It changes nothing, and its lock is free. It is logged unless an earlier call may have settled it."""
+    """An end without its claim changes nothing, and the lock is free.
+
+    It is logged unless an earlier call may have settled it.
+    """
     worker, other = two
     lost, kept = claim(worker, send(worker, 2))
     with other.connector.lend() as control:
@@ -157,7 +160,10 @@ def test_an_end_whose_claim_was_lost(
 @pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("retrying", [False, True])
 def test_a_call_whose_answer_is_lost(server: Server, address: Address, count: int, retrying: bool) -> None:
-    """The call can be repeated: its end is settled once, and its claims count no attempt and no crash."""
+    """A call whose answer was lost can be repeated.
+
+    Its end is settled once, and its claims count no attempt and no crash.
+    """
     proxy = Proxy(server.port)
     with (
         contextlib.closing(look_at(parse(url_of(address, proxy.port)))) as worker,
@@ -220,7 +226,7 @@ def test_a_task_that_must_run_alone(two: Two) -> None:
 
 
 def test_a_damaged_task_among_others(two: Two) -> None:
-    """It is claimed as it is, and becomes a dead letter when its seal is found to be invalid."""
+    """A damaged task is claimed with the others, and becomes a dead letter when its seal is found to be invalid."""
     worker, other = two
     refs = send(worker, 3)
     with other.connector.lend() as control:
@@ -236,7 +242,7 @@ def test_a_damaged_task_among_others(two: Two) -> None:
 
 
 def test_a_task_that_does_not_fit_into_memory(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:
-    """This is its crash, and not one of the tasks that were claimed with it."""
+    """A task that does not fit into memory counts a crash, and the tasks claimed with it do not."""
     worker, other = two
     (large,) = (
         id.rpartition("/")[2] for id in other.send([sealed(Content({"msg": b"task"}, b"x" * 300_000, None, None))])
@@ -308,7 +314,7 @@ def test_claims_that_the_supervisor_has_taken_back(two: Two, address: Address) -
 
 
 def test_two_threads(two: Two) -> None:
-    """One thread claims while others settle, also when the session is lost on the way."""
+    """One thread claims while others settle, also if the session is lost meanwhile."""
     worker, other = two
     refs = send(worker, 60)
     threads = []

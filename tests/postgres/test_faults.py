@@ -67,7 +67,7 @@ def proxy(server: Server) -> Iterator[Proxy]:
 
 
 def worker_of(place: Place, address: Address) -> int:
-    """The process that runs a task just now."""
+    """Return the pid of the process that runs a task now."""
     (info,) = [info for info in look_at(address).control.live() if info.role == "worker" and info.ref]
     return info.pid
 
@@ -105,7 +105,7 @@ def test_a_killed_worker_s_task_runs_again_at_once(place: Place, address: Addres
 
 
 def test_a_killed_supervisor_leaves_its_workers_task_alone(place: Place, address: Address) -> None:
-    """The worker's own lock holds: another supervisor runs all the rest at once, and never that task a second time."""
+    """A worker keeps its lock if its supervisor is killed. Another supervisor runs all other tasks at once."""
     place.write_app(HELD)
     place.gate("long")
     first = place.run()
@@ -163,7 +163,7 @@ def test_whoever_was_cut_off_is_refused(
 
 
 def test_a_cut_off_worker_that_nobody_replaced_is_heard(place: Place, address: Address, proxy: Proxy) -> None:
-    """If nobody took its task meanwhile, a result that comes late is as good as any."""
+    """The end of a run that arrives late is settled if no other process has taken the task."""
     place.write_app(HELD)
     place.gate("one")
     place.env["UNSPOOL_SPOOLERS"] = url_of(address, proxy.port)
@@ -182,7 +182,7 @@ def test_a_cut_off_worker_that_nobody_replaced_is_heard(place: Place, address: A
 
 
 def test_a_server_that_cannot_be_reached_when_tickets_are_taken(address: Address, proxy: Proxy) -> None:
-    """The supervisor refreshes the spooler before it waits. It learns then when to try again: soon."""
+    """The supervisor refreshes the spooler before it waits, and so tries again soon."""
     backend = look_at(parse(url_of(address, proxy.port)))
     watches = Watches()
     served = Served(backend, watches)

@@ -32,14 +32,14 @@ HOLDERS = "SELECT count(*) FROM unspool.process WHERE spooler = %s AND role LIKE
 
 @pytest.fixture
 def backend(address: Address) -> Iterator[PostgresBackend]:
-    """A process that uses the table."""
+    """Yield the backend of a process that uses the table."""
     with contextlib.closing(look_at(address)) as backend:
         yield backend
 
 
 @pytest.fixture(scope="module")
 def own() -> Iterator[Server]:
-    """A server that a test can end and start."""
+    """Yield a server that a test can stop and start."""
     with serving() as server:
         migrate(server.url())
         yield server
@@ -47,13 +47,13 @@ def own() -> Iterator[Server]:
 
 @pytest.fixture
 def other(address: Address) -> Iterator[PostgresBackend]:
-    """Another view of the same table, with a session of its own."""
+    """Yield another backend on the same table, with its own session."""
     with contextlib.closing(look_at(address)) as backend:
         yield backend
 
 
 def count(url: str, query: str, spooler: str) -> int:
-    """The number that a query returns for a queue."""
+    """Return the number that a query returns for a queue."""
     with psycopg.connect(url) as connection:
         row = connection.execute(query, [spooler]).fetchone()
     assert row is not None
@@ -82,7 +82,7 @@ def waiting(backend: PostgresBackend, key: str, version: int) -> Iterator[list[o
 
 
 def listeners(backend: PostgresBackend) -> list[int]:
-    """The server's processes whose last statement on this queue was the look of a wait."""
+    """Return the pids of the server's processes whose last statement on this queue was that of a wait."""
     query = (
         "SELECT pid FROM pg_stat_activity WHERE application_name = 'unspool' AND state = 'idle' "
         "AND query LIKE '-- Returns items by their keys%'"
@@ -95,7 +95,7 @@ def listeners(backend: PostgresBackend) -> list[int]:
 
 @contextlib.contextmanager
 def holding(backend: PostgresBackend, key: str) -> Iterator[int]:
-    """A child that puts an ephemeral item, and lives on. The pid; it is killed at the end."""
+    """Start a child that puts an ephemeral item and then waits. Yield its pid, and kill it at the end."""
     hear, tell = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -127,7 +127,7 @@ def kill(pid: int) -> None:
 
 @pytest.fixture
 def old(server: Server) -> Iterator[Address]:
-    """A queue in a database whose schema has no key-value table yet."""
+    """Return a queue in a database whose schema has no key-value table yet."""
     server.execute("CREATE DATABASE old")
     url = server.url("old")
     with psycopg.connect(url) as connection:
@@ -140,7 +140,10 @@ def old(server: Server) -> Iterator[Address]:
 
 
 def test_a_schema_without_the_table(old: Address) -> None:
-    """Everything else works. Each use of the table names the command, and works after it without a restart."""
+    """Without the table, everything else works.
+
+    Each use of the table fails with the command to run, and works after it without a restart.
+    """
     with contextlib.closing(look_at(old)) as backend:
         backend.send([sealed(Content({"msg": b"task"}, b"", None, None))])
         feed = backend.feed()
@@ -170,7 +173,7 @@ def test_a_schema_without_the_table(old: Address) -> None:
 @pytest.mark.parametrize("end", ["pg_cancel_backend", "pg_terminate_backend"])
 @pytest.mark.parametrize("expect", [None, 0, 1])
 def test_a_put_that_the_server_does_not_carry_out(backend: PostgresBackend, end: str, expect: int | None) -> None:
-    """The statement or its session is ended by an administrator: the error says so, and the old item stays."""
+    """If an administrator ends the statement or the session of a put, an error is raised and the old item stays."""
     version = backend.kv.put("key", b"old")
     assert version
     problems: list[SpoolerUnusable] = []
@@ -197,7 +200,7 @@ def test_a_put_that_the_server_does_not_carry_out(backend: PostgresBackend, end:
 
 
 def test_a_change_survives_a_crash_of_the_server(own: Server) -> None:
-    """What was put is there afterwards, also with relaxed durability, and no version is used a second time."""
+    """Items survive a crash of the server, also with relaxed durability. No version is used twice."""
     settings = Settings(durability="relaxed")
     with contextlib.closing(PostgresBackend(queue_in(own.url()), settings)) as backend:
         version = backend.kv.put("key", b"before")
@@ -211,7 +214,7 @@ def test_a_change_survives_a_crash_of_the_server(own: Server) -> None:
 
 
 def test_past_items_are_deleted_in_passing(backend: PostgresBackend, address: Address) -> None:
-    """Each put deletes some rows whose time is over, and no others."""
+    """Each put deletes some items whose time is over, and no others."""
     past = (
         "INSERT INTO unspool.item (spooler, key, value, until) "
         "SELECT %s, 'past/' || n, '', extract(epoch FROM now()) + CASE WHEN n <= 150 THEN -1 ELSE 3600 END "
@@ -276,7 +279,7 @@ def test_the_session_of_a_process_on_another_machine_ends(
 def test_items_of_killed_processes_that_no_process_reads(
     backend: PostgresBackend, other: PostgresBackend, address: Address
 ) -> None:
-    """They are deleted with the registrations of their processes when another process begins to hold items."""
+    """Items and registrations of killed processes are deleted when another process first puts an ephemeral item."""
     with holding(backend, "one") as one, holding(backend, "two") as two:
         kill(one)
         kill(two)
@@ -308,7 +311,7 @@ def test_a_wait_for_the_end_of_an_item(backend: PostgresBackend, address: Addres
 
 
 def test_a_wait_whose_connection_ends(backend: PostgresBackend, other: PostgresBackend, address: Address) -> None:
-    """It goes on with another connection, and a change is noticed. Other threads use the backend meanwhile."""
+    """A wait continues on another connection, and notices a change. Other threads can use the backend meanwhile."""
     version = backend.kv.put("key", b"old", life=EPHEMERAL)
     assert version
     backend.kv.put("key", b"old", expect=version)
@@ -343,7 +346,7 @@ def test_a_wait_while_the_server_restarts(own: Server) -> None:
 
 
 def test_a_server_that_is_away(address: Address, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A wait that has lost it tries until its timeout, and then says so. All other uses say so at once."""
+    """A wait without a server tries until its timeout, and then raises. All other methods raise at once."""
     passed = 0.0
     clock = SimpleNamespace(monotonic=lambda: time.monotonic() + passed, sleep=time.sleep)
     monkeypatch.setattr(keyvalue, "time", clock)

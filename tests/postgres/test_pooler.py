@@ -28,7 +28,7 @@ pytestmark = pytest.mark.skipif(PROGRAM is None, reason="there is no pgbouncer h
 
 @pytest.fixture(params=["transaction", "session"])
 def pooled(request: pytest.FixtureRequest, server: Server, address: Address, tmp_path: Path) -> Iterator[Address]:
-    """The queue by way of a pooler."""
+    """Return the address of the queue through a pooler."""
     port, place = free_port(), server.place / f"bouncer-{request.param}"
     place.mkdir()
     (place / "users").write_text('"postgres" ""\n')

@@ -61,7 +61,7 @@ def end_session(backend: PostgresBackend) -> None:
 
 
 def end_all_sessions(server: Server) -> None:
-    """Has the server end whatever session is there."""
+    """End all sessions of unspool on the server."""
     server.execute(
         "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
         "WHERE application_name = 'unspool' AND pid <> pg_backend_pid()"
@@ -72,7 +72,7 @@ def end_all_sessions(server: Server) -> None:
 
 
 def test_what_was_taken_when_the_answer_was_lost(backend: PostgresBackend) -> None:
-    """The server has them down as this supervisor's, which has never heard of them: they are free again at once."""
+    """Tasks that were reserved by a call whose answer was lost are free again at once."""
     refs = send(backend, 3)
     known = backend.feed()
     known.refresh()
@@ -88,7 +88,7 @@ def test_what_was_taken_when_the_answer_was_lost(backend: PostgresBackend) -> No
 
 
 def test_a_claim_whose_answer_was_lost(address: Address, backend: PostgresBackend) -> None:
-    """What was begun so has never run: it costs neither an attempt nor a crash."""
+    """A claim whose answer was lost was never run, so it counts neither an attempt nor a crash."""
     (ref,) = send(backend, 1)
     supervisor = backend.feed()
     supervisor.refresh()

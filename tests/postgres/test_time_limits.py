@@ -48,7 +48,7 @@ CALLS: dict[str, Callable[[PostgresBackend, str], object]] = {
 
 @pytest.fixture
 def hasty(address: Address, monkeypatch: pytest.MonkeyPatch) -> Iterator[PostgresBackend]:
-    """A queue whose server must answer within a moment."""
+    """Return a queue whose server must answer within a moment."""
     monkeypatch.setattr(timelimit.Connection, "patience", LIMIT)
     monkeypatch.setattr(depot, "PATIENCE", LIMIT)
     monkeypatch.setattr(timelimit, "_CANCEL", LIMIT)
@@ -57,13 +57,13 @@ def hasty(address: Address, monkeypatch: pytest.MonkeyPatch) -> Iterator[Postgre
 
 
 def send(backend: PostgresBackend, count: int) -> list[str]:
-    """Ids of tasks that were sent."""
+    """Send tasks, and return their ids."""
     return backend.send([sealed(Content({"msg": b"task"}, b"%d" % number, None, None)) for number in range(count)])
 
 
 @pytest.mark.parametrize("call", CALLS)
 def test_tables_are_locked(hasty: PostgresBackend, database: str, call: str) -> None:
-    """The statement is cancelled, so nothing is changed when the lock is gone, and the error says what to look for."""
+    """A statement that waits too long for a lock is cancelled and changes nothing. The error says what to look for."""
     (id,) = send(hasty, 1)
     with psycopg.connect(database) as locker:
         locker.execute(f"LOCK TABLE {TABLES} IN ACCESS EXCLUSIVE MODE")
@@ -79,7 +79,7 @@ def test_tables_are_locked(hasty: PostgresBackend, database: str, call: str) -> 
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.usefixtures("hasty")
 def test_the_server_is_silent(server: Server, call: str) -> None:
-    """The connection is given up, and the next call opens another."""
+    """A connection to a server that does not answer is closed, and the next call opens another."""
     backend = look_at(queue_in(server.url()))
     with contextlib.closing(backend), psycopg.connect(server.url(), autocommit=True) as control:
         (id,) = send(backend, 1)
@@ -99,7 +99,10 @@ def test_the_server_is_silent(server: Server, call: str) -> None:
 
 
 def test_a_table_is_locked_while_tasks_are_listed(address: Address, database: str) -> None:
-    """No lock stays while a caller has a task. Otherwise ``purge`` and the session that locks wait for each other."""
+    """No lock is held while the caller handles a task.
+
+    Otherwise ``purge`` and a session that locks the table would block each other.
+    """
     with contextlib.closing(look_at(address)) as backend:
         ids = send(backend, 3)
         listed = inspection.tasks(backend)
@@ -112,7 +115,7 @@ def test_a_table_is_locked_while_tasks_are_listed(address: Address, database: st
 
 
 def test_more_tasks_than_are_read_at_once(address: Address) -> None:
-    """They are listed in the order of running. Those that leave their state meanwhile are skipped."""
+    """Several pages are listed in the order of execution. Tasks that leave their state meanwhile are skipped."""
     with contextlib.closing(look_at(address)) as backend:
         ids = send(backend, 2500)
         backend.send([sealed(Content({"msg": b"task"}, b"first", 0, None))])

@@ -29,25 +29,28 @@ from .server import Server
 
 @Spooler.task(serializer="json")
 def invoice(number: int) -> bool:
-    """What is sent."""
+    """The task that the tests send."""
     return True
 
 
 @pytest.fixture(autouse=True)
 def spooler(address: Address) -> Iterator[PostgresBackend]:
-    """The default spooler, on the server."""
+    """Return the default spooler, which is on the server."""
     configure(spoolers=[url_of(address)])
     yield look_at(address)
     registry.backend().close()
 
 
 def ready(backend: PostgresBackend) -> int:
-    """How many tasks are there for others to see."""
+    """Return the number of tasks that other sessions see."""
     return backend.counts().tasks[State.READY]
 
 
 def test_psycopg(spooler: PostgresBackend, database: str) -> None:
-    """Nobody sees the task before the commit; after a rollback there is none, and the ids are those of the tasks."""
+    """A task is invisible before the commit, and does not exist after a rollback.
+
+    The returned ids are those of the tasks.
+    """
     with psycopg.connect(database) as connection:
         with connection.transaction():
             id = invoice.using(connection=connection)(1)
@@ -67,7 +70,7 @@ def test_psycopg(spooler: PostgresBackend, database: str) -> None:
 
 
 def test_sqlalchemy(spooler: PostgresBackend, database: str) -> None:
-    """With its Connection, also where that has not begun anything yet, and with its Session."""
+    """Tasks can be sent within a Connection, even before its transaction has begun, and within a Session."""
     engine = sqlalchemy.create_engine(database.replace("postgresql://", "postgresql+psycopg://"))
     with engine.connect() as connection:
         invoice.using(connection=connection)(1)
@@ -114,7 +117,7 @@ def test_sqlalchemy_async(spooler: PostgresBackend, database: str, driver: str) 
 
 
 def test_sqlalchemy_that_streams(spooler: PostgresBackend, database: str) -> None:
-    """On a connection whose results are fetched through server-side cursors."""
+    """Tasks can be sent within a connection that uses server-side cursors."""
     engine = sqlalchemy.create_engine(database.replace("postgresql://", "postgresql+psycopg2://"))
     for options in ({"stream_results": True}, {"yield_per": 10}):
         with engine.connect().execution_options(**options) as connection, connection.begin():
@@ -124,14 +127,14 @@ def test_sqlalchemy_that_streams(spooler: PostgresBackend, database: str) -> Non
 
 
 def a_pipeline(connection: psycopg.Connection[Any]) -> None:
-    """Sends in a pipeline, whose statements are answered later."""
+    """Send in a pipeline, whose statements are answered later."""
     with connection.pipeline():
         invoice.using(connection=connection)(1)
         connection.execute("SELECT 1")
 
 
 def with_a_setting(text: str) -> Callable[[psycopg.Connection[Any]], None]:
-    """Sends after a setting of the session was changed."""
+    """Send after a setting of the session was changed."""
 
     def send(connection: psycopg.Connection[Any]) -> None:
         connection.execute(text)
@@ -163,7 +166,7 @@ def with_a_setting(text: str) -> Callable[[psycopg.Connection[Any]], None]:
 def test_psycopg_in_any_manner(
     spooler: PostgresBackend, database: str, settings: dict[str, Any], autocommit: bool
 ) -> None:
-    """No setting of the caller's connection matters: it returns, and the task is sent once."""
+    """Whatever the settings of the caller's connection, the call returns and the task is sent once."""
     send = settings.get("send", lambda connection: invoice.using(connection=connection)(1))
     manner = {name: value for name, value in settings.items() if name != "send"}
     with psycopg.connect(database, autocommit=autocommit, **manner) as connection:
@@ -174,7 +177,7 @@ def test_psycopg_in_any_manner(
 @pytest.mark.parametrize("factory", [None, *(getattr(psycopg2.extras, f"{kind}Cursor") for kind in
                                              ("Dict", "RealDict", "NamedTuple"))])  # fmt: skip
 def test_psycopg2(spooler: PostgresBackend, database: str, factory: Any) -> None:
-    """With the driver of before, whatever its cursors give."""
+    """Tasks can be sent within a connection of psycopg2, with any kind of cursor."""
     connection = psycopg2.connect(database, cursor_factory=factory)
     invoice.using(connection=connection)(1)
     assert ready(spooler) == 0
@@ -188,7 +191,7 @@ def test_psycopg2(spooler: PostgresBackend, database: str, factory: Any) -> None
 
 
 def test_a_refusal_of_the_server_sends_nothing(spooler: PostgresBackend, database: str) -> None:
-    """The error is the one that the caller's library raises."""
+    """An error of the server is raised as the caller's library raises it, and nothing is sent."""
     with psycopg.connect(database, autocommit=True) as connection:
         connection.execute("SET default_transaction_read_only = on")
         with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
@@ -197,7 +200,7 @@ def test_a_refusal_of_the_server_sends_nothing(spooler: PostgresBackend, databas
 
 
 def test_django(spooler: PostgresBackend, database: str) -> None:
-    """With its connection, in ``atomic`` and outside."""
+    """Tasks can be sent within Django's connection, inside and outside of ``atomic``."""
     if not django_settings.configured:
         django_settings.configure(DATABASES={})
         django.setup()
@@ -230,7 +233,7 @@ def test_django(spooler: PostgresBackend, database: str) -> None:
 
 
 def test_what_is_no_connection(spooler: PostgresBackend, tmp_path: Path) -> None:
-    """Each is refused with a line that says what can be used, and nothing is sent."""
+    """Other objects are refused. The error says which connections are accepted, and nothing is sent."""
     lite = sqlite3.connect(":memory:")
     engine = sqlalchemy.create_engine("sqlite://")
     with engine.connect() as foreign:
@@ -246,7 +249,7 @@ def test_what_is_no_connection(spooler: PostgresBackend, tmp_path: Path) -> None
 
 
 def test_a_database_without_the_schema(server: Server) -> None:
-    """The caller's own database may be another one: that is said, with the command."""
+    """If the caller's database has no schema, the error says so and names the command."""
     server.execute("CREATE DATABASE elsewhere")
     with (
         psycopg.connect(server.url("elsewhere")) as connection,
@@ -256,7 +259,7 @@ def test_a_database_without_the_schema(server: Server) -> None:
 
 
 def test_pickles_need_a_key(spooler: PostgresBackend, address: Address) -> None:
-    """Others may write to a database: a pickle without a signature is refused, naming both ways out."""
+    """Others may write to the database, so a pickle without a signature is refused. The error names both remedies."""
     with pytest.raises(PayloadRefused) as caught:
         Spooler.send_message_raw("text", payload={"a": 1})
     for way in ("UNSPOOL_SECRET_KEY", 'serializer="json"'):

@@ -30,7 +30,7 @@ SCRIPT = str(Path(sys.executable).with_name("unspool"))
 
 @pytest.fixture
 def empty(server: Server) -> Iterator[str]:
-    """The URL of a database without the schema."""
+    """Return the URL of a database without the schema."""
     server.execute("CREATE DATABASE empty")
     yield server.url("empty")
     server.execute("DROP DATABASE empty WITH (FORCE)")
@@ -49,7 +49,7 @@ def quiet(server: Server) -> Iterator[None]:
 
 
 def unspool(*words: str, url: str, status: int = 0) -> str:
-    """Runs a command on a database's spooler ``mail``; its output, or the line with which it fails."""
+    """Run a command on the spooler ``mail`` of a database. Return its output, or the line with which it fails."""
     spooler = f"{url}{'&' if '?' in url else '?'}spooler=mail"
     done = subprocess.run(
         [SCRIPT, *words, "--spooler", spooler], capture_output=True, text=True, timeout=2 * PATIENCE, check=False
@@ -66,7 +66,7 @@ def unspool(*words: str, url: str, status: int = 0) -> str:
 
 
 def test_migrate(empty: str) -> None:
-    """It is made once, and again nothing happens; before, each command names the command."""
+    """``migrate`` creates the schema, and does nothing the second time. Without the schema, each command names it."""
     for words in (["status"], ["ls"], ["enqueue", "app:f"], ["run", "app", "--require-ready"]):
         assert "'unspool migrate'" in unspool(*words, url=empty, status=3)
     assert f"now has version {sql.CURRENT}" in unspool("migrate", url=empty)
@@ -78,7 +78,7 @@ def test_migrate(empty: str) -> None:
 
 
 def test_migrations_at_once(empty: str) -> None:
-    """Of several, one makes the schema, and the others find it made."""
+    """If several processes migrate at once, one creates the schema and the others find it."""
     found: list[tuple[int, int]] = []
     threads = [threading.Thread(target=lambda: found.append(migrate(empty))) for _ in range(4)]
     for thread in threads:
@@ -89,7 +89,7 @@ def test_migrations_at_once(empty: str) -> None:
 
 
 def test_migrate_while_a_task_runs(place_here: tuple[Place, str]) -> None:
-    """Nothing waits for it, and nothing that runs is disturbed."""
+    """A migration waits for no task, and does not disturb running ones."""
     place, url = place_here
     place.gate("one")
     running = place.run()
@@ -153,7 +153,7 @@ def _make_version_1(url: str) -> None:
 
 
 def _work_as_version_1(url: str, stop: threading.Event, worked: list[int]) -> None:
-    """What a worker of that version does to the table: it takes, begins and deletes, each in a transaction."""
+    """Change the table as a worker of version 1 does: reserve, begin and delete, each in a transaction."""
     take = (
         "UPDATE unspool.task SET owner = 7 WHERE id = (SELECT id FROM unspool.task WHERE state = 0 AND owner IS NULL "
         "ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED) RETURNING id"
@@ -175,7 +175,7 @@ def _until(done: Callable[[], bool]) -> None:
 
 
 def test_too_old_and_too_new(empty: str) -> None:
-    """A schema that this version cannot use is refused by name and number; one that is newer and can be used is."""
+    """A schema that this version cannot use is refused by name and number. A newer one that it can use is accepted."""
     migrate(empty)
     backend = look_at(queue_in(empty))
     for number, oldest, problem in [(sql.REQUIRED - 1, 0, "upgrade it with"), (99, 99, "install a newer unspool")]:
@@ -198,7 +198,7 @@ def _set_version(url: str, number: int, oldest: int) -> None:
 
 @pytest.fixture
 def place_here(tmp_path: Path, database: str) -> Iterator[tuple[Place, str]]:
-    """A place on the server, and the database's URL."""
+    """Return a place on the server, and the URL of the database."""
     with place_at(tmp_path, queue_in(database)) as place:
         place.write_app("""
             @Spooler.task
@@ -210,7 +210,7 @@ def place_here(tmp_path: Path, database: str) -> Iterator[tuple[Place, str]]:
 
 
 def test_a_server_that_comes_later(tmp_path: Path) -> None:
-    """A worker waits for it, saying so, and goes on; with --require-ready it ends with status 3."""
+    """A worker logs that it waits for the server, and continues. With --require-ready, it ends with status 3."""
     server = Server()
     try:
         server.start()
@@ -238,7 +238,7 @@ def test_a_server_that_comes_later(tmp_path: Path) -> None:
 
 
 def test_a_wrong_password() -> None:
-    """It is what the line says, and the password is not."""
+    """The error says that the password is wrong, and does not contain it."""
     with serving() as server:
         server.execute("CREATE ROLE ann LOGIN PASSWORD 'right'")
         rules = server.data / "pg_hba.conf"
@@ -278,7 +278,7 @@ def test_a_hot_standby(tmp_path: Path) -> None:
 
 
 def _caught_up(primary: Server, standby: Server) -> None:
-    """Waits until the standby has replayed what the primary has written."""
+    """Wait until the standby has replayed what the primary has written."""
     (end,) = primary.execute("SELECT pg_current_wal_lsn()::text")
     deadline = time.monotonic() + PATIENCE
     while not standby.execute("SELECT pg_last_wal_replay_lsn() >= %(end)s::pg_lsn", end=end)[0]:
@@ -286,7 +286,7 @@ def _caught_up(primary: Server, standby: Server) -> None:
 
 
 def test_a_role_that_may_only_read(server: Server) -> None:
-    """It is taken for a replica, since that is what its session looks like."""
+    """A role that may only read gets the error of a replica, because its sessions look the same."""
     server.execute("CREATE ROLE reader LOGIN")
     server.execute("ALTER ROLE reader SET default_transaction_read_only = on")
     said = unspool("status", url=server.url().replace("postgres@", "reader@"), status=3)
@@ -294,14 +294,14 @@ def test_a_role_that_may_only_read(server: Server) -> None:
 
 
 def test_another_role_needs_rights(server: Server) -> None:
-    """A role that was granted nothing is told what it lacks."""
+    """A role without rights gets an error that says what is missing."""
     server.execute("CREATE ROLE stranger LOGIN")
     said = unspool("status", url=server.url().replace("postgres@", "stranger@"), status=3)
     assert "permission denied for schema unspool" in said
 
 
 def test_roles_as_the_guide_grants_them(server: Server, database: str) -> None:
-    """Who may only send can send, and a worker's role can serve."""
+    """With the rights in the guide, a sender can send, and the role of a worker can serve."""
     server.execute("CREATE ROLE sender LOGIN")
     server.execute("CREATE ROLE server LOGIN")
     server.execute("GRANT USAGE ON SCHEMA unspool TO sender, server")
@@ -336,7 +336,7 @@ def test_a_database_in_another_encoding(server: Server) -> None:
 
 
 def test_workers_are_listed(place_here: tuple[Place, str]) -> None:
-    """Each with its machine and what it runs, by whoever asks."""
+    """Each live worker is listed with its host and its task, by any process."""
     place, _ = place_here
     place.gate("one")
     running = place.run()

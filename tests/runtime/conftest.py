@@ -32,7 +32,7 @@ def note(*words):
     os.close(fd)
 
 def hold(name):
-    """Says that the task has begun, and waits until the test opens the gate of this name."""
+    """Note that the task has begun, and wait until the test opens the gate of this name."""
     note("begun", name)
     with open(os.environ["GATES"] + "/" + name) as gate:
         gate.read()
@@ -121,7 +121,7 @@ class Running:
         self.process.send_signal(number)
 
     def end(self, within: float = PATIENCE) -> int:
-        """Wait until it has ended by itself, and return its exit status."""
+        """Wait until the supervisor has ended by itself, and return its exit status."""
         try:
             status = self.process.wait(within)
         except subprocess.TimeoutExpired:
@@ -138,7 +138,7 @@ class Running:
             self.seen.append(self._lines.get() or {})
 
     def wait_for_last_process(self) -> None:
-        """Waits until the supervisor and its workers, which hold the other end of its log, have ended."""
+        """Wait until the supervisor and its workers, which have its log open, have ended."""
         self._reader.join(PATIENCE)
 
     def stop(self) -> int:
@@ -218,9 +218,9 @@ class Place:
         self.wait_for_lines(lambda lines: lines.count(wanted) >= times, wanted)
 
     def wait_for_lines(self, come: Callable[[list[str]], object], wanted: str) -> None:
-        """Waits until what tasks have noted is as it should be.
+        """Wait until the lines that tasks have noted satisfy a condition.
 
-        :param wanted: what that is, in words.
+        :param wanted: the condition in words, for the error.
         """
         with inotify_simple.INotify() as changes:
             changes.add_watch(str(self.root), inotify_simple.flags.CREATE | inotify_simple.flags.CLOSE_WRITE)

@@ -1,4 +1,4 @@
-"""``unspool doctor``: checks the installation, and says what to do about each problem."""
+"""``unspool doctor``, which checks the installation and says what to do about each problem."""
 
 import sys
 from collections.abc import Sequence
