@@ -190,7 +190,7 @@ def growth(place: Place, seconds: int) -> str:
                     sizes.setdefault(pid, []).append((at, pages * 4096 / 1e6))
             time.sleep(_LOOK)
         backend = SpoolBackend(str(place.spool))
-        roles = {info.pid: info.role for info in backend.control.live()}
+        roles = {info.pid: info.role for info in backend.live()}
         done = len(stage.notes.read_text().splitlines())
     finally:
         for one in (sender, process):

@@ -9,7 +9,7 @@ from types import MethodType
 from typing import Any, Optional, ParamSpec, Protocol, TypeVar, Union, Unpack, overload
 
 from . import address, codec, importing, inspection, instances, lookup, registry, settings, uwsgi, wire
-from .backends.base import Backend, Transactional
+from .backends.base import Backend, Transactional, check_period
 from .errors import OptionRefused, PayloadRefused
 from .functions import FunctionTask, check_spooler
 from .message import Entry, Message, State
@@ -210,7 +210,7 @@ class Spooler:
         found = {
             info.pid
             for name in settings.spooler_names()
-            for info in registry.backend(name).control.live()
+            for info in registry.backend(name).live()
             if info.role == "worker" and not info.host
         }
         return sorted(found)
@@ -224,8 +224,9 @@ class Spooler:
         :param seconds: a number above 0.
         :raises OptionRefused: for anything else.
         """
+        period = check_period(seconds)
         for name in _configured():
-            registry.backend(name).control.set_period(seconds)
+            registry.backend(name).switch(period=period)
         return True
 
     @classmethod

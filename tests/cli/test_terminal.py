@@ -133,7 +133,7 @@ def test_ctrl_z_stops_workers_too(shell: Shell, session: Session) -> None:
     """Nothing runs until the supervisor is continued, as by a shell's ``fg``."""
     shell.send("app:add", "1", "2")
     session.wait_for("processed")
-    (worker,) = (info.pid for info in SpoolBackend(str(shell.mail)).control.live() if info.role == "worker")
+    (worker,) = (info.pid for info in SpoolBackend(str(shell.mail)).live() if info.role == "worker")
     session.type("\x1a")
     os.waitid(os.P_PID, session.process.pid, os.WSTOPPED)
     deadline = time.monotonic() + PATIENCE

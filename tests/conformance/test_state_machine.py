@@ -22,6 +22,7 @@ from unspool.backends.spool import SpoolBackend
 from unspool.backends.spool.directory import Directory
 from unspool.backends.spool.feed import SpoolFeed
 from unspool.backends.spool.lookahead import Lookahead
+from unspool.backends.spool.switches import SpoolSwitches
 from unspool.errors import TaskBusy
 from unspool.message import (
     Ack,
@@ -189,9 +190,9 @@ class LikeMemory(RuleBasedStateMachine):
     @rule()
     def pause(self) -> None:
         """Check that no task begins while the queue is paused."""
-        self.spool.control.pause()
+        self.spool.switch(paused=True)
         assert self.next_claim() is None
-        self.spool.control.resume()
+        self.spool.switch(paused=False)
 
     @rule()
     def restart(self) -> None:
@@ -341,7 +342,7 @@ class SpoolLikeMemory(LikeMemory):
         self.spool = self.backend
         directory = Directory(self.backend.name)
         self.feed = SpoolFeed(
-            directory, self.backend.control, self.clock, self.backend.wakefile, Lookahead(self.window)
+            directory, SpoolSwitches(directory, 300.0), self.clock, self.backend.wakefile, Lookahead(self.window)
         )
 
     def kill(self, claim: Claim) -> None:

@@ -313,7 +313,7 @@ def test_three_forced_stops_do_not_bury_a_long_task(place: Place) -> None:
         running.signal(signal.SIGTERM)
         running.wait_for_message("stopping after")
         if stop <= 2:
-            for info in place.backend.control.live():
+            for info in place.backend.live():
                 os.kill(info.pid, signal.SIGKILL)
             running.process.wait(PATIENCE)
         else:

@@ -36,7 +36,7 @@ def test_cut_short_at_every_byte(tmp_path: Path) -> None:
 def test_each_bit_altered(tmp_path: Path) -> None:
     """A changed bit anywhere in a task is detected."""
     backend = SpoolBackend(str(tmp_path / "mail"), clock=lambda: time.time() + 10)
-    backend.control.set_period(300)  # makes it
+    backend.switch(period=300)  # makes it
     whole = wire.dump({"msg": b"task"}, b"body", None)
     for place in range(len(whole) * 8):
         data = bytearray(whole)

@@ -89,7 +89,7 @@ def test_people_on_a_full_disk(small: Place) -> None:
     backend = SpoolBackend(str(small.spool))
     big = sealed(codec.encode(raw_message("hello", payload="x" * 20_000)))
     ids: list[str] = []
-    backend.control.set_period(3)
+    backend.switch(period=3)
     with contextlib.suppress(SpoolerUnusable):
         while True:
             ids += backend.send([big])
@@ -98,8 +98,8 @@ def test_people_on_a_full_disk(small: Place) -> None:
     assert backend.counts().tasks[State.READY] == len(ids)
     assert backend.change(ids[0], RunNow()) == ids[0]
     with pytest.raises(SpoolerUnusable, match="the disk is full"):
-        backend.control.set_period(7)
-    assert backend.control.period == 3
+        backend.switch(period=7)
+    assert backend.switch().period == 3
     backend.change(ids[0], Remove())
     assert [entry.id for entry in inspection.tasks(backend)] == ids[1:]
     backend.close()

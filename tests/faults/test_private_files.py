@@ -32,7 +32,7 @@ from unspool.backends.spool import SpoolBackend
 from unspool.message import Content, Record
 from unspool.testing.exchange import sealed
 backend = SpoolBackend(sys.argv[1], durable=False)
-registration = backend.control.register("supervisor")
+registration = backend.register("supervisor")
 backend.send([sealed(Content({"msg": b"task"}, b"", 1, None))])
 inspection.runs(backend)
 backend.record([Record("one", "task", "processed", 1, time.time(), 1.0, 1)])
@@ -41,7 +41,7 @@ backend.exchange([], [])
 feed = backend.feed()
 while feed.refresh().more: pass
 print(json.dumps({
-    "period": backend.control.period, "live": len(backend.control.live()), "ready": backend.counts().tasks["ready"],
+    "period": backend.switch().period, "live": len(backend.live()), "ready": backend.counts().tasks["ready"],
     "history": [record.id for record in inspection.runs(backend)],
 }))
 """
@@ -51,8 +51,8 @@ print(json.dumps({
 def backend(tmp_path: Path) -> SpoolBackend:
     """An empty spooler with all its parts."""
     found = SpoolBackend(str(tmp_path / "mail"), durable=False)
-    found.control.set_period(7)
-    found.control.resume()
+    found.switch(period=7)
+    found.switch(paused=False)
     os.unlink(f"{found.name}/.unspool/run/period")
     return found
 
@@ -138,8 +138,8 @@ def test_forged_registrations(backend: SpoolBackend, name: str, content: bytes) 
     path.write_bytes(content)
     held = os.open(path, os.O_RDWR)
     assert lock.acquire(held)
-    registration = backend.control.register("supervisor")
-    assert [info.role for info in backend.control.live()] == ["supervisor"]
+    registration = backend.register("supervisor")
+    assert [info.role for info in backend.live()] == ["supervisor"]
     assert path.exists()
     os.close(held)
     registration.close()

@@ -53,12 +53,12 @@ def use(backend: SpoolBackend, priority: int | None) -> None:
     for entry in list(inspection.tasks(backend)):
         backend.change(entry.id, Remove())
     assert sum(backend.counts().tasks.values()) == 0
-    backend.control.pause()
-    assert backend.control.paused
-    backend.control.resume()
-    assert not backend.control.paused
-    registration = backend.control.register("worker")
-    assert len(backend.control.live()) == 1
+    backend.switch(paused=True)
+    assert backend.switch().paused
+    backend.switch(paused=False)
+    assert not backend.switch().paused
+    registration = backend.register("worker")
+    assert len(backend.live()) == 1
     registration.close()
     backend.record([Record("id", "task", "processed", 1, 1e9, 1.0, 1)])
     for life in (FOREVER, EPHEMERAL):

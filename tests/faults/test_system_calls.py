@@ -143,7 +143,7 @@ def test_sending_to_a_failing_disk(tmp_path: Path, calls: str, many: int) -> Non
     failing = "syncfs" if many > 1 and calls == "fsync" else calls
     if calls != "mkdir,mkdirat":
         backend = open_backend(tmp_path)
-        backend.control.set_period(3)  # the directories are there
+        backend.switch(period=3)  # the directories are there
     with pytest.raises(SpoolerUnusable, match=f"spooler {tmp_path}/mail cannot be used: the disk reports an error"):
         tracing.run(work, f"{failing}:error=EIO:when=1")
     backend = open_backend(tmp_path)

@@ -81,10 +81,10 @@ def test_what_cannot_go_is_set_aside(forwarding: Ends) -> None:
 def test_paused(forwarding: Ends) -> None:
     """A pause of the directory stops its forwarding."""
     work("one")
-    forwarding.backend("spool").control.pause()
+    forwarding.backend("spool").switch(paused=True)
     assert forwarding.command("forward", "--burst")[0] == 0
     assert forwarding.counts("spool") == {State.READY: 1}
-    forwarding.backend("spool").control.resume()
+    forwarding.backend("spool").switch(paused=False)
     forwarding.command("forward", "--burst")
     assert forwarding.counts("spool") == {}
 
@@ -214,7 +214,7 @@ def test_a_worker_forwards_as_well(forwarding: Ends) -> None:
         running.wait_for("forwarding")
         subprocess.run(send, cwd=forwarding.root, env=env, check=True)
         running.wait_for(lambda line: "app:second" in line and "processed" in line)
-        (info,) = [one for one in forwarding.backend("spool").control.live() if one.role == "forwarder"]
+        (info,) = [one for one in forwarding.backend("spool").live() if one.role == "forwarder"]
         os.kill(info.pid, signal.SIGKILL)
         running.wait_for("the process that forwards was killed by SIGKILL; a new one replaces it")
         subprocess.run(send, cwd=forwarding.root, env=env, check=True)
@@ -224,7 +224,7 @@ def test_a_worker_forwards_as_well(forwarding: Ends) -> None:
     finally:
         running.close()
     assert (forwarding.root / "oracle").read_text() == "one and more\n" * 2
-    assert [one.role for one in forwarding.backend("spool").control.live()] == []
+    assert [one.role for one in forwarding.backend("spool").live()] == []
     assert forwarding.counts("spool") == forwarding.counts("pg") == {}
 
 

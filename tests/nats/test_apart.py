@@ -190,7 +190,7 @@ def test_clocks_that_differ(url: str, opened: Open, ahead: float) -> None:
         tickets = feed.take(1)
     claim = claim_one(here, tickets[0].ref)
     assert isinstance(claim, Claim)
-    assert sender.control.live() == here.control.live()
+    assert sender.live() == here.live()
     assert sender.counts().tasks[State.RUNNING] == 1
     assert sender.depot.leave([id]) == []
     settle_one(here, claim, Ack())

@@ -48,7 +48,7 @@ def test_another_host(served: Place, backend: NatsBackend, elsewhere: "subproces
     served.gate("long")
     served.call("waits('long')")
     served.wait_for_line("begun long")
-    until(lambda: [info.role for info in backend.control.live() if info.host and info.ref] == ["worker"])
+    until(lambda: [info.role for info in backend.live() if info.host and info.ref] == ["worker"])
     assert backend.counts().tasks[State.RUNNING] == 1
     here = served.run()
     here.wait_for_message("started")
@@ -56,7 +56,7 @@ def test_another_host(served: Place, backend: NatsBackend, elsewhere: "subproces
     began = time.monotonic()
     served.wait_for_line("begun long", 2)
     assert time.monotonic() - began < 4 * backend.cluster.lease
-    until(lambda: not [info for info in backend.control.live() if info.host])
+    until(lambda: not [info for info in backend.live() if info.host])
     served.open_gate("long")
     here.wait_for_verdict("processed")
     assert here.stop() == 0

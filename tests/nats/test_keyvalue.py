@@ -430,7 +430,7 @@ def test_an_ephemeral_item_is_announced(backend: NatsBackend) -> None:
     backend.kv.put("key", b"", life=EPHEMERAL)
     live = names.live(runs.me().key)
     assert backend.cluster.call(lambda stream: stream.last(names.state, live)) is not None
-    assert backend.control.live() == []
+    assert backend.live() == []
 
 
 def test_close_ends_what_is_left(backend: NatsBackend) -> None:

@@ -124,7 +124,7 @@ def test_a_killed_worker(served: Place, backend: NatsBackend) -> None:
     served.call("waits('long')")
     running = served.run()
     served.wait_for_line("begun long")
-    (info,) = [info for info in backend.control.live() if info.role == "worker"]
+    (info,) = [info for info in backend.live() if info.role == "worker"]
     assert info.ref
     began = time.monotonic()
     os.kill(info.pid, signal.SIGKILL)

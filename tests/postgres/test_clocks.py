@@ -118,7 +118,7 @@ def test_a_wrong_supervisor_wakes_in_time(right: Wrong, wrong: Wrong) -> None:
         feed._clock = wrong.local  # type: ignore[attr-defined]  # noqa: SLF001  the clock of the host
         state = feed.refresh()
         assert feed.take(1) == []
-        assert state.next_due == pytest.approx(wrong.local() + min(60, wrong.control.period), abs=20)
+        assert state.next_due == pytest.approx(wrong.local() + min(60, wrong.switch().period), abs=20)
 
 
 def test_a_wrong_worker_serves_what_is_due(right: Wrong, wrong: Wrong) -> None:

@@ -198,7 +198,7 @@ def test_a_call_whose_answer_is_lost(server: Server, address: Address, count: in
         else:  # the refs have gone to other workers
             worker.exchange([end(first, repeated=True)], ())
             assert [(one.attempts, one.crashes) for one in claim(other, refs[1:])] == count * [(1, 0)]
-            assert worker.control.claims == set()
+            assert worker.registrations.claims == set()
         assert len(inspection.runs(other)) == 1
     proxy.close()
 
@@ -256,7 +256,7 @@ def test_a_task_that_does_not_fit_into_memory(two: Two, monkeypatch: pytest.Monk
     with pytest.raises(SpoolerUnusable, match=f"/{large} does not fit into the memory of process {os.getpid()}"):
         worker.exchange((), refs)
     assert [counts_of(other, ref)[:2] for ref in refs] == [(0, 0), (0, 0), (1, 1)]
-    assert (locks_of(worker), worker.session.tasks, worker.control.claims) == (0, {}, set())
+    assert (locks_of(worker), worker.session.tasks, worker.registrations.claims) == (0, {}, set())
     assert len(claim(other, refs)) == 3
 
 
@@ -290,15 +290,15 @@ def test_claims_that_the_supervisor_has_taken_back(two: Two, address: Address) -
     worker, other = two
     refs = send(worker, 3)
     with contextlib.closing(look_at(address)) as supervisor:
-        registration = supervisor.control.register("worker")
-        worker.control.claims = registration.claims
+        registration = supervisor.register("worker")
+        worker.registrations.claims = registration.claims
         feed = supervisor.feed()
         feed.refresh()
         tickets = feed.take(3)
         claims = claim(worker, refs)
-        assert supervisor.control.running_here() == set(refs)
+        assert supervisor.registrations.running_here() == set(refs)
         feed.release(ticket._replace(token=one.fence) for ticket, one in zip(tickets[1:], claims[1:], strict=True))
-        assert supervisor.control.running_here() == {refs[0]}
+        assert supervisor.registrations.running_here() == {refs[0]}
         feed.refresh()
         (second,) = claim(other, [refs[1]])
         worker.exchange([End(one, Release(), None, True) for one in claims[1:]], ())
@@ -306,7 +306,7 @@ def test_claims_that_the_supervisor_has_taken_back(two: Two, address: Address) -
         assert locks_of(worker) == 1
         (third,) = claim(worker, [refs[2]])
         assert third.attempts == 1
-        assert supervisor.control.running_here() == {refs[0], refs[2]}
+        assert supervisor.registrations.running_here() == {refs[0], refs[2]}
         worker.exchange([end(claims[0]), end(third)], ())
         other.exchange([end(second)], ())
         assert sum(supervisor.counts().tasks.values()) == 0
@@ -341,7 +341,7 @@ def test_two_threads(two: Two) -> None:
         assert not thread.is_alive()
     assert sum(other.counts().tasks.values()) == 0
     assert {run.id.rpartition("/")[2] for run in inspection.runs(other)} == set(refs)
-    assert (worker.session.tasks, worker.control.claims, locks_of(worker)) == ({}, set(), 0)
+    assert (worker.session.tasks, worker.registrations.claims, locks_of(worker)) == ({}, set(), 0)
 
 
 def test_marks(two: Two, caplog: pytest.LogCaptureFixture) -> None:

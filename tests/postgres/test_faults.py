@@ -68,7 +68,7 @@ def proxy(server: Server) -> Iterator[Proxy]:
 
 def worker_of(place: Place, address: Address) -> int:
     """Return the pid of the process that runs a task now."""
-    (info,) = [info for info in look_at(address).control.live() if info.role == "worker" and info.ref]
+    (info,) = [info for info in look_at(address).live() if info.role == "worker" and info.ref]
     return info.pid
 
 

@@ -61,9 +61,9 @@ def test_through_a_pooler(pooled: Address, request: pytest.FixtureRequest) -> No
         with psycopg.connect(pooled.url) as connection:
             backend.send_within(connection, [sealed(Content({"msg": b"task"}, b"", None, None))])
         assert backend.counts().tasks[State.READY] == 9
-        backend.control.pause()
-        assert backend.control.paused
-        backend.control.resume()
+        backend.switch(paused=True)
+        assert backend.switch().paused
+        backend.switch(paused=False)
         if "transaction" in request.node.name:
             with pytest.raises(SpoolerUnusable, match="pools connections by transaction"):
                 backend.feed()

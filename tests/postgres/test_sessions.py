@@ -138,7 +138,7 @@ def test_a_worker_that_dies_after_its_session(place: Place, server: Server, addr
     running = place.run()
     place.call("held('long')")
     place.wait_for_line("begun long")
-    (pid,) = [info.pid for info in look_at(address).control.live() if info.role == "worker"]
+    (pid,) = [info.pid for info in look_at(address).live() if info.role == "worker"]
     end_all_sessions(server)
     os.kill(pid, signal.SIGKILL)
     place.wait_for_line("begun long", times=2)
@@ -158,7 +158,7 @@ def test_a_worker_that_outlives_its_session_and_its_supervisor(
     place.call("held('long')")
     place.wait_for_line("begun long")
     with contextlib.closing(look_at(address)) as backend:
-        (worker,) = [info for info in backend.control.live() if info.role == "worker"]
+        (worker,) = [info for info in backend.live() if info.role == "worker"]
         assert worker.host == ""
         if way == "excused":
             backend.mark(worker.ref, Interrupted())
@@ -194,7 +194,7 @@ def test_a_task_of_dead_processes_that_is_moved(place: Place, server: Server, ad
     place.call("held('long')")
     place.wait_for_line("begun long")
     with contextlib.closing(look_at(address)) as backend:
-        (worker,) = [info for info in backend.control.live() if info.role == "worker"]
+        (worker,) = [info for info in backend.live() if info.role == "worker"]
         (entry,) = inspection.tasks(backend)
         if way == "excused":
             backend.mark(worker.ref, Interrupted())
@@ -219,7 +219,7 @@ def test_commands_wait_for_a_supervisor_that_may_come_back(
     place.call("held('long')")
     place.wait_for_line("begun long")
     with contextlib.closing(look_at(address)) as backend:
-        (worker,) = [info for info in backend.control.live() if info.role == "worker"]
+        (worker,) = [info for info in backend.live() if info.role == "worker"]
         (entry,) = inspection.tasks(backend)
         running.signal(signal.SIGSTOP)
         end_all_sessions(server)
@@ -305,7 +305,7 @@ def test_an_end_that_the_server_does_not_take_now(
 
 def test_a_registration_that_the_server_does_not_take_now(backend: PostgresBackend, database: str) -> None:
     """A worker whose registration is cancelled continues, and is registered later."""
-    registration = backend.control.register("worker")
+    registration = backend.register("worker")
     with psycopg.connect(database, autocommit=True) as control, psycopg.connect(database) as locker:
         locker.execute("LOCK TABLE unspool.process IN ACCESS EXCLUSIVE MODE")
         thread = threading.Thread(target=registration.running, args=("", 0.0))
@@ -317,9 +317,9 @@ def test_a_registration_that_the_server_does_not_take_now(backend: PostgresBacke
         thread.join(PATIENCE)
         assert not thread.is_alive()
     assert backend.session.known_key("worker") is None
-    assert [info.role for info in backend.control.live()] == []
+    assert [info.role for info in backend.live()] == []
     backend.session.key("worker")
-    assert [info.role for info in backend.control.live()] == ["worker"]
+    assert [info.role for info in backend.live()] == ["worker"]
     registration.close()
 
 

@@ -34,12 +34,12 @@ CALLS: dict[str, Callable[[PostgresBackend, str], object]] = {
     "status": lambda backend, _: backend.counts(),
     "labels": lambda backend, _: backend.counts("label"),
     "reprioritise": lambda backend, id: backend.change(id, Reprioritise(1)),
-    "status --workers": lambda backend, _: backend.control.live(),
+    "status --workers": lambda backend, _: backend.live(),
     "history": lambda backend, _: inspection.runs(backend),
     "history of one": lambda backend, id: inspection.runs(backend, id=id),
     "record": lambda backend, id: backend.record([Record(id, "task", "crashed", 1, 1.0, 0.1, 1)]),
-    "pause": lambda backend, _: backend.control.pause(),
-    "set-period": lambda backend, _: backend.control.set_period(5),
+    "pause": lambda backend, _: backend.switch(paused=True),
+    "set-period": lambda backend, _: backend.switch(period=5),
     "move from": lambda backend, _: backend.depot.departures(),
     "move some": lambda backend, id: (backend.depot.departures(), backend.depot.leave([id])),
     "move to": lambda backend, _: backend.depot.accept([]),
@@ -73,7 +73,7 @@ def test_tables_are_locked(hasty: PostgresBackend, database: str, call: str) -> 
     (entry,) = inspection.tasks(hasty)
     assert (entry.id, entry.state) == (id, State.READY)
     assert inspection.runs(hasty) == []
-    assert not hasty.control.paused
+    assert not hasty.switch().paused
 
 
 @pytest.mark.parametrize("call", CALLS)

@@ -275,7 +275,7 @@ def test_a_recorder_that_dies_loses_nothing(place: Place) -> None:
         for _ in range(499):
             running.wait_for_verdict("processed")
         children = Path(f"/proc/{running.process.pid}/task/{running.process.pid}/children").read_text()
-        workers = {info.pid for info in place.backend.control.live()}
+        workers = {info.pid for info in place.backend.live()}
         (recorder,) = {int(pid) for pid in children.split()} - workers
         os.kill(recorder, signal.SIGKILL)
         place.call("mark(500)")

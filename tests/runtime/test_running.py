@@ -561,7 +561,7 @@ def test_a_coroutine_that_ends_leaves_the_sign_of_life_to_another(place: Place) 
     running = place.run()
     running.wait_for_verdict("processed", "quick")
     place.wait_for_line("begun one")
-    (worker,) = [info for info in place.backend.control.live() if info.role == "worker"]
+    (worker,) = [info for info in place.backend.live() if info.role == "worker"]
     (task,) = inspection.tasks(place.backend)
     assert task.id.endswith(f"/{worker.ref}")
     place.open_gate("one")

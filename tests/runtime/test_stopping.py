@@ -338,7 +338,7 @@ def test_a_killed_worker_loses_nothing(place: Place) -> None:
     for _ in range(20):
         running.wait_for_verdict("processed", "mark")
     (held,) = inspection.tasks(place.backend, frozenset({State.RUNNING}))
-    holder = next(info for info in place.backend.control.live() if info.ref == os.path.basename(held.id))
+    holder = next(info for info in place.backend.live() if info.ref == os.path.basename(held.id))
     os.kill(holder.pid, signal.SIGKILL)
     crashed = running.wait_for_verdict("crashed")
     assert (crashed["task"], crashed["worker"]) == ("tasks:held", holder.pid)
@@ -438,7 +438,7 @@ def test_a_pause_is_heeded_at_once(place: Place) -> None:
     place.call("held('one'); [mark(n) for n in range(30)]")
     running = place.run()
     place.wait_for_line("begun one")
-    place.backend.control.pause()
+    place.backend.switch(paused=True)
     running.wait_for_message(f"paused {place.spool}: no task is started until 'unspool resume --spooler {place.spool}'")
     place.open_gate("one")
     running.wait_for_verdict("processed", "held")
@@ -449,7 +449,7 @@ def test_a_pause_is_heeded_at_once(place: Place) -> None:
     assert len(place.lines()) == 2
     running = place.run()
     running.wait_for_message("paused")
-    place.backend.control.resume()
+    place.backend.switch(paused=False)
     running.wait_for_message(f"resumed {place.spool}")
     for _ in range(30):
         running.wait_for_verdict("processed", "mark")
@@ -478,12 +478,12 @@ def test_live_processes_are_known(place: Place) -> None:
     running.wait_for_verdict("processed")
     place.call("note('pids', *Spooler.get_pids())")
     pids = {int(word) for word in place.lines()[-1].split()[1:]}
-    live = place.backend.control.live()
+    live = place.backend.live()
     assert pids == {info.pid for info in live if info.role == "worker"}
     assert len(pids) == 3
     assert {info.pid for info in live if info.role == "supervisor"} == {running.process.pid}
     assert running.stop() == 0
-    assert place.backend.control.live() == []
+    assert place.backend.live() == []
 
 
 def move_away(spool: Path) -> None:
@@ -538,11 +538,11 @@ def test_a_directory_moved_away_and_back_shows_its_workers(place: Place) -> None
         running.wait_for_message("reloaded")
     place.call("mark(1)")
     worker = running.wait_for_verdict("processed")["worker"]
-    live = SpoolBackend(str(place.spool)).control.live()
+    live = SpoolBackend(str(place.spool)).live()
     assert worker in {info.pid for info in live if info.role == "worker"}
     assert {info.pid for info in live if info.role == "supervisor"} == {running.process.pid}
     assert running.stop() == 0
-    assert SpoolBackend(str(place.spool)).control.live() == []
+    assert SpoolBackend(str(place.spool)).live() == []
 
 
 def test_several_spoolers_under_one_supervisor(place: Place) -> None:
@@ -578,7 +578,7 @@ def test_a_killed_recorder_is_replaced(place: Place) -> None:
     place.call("mark(1)")
     running.wait_for_verdict("processed")
     children = (Path("/proc") / str(running.process.pid) / "task" / str(running.process.pid) / "children").read_text()
-    workers = {info.pid for info in place.backend.control.live()}
+    workers = {info.pid for info in place.backend.live()}
     (recorder,) = {int(pid) for pid in children.split()} - workers
     os.kill(recorder, signal.SIGKILL)
     place.call("[mark(n) for n in range(2, 10)]")
@@ -643,7 +643,7 @@ def test_random_kills_lose_nothing(place: Place) -> None:
     running = place.run("--processes", "2")
     for kill in range(20):
         running.wait_for(lambda line, goal=90 * kill: len(place.lines()) > goal)  # type: ignore[misc]
-        workers = [info.pid for info in place.backend.control.live() if info.role == "worker"]
+        workers = [info.pid for info in place.backend.live() if info.role == "worker"]
         if workers:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(choose(workers), signal.SIGKILL)

@@ -147,11 +147,11 @@ def test_a_daemon_sets_the_period(backend: SpoolBackend, tmp_path: Path, then: s
     if pid == 0:
         status = 1
         try:
-            backend.control.set_period(3)
+            backend.switch(period=3)
             os.closerange(3, 256)
             CLOSED[then](tmp_path / "mine")
-            backend.control.set_period(7)
-            status = backend.control.period != 7.0 or "period" in os.listdir(tmp_path / "mine")
+            backend.switch(period=7)
+            status = backend.switch().period != 7.0 or "period" in os.listdir(tmp_path / "mine")
         finally:
             os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0

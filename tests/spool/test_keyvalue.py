@@ -123,7 +123,7 @@ def test_what_is_no_table(tmp_path: Path, kind: str) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
     backend = SpoolBackend(str(tmp_path / "mail"))
-    backend.control.pause()
+    backend.switch(paused=True)
     path = table(backend)
     {"fifo": os.mkfifo, "link": lambda path: path.symlink_to(outside)}.get(kind, Path.touch)(path)
     uses: list[Callable[[], object]] = [
@@ -149,7 +149,7 @@ def test_reading_creates_nothing(tmp_path: Path) -> None:
         assert not backend.kv.wait({"key": 0}, 0)
         assert backend.kv.wait({"key": 1}, 0)
         assert not table(backend).exists()
-        backend.control.pause()
+        backend.switch(paused=True)
 
 
 def test_a_table_that_is_removed(backend: SpoolBackend) -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 from unspool import codec, raw_message
 from unspool.backends.base import Feed
 from unspool.backends.spool import SpoolBackend
-from unspool.backends.spool.control import SpoolControl
 from unspool.backends.spool.directory import Directory
 from unspool.backends.spool.feed import SpoolFeed
 from unspool.backends.spool.lookahead import Lookahead
+from unspool.backends.spool.switches import SpoolSwitches
 from unspool.testing.exchange import sealed
 
 
@@ -45,7 +45,7 @@ def test_the_order_holds_over_a_large_directory(tmp_path: Path) -> None:
     refs = [id.removeprefix(f"{backend.name}/") for id in ids]
     expected = [ref for _, _, ref in sorted((10**9 if p is None else p, n, refs[n]) for n, p in enumerate(priorities))]
     directory = Directory(backend.name)
-    feed = SpoolFeed(directory, SpoolControl(directory, 300.0), time.time, backend.wakefile, Lookahead(800))
+    feed = SpoolFeed(directory, SpoolSwitches(directory, 300.0), time.time, backend.wakefile, Lookahead(800))
     try:
         assert drain(feed, tmp_path / "mail") == expected
     finally:

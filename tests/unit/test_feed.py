@@ -43,8 +43,8 @@ class Watched:
         self.clock = clock
         self.backend = SpoolBackend(str(root), durable=False, period=PERIOD, clock=self.clock)
         self.other = SpoolBackend(str(root), durable=False, period=PERIOD, clock=self.clock)
-        self.other.control.resume()
-        self.other.control.set_period(PERIOD)
+        self.other.switch(paused=False)
+        self.other.switch(period=PERIOD)
         self.feed: Feed = self.backend.feed()
         self.refresh()
 
@@ -402,7 +402,7 @@ def test_a_priority_that_is_removed(watched: Watched) -> None:
 
 def test_a_shorter_period_is_heard_at_once(watched: Watched) -> None:
     """Another process sets the period: the kernel reports it, and the next scan is earlier accordingly."""
-    watched.other.control.set_period(5)
+    watched.other.switch(period=5)
     assert watched.told
     assert watched.refresh().next_due == watched.clock() + 5
     watched.clock.advance(5)
@@ -412,7 +412,7 @@ def test_a_shorter_period_is_heard_at_once(watched: Watched) -> None:
 def test_a_longer_period(watched: Watched) -> None:
     """It applies from the next scan on."""
     before = watched.refresh().next_due
-    watched.other.control.set_period(1_000)
+    watched.other.switch(period=1_000)
     assert watched.refresh().next_due == before
     watched.clock.advance(PERIOD)
     assert watched.refresh().next_due == watched.clock() + 1_000
@@ -422,12 +422,12 @@ def test_pause_and_resume_are_heard_at_once(watched: Watched) -> None:
     """Another process pauses the queue: no task is handed out during the pause, and all of them at its end, without a
     scan.
     """
-    watched.other.control.pause()
+    watched.other.switch(paused=True)
     assert watched.told
     ref = watched.send()
     assert watched.given() == []
     assert watched.refresh().paused
-    watched.other.control.resume()
+    watched.other.switch(paused=False)
     assert watched.told
     assert watched.given() == [ref]
 

@@ -86,8 +86,18 @@ def test_configured(backend: MemoryBackend, tmp_path: Path) -> None:
     assert Spooler.get_tasks() == [ids[0], ids[2], ids[1]]
     assert registry.backend() is registry.backend("mail") is backend
     Spooler.set_period(7)
-    assert backend.control.period == 7
+    assert backend.switch().period == 7
     assert Spooler.get_pids() == []
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf"), "5", None, True])
+def test_an_invalid_period(backend: MemoryBackend, seconds: Any) -> None:
+    """It is refused and changes nothing."""
+    configure(spoolers=backend)
+    Spooler.set_period(7)
+    with pytest.raises(OptionRefused, match="is not a number of seconds above 0"):
+        Spooler.set_period(seconds)
+    assert backend.switch().period == 7
 
 
 def test_one_alone(backend: MemoryBackend, tmp_path: Path) -> None:
@@ -180,7 +190,7 @@ class Partial:
 BAD = {
     "number": (lambda: 5, "is 5; it must be a"),
     "class": (lambda: MemoryBackend, "is the class MemoryBackend; pass an instance of it"),
-    "part": (Partial, "is a Partial, which lacks capabilities, .*control, counts, .*mark"),
+    "part": (Partial, "is a Partial, which lacks capabilities, .*counts, .*switch"),
     "no text": (lambda: Named(7), "is a Named with the name 7; a name is an absolute path or a URL"),
     "relative": (lambda: Named("mail"), "is a Named with the name 'mail'; a name is an absolute path or a URL"),
     "empty": (lambda: Named(""), "is a Named with the name ''; a name is an absolute path or a URL"),
@@ -291,4 +301,4 @@ def test_a_command_sees_no_memory(command: str, name: str, tmp_path: Path) -> No
 def test_a_memory_backend_has_no_workers(backend: MemoryBackend) -> None:
     """The error says how to run its tasks instead."""
     with pytest.raises(OptionRefused, match=r"no worker process can run them; run them .*run_all"):
-        backend.control.register("worker")
+        backend.register("worker")

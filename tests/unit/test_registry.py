@@ -53,7 +53,7 @@ def test_a_backend_of_another_package() -> None:
     assert backend.name == "ledger://db/srv/app.db/mail"
     assert backend is registry.backend() is registry.backend(backend.name)
     assert vars(backend)["url"] == "ledger://ann:s3cret@db/srv/app.db?mode=rw"
-    assert backend.control.period == 7
+    assert backend.switch().period == 7
     assert [run.id for run in run_all(backend)] == [id]
 
 

@@ -88,8 +88,8 @@ def test_a_pause_is_logged_once(served: Served, caplog: pytest.LogCaptureFixture
     """Its beginning and its end. Until the log line, the supervisor can take back the waiting tickets."""
     caplog.set_level("INFO")
     pausing = []
-    for switch in (served.backend.control.pause, served.backend.control.resume):
-        switch()
+    for paused in (True, False):
+        served.backend.switch(paused=paused)
         for _ in range(2):
             served.refresh()
             pausing.append(served.pausing)
@@ -121,7 +121,7 @@ def test_a_directory_that_is_back_needs_new_workers(
     assert [is_another() for _ in range(4)].count(True) == 1
     name = served.name
     assert caplog.messages == [f"spooler {name} was removed; continuing when it is back", f"spooler {name} is back"]
-    assert [info.pid for info in served.backend.control.live()] == [os.getpid()]
+    assert [info.pid for info in served.backend.live()] == [os.getpid()]
     ref = send(served)
     assert len(watches.wait(PATIENCE)) == 1
     served.refresh()
@@ -145,7 +145,7 @@ def test_a_task_whose_worker_died(served: Served, clock: FakeClock) -> None:
     """It has a record with the start and duration of its run, unless it has left the queue."""
     ref = send(served)
     reader, writer = os.pipe()
-    process = Process(7, [served.backend.control.register("worker")], Reader(reader, 1), Watchdog(5.0))
+    process = Process(7, [served.backend.register("worker")], Reader(reader, 1), Watchdog(5.0))
     try:
         Writer(writer).write(Begun(0, ref, clock() - 3.0))
         process.read(0.0)

@@ -140,7 +140,7 @@ def test_logs_are_searched(hunt: Hunt, tmp_path: Path) -> None:
 def test_drafts_are_counted(hunt: Hunt, tmp_path: Path) -> None:
     """Drafts that no sweep removes."""
     backend = SpoolBackend(str(tmp_path / "mail"))
-    backend.control.set_period(7)
+    backend.switch(period=7)
     assert hunt.drafts() == 0
     (tmp_path / "mail/.unspool/tmp/left").touch()
     os.utime(tmp_path / "mail/.unspool/tmp/left")

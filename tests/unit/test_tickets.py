@@ -113,7 +113,7 @@ def test_a_ticket_in_the_queue_is_not_more_urgent_than_the_queue(
 
 def test_tickets_that_a_pause_takes_back_are_refreshed(spooler: Served, pool: Workers, filled: Tickets) -> None:
     """A supervisor with ``burst`` would otherwise wait for the next scan to find that nothing is left to do."""
-    spooler.backend.control.pause()
+    spooler.backend.switch(paused=True)
     while not spooler.pausing:
         spooler.refresh()
     filled.recall()

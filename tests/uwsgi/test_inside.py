@@ -254,12 +254,12 @@ def test_a_pause_holds_for_uwsgi_too(instance: Instance) -> None:
         """
     )
     instance.start(quiet=False)
-    instance.backend.control.pause()
+    instance.backend.switch(paused=True)
     instance.do("mark()")
     instance.wait(lambda: "managing request" in instance.log.read_text())
     instance.wait(lambda: instance.log.read_text().count("managing request") > 1)
     assert instance.lines() == []
-    instance.do("registry.backend().control.resume()")
+    instance.do("registry.backend().switch(paused=False)")
     instance.wait_for_line("mark")
 
 
@@ -274,20 +274,20 @@ def test_a_task_that_pauses_is_the_last(instance: Instance) -> None:
             return True
         @Spooler.task
         def pauses():
-            registry.backend().control.pause()
+            registry.backend().switch(paused=True)
             note("paused")
             return True
         """
     )
     instance.start(quiet=False)
-    instance.backend.control.pause()
+    instance.backend.switch(paused=True)
     instance.do("mark(1)\npauses()\nmark(2)")
-    instance.do("registry.backend().control.resume()")
+    instance.do("registry.backend().switch(paused=False)")
     instance.wait_for_line("paused")
     offered = instance.log.read_text().count("managing request")
     instance.wait(lambda: instance.log.read_text().count("managing request") > offered + 1)
     assert instance.lines() == ["mark 1", "paused"]
-    instance.do("registry.backend().control.resume()")
+    instance.do("registry.backend().switch(paused=False)")
     instance.wait_for_line("mark 2")
 
 
@@ -352,9 +352,9 @@ def test_first_in_first_out(instance: Instance, options: tuple[str, ...]) -> Non
         """
     )
     instance.start(*options)
-    instance.backend.control.pause()
+    instance.backend.switch(paused=True)
     instance.do("[mark(n) for n in range(30)]")
-    instance.do("registry.backend().control.resume()")
+    instance.do("registry.backend().switch(paused=False)")
     instance.wait(lambda: len(instance.lines()) == 30)
     assert instance.lines() == [f"mark {n}" for n in range(30)]
 
@@ -401,13 +401,13 @@ def test_its_processes_are_seen_from_outside(instance: Instance) -> None:
     instance.start()
     id = instance.do("held()")
     instance.wait_for_line("begun gate")
-    (worker,) = instance.backend.control.live()
+    (worker,) = instance.backend.live()
     assert (worker.role, worker.pid, f"{instance.spool}/{worker.ref}") == ("worker", *instance.pids(), id)
     assert instance.do("Spooler.get_pids()") == instance.pids()
     instance.open_gate("gate")
     instance.wait(lambda: inspection.find(instance.backend, id) is None)
     instance.stop()
-    assert instance.backend.control.live() == []
+    assert instance.backend.live() == []
 
 
 def test_the_coroutines_of_a_process_share_one_event_loop(instance: Instance) -> None:

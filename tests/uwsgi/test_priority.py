@@ -76,9 +76,9 @@ def test_what_a_task_sends_with_a_priority_is_next(instance: Instance) -> None:
     """They run before all due tasks without a priority, although the process has just looked for a wakefile."""
     instance.write_app(APP)
     instance.start(frequency=3600)
-    instance.backend.control.pause()
+    instance.backend.switch(paused=True)
     instance.do("mark('first')\nurges()\nmark('last')")
-    instance.do("registry.backend().control.resume()")
+    instance.do("registry.backend().switch(paused=False)")
     instance.wait(lambda: len(instance.lines()) == 4)
     assert instance.lines() == ["mark first", "urges", "mark urgent", "mark last"]
 
@@ -148,9 +148,9 @@ def test_one_that_waits_in_line_keeps_no_other_from_being_run(instance: Instance
     instance.write_app(APP)
     instance.gate("urgent")
     instance.start("--spooler-processes=2", frequency=3600)
-    instance.backend.control.pause()
+    instance.backend.switch(paused=True)
     instance.do("send(*[None] * 6)\nheld_urgent()")
-    instance.do("registry.backend().control.resume()")
+    instance.do("registry.backend().switch(paused=False)")
     instance.wait_for_line("begun urgent")
     instance.wait(lambda: len(marks(instance)) == 6)
     instance.open_gate("urgent")

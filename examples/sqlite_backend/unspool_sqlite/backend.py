@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
-from unspool.backends.base import UNNUMBERED, Capabilities, Clock, Feed, Settings
+from unspool.backends.base import UNNUMBERED, Capabilities, Clock, Feed, Settings, Switches, WorkerInfo
 from unspool.backends.change import Change, Remove, Reprioritise, RunNow
 from unspool.backends.page import (
     LOOKED_AT,
@@ -24,6 +24,8 @@ from unspool.backends.page import (
     page_of_task,
     page_of_tasks,
 )
+from unspool.backends.registration import Registration
+from unspool.backends.registration_file import RegistrationFile, processes
 from unspool.errors import SpoolerUnusable, TaskBusy
 from unspool.finding import OK, Finding
 from unspool.message import (
@@ -46,7 +48,6 @@ from unspool.message import (
 )
 from unspool.settings import Settings as AllSettings
 
-from .control import SqliteControl
 from .feed import SqliteFeed
 from .keyvalue import SqliteKeyValue
 from .locks import LockedFile
@@ -81,7 +82,6 @@ class SqliteBackend:
         self._settings: Settings = AllSettings() if settings is None else settings
         self.name = f"sqlite://{os.path.abspath(path)}"
         self._store = Store(os.path.abspath(path))
-        self.control = SqliteControl(self._store, self._settings.period)
         self._clock = clock
         self._lock: LockedFile | None = None
         self.kv = SqliteKeyValue(self._store, clock, self._holder)
@@ -219,6 +219,23 @@ class SqliteBackend:
         if not prepare:
             missing = not os.path.exists(self._store.file)
             yield Finding(self.name, OK, "does not exist yet" if missing else "can be used", missing=missing)
+
+    # --- switches and live processes
+
+    def switch(self, *, paused: bool | None = None, period: float | None = None) -> Switches:
+        changes = [(name, value) for name, value in (("paused", paused), ("period", period)) if value is not None]
+        with self._store.writing() if changes else self._store.reading() as database:
+            database.executemany("INSERT OR REPLACE INTO switch VALUES (?, ?)", changes)
+            found = dict(database.execute("SELECT name, value FROM switch").fetchall())
+        return Switches(bool(found.get("paused")), found.get("period", self._settings.period))
+
+    def register(self, role: str) -> Registration:
+        os.makedirs(self._store.locks, mode=0o700, exist_ok=True)
+        self.live()  # removes the files of dead processes
+        return RegistrationFile(self._store.locks, role)
+
+    def live(self) -> list[WorkerInfo]:
+        return list(processes(self._store.locks)) if os.path.isdir(self._store.locks) else []
 
     # --- history
 

@@ -12,6 +12,7 @@ __all__ = ["SqliteFeed"]
 
 _POLL = 0.2  # seconds between two polls
 _PAGE = 1000  # the number of tickets that are read at once
+_PAUSED = "SELECT 1 FROM switch WHERE name = 'paused' AND value"
 _DUE = """
 SELECT rank, due, number, holder FROM task
 WHERE aside = '' AND due <= ? ORDER BY rank, due, number LIMIT ?
@@ -75,7 +76,7 @@ class SqliteFeed:
         due, following, self._next_look = [], None, now + _POLL
         try:
             with self._store.reading() as database:
-                self._paused = database.execute("SELECT 1 FROM switch WHERE name = 'paused'").fetchone() is not None
+                self._paused = database.execute(_PAUSED).fetchone() is not None
                 due = database.execute(_DUE, (now, _PAGE + len(self._out))).fetchall()
                 later = "SELECT min(due) FROM task WHERE aside = '' AND due > ?"
                 (following,) = database.execute(later, (now,)).fetchone()

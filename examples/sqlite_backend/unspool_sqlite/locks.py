@@ -14,22 +14,17 @@ class LockedFile:
 
     :param folder: its directory, which is made if it is missing.
     :param role: the beginning of its name.
-    :param size: its size in bytes.
-    :param shared: True if a process that is forked later shares the lock.
     """
 
-    def __init__(self, folder: str, role: str, *, size: int = 0, shared: bool = False) -> None:
+    def __init__(self, folder: str, role: str) -> None:
         os.makedirs(folder, mode=0o700, exist_ok=True)
         self.name = f"{role}-{uuid.uuid4().hex}"
         self.path = os.path.join(folder, self.name)
         draft = os.path.join(folder, f".{self.name}")
         self._file: int | None = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        if size:
-            os.posix_fallocate(self._file, 0, size)
         fcntl.flock(self._file, fcntl.LOCK_EX)
         os.rename(draft, self.path)  # other processes see the file only now, when it is locked
-        if not shared:
-            _unshared.add(self)
+        _own.add(self)
 
     @property
     def is_open(self) -> bool:
@@ -45,7 +40,7 @@ class LockedFile:
             return True
 
     def leave(self) -> None:
-        """Close the descriptor. The lock ends unless another process shares it."""
+        """Close the descriptor, and with it the lock of this process."""
         if self._file is not None and not self.is_lost:  # otherwise it would close the file of other code
             os.close(self._file)
         self._file = None
@@ -72,11 +67,11 @@ def is_locked(path: str) -> bool:
     return False
 
 
-_unshared: "weakref.WeakSet[LockedFile]" = weakref.WeakSet()
+_own: "weakref.WeakSet[LockedFile]" = weakref.WeakSet()
 
 
 def _leave_to_the_parent() -> None:
-    for file in list(_unshared):
+    for file in list(_own):
         file.leave()
 
 

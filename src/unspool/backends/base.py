@@ -6,7 +6,7 @@ times are Unix times from the clock that was passed to the backend.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from ..errors import OptionRefused
 from ..finding import Finding
@@ -15,6 +15,9 @@ from .change import Change
 from .keyvalue import KeyValue
 from .page import Counts, Page, Query
 
+if TYPE_CHECKING:
+    from .registration import Registration
+
 __all__ = [
     "LEAST_PIECE",
     "REF_SIZE",
@@ -22,11 +25,10 @@ __all__ = [
     "Backend",
     "Capabilities",
     "Clock",
-    "Control",
     "Feed",
     "FeedState",
-    "Registration",
     "Settings",
+    "Switches",
     "Ticket",
     "Transactional",
     "WorkerInfo",
@@ -85,7 +87,7 @@ class Settings(Protocol):
 
     @property
     def period(self) -> float:
-        """Seconds between full scans of a queue, unless ``Control.set_period`` changes them."""
+        """Seconds between full scans of a queue, unless ``Backend.switch`` changes them."""
 
     @property
     def history_limit(self) -> int:
@@ -121,57 +123,13 @@ class WorkerInfo(NamedTuple):
     """The machine of the process; empty for this machine."""
 
 
-class Registration(Protocol):
-    """The entry of a live process. It disappears when the process ends, even if the process is killed."""
+class Switches(NamedTuple):
+    """The switches of a queue, which all its processes see."""
 
-    def running(self, ref: str, since: float) -> None:
-        """Note the task that the process runs now; an empty ref for none. This costs no system call.
-
-        If other processes cannot see the note, they are shown the process's claims instead.
-        """
-
-    def ref(self) -> str:
-        """Return the ref that was noted last. A supervisor can read it after its worker's death."""
-
-    def since(self) -> float:
-        """Return the time that was noted with the ref."""
-
-    def detach(self) -> None:
-        """Leave the registration to the child. A parent calls this after a fork; it can still read the note."""
-
-    def close(self) -> None:
-        """Remove the registration."""
-
-
-class Control(Protocol):
-    """The switches of a queue, which take effect in all its supervisors at once."""
-
-    @property
-    def paused(self) -> bool:
-        """Return whether no task may be started."""
-
-    def pause(self) -> None:
-        """Start no more tasks. Running tasks continue."""
-
-    def resume(self) -> None:
-        """End a pause."""
-
-    @property
-    def period(self) -> float:
-        """Return the seconds between full scans. Where the kernel or server reports changes, scans are only a safety
-        net."""
-
-    def set_period(self, seconds: float) -> None:
-        """Set ``period``. Running supervisors use it at once."""
-
-    def register(self, role: str) -> Registration:
-        """Register this process, or the child that it is about to fork.
-
-        :param role: ``supervisor``, ``worker`` or ``forwarder``.
-        """
-
-    def live(self) -> list[WorkerInfo]:
-        """Return the live processes of this queue."""
+    paused: bool
+    """Whether no task may be started."""
+    period: float
+    """Seconds between full scans. Where the kernel or a server reports changes, scans are only a safety net."""
 
 
 class FeedState(NamedTuple):
@@ -271,10 +229,6 @@ class Backend(Protocol):
         """Return what the backend supports."""
 
     @property
-    def control(self) -> Control:
-        """Return the switches of the queue."""
-
-    @property
     def kv(self) -> KeyValue:
         """Return the key-value table of the queue."""
 
@@ -356,6 +310,27 @@ class Backend(Protocol):
 
         :raises SpoolerUnusable: before the first finding, if the queue cannot be used, if only ``prepare`` can create
             it, or if the preparation fails. Nothing is changed then.
+        """
+
+    def switch(self, *, paused: bool | None = None, period: float | None = None) -> Switches:
+        """Change switches of the queue, and return all of them. Without arguments, nothing is changed.
+
+        The feeds of all processes notice a change at once, by ``Feed.fileno`` if they have a descriptor. During a
+        pause, running tasks continue.
+
+        :param period: a valid period (see ``check_period``). If none was ever set, it is that of the settings.
+        """
+
+    def register(self, role: str) -> "Registration":
+        """Register this process, or the child that it is about to fork.
+
+        :param role: ``supervisor``, ``worker`` or ``forwarder``.
+        """
+
+    def live(self) -> list[WorkerInfo]:
+        """Return the live processes of this queue.
+
+        If the note of a process about its task cannot be read here, its claim is shown instead.
         """
 
     def record(self, records: Sequence[Record], *, journal: bool = False) -> None:

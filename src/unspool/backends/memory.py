@@ -8,7 +8,7 @@ import itertools
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -40,10 +40,9 @@ from .base import (
     Clock,
     Feed,
     FeedState,
-    Registration,
+    Switches,
     Ticket,
     WorkerInfo,
-    check_period,
 )
 from .change import Change, Remove, Reprioritise, RunNow
 from .depot import MOVING, Parcel
@@ -60,6 +59,7 @@ from .page import (
     page_of_task,
     page_of_tasks,
 )
+from .registration import Registration
 
 __all__ = ["MemoryBackend"]
 
@@ -107,7 +107,7 @@ class MemoryBackend:
         if not isinstance(name, str) or not name:
             raise OptionRefused(f"the name of a memory backend is {name!r}; it must be text, such as 'mail'")
         self.name = name if "/" in name else f"memory://{name}"
-        self.control = MemoryControl(period)
+        self._switches = Switches(False, period)
         self.kv = MemoryKeyValue(clock)
         self._clock = clock
         self._numbers = itertools.count(1)
@@ -125,7 +125,7 @@ class MemoryBackend:
         return ids
 
     def feed(self) -> Feed:
-        return MemoryFeed(self._tasks, self.control, self._clock)
+        return MemoryFeed(self._tasks, self.switch, self._clock)
 
     def exchange(self, ends: Sequence[End], refs: Sequence[str]) -> Exchanged:
         return Exchanged([self._settle(end) for end in ends], [self._claim(ref) for ref in refs])
@@ -229,6 +229,22 @@ class MemoryBackend:
 
     def has_lost_descriptors(self) -> bool:
         return False
+
+    def switch(self, *, paused: bool | None = None, period: float | None = None) -> Switches:
+        former = self._switches
+        self._switches = Switches(
+            former.paused if paused is None else paused, former.period if period is None else period
+        )
+        return self._switches
+
+    def register(self, role: str) -> Registration:
+        raise OptionRefused(
+            "a memory backend keeps its tasks in one process, so no worker process can run them; run them in that "
+            "process with unspool.testing.run_all(backend), or use a spool directory or a server"
+        )
+
+    def live(self) -> list[WorkerInfo]:
+        return []
 
     def record(self, records: Sequence[Record], *, journal: bool = False) -> None:
         self._records.extend(records)
@@ -334,9 +350,9 @@ class MemoryDepot:
 class MemoryFeed:
     """Implement ``base.Feed`` by reading all tasks each time."""
 
-    def __init__(self, tasks: dict[str, _Task], control: "MemoryControl", clock: Clock) -> None:
+    def __init__(self, tasks: dict[str, _Task], switch: Callable[[], Switches], clock: Clock) -> None:
         self._tasks = tasks
-        self._control = control
+        self._switch = switch
         self._clock = clock
         self._out: set[str] = set()
 
@@ -344,7 +360,7 @@ class MemoryFeed:
         return None
 
     def refresh(self) -> FeedState:
-        due, paused = self._due(), self._control.paused
+        due, paused = self._due(), self._switch().paused
         waiting = [task.due for task in self._tasks.values() if not task.aside and not task.key]
         return FeedState(
             more=False,
@@ -357,7 +373,7 @@ class MemoryFeed:
         )
 
     def take(self, limit: int) -> list[Ticket]:
-        taken = [] if self._control.paused else self._due()[:limit]
+        taken = [] if self._switch().paused else self._due()[:limit]
         self._out.update(ticket.ref for ticket in taken)
         return taken
 
@@ -381,29 +397,3 @@ class MemoryFeed:
             if not task.aside and not task.running and not task.key and task.due <= now and ref not in self._out
         ]
         return [ticket for ticket, _ in sorted(due, key=lambda item: (item[0].rank, item[0].due, item[1]))]
-
-
-@dataclass
-class MemoryControl:
-    """Implement ``base.Control`` with two variables."""
-
-    period: float = 300.0
-    paused: bool = False
-
-    def pause(self) -> None:
-        self.paused = True
-
-    def resume(self) -> None:
-        self.paused = False
-
-    def set_period(self, seconds: float) -> None:
-        self.period = check_period(seconds)
-
-    def register(self, role: str) -> Registration:
-        raise OptionRefused(
-            "a memory backend keeps its tasks in one process, so no worker process can run them; run them in that "
-            "process with unspool.testing.run_all(backend), or use a spool directory or a server"
-        )
-
-    def live(self) -> list[WorkerInfo]:
-        return []

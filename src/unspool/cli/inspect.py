@@ -126,7 +126,7 @@ def status(workers: bool, json: bool, spooler: Sequence[str]) -> None:
     """
     chosen = spoolers.usable(spooler)
     if workers:
-        processes = [_process(backend, info) for backend in chosen for info in backend.control.live()]
+        processes = [_process(backend, info) for backend in chosen for info in backend.live()]
         if json:
             output.write_json({"processes": processes})
         elif output.is_terminal():
@@ -192,14 +192,14 @@ def _run_row(run: Record) -> Sequence[str]:
 
 
 def _status(backend: Backend) -> dict[str, Any]:
-    (counts, oldest), control = backend.counts(), backend.control
+    (counts, oldest), switches = backend.counts(), backend.switch()
     role = "forwarder" if routes.destination(backend.name) else "worker"
     return {
         "name": backend.name,
         **{str(state): counts[state] for state in State},
-        "workers": sum(1 for info in control.live() if info.role == role),
-        "paused": control.paused,
-        "period": control.period,
+        "workers": sum(1 for info in backend.live() if info.role == role),
+        "paused": switches.paused,
+        "period": switches.period,
         "oldest": oldest,
     }
 

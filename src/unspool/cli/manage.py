@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import click
 
-from ..backends.base import Backend
+from ..backends.base import Backend, check_period
 from ..backends.change import Change, Remove, RunNow
 from ..backends.page import TaskQuery
 from ..errors import AmbiguousId, SpoolerUnusable, TaskBusy
@@ -100,7 +100,7 @@ def pause(spooler: Sequence[str]) -> None:
     This applies to all workers of these spoolers, including those started later. Running tasks continue.
     """
     for backend in spoolers.existing(spooler):
-        backend.control.pause()
+        backend.switch(paused=True)
         output.line(f"paused {output.clean(backend.name)}")
 
 
@@ -109,7 +109,7 @@ def pause(spooler: Sequence[str]) -> None:
 def resume(spooler: Sequence[str]) -> None:
     """End a pause."""
     for backend in spoolers.existing(spooler):
-        backend.control.resume()
+        backend.switch(paused=False)
         output.line(f"resumed {output.clean(backend.name)}")
 
 
@@ -122,9 +122,9 @@ def set_period(period: timedelta, spooler: Sequence[str]) -> None:
     SECONDS is a number, or a duration such as 5m. Running workers use the new period at once. Tasks do not wait for a
     scan where the kernel reports their arrival.
     """
-    seconds = period.total_seconds()
+    seconds = check_period(period.total_seconds())
     for backend in spoolers.existing(spooler):
-        backend.control.set_period(seconds)
+        backend.switch(period=seconds)
         output.line(f"period of {output.clean(backend.name)} is {seconds:g} s")
 
 

@@ -78,7 +78,7 @@ def _details(backend: Backend, entry: Entry, content: Content | None) -> dict[st
         "worker": None,
     }
     if entry.state is State.RUNNING:
-        for info in backend.control.live():
+        for info in backend.live():
             if info.ref and entry.id.endswith(f"/{info.ref}"):
                 details["worker"] = {"pid": info.pid, "since": info.since}
     if content is None:

@@ -20,7 +20,8 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from .. import codec, dispatch, forks
-from ..backends.base import Clock, Registration
+from ..backends.base import Clock
+from ..backends.registration import Registration
 from ..current import running
 from ..errors import ConfigurationError, Damaged, NoHandler, SpoolerUnusable
 from ..functions import find_function
@@ -117,7 +118,7 @@ class SpoolerHandler:
         registration: Registration | None = None  # made for the first run; not needed without one
         woken = False
         tasks = self._upcoming(inside, ref)
-        while not inside.control.paused and (upcoming := next(tasks, None)) is not None:
+        while not inside.paused and (upcoming := next(tasks, None)) is not None:
             claim = self._claim(inside, upcoming, patient=upcoming == ref)
             if isinstance(claim, Refusal):
                 self._refused(inside, upcoming, claim)

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from .. import failure
-from ..backends.base import Backend, Clock, Registration, Ticket
+from ..backends.base import Backend, Clock, Ticket
+from ..backends.registration import Registration
 from ..errors import AppError
 from ..message import DeferOnCrash
 from ..seal import Seal
@@ -277,7 +278,7 @@ class Spawner:
 
         :raises OSError: if there can be no further process or descriptor.
         """
-        registrations = [backend.control.register("worker") for backend in self._backends]
+        registrations = [backend.register("worker") for backend in self._backends]
         with contextlib.ExitStack() as undo:
             for registration in registrations:
                 undo.callback(registration.close)

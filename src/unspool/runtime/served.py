@@ -37,7 +37,7 @@ class Served:
         """The last state of the feed. ``more`` is set if ``refresh`` must be called before the next wait."""
         self.withholds = backend.capabilities.withholds
         self.records = backend.capabilities.records
-        self._registration = backend.control.register("supervisor")
+        self._registration = backend.register("supervisor")
         self._watches = watches
         self._watched: int | None = None
         self._available = True
@@ -121,7 +121,7 @@ class Served:
         if remote:
             return False
         self._registration.detach()  # its file went with the old directory
-        self._registration = self.backend.control.register("supervisor")
+        self._registration = self.backend.register("supervisor")
         return True
 
     @property

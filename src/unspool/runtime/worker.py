@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from .. import codec, dispatch, points
-from ..backends.base import Backend, Clock, Registration, Ticket
+from ..backends.base import Backend, Clock, Ticket
+from ..backends.registration import Registration
 from ..current import running
 from ..errors import ClaimLost, Damaged, SpoolerUnusable
 from ..message import SUCCEEDED, Ack, Claim, End, Outcome, Record, Refusal, RefusalKind, Release, Verdict

@@ -9,7 +9,8 @@ import threading
 from collections.abc import Sequence
 from types import FrameType
 
-from ..backends.base import Backend, Clock, Registration
+from ..backends.base import Backend, Clock
+from ..backends.registration import Registration
 from ..errors import AppError
 from ..seal import Seal
 from ..tasks import defines_tasks

@@ -56,7 +56,7 @@ class Route:
         self._carrier = carrier
         self._feed: Feed = source.outbox()
         self._state = FeedState()
-        self._registration = source.control.register("forwarder")
+        self._registration = source.register("forwarder")
         self._resume = True
         self._next_try = 0.0
         self._patience = _PATIENCE[0]

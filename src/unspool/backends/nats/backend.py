@@ -30,12 +30,12 @@ from ...message import (
     Mark,
     Record,
 )
-from ..base import Capabilities, Clock, Feed, Settings
+from ..base import Capabilities, Clock, Feed, Settings, Switches, WorkerInfo
 from ..change import Change
 from ..page import Counts, Page, Query, RunQuery
+from ..registration import Registration
 from .changing import Changing
 from .cluster import Cluster
-from .control import NatsControl
 from .depot import NatsDepot
 from .exchange import Exchange
 from .feed import NatsFeed
@@ -44,8 +44,10 @@ from .jetstream import JetStream
 from .keyvalue import NatsKeyValue
 from .listing import Listing
 from .names import new_token, rank_part
+from .registrations import Registrations
 from .requests import Request
 from .stored import ROOM, Facts, Stored
+from .switches import NatsSwitches
 from .tasks import Tasks
 
 __all__ = ["NatsBackend"]
@@ -86,10 +88,11 @@ class NatsBackend:
         self._changing = Changing(self._place, self._tasks, clock)
         self._hold = hold
         self._look, self._window = look, window
-        self.control = NatsControl(self._place, settings.period)
-        self.kv = NatsKeyValue(self._place, self.control, clock)
-        self._exchange = Exchange(self._place, self._tasks, self.control, self._envelope, clock)
-        self.depot = NatsDepot(self._place, self._tasks, self.control, self._check_size)
+        self._switches = NatsSwitches(self._place, settings.period)
+        self._registrations = Registrations(self._place)
+        self.kv = NatsKeyValue(self._place, self._registrations, clock)
+        self._exchange = Exchange(self._place, self._tasks, self._registrations, self._envelope, clock)
+        self.depot = NatsDepot(self._place, self._tasks, self._registrations, self._check_size)
         self._listing = Listing(self._place, clock)
         self._history = History(self._place)
 
@@ -134,10 +137,22 @@ class NatsBackend:
 
     def feed(self) -> Feed:
         tasks, window = self._tasks, self._window
-        return NatsFeed(self._place, self.control, tasks, self._clock, hold=self._hold, look=self._look, window=window)
+        return NatsFeed(
+            self._place, self._switches, self._registrations, tasks, self._clock,
+            hold=self._hold, look=self._look, window=window,
+        )  # fmt: skip
 
     def exchange(self, ends: Sequence[End], refs: Sequence[str]) -> Exchanged:
         return self._exchange.exchange(ends, refs)
+
+    def switch(self, *, paused: bool | None = None, period: float | None = None) -> Switches:
+        return self._switches.switch(paused=paused, period=period)
+
+    def register(self, role: str) -> Registration:
+        return self._registrations.register(role)
+
+    def live(self) -> list[WorkerInfo]:
+        return self._registrations.live()
 
     def mark(self, ref: str, mark: Mark) -> None:
         changes = {"until": mark.until} if isinstance(mark, DeferOnCrash) else {"excused": True}
@@ -185,5 +200,5 @@ class NatsBackend:
     def close(self) -> None:
         self.depot.release()
         self.kv.close()
-        self.control.close()
+        self._registrations.close()
         self._place.close()

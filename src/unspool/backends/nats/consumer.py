@@ -18,11 +18,12 @@ from ..base import UNNUMBERED
 from . import ends, runs
 from .cluster import Cluster
 from .connection import Connection, Message
-from .control import NatsControl, Switches
 from .names import CORRUPT, NOW, SOON, is_token, new_token, rank_part
 from .overdue import Overdue
+from .registrations import Registrations
 from .requests import Request, message_of, read
 from .stored import HEADER, Facts, Stored
+from .switches import NatsSwitches
 
 __all__ = ["Consumer", "Delivery"]
 
@@ -69,15 +70,21 @@ class Consumer:
     """
 
     def __init__(
-        self, place: Cluster, control: NatsControl, overdue: Overdue, deliver: Callable[[Delivery], None]
+        self,
+        place: Cluster,
+        switches: NatsSwitches,
+        registrations: Registrations,
+        overdue: Overdue,
+        deliver: Callable[[Delivery], None],
     ) -> None:
         self._place = place
-        self._control = control
+        self._switches = switches
+        self._registrations = registrations
         self._overdue = overdue
         self._deliver = deliver
         self.stream = place.connect(_PATIENCE)
         self.stream.on_open = self._on_open
-        self.switches = Switches()
+        self.switches = switches.of(b"")
         self.progress: dict[str, None] = {}
         """The reply subjects of all deliveries that this feed holds."""
         self.want = 0
@@ -150,7 +157,7 @@ class Consumer:
         """
         found = self.stream.consumers(self._place.names.tasks)
         self._know({name.removeprefix("rank-") for name in found if name.startswith("rank-")})
-        self.switches = self._control.look(self.stream)
+        self.switches = self._switches.look(self.stream)
         self._moved = True
         if self._cleaning is None:
             self._cleaning = self._clean()
@@ -178,7 +185,7 @@ class Consumer:
         if now >= self._next_keep:
             self._next_keep = now + self._place.lease / 3
             self.stream.tell(*(Request(reply, b"+WPI") for reply in self.progress))
-            self._control.beat(self.stream)
+            self._registrations.beat(self.stream)
         if now >= self._next_overdue and self._cleaning is None:
             self._next_overdue = now + self._overdue.interval
             self._cleaning = self._overdue.look(self.stream, 1)
@@ -274,7 +281,7 @@ class Consumer:
         """
         self._know(self._place.ranks)
         connection = self.stream.open()
-        self.switches = self._control.look(self.stream)
+        self.switches = self._switches.look(self.stream)
         known, self._arrived = list(self._ranks), False
         # No request is made for the others.
         ranks = known if self.want > 0 else known[:-1] if self.want > -_URGENT else []
@@ -350,7 +357,7 @@ class Consumer:
             self.stream.delete(names.tasks, seq)
 
     def _on_switches(self, message: Message) -> None:
-        self.switches = Switches.of(message.data)
+        self.switches = self._switches.of(message.data)
 
     def _on_notice(self, message: Message) -> None:
         self._know({message.data.decode("ascii", "replace")})

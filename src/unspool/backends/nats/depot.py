@@ -17,9 +17,9 @@ from ...message import Bury, State
 from ..depot import Parcel
 from . import runs
 from .cluster import Cluster
-from .control import NatsControl
 from .jetstream import JetStream
 from .names import ARRIVING, CORRUPT, DEAD, LATER, LEAVING, SOON, on_the_way, rank_part
+from .registrations import Registrations
 from .requests import Conflict
 from .runs import Process
 from .stored import HEADER, Facts, Passage, Stored
@@ -48,13 +48,13 @@ class NatsDepot:
         self,
         place: Cluster,
         tasks: Tasks,
-        control: NatsControl,
+        registrations: Registrations,
         fits: Callable[[JetStream, bytes], None],
     ) -> None:
         self._place = place
         self._names = place.names
         self._tasks = tasks
-        self._control = control
+        self._registrations = registrations
         self._fits = fits
         self._carried: dict[str, Stored] = {}
 
@@ -64,7 +64,7 @@ class NatsDepot:
         parcels: list[Parcel] = []
         tokens = (token for id in ids if (token := self._place.token(id)) is not None)
         while sum(len(one.data) for one in parcels) < _MOST and (some := list(islice(tokens, _BATCH))):
-            self._place.call(self._control.announce)
+            self._place.call(self._registrations.announce)
             parcels += _found(self._each(self._leave, dict.fromkeys(some)))
         return parcels
 
@@ -100,7 +100,7 @@ class NatsDepot:
         return self._place.call(self._departures)
 
     def _departures(self, stream: JetStream) -> list[Parcel]:
-        self._control.announce(stream)
+        self._registrations.announce(stream)
         names, parcels = self._names, list[Parcel]()
         for kind in (on_the_way(LEAVING, kind) for kind in _KINDS.values()):
             read = stream.read(names.stream(kind), names.task(kind, "*", "*"))

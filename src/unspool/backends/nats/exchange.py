@@ -30,9 +30,9 @@ from ...message import (
 from ..base import Clock
 from . import ends, runs
 from .cluster import Cluster
-from .control import NatsControl
 from .jetstream import JetStream
 from .names import LATER, NOW, is_token
+from .registrations import Registrations
 from .requests import NO_STREAM, ApiError, Conflict, Request, condition, deletion, message_of, read
 from .runs import Run
 from .stored import Facts, Stored
@@ -61,12 +61,17 @@ class Exchange:
     """
 
     def __init__(
-        self, place: Cluster, tasks: Tasks, control: NatsControl, read: Callable[[Stored], Envelope], clock: Clock
+        self,
+        place: Cluster,
+        tasks: Tasks,
+        registrations: Registrations,
+        read: Callable[[Stored], Envelope],
+        clock: Clock,
     ) -> None:
         self._place = place
         self._names = place.names
         self._tasks = tasks
-        self._control = control
+        self._registrations = registrations
         self._envelope = read
         self._clock = clock
 
@@ -76,7 +81,7 @@ class Exchange:
         if not (ended or refs or given_up):
             return Exchanged([], [])
         with self._place.stream() as stream:
-            with contextlib.suppress(SpoolerUnreachable):  # ``NatsControl`` tries it again
+            with contextlib.suppress(SpoolerUnreachable):  # ``Registrations`` tries it again
                 runs.withdraw_all(stream, self._names, given_up)
             number = next(_numbers)
             try:
@@ -90,7 +95,7 @@ class Exchange:
         tokens, full = [ref for ref in refs if is_token(ref)], None
         if tokens:
             try:
-                self._control.announce(stream)
+                self._registrations.announce(stream)
             except ApiError as error:  # the ends may make room
                 tokens, full = [], error
         acks = [end for end in ended if isinstance(end.disposition, Ack) and end.claim.token is not None]

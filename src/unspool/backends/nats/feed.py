@@ -15,11 +15,12 @@ from ..base import Clock, FeedState, Ticket
 from . import runs
 from .cluster import Cluster
 from .consumer import Consumer, Delivery
-from .control import NatsControl
 from .jetstream import JetStream
 from .overdue import Overdue
+from .registrations import Registrations
 from .requests import ApiError, Unreachable, deletion
 from .runs import Run
+from .switches import NatsSwitches
 from .tasks import Tasks
 
 __all__ = ["NatsFeed"]
@@ -47,7 +48,8 @@ class NatsFeed:
     def __init__(
         self,
         place: Cluster,
-        control: NatsControl,
+        switches: NatsSwitches,
+        registrations: Registrations,
         tasks: Tasks,
         clock: Clock,
         *,
@@ -56,7 +58,6 @@ class NatsFeed:
         window: int = _WINDOW,
     ) -> None:
         self._place = place
-        self._control = control
         self._tasks = tasks
         self._clock = clock
         self._hold = hold
@@ -72,7 +73,7 @@ class NatsFeed:
         self._next_sweep = self._next_busy = 0.0
         self._taken_at = self._halved_at = time.monotonic()
         self._released: list[int] = []  # records of claims that were given back, which are not deleted yet
-        self._pump = Consumer(place, control, Overdue(place, tasks), self._inbox.append)
+        self._pump = Consumer(place, switches, registrations, Overdue(place, tasks), self._inbox.append)
         self._next_look = clock() + self._period
         self._next_try, self._wait = 0.0, _BACK[0]
         self._connect(first=True)
@@ -236,7 +237,7 @@ class NatsFeed:
 
     @property
     def _period(self) -> float:
-        return self._control.period_of(self._pump.switches)
+        return self._pump.switches.period
 
     def _take_in(self) -> None:
         now = self._clock()

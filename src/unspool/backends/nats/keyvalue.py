@@ -16,8 +16,8 @@ An ephemeral item names its process: host, pid and start time. It is absent when
 as for the claim of a dead worker. On its own host, the kernel shows the death at once; a pid with another start time is
 another process. So a child that is forked later neither keeps nor ends the item. A lock that children inherit would not
 have this property, and a process that uses the table need not have a registration file. For other hosts, a process
-lives while it publishes its entry (see ``control``), so there an item ends a lease after its process. A process that
-was cut off for longer has lost its items: the process that finds such an item absent drops it, so it stays absent.
+lives while it publishes its entry (see ``registrations``), so there an item ends a lease after its process. A process
+that was cut off for longer has lost its items: the process that finds such an item absent drops it, so it stays absent.
 """
 
 import contextlib
@@ -32,9 +32,9 @@ from ..base import Clock
 from ..keyvalue import FOREVER, Ephemeral, Item, Life, Until, check_key, check_life, check_value
 from . import runs
 from .cluster import Cluster, Work
-from .control import NatsControl
 from .item import Found, Header
 from .jetstream import JetStream
+from .registrations import Registrations
 from .requests import ID, NO_STREAM, ApiError, Conflict, message_of, new_id, read
 from .stored import ROOM
 from .waiting import Watch, deaths
@@ -58,10 +58,10 @@ class NatsKeyValue:
     changed the key since, the result is unknown, and the method raises ``SpoolerUnusable``.
     """
 
-    def __init__(self, place: Cluster, control: NatsControl, clock: Clock) -> None:
+    def __init__(self, place: Cluster, registrations: Registrations, clock: Clock) -> None:
         self._place = place
         self._names = place.names
-        self._control = control
+        self._registrations = registrations
         self._clock = clock
         self._created = False
         """Whether the stream is known to exist. The first ``put`` creates it."""
@@ -78,7 +78,7 @@ class NatsKeyValue:
         self._create()
         self._place.call(lambda stream: self._check_size(stream, value))
         if isinstance(life, Ephemeral):
-            self._place.call(self._control.announce)  # other hosts would take the process for dead
+            self._place.call(self._registrations.announce)  # other hosts would take the process for dead
         header, ids = self._header(life), set[str]()
         version = self._try(lambda stream: self._put(stream, key, value, expect, header, ids))
         mine = self._ephemeral

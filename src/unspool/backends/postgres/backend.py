@@ -21,13 +21,13 @@ from ...address import Address
 from ...errors import SpoolerUnusable
 from ...finding import OK, Finding
 from ...message import DeferOnCrash, End, Envelope, Exchanged, Interrupted, Mark, Record
-from ..base import UNNUMBERED, Capabilities, Clock, Feed, Settings
+from ..base import UNNUMBERED, Capabilities, Clock, Feed, Settings, Switches, WorkerInfo
 from ..change import Change
 from ..page import Counts, Page, Query, RunQuery
+from ..registration import Registration
 from . import schema
 from .connection import Connector
 from .content import Content
-from .control import PostgresControl
 from .depot import PostgresDepot
 from .exchange import Exchange
 from .feed import PostgresFeed
@@ -35,6 +35,7 @@ from .history import History
 from .keyvalue import PostgresKeyValue
 from .listing import Listing
 from .names import Names
+from .registrations import Registrations
 from .session import Session
 from .sql import statement
 from .within import keep_within
@@ -68,13 +69,14 @@ class PostgresBackend:
         self._session = Session(self._connector, self._names)
         self._history = History(self._connector, self._names, settings.history_limit, settings.history_age, self._now)
         self._listing = Listing(self._connector, self._names, self._now)
-        self.control = PostgresControl(self._connector, self._session, self._names, settings.period)
+        self.registrations = Registrations(self._connector, self._session, self._names)
+        self._period = settings.period
         self.kv = PostgresKeyValue(self._connector, self._session, self._names, self._now, self._local)
         self.depot = PostgresDepot(self._connector, self._session, self._names, self._now, self._local, self._changed)
         self._feeds: weakref.WeakSet[PostgresFeed] = weakref.WeakSet()
         content = Content(self._session, self._names, int(settings.max_task_size * (1 << 20)))
         self._exchange = Exchange(
-            self._session, self._names, self._history, self.control, content, self._now, self._local
+            self._session, self._names, self._history, self.registrations, content, self._now, self._local
         )
 
     @property
@@ -144,7 +146,7 @@ class PostgresBackend:
     # --- workers
 
     def feed(self) -> Feed:
-        feed = PostgresFeed(self._session, self._names, self.control, self._history, self._clock)
+        feed = PostgresFeed(self._session, self._names, self.registrations, self._history, self._clock, self._period)
         self._feeds.add(feed)
         return feed
 
@@ -162,6 +164,20 @@ class PostgresBackend:
                     self._session.execute("excuse", values)
         except SpoolerUnusable as error:  # otherwise the task runs again sooner, or a crash counts
             _log.warning("%s", error)
+
+    def switch(self, *, paused: bool | None = None, period: float | None = None) -> Switches:
+        name, values = "switches", self._names.values()
+        if paused is not None or period is not None:
+            name, values = "switch", {**values, "paused": paused, "period": period}
+        with self._connector.lend() as connection:
+            row = connection.execute(statement(name), values, binary=True).fetchone()
+        return Switches(row[0], row[1] or self._period) if row else Switches(False, self._period)
+
+    def register(self, role: str) -> Registration:
+        return self.registrations.register(role)
+
+    def live(self) -> list[WorkerInfo]:
+        return self.registrations.live()
 
     # --- inspection
 

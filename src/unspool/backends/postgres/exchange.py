@@ -16,9 +16,9 @@ from ...errors import Damaged, SpoolerUnusable
 from ...message import Ack, Claim, End, Exchanged, Refusal, RefusalKind, Release, Retry
 from .arrays import array
 from .content import Content, Row
-from .control import PostgresControl
 from .history import History, storable
 from .names import Names
+from .registrations import Registrations
 from .session import CLAIMS, Session
 from .settlement import Return, acknowledge, return_of, return_tasks
 from .sqlstate import Transient
@@ -42,7 +42,7 @@ class Exchange:
         session: Session,
         names: Names,
         history: History,
-        control: PostgresControl,
+        registrations: Registrations,
         content: Content,
         now: Callable[[], float | None],
         local: Callable[[], float],
@@ -50,7 +50,7 @@ class Exchange:
         self._session = session
         self._names = names
         self._history = history
-        self._control = control
+        self._registrations = registrations
         self._content = content
         self._now = now
         self._local = local
@@ -93,7 +93,7 @@ class Exchange:
         self, acks: Sequence[End], returns: Sequence[Return], asked: Sequence[int]
     ) -> tuple[set[int], dict[int, Row]]:
         """Settle runs and claim tasks by one transaction. Return the settled tasks, and the claims."""
-        tasks, claims = self._session.tasks, self._control.claims
+        tasks, claims = self._session.tasks, self._registrations.claims
         for number in asked:
             claims.add(number)  # before they are claimed, so that the supervisor knows each task that may start
         doubtful = self._doubtful
@@ -144,7 +144,7 @@ class Exchange:
         for number, end in zip(numbers, lost, strict=True):
             if self._session.tasks.get(number) == CLAIMS + end.claim.fence:
                 del self._session.tasks[number]
-                self._control.claims.discard(number)
+                self._registrations.claims.discard(number)
         values = {"ids": numbers, "fences": [end.claim.fence for end in lost], "claims": CLAIMS}
         left: set[int] = set()
         with contextlib.suppress(SpoolerUnusable):  # no process waits for the locks of lost claims
@@ -160,7 +160,7 @@ class Exchange:
             return
         for number in rows:
             self._session.tasks.pop(number, None)
-            self._control.claims.discard(number)
+            self._registrations.claims.discard(number)
         self._doubtful = self._doubtful.union(rows)
         rows.clear()
         self._call((), (), ())

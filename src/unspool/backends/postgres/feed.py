@@ -13,9 +13,9 @@ from ... import forks
 from ...errors import SpoolerUnusable
 from ..base import Clock, FeedState, Ticket
 from .absence import GRACE, judge
-from .control import PostgresControl
 from .history import History
 from .names import Names
+from .registrations import Registrations
 from .session import CLAIMS, PROCESSES, Session
 from .sqlstate import ReadOnly, Transient
 
@@ -34,11 +34,18 @@ class PostgresFeed:
     """Implement ``base.Feed``. Tasks that it hands out are withheld from other supervisors."""
 
     def __init__(
-        self, session: Session, names: Names, control: PostgresControl, history: History, clock: Clock | None
+        self,
+        session: Session,
+        names: Names,
+        registrations: Registrations,
+        history: History,
+        clock: Clock | None,
+        period: float,
     ) -> None:
         self._session = session
         self._names = names
-        self._control = control
+        self._registrations = registrations
+        self._default_period = period
         self._history = history
         self._fixed = clock
         self._clock = clock or time.time
@@ -158,7 +165,7 @@ class PostgresFeed:
         for ticket in tickets:
             self._out.discard(ticket.ref)
             if ticket.token:
-                self._control.take_back(ticket.ref)
+                self._registrations.take_back(ticket.ref)
             self._back[ticket.ref] = ticket.token or self._back.get(ticket.ref, 0)
             self._backlog += 1
 
@@ -174,7 +181,7 @@ class PostgresFeed:
     def recheck(self, refs: Iterable[str] | None = None) -> None:
         if refs is None:
             self._suspicious = True  # ended runs that the worker could not settle are no longer handed out
-            self._doubt(self._out - self._control.running_here())
+            self._doubt(self._out - self._registrations.running_here())
         else:
             held = set(refs)
             self._out -= held
@@ -203,7 +210,7 @@ class PostgresFeed:
         self._ready = number is not None
         self._backlog = max(self._backlog, 1) if self._ready else 0
         self._next_due = None if later is None else later + now - there
-        self._next_look = now + (period or self._control.default_period)
+        self._next_look = now + (period or self._default_period)
         if others and not self._others:
             self._next_watch = time.monotonic() + _WATCH
         self._others = others
@@ -249,11 +256,11 @@ class PostgresFeed:
         if not doubting and not watching:
             return
         number = self._session.number
-        running = self._control.running_here()
+        running = self._registrations.running_here()
         values = self._values(
             ids=_numbers({*self._doubted, *self._busy}),
             vain=_numbers(self._vain),
-            ran=_numbers(self._control.ran),
+            ran=_numbers(self._registrations.ran),
             running=_numbers(running),
             known=_numbers({*self._out, *self._back, *self._busy, *running}),
             others=watching,
@@ -265,14 +272,14 @@ class PostgresFeed:
             self._reconciled = number
         for number in freed or ():
             self._out.discard(str(number))
-            self._control.ran.discard(str(number))
+            self._registrations.ran.discard(str(number))
             self._changed = True
         held_refs = {str(number) for number in held or ()}
         if doubting and self._suspicious:
             self._suspicious = False
             self._doubted |= dict.fromkeys(held_refs - running, now + _DOUBT_ENDS)
         if not self._doubted:
-            self._control.ran.clear()
+            self._registrations.ran.clear()
         self._busy &= held_refs
         self._doubted = {ref: ends for ref, ends in self._doubted.items() if ref in held_refs and ends > now}
         self._vain &= self._doubted.keys()

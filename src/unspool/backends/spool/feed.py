@@ -12,7 +12,7 @@ import itertools
 import os
 from collections.abc import Iterable, Iterator
 
-from ..base import Clock, Control, FeedState, Ticket
+from ..base import Clock, FeedState, Ticket
 from . import lock
 from .deferred_close import DeferredClose
 from .directory import Directory
@@ -21,6 +21,7 @@ from .lookahead import Lookahead
 from .names import BELL, PREFIX, hint, is_bell, is_task
 from .scan import priorities, read
 from .sweep import leftovers
+from .switches import SpoolSwitches
 from .top_n import Selection
 from .uwsgi.wakefile import Wakefile
 from .watcher import Change, Watcher
@@ -40,14 +41,14 @@ class SpoolFeed:
     def __init__(
         self,
         directory: Directory,
-        control: Control,
+        switches: SpoolSwitches,
         clock: Clock,
         wakefile: Wakefile,
         lookahead: Lookahead | None = None,
         deferred_close: DeferredClose | None = None,
     ) -> None:
         self._directory = directory
-        self._control = control
+        self._switches = switches
         self._clock = clock
         self._wakefile = wakefile
         self._lookahead = lookahead or Lookahead()
@@ -165,12 +166,12 @@ class SpoolFeed:
         self._lookahead.add(self._ticket(ref, _due(self._directory.path(ref), name, now)), now)
 
     def _look_at_switches(self) -> None:
-        self._paused = self._control.paused
+        self._paused = self._switches.paused
         self._next_scan = min(self._next_scan, self._clock() + self._interval())
 
     def _interval(self) -> float:
         """Return the seconds between scans. The interval is long while kernel events work."""
-        period = self._control.period
+        period = self._switches.period
         return period if self._watcher.working else min(period, _POLL)
 
     def _watch_priority(self, part: str) -> None:
@@ -217,7 +218,7 @@ class SpoolFeed:
             self._begin_anew()
         self._gone = False
         self._last_scan = now
-        self._paused = self._control.paused
+        self._paused = self._switches.paused
         exact = self._lookahead.forgetful
         self._lookahead.open_horizon()
         self._busy = {ref: None for ref in self._busy if self._locked(ref)}

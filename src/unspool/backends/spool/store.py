@@ -11,12 +11,12 @@ from ...errors import SpoolerUnusable
 from ...finding import Finding
 from ...imports import late
 from ...message import Envelope, Record
-from ..base import Capabilities, Clock, Feed
+from ..base import Capabilities, Clock, Feed, Switches, WorkerInfo
 from ..change import Change, Remove
 from ..page import Counts, Page, Query, RunQuery
+from ..registration import Registration
 from .changing import Changing
 from .claims import Claims
-from .control import SpoolControl
 from .deferred_close import DeferredClose
 from .depot import SpoolDepot
 from .directory import Directory
@@ -25,7 +25,9 @@ from .ids import origin
 from .keyvalue import SpoolKeyValue
 from .layout import is_priority
 from .listing import Listing
+from .registrations import SpoolRegistration, processes
 from .sending import Sender
+from .switches import SpoolSwitches
 from .uwsgi.wakefile import Wakefile
 
 if TYPE_CHECKING:
@@ -41,7 +43,7 @@ class SpoolBackend:
 
     :param root: the absolute path of the directory, which is created on first use.
     :param durable: True to sync each task to the disk before its call returns.
-    :param period: seconds between full scans of the directory, unless ``set_period`` changes them.
+    :param period: seconds between full scans of the directory, unless ``switch`` changes them.
     :param history_limit: the number of runs that the history keeps.
     :param history_age: seconds for which the history keeps them.
     :param max_size: the maximum size of a task's body in bytes. A larger task becomes a dead letter unread.
@@ -69,7 +71,7 @@ class SpoolBackend:
         self._claims = claims = Claims(self._directory, max_size, clock, self._rest)
         # Not methods that pass the calls on, because ``exchange`` is called for each task.
         self.exchange, self.mark = claims.exchange, claims.mark
-        self.control = SpoolControl(self._directory, period)
+        self._switches = SpoolSwitches(self._directory, period)
         self.kv = SpoolKeyValue(self._directory, durable, clock)
         self._history_bounds = history_limit, history_age
         self._listing = Listing(self._directory, lambda: claims.attempts, max_size, clock)
@@ -95,11 +97,20 @@ class SpoolBackend:
         self._look_at_owner()
         _ = self._history  # imported before the fork, so that children share it
         self._claims.deferred_close = closing = DeferredClose()
-        return SpoolFeed(self._directory, self.control, self._clock, self.wakefile, deferred_close=closing)
+        return SpoolFeed(self._directory, self._switches, self._clock, self.wakefile, deferred_close=closing)
 
     def outbox(self) -> Feed:
         self._look_at_owner()
-        return SpoolFeed(self._directory, self.control, lambda: self._clock() + self.ahead, self.wakefile)
+        return SpoolFeed(self._directory, self._switches, lambda: self._clock() + self.ahead, self.wakefile)
+
+    def switch(self, *, paused: bool | None = None, period: float | None = None) -> Switches:
+        return self._switches.switch(paused=paused, period=period)
+
+    def register(self, role: str) -> Registration:
+        return SpoolRegistration(self._directory, role)
+
+    def live(self) -> list[WorkerInfo]:
+        return processes(self._directory)
 
     def _look_at_owner(self) -> None:
         owner = self._directory.owner

@@ -44,7 +44,7 @@ def _tasks(backend: Backend) -> Iterator[Finding]:
     text = ", ".join(f"{counts[state]} {state}" for state in State)
     forwarded = routes.destination(path)
     role = "forwarder" if forwarded else "worker"
-    workers = [info for info in backend.control.live() if info.role == role]
+    workers = [info for info in backend.live() if info.role == role]
     if counts[State.READY] and not workers and forwarded:
         yield Finding(f"{path} tasks", WARN, f"{text}; no forwarder to {forwarded} is running", "unspool forward")
     elif counts[State.READY] and not workers:
@@ -54,5 +54,5 @@ def _tasks(backend: Backend) -> Iterator[Finding]:
     if counts[State.DEAD] or counts[State.CORRUPT]:
         yield Finding(f"{path} set aside", WARN, f"{counts[State.DEAD]} dead, {counts[State.CORRUPT]} corrupt",
                       "unspool ls --state dead --state corrupt; then show, retry or rm")  # fmt: skip
-    if backend.control.paused:
+    if backend.switch().paused:
         yield Finding(f"{path} switch", WARN, "paused", "unspool resume")

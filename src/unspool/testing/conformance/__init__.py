@@ -21,7 +21,6 @@ mode of uWSGI and for ``unspool run``.
 
 from .changes import ChangeTests
 from .claims import ClaimTests
-from .control import ControlTests
 from .ephemeral import EphemeralTests
 from .feeds import FeedTests
 from .harness import BackendTests, Queue
@@ -33,6 +32,7 @@ from .paging import PageTests
 from .sending import SendingTests
 from .several import SeveralTests
 from .signing import SigningTests
+from .switches import SwitchTests
 from .verdicts import VerdictTests
 from .waiting import WaitingTests
 
@@ -46,7 +46,7 @@ class BackendConformance(
     ListingTests,
     PageTests,
     ChangeTests,
-    ControlTests,
+    SwitchTests,
     HistoryTests,
     KeyValueTests,
     EphemeralTests,

@@ -172,11 +172,11 @@ class FeedTests(BackendTests):
         """While the queue is paused, no task is handed out. All are handed out afterwards."""
         queue.send("task")
         assert not queue.look().paused
-        queue.backend.control.pause()
+        queue.backend.switch(paused=True)
         state = queue.look()
         assert (state.paused, state.head, state.idle) == (True, None, True)
         assert queue.feed.take(1) == []
-        queue.backend.control.resume()
+        queue.backend.switch(paused=False)
         assert queue.order(1) == ["task"]
         assert not queue.look().paused
 

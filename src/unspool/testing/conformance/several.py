@@ -82,19 +82,19 @@ class SeveralTests(BackendTests):
 
     def test_switches_are_shared(self, queue: Queue, other: Backend) -> None:
         """A pause, its end and a period reach the feeds of other processes."""
-        other.control.pause()
-        assert queue.backend.control.paused
+        other.switch(paused=True)
+        assert queue.backend.switch().paused
         assert queue.look().paused
-        other.control.resume()
+        other.switch(paused=False)
         assert not queue.look().paused
-        other.control.set_period(3.5)
-        assert queue.backend.control.period == 3.5
+        other.switch(period=3.5)
+        assert queue.backend.switch().period == 3.5
 
     def test_a_shorter_period_applies_at_once(self, queue: Queue, other: Backend) -> None:
         """A running feed applies a new period at once, not after the old one has passed."""
-        queue.backend.control.set_period(10_000)
+        queue.backend.switch(period=10_000)
         queue.look()
-        other.control.set_period(20)
+        other.switch(period=20)
         following = queue.look().next_due
         assert following is not None
         assert following <= queue.clock() + 20
@@ -108,28 +108,28 @@ class SeveralTests(BackendTests):
     def test_registration(self, queue: Queue, other: Backend) -> None:
         """A registration shows a live process and the task that it runs, until the process closes it."""
         queue.send("task")
-        registration = queue.backend.control.register("worker")
+        registration = queue.backend.register("worker")
         registration.running("", 0.0)
         (ticket,) = queue.take()
         registration.running(ticket.ref, queue.clock())
         claim = claim_one(queue.backend, ticket.ref)
         assert not isinstance(claim, Refusal)
-        (info,) = other.control.live()
+        (info,) = other.live()
         assert (info.role, info.pid, info.ref, info.host) == ("worker", os.getpid(), ticket.ref, "")
         assert info.since == pytest.approx(queue.clock(), abs=0.001)
         assert registration.ref() == ticket.ref
         queue.end(claim, Ack())
         registration.running("", 0.0)
-        (info,) = other.control.live()
+        (info,) = other.live()
         assert info.ref == ""
         registration.close()
-        assert other.control.live() == []
+        assert other.live() == []
 
     def test_registration_of_a_child(self, queue: Queue, other: Backend) -> None:
         """A registration that a child uses ends with the child, and still shows which task the child was running."""
         queue.send("task")
         (ticket,) = queue.take()
-        registration = queue.backend.control.register("worker")
+        registration = queue.backend.register("worker")
         hear, tell = os.pipe()
         pid = os.fork()
         if pid == 0:
@@ -143,13 +143,13 @@ class SeveralTests(BackendTests):
         registration.detach()
         try:
             assert os.read(hear, 1) == b"."
-            assert [(info.pid, info.ref) for info in other.control.live()] == [(pid, ticket.ref)]
+            assert [(info.pid, info.ref) for info in other.live()] == [(pid, ticket.ref)]
         finally:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
             os.close(hear)
             os.close(tell)
         self.sync(queue.backend)
-        assert other.control.live() == []
+        assert other.live() == []
         assert registration.ref() == ticket.ref
         registration.close()

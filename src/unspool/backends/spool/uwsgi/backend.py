@@ -13,16 +13,15 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
 from .... import forks
 from ....errors import ConfigurationError
 from ....message import Envelope, Record
-from ...base import Capabilities, Registration, WorkerInfo
-from ..control import SpoolControl
-from ..directory import Directory
+from ...base import Capabilities, Switches, WorkerInfo
+from ...registration import Registration
 from ..store import SpoolBackend
 from .due_list import DueList
 from .server import text
@@ -53,7 +52,7 @@ class UwsgiBackend(SpoolBackend):
         self._due_list = DueList(self._directory, self._clock, lambda: [""])
         self._registration: Registration | None = None
         forks.register(after_in_child=self._forget_registration)
-        self.control: UwsgiControl = UwsgiControl(self._directory, period, uwsgi, self._pids, self.wake)
+        self._not_before = 0.0
 
     def send(self, envelopes: Sequence[Envelope]) -> list[str]:
         if not self._uwsgi.masterpid() and self._pids():
@@ -71,12 +70,12 @@ class UwsgiBackend(SpoolBackend):
     def enter(self) -> None:
         """Make all senders create what this uWSGI needs, and apply the stored period."""
         self.wakefile.want()
-        self.control.keep_period()
+        self._keep_period()
 
     @property
     def registration(self) -> Registration:
         """Return the registration of this process, which shows others its current task."""
-        self._registration = self._registration or self.control.register("worker")
+        self._registration = self._registration or self.register("worker")
         return self._registration
 
     def _forget_registration(self) -> None:
@@ -161,57 +160,39 @@ class UwsgiBackend(SpoolBackend):
                     return path
         return None
 
-    # --- as a worker
-
-    def record(self, records: Sequence[Record], *, journal: bool = True) -> None:
-        super().record(records, journal=True)  # this process is never the only one
-
-
-class UwsgiControl(SpoolControl):
-    """The directory's switches, and uWSGI's processes and frequency."""
-
-    def __init__(
-        self,
-        directory: Directory,
-        period: float,
-        uwsgi: ModuleType,
-        pids: Callable[[], list[int]],
-        wake: Callable[[], None],
-    ) -> None:
-        super().__init__(directory, period)
-        self._uwsgi = uwsgi
-        self._pids = pids
-        self._wake = wake
-        self._not_before = 0.0
+    # --- switches and processes
 
     @property
     def paused(self) -> bool:
+        """Return whether no task may be started. This is checked before each task."""
         now = time.monotonic()
         if now < self._not_before:
             return False
-        paused = super().paused
+        paused = self._switches.paused
         if not paused:  # a process woken by the end of a pause must not rely on an old value
             self._not_before = now + _GLANCE
         return paused
 
-    def pause(self) -> None:
-        super().pause()
-        self._not_before = 0.0
+    def switch(self, *, paused: bool | None = None, period: float | None = None) -> Switches:
+        switches = super().switch(paused=paused, period=period)
+        if paused:
+            self._not_before = 0.0
+        if period is not None:
+            self._keep_period()
+        if paused is False or period is not None:  # otherwise they would wait for the former period
+            self.wake()
+        return switches
 
-    def resume(self) -> None:
-        super().resume()
-        self._wake()
-
-    def set_period(self, seconds: float) -> None:
-        super().set_period(seconds)
-        self.keep_period()
-        self._wake()  # otherwise they would wait for the former period
-
-    def keep_period(self) -> None:
+    def _keep_period(self) -> None:
         """Apply the stored period to uWSGI, including one set under an earlier uWSGI."""
-        self._uwsgi.set_spooler_frequency(max(1, round(self.period)))
+        self._uwsgi.set_spooler_frequency(max(1, round(self._switches.period)))
 
     def live(self) -> list[WorkerInfo]:
         seen = super().live()
         known = {info.pid for info in seen}
         return [WorkerInfo("worker", pid, "", 0.0) for pid in self._pids() if pid not in known] + seen
+
+    # --- as a worker
+
+    def record(self, records: Sequence[Record], *, journal: bool = True) -> None:
+        super().record(records, journal=True)  # this process is never the only one

@@ -1,4 +1,4 @@
-"""The shared memory that holds the entry of a live process: its pid, the ref of the task that it runs, and since when.
+"""The entry of a live process: its pid, the ref of the task that it runs, and since when, in shared memory.
 
 The process itself writes the entry. Its supervisor reads it, also after the process was killed. If the memory is a
 mapped file, ``unspool status`` reads the file. Such a file, and memory that a task has overwritten, can hold any bytes.
@@ -11,7 +11,7 @@ import struct
 from .. import forks
 from .base import REF_SIZE, WorkerInfo
 
-__all__ = ["SIZE", "Slot", "parse"]
+__all__ = ["SIZE", "Registration", "parse"]
 
 SIZE = 4096
 """The size of the memory in bytes. Files of this size are shared with other versions of unspool."""
@@ -24,20 +24,23 @@ _ROLES = ("supervisor", "worker", "forwarder")
 _LAST_PID = (1 << 31) - 1
 
 
-class Slot:
-    """The entry of one process: the half of ``base.Registration`` that reads and writes.
+class Registration:
+    """The entry of one process, which ``Backend.register`` returns.
+
+    A supervisor makes the entry of a worker before it forks the worker, and calls ``detach`` afterwards. A backend
+    whose entries need more than memory overrides ``detach`` and ``close``.
 
     :param role: ``supervisor``, ``worker`` or ``forwarder``.
-    :param memory: ``SIZE`` bytes that the readers share.
+    :param memory: ``SIZE`` bytes that the readers share. By default, only this process and its children share them.
     """
 
-    def __init__(self, role: str, memory: mmap.mmap) -> None:
+    def __init__(self, role: str, memory: mmap.mmap | None = None) -> None:
         self._role = role
-        self._memory = memory
-        _pack(memory, 0, forks.pid, 0.0, 0)
+        self._memory = mmap.mmap(-1, SIZE) if memory is None else memory
+        _pack(self._memory, 0, forks.pid, 0.0, 0)
 
     def running(self, ref: str, since: float) -> None:
-        """Note that this process runs the task of ``ref``; an empty ref for none.
+        """Note that this process runs the task of ``ref``; an empty ref for none. This costs no system call.
 
         :raises ValueError: if the ref is longer than ``REF_SIZE`` bytes.
         """
@@ -49,6 +52,13 @@ class Slot:
                 raise ValueError(f"the ref has {size} bytes; at most {REF_SIZE} are allowed: {ref!r}")
             self._memory[_REF : _REF + size] = name  # before its size, in case the process is killed here
         _pack(self._memory, 0, forks.pid, since, size)
+
+    def detach(self) -> None:
+        """Leave the entry to the child. A parent calls this after a fork, and can still read the entry."""
+
+    def close(self) -> None:
+        """Remove the entry. It must also disappear when its process is killed."""
+        self.clear()
 
     def clear(self) -> None:
         """Note that there is no process."""
@@ -70,7 +80,7 @@ class Slot:
 
 
 def parse(role: str, data: bytes) -> WorkerInfo | None:
-    """Return the entry in the bytes of a slot; None if the role or the bytes are invalid."""
+    """Return the entry in the bytes of an entry; None if the role or the bytes are invalid."""
     if role not in _ROLES or len(data) < _REF:
         return None
     pid, since, size = _header.unpack_from(data)

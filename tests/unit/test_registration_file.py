@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from unspool.backends.nats.registrations import RegistrationFile, processes
-from unspool.backends.slot import Slot
+from unspool.backends.registration_file import RegistrationFile, processes
 
 
 @pytest.mark.parametrize("name", ["worker-1-x", "other-1-x"])
@@ -18,7 +17,7 @@ def test_forged_registrations(tmp_path: Path, name: str, content: bytes) -> None
     forged = tmp_path / name
     forged.write_bytes(content)
     file = RegistrationFile(str(tmp_path), "worker")
-    Slot("worker", file.memory).running("ref", 1.0)
+    file.running("ref", 1.0)
     with forged.open("rb") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         assert [(info.pid, info.ref) for info in processes(str(tmp_path))] == [(os.getpid(), "ref")]

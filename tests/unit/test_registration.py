@@ -10,77 +10,77 @@ from pathlib import Path
 import pytest
 
 from unspool.backends.base import REF_SIZE, WorkerInfo
-from unspool.backends.slot import SIZE, Slot, parse
+from unspool.backends.registration import SIZE, Registration, parse
 
 _LAYOUT = struct.Struct("<qdH")
 _PID = os.getpid()
 
 
 def content(pid: int, since: float, size: int, ref: bytes = b"") -> bytes:
-    """Return the bytes of a slot."""
+    """Return the bytes of a entry."""
     return _LAYOUT.pack(pid, since, size) + ref
 
 
 @pytest.fixture
-def slot() -> Slot:
-    """A worker's slot in anonymous memory."""
-    return Slot("worker", mmap.mmap(-1, SIZE))
+def entry() -> Registration:
+    """A worker's entry in anonymous memory."""
+    return Registration("worker")
 
 
-def test_a_new_slot(slot: Slot) -> None:
+def test_a_new_slot(entry: Registration) -> None:
     """The entry of a process that runs nothing."""
-    assert slot.read() == WorkerInfo("worker", _PID, "", 0.0)
-    assert (slot.ref(), slot.since()) == ("", 0.0)
+    assert entry.read() == WorkerInfo("worker", _PID, "", 0.0)
+    assert (entry.ref(), entry.since()) == ("", 0.0)
 
 
 @pytest.mark.parametrize("ref", ["5/uwsgi_spoolfile", "größe", os.fsdecode(b"not\xffUTF-8"), "x" * REF_SIZE])
-def test_write_and_read(slot: Slot, ref: str) -> None:
+def test_write_and_read(entry: Registration, ref: str) -> None:
     """Any ref is read as it was written, without the rest of a longer one before it."""
-    slot.running("y" * REF_SIZE, 1.0)
-    slot.running(ref, 2.5)
-    assert slot.read() == WorkerInfo("worker", _PID, ref, 2.5)
-    assert (slot.ref(), slot.since()) == (ref, 2.5)
-    slot.running("", 0.0)
-    assert slot.read() == WorkerInfo("worker", _PID, "", 0.0)
+    entry.running("y" * REF_SIZE, 1.0)
+    entry.running(ref, 2.5)
+    assert entry.read() == WorkerInfo("worker", _PID, ref, 2.5)
+    assert (entry.ref(), entry.since()) == (ref, 2.5)
+    entry.running("", 0.0)
+    assert entry.read() == WorkerInfo("worker", _PID, "", 0.0)
 
 
-def test_a_ref_that_is_too_long(slot: Slot) -> None:
+def test_a_ref_that_is_too_long(entry: Registration) -> None:
     """It is refused, and the entry stays as it was."""
-    slot.running("first", 1.0)
+    entry.running("first", 1.0)
     with pytest.raises(ValueError, match=f"has {REF_SIZE + 1} bytes; at most {REF_SIZE} are allowed"):
-        slot.running("é" * (REF_SIZE // 2) + "x", 2.0)
-    assert slot.read() == WorkerInfo("worker", _PID, "first", 1.0)
+        entry.running("é" * (REF_SIZE // 2) + "x", 2.0)
+    assert entry.read() == WorkerInfo("worker", _PID, "first", 1.0)
 
 
-def test_clear(slot: Slot) -> None:
-    """A cleared slot has no entry."""
-    slot.running("ref", 1.0)
-    slot.clear()
-    assert slot.read() is None
-    assert (slot.ref(), slot.since()) == ("", 0.0)
+def test_clear(entry: Registration) -> None:
+    """A cleared entry has no entry."""
+    entry.running("ref", 1.0)
+    entry.clear()
+    assert entry.read() is None
+    assert (entry.ref(), entry.since()) == ("", 0.0)
 
 
-def test_a_killed_child(slot: Slot) -> None:
+def test_a_killed_child(entry: Registration) -> None:
     """The parent reads the pid of the child and what it ran, after the child was killed."""
     pid = os.fork()
     if pid == 0:
         try:
-            slot.running("ref", 1.0)
+            entry.running("ref", 1.0)
             os.kill(os.getpid(), signal.SIGKILL)
         finally:
             os._exit(1)
     _, status = os.waitpid(pid, 0)
     assert os.WTERMSIG(status) == signal.SIGKILL
-    assert slot.read() == WorkerInfo("worker", pid, "ref", 1.0)
+    assert entry.read() == WorkerInfo("worker", pid, "ref", 1.0)
 
 
 def test_a_mapped_file(tmp_path: Path) -> None:
     """The file has the entry in the layout that other versions read."""
-    path = tmp_path / "slot"
+    path = tmp_path / "entry"
     path.write_bytes(bytes(SIZE))
     with path.open("r+b") as file:
-        slot = Slot("supervisor", mmap.mmap(file.fileno(), SIZE))
-    slot.running("ref", 1.5)
+        entry = Registration("supervisor", mmap.mmap(file.fileno(), SIZE))
+    entry.running("ref", 1.5)
     data = path.read_bytes()
     assert data[: _LAYOUT.size + 3] == content(_PID, 1.5, 3, b"ref")
     assert len(data) == SIZE
@@ -104,10 +104,10 @@ def test_a_mapped_file(tmp_path: Path) -> None:
 def test_invalid_bytes(header: bytes) -> None:
     """No entry is read from them, neither from a file nor from memory that a task has overwritten."""
     memory = mmap.mmap(-1, SIZE)
-    slot = Slot("worker", memory)
+    entry = Registration("worker", memory)
     memory[:] = header.ljust(SIZE, b"\0")
-    assert slot.read() is None
-    assert (slot.ref(), slot.since()) == ("", 0.0)
+    assert entry.read() is None
+    assert (entry.ref(), entry.since()) == ("", 0.0)
     assert parse("worker", memory[:]) is None
 
 

@@ -1,13 +1,12 @@
-"""The switches and the live processes of a queue. Every machine sees the same."""
+"""The live processes of a queue. Every machine sees the same."""
 
 import contextlib
-import mmap
 import weakref
 
 from ... import forks
 from ...errors import SpoolerUnusable
-from ..base import WorkerInfo, check_period
-from ..slot import SIZE, Slot
+from ..base import WorkerInfo
+from ..registration import Registration
 from .claims import Claims
 from .connection import Connector
 from .machine import HOST, host_of
@@ -15,39 +14,21 @@ from .names import Names
 from .session import PROCESSES, Session
 from .sql import statement
 
-__all__ = ["PostgresControl"]
+__all__ = ["Registrations"]
 
 
-class PostgresControl:
-    """Implements ``base.Control`` with a row for the queue, and one for each process."""
+class Registrations:
+    """Implements ``base.Backend.register`` and ``live`` with a row for each process."""
 
-    def __init__(self, connector: Connector, session: Session, names: Names, period: float) -> None:
+    def __init__(self, connector: Connector, session: Session, names: Names) -> None:
         self._connector = connector
         self._session = session
         self._names = names
-        self.default_period = period
         self._registrations: weakref.WeakSet[PostgresRegistration] = weakref.WeakSet()
         self.ran: set[str] = set()
         """The tasks that children of this process were running when they ended."""
         self.claims: Claims | set[int] = set()
         """The tasks that this process has begun and not settled. A worker shares this set with its supervisor."""
-
-    @property
-    def paused(self) -> bool:
-        return self._switches()[0]
-
-    def pause(self) -> None:
-        self._switch(paused=True)
-
-    def resume(self) -> None:
-        self._switch(paused=False)
-
-    @property
-    def period(self) -> float:
-        return self._switches()[1]
-
-    def set_period(self, seconds: float) -> None:
-        self._switch(period=check_period(seconds))
 
     def register(self, role: str) -> "PostgresRegistration":
         registration = PostgresRegistration(self, self._session, role)
@@ -74,27 +55,16 @@ class PostgresControl:
         for registration in self._registrations:
             registration.claims.take_back(int(ref))
 
-    def _switches(self) -> tuple[bool, float]:
-        with self._connector.lend() as connection:
-            row = connection.execute(statement("switches"), self._names.values(), binary=True).fetchone()
-        paused, period = row or (False, None)
-        return paused, period or self.default_period
 
-    def _switch(self, paused: bool | None = None, period: float | None = None) -> None:
-        values = self._names.values() | {"paused": paused, "period": period}
-        with self._connector.lend() as connection:
-            connection.execute(statement("switch"), values, binary=True)
+class PostgresRegistration(Registration):
+    """The registration of a process.
 
-
-class PostgresRegistration(Slot):
-    """Implements ``base.Registration``.
-
-    Other processes see the lock of this process's session and its claims. A supervisor sees its worker's slot too.
+    Other processes see the lock of this process's session and its claims. A supervisor sees its worker's memory too.
     """
 
-    def __init__(self, control: PostgresControl, session: Session, role: str) -> None:
-        super().__init__(role, mmap.mmap(-1, SIZE))
-        self._control = control
+    def __init__(self, registrations: Registrations, session: Session, role: str) -> None:
+        super().__init__(role)
+        self._registrations = registrations
         self._session = session
         self.claims = Claims()
         self._is_shown = False  # whether the session of this process has the lock
@@ -107,16 +77,13 @@ class PostgresRegistration(Slot):
             self._show()
         super().running(ref, since)
 
-    def detach(self) -> None:
-        """Do nothing: the child has a session of its own."""
-
     def close(self) -> None:
         """Remove the entry. A worker's supervisor keeps the ref of the task that the worker ran."""
         if self._is_shown:
             self._session.drop(self._role)
             self._is_shown = False
         elif ref := self.ref():
-            self._control.ran.add(ref)
+            self._registrations.ran.add(ref)
         self.claims.clear()
         self.clear()
 
@@ -126,7 +93,7 @@ class PostgresRegistration(Slot):
     def _show(self) -> None:
         self._is_shown = True
         if self._role == "worker":
-            self._control.claims = self.claims
+            self._registrations.claims = self.claims
             with contextlib.suppress(SpoolerUnusable):  # the next claim raises it too
                 self._session.show(self._role)
         else:
