@@ -89,7 +89,7 @@ def encode(message: Message) -> Content:
     :raises PayloadRefused: if the payload cannot be serialised. The error names the argument.
     :raises OptionRefused: if there is no such serialiser.
     """
-    text, payload, task, priority, due, serializer = message
+    text, payload, task, priority, due, serializer, _ = message
     body: dict[str, Any] = {}
     if payload is not None:
         body["payload"] = payload

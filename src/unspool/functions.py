@@ -14,9 +14,10 @@ from .codec import FCALL
 from .errors import FunctionRefused, NoHandler, OptionRefused, PayloadRefused
 from .message import Message
 from .naming import original, wire_name
-from .options import TaskOptions
+from .options import TaskOptions, with_unique
 from .schedule import Postpone, to_due
-from .task_id import TaskId
+from .task_id import task_id
+from .unique import UniqueFor, UniqueKey, UniqueMode, check_key, unique_call
 
 __all__ = ["FunctionTask", "Send", "call_message", "check_spooler", "find_function", "function_names"]
 
@@ -34,6 +35,9 @@ class UsingKeywords(TypedDict, total=False):
     priority: int | None
     postpone: Postpone
     serializer: str
+    unique: UniqueMode | None
+    unique_key: UniqueKey | None
+    unique_for: UniqueFor | None
     spooler: Any
     connection: Any
 
@@ -58,6 +62,8 @@ class FunctionTask(Generic[P, R]):
         functools.update_wrapper(self, func, updated=())
         self.name = name or wire_name(func)
         self.options = options
+        if options.unique is not None:
+            check_key(options.unique, self.name, func)
         self.spooler = spooler
         self._connection = connection
         self._send = send
@@ -73,11 +79,14 @@ class FunctionTask(Generic[P, R]):
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> str:
         """Send the call, and return the task's id: on a directory the absolute path of its file.
 
+        If the task is unique and another task has its key, nothing is sent. The id is that of the other task, and its
+        ``new`` is False.
+
         :raises PayloadRefused: if the function does not accept these arguments, or one cannot be serialised.
         :raises NoSpooler: if no spooler is configured.
         :raises SpoolerUnusable: if the spooler cannot store it. Nothing was sent, unless ``sent`` has the task's id.
         """
-        return TaskId(self._send([self.message(*args, **kwargs)], self.spooler, self._connection)[0])
+        return task_id(self._send([self.message(*args, **kwargs)], self.spooler, self._connection)[0])
 
     enqueue = __call__
 
@@ -106,12 +115,15 @@ class FunctionTask(Generic[P, R]):
         self._arguments.check(self.name, args, kwargs)
         options = self.options
         due = None if options.postpone is None else to_due(options.postpone)
-        return call_message(self.name, args, kwargs, options.priority, due, options.serializer)
+        message = call_message(self.name, args, kwargs, options.priority, due, options.serializer)
+        if options.unique is None:
+            return message
+        return message._replace(unique=unique_call(options.unique, self.name, self._func, args, kwargs))
 
     def using(self, **changes: Unpack[UsingKeywords]) -> "FunctionTask[P, R]":
         """Return the same task with other options.
 
-        :param priority, postpone, serializer: as for ``Spooler.task``.
+        :param priority, postpone, serializer, unique, unique_key, unique_for: as for ``Spooler.task``.
         :param spooler: a name, path, ``Spooler`` or backend to send to.
         :param connection: a connection of psycopg, SQLAlchemy or Django to the database of a PostgreSQL spooler. The
             task is sent in its open transaction: it is committed with it, or not sent.
@@ -120,14 +132,13 @@ class FunctionTask(Generic[P, R]):
         unknown = changes.keys() - UsingKeywords.__annotations__.keys()
         if unknown:
             raise OptionRefused(
-                f"using() takes priority, postpone, spooler, serializer and connection, not "
-                f"{', '.join(sorted(unknown))}; "
-                "other options are set where the task is defined"
+                "using() takes priority, postpone, spooler, serializer, unique, unique_key, unique_for and connection, "
+                f"not {', '.join(sorted(unknown))}; other options are set where the task is defined"
             )
         given: dict[str, Any] = dict(changes)
         spooler = check_spooler(given.pop("spooler")) if "spooler" in given else self.spooler
         connection = given.pop("connection", self._connection)
-        options = TaskOptions(**(self.options._asdict() | given))
+        options = TaskOptions(**(self.options._asdict() | with_unique(given, self.options.unique)))
         return FunctionTask(self._func, options, self._send, spooler, self.name, connection)
 
     def register(self) -> "FunctionTask[P, R]":

@@ -15,6 +15,7 @@ __all__ = [
     "Content",
     "DeferOnCrash",
     "Disposition",
+    "Duplicate",
     "End",
     "Entry",
     "Envelope",
@@ -29,6 +30,7 @@ __all__ = [
     "Release",
     "Retry",
     "State",
+    "Unique",
     "Verdict",
     "reason_of",
 ]
@@ -65,6 +67,7 @@ class Message(NamedTuple):
     :param priority: 0 or more, smaller runs first; None runs after all numbers.
     :param due: unix seconds before which it must not run; None for at once.
     :param serializer: ``pickle`` or ``json``.
+    :param unique: its key, if it must not be sent while another task has this key.
     """
 
     message: str
@@ -73,6 +76,7 @@ class Message(NamedTuple):
     priority: int | None = None
     due: float | None = None
     serializer: str = "pickle"
+    unique: "Unique | None" = None
 
 
 class Content(NamedTuple):
@@ -86,6 +90,31 @@ class Content(NamedTuple):
     """Whether it has a verified checksum or signature. Tasks of other programs have none."""
 
 
+class Unique(NamedTuple):
+    """The key of a task that must not be in a queue twice.
+
+    :param key: 32 hexadecimal digits.
+    :param start: whether the key is free once the task starts. Otherwise it is free once the task has left the queue
+        or is a dead letter.
+    :param until: the Unix time from which the key is free in any case.
+    """
+
+    key: str
+    start: bool = False
+    until: float = math.inf
+
+    @property
+    def end(self) -> float | None:
+        """The time ``until``; None if it is infinite."""
+        return None if self.until == math.inf else self.until
+
+
+class Duplicate(str):
+    """The id of the task that has the key of a task that was sent. The sent task was not stored."""
+
+    __slots__ = ()
+
+
 class Envelope(NamedTuple):
     """A task as a backend stores it: bytes, which the backend does not read, and the fields by which it sorts.
 
@@ -93,12 +122,15 @@ class Envelope(NamedTuple):
     :param priority: 0 or more, smaller first; None for after all numbers.
     :param due: unix seconds before which it must not run; None for at once.
     :param label: the name of the task in listings.
+    :param unique: its key, if it must not be stored while another task of the queue has this key. Only ``send`` reads
+        it.
     """
 
     data: bytes
     priority: int | None = None
     due: float | None = None
     label: str = ""
+    unique: Unique | None = None
 
 
 NOTHING = Envelope(b"")

@@ -8,8 +8,9 @@ from .codec import SERIALIZERS
 from .errors import OptionRefused
 from .retry import RetryPolicy
 from .schedule import Postpone, check_priority, to_due
+from .unique import UniqueFor, UniqueKey, UniqueMode, UniqueOptions
 
-__all__ = ["TaskKeywords", "TaskOptions"]
+__all__ = ["TaskKeywords", "TaskOptions", "with_unique"]
 
 
 class TaskKeywords(TypedDict, total=False):
@@ -25,6 +26,9 @@ class TaskKeywords(TypedDict, total=False):
     serializer: str
     release_skipped: bool
     no_retry_for: type[BaseException] | Sequence[type[BaseException]]
+    unique: UniqueMode | None
+    unique_key: UniqueKey | None
+    unique_for: UniqueFor | None
 
 
 _LONGEST = 365 * 86400  # seconds of a time limit
@@ -39,6 +43,7 @@ class _Options(NamedTuple):
     serializer: str
     release_skipped: bool
     no_retry_for: tuple[type[BaseException], ...]
+    unique: UniqueOptions | None
 
 
 class TaskOptions(_Options):
@@ -52,6 +57,7 @@ class TaskOptions(_Options):
     :param release_skipped: True if a task that returns ``None`` runs again, so that another handler can take it. Delay
         and limit are those of a failed task.
     :param no_retry_for: a type of exceptions, or several: a task that raises one is dead, whatever attempts are left.
+    :param unique: when the task counts as a duplicate; None if it never does.
     :raises OptionRefused: for an invalid value.
     """
 
@@ -66,6 +72,7 @@ class TaskOptions(_Options):
         serializer: str = "pickle",
         release_skipped: bool = False,
         no_retry_for: type[BaseException] | Sequence[type[BaseException]] = (),
+        unique: UniqueOptions | None = None,
     ) -> Self:
         check_priority(priority)
         to_due(postpone, 0.0)
@@ -79,9 +86,8 @@ class TaskOptions(_Options):
                 f"timeout is {timeout!r}; it must be a timedelta or a number of seconds, above 0 and at most "
                 f"{_LONGEST}, or None"
             )
-        return super().__new__(
-            cls, priority, postpone, retry, timeout, serializer, release_skipped, _exceptions(no_retry_for)
-        )
+        types = _exceptions(no_retry_for)
+        return super().__new__(cls, priority, postpone, retry, timeout, serializer, release_skipped, types, unique)
 
     @classmethod
     def of(cls, **keywords: Unpack[TaskKeywords]) -> "TaskOptions":
@@ -97,7 +103,24 @@ class TaskOptions(_Options):
         retry = {name: _seconds(options.pop(f"retry_{name}")) for name in _RETRY_KEYWORDS if f"retry_{name}" in options}
         if "max_attempts" in options:
             retry["max_attempts"] = options.pop("max_attempts")
-        return cls(retry=RetryPolicy(**retry), **options)
+        return cls(retry=RetryPolicy(**retry), **with_unique(options))
+
+
+def with_unique(options: dict[str, Any], former: UniqueOptions | None = None) -> dict[str, Any]:
+    """Return the options with one value for ``unique``, ``unique_key`` and ``unique_for``.
+
+    :param former: the values of the options that are not given.
+    :raises OptionRefused: for an invalid value.
+    """
+    names = ("unique", "unique_key", "unique_for")
+    if options.keys().isdisjoint(names):
+        return options
+    known = dict(zip(names, former or (None, None, None), strict=True))
+    if "unique" in options and options["unique"] is None:
+        known = dict.fromkeys(names)
+    given = known | {name: options[name] for name in names if name in options}
+    rest = {name: value for name, value in options.items() if name not in names}
+    return rest | {"unique": UniqueOptions.of(*given.values())}
 
 
 def _exceptions(given: Any) -> tuple[type[BaseException], ...]:

@@ -14,6 +14,9 @@ NAMES = (
     "send.created",  # the draft exists, and is empty
     "send.written",  # complete, but perhaps not on the disk
     "send.synced",  # on the disk, under the name of the draft
+    "key.locked",  # the lock of a unique task's key
+    "key.written",  # the key names the task, which is not visible yet
+    "key.synced",
     "send.renamed",  # in its place, visible to all processes
     "send.kept",  # in its place for good; the caller does not know yet
     # claim

@@ -61,7 +61,7 @@ class Seal(NamedTuple):
         :raises Damaged: if the bytes are cut short, inconsistent, or do not match their checksum.
         :raises Unsigned: if they are not signed as required.
         """
-        data, priority, due, _ = envelope
+        data, priority, due, _, _ = envelope
         if not whole:
             return wire.load_vars(data)
         content = wire.load(data, self.signer, priority=priority, due=due)

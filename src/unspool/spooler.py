@@ -12,10 +12,11 @@ from . import address, codec, importing, inspection, instances, lookup, registry
 from .backends.base import Backend, Transactional, check_period
 from .errors import OptionRefused, PayloadRefused
 from .functions import FunctionTask, check_spooler
-from .message import Entry, Message, State
+from .message import Entry, Envelope, Message, State
 from .options import TaskKeywords, TaskOptions
 from .schedule import Postpone, check_priority, to_due
-from .task_id import TaskId
+from .task_id import task_id
+from .unique import UniqueFor, UniqueMode, UniqueOptions, unique_message
 
 __all__ = ["Spooler"]
 
@@ -65,6 +66,11 @@ def _task(spooler: Any, func: Any = None, /, **options: Unpack[TaskKeywords]) ->
     :param serializer: ``pickle`` or ``json``.
     :param release_skipped: True if a task that returns ``None`` runs again, so that another handler can take it.
     :param no_retry_for: a type of exceptions, or several: a task that raises one is dead, whatever attempts are left.
+    :param unique: ``until_start`` or ``until_done`` if a call sends nothing while another task of the same key has not
+        started, or is not done.
+    :param unique_key: a format string of the arguments, such as ``tenant:{tenant_id}``, or a function of the arguments
+        that returns a text. None for all arguments.
+    :param unique_for: seconds, a timedelta or a text like ``1h`` after which the key is free in any case.
     :raises FunctionRefused: for a function that no worker could find or call (a lambda, a local function, a method, a
         generator function, one of an interactive session), and for a name that another task already has.
     :raises OptionRefused: for an unknown option or an invalid value.
@@ -162,7 +168,7 @@ class Spooler:
         :raises SpoolerUnusable: if nothing was sent, unless ``sent`` has the id of the task.
         """
         raw = raw_message(message, priority=priority, postpone=postpone, payload=payload)
-        return TaskId(_send([raw], spooler, connection)[0])
+        return task_id(_send([raw], spooler, connection)[0])
 
     @classmethod
     def send_many(
@@ -271,8 +277,14 @@ def raw_message(
     postpone: Postpone = None,
     payload: Any = None,
     serializer: str = "pickle",
+    unique: UniqueMode | None = None,
+    unique_key: str | None = None,
+    unique_for: UniqueFor | None = None,
 ) -> Message:
     """Return a message for ``Spooler.send_many``, with the parameters of ``Spooler.send_message_raw``.
+
+    :param unique, unique_for: as for ``Spooler.task``.
+    :param unique_key: a text; None for the message and its payload.
 
     :raises OptionRefused: for an invalid value.
     """
@@ -281,7 +293,9 @@ def raw_message(
     if not message:
         raise OptionRefused("message is empty; it must say which handler it is for")
     check_priority(priority)
-    return Message(message, payload, None, priority, to_due(postpone), serializer)
+    options = UniqueOptions.of(unique, unique_key, unique_for)
+    key = None if options is None else unique_message(options, message, payload)
+    return Message(message, payload, None, priority, to_due(postpone), serializer, key)
 
 
 def _checked(messages: Iterable[Any]) -> list[Message]:
@@ -315,6 +329,16 @@ def _send(messages: Sequence[Message], spooler: Any, connection: Any = None) -> 
     settings.check_sizes(contents)
     backend = registry.backend(None if spooler is None else spooler.name)
     envelopes = list(map(registry.seal(backend).close, contents))
+    if any(message.unique for message in messages):
+        if not backend.capabilities.unique:
+            raise OptionRefused(f"unique is set, and the backend of spooler {backend.name} has no unique tasks")
+        pairs = zip(envelopes, messages, strict=True)
+        envelopes = [envelope._replace(unique=message.unique) for envelope, message in pairs]
+        return list(map(task_id, _stored(backend, envelopes, connection)))
+    return _stored(backend, envelopes, connection)
+
+
+def _stored(backend: Backend, envelopes: Sequence[Envelope], connection: Any) -> list[str]:
     if connection is None:
         return backend.send(envelopes)
     if not isinstance(backend, Transactional):

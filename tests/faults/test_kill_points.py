@@ -22,7 +22,8 @@ _CARRIED = ("leave.", "accept.", "left.", "confirm.", "gone.", "carry.")
 CARRIER_POINTS = [name for name in points.NAMES if name.startswith(_CARRIED)]  # see test_carrying
 TABLE_POINTS = [name for name in points.NAMES if name.startswith(("put.", "drop."))]  # see test_keyvalue
 CHANGE_POINTS = [name for name in points.NAMES if name.startswith("reprioritise.")]  # see test_changes
-_OTHERS = PRODUCER_POINTS + CARRIER_POINTS + TABLE_POINTS + CHANGE_POINTS
+KEY_POINTS = [name for name in points.NAMES if name.startswith("key.")]  # see test_unique
+_OTHERS = PRODUCER_POINTS + CARRIER_POINTS + TABLE_POINTS + CHANGE_POINTS + KEY_POINTS
 WORKER_POINTS = [name for name in points.NAMES if name not in _OTHERS]
 
 APP = """

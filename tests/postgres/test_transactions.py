@@ -1,6 +1,7 @@
 """Sending in the caller's own transaction, with each supported library: both are committed, or neither is."""
 
 import asyncio
+import contextlib
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -268,3 +269,29 @@ def test_pickles_need_a_key(spooler: PostgresBackend, address: Address) -> None:
     configure(secret_key="k" * 40)
     Spooler.send_message_raw("text", payload={"a": 1})
     assert ready(spooler) == 1
+
+
+@pytest.mark.parametrize("library", ["psycopg", "psycopg2", "sqlalchemy"])
+def test_unique(spooler: PostgresBackend, database: str, library: str) -> None:
+    """A key is taken when the transaction commits, and free after a rollback. A duplicate is found in either order."""
+    once = invoice.using(unique="until_done", unique_key="{number}")
+    connection: Any
+    if library == "psycopg":
+        connection = psycopg.connect(database)
+    elif library == "psycopg2":
+        connection = psycopg2.connect(database)
+    else:
+        url = database.replace("postgresql://", "postgresql+psycopg://")
+        connection = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool).connect()
+    with contextlib.closing(connection):
+        first = once.using(connection=connection)(1)
+        assert [getattr(id, "new", None) for id in (first, once.using(connection=connection)(1))] == [True, False]
+        connection.rollback()
+        assert ready(spooler) == 0
+        second = once.using(connection=connection)(1)
+        connection.commit()
+        assert once(1) == second != first
+        ids = once.using(connection=connection).enqueue_many([1, 2, 1])
+        connection.commit()
+    assert ids[0] == ids[2] == second
+    assert ready(spooler) == 2

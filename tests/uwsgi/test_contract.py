@@ -21,7 +21,7 @@ class WithFeeds(UwsgiBackend):
     """uWSGI hands out tasks itself, so its backend has no feed. The suite uses the feed of the directory, as ``unspool
     run`` does. It looks at a pause without the delay of uWSGI's processes."""
 
-    capabilities = Capabilities(feeds=True, forks=True)
+    capabilities = Capabilities(feeds=True, forks=True, unique=True)
 
     def feed(self):
         return SpoolBackend(self.name, durable=False, clock=self._clock).feed()

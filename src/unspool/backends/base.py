@@ -73,6 +73,8 @@ class Capabilities(NamedTuple):
     ``Ticket.token``. Workers then claim ahead, and settle several runs at a time."""
     records: bool = False
     """Whether ``exchange`` writes the records of the ends. Otherwise the supervisor's recorder writes them."""
+    unique: bool = False
+    """Whether ``send`` observes ``Envelope.unique``. Otherwise unique tasks are refused before they are sent."""
     journals: bool = False
     """Whether ``record`` can write to a journal of this process, because only one process at a time may write the
     history."""
@@ -234,6 +236,10 @@ class Backend(Protocol):
 
     def send(self, envelopes: Sequence[Envelope]) -> list[str]:
         """Store the tasks and return their ids in order. The tasks are stored permanently when this returns.
+
+        A task whose key another task of the queue has is not stored. Its id is a ``Duplicate`` with the id of the other
+        task. A key belongs to one task at most. It is free once its task starts or has left the queue (``Unique``), is
+        a dead letter, or was removed. If the sender is killed, the key is free or its task is stored.
 
         :raises SpoolerUnusable: if not all could be stored. Its ``sent`` has the ids of the stored tasks; the others
             are not stored.

@@ -2,14 +2,18 @@
 
 from dataclasses import dataclass
 
+from ..errors import TaskBusy
 from ..schedule import check_priority
 
-__all__ = ["Change", "Remove", "Reprioritise", "RunNow"]
+__all__ = ["Change", "Remove", "Reprioritise", "RunNow", "kept_out"]
 
 
 @dataclass(frozen=True, slots=True)
 class RunNow:
-    """Makes a waiting task or a dead letter ready now, and resets its attempts."""
+    """Makes a waiting task or a dead letter ready now, and resets its attempts.
+
+    A dead letter whose key another task has by now cannot be made ready (``kept_out``).
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,3 +36,13 @@ class Reprioritise:
 
 
 Change = RunNow | Remove | Reprioritise
+
+
+def kept_out(id: str, holder: str) -> TaskBusy:
+    """Return the error for a dead letter whose key another task has.
+
+    :param holder: the id of the other task.
+    """
+    return TaskBusy(
+        f"task {id} is kept out by {holder}, which has the same unique key; retry it when that task has ended"
+    )

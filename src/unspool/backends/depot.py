@@ -18,7 +18,7 @@ then (``identity``).
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from ..message import State
+from ..message import State, Unique
 from .base import Feed
 
 __all__ = ["MOVING", "Depot", "Movable", "Outbox", "Parcel"]
@@ -41,6 +41,7 @@ class Parcel(NamedTuple):
     :param reason: the reason why it is a dead letter.
     :param destination: the destination that has staged it, once the source has recorded that.
     :param token: private to the source.
+    :param unique: its key, if it has one. If another task has it at the destination, that task keeps it.
     """
 
     key: str
@@ -54,6 +55,7 @@ class Parcel(NamedTuple):
     reason: str = ""
     destination: str = ""
     token: Any = None
+    unique: Unique | None = None
 
 
 class Depot(Protocol):

@@ -21,6 +21,7 @@ from ..message import (
     Bury,
     Claim,
     DeferOnCrash,
+    Duplicate,
     End,
     Entry,
     Envelope,
@@ -32,6 +33,7 @@ from ..message import (
     Release,
     Retry,
     State,
+    Unique,
 )
 from ..task_id import short_id
 from .base import (
@@ -44,7 +46,7 @@ from .base import (
     Ticket,
     WorkerInfo,
 )
-from .change import Change, Remove, Reprioritise, RunNow
+from .change import Change, Remove, Reprioritise, RunNow, kept_out
 from .depot import MOVING, Parcel
 from .memory_keyvalue import MemoryKeyValue
 from .page import (
@@ -79,6 +81,7 @@ class _Task:
     key: str = ""  # while the task is in transfer
     arriving: bool = False
     destination: str = ""
+    unique: Unique | None = None
 
     @property
     def leaving(self) -> bool:
@@ -95,7 +98,7 @@ class MemoryBackend:
     :raises OptionRefused: if the name is empty or no text.
     """
 
-    capabilities = Capabilities(feeds=True, forks=False)
+    capabilities = Capabilities(feeds=True, forks=False, unique=True)
 
     def __init__(
         self,
@@ -112,17 +115,31 @@ class MemoryBackend:
         self._clock = clock
         self._numbers = itertools.count(1)
         self._tasks: dict[str, _Task] = {}
-        self.depot = MemoryDepot(self.name, self._tasks, self._numbers)
+        self.depot = MemoryDepot(self.name, self._tasks, self._numbers, self._holder)
         self._records: list[Record] = []
 
     def send(self, envelopes: Sequence[Envelope]) -> list[str]:
-        ids = []
+        ids: list[str] = []
         for envelope in envelopes:
+            if envelope.unique and (holder := self._holder(envelope.unique.key)):
+                ids.append(Duplicate(holder))
+                continue
             number = next(self._numbers)
             due = self._clock() if envelope.due is None else envelope.due
             ids.append(id := f"{self.name}/{number}")
-            self._tasks[id] = _Task(number, envelope.data, envelope.priority, due)
+            self._tasks[id] = _Task(number, envelope.data, envelope.priority, due, unique=envelope.unique)
         return ids
+
+    def _holder(self, key: str) -> str | None:
+        """Return the id of the task that has a key; None if the key is free."""
+        return next((id for id, task in self._tasks.items() if self._holds(task, key)), None)
+
+    def _holds(self, task: _Task, key: str) -> bool:
+        if task.unique is None or task.unique.key != key or task.unique.until <= self._clock():
+            return False
+        if task.aside or task.arriving:
+            return False
+        return not (task.unique.start and (task.attempts or task.unhandled))
 
     def feed(self) -> Feed:
         return MemoryFeed(self._tasks, self.switch, self._clock)
@@ -215,6 +232,8 @@ class MemoryBackend:
         task = self._idle(id)
         match change:
             case RunNow():
+                if task.aside and task.unique and (holder := self._holder(task.unique.key)):
+                    raise kept_out(id, holder)
                 task.aside, task.reason, task.due = None, "", self._clock()
                 task.attempts = task.crashes = task.unhandled = 0
             case Remove():
@@ -284,7 +303,10 @@ class MemoryBackend:
 class MemoryDepot:
     """Implement ``depot.Depot`` with marks on the tasks. No other process can move them."""
 
-    def __init__(self, name: str, tasks: dict[str, _Task], numbers: Iterator[int]) -> None:
+    def __init__(
+        self, name: str, tasks: dict[str, _Task], numbers: Iterator[int], holder: Callable[[str], str | None]
+    ) -> None:
+        self._holder = holder
         self._name = name
         self._tasks = tasks
         self._numbers = numbers
@@ -331,20 +353,22 @@ class MemoryDepot:
             aside = None if parcel.state is State.READY else parcel.state
             self._tasks[f"{self._name}/{number}"] = _Task(
                 number, parcel.data, parcel.priority, parcel.due, parcel.attempts, parcel.crashes,
-                aside=aside, reason=parcel.reason, key=parcel.key, arriving=True,
+                aside=aside, reason=parcel.reason, key=parcel.key, arriving=True, unique=parcel.unique,
             )  # fmt: skip
 
     def confirm(self, parcels: Sequence[Parcel]) -> None:
         keys = {parcel.key for parcel in parcels}
         for task in self._tasks.values():
             if task.arriving and task.key in keys:
+                if task.unique and self._holder(task.unique.key):
+                    task.unique = None
                 task.key, task.arriving = "", False
 
     @staticmethod
     def _parcel(id: str, task: _Task) -> Parcel:
         state = task.aside or State.READY
         return Parcel(task.key, id, state, task.data, task.priority, task.due, task.attempts, task.crashes,
-                      task.reason, task.destination)  # fmt: skip
+                      task.reason, task.destination, unique=task.unique)  # fmt: skip
 
 
 class MemoryFeed:

@@ -19,7 +19,7 @@ def sealed(content: Content, seal: Seal = _SEAL) -> Envelope:
 
 def content_of(claim: Claim) -> Content:
     """Return the content of a claim. Its signature is not verified."""
-    data, priority, due, _ = claim.envelope
+    data, priority, due, _, _ = claim.envelope
     if claim.crashes >= MAX_CRASHES:
         return wire.load_vars(data)
     return wire.load(data, None, priority=priority, due=due)

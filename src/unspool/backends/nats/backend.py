@@ -24,11 +24,13 @@ from ...errors import Damaged, PayloadRefused, SpoolerUnusable
 from ...finding import OK, Finding
 from ...message import (
     DeferOnCrash,
+    Duplicate,
     End,
     Envelope,
     Exchanged,
     Mark,
     Record,
+    Unique,
 )
 from ..base import Capabilities, Clock, Feed, Settings, Switches, WorkerInfo
 from ..change import Change
@@ -45,10 +47,11 @@ from .keyvalue import NatsKeyValue
 from .listing import Listing
 from .names import new_token, rank_part
 from .registrations import Registrations
-from .requests import Request
+from .requests import Conflict, Request
 from .stored import ROOM, Facts, Stored
 from .switches import NatsSwitches
 from .tasks import Tasks
+from .unique import Keys
 
 __all__ = ["NatsBackend"]
 
@@ -64,7 +67,7 @@ class NatsBackend:
     :raises OptionRefused: for an unknown parameter in the URL.
     """
 
-    capabilities = Capabilities(feeds=True, forks=True, remote=True, withholds=True, batches=True)
+    capabilities = Capabilities(feeds=True, forks=True, remote=True, withholds=True, batches=True, unique=True)
 
     def __init__(
         self,
@@ -85,7 +88,8 @@ class NatsBackend:
         self._max_size = int(settings.max_task_size * (1 << 20))
         self._clock = clock
         self._tasks = Tasks(self._place, clock, schedules)
-        self._changing = Changing(self._place, self._tasks, clock)
+        self._keys = Keys(self._names, self._tasks, clock)
+        self._changing = Changing(self._place, self._tasks, self._keys, clock)
         self._hold = hold
         self._look, self._window = look, window
         self._switches = NatsSwitches(self._place, settings.period)
@@ -106,6 +110,8 @@ class NatsBackend:
     def send(self, envelopes: Sequence[Envelope]) -> list[str]:
         if not envelopes:
             return []
+        if any(envelope.unique for envelope in envelopes):
+            return self._send_each(envelopes)
         now, sent, ids = self._clock(), list[Request](), list[str]()
         with self._place.stream() as stream:
             for envelope in envelopes:
@@ -123,6 +129,41 @@ class NatsBackend:
                 failure.sent = tuple(id for id in ids if id in stored)
                 raise
         return ids
+
+    def _send_each(self, envelopes: Sequence[Envelope]) -> list[str]:
+        """Send tasks of which some have a key, one after the other."""
+        ids: list[str] = []
+        for envelope in envelopes:
+            unique = envelope.unique
+            try:
+                ids += [self._send_unique(envelope, unique)] if unique else self.send([envelope])
+            except SpoolerUnusable as failure:
+                failure.sent = tuple(ids)
+                raise
+        return ids
+
+    def _send_unique(self, envelope: Envelope, unique: Unique) -> str:
+        now, rank = self._clock(), rank_part(envelope.priority)
+        due, fresh = now if envelope.due is None else envelope.due, envelope.due is None
+        token, facts = new_token(now, unique.key), Facts(due, key_start=unique.start, key_until=unique.end)
+        with self._place.stream() as stream:
+            self._check_size(stream, envelope.data)
+            self._place.ensure_rank(stream, rank)
+            condition = self._names.keyed(unique.key), 0  # usually no task has the key
+            while True:
+                message = self._tasks.new(rank, token, facts, envelope.data, fresh=fresh)
+                try:
+                    stream.publish(self._names.tasks, *message, replaces=condition)
+                except Conflict as conflict:
+                    # An earlier attempt without an answer may have stored the task, which may even have ended since.
+                    if conflict.unsure and any(self._tasks.look(stream, token)):
+                        break
+                else:
+                    break
+                holder, condition = self._keys.holder(stream, unique.key)
+                if holder is not None:
+                    return Duplicate(f"{self.name}/{holder}")
+        return f"{self.name}/{token}"
 
     @staticmethod
     def _check_size(stream: JetStream, data: bytes) -> None:

@@ -5,16 +5,17 @@ from collections.abc import Callable, Iterator
 
 from ...errors import TaskBusy
 from ..base import Clock
-from ..change import Change, Remove, Reprioritise, RunNow
+from ..change import Change, Remove, Reprioritise, RunNow, kept_out
 from ..depot import MOVING
 from . import runs
 from .cluster import Cluster
 from .jetstream import JetStream
-from .names import ARRIVING, LEAVING, NOW, rank_part
+from .names import ARRIVING, LEAVING, NOW, key_of, rank_part
 from .requests import Conflict
 from .runs import Run
 from .stored import HEADER, Facts, Stored
 from .tasks import Tasks
+from .unique import Keys
 
 __all__ = ["Changing"]
 
@@ -28,7 +29,8 @@ class _Changed(TaskBusy):
 class Changing:
     """Change tasks that are not running."""
 
-    def __init__(self, place: Cluster, tasks: Tasks, clock: Clock) -> None:
+    def __init__(self, place: Cluster, tasks: Tasks, keys: Keys, clock: Clock) -> None:
+        self._keys = keys
         self._place = place
         self._tasks = tasks
         self._clock = clock
@@ -58,7 +60,8 @@ class Changing:
 
     def _run_now(self, stream: JetStream, id: str) -> None:
         stored, run, aside = self._idle(stream, id)
-        names, fresh = self._place.names, Facts(self._clock())
+        names, facts = self._place.names, stored.facts
+        fresh = Facts(self._clock(), key_start=facts.key_start, key_until=facts.key_until)
         _, priority, token = names.place(stored.subject)
         if not aside:
             with self._unbegun(stream, id, stored, run):
@@ -67,10 +70,19 @@ class Changing:
         else:
             rank = rank_part(priority)
             self._place.ensure_rank(stream, rank)
-            subject, replaces = names.task(NOW, rank, token), (names.task("*", "*", token), 0)
-            with contextlib.suppress(Conflict):  # an interrupted retry has already restored it
+            subject, own = names.task(NOW, rank, token), names.task("*", "*", token)
+            if (key := key_of(token)) is None:
+                holder, replaces = None, (own, 0)
+            else:
+                holder, replaces = self._keys.holder(stream, key)
+                if holder not in (None, token):
+                    raise kept_out(id, f"{self._place.name}/{holder}")
+            if stream.last(names.tasks, own) is None:  # otherwise an interrupted retry has already restored it
                 headers = {HEADER: stored.replaced(fresh).dump()}
-                stream.publish(names.tasks, subject, stored.data, headers, replaces=replaces)
+                try:
+                    stream.publish(names.tasks, subject, stored.data, headers, replaces=replaces)
+                except Conflict:
+                    raise _changed(id) from None
             self._tasks.end(stream, stored, run.seq if run else 0)
 
     def _reprioritise(self, stream: JetStream, id: str, rank: str) -> None:

@@ -24,6 +24,7 @@ from .requests import Conflict
 from .runs import Process
 from .stored import HEADER, Facts, Passage, Stored
 from .tasks import Tasks
+from .unique import unique_of
 
 __all__ = ["NatsDepot"]
 
@@ -153,6 +154,7 @@ class NatsDepot:
             facts.reason,
             passage.destination,
             held,
+            unique_of(token, facts),
         )
 
     def release(self) -> None:
@@ -228,7 +230,10 @@ class NatsDepot:
         if former is not None and not names.passing(former.subject):
             return  # it is already committed
         last = former.seq if former and names.place(former.subject)[1] == parcel.priority else 0
-        headers = {HEADER: Facts(parcel.due, parcel.attempts, parcel.crashes, parcel.reason).dump()}
+        facts = Facts(parcel.due, parcel.attempts, parcel.crashes, parcel.reason)
+        if parcel.unique is not None:
+            facts = facts._replace(key_start=parcel.unique.start, key_until=parcel.unique.end)
+        headers = {HEADER: facts.dump()}
         with contextlib.suppress(Conflict):  # another process has just staged it
             replaces = (names.task("*", rank, token), last)
             stream.publish(name, subject, parcel.data, headers, replaces=replaces)
@@ -260,7 +265,7 @@ class NatsDepot:
 
 def _token(parcel: Parcel) -> str:
     """Return the token of a moved task. No task sent to this queue has the same token."""
-    return f"moved-{parcel.key}"
+    return f"moved-{parcel.key}_k{parcel.unique.key}" if parcel.unique else f"moved-{parcel.key}"
 
 
 def _found(parcels: Iterable[Parcel | None]) -> list[Parcel]:

@@ -112,7 +112,7 @@ def drop_void(stream: JetStream, names: Names) -> Iterator[None]:
     for name in (names.tasks, names.aside) if ended else ():
         found = stream.subjects(name, names.task("*", "*", "*"))
         for subject in found:
-            if (token := subject.rpartition(".")[2]) in ended:
+            if (token := names.place(subject)[2]) in ended:
                 _drop_void(stream, names, name, token)
             yield
 

@@ -68,7 +68,7 @@ class Listing:
         names, found = self._place.names, dict[str, None]()
         for name in (names.tasks, names.aside):
             for subject in stream.subjects(name, names.task("*", "*", "*")):
-                token = subject.rpartition(".")[2]
+                token = names.place(subject)[2]
                 if is_piece(piece, token) and names.passing(subject) != ARRIVING:
                     found[f"{self._place.name}/{token}"] = None
                     if len(found) == FEW:
@@ -161,7 +161,7 @@ class Listing:
     ) -> Iterator[tuple[int, Entry]]:
         """Yield the tasks that do not run, with their sequence numbers."""
         for stored in self._read(self._place.names.tasks, kind, rank, start):
-            run, message, held = known.get(stored.subject.rpartition(".")[2], (None, None, False))
+            run, message, held = known.get(self._place.names.place(stored.subject)[2], (None, None, False))
             if not (held and message and message.seq == stored.seq):
                 yield stored.seq, self._entry(stored, run, False, now)
 

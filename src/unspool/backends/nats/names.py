@@ -19,8 +19,10 @@
     unspool.<spooler>.kv.<key>               an item of the key-value table  stream unspool-kv-<spooler>
     unspool.<spooler>.notice                 not stored: a priority has a new consumer
 
-A rank is a priority, or ``none``. A token identifies a task permanently: the task keeps it when it is rewritten.
-In a key, ``/`` becomes ``.`` and ``.`` becomes ``~``.
+A rank is a priority, or ``none``. A token identifies a task permanently: the task keeps it when it is rewritten. The
+token of a task with a key ends with ``_k<key>``. The subject of such a task has the key as a fifth part instead.
+
+In a key of the table, ``/`` becomes ``.`` and ``.`` becomes ``~``.
 """
 
 import hashlib
@@ -43,6 +45,7 @@ __all__ = [
     "Names",
     "is_piece",
     "is_token",
+    "key_of",
     "new_token",
     "on_the_way",
     "rank_part",
@@ -54,6 +57,8 @@ LEAVING, ARRIVING = "leaving", "arriving"
 
 _SPOOLER = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,128}")
+_PLAIN = 34  # the maximum length of a token that cannot end with a key
+_KEYED = re.compile(r"(?P<start>.*)_k(?P<key>[0-9a-f]{32})", re.DOTALL)
 _KEY_TO_SUBJECT = str.maketrans("/.", ".~")
 _SUBJECT_TO_KEY = str.maketrans(".~", "/.")
 
@@ -63,13 +68,24 @@ def is_token(text: str) -> bool:
     return _TOKEN.fullmatch(text) is not None
 
 
-def new_token(now: float) -> str:
-    """Return a unique token. Later tokens sort after earlier ones."""
-    return f"{int(now * 1e6):014x}-{os.urandom(8).hex()}"
+def new_token(now: float, key: str | None = None) -> str:
+    """Return a unique token. Later tokens sort after earlier ones.
+
+    :param key: the key of the task.
+    """
+    return f"{int(now * 1e6):014x}-{os.urandom(8).hex()}{f'_k{key}' if key else ''}"
+
+
+def key_of(token: str) -> str | None:
+    """Return the key of a task from its token; None if it has none."""
+    found = _KEYED.fullmatch(token)
+    return found["key"] if found else None
 
 
 def is_piece(piece: str, token: str) -> bool:
-    """Return whether a token begins or ends with this piece."""
+    """Return whether a token, without its key, begins or ends with this piece."""
+    found = _KEYED.fullmatch(token)
+    token = found["start"] if found else token
     return len(piece) >= LEAST_PIECE and (token.startswith(piece) or token.endswith(piece))
 
 
@@ -105,8 +121,15 @@ class Names:
         self.reserve = self.task(on_the_way(ARRIVING, DEAD), "none", "reserve")
 
     def task(self, kind: str, rank: str, token: str) -> str:
-        """Return the subject of a task. Parts may be ``*``."""
-        return f"{self.root}.{kind}.{rank}.{token}"
+        """Return the subject of a task. Parts may be ``*``, which also stands for tokens with a key."""
+        rest = ">" if token == "*" else token  # noqa: S105  no password
+        if len(token) > _PLAIN and (found := _KEYED.fullmatch(token)):
+            rest = f"{found['start']}.{found['key']}"
+        return f"{self.root}.{kind}.{rank}.{rest}"
+
+    def keyed(self, key: str) -> str:
+        """Return the subjects of all tasks with a key."""
+        return f"{self.root}.*.*.*.{key}"
 
     def run(self, token: str) -> str:
         """Return the subject of the record of a task's run."""
@@ -148,6 +171,7 @@ class Names:
     def place(self, subject: str) -> tuple[str, int | None, str]:
         """Return the kind, priority and token in the subject of a task."""
         kind, rank, token = subject[len(self.root) + 1 :].split(".", 2)
+        token = token.replace(".", "_k")
         return kind, int(rank) if rank.isascii() and rank.isdigit() else None, token
 
     def passing(self, subject: str) -> str:

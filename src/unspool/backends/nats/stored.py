@@ -49,6 +49,8 @@ class Facts(NamedTuple):
     :param unhandled: claims by programs that have no handler for the task.
     :param alone: whether the task must not be claimed together with others, because it may have killed its worker and
         supervisor.
+    :param key_start: whether the start of the task frees its key, which is in its token.
+    :param key_until: the time from which the key is free; None if there is none.
     """
 
     due: float
@@ -59,6 +61,8 @@ class Facts(NamedTuple):
     passage: Passage | None = None
     unhandled: int = 0
     alone: bool = False
+    key_start: bool = False
+    key_until: float | None = None
 
     @property
     def anew(self) -> bool:
@@ -76,6 +80,10 @@ class Facts(NamedTuple):
             facts["unhandled"] = self.unhandled
         if self.alone:
             facts["alone"] = True
+        if self.key_start:
+            facts["key_start"] = True
+        if self.key_until is not None:
+            facts["key_until"] = self.key_until
         reason = self.reason[:_REASON]
         while True:
             line = json.dumps(facts | {"reason": reason} if reason else facts)
@@ -114,7 +122,9 @@ class Stored(NamedTuple):
                 attempts, crashes = _count(found["attempts"]), _count(found["crashes"])
                 unhandled, passage = _count(found.get("unhandled", 0)), Passage.of(found.get("passage"))
                 alone = found.get("alone") is True
-                return Facts(due, attempts, crashes, reason, version, passage, unhandled, alone)
+                start, until = found.get("key_start") is True, found.get("key_until")
+                until = None if until is None else float(until)
+                return Facts(due, attempts, crashes, reason, version, passage, unhandled, alone, start, until)
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
             pass
         return Facts(self.time)

@@ -94,7 +94,7 @@ def consumer(names: Names, rank: str, lease: float) -> dict[str, Any]:
         "max_deliver": -1,
         "max_ack_pending": -1,
         "headers_only": True,
-        "filter_subjects": [names.task(NOW, rank, "*"), names.task(SOON, rank, "*")],
+        "filter_subjects": [f"{names.root}.{kind}.{rank}.{token}" for kind in (NOW, SOON) for token in ("*", "*.*")],
     }
 
 
@@ -107,7 +107,9 @@ def _configs(names: Names, settings: Settings, *, schedules: bool) -> list[dict[
     root = names.root
     tasks = {
         "name": names.tasks,
-        "subjects": [f"{root}.{kind}.*.*" for kind in (NOW, SOON, LATER, LEAVING, ARRIVING)],
+        "subjects": [
+            f"{root}.{kind}.*.{token}" for kind in (NOW, SOON, LATER, LEAVING, ARRIVING) for token in ("*", "*.*")
+        ],
         "retention": "workqueue",
         "duplicate_window": 120 * _SECOND,
     }
@@ -116,7 +118,8 @@ def _configs(names: Names, settings: Settings, *, schedules: bool) -> list[dict[
     aside = {
         "name": names.aside,
         "subjects": [
-            f"{root}.{kind}.*.*"
+            f"{root}.{kind}.*.{token}"
+            for token in ("*", "*.*")
             for one in (DEAD, CORRUPT)
             for kind in (one, on_the_way(LEAVING, one), on_the_way(ARRIVING, one))
         ],
@@ -172,7 +175,7 @@ def _changes(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, A
     if _drops(found) and not _drops(wanted):
         changes["max_msgs_per_subject"] = -1
     missing = set(wanted["subjects"]) - set(found.get("subjects") or [])
-    if len(missing) == 1 and all(subject.endswith(".ended.*") for subject in missing):
+    if missing and all(subject.endswith((".ended.*", ".*.*.*")) for subject in missing):
         changes["subjects"] = wanted["subjects"]
     return changes
 

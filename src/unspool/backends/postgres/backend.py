@@ -20,7 +20,7 @@ import psycopg
 from ...address import Address
 from ...errors import SpoolerUnusable
 from ...finding import OK, Finding
-from ...message import DeferOnCrash, End, Envelope, Exchanged, Interrupted, Mark, Record
+from ...message import DeferOnCrash, Duplicate, End, Envelope, Exchanged, Interrupted, Mark, Record, Unique
 from ..base import UNNUMBERED, Capabilities, Clock, Feed, Settings, Switches, WorkerInfo
 from ..change import Change
 from ..page import Counts, Page, Query, RunQuery
@@ -52,7 +52,9 @@ class PostgresBackend:
     :param clock: the current time for tasks; None to use the server's clock.
     """
 
-    capabilities = Capabilities(feeds=True, forks=True, remote=True, withholds=True, batches=True, records=True)
+    capabilities = Capabilities(
+        feeds=True, forks=True, remote=True, withholds=True, batches=True, records=True, unique=True
+    )
 
     def __init__(
         self,
@@ -101,6 +103,8 @@ class PostgresBackend:
     def send(self, envelopes: Sequence[Envelope]) -> list[str]:
         if not envelopes:
             return []
+        if any(envelope.unique for envelope in envelopes):
+            return self._send_each(envelopes)
         text, values = statement("send"), self._to_send(envelopes)
         if len(envelopes) == 1:
             text = statement("send_one")
@@ -115,6 +119,32 @@ class PostgresBackend:
                     row = connection.execute(text, values, prepare=prepare, binary=True).fetchone()
         return self._sent(row)
 
+    def _send_each(self, envelopes: Sequence[Envelope]) -> list[str]:
+        """Send tasks of which some have a key, each in a transaction of its own, so that no two senders wait for each
+        other's keys."""
+        ids: list[str] = []
+        for envelope in envelopes:
+            try:
+                unique = envelope.unique
+                ids += [self._send_unique(envelope, unique)] if unique else self.send([envelope])
+            except SpoolerUnusable as error:
+                error.sent = tuple(ids)
+                raise
+        return ids
+
+    def _send_unique(self, envelope: Envelope, unique: Unique) -> str:
+        with self._connector.lend() as connection, connection.transaction():
+            if not self._durable:
+                connection.execute("SET LOCAL synchronous_commit = off")
+            row = connection.execute(statement("send_unique"), self._unique(envelope, unique), binary=True).fetchone()
+        return self._sent_unique(row)
+
+    def _unique(self, envelope: Envelope, unique: Unique) -> dict[str, Any]:
+        """Return the values of ``send_unique.sql``."""
+        values = self._to_send([envelope])
+        more = {"key": unique.key, "start": unique.start, "until": unique.end}
+        return {**values, "data": values["data"][0], "rank": values["ranks"][0], "due": values["dues"][0], **more}
+
     def send_within(self, connection: Any, envelopes: Sequence[Envelope]) -> list[str]:
         """Store the tasks in the open transaction of the caller's connection. They exist once it commits.
 
@@ -122,7 +152,18 @@ class PostgresBackend:
         :raises OptionRefused: if it is another kind of connection.
         :raises SpoolerUnusable: if the database has no schema ``unspool``.
         """
-        return self._sent(keep_within(connection, self.name, self._to_send(envelopes))) if envelopes else []
+        if not envelopes:
+            return []
+        if not any(envelope.unique for envelope in envelopes):
+            return self._sent(keep_within(connection, self.name, self._to_send(envelopes)))
+        ids: list[str] = []
+        for envelope in envelopes:
+            if (unique := envelope.unique) is None:
+                ids += self.send_within(connection, [envelope])
+            else:
+                row = keep_within(connection, self.name, self._unique(envelope, unique), "send_unique")
+                ids.append(self._sent_unique(row))
+        return ids
 
     def _to_send(self, envelopes: Sequence[Envelope]) -> Mapping[str, Any]:
         return {
@@ -142,6 +183,10 @@ class PostgresBackend:
     def _sent(self, row: Any) -> list[str]:
         self._changed()
         return [self._names.id(number) for number in row[0]]
+
+    def _sent_unique(self, row: Any) -> str:
+        (id,) = self._sent(row)
+        return id if row[1] else Duplicate(id)
 
     # --- workers
 

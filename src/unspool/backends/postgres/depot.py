@@ -7,10 +7,11 @@ nothing.
 
 import contextlib
 import itertools
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from ...message import State
+from ...message import State, Unique
 from ..base import UNNUMBERED
 from ..depot import Parcel
 from .absence import GRACE, judge
@@ -91,7 +92,8 @@ class PostgresDepot:
 
     def _taken(self, rows: Sequence[Any]) -> list[Parcel]:
         parcels = []
-        for number, fence, key, state, data, rank, due, attempts, crashes, reason, destination, _, now in rows:
+        for row in rows:
+            number, fence, key, state, data, rank, due, attempts, crashes, reason, destination, *unique, _, now = row
             self._carried.add(number)
             self._session.tasks[number] = TASKS + number  # the session takes these locks again after it is reopened
             ahead = self._local() - now
@@ -108,6 +110,7 @@ class PostgresDepot:
                     reason,
                     destination or "",
                     (number, fence),
+                    _unique(unique, ahead),
                 )
             )
         return parcels
@@ -142,6 +145,9 @@ class PostgresDepot:
             crashes=[parcel.crashes for parcel in parcels],
             reasons=[storable(parcel.reason) for parcel in parcels],
             data=[parcel.data for parcel in parcels],
+            twins=[parcel.unique and parcel.unique.key for parcel in parcels],
+            starts=[parcel.unique and parcel.unique.start for parcel in parcels],
+            untils=[parcel.unique and parcel.unique.end for parcel in parcels],
         )
         with self._connector.lend() as connection:
             connection.execute(statement("accept"), values, binary=True)
@@ -155,3 +161,14 @@ class PostgresDepot:
     def _values(self, **more: Any) -> dict[str, Any]:
         values = {"clock": self._now(), "locks": TASKS, "claims": CLAIMS, "processes": PROCESSES}
         return values | self._names.values() | more
+
+
+def _unique(columns: Sequence[Any], ahead: float) -> Unique | None:
+    """Return the key in the columns ``key``, ``key_start`` and ``key_until`` of a row.
+
+    :param ahead: seconds by which the clock of this program is ahead of the server's.
+    """
+    key, start, until = columns
+    if key is None:
+        return None
+    return Unique(key, bool(start), math.inf if until is None else until if abs(ahead) < _SAME else until + ahead)

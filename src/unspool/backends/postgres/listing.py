@@ -9,12 +9,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
+import psycopg
+
 from ... import wire
 from ...codec import task_label
-from ...errors import Damaged, TaskBusy
+from ...errors import Damaged, SpoolerUnusable, TaskBusy
 from ...message import Entry, Envelope, State
 from ..base import UNNUMBERED
-from ..change import Change, Remove, Reprioritise, RunNow
+from ..change import Change, Remove, Reprioritise, RunNow, kept_out
 from ..depot import MOVING
 from ..page import ORDER, Counts, Page, TaskPosition, TaskQuery, page_of_task, page_of_tasks
 from .absence import GRACE, judge
@@ -108,12 +110,25 @@ class Listing:
         """
         match change:
             case RunNow():
-                number = self._change(id, "run_now")
+                number = self._run_now(id)
             case Remove():
                 number = self._change(id, "remove")
             case Reprioritise(priority):
                 number = self._change(id, "reprioritise", rank=UNNUMBERED if priority is None else priority)
         return self._names.id(number)
+
+    def _run_now(self, id: str) -> int:
+        try:
+            return self._change(id, "run_now")
+        except SpoolerUnusable as error:
+            if not isinstance(error.__cause__, psycopg.errors.UniqueViolation):
+                raise
+        with self._connector.lend() as connection:
+            values = self._values(id=self._names.number(id))
+            row = connection.execute(statement("holder"), values).fetchone()
+        if row is None:
+            raise TaskBusy(f"task {id} has just changed; look again")
+        raise kept_out(id, self._names.id(row[0]))
 
     def _change(self, id: str, name: str, **values: int) -> int:
         try:

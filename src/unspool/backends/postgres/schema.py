@@ -20,7 +20,7 @@ _FIRST = """
 CREATE SCHEMA IF NOT EXISTS unspool;
 CREATE TABLE IF NOT EXISTS unspool.version (number integer NOT NULL, oldest integer NOT NULL);
 """
-_OLDEST = {1: 1, 2: 1, 3: 1, 4: 1, 5: 1}
+_OLDEST = {1: 1, 2: 1, 3: 1, 4: 1, 5: 1, 6: 1}
 """For each version, the oldest version that a program must know to work with it."""
 
 

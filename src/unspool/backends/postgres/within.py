@@ -19,18 +19,19 @@ from .sql import statement
 
 __all__ = ["keep_within"]
 
-_NO_SCHEMA = ("42P01", "3F000")  # undefined_table, invalid_schema_name
+_NO_SCHEMA = ("42P01", "3F000", "42703")  # undefined_table, invalid_schema_name, undefined_column
 
 
-def keep_within(connection: Any, name: str, values: Mapping[str, Any]) -> Any:
+def keep_within(connection: Any, name: str, values: Mapping[str, Any], sql: str = "send") -> Any:
     """Run the send statement on a connection of psycopg, SQLAlchemy or Django, and return its row.
 
     :param name: the spooler's name, for messages.
+    :param sql: the name of the statement.
     :raises OptionRefused: if it is another kind of connection.
     :raises SpoolerUnusable: if its database has no schema ``unspool``.
     """
     try:
-        return _run(connection, name, values)
+        return _run(connection, name, values, sql)
     # Each library has its own errors; errors that are not about the schema are raised unchanged.
     except Exception as error:
         code = _code(error)
@@ -42,7 +43,7 @@ def keep_within(connection: Any, name: str, values: Mapping[str, Any]) -> Any:
         ) from error
 
 
-def _run(connection: Any, name: str, values: Mapping[str, Any]) -> Any:
+def _run(connection: Any, name: str, values: Mapping[str, Any], sql: str) -> Any:
     modules = {kind.__module__ for kind in type(connection).__mro__}
     if any(module.startswith("sqlalchemy.ext.asyncio") for module in modules):
         raise _refused(connection, name, "call its run_sync, and send on the connection or session that this passes")
@@ -54,9 +55,9 @@ def _run(connection: Any, name: str, values: Mapping[str, Any]) -> Any:
             raise _refused(connection, name)
         # A server-side cursor cannot run an INSERT.
         options = {"stream_results": False, "yield_per": None}
-        return connection.execute(_of_sqlalchemy(), dict(values), execution_options=options).one()
+        return connection.execute(_of_sqlalchemy(sql), dict(values), execution_options=options).one()
     with _cursor(connection, name, {module.partition(".")[0] for module in modules}) as cursor:
-        cursor.execute(statement("send"), values)
+        cursor.execute(statement(sql), values)
         return cursor.fetchone()
 
 
@@ -74,11 +75,11 @@ def _cursor(connection: Any, name: str, drivers: set[str]) -> Any:
 
 
 @functools.cache
-def _of_sqlalchemy() -> Any:
-    """Return the statement with SQLAlchemy's parameters, which it translates for each driver, including async ones."""
+def _of_sqlalchemy(sql: str) -> Any:
+    """Return a statement with SQLAlchemy's parameters, which it translates for each driver, including async ones."""
     from sqlalchemy import text
 
-    return text(re.sub(r"%\((\w+)\)s", r":\1 ", statement("send")))
+    return text(re.sub(r"%\((\w+)\)s", r":\1 ", statement(sql)))
 
 
 def _refused(connection: Any, name: str, way_out: str = "") -> OptionRefused:

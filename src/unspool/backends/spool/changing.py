@@ -14,13 +14,14 @@ from collections.abc import Callable, Iterator
 from ... import points
 from ...errors import TaskBusy
 from ..base import Clock
-from ..change import Change, Remove, Reprioritise, RunNow
+from ..change import Change, Remove, Reprioritise, RunNow, kept_out
 from ..depot import MOVING
 from . import lock
 from .attempts import Attempts
 from .dead_letters import bring_back, discard, reprioritise
 from .directory import Directory
 from .ids import inside, is_at, places
+from .keys import Keys
 from .layout import priority_of
 from .leaving import under_way
 from .names import hint, renamed
@@ -31,7 +32,8 @@ __all__ = ["Changing"]
 class Changing:
     """Change the tasks of a directory that are not running."""
 
-    def __init__(self, directory: Directory, attempts: Callable[[], Attempts], clock: Clock) -> None:
+    def __init__(self, directory: Directory, attempts: Callable[[], Attempts], keys: Keys, clock: Clock) -> None:
+        self._keys = keys
         self._directory = directory
         self._attempts = attempts
         self._clock = clock
@@ -73,17 +75,21 @@ class Changing:
         taken = place and os.path.lexists(self._directory.path(ref))
         target = self._free(ref, now) if taken or hint(ref) > now else ref
         if place:
-            self._attempts().clear(inside(place, ref))
-            if not taken:  # otherwise the count is that of the other task
-                self._attempts().clear(ref)
-            with self._present(ref):
-                bring_back(self._directory, place, ref, target, now)
+            with self._keys.taken(target) as holder:
+                if holder is not None:
+                    raise kept_out(self._directory.path(inside(place, ref)), self._directory.path(holder))
+                self._attempts().clear(inside(place, ref))
+                if not taken:  # otherwise the count is that of the other task
+                    self._attempts().clear(ref)
+                with self._present(ref):
+                    bring_back(self._directory, place, ref, target, now)
         else:
             with self._held(ref):
                 self._attempts().clear(ref)
                 os.utime(self._directory.path(ref), (now, now), follow_symlinks=False)
                 if target != ref:
-                    os.rename(self._directory.path(ref), self._directory.path(target))
+                    with self._keys.renamed(ref, target):
+                        os.rename(self._directory.path(ref), self._directory.path(target))
         return self._directory.path(target)
 
     def _remove(self, place: str, ref: str) -> None:
@@ -117,7 +123,8 @@ class Changing:
             self._directory.renew(*([part] if part else []))
             target_at, base = self._directory.place(part, base) if part else (self._directory.fd(""), base)
             at, name = self._directory.at(ref)
-            os.rename(name, base, src_dir_fd=at, dst_dir_fd=target_at)
+            with self._keys.renamed(ref, target):
+                os.rename(name, base, src_dir_fd=at, dst_dir_fd=target_at)
             points.reach("reprioritise.renamed")
             if attempts.outlive:
                 attempts.clear(ref)

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from ... import forks, points, wire
 from ...errors import Damaged, SpoolerUnusable, TaskBusy
 from ...imports import late
-from ...message import State
+from ...message import State, Unique
 from ...printable import printable
 from ..base import Clock
 from ..depot import Parcel
@@ -27,9 +27,10 @@ from .changing import Changing
 from .dead_letters import REASON_SUFFIX, Note, discard_reason, read_note, set_aside, write_reason
 from .directory import Directory
 from .file import open_private, read_whole, sync_file_system, write_whole
+from .keys import Keys
 from .layout import ASIDE, IDENTITY, PRIVATE, TMP, priority_of
 from .leaving import ARRIVING, LEAVING, LEFT, Leaving, label, left_part, under_way
-from .names import PREFIX
+from .names import PREFIX, keyed, unique_of
 from .uwsgi.wakefile import Wakefile
 
 __all__ = ["SpoolDepot"]
@@ -63,6 +64,7 @@ class SpoolDepot:
         attempts: Callable[[], Attempts],
         objection: Callable[[os.stat_result], str | None],
         wakefile: Wakefile,
+        keys: Keys,
         max_size: int,
         clock: Clock,
     ) -> None:
@@ -71,6 +73,7 @@ class SpoolDepot:
         self._attempts = attempts
         self._objection = objection
         self._wakefile = wakefile
+        self._keys = keys
         self._max_size = max_size
         self._clock = clock
         self._locked: set[int] = set()
@@ -207,7 +210,10 @@ class SpoolDepot:
                         self._rename(f"{ARRIVING}/{name}{REASON_SUFFIX}", f"{ref}{REASON_SUFFIX}")
                 elif parcel.priority is not None:
                     dues.add(due)
-                self._rename(f"{ARRIVING}/{name}", ref)
+                waits = parcel.state not in ASIDE
+                # If another task has the key here, this one forgets it.
+                with self._keys.taken(ref) if waits else contextlib.nullcontext():
+                    self._rename(f"{ARRIVING}/{name}", ref)
                 points.reach("confirm.renamed")
                 parts.add(ref.rpartition("/")[0])
         self._sync(parts)
@@ -302,7 +308,7 @@ class SpoolDepot:
         crashes = count.crashes + (count.phase == RUNNING)
         id = self._directory.path(f"{ASIDE[at.place]}/{at.ref}" if at.place else at.ref)
         return Parcel(key, id, state, data, priority_of(at.ref), found.st_mtime, count.attempts, crashes, reason,
-                      at.destination, _Token(fd, at, count))  # fmt: skip
+                      at.destination, _Token(fd, at, count), _unique(at.ref, count))  # fmt: skip
 
     def _rename(self, inside: str, target: str) -> None:
         at, name = self._directory.at(inside)
@@ -337,6 +343,12 @@ def _key(ref: str) -> str:
     return hashlib.blake2b(os.fsencode(os.path.basename(ref)), digest_size=16).hexdigest()
 
 
+def _unique(ref: str, count: Count) -> Unique | None:
+    """Return the key that a task takes along. A key that is free at the start stays here if the task has started."""
+    unique = unique_of(ref)
+    return None if unique is None or (unique.start and (count.attempts or count.unhandled)) else unique
+
+
 def _arriving(parcel: Parcel) -> str:
     """Return the name of a staged task's file."""
     ref = parcel.key if parcel.priority is None else f"{parcel.priority}/{parcel.key}"
@@ -347,4 +359,6 @@ def _final(parcel: Parcel, due: float) -> str:
     """Return the name of a committed task's file."""
     seconds, rest = divmod(int(due * 1_000_000), 1_000_000)
     name = f"{PREFIX}{parcel.key}_{seconds}_{rest:06d}"
+    if parcel.unique is not None:
+        name = keyed(name, parcel.unique)
     return name if parcel.priority is None else f"{parcel.priority}/{name}"

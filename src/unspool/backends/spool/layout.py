@@ -11,6 +11,7 @@
         dead/  corrupt/          dead letters, in the same tree, with ``<name>.reason`` beside each
         run/                     live processes, the pause flag, the period
         kv/                      the items of the key-value table; see ``keyvalue``
+        keys/                    which task has the key of a unique task; see ``keys``
         attempts/                counts, if the file system has no extended attributes
         history.sqlite3          the history, beside its rollback journal
         identity                 distinguishes this directory from a later one, for tasks that are moved to it
@@ -26,6 +27,7 @@ __all__ = [
     "ATTEMPTS",
     "HISTORY",
     "IDENTITY",
+    "KEYS",
     "KV",
     "PRIVATE",
     "RUN",
@@ -40,6 +42,7 @@ PRIVATE = ".unspool"
 TMP = f"{PRIVATE}/tmp"  # noqa: S108  ours, in a private directory
 RUN = f"{PRIVATE}/run"
 KV = f"{PRIVATE}/kv"
+KEYS = f"{PRIVATE}/keys"
 ATTEMPTS = f"{PRIVATE}/attempts"
 HISTORY = f"{PRIVATE}/history.sqlite3"
 IDENTITY = f"{PRIVATE}/identity"

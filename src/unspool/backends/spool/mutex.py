@@ -34,8 +34,8 @@ class Mutex:
         forks.register(after_in_child=self._close_inherited)
 
     @contextlib.contextmanager
-    def held(self, *, wait: bool = True) -> Iterator[None]:
-        """Hold the lock.
+    def held(self, *, wait: bool = True) -> Iterator[int]:
+        """Hold the lock, and yield a descriptor of the file.
 
         :param wait: whether to wait while another process holds it.
         :raises SpoolerUnusable: if another process holds it for too long, or the file must not be used.
@@ -48,7 +48,7 @@ class Mutex:
             self._descriptors.add(fd)
             try:
                 if lock.acquire(fd) and self._is_current(fd):
-                    yield
+                    yield fd
                     return
             finally:
                 self._descriptors.discard(fd)

@@ -3,21 +3,28 @@
 A name is ``uwsgi_spoolfile_on_<host>_<pid>_<counter>_<random>_<seconds>_<microseconds>``. unspool puts the *due* time
 at its end, so that one reading of the directory gives an order without looking at each file. The due time is the file's
 mtime; the name contains a lower bound of it.
+
+The name of a task with a key has ``key-<key><mode><until>-`` before the host. The mode is ``s`` if the start of the
+task frees the key, otherwise ``d``. ``until`` is the time in microseconds from which the key is free; it is empty if
+there is none.
 """
 
 import itertools
+import math
 import os
 import re
 import socket
 import threading
 
 from ... import forks
+from ...message import Unique
 
-__all__ = ["BELL", "PREFIX", "Names", "hint", "is_bell", "is_task", "renamed", "writer_of"]
+__all__ = ["BELL", "PREFIX", "Names", "hint", "is_bell", "is_task", "keyed", "renamed", "unique_of", "writer_of"]
 
 PREFIX = "uwsgi_spoolfile_on_"
 BELL = f"{PREFIX}unspool_bell"
 
+_key_of = re.compile(PREFIX + r"key-(?P<key>[0-9a-f]{32})(?P<mode>[sd])(?P<until>[0-9]{0,20})-", re.ASCII).match
 _is_number = re.compile(r"[0-9]{1,30}", re.ASCII).fullmatch
 
 
@@ -51,6 +58,20 @@ def renamed(ref: str, due: float) -> str:
     seconds, rest = divmod(int(due * 1_000_000), 1_000_000)
     start = ref.rsplit("_", 2)[0] if hint(ref) else ref
     return f"{start}_{seconds}_{rest:06d}"
+
+
+def keyed(name: str, unique: Unique) -> str:
+    """Return the name of a task with a key, from the name that it has without."""
+    until = "" if unique.end is None else max(int(unique.end * 1e6), 0)
+    return f"{PREFIX}key-{unique.key}{'s' if unique.start else 'd'}{until}-{name.removeprefix(PREFIX)}"
+
+
+def unique_of(ref: str) -> Unique | None:
+    """Return the key in the name of a task, or None if it has none."""
+    found = _key_of(ref.rpartition("/")[2])
+    if found is None:
+        return None
+    return Unique(found["key"], found["mode"] == "s", int(found["until"]) / 1e6 if found["until"] else math.inf)
 
 
 class Names:

@@ -30,18 +30,20 @@ moved sends only the remaining tasks.
 
 import contextlib
 import errno
+import itertools
 import os
 import sys
 from collections.abc import Sequence
 
 from ... import points
 from ...errors import SpoolerUnusable
-from ...message import Envelope
+from ...message import Duplicate, Envelope, Unique
 from ..base import Clock
 from .directory import Directory
 from .file import sync_file_system, write_whole
+from .keys import Key, Keys
 from .layout import TMP
-from .names import Names
+from .names import Names, keyed
 from .trust import UNFINISHED, is_unfinished, to_sender
 from .uwsgi.wakefile import Wakefile
 
@@ -59,10 +61,12 @@ _File = tuple[int, str, int, str]
 class Sender:
     """Write envelopes into a directory.
 
+    :param keys: the keys of unique tasks.
     :param durable: True to sync each task to the disk before its call returns.
     """
 
-    def __init__(self, directory: Directory, wakefile: Wakefile, durable: bool, clock: Clock) -> None:
+    def __init__(self, directory: Directory, wakefile: Wakefile, keys: Keys, durable: bool, clock: Clock) -> None:
+        self._keys = keys
         self._directory = directory
         self._wakefile = wakefile
         self._durable = durable
@@ -70,7 +74,8 @@ class Sender:
         self._names = Names()
 
     def send(self, envelopes: Sequence[Envelope]) -> list[str]:
-        """Send all envelopes, and return their refs.
+        """Send all envelopes, and return their refs. That of a task that has the key of another one is a
+        ``Duplicate``.
 
         :raises SpoolerUnusable: if not all could be sent. It has the ids of the tasks that were sent.
         """
@@ -96,9 +101,9 @@ class Sender:
 
         If anything is unusual, nothing is done and False is returned.
         """
-        data, priority, due, _ = envelope
+        data, priority, due, _, unique = envelope
         directory, drafts = self._directory, self._directory.drafts
-        if due is not None or len(data) > _PAGE or directory.trusted < 0 or directory.gives:
+        if due is not None or unique is not None or len(data) > _PAGE or directory.trusted < 0 or directory.gives:
             return False
         if not (writer := drafts.current):
             return False
@@ -137,6 +142,25 @@ class Sender:
         """Send these envelopes, and add their refs to ``sent``."""
         if self._directory.trusted < 0 and (reason := to_sender(self._directory.owner, signed=self._directory.signed)):
             raise SpoolerUnusable(f"spooler {self._directory.root} cannot be used: {reason}")
+        if not any(envelope.unique for envelope in envelopes):
+            self._send_plain(envelopes, sent)
+            return
+        for unique, some in itertools.groupby(envelopes, lambda envelope: envelope.unique):
+            if unique is None:
+                self._send_plain(list(some), sent)
+            else:
+                for envelope in some:
+                    self._send_unique(envelope, unique, sent)
+
+    def _send_unique(self, envelope: Envelope, unique: Unique, sent: list[str]) -> None:
+        """Send a task with a key, unless another task has the key."""
+        with self._keys.held(unique.key) as key:
+            if (holder := key.holder()) is not None:
+                sent.append(Duplicate(holder))
+            else:
+                self._send_by_drafts([envelope], sent, key)
+
+    def _send_plain(self, envelopes: Sequence[Envelope], sent: list[str]) -> None:
         if not self._durable and _HAS_STICKY and all(map(_is_small, envelopes)):
             drafts = self._directory.drafts  # kept to the end: its lock shows that this sender is alive
             if drafts.lost:
@@ -204,7 +228,11 @@ class Sender:
         sent.append(file[1])
         points.reach("send.renamed")
 
-    def _send_by_drafts(self, envelopes: Sequence[Envelope], sent: list[str]) -> None:
+    def _send_by_drafts(self, envelopes: Sequence[Envelope], sent: list[str], key: Key | None = None) -> None:
+        """Write drafts, and rename them.
+
+        :param key: the key of the only task.
+        """
         parts = ["" if envelope.priority is None else str(envelope.priority) for envelope in envelopes]
         tmp, drafts = self._directory.fd(TMP), self._directory.drafts
         batch = len(envelopes) > 1
@@ -213,6 +241,8 @@ class Sender:
         try:
             for envelope in envelopes:
                 name = self._names.next(self._clock(), envelope.due)
+                if envelope.unique is not None:
+                    name = keyed(name, envelope.unique)
                 written.append(name)
                 self._write(tmp, drafts.name(name), envelope, sync=self._durable and not batch)
             if batch and self._durable:
@@ -222,6 +252,8 @@ class Sender:
                 raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
             for part, name in zip(parts, written, strict=True):
                 at, target = self._directory.place(part, name)
+                if key is not None:
+                    key.give(f"{part}/{name}" if part else name)
                 os.rename(drafts.name(name), target, src_dir_fd=tmp, dst_dir_fd=at)
                 moved += 1
                 sent.append(f"{part}/{name}" if part else name)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from ...errors import SpoolerUnusable
 from ...finding import Finding
 from ...imports import late
-from ...message import Envelope, Record
+from ...message import Duplicate, Envelope, Record
 from ..base import Capabilities, Clock, Feed, Switches, WorkerInfo
 from ..change import Change, Remove
 from ..page import Counts, Page, Query, RunQuery
@@ -22,6 +22,7 @@ from .depot import SpoolDepot
 from .directory import Directory
 from .feed import SpoolFeed
 from .ids import origin
+from .keys import Keys
 from .keyvalue import SpoolKeyValue
 from .layout import is_priority
 from .listing import Listing
@@ -50,7 +51,7 @@ class SpoolBackend:
     :param signed: whether only signed tasks are run, so that the directory may belong to another user.
     """
 
-    capabilities = Capabilities(feeds=True, forks=True, journals=True)
+    capabilities = Capabilities(feeds=True, forks=True, unique=True, journals=True)
     ahead = 100 * 365 * 86400.0
 
     def __init__(
@@ -75,12 +76,20 @@ class SpoolBackend:
         self.kv = SpoolKeyValue(self._directory, durable, clock)
         self._history_bounds = history_limit, history_age
         self._listing = Listing(self._directory, lambda: claims.attempts, max_size, clock)
-        self._changing = Changing(self._directory, lambda: claims.attempts, clock)
+        keys = Keys(self._directory, durable, clock)
+        self._changing = Changing(self._directory, lambda: claims.attempts, keys, clock)
         self.wakefile = Wakefile(self._directory, clock)
         """The wakefile, which leads uWSGI to the tasks with a priority."""
-        self._sender = Sender(self._directory, self.wakefile, durable, clock)
+        self._sender = Sender(self._directory, self.wakefile, keys, durable, clock)
         self.depot = SpoolDepot(
-            self._directory, self._changing, lambda: claims.attempts, claims.objection, self.wakefile, max_size, clock
+            self._directory,
+            self._changing,
+            lambda: claims.attempts,
+            claims.objection,
+            self.wakefile,
+            keys,
+            max_size,
+            clock,
         )
 
     def has_lost_descriptors(self) -> bool:
@@ -89,7 +98,11 @@ class SpoolBackend:
     # --- producers
 
     def send(self, envelopes: Sequence[Envelope]) -> list[str]:
-        return [f"{self.name}/{ref}" for ref in self._sender.send(envelopes)]
+        refs = self._sender.send(envelopes)
+        ids = [f"{self.name}/{ref}" for ref in refs]
+        if any(envelope.unique for envelope in envelopes):
+            return [Duplicate(id) if isinstance(ref, Duplicate) else id for id, ref in zip(ids, refs, strict=True)]
+        return ids
 
     # --- workers
 

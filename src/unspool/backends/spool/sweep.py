@@ -1,5 +1,5 @@
 """Removal of files that killed processes left behind: drafts, notes and counts without their task, ended items of the
-key-value table."""
+key-value table, free keys of unique tasks."""
 
 import contextlib
 import os
@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from . import lock
 from .dead_letters import REASON_SUFFIX, is_note, rename_hidden
 from .directory import Directory
+from .keys import Keys
 from .keyvalue import SpoolKeyValue
-from .layout import ASIDE, ATTEMPTS, KV, TMP, is_priority
+from .layout import ASIDE, ATTEMPTS, KEYS, KV, TMP, is_priority
 from .leaving import carries
 from .scan import opened, read_all
 
@@ -47,6 +48,11 @@ def leftovers(directory: Directory) -> Iterator[None]:
     for _, name in _files(directory, KV):
         with contextlib.suppress(OSError):
             table.remove_ended(name)
+        yield
+    keys = Keys(directory, durable=False, clock=time.time)
+    for _, name in _files(directory, KEYS):
+        with contextlib.suppress(OSError):
+            keys.remove_free(name)
         yield
 
 

@@ -33,6 +33,7 @@ from .sending import SendingTests
 from .several import SeveralTests
 from .signing import SigningTests
 from .switches import SwitchTests
+from .unique import UniqueTests
 from .verdicts import VerdictTests
 from .waiting import WaitingTests
 
@@ -53,6 +54,7 @@ class BackendConformance(
     WaitingTests,
     SeveralTests,
     MovingTests,
+    UniqueTests,
     SigningTests,
     VerdictTests,
 ):

@@ -5,9 +5,9 @@ from importlib import resources
 
 __all__ = ["CURRENT", "ITEMS", "REQUIRED", "statement", "step"]
 
-CURRENT = 5
+CURRENT = 6
 """The version of the schema that ``unspool migrate`` creates."""
-REQUIRED = 4
+REQUIRED = 6
 """The version of the schema that these statements require."""
 ITEMS = 5
 """The version of the schema that the statements of the key-value table require."""

@@ -15,6 +15,7 @@ WITH sure AS (
     SELECT pg_advisory_unlock(%(locks)s + id) FROM locked WHERE id NOT IN (SELECT id FROM taken)
 )
 SELECT id, fence, parcel, state - 4, data, rank, due, attempts, crashes, reason, destination,
+    CASE WHEN NOT (key_start AND (attempts > 0 OR unhandled > 0)) THEN key END, key_start, key_until,
     (SELECT count(*) FROM missed) >= 0,
     coalesce(%(clock)s::float8, extract(epoch FROM statement_timestamp())::float8)
 FROM taken ORDER BY rank, due, id

@@ -23,5 +23,6 @@ WITH sure AS (
     RETURNING task.*
 )
 SELECT id, fence, parcel, state - 4, data, rank, due, attempts, crashes, reason, destination,
+    CASE WHEN NOT (key_start AND (attempts > 0 OR unhandled > 0)) THEN key END, key_start, key_until,
     pg_try_advisory_lock(%(locks)s + id), coalesce(%(clock)s::float8, extract(epoch FROM statement_timestamp())::float8)
 FROM taken ORDER BY array_position(%(ids)s::int8[], id)

@@ -39,7 +39,7 @@ class UwsgiBackend(SpoolBackend):
     :param options: those of ``SpoolBackend``.
     """
 
-    capabilities = Capabilities(feeds=False, forks=True, journals=True)
+    capabilities = Capabilities(feeds=False, forks=True, unique=True, journals=True)
 
     def __init__(self, root: str, uwsgi: ModuleType, *, period: float = 300.0, **options: Any) -> None:
         super().__init__(root, period=period, **options)
