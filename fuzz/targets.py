@@ -15,7 +15,7 @@ from unspool.backends.change import Remove
 from unspool.backends.spool import SpoolBackend
 from unspool.cli import main, output
 from unspool.errors import Damaged
-from unspool.message import Bury, Claim, Message, Refusal, Release, State
+from unspool.message import NOTHING, Bury, Claim, Message, Refusal, Release, State
 from unspool.signing import Signer
 from unspool.testing.exchange import claim_one, settle_one
 
@@ -62,18 +62,18 @@ def _check_bytes(content: bytes) -> None:
     with contextlib.suppress(Damaged):
         assert wire.load(content, SIGNER)[:2] in _signed(), "a forged signature passed"
     try:
-        envelope = wire.load(content, None)
+        found = wire.load(content, None)
     except Damaged:
         return
-    if not wire.SEAL.isdisjoint(envelope.vars):
+    if not wire.SEAL.isdisjoint(found.vars):
         return  # variables of another program that have names of the seal, which unspool refuses to send
-    again = wire.load(wire.dump(envelope.vars, envelope.body, None), None)
-    assert (again.vars, again.body) == (envelope.vars, envelope.body)
-    assert set(envelope.vars) <= set(wire.load_vars(content).vars)
-    label = output.clean(codec.task_label(envelope.vars))
+    again = wire.load(wire.dump(found.vars, found.body, None), None)
+    assert (again.vars, again.body) == (found.vars, found.body)
+    assert set(found.vars) <= set(wire.load_vars(content).vars)
+    label = output.clean(codec.task_label(found.vars))
     assert label.isprintable() or not label.isascii()
-    codec.is_bare(envelope)
-    answer = dispatch.prepare(Claim("x/y", "y", envelope, 1, 0), 0.0)
+    codec.is_bare(found)
+    answer = dispatch.prepare(Claim("x/y", "y", NOTHING, 1, 0), found, 0.0)
     assert isinstance(answer, dispatch.Call | dispatch.Outcome)
 
 
